@@ -1,1 +1,28 @@
+//! What every generated Coze client shares, written once.
+//!
+//! | item | what it is |
+//! |---|---|
+//! | [`Secret`] | a string that `Debug` never prints and that is wiped when dropped |
+//! | [`Bearer`] | a ready `Authorization: Bearer …` value, marked sensitive |
+//! | [`Exchange`] | one request and what came back: puts the bearer in, keeps status, log id, `Date` and body |
+//! | [`Transport`] | how the request leaves: a [`reqwest::Client`], or a service in the same process |
+//! | [`http_client_builder`], [`harden`] | an HTTP client that follows no redirect and repeats no request |
+//!
+//! Most people want `coze-auth`, which is built on this. Use this crate directly with a generated
+//! typed client such as `coze-oauth-client`.
+
 #![forbid(unsafe_code)]
+#![deny(missing_docs)]
+
+mod bearer;
+mod exchange;
+mod secret;
+mod transport;
+
+pub use bearer::{Bearer, InvalidBearer};
+pub use exchange::{BODY_LIMIT, BodyState, Captured, Exchange, LOG_ID_HEADER, Outcome};
+pub use secret::Secret;
+pub use transport::{
+    CONNECT_TIMEOUT, REQUEST_TIMEOUT, SendError, SendErrorKind, SendFuture, Transport, harden,
+    http_client_builder,
+};

@@ -1,0 +1,114 @@
+//! The `Authorization: Bearer` header.
+
+use std::fmt;
+
+use bytes::Bytes;
+use http::HeaderValue;
+use zeroize::Zeroizing;
+
+use crate::Secret;
+
+/// A ready `Authorization: Bearer <credential>` value, marked sensitive so that HTTP stacks neither
+/// print nor index it, and wiped when its last copy is dropped.
+///
+/// Coze takes a client secret (web), a JWT (jwt-bearer) or an access token (API calls) this way:
+/// <https://www.coze.cn/open/docs/developer_guides/authentication>, RFC 6750 section 2.1.
+///
+/// ```
+/// use coze_wire::{Bearer, Secret};
+///
+/// let bearer = Bearer::new(&Secret::from("pat_abc"))?;
+/// assert_eq!(bearer.header_value().as_bytes(), b"Bearer pat_abc");
+/// assert!(bearer.header_value().is_sensitive());
+/// # Ok::<(), coze_wire::InvalidBearer>(())
+/// ```
+#[derive(Clone)]
+pub struct Bearer(HeaderValue);
+
+impl Bearer {
+    /// Makes the header value from a credential.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidBearer`] when the credential is empty or holds anything but visible ASCII
+    /// characters: a line break would end the header, and white space would end the credential.
+    pub fn new(credential: &Secret) -> Result<Self, InvalidBearer> {
+        let text = credential.expose();
+        if text.is_empty() {
+            return Err(InvalidBearer::Empty);
+        }
+        if let Some(position) = text.bytes().position(|b| !b.is_ascii_graphic()) {
+            return Err(InvalidBearer::Character { position });
+        }
+        let header = Zeroizing::new(format!("Bearer {text}"));
+        let mut value =
+            HeaderValue::from_str(&header).map_err(|_| InvalidBearer::Character { position: 0 })?;
+        value.set_sensitive(true);
+        Ok(Self(value))
+    }
+
+    /// The header value, sensitive.
+    #[must_use]
+    pub fn header_value(&self) -> &HeaderValue {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Bearer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Bearer(****)")
+    }
+}
+
+/// Why a credential can't be sent as a bearer. Says where, never what.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum InvalidBearer {
+    /// There is nothing to send.
+    Empty,
+    /// A character that is not visible ASCII.
+    Character {
+        /// The byte at which it stands, counted from 0.
+        position: usize,
+    },
+}
+
+impl fmt::Display for InvalidBearer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Empty => f.write_str("is empty"),
+            Self::Character { position } => write!(
+                f,
+                "holds white space, a line break or a non-ASCII character at byte {position}"
+            ),
+        }
+    }
+}
+
+impl std::error::Error for InvalidBearer {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_credential_that_would_break_the_header_is_refused_without_being_printed() {
+        for (credential, expected) in [
+            ("", InvalidBearer::Empty),
+            ("hush\r\nX: y", InvalidBearer::Character { position: 4 }),
+            ("hush hush", InvalidBearer::Character { position: 4 }),
+            ("hushé", InvalidBearer::Character { position: 4 }),
+        ] {
+            let error = Bearer::new(&Secret::from(credential)).unwrap_err();
+            assert_eq!(error, expected, "{credential:?}");
+            assert!(!format!("{error} {error:?}").contains("hush"));
+        }
+    }
+
+    #[test]
+    fn debug_is_redacted() {
+        let bearer = Bearer::new(&Secret::from("hush")).unwrap();
+        assert_eq!(format!("{bearer:?}"), "Bearer(****)");
+        assert_eq!(format!("{:?}", bearer.header_value()), "Sensitive");
+    }
+}

@@ -1,0 +1,434 @@
+//! One request, and what came back.
+//!
+//! Generated clients call [`Exchange::execute`] as their `exec` hook. Their own errors drop the
+//! headers of an answer that they can't decode, print its body, and read it without a limit; an
+//! `Exchange` keeps what a careful caller needs before they see it.
+
+use std::{
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+    time::SystemTime,
+};
+
+use bytes::{Bytes, BytesMut};
+use http::{
+    HeaderMap, HeaderName, HeaderValue, StatusCode,
+    header::{AUTHORIZATION, DATE},
+};
+
+use crate::{Bearer, SendError, SendErrorKind, Transport};
+
+/// The most of an answer's body that is read, in bytes (1 MiB). Coze's answers take a few hundred.
+pub const BODY_LIMIT: usize = 1024 * 1024;
+
+/// The header that carries Coze's log id, which users quote to support.
+pub const LOG_ID_HEADER: &str = "x-tt-logid";
+
+/// A header of progenitor's own, which Coze does not know.
+const API_VERSION_HEADER: &str = "api-version";
+
+/// The context of one request: the credential that it carries, and the place where its answer is kept.
+///
+/// It is the `inner` value of a generated client. Make one for each request; clones share the place
+/// of the answer.
+///
+/// ```
+/// use coze_wire::{Bearer, Exchange, Secret};
+///
+/// let exchange = Exchange::new().with_bearer(Bearer::new(&Secret::from("client-secret"))?);
+/// assert!(exchange.outcome().is_none(), "nothing was sent yet");
+/// # Ok::<(), coze_wire::InvalidBearer>(())
+/// ```
+#[derive(Clone, Default)]
+pub struct Exchange {
+    bearer: Option<Bearer>,
+    headers: HeaderMap,
+    transport: Option<Arc<dyn Transport>>,
+    outcome: Arc<Mutex<Option<Outcome>>>,
+}
+
+impl Exchange {
+    /// An exchange without a credential, over the generated client's own [`reqwest::Client`].
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Sends this bearer as the `Authorization` header.
+    #[must_use]
+    pub fn with_bearer(mut self, bearer: Bearer) -> Self {
+        self.bearer = Some(bearer);
+        self
+    }
+
+    /// Sends this header too.
+    #[must_use]
+    pub fn with_header(mut self, name: HeaderName, value: HeaderValue) -> Self {
+        self.headers.insert(name, value);
+        self
+    }
+
+    /// Sends through this transport instead of the client's own.
+    #[must_use]
+    pub fn with_transport(mut self, transport: Arc<dyn Transport>) -> Self {
+        self.transport = Some(transport);
+        self
+    }
+
+    /// What came of the last request, or `None` when none was finished.
+    #[must_use]
+    pub fn outcome(&self) -> Option<Outcome> {
+        self.lock().clone()
+    }
+
+    /// The last answer, or `None` when none came.
+    #[must_use]
+    pub fn captured(&self) -> Option<Captured> {
+        match self.outcome() {
+            Some(Outcome::Answered(captured)) => Some(captured),
+            _ => None,
+        }
+    }
+
+    /// Sends a request once, keeps what comes back, and returns an equal answer. This is the `exec`
+    /// hook of every generated client.
+    ///
+    /// # Errors
+    ///
+    /// Whatever the client says when no answer came, without the URL. When the body breaks off or is
+    /// longer than [`BODY_LIMIT`], reading the body of the returned answer fails.
+    pub async fn execute(
+        &self,
+        client: &reqwest::Client,
+        mut request: reqwest::Request,
+    ) -> reqwest::Result<reqwest::Response> {
+        self.prepare(request.headers_mut());
+        let sent = match &self.transport {
+            None => client.execute(request).await.map_err(|error| {
+                let send_error = SendError::from_reqwest(&error);
+                (send_error, Some(error.without_url()))
+            }),
+            Some(transport) => transport.send(request).await.map_err(|e| (e, None)),
+        };
+        match sent {
+            Ok(response) => Ok(self.capture(response).await),
+            Err((send_error, error)) => {
+                self.keep(Outcome::Failed(send_error.clone()));
+                match error {
+                    Some(error) => Err(error),
+                    // Only reqwest can make its errors, so ours comes as a body that fails.
+                    None => Ok(failing_response(
+                        StatusCode::BAD_GATEWAY,
+                        HeaderMap::new(),
+                        send_error,
+                    )),
+                }
+            }
+        }
+    }
+
+    fn prepare(&self, headers: &mut HeaderMap) {
+        headers.remove(API_VERSION_HEADER);
+        for (name, value) in &self.headers {
+            headers.insert(name.clone(), value.clone());
+        }
+        if let Some(bearer) = &self.bearer {
+            headers.insert(AUTHORIZATION, bearer.header_value().clone());
+        }
+    }
+
+    async fn capture(&self, mut response: reqwest::Response) -> reqwest::Response {
+        let status = response.status();
+        let headers = response.headers().clone();
+        let mut body = BytesMut::new();
+        let body_state = loop {
+            match response.chunk().await {
+                Ok(None) => break BodyState::Complete,
+                Ok(Some(chunk)) if body.len() + chunk.len() > BODY_LIMIT => {
+                    break BodyState::TooLarge;
+                }
+                Ok(Some(chunk)) => body.extend_from_slice(&chunk),
+                Err(error) => break BodyState::Broken(SendError::from_reqwest(&error)),
+            }
+        };
+        let body = body.freeze();
+        let failure = match &body_state {
+            BodyState::Complete => None,
+            BodyState::TooLarge => Some(SendError::new(
+                SendErrorKind::Interrupted,
+                format!("the answer is longer than {BODY_LIMIT} bytes"),
+            )),
+            BodyState::Broken(error) => Some(error.clone()),
+        };
+        self.keep(Outcome::Answered(Captured {
+            status,
+            headers: headers.clone(),
+            body: body.clone(),
+            body_state,
+        }));
+        match failure {
+            None => rebuilt_response(status, headers, body.into()),
+            Some(error) => failing_response(status, headers, error),
+        }
+    }
+
+    fn keep(&self, outcome: Outcome) {
+        *self.lock() = Some(outcome);
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Option<Outcome>> {
+        self.outcome.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for Exchange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Exchange")
+            .field("bearer", &self.bearer)
+            .field("outcome", &self.outcome())
+            .finish_non_exhaustive()
+    }
+}
+
+fn rebuilt_response(
+    status: StatusCode,
+    headers: HeaderMap,
+    body: reqwest::Body,
+) -> reqwest::Response {
+    let mut response = http::Response::new(body);
+    *response.status_mut() = status;
+    *response.headers_mut() = headers;
+    response.into()
+}
+
+fn failing_response(status: StatusCode, headers: HeaderMap, error: SendError) -> reqwest::Response {
+    let failing = futures_util::stream::iter([Err::<Bytes, SendError>(error)]);
+    rebuilt_response(status, headers, reqwest::Body::wrap_stream(failing))
+}
+
+/// What came of a request.
+#[derive(Debug, Clone)]
+pub enum Outcome {
+    /// The server answered, with any status.
+    Answered(Captured),
+    /// No answer came.
+    Failed(SendError),
+}
+
+/// An answer as it came, at most [`BODY_LIMIT`] bytes of it.
+#[derive(Clone)]
+pub struct Captured {
+    status: StatusCode,
+    headers: HeaderMap,
+    body: Bytes,
+    body_state: BodyState,
+}
+
+/// Whether the body of an answer was read to its end.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum BodyState {
+    /// Yes.
+    Complete,
+    /// No: it is longer than [`BODY_LIMIT`].
+    TooLarge,
+    /// No: it broke off.
+    Broken(SendError),
+}
+
+impl Captured {
+    /// The HTTP status.
+    #[must_use]
+    pub fn status(&self) -> StatusCode {
+        self.status
+    }
+
+    /// All headers.
+    #[must_use]
+    pub fn headers(&self) -> &HeaderMap {
+        &self.headers
+    }
+
+    /// Coze's log id, from the `x-tt-logid` header.
+    #[must_use]
+    pub fn log_id(&self) -> Option<&str> {
+        self.headers.get(LOG_ID_HEADER)?.to_str().ok()
+    }
+
+    /// The server's clock, from the `Date` header: whole seconds.
+    #[must_use]
+    pub fn date(&self) -> Option<SystemTime> {
+        httpdate::parse_http_date(self.headers.get(DATE)?.to_str().ok()?).ok()
+    }
+
+    /// The body as far as it was read. It may hold tokens: never print it.
+    #[must_use]
+    pub fn body(&self) -> &[u8] {
+        &self.body
+    }
+
+    /// Whether the body was read to its end.
+    #[must_use]
+    pub fn body_state(&self) -> &BodyState {
+        &self.body_state
+    }
+}
+
+impl fmt::Debug for Captured {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Captured")
+            .field("status", &self.status)
+            .field("log_id", &self.log_id())
+            .field("body", &format_args!("{} bytes", self.body.len()))
+            .field("body_state", &self.body_state)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::error::Error as _;
+
+    use wiremock::{
+        Mock, MockServer, ResponseTemplate,
+        matchers::{any, header},
+    };
+
+    use super::*;
+    use crate::{Secret, SendFuture, http_client_builder};
+
+    async fn server_answering(answer: ResponseTemplate) -> MockServer {
+        let server = MockServer::start().await;
+        Mock::given(any()).respond_with(answer).mount(&server).await;
+        server
+    }
+
+    async fn get(exchange: &Exchange, url: &str) -> reqwest::Result<reqwest::Response> {
+        let client = http_client_builder().build().unwrap();
+        let request = client
+            .get(url)
+            .header(API_VERSION_HEADER, "1")
+            .build()
+            .unwrap();
+        exchange.execute(&client, request).await
+    }
+
+    #[tokio::test]
+    async fn an_answer_is_kept_and_returned() {
+        let server = server_answering(
+            ResponseTemplate::new(418)
+                .insert_header(LOG_ID_HEADER, "log-1")
+                .insert_header("date", "Sun, 22 Nov 2026 12:00:00 GMT")
+                .set_body_string("hush"),
+        )
+        .await;
+        let exchange = Exchange::new();
+        let response = get(&exchange, &server.uri()).await.unwrap();
+        assert_eq!(response.status(), 418);
+        assert_eq!(response.text().await.unwrap(), "hush");
+
+        let captured = exchange.captured().unwrap();
+        assert_eq!(captured.status(), 418);
+        assert_eq!(captured.log_id(), Some("log-1"));
+        assert_eq!(
+            captured.date().map(httpdate::fmt_http_date).as_deref(),
+            Some("Sun, 22 Nov 2026 12:00:00 GMT")
+        );
+        assert_eq!(captured.body(), b"hush");
+        assert!(matches!(captured.body_state(), BodyState::Complete));
+        assert!(!format!("{exchange:?}").contains("hush"));
+    }
+
+    #[tokio::test]
+    async fn the_bearer_goes_in_and_progenitors_own_header_is_left_out() {
+        let server = MockServer::start().await;
+        Mock::given(header("authorization", "Bearer hush"))
+            .and(header("x-more", "1"))
+            .respond_with(ResponseTemplate::new(200))
+            .mount(&server)
+            .await;
+        let exchange = Exchange::new()
+            .with_bearer(Bearer::new(&Secret::from("hush")).unwrap())
+            .with_header(
+                HeaderName::from_static("x-more"),
+                HeaderValue::from_static("1"),
+            );
+        assert_eq!(get(&exchange, &server.uri()).await.unwrap().status(), 200);
+        let requests = server.received_requests().await.unwrap();
+        assert!(!requests[0].headers.contains_key(API_VERSION_HEADER));
+    }
+
+    #[tokio::test]
+    async fn a_body_over_the_limit_is_not_read_to_its_end() {
+        for (length, fits) in [(BODY_LIMIT, true), (BODY_LIMIT + 1, false)] {
+            let server =
+                server_answering(ResponseTemplate::new(200).set_body_bytes(vec![b'x'; length]))
+                    .await;
+            let exchange = Exchange::new();
+            let response = get(&exchange, &server.uri()).await.unwrap();
+            let body = response.bytes().await;
+            let captured = exchange.captured().unwrap();
+            assert_eq!(body.is_ok(), fits, "{length}");
+            assert_eq!(
+                matches!(captured.body_state(), BodyState::Complete),
+                fits,
+                "{length}"
+            );
+            assert!(captured.body().len() <= BODY_LIMIT);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_redirect_is_an_answer_not_an_order() {
+        let stranger = server_answering(ResponseTemplate::new(200)).await;
+        let server =
+            server_answering(ResponseTemplate::new(307).insert_header("location", stranger.uri()))
+                .await;
+        let exchange = Exchange::new();
+        assert_eq!(get(&exchange, &server.uri()).await.unwrap().status(), 307);
+        assert!(stranger.received_requests().await.unwrap().is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_refused_connection_is_told_from_one_that_broke_off() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/?secret=hush", listener.local_addr().unwrap());
+        let closing = tokio::spawn(async move {
+            let (mut connection, _) = listener.accept().await.unwrap();
+            tokio::io::AsyncReadExt::read(&mut connection, &mut [0; 1024])
+                .await
+                .unwrap();
+        });
+        let exchange = Exchange::new();
+        let mut printed = String::new();
+        for expected in [SendErrorKind::Interrupted, SendErrorKind::Connect] {
+            let error = get(&exchange, &url).await.unwrap_err();
+            let Some(Outcome::Failed(kept)) = exchange.outcome() else {
+                panic!("{expected:?}: {:?}", exchange.outcome());
+            };
+            assert_eq!(kept.kind(), expected, "{kept}");
+            printed.push_str(&format!("{error} {error:?} {kept} {kept:?}"));
+        }
+        assert!(!printed.contains("hush"), "{printed}");
+        closing.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_transport_of_ones_own_is_used_and_its_failure_reaches_the_caller() {
+        struct Down;
+        impl Transport for Down {
+            fn send(&self, _: reqwest::Request) -> SendFuture<'_> {
+                Box::pin(async { Err(SendError::new(SendErrorKind::Connect, "down")) })
+            }
+        }
+        let exchange = Exchange::new().with_transport(Arc::new(Down));
+        let response = get(&exchange, "http://127.0.0.1:1/").await.unwrap();
+        let error = response.bytes().await.unwrap_err();
+        assert!(
+            std::iter::successors(error.source(), |e| (*e).source())
+                .any(|e| e.to_string() == "no connection (down)"),
+            "{error:?}"
+        );
+        assert!(matches!(exchange.outcome(), Some(Outcome::Failed(_))));
+    }
+}
