@@ -40,9 +40,10 @@ impl Bearer {
         if let Some(position) = text.bytes().position(|b| !b.is_ascii_graphic()) {
             return Err(InvalidBearer::Character { position });
         }
-        let header = Zeroizing::new(format!("Bearer {text}"));
-        let mut value =
-            HeaderValue::from_str(&header).map_err(|_| InvalidBearer::Character { position: 0 })?;
+        // The header value borrows a buffer that is wiped when its last copy is dropped.
+        let header = Zeroizing::new(format!("Bearer {text}").into_bytes());
+        let mut value = HeaderValue::from_maybe_shared(Bytes::from_owner(header))
+            .map_err(|_| InvalidBearer::Character { position: 0 })?;
         value.set_sensitive(true);
         Ok(Self(value))
     }
