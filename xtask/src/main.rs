@@ -1,1 +1,151 @@
-fn main() {}
+//! The maintainers' commands, run as `cargo xtask`.
+//!
+//! - `gen` turns each description in `spec/` into a typed client under `generated/` and, for those
+//!   that the mock serves, into JSON Schemas under `mock/schemas/`.
+//! - `gen --check` tells whether these files are up to date.
+//! - `lint` holds the descriptions to the rules that the rest relies on.
+//!
+//! This program depends on no crate of the workspace: it must build when generated code does not.
+
+#![forbid(unsafe_code)]
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "printing is what a command is for"
+)]
+
+mod document;
+mod generate;
+mod json_schema;
+mod lint;
+mod mock_schemas;
+mod normalise;
+mod place;
+mod root;
+mod walk;
+
+use std::process::ExitCode;
+use std::time::Instant;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+use crate::document::Document;
+use crate::generate::Freshness;
+
+/// Every spec, and what is made from it. A new one costs a line here and a crate skeleton under
+/// `generated/`.
+const SPECS: &[Spec] = &[Spec {
+    name: "coze-oauth",
+    client: "coze-oauth-client",
+    mock_schemas: true,
+}];
+
+/// One description in `spec/`.
+struct Spec {
+    /// File name in `spec/`, without `.yaml`.
+    name: &'static str,
+    /// The crate under `generated/` that holds the typed client.
+    client: &'static str,
+    /// Whether the mock serves it, and so needs its schemas.
+    mock_schemas: bool,
+}
+
+impl Spec {
+    /// Path of the description, relative to the workspace.
+    fn source(&self) -> String {
+        format!("spec/{}.yaml", self.name)
+    }
+}
+
+#[derive(Parser)]
+#[command(
+    name = "cargo xtask",
+    bin_name = "cargo xtask",
+    about = "Maintainers' commands"
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Generate the typed clients and the mock's schemas from spec/
+    Gen {
+        /// Write nothing; fail with a diff if a generated file is stale or missing
+        #[arg(long)]
+        check: bool,
+    },
+    /// Hold spec/ to the rules that the generator and the mock rely on
+    Lint,
+}
+
+fn main() -> ExitCode {
+    let outcome = match Cli::parse().command {
+        Command::Gen { check: false } => generate_all(),
+        Command::Gen { check: true } => check_all(),
+        Command::Lint => lint_all(),
+    };
+    outcome.unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+fn generate_all() -> Result<ExitCode> {
+    let root = root::find()?;
+    let started = Instant::now();
+    for file in generate::files(&root, SPECS)? {
+        let state = match file.freshness(&root)? {
+            Freshness::Current => "unchanged",
+            Freshness::Stale { .. } | Freshness::Missing => {
+                file.write(&root)?;
+                "written"
+            }
+        };
+        println!("{state:>9}  {}", file.path);
+    }
+    println!("in {} ms", started.elapsed().as_millis());
+    Ok(ExitCode::SUCCESS)
+}
+
+fn check_all() -> Result<ExitCode> {
+    let root = root::find()?;
+    let mut stale = 0;
+    for file in generate::files(&root, SPECS)? {
+        let present = match file.freshness(&root)? {
+            Freshness::Current => continue,
+            Freshness::Stale { present } => present,
+            Freshness::Missing => String::new(),
+        };
+        stale += 1;
+        print!("{}", file.diff(&present));
+    }
+    if stale == 0 {
+        println!("generated files are up to date");
+        return Ok(ExitCode::SUCCESS);
+    }
+    eprintln!(
+        "{stale} generated file(s) differ from spec/: run `cargo xtask gen` and commit the result"
+    );
+    Ok(ExitCode::FAILURE)
+}
+
+fn lint_all() -> Result<ExitCode> {
+    let root = root::find()?;
+    let mut count = 0;
+    for spec in SPECS {
+        let document = Document::read(&root, &spec.source())?;
+        for finding in lint::findings(&document)? {
+            println!("{finding}");
+            count += 1;
+        }
+    }
+    if count == 0 {
+        println!("{} spec(s), no findings", SPECS.len());
+        return Ok(ExitCode::SUCCESS);
+    }
+    eprintln!("{count} finding(s) in spec/");
+    Ok(ExitCode::FAILURE)
+}

@@ -1,0 +1,146 @@
+//! What the mock needs to know of a description: its operations, and its schemas as JSON Schema
+//! 2020-12.
+
+use anyhow::{Context, Result};
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+use crate::document::Document;
+use crate::{json_schema, walk};
+
+/// The file that the mock reads.
+#[derive(Serialize)]
+struct Contract<'d> {
+    generated_by: &'static str,
+    from: &'d str,
+    operations: Vec<Operation<'d>>,
+    #[serde(rename = "$defs")]
+    definitions: Value,
+}
+
+#[derive(Serialize)]
+struct Operation<'d> {
+    operation_id: &'d str,
+    method: String,
+    path: &'d str,
+    tags: &'d [Value],
+    /// Names of the security schemes that are accepted; `none` where no credential is.
+    security: Vec<&'d str>,
+    parameters: Vec<Parameter<'d>>,
+    /// The schema of the JSON body, if there is a body.
+    request: Option<Value>,
+    /// The schema of the JSON body by status. A response without one, as a page, is not listed.
+    responses: Map<String, Value>,
+}
+
+/// A parameter in the path or the query. Headers are not listed.
+#[derive(Serialize)]
+struct Parameter<'d> {
+    name: &'d str,
+    r#in: &'d str,
+    required: bool,
+    schema: Value,
+}
+
+/// The contents of the mock's file for this document.
+pub(crate) fn render(document: &Document) -> Result<String> {
+    let tree = &document.tree;
+    let mut operations = walk::operations(tree)
+        .into_iter()
+        .map(|operation| {
+            describe(tree, &operation)
+                .with_context(|| format!("{}: operation at {}", document.source, operation.at))
+        })
+        .collect::<Result<Vec<_>>>()?;
+    operations.sort_by_key(|operation| operation.operation_id);
+    let contract = Contract {
+        generated_by: "cargo xtask gen",
+        from: &document.source,
+        operations,
+        definitions: json_schema::definitions(tree),
+    };
+    let mut text = serde_json::to_string_pretty(&contract)?;
+    text.push('\n');
+    Ok(text)
+}
+
+fn describe<'d>(tree: &'d Value, operation: &walk::Operation<'d>) -> Result<Operation<'d>> {
+    let shared_parameters = &tree["paths"][operation.path]["parameters"];
+    let parameters = [shared_parameters, operation.field("parameters")]
+        .into_iter()
+        .filter_map(Value::as_array)
+        .flatten()
+        .filter_map(|entry| parameter(tree, entry).transpose())
+        .collect::<Result<Vec<_>>>()?;
+    let request = match operation.field("requestBody") {
+        Value::Null => None,
+        body => json_body(dereference(tree, body)?),
+    };
+    let mut responses = Map::new();
+    for (status, response) in operation
+        .field("responses")
+        .as_object()
+        .into_iter()
+        .flatten()
+    {
+        if let Some(schema) = json_body(dereference(tree, response)?) {
+            responses.insert(status.clone(), schema);
+        }
+    }
+    Ok(Operation {
+        operation_id: operation
+            .field("operationId")
+            .as_str()
+            .context("has no operationId")?,
+        method: operation.method.to_uppercase(),
+        path: operation.path,
+        tags: operation
+            .field("tags")
+            .as_array()
+            .map_or(&[], Vec::as_slice),
+        security: security(tree, operation),
+        parameters,
+        request,
+        responses,
+    })
+}
+
+/// The schemes that an operation accepts: its own, else those of the whole document.
+fn security<'d>(tree: &'d Value, operation: &walk::Operation<'d>) -> Vec<&'d str> {
+    operation
+        .fields
+        .get("security")
+        .or_else(|| tree.get("security"))
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_object)
+        .map(|schemes| schemes.keys().next().map_or("none", String::as_str))
+        .collect()
+}
+
+fn parameter<'d>(tree: &'d Value, entry: &'d Value) -> Result<Option<Parameter<'d>>> {
+    let entry = dereference(tree, entry)?;
+    let place = entry["in"].as_str().context("a parameter has no `in`")?;
+    if !matches!(place, "path" | "query") {
+        return Ok(None);
+    }
+    Ok(Some(Parameter {
+        name: entry["name"].as_str().context("a parameter has no name")?,
+        r#in: place,
+        required: entry["required"].as_bool().unwrap_or(false),
+        schema: json_schema::from_openapi(&entry["schema"]),
+    }))
+}
+
+/// The schema of the JSON body of a request or a response.
+fn json_body(holder: &Value) -> Option<Value> {
+    holder["content"]["application/json"]
+        .get("schema")
+        .map(json_schema::from_openapi)
+}
+
+/// `value`, or what it refers to.
+fn dereference<'d>(tree: &'d Value, value: &'d Value) -> Result<&'d Value> {
+    walk::dereference(tree, value).with_context(|| format!("the reference {value} leads nowhere"))
+}
