@@ -1,1 +1,100 @@
+//! Sign-in flows and access tokens for the [Coze](https://www.coze.com) API (扣子).
+//!
+//! Every call to Coze's API needs an access token. This crate gets one, in whichever of Coze's ways fits:
+//!
+//! | who signs in | flow | start at | refresh |
+//! |---|---|---|---|
+//! | a developer, with a token from the console (PAT, SAT) | token | [`FixedToken`] | never |
+//! | the users of a web application with a backend | web | [`WebFlow`] | refresh token |
+//! | the users of a desktop, mobile or single-page application | PKCE | [`PkceFlow`] | refresh token |
+//! | a person at a terminal or another device without a browser | device | [`DeviceFlow`] | refresh token |
+//! | nobody: a service acting as the application | JWT | [`JwtFlow`] | a new JWT |
+//!
+//! ```no_run
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> coze_auth::Result<()> {
+//! use coze_auth::{Endpoint, JwtFlow, OAuthClient, PrivateKey};
+//!
+//! let jwt = JwtFlow::builder(OAuthClient::new(Endpoint::COM)?)
+//!     .client_id("client-id")
+//!     .key_id("public key fingerprint")
+//!     .signer(PrivateKey::from_pem_file("private_key.pem")?)
+//!     .build()?;
+//! let token = jwt.token().await?;
+//! println!("expires at {:?}", token.expires_at());
+//! // Send it: request.header("Authorization", token.authorization())
+//! # Ok(()) }
+//! ```
+//!
+//! Whoever has the console's `coze_oauth_config.json`, or the environment variables of the official SDKs'
+//! examples, starts at [`OAuthConfig`].
+//!
+//! # What to rely on
+//!
+//! - Secrets (tokens, codes, verifiers, client secrets, keys, JWTs) are in no `Debug`, error, log or panic
+//!   message; they are wiped from memory when dropped.
+//! - An [`Error`] tells flow, endpoint, HTTP status, [Coze's word](ErrorCode), message, log id, and what to do.
+//!   Branch on [`Error::kind`] and [`Error::code`].
+//! - Requests go to `https` only (loopback excepted), follow no redirect, and are never repeated behind
+//!   one's back. At most 1 MiB of an answer is read.
+//! - Each exchange is a [`tracing`](https://docs.rs/tracing) event at level `DEBUG`: flow, endpoint, status, log
+//!   id, duration.
+//!
+//! # Coming from an official SDK
+//!
+//! | | Java | Python | Go | Node | here |
+//! |---|---|---|---|---|---|
+//! | PAT, SAT | `TokenAuth` | `TokenAuth` | `NewTokenAuth` | `token: "…"` | [`FixedToken::new`] |
+//! | web | `WebOAuthClient` | `WebOAuthApp` | `NewWebOAuthClient` | `getWebAuthenticationUrl` | [`WebFlow`] |
+//! | authorize URL | `getOAuthURL` | `get_oauth_url` | `GetOAuthURL` | `getWebAuthenticationUrl` | [`WebFlow::login`] (state made and checked for you) |
+//! | code to token | `getAccessToken(code, …)` | `get_access_token` | `GetAccessToken` | `getWebOAuthToken` | [`WebFlow::complete`] |
+//! | refresh | `refreshToken` | `refresh_access_token` | `RefreshToken` | `refreshOAuthToken` | [`WebFlow::refresh`] |
+//! | PKCE | `PKCEOAuthClient` | `PKCEOAuthApp` | `NewPKCEOAuthClient` | `getPKCEAuthenticationUrl` | [`PkceFlow`] (S256 by default) |
+//! | device | `DeviceOAuthClient` | `DeviceOAuthApp` | `NewDeviceOAuthClient` | `getDeviceCode` | [`DeviceFlow`] |
+//! | polling | `getAccessToken(code, true)` | `get_access_token(code, True)` | `GetAccessToken` with `Poll` | `getDeviceToken` | [`DeviceFlow::poll`] |
+//! | JWT | `JWTOAuthClient` | `JWTOAuthApp` | `NewJWTOAuthClient` | `getJWTToken` | [`JwtFlow`] |
+//! | scope, session | arguments | arguments | options | options | [`JwtTokenRequest`] |
+//! | config file | `loadFromFile` | `load_oauth_app_from_config` | `LoadOAuthAppFromConfig` | `loadFromConfig` | [`OAuthConfig::from_file`] |
+//! | log id | `getLogID` | `response.logid` | `LogID` | `x-tt-logid` | [`Token::log_id`], [`Error::log_id`] |
+//!
+//! # Features
+//!
+//! - `testing` (off by default): a clock in one's hand and a transport to a service in the same process,
+//!   in the module `testing`.
+
 #![forbid(unsafe_code)]
+#![deny(missing_docs)]
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
+mod client;
+mod clock;
+mod config;
+mod endpoint;
+mod error;
+mod flow;
+mod input;
+mod provider;
+#[cfg(feature = "testing")]
+pub mod testing;
+mod token;
+mod user_agent;
+
+pub use client::{OAuthClient, OAuthClientBuilder};
+pub use config::{ConfiguredFlow, OAuthConfig};
+pub use endpoint::{Endpoint, EndpointBuilder};
+pub use error::{Error, ErrorCode, ErrorKind, Flow, Result};
+pub use flow::{
+    device::{DeviceAuthorization, DeviceFlow, Poll, PollStatus, PollStep},
+    jwt::{
+        JwtFlow, JwtFlowBuilder, JwtTokenRequest, PrivateKey, Scope, SessionContext, SignFuture,
+        Signer,
+    },
+    pkce::{CodeVerifier, PkceFlow, PkceLogin, PkceLoginBuilder},
+    web::{WebFlow, WebLogin, WebLoginBuilder},
+};
+pub use provider::FixedToken;
+pub use token::{RefreshToken, Token};
+
+pub use coze_wire::Secret;
+pub use reqwest;
+pub use url::Url;

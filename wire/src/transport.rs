@@ -16,7 +16,6 @@ pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 /// let client = coze_wire::http_client_builder().build()?;
 /// # Ok::<(), reqwest::Error>(())
 /// ```
-#[must_use]
 pub fn http_client_builder() -> reqwest::ClientBuilder {
     harden(reqwest::Client::builder())
         .connect_timeout(CONNECT_TIMEOUT)
@@ -29,7 +28,6 @@ pub fn http_client_builder() -> reqwest::ClientBuilder {
 ///   another host.
 /// - No request is repeated by the HTTP stack: codes, refresh tokens and JWTs are single-use.
 /// - No `Referer` is sent.
-#[must_use]
 pub fn harden(builder: reqwest::ClientBuilder) -> reqwest::ClientBuilder {
     builder
         .redirect(reqwest::redirect::Policy::none())

@@ -1,0 +1,633 @@
+//! The one place where a request leaves.
+//!
+//! Every flow hands its typed request to an [`OAuthClient`], which sends it through the generated
+//! client, and reads what came back from the [`Exchange`]: the generated client's own errors drop the
+//! headers and print the body, so they are never shown, logged or chained.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use coze_oauth_client::{Client, ResponseValue, types};
+use coze_wire::{
+    Bearer, BodyState, Captured, Exchange, Outcome, Secret, SendError, SendErrorKind, Transport,
+};
+use http::{
+    HeaderName, HeaderValue, StatusCode,
+    header::{CONTENT_TYPE, LOCATION, RETRY_AFTER, USER_AGENT},
+};
+use serde_json::Value;
+
+use crate::{
+    Endpoint, Error, ErrorCode, ErrorKind, Flow, Result, Token,
+    clock::Clock,
+    error::presentable,
+    input::PathId,
+    token::Timing,
+    user_agent::{self, CLIENT_USER_AGENT},
+};
+
+/// What all flows share: the endpoint, the HTTP client, the user agent, the limits.
+///
+/// Make one and give it to every flow; clones are cheap and share their connections.
+///
+/// ```
+/// use coze_auth::{DeviceFlow, Endpoint, OAuthClient};
+///
+/// let client = OAuthClient::builder()
+///     .endpoint(Endpoint::CN)
+///     .product("my-service/1.2")
+///     .build()?;
+/// let device = DeviceFlow::new(client, "my-client-id.app.coze")?;
+/// # Ok::<(), coze_auth::Error>(())
+/// ```
+#[derive(Clone)]
+pub struct OAuthClient(Arc<Shared>);
+
+struct Shared {
+    endpoint: Endpoint,
+    http: reqwest::Client,
+    transport: Option<Arc<dyn Transport>>,
+    request_timeout: Duration,
+    user_agent: HeaderValue,
+    client_user_agent: HeaderValue,
+    clock: Clock,
+}
+
+impl OAuthClient {
+    /// A client for an endpoint, everything else by default.
+    ///
+    /// # Errors
+    ///
+    /// As [`OAuthClientBuilder::build`].
+    pub fn new(endpoint: Endpoint) -> Result<Self> {
+        Self::builder().endpoint(endpoint).build()
+    }
+
+    /// A client with more say in it.
+    pub fn builder() -> OAuthClientBuilder {
+        OAuthClientBuilder::default()
+    }
+
+    /// Where its requests go.
+    #[must_use]
+    pub fn endpoint(&self) -> &Endpoint {
+        &self.0.endpoint
+    }
+
+    pub(crate) fn clock(&self) -> &Clock {
+        &self.0.clock
+    }
+}
+
+impl fmt::Debug for OAuthClient {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OAuthClient")
+            .field("endpoint", &self.0.endpoint)
+            .field("request_timeout", &self.0.request_timeout)
+            .field("user_agent", &self.0.user_agent)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Makes an [`OAuthClient`].
+#[must_use]
+pub struct OAuthClientBuilder {
+    endpoint: Endpoint,
+    http: reqwest::ClientBuilder,
+    transport: Option<Arc<dyn Transport>>,
+    connect_timeout: Duration,
+    request_timeout: Duration,
+    product: Option<String>,
+    clock: Clock,
+}
+
+impl Default for OAuthClientBuilder {
+    fn default() -> Self {
+        Self {
+            endpoint: Endpoint::default(),
+            http: reqwest::Client::builder(),
+            transport: None,
+            connect_timeout: coze_wire::CONNECT_TIMEOUT,
+            request_timeout: coze_wire::REQUEST_TIMEOUT,
+            product: None,
+            clock: Clock::default(),
+        }
+    }
+}
+
+impl fmt::Debug for OAuthClientBuilder {
+    // The builder of the HTTP client is left out: its default headers and proxies may hold secrets.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OAuthClientBuilder")
+            .field("endpoint", &self.endpoint)
+            .field("connect_timeout", &self.connect_timeout)
+            .field("request_timeout", &self.request_timeout)
+            .field("product", &self.product)
+            .finish_non_exhaustive()
+    }
+}
+
+impl OAuthClientBuilder {
+    /// Where requests go; [`Endpoint::COM`] by default.
+    pub fn endpoint(mut self, endpoint: Endpoint) -> Self {
+        self.endpoint = endpoint;
+        self
+    }
+
+    /// An HTTP client of one's own making: a proxy, root certificates, a resolver.
+    ///
+    /// It is a builder, because it is finished here: redirects and repeated requests are switched
+    /// off, which a finished client can't be told, and the time-outs of this builder are set. Make it
+    /// with the `reqwest` that this crate re-exports.
+    ///
+    /// ```
+    /// use coze_auth::{OAuthClient, reqwest};
+    ///
+    /// let http = reqwest::Client::builder().no_proxy();
+    /// let client = OAuthClient::builder().http(http).build()?;
+    /// # Ok::<(), coze_auth::Error>(())
+    /// ```
+    pub fn http(mut self, http: reqwest::ClientBuilder) -> Self {
+        self.http = http;
+        self
+    }
+
+    /// How long a connection may take; 5 seconds by default.
+    pub fn connect_timeout(mut self, connect_timeout: Duration) -> Self {
+        self.connect_timeout = connect_timeout;
+        self
+    }
+
+    /// How long a whole request may take, up to the last byte of its answer; 30 seconds by default.
+    pub fn request_timeout(mut self, request_timeout: Duration) -> Self {
+        self.request_timeout = request_timeout;
+        self
+    }
+
+    /// Names the caller's own product at the end of the user agent, as `name/version`.
+    pub fn product(mut self, product: impl Into<String>) -> Self {
+        self.product = Some(product.into());
+        self
+    }
+
+    /// Sends through this instead of a socket, for tests.
+    #[cfg(feature = "testing")]
+    pub fn transport(mut self, transport: impl Transport) -> Self {
+        self.transport = Some(Arc::new(transport));
+        self
+    }
+
+    /// Takes the time from this clock, for tests.
+    #[cfg(feature = "testing")]
+    pub fn test_clock(mut self, clock: crate::testing::TestClock) -> Self {
+        self.clock = Clock::Test(clock);
+        self
+    }
+
+    /// Finishes the client.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidInput`](ErrorKind::InvalidInput) when the product can't stand in a header, or the HTTP
+    /// client can't be built (its cause is the error's source).
+    pub fn build(self) -> Result<OAuthClient> {
+        let http = coze_wire::harden(self.http)
+            .connect_timeout(self.connect_timeout)
+            .timeout(self.request_timeout)
+            .build()
+            .map_err(|error| {
+                Error::invalid_input("the HTTP client could not be built").with_source(error)
+            })?;
+        Ok(OAuthClient(Arc::new(Shared {
+            endpoint: self.endpoint,
+            http,
+            transport: self.transport,
+            request_timeout: self.request_timeout,
+            user_agent: user_agent::user_agent(self.product.as_deref())?,
+            client_user_agent: user_agent::client_user_agent()?,
+            clock: self.clock,
+        })))
+    }
+}
+
+/// Who pays for a token: the path that a grant is sent to.
+pub(crate) enum TokenPath {
+    Own,
+    Account(PathId),
+    Enterprise(PathId),
+}
+
+/// What a request carries besides its body, and what must not come back in an error.
+pub(crate) struct Credentials<'a> {
+    pub(crate) flow: Flow,
+    /// The client secret or the JWT.
+    pub(crate) bearer: Option<&'a Secret>,
+    /// The secrets in the body.
+    pub(crate) body: Vec<&'a Secret>,
+}
+
+impl Credentials<'_> {
+    fn secrets(&self) -> Vec<Secret> {
+        self.bearer
+            .iter()
+            .chain(&self.body)
+            .map(|secret| (*secret).clone())
+            .collect()
+    }
+}
+
+/// A request on its way: which one it is, and where its answer will be kept.
+struct Sending {
+    flow: Flow,
+    path: String,
+    secrets: Vec<Secret>,
+    exchange: Exchange,
+    client: Client,
+}
+
+/// A success, and what came with it.
+pub(crate) struct Answered<T> {
+    pub(crate) answer: T,
+    pub(crate) timing: Timing,
+    pub(crate) log_id: Option<String>,
+}
+
+type Sent<A> =
+    std::result::Result<ResponseValue<A>, coze_oauth_client::Error<types::OAuthErrorAnswer>>;
+
+const TOKEN_PATH: &str = "/api/permission/oauth2/token";
+
+impl OAuthClient {
+    /// Sends a grant to the app's own token endpoint.
+    pub(crate) async fn issue_token(
+        &self,
+        credentials: &Credentials<'_>,
+        grant: types::TokenRequest,
+    ) -> Result<Token> {
+        let sending = self.sending(credentials, TOKEN_PATH.to_owned())?;
+        let sent = sending.client.issue_token().body(grant).send();
+        self.token(self.finish(&sending, sent).await?, &sending)
+    }
+
+    /// Sends a JWT grant to the token endpoint of the app, an account or an enterprise.
+    pub(crate) async fn issue_token_for(
+        &self,
+        path: &TokenPath,
+        credentials: &Credentials<'_>,
+        grant: types::JwtBearerGrant,
+    ) -> Result<Token> {
+        let (sending, answered) = match path {
+            TokenPath::Own => return self.issue_token(credentials, grant.into()).await,
+            TokenPath::Account(id) => {
+                let path = format!("/api/permission/oauth2/account/{}/token", id.encoded());
+                let sending = self.sending(credentials, path)?;
+                let request = sending.client.issue_account_token().account_id(id.as_str());
+                let answered = self.finish(&sending, request.body(grant).send()).await?;
+                (sending, answered)
+            }
+            TokenPath::Enterprise(id) => {
+                let path = format!(
+                    "/api/permission/oauth2/enterprise_id/{}/token",
+                    id.encoded()
+                );
+                let sending = self.sending(credentials, path)?;
+                let request = sending
+                    .client
+                    .issue_enterprise_token()
+                    .enterprise_id(id.as_str());
+                let answered = self.finish(&sending, request.body(grant).send()).await?;
+                (sending, answered)
+            }
+        };
+        self.token(answered, &sending)
+    }
+
+    /// Starts a device authorization, for one workspace or for all.
+    pub(crate) async fn start_device_authorization(
+        &self,
+        client_id: &str,
+        workspace: Option<&PathId>,
+    ) -> Result<Answered<types::DeviceCode>> {
+        let credentials = Credentials {
+            flow: Flow::Device,
+            bearer: None,
+            body: Vec::new(),
+        };
+        let body = types::DeviceCodeRequest {
+            client_id: client_id.to_owned(),
+        };
+        match workspace {
+            None => {
+                let path = "/api/permission/oauth2/device/code".to_owned();
+                let sending = self.sending(&credentials, path)?;
+                let sent = sending
+                    .client
+                    .start_device_authorization()
+                    .body(body)
+                    .send();
+                self.finish(&sending, sent).await
+            }
+            Some(id) => {
+                let id_in_path = id.encoded();
+                let path = format!("/api/permission/oauth2/workspace_id/{id_in_path}/device/code");
+                let sending = self.sending(&credentials, path)?;
+                let request = sending.client.start_workspace_device_authorization();
+                let sent = request.workspace_id(id.as_str()).body(body).send();
+                self.finish(&sending, sent).await
+            }
+        }
+    }
+
+    fn token(&self, answered: Answered<types::OAuthToken>, sending: &Sending) -> Result<Token> {
+        let Answered {
+            answer,
+            timing,
+            log_id,
+        } = answered;
+        Token::from_answer(answer, &timing, self.clock(), log_id.clone()).map_err(|error| {
+            error
+                .in_flow(sending.flow)
+                .at_endpoint(self.url(&sending.path))
+                .with_status(StatusCode::OK)
+                .with_log_id(log_id)
+        })
+    }
+
+    fn url(&self, path: &str) -> String {
+        format!("{}{path}", self.0.endpoint.api_base())
+    }
+
+    fn sending(&self, credentials: &Credentials<'_>, path: String) -> Result<Sending> {
+        let mut exchange = Exchange::new()
+            .with_header(USER_AGENT, self.0.user_agent.clone())
+            .with_header(
+                HeaderName::from_static(CLIENT_USER_AGENT),
+                self.0.client_user_agent.clone(),
+            );
+        if let Some(bearer) = credentials.bearer {
+            let bearer = Bearer::new(bearer).map_err(|why| {
+                Error::invalid_input(format!("the credential {why}")).in_flow(credentials.flow)
+            })?;
+            exchange = exchange.with_bearer(bearer);
+        }
+        if let Some(transport) = &self.0.transport {
+            exchange = exchange.with_transport(Arc::clone(transport));
+        }
+        Ok(Sending {
+            flow: credentials.flow,
+            path,
+            secrets: credentials.secrets(),
+            client: Client::new_with_client(
+                self.0.endpoint.api_base(),
+                self.0.http.clone(),
+                exchange.clone(),
+            ),
+            exchange,
+        })
+    }
+
+    /// Waits for the answer and makes sense of it.
+    async fn finish<A: Answer>(
+        &self,
+        sending: &Sending,
+        sent: impl Future<Output = Sent<A>>,
+    ) -> Result<Answered<A::Success>> {
+        let clock = &self.0.clock;
+        let began = clock.monotonic();
+        let sent = self.in_time(&sending.exchange, sent).await;
+        let ended = clock.monotonic();
+        let captured = sending.exchange.captured();
+        let timing = Timing {
+            began,
+            ended,
+            ended_wall: clock.wall(),
+            date: captured.as_ref().and_then(Captured::date),
+        };
+        let read = match (sent, sending.exchange.outcome()) {
+            (Some(Ok(answer)), Some(Outcome::Answered(captured))) => {
+                match answer.into_inner().into_success() {
+                    Some(answer) => Ok(answer),
+                    None => Err(refusal(&captured, &sending.secrets, &timing)),
+                }
+            }
+            (_, Some(Outcome::Answered(captured))) => {
+                Err(refusal(&captured, &sending.secrets, &timing))
+            }
+            (_, Some(Outcome::Failed(error))) => Err(Error::unanswered(error)),
+            (None, None) => Err(Error::unanswered(SendError::new(
+                SendErrorKind::Timeout,
+                format!("nothing within {:?}", self.0.request_timeout),
+            ))),
+            (Some(_), None) => Err(Error::invalid_input("the request could not be built")),
+        };
+        let log_id = captured.as_ref().and_then(shown_log_id);
+        trace(
+            sending,
+            captured.as_ref(),
+            log_id.as_deref(),
+            &timing,
+            read.as_ref().err(),
+        );
+        match read {
+            Ok(answer) => Ok(Answered {
+                answer,
+                timing,
+                log_id,
+            }),
+            Err(error) => Err(error
+                .in_flow(sending.flow)
+                .at_endpoint(self.url(&sending.path))),
+        }
+    }
+
+    /// reqwest keeps the time by itself; another transport is held to the same limit here. `None`
+    /// when time ran out.
+    async fn in_time<T>(&self, exchange: &Exchange, sent: impl Future<Output = T>) -> Option<T> {
+        if self.0.transport.is_none() {
+            return Some(sent.await);
+        }
+        let in_time = tokio::time::timeout(self.0.request_timeout, sent)
+            .await
+            .ok();
+        if in_time.is_none() && exchange.captured().is_some() {
+            tracing::debug!("the answer came, but its body did not end in time");
+        }
+        in_time
+    }
+}
+
+/// An answer that is either a success or one of Coze's errors.
+trait Answer {
+    type Success;
+
+    fn into_success(self) -> Option<Self::Success>;
+}
+
+impl Answer for types::TokenAnswer {
+    type Success = types::OAuthToken;
+
+    fn into_success(self) -> Option<Self::Success> {
+        match self {
+            Self::Token(token) => Some(token),
+            Self::ErrorAnswer(_) => None,
+        }
+    }
+}
+
+impl Answer for types::DeviceCodeAnswer {
+    type Success = types::DeviceCode;
+
+    fn into_success(self) -> Option<Self::Success> {
+        match self {
+            Self::DeviceCode(code) => Some(code),
+            Self::OAuthErrorAnswer(_) => None,
+        }
+    }
+}
+
+/// Reads an answer that is not a success: one of the three error shapes at any status, or something
+/// that does not come from Coze's OAuth at all.
+fn refusal(captured: &Captured, secrets: &[Secret], timing: &Timing) -> Error {
+    let status = captured.status();
+    let error = match captured.body_state() {
+        BodyState::TooLarge => Error::new(
+            ErrorKind::InvalidAnswer,
+            format!("the answer is longer than {} bytes", coze_wire::BODY_LIMIT),
+        ),
+        BodyState::Broken(cause) => Error::unanswered(cause.clone()),
+        _ => refusal_in_body(captured, secrets),
+    };
+    // A log id inside the body stands in for a missing header.
+    let log_id = shown_log_id(captured).or_else(|| error.log_id().map(str::to_owned));
+    error
+        .with_status(status)
+        .with_log_id(log_id)
+        .with_retry_after(retry_after(captured, timing))
+}
+
+fn refusal_in_body(captured: &Captured, secrets: &[Secret]) -> Error {
+    let parsed = serde_json::from_slice::<Value>(captured.body());
+    if let Ok(Value::Object(body)) = &parsed
+        && let Some(error) = refusal_in_object(body, secrets)
+    {
+        return error;
+    }
+    if captured.status().is_redirection() {
+        let elsewhere = captured.headers().contains_key(LOCATION);
+        return Error::new(
+            ErrorKind::Redirected,
+            if elsewhere {
+                "the server redirected the request; credentials follow no redirect"
+            } else {
+                "the server answered with a redirect that leads nowhere"
+            },
+        );
+    }
+    let what = match parsed {
+        Ok(Value::Object(_)) => {
+            "the answer holds neither what was asked for nor an error".to_owned()
+        }
+        Ok(_) => "the answer is JSON, but no object".to_owned(),
+        Err(_) if captured.body().trim_ascii().is_empty() => "the answer is empty".to_owned(),
+        Err(error) if error.is_eof() => format!(
+            "the answer is cut short after {} bytes",
+            captured.body().len()
+        ),
+        Err(_) => {
+            let content_type = captured
+                .headers()
+                .get(CONTENT_TYPE)
+                .and_then(|value| value.to_str().ok())
+                .map_or_else(
+                    || "of no stated type".to_owned(),
+                    |t| presentable(t, secrets),
+                );
+            format!("the answer is not JSON, but {content_type}")
+        }
+    };
+    Error::new(ErrorKind::InvalidAnswer, what)
+}
+
+/// Coze's three shapes of an error. In shape A the word is `error_code`, and `error` is free text; in
+/// shape B the word is `error`; shape C has a number. A body may mix A and B.
+fn refusal_in_object(body: &serde_json::Map<String, Value>, secrets: &[Secret]) -> Option<Error> {
+    let text = |name: &str| {
+        body.get(name)
+            .and_then(Value::as_str)
+            .map(|text| presentable(text, secrets))
+            .filter(|text| !text.is_empty())
+    };
+    let refused = |code: ErrorCode, message: Option<String>| {
+        Error::new(ErrorKind::Refused, "Coze refused")
+            .with_code(code)
+            .with_message(message)
+    };
+    let error = text("error");
+    if let Some(word) = text("error_code") {
+        let message = text("error_message")
+            .or_else(|| text("error_description"))
+            .or(error.filter(|error| *error != word));
+        return Some(refused(ErrorCode::from_word(&word), message));
+    }
+    if let Some(word) = error {
+        let message = text("error_description").or_else(|| text("error_message"));
+        return Some(refused(ErrorCode::from_word(&word), message));
+    }
+    let number = body
+        .get("code")
+        .and_then(Value::as_i64)
+        .filter(|n| *n != 0)?;
+    let log_id = body
+        .get("detail")
+        .and_then(|detail| detail.get("logid"))
+        .and_then(Value::as_str)
+        .map(|log_id| presentable(log_id, secrets));
+    Some(refused(ErrorCode::Api(number), text("msg")).with_log_id(log_id))
+}
+
+fn shown_log_id(captured: &Captured) -> Option<String> {
+    captured
+        .log_id()
+        .map(|log_id| presentable(log_id, &[]))
+        .filter(|log_id| !log_id.is_empty())
+}
+
+/// `Retry-After` in seconds, or as a date by the server's clock (RFC 9110 section 10.2.3).
+fn retry_after(captured: &Captured, timing: &Timing) -> Option<Duration> {
+    let value = captured.headers().get(RETRY_AFTER)?.to_str().ok()?.trim();
+    if let Ok(seconds) = value.parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let until = httpdate::parse_http_date(value).ok()?;
+    let server_now = captured.date().unwrap_or(timing.ended_wall);
+    Some(until.duration_since(server_now).unwrap_or_default())
+}
+
+fn trace(
+    sending: &Sending,
+    captured: Option<&Captured>,
+    log_id: Option<&str>,
+    timing: &Timing,
+    error: Option<&Error>,
+) {
+    let flow = tracing::field::display(sending.flow);
+    let endpoint = sending.path.as_str();
+    let status = captured.map(|captured| captured.status().as_u16());
+    let duration_ms = timing.ended.duration_since(timing.began).as_millis() as u64;
+    match error {
+        None => tracing::debug!(flow, endpoint, status, log_id, duration_ms, "Coze answered"),
+        Some(error) => {
+            let kind = tracing::field::debug(error.kind());
+            let code = error.code().map(tracing::field::display);
+            tracing::debug!(
+                flow,
+                endpoint,
+                status,
+                log_id,
+                duration_ms,
+                kind,
+                code,
+                "Coze gave no token"
+            );
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! Time: monotonic for lifetimes, wall for comparing with the server, and sleep for polling.
+//!
+//! Everything in this crate that asks for the time asks here, so that a test can hold all three in its
+//! hand.
+
+use std::time::{Duration, Instant, SystemTime};
+
+#[cfg(feature = "testing")]
+pub use testing::TestClock;
+
+/// The clock of an [`OAuthClient`](crate::OAuthClient) and of the tokens that it gets.
+#[derive(Debug, Clone, Default)]
+pub(crate) enum Clock {
+    #[default]
+    System,
+    #[cfg(feature = "testing")]
+    Test(TestClock),
+}
+
+impl Clock {
+    /// Never goes back; stands still while the system sleeps.
+    pub(crate) fn monotonic(&self) -> Instant {
+        match self {
+            Self::System => Instant::now(),
+            #[cfg(feature = "testing")]
+            Self::Test(clock) => clock.monotonic(),
+        }
+    }
+
+    /// What the local clock on the wall says, right or wrong.
+    pub(crate) fn wall(&self) -> SystemTime {
+        match self {
+            Self::System => SystemTime::now(),
+            #[cfg(feature = "testing")]
+            Self::Test(clock) => clock.wall(),
+        }
+    }
+
+    pub(crate) async fn sleep(&self, duration: Duration) {
+        // Tokio's timer is real in production, and follows tokio's paused time as TestClock does.
+        tokio::time::sleep(duration).await;
+    }
+}
+
+#[cfg(feature = "testing")]
+mod testing {
+    use std::{
+        sync::{
+            Arc,
+            atomic::{AtomicI64, Ordering},
+        },
+        time::{Duration, Instant, SystemTime},
+    };
+
+    /// A clock that follows tokio's paused time, and whose wall clock can be set apart from it.
+    ///
+    /// Use it with `#[tokio::test(start_paused = true)]` and an in-process transport
+    /// ([`ServiceTransport`](crate::testing::ServiceTransport)): then sleeping takes no time, and
+    /// every lifetime is exact. Clones are the same clock.
+    ///
+    /// ```
+    /// use std::time::{Duration, SystemTime};
+    /// use coze_auth::testing::TestClock;
+    ///
+    /// # tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap().block_on(async {
+    /// let start = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
+    /// let clock = TestClock::starting_at(start);
+    /// tokio::time::sleep(Duration::from_secs(60)).await; // at once
+    /// assert_eq!(clock.wall(), start + Duration::from_secs(60));
+    ///
+    /// clock.set_wall_offset_secs(3600); // the local clock is an hour fast
+    /// assert_eq!(clock.wall(), start + Duration::from_secs(3660));
+    /// # });
+    /// ```
+    #[derive(Debug, Clone)]
+    pub struct TestClock {
+        began: Instant,
+        wall_at_start: SystemTime,
+        wall_offset_secs: Arc<AtomicI64>,
+    }
+
+    impl TestClock {
+        /// A clock whose wall shows this time now. Call it inside a tokio runtime.
+        #[must_use]
+        pub fn starting_at(wall: SystemTime) -> Self {
+            Self {
+                began: tokio::time::Instant::now().into_std(),
+                wall_at_start: wall,
+                wall_offset_secs: Arc::default(),
+            }
+        }
+
+        /// Sets the wall clock apart from the time that passes, by this many seconds: a wrong local
+        /// clock, or a system that was suspended.
+        pub fn set_wall_offset_secs(&self, seconds: i64) {
+            self.wall_offset_secs.store(seconds, Ordering::SeqCst);
+        }
+
+        /// Tokio's time.
+        #[must_use]
+        pub fn monotonic(&self) -> Instant {
+            tokio::time::Instant::now().into_std()
+        }
+
+        /// The wall clock.
+        #[must_use]
+        pub fn wall(&self) -> SystemTime {
+            let shown = self.wall_at_start + self.monotonic().duration_since(self.began);
+            let offset = self.wall_offset_secs.load(Ordering::SeqCst);
+            let distance = Duration::from_secs(offset.unsigned_abs());
+            if offset < 0 {
+                shown - distance
+            } else {
+                shown + distance
+            }
+        }
+    }
+}

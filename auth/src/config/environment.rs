@@ -1,0 +1,327 @@
+//! The environment variables of the official SDKs' examples.
+
+use std::{collections::BTreeMap, ffi::OsString};
+
+use zeroize::Zeroizing;
+
+use super::{ConfiguredCredentials, OAuthConfig, Problems, jwt_credentials};
+use crate::{
+    Error, ErrorKind, FixedToken, Flow, PrivateKey, Result, input::credential,
+    provider::TOKEN_VARIABLE,
+};
+
+const WEB_CLIENT_ID: &str = "COZE_WEB_OAUTH_CLIENT_ID";
+const WEB_CLIENT_SECRET: &str = "COZE_WEB_OAUTH_CLIENT_SECRET";
+const WEB_REDIRECT_URI: &str = "COZE_WEB_OAUTH_REDIRECT_URI";
+const PKCE_CLIENT_ID: &str = "COZE_PKCE_OAUTH_CLIENT_ID";
+const PKCE_REDIRECT_URI: &str = "COZE_PKCE_OAUTH_REDIRECT_URI";
+const DEVICE_CLIENT_ID: &str = "COZE_DEVICE_OAUTH_CLIENT_ID";
+const JWT_CLIENT_ID: &str = "COZE_JWT_OAUTH_CLIENT_ID";
+const JWT_PRIVATE_KEY: &str = "COZE_JWT_OAUTH_PRIVATE_KEY";
+const JWT_PRIVATE_KEY_FILE: &str = "COZE_JWT_OAUTH_PRIVATE_KEY_FILE_PATH";
+const JWT_KEY_ID: &str = "COZE_JWT_OAUTH_PUBLIC_KEY_ID";
+const API_BASE: &str = "COZE_API_BASE";
+
+const VARIABLES: [&str; 12] = [
+    TOKEN_VARIABLE,
+    WEB_CLIENT_ID,
+    WEB_CLIENT_SECRET,
+    WEB_REDIRECT_URI,
+    PKCE_CLIENT_ID,
+    PKCE_REDIRECT_URI,
+    DEVICE_CLIENT_ID,
+    JWT_CLIENT_ID,
+    JWT_PRIVATE_KEY,
+    JWT_PRIVATE_KEY_FILE,
+    JWT_KEY_ID,
+    API_BASE,
+];
+
+const FLOWS: [Flow; 5] = [Flow::Token, Flow::Web, Flow::Pkce, Flow::Device, Flow::Jwt];
+
+/// The documented variables that are set.
+pub(super) struct Environment {
+    values: BTreeMap<&'static str, Zeroizing<String>>,
+    unreadable: Vec<&'static str>,
+}
+
+impl Environment {
+    pub(super) fn read(variable: impl Fn(&str) -> Option<OsString>) -> Self {
+        let mut environment = Self {
+            values: BTreeMap::new(),
+            unreadable: Vec::new(),
+        };
+        for name in VARIABLES {
+            match variable(name).map(OsString::into_string) {
+                None => {}
+                Some(Ok(value)) if value.trim().is_empty() => {}
+                Some(Ok(value)) => {
+                    environment.values.insert(name, Zeroizing::new(value));
+                }
+                Some(Err(_)) => environment.unreadable.push(name),
+            }
+        }
+        environment
+    }
+
+    fn has(&self, name: &'static str) -> bool {
+        self.values.contains_key(name) || self.unreadable.contains(&name)
+    }
+
+    fn get(&self, name: &'static str) -> Option<String> {
+        self.values.get(name).map(|value| value.trim().to_owned())
+    }
+
+    /// What a flow needs: one variable out of each group.
+    fn needs(flow: Flow) -> &'static [&'static [&'static str]] {
+        match flow {
+            Flow::Token => &[&[TOKEN_VARIABLE]],
+            Flow::Web => &[&[WEB_CLIENT_ID], &[WEB_CLIENT_SECRET]],
+            Flow::Pkce => &[&[PKCE_CLIENT_ID]],
+            Flow::Device => &[&[DEVICE_CLIENT_ID]],
+            Flow::Jwt => &[
+                &[JWT_CLIENT_ID],
+                &[JWT_KEY_ID],
+                &[JWT_PRIVATE_KEY_FILE, JWT_PRIVATE_KEY],
+            ],
+        }
+    }
+
+    fn missing(&self, flow: Flow) -> Vec<String> {
+        Self::needs(flow)
+            .iter()
+            .filter(|group| !group.iter().any(|name| self.has(name)))
+            .map(|group| format!("{} is not set", group.join(" or ")))
+            .collect()
+    }
+
+    pub(super) fn config(self, chosen: Option<Flow>) -> Result<OAuthConfig> {
+        let mut problems = Problems::new("the environment");
+        let flow = match chosen {
+            Some(flow) => flow,
+            None => self.only_complete_flow()?,
+        };
+        for missing in self.missing(flow) {
+            problems.add(format!("{missing} (flow {flow})"));
+        }
+        for unreadable in &self.unreadable {
+            problems.add(format!("{unreadable} is not valid Unicode"));
+        }
+        let endpoint = problems.endpoint((API_BASE, self.get(API_BASE)), ("the WWW base", None));
+        let credentials = self.credentials(flow, &mut problems);
+        let redirect_uri = match flow {
+            Flow::Web => self.get(WEB_REDIRECT_URI),
+            Flow::Pkce => self.get(PKCE_REDIRECT_URI),
+            _ => None,
+        };
+        let (credentials, endpoint) = problems.none_or(credentials.zip(endpoint))?;
+        Ok(OAuthConfig {
+            credentials,
+            endpoint,
+            redirect_uri,
+        })
+    }
+
+    fn only_complete_flow(&self) -> Result<Flow> {
+        let complete: Vec<_> = FLOWS
+            .into_iter()
+            .filter(|flow| self.missing(*flow).is_empty())
+            .collect();
+        match *complete {
+            [flow] => Ok(flow),
+            [] => {
+                let begun: Vec<_> = FLOWS
+                    .into_iter()
+                    .filter(|flow| {
+                        Self::needs(*flow)
+                            .iter()
+                            .flat_map(|g| *g)
+                            .any(|n| self.has(n))
+                    })
+                    .flat_map(|flow| {
+                        self.missing(flow)
+                            .into_iter()
+                            .map(move |missing| format!("{missing} (flow {flow})"))
+                    })
+                    .collect();
+                let what = if begun.is_empty() {
+                    format!(
+                        "none of Coze's variables is set; set {TOKEN_VARIABLE}, or those of a flow (COZE_WEB_OAUTH_…, COZE_PKCE_OAUTH_…, COZE_DEVICE_OAUTH_…, COZE_JWT_OAUTH_…)"
+                    )
+                } else {
+                    begun.join("; ")
+                };
+                Err(Error::new(
+                    ErrorKind::Configuration,
+                    format!("the environment: {what}"),
+                ))
+            }
+            _ => {
+                let names: Vec<_> = complete.iter().map(Flow::to_string).collect();
+                Err(Error::new(
+                    ErrorKind::Configuration,
+                    format!(
+                        "the environment describes several flows completely: {}; choose one (from_env_for)",
+                        names.join(", ")
+                    ),
+                ))
+            }
+        }
+    }
+
+    fn credentials(&self, flow: Flow, problems: &mut Problems) -> Option<ConfiguredCredentials> {
+        match flow {
+            Flow::Token => {
+                let token = FixedToken::new(self.get(TOKEN_VARIABLE)?);
+                let token = problems.checked(TOKEN_VARIABLE, token)?;
+                Some(ConfiguredCredentials::Token(token))
+            }
+            Flow::Web => {
+                let client_secret = Zeroizing::new(self.get(WEB_CLIENT_SECRET)?);
+                let client_secret = credential("client secret", &client_secret);
+                Some(ConfiguredCredentials::Web {
+                    client_secret: problems.checked(WEB_CLIENT_SECRET, client_secret)?,
+                    client_id: self.get(WEB_CLIENT_ID)?,
+                })
+            }
+            Flow::Pkce => Some(ConfiguredCredentials::Pkce {
+                client_id: self.get(PKCE_CLIENT_ID)?,
+            }),
+            Flow::Device => Some(ConfiguredCredentials::Device {
+                client_id: self.get(DEVICE_CLIENT_ID)?,
+            }),
+            Flow::Jwt => {
+                let private_key = match (self.get(JWT_PRIVATE_KEY_FILE), self.get(JWT_PRIVATE_KEY))
+                {
+                    (Some(path), _) => {
+                        problems.checked(JWT_PRIVATE_KEY_FILE, PrivateKey::from_pem_file(path))
+                    }
+                    (None, Some(pem)) => {
+                        let pem = Zeroizing::new(pem);
+                        problems.checked(JWT_PRIVATE_KEY, PrivateKey::from_pem(&*pem))
+                    }
+                    (None, None) => None,
+                };
+                jwt_credentials(self.get(JWT_CLIENT_ID), self.get(JWT_KEY_ID), private_key)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(variables: &[(&str, &str)], flow: Option<Flow>) -> Result<OAuthConfig> {
+        let value = |name: &str| {
+            let (_, value) = variables.iter().find(|(n, _)| *n == name)?;
+            Some(OsString::from(value))
+        };
+        OAuthConfig::from_variables(value, flow)
+    }
+
+    fn problems(variables: &[(&str, &str)], flow: Option<Flow>) -> String {
+        let error = config(variables, flow).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Configuration);
+        let text = error.to_string();
+        assert!(!format!("{text} {error:?}").contains("hush"), "{text}");
+        text
+    }
+
+    #[test]
+    fn the_one_complete_flow_is_found_though_another_is_begun() {
+        for (variables, flow) in [
+            (&[(TOKEN_VARIABLE, " pat\n")][..], Flow::Token),
+            (&[(WEB_CLIENT_ID, "i"), (WEB_CLIENT_SECRET, "s")], Flow::Web),
+            (&[(PKCE_CLIENT_ID, "i"), (WEB_CLIENT_ID, "i")], Flow::Pkce),
+            (
+                &[(DEVICE_CLIENT_ID, "i"), (TOKEN_VARIABLE, " ")],
+                Flow::Device,
+            ),
+        ] {
+            assert_eq!(config(variables, None).unwrap().flow(), flow);
+        }
+    }
+
+    #[test]
+    fn base_and_redirect_uri_are_taken_over() {
+        let config = config(
+            &[
+                (WEB_CLIENT_ID, "i"),
+                (WEB_CLIENT_SECRET, "s"),
+                (WEB_REDIRECT_URI, "https://example.com/cb"),
+                (API_BASE, "https://api.coze.cn"),
+            ],
+            None,
+        )
+        .unwrap();
+        assert_eq!(config.endpoint(), &crate::Endpoint::CN);
+        assert_eq!(config.redirect_uri(), Some("https://example.com/cb"));
+    }
+
+    #[test]
+    fn several_complete_flows_are_an_error_unless_one_is_chosen() {
+        let variables = [(TOKEN_VARIABLE, "hush"), (DEVICE_CLIENT_ID, "i")];
+        let text = problems(&variables, None);
+        assert!(text.contains("token, device"), "{text}");
+        assert_eq!(
+            config(&variables, Some(Flow::Device)).unwrap().flow(),
+            Flow::Device
+        );
+    }
+
+    #[test]
+    fn everything_missing_is_reported_at_once_by_name() {
+        let text = problems(&[(JWT_CLIENT_ID, "i"), (WEB_CLIENT_SECRET, "hush")], None);
+        for name in [
+            JWT_KEY_ID,
+            JWT_PRIVATE_KEY_FILE,
+            JWT_PRIVATE_KEY,
+            WEB_CLIENT_ID,
+        ] {
+            assert!(text.contains(name), "{name}: {text}");
+        }
+        assert!(problems(&[], None).contains("none of Coze's variables is set"));
+        let text = problems(&[(API_BASE, "http://x.y")], Some(Flow::Device));
+        assert!(
+            text.contains(DEVICE_CLIENT_ID) && text.contains(API_BASE),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn a_key_file_wins_over_an_inline_key() {
+        let jwt = [
+            (JWT_CLIENT_ID, "i"),
+            (JWT_KEY_ID, "k"),
+            (JWT_PRIVATE_KEY, "hush"),
+            (JWT_PRIVATE_KEY_FILE, "/nowhere/private_key.pem"),
+        ];
+        let text = problems(&jwt, None);
+        assert!(
+            text.contains("/nowhere/private_key.pem can't be read"),
+            "{text}"
+        );
+        let text = problems(&jwt[..3], None);
+        assert!(
+            text.contains("COZE_JWT_OAUTH_PRIVATE_KEY: the private key can't be used"),
+            "{text}"
+        );
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_value_that_is_not_unicode_is_named() {
+        use std::os::unix::ffi::OsStringExt;
+        let value =
+            |name: &str| (name == TOKEN_VARIABLE).then(|| OsString::from_vec(b"hush\xff".to_vec()));
+        let text = OAuthConfig::from_variables(value, None)
+            .unwrap_err()
+            .to_string();
+        assert!(
+            text.contains("COZE_API_TOKEN is not valid Unicode"),
+            "{text}"
+        );
+        assert!(!text.contains("hush"), "{text}");
+    }
+}

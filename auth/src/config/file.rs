@@ -1,0 +1,314 @@
+//! The console's file `coze_oauth_config.json`.
+
+use coze_wire::Secret;
+use serde_json::Value;
+
+use super::{ConfiguredCredentials, OAuthConfig, Problems, jwt_credentials};
+use crate::{PrivateKey, Result, input::credential};
+
+/// Reads the text of the file that goes by this name.
+pub(super) fn config(name: &str, text: &str) -> Result<OAuthConfig> {
+    let mut problems = Problems::new(name);
+    let value = match serde_json::from_str(text) {
+        Ok(Value::Object(value)) => value,
+        Ok(_) => return problems.refuse("is JSON, but no object"),
+        // The parser's own message may quote the text.
+        Err(error) => {
+            return problems.refuse(format!(
+                "is not valid JSON: line {}, column {}",
+                error.line(),
+                error.column()
+            ));
+        }
+    };
+    ConfigFile::read(&value, &mut problems).check(problems)
+}
+
+/// The file `coze_oauth_config.json`, which the Coze console offers and all official SDKs read.
+#[derive(Debug)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[cfg_attr(test, schemars(title = "coze_oauth_config.json"))]
+struct ConfigFile {
+    /// Which flow the OAuth app is for.
+    #[cfg_attr(test, schemars(with = "ClientType"))]
+    client_type: Option<ClientType>,
+    /// The OAuth app's id.
+    #[cfg_attr(test, schemars(with = "String"))]
+    client_id: Option<String>,
+    /// The client secret; required for `web`, and not allowed for `pkce` and `device`.
+    #[cfg_attr(test, schemars(with = "Option<String>"))]
+    client_secret: Option<Secret>,
+    /// The RSA private key as PEM text; required for `jwt`, and not allowed for `pkce` and `device`.
+    #[cfg_attr(test, schemars(with = "Option<String>"))]
+    private_key: Option<Secret>,
+    /// The fingerprint of the public key; required for `jwt`.
+    public_key_id: Option<String>,
+    /// The base URL of the API; `https://api.coze.com` by default.
+    coze_api_base: Option<String>,
+    /// The base URL of the authorize pages; by default it follows from the API base.
+    coze_www_base: Option<String>,
+}
+
+/// The flows that an OAuth app can be for.
+#[derive(Debug, Clone, Copy)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[cfg_attr(test, schemars(rename_all = "lowercase"))]
+enum ClientType {
+    Web,
+    Pkce,
+    Device,
+    Jwt,
+}
+
+impl ClientType {
+    const ALL: [Self; 4] = [Self::Web, Self::Pkce, Self::Device, Self::Jwt];
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Web => "web",
+            Self::Pkce => "pkce",
+            Self::Device => "device",
+            Self::Jwt => "jwt",
+        }
+    }
+}
+
+impl ConfigFile {
+    fn read(value: &serde_json::Map<String, Value>, problems: &mut Problems) -> Self {
+        let mut text = |name: &str| match value.get(name) {
+            None | Some(Value::Null) => None,
+            Some(Value::String(text)) => Some(text.trim().to_owned()).filter(|t| !t.is_empty()),
+            Some(_) => {
+                problems.add(format!("{name} must be a string"));
+                None
+            }
+        };
+        let client_type = text("client_type");
+        let file = Self {
+            client_type: None,
+            client_id: text("client_id"),
+            client_secret: text("client_secret").map(Secret::from),
+            private_key: text("private_key").map(Secret::from),
+            public_key_id: text("public_key_id"),
+            coze_api_base: text("coze_api_base"),
+            coze_www_base: text("coze_www_base"),
+        };
+        let client_type = match client_type.as_deref() {
+            None => {
+                problems.add("client_type is missing (one of pkce, jwt, device, web)");
+                None
+            }
+            Some(word) => {
+                let known = ClientType::ALL.into_iter().find(|t| t.as_str() == word);
+                if known.is_none() {
+                    problems.add("client_type must be one of pkce, jwt, device, web");
+                }
+                known
+            }
+        };
+        Self {
+            client_type,
+            ..file
+        }
+    }
+
+    fn check(self, mut problems: Problems) -> Result<OAuthConfig> {
+        let endpoint = problems.endpoint(
+            ("coze_api_base", self.coze_api_base),
+            ("coze_www_base", self.coze_www_base),
+        );
+        let client_id = problems.required("client_id", self.client_id);
+        if let Some(public @ (ClientType::Pkce | ClientType::Device)) = self.client_type {
+            for (field, given) in [
+                ("client_secret", self.client_secret.is_some()),
+                ("private_key", self.private_key.is_some()),
+            ] {
+                if given {
+                    problems.add(format!(
+                        "{field} contradicts client_type {}",
+                        public.as_str()
+                    ));
+                }
+            }
+        }
+        let credentials = match self.client_type {
+            None => None,
+            Some(ClientType::Web) => {
+                let client_secret = problems
+                    .required("client_secret", self.client_secret)
+                    .and_then(|secret| {
+                        let secret = credential("client secret", secret.expose());
+                        problems.checked("client_secret", secret)
+                    });
+                client_id
+                    .zip(client_secret)
+                    .map(|(client_id, client_secret)| ConfiguredCredentials::Web {
+                        client_id,
+                        client_secret,
+                    })
+            }
+            Some(ClientType::Pkce) => {
+                client_id.map(|client_id| ConfiguredCredentials::Pkce { client_id })
+            }
+            Some(ClientType::Device) => {
+                client_id.map(|client_id| ConfiguredCredentials::Device { client_id })
+            }
+            Some(ClientType::Jwt) => {
+                let key_id = problems.required("public_key_id", self.public_key_id);
+                let private_key =
+                    problems
+                        .required("private_key", self.private_key)
+                        .and_then(|pem| {
+                            problems.checked("private_key", PrivateKey::from_pem(pem.expose()))
+                        });
+                jwt_credentials(client_id, key_id, private_key)
+            }
+        };
+        let (credentials, endpoint) = problems.none_or(credentials.zip(endpoint))?;
+        Ok(OAuthConfig {
+            credentials,
+            endpoint,
+            redirect_uri: None,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{ErrorKind, Flow};
+
+    fn problems(json: &str) -> String {
+        let error = config("x.json", json).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Configuration);
+        let text = error.to_string();
+        assert!(!format!("{text} {error:?}").contains("hush"), "{text}");
+        text
+    }
+
+    #[test]
+    fn each_client_type_yields_its_flow_and_unknown_fields_are_ignored() {
+        for (json, flow) in [
+            (
+                r#"{"client_type":"pkce","client_id":"i","extra":[1]}"#,
+                Flow::Pkce,
+            ),
+            (
+                r#"{"client_type":"device","client_id":"i","client_secret":""}"#,
+                Flow::Device,
+            ),
+            (
+                r#"{"client_type":"web","client_id":"i","client_secret":" s\n"}"#,
+                Flow::Web,
+            ),
+        ] {
+            let config = config("x.json", json).unwrap();
+            assert_eq!(config.flow(), flow);
+            assert_eq!(config.endpoint(), &crate::Endpoint::COM);
+        }
+    }
+
+    #[test]
+    fn the_bases_are_taken_over() {
+        let config = config(
+            "x.json",
+            r#"{"client_type":"pkce","client_id":"i","coze_api_base":"https://api.coze.cn/",
+                "coze_www_base":"https://www.coze.cn"}"#,
+        );
+        assert_eq!(config.unwrap().endpoint(), &crate::Endpoint::CN);
+    }
+
+    #[test]
+    fn everything_missing_is_reported_at_once_by_name() {
+        let text = problems(r#"{"client_type":"jwt","coze_api_base":"http://api.coze.com"}"#);
+        for name in [
+            "x.json",
+            "client_id",
+            "public_key_id",
+            "private_key",
+            "coze_api_base",
+        ] {
+            assert!(text.contains(name), "{name}: {text}");
+        }
+        let text = problems("{}");
+        assert!(text.contains("client_type is missing"), "{text}");
+        assert!(text.contains("client_id is missing"), "{text}");
+        let text = problems(r#"{"client_type":"web","client_id":"i"}"#);
+        assert!(text.contains("client_secret is missing"), "{text}");
+    }
+
+    #[test]
+    fn contradictions_and_unusable_values_are_named_and_not_printed() {
+        let text = problems(
+            r#"{"client_type":"pkce","client_id":"i","client_secret":"hush","private_key":"hush"}"#,
+        );
+        assert!(
+            text.contains("client_secret contradicts client_type pkce"),
+            "{text}"
+        );
+        assert!(
+            text.contains("private_key contradicts client_type pkce"),
+            "{text}"
+        );
+        let text = problems(
+            r#"{"client_type":"jwt","client_id":"i","public_key_id":"k","private_key":"hush"}"#,
+        );
+        assert!(
+            text.contains("private_key: the private key can't be used"),
+            "{text}"
+        );
+        let text = problems(r#"{"client_type":"oauth","client_id":"i"}"#);
+        assert!(text.contains("one of pkce, jwt, device, web"), "{text}");
+        let text =
+            problems(r#"{"client_type":"web","client_id":"i","client_secret":"hush\nhush"}"#);
+        assert!(
+            text.contains("client_secret: the client secret holds"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn what_is_no_json_object_is_refused_with_the_place() {
+        for (text, expected) in [
+            ("", "line 1, column 0"),
+            ("{\n  \"client_secret\": hush}", "line 2, column 20"),
+            ("[\"hush\"]", "no object"),
+            ("null", "no object"),
+        ] {
+            assert!(
+                problems(text).contains(expected),
+                "{text}: {}",
+                problems(text)
+            );
+        }
+    }
+
+    /// The committed schema is what the types say. To rewrite it:
+    /// `UPDATE_SCHEMA=1 cargo test -p coze-auth the_committed_schema`.
+    #[test]
+    fn the_committed_schema_is_that_of_the_types() {
+        let schema =
+            serde_json::to_string_pretty(&schemars::schema_for!(ConfigFile)).unwrap() + "\n";
+        let path = concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/schema/coze_oauth_config.schema.json"
+        );
+        if std::env::var_os("UPDATE_SCHEMA").is_some() {
+            std::fs::write(path, &schema).unwrap();
+        }
+        let committed = std::fs::read_to_string(path).unwrap_or_default();
+        assert!(
+            committed == schema,
+            "{path} is stale; rewrite it: UPDATE_SCHEMA=1 cargo test -p coze-auth the_committed_schema"
+        );
+    }
+
+    #[test]
+    fn every_field_of_the_schema_is_read() {
+        let schema = serde_json::to_value(schemars::schema_for!(ConfigFile)).unwrap();
+        for name in schema["properties"].as_object().unwrap().keys() {
+            let text = problems(&format!(r#"{{"{name}": {{"hush": "hush"}}}}"#));
+            assert!(text.contains(&format!("{name} must be a string")), "{text}");
+        }
+    }
+}

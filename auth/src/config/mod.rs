@@ -1,0 +1,302 @@
+//! Configuration that users already have: the console's `coze_oauth_config.json`, and the environment
+//! variables of the official SDKs' examples.
+
+mod environment;
+mod file;
+
+use std::{ffi::OsString, path::Path};
+
+use coze_wire::Secret;
+use zeroize::Zeroizing;
+
+use crate::{
+    DeviceFlow, Endpoint, Error, ErrorKind, FixedToken, Flow, JwtFlow, OAuthClient,
+    OAuthClientBuilder, PkceFlow, PrivateKey, Result, WebFlow,
+};
+use environment::Environment;
+
+/// A complete, checked configuration of one flow.
+///
+/// ```
+/// use coze_auth::{ConfiguredFlow, OAuthConfig};
+///
+/// let config = OAuthConfig::from_json(r#"{
+///     "client_type": "device",
+///     "client_id": "client-id",
+///     "coze_api_base": "https://api.coze.cn",
+///     "coze_www_base": "https://www.coze.cn"
+/// }"#)?;
+/// match config.build()? {
+///     ConfiguredFlow::Device(device) => { /* device.start().await … */ }
+///     other => panic!("not what this program is for: {other:?}"),
+/// }
+/// # Ok::<(), coze_auth::Error>(())
+/// ```
+#[derive(Debug)]
+pub struct OAuthConfig {
+    credentials: ConfiguredCredentials,
+    endpoint: Endpoint,
+    redirect_uri: Option<String>,
+}
+
+#[derive(Debug)]
+enum ConfiguredCredentials {
+    Token(FixedToken),
+    Web {
+        client_id: String,
+        client_secret: Secret,
+    },
+    Pkce {
+        client_id: String,
+    },
+    Device {
+        client_id: String,
+    },
+    Jwt {
+        client_id: String,
+        key_id: String,
+        private_key: PrivateKey,
+    },
+}
+
+/// The flow that a configuration describes, ready for use.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum ConfiguredFlow {
+    /// A personal or service access token.
+    Token(FixedToken),
+    /// Authorization code with a client secret.
+    Web(WebFlow),
+    /// Authorization code with PKCE.
+    Pkce(PkceFlow),
+    /// Device authorization.
+    Device(DeviceFlow),
+    /// JWT.
+    Jwt(JwtFlow),
+}
+
+impl OAuthConfig {
+    /// Reads a `coze_oauth_config.json` from a path. Unknown fields are ignored.
+    ///
+    /// # Errors
+    ///
+    /// [`Configuration`](ErrorKind::Configuration), naming the file and every missing, contradictory or
+    /// unusable field at once.
+    pub fn from_file(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        let name = path.display().to_string();
+        let text = std::fs::read_to_string(path).map_err(|error| {
+            Error::new(ErrorKind::Configuration, format!("{name} can't be read")).with_source(error)
+        })?;
+        file::config(&name, &Zeroizing::new(text))
+    }
+
+    /// Reads the text of a `coze_oauth_config.json`.
+    ///
+    /// # Errors
+    ///
+    /// As [`from_file`](Self::from_file).
+    pub fn from_json(text: &str) -> Result<Self> {
+        file::config("coze_oauth_config.json", text)
+    }
+
+    /// Reads the environment variables that the official SDKs' examples use, and finds the flow that
+    /// they describe. A variable that is set to nothing counts as not set.
+    ///
+    /// | flow | variables |
+    /// |---|---|
+    /// | token | `COZE_API_TOKEN` |
+    /// | web | `COZE_WEB_OAUTH_CLIENT_ID`, `COZE_WEB_OAUTH_CLIENT_SECRET`, `COZE_WEB_OAUTH_REDIRECT_URI` (optional) |
+    /// | PKCE | `COZE_PKCE_OAUTH_CLIENT_ID`, `COZE_PKCE_OAUTH_REDIRECT_URI` (optional) |
+    /// | device | `COZE_DEVICE_OAUTH_CLIENT_ID` |
+    /// | JWT | `COZE_JWT_OAUTH_CLIENT_ID`, `COZE_JWT_OAUTH_PUBLIC_KEY_ID`, and `COZE_JWT_OAUTH_PRIVATE_KEY_FILE_PATH` or `COZE_JWT_OAUTH_PRIVATE_KEY` (the file wins) |
+    /// | all | `COZE_API_BASE` (optional) |
+    ///
+    /// # Errors
+    ///
+    /// [`Configuration`](ErrorKind::Configuration) when no flow is complete, naming what is missing; when
+    /// several are, naming them (then choose with [`from_env_for`](Self::from_env_for)); and when a value
+    /// can't be used.
+    pub fn from_env() -> Result<Self> {
+        Self::from_variables(|name| std::env::var_os(name), None)
+    }
+
+    /// As [`from_env`](Self::from_env), for one flow, whatever else the environment holds.
+    ///
+    /// # Errors
+    ///
+    /// [`Configuration`](ErrorKind::Configuration), naming everything that this flow lacks.
+    pub fn from_env_for(flow: Flow) -> Result<Self> {
+        Self::from_variables(|name| std::env::var_os(name), Some(flow))
+    }
+
+    /// As [`from_env`](Self::from_env) or, with a flow, [`from_env_for`](Self::from_env_for), with the
+    /// variables from elsewhere: a `.env` file, a secret store, a test.
+    ///
+    /// # Errors
+    ///
+    /// As those.
+    pub fn from_variables(
+        variable: impl Fn(&str) -> Option<OsString>,
+        flow: Option<Flow>,
+    ) -> Result<Self> {
+        Environment::read(variable).config(flow)
+    }
+
+    /// The flow that this configures.
+    #[must_use]
+    pub fn flow(&self) -> Flow {
+        match self.credentials {
+            ConfiguredCredentials::Token(_) => Flow::Token,
+            ConfiguredCredentials::Web { .. } => Flow::Web,
+            ConfiguredCredentials::Pkce { .. } => Flow::Pkce,
+            ConfiguredCredentials::Device { .. } => Flow::Device,
+            ConfiguredCredentials::Jwt { .. } => Flow::Jwt,
+        }
+    }
+
+    /// Where Coze is; [`Endpoint::COM`] unless configured.
+    #[must_use]
+    pub fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
+
+    /// The redirect URI, where the environment named one.
+    #[must_use]
+    pub fn redirect_uri(&self) -> Option<&str> {
+        self.redirect_uri.as_deref()
+    }
+
+    /// Makes the flow, with an [`OAuthClient`] that is default but for the endpoint.
+    ///
+    /// # Errors
+    ///
+    /// As [`OAuthClientBuilder::build`].
+    pub fn build(self) -> Result<ConfiguredFlow> {
+        self.build_with(OAuthClient::builder())
+    }
+
+    /// Makes the flow, with this client, whose endpoint is set to the configured one.
+    ///
+    /// # Errors
+    ///
+    /// As [`OAuthClientBuilder::build`].
+    pub fn build_with(self, client: OAuthClientBuilder) -> Result<ConfiguredFlow> {
+        let client = client.endpoint(self.endpoint).build()?;
+        Ok(match self.credentials {
+            ConfiguredCredentials::Token(token) => ConfiguredFlow::Token(token),
+            ConfiguredCredentials::Web {
+                client_id,
+                client_secret,
+            } => ConfiguredFlow::Web(WebFlow::new(client, client_id, client_secret.expose())?),
+            ConfiguredCredentials::Pkce { client_id } => {
+                ConfiguredFlow::Pkce(PkceFlow::new(client, client_id)?)
+            }
+            ConfiguredCredentials::Device { client_id } => {
+                ConfiguredFlow::Device(DeviceFlow::new(client, client_id)?)
+            }
+            ConfiguredCredentials::Jwt {
+                client_id,
+                key_id,
+                private_key,
+            } => ConfiguredFlow::Jwt(
+                JwtFlow::builder(client)
+                    .client_id(client_id)
+                    .key_id(key_id)
+                    .signer(private_key)
+                    .build()?,
+            ),
+        })
+    }
+}
+
+/// Everything that is wrong with one configuration.
+struct Problems {
+    source: String,
+    found: Vec<String>,
+}
+
+impl Problems {
+    fn new(source: &str) -> Self {
+        Self {
+            source: source.to_owned(),
+            found: Vec::new(),
+        }
+    }
+
+    fn add(&mut self, problem: impl Into<String>) {
+        self.found.push(problem.into());
+    }
+
+    fn refuse<T>(&self, what: impl AsRef<str>) -> Result<T> {
+        Err(Error::new(
+            ErrorKind::Configuration,
+            format!("{} {}", self.source, what.as_ref()),
+        ))
+    }
+
+    /// The value, unless there were problems; then all of them.
+    fn none_or<T>(self, value: Option<T>) -> Result<T> {
+        match value {
+            Some(value) if self.found.is_empty() => Ok(value),
+            _ => Err(Error::new(
+                ErrorKind::Configuration,
+                format!("{}: {}", self.source, self.found.join("; ")),
+            )),
+        }
+    }
+
+    /// The value of a check, its error noted.
+    fn checked<T>(&mut self, name: &str, checked: Result<T>) -> Option<T> {
+        checked
+            .map_err(|error| {
+                let why = error.message().map_or_else(
+                    || error.what().to_owned(),
+                    |message| format!("{}: {message}", error.what()),
+                );
+                self.add(format!("{name}: {why}"));
+            })
+            .ok()
+    }
+
+    /// A value that has to be there.
+    fn required<T>(&mut self, name: &str, value: Option<T>) -> Option<T> {
+        if value.is_none() {
+            self.add(format!("{name} is missing"));
+        }
+        value
+    }
+
+    fn endpoint(
+        &mut self,
+        api_base: (&str, Option<String>),
+        www_base: (&str, Option<String>),
+    ) -> Option<Endpoint> {
+        let named = match (&api_base.1, &www_base.1) {
+            (None, None) => return Some(Endpoint::COM),
+            (Some(_), Some(_)) => format!("{} or {}", api_base.0, www_base.0),
+            (Some(_), None) => api_base.0.to_owned(),
+            (None, Some(_)) => www_base.0.to_owned(),
+        };
+        let api = api_base
+            .1
+            .unwrap_or_else(|| Endpoint::COM.api_base().to_owned());
+        let mut builder = Endpoint::builder(api);
+        if let Some(www_base) = www_base.1 {
+            builder = builder.www_base(www_base);
+        }
+        self.checked(&named, builder.build())
+    }
+}
+
+fn jwt_credentials(
+    client_id: Option<String>,
+    key_id: Option<String>,
+    private_key: Option<PrivateKey>,
+) -> Option<ConfiguredCredentials> {
+    Some(ConfiguredCredentials::Jwt {
+        client_id: client_id?,
+        key_id: key_id?,
+        private_key: private_key?,
+    })
+}

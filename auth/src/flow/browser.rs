@@ -1,0 +1,239 @@
+//! What the two flows through a browser share: the authorize page's address, the state that ties an
+//! answer to its login, and reading the callback (RFC 6749 sections 4.1.1 and 4.1.2).
+
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use coze_wire::Secret;
+use url::{Url, form_urlencoded};
+
+use crate::{
+    Endpoint, Error, ErrorCode, ErrorKind, Result,
+    error::presentable,
+    input::{PathId, required},
+};
+
+/// Random bytes in a state or a code verifier: 43 characters once encoded.
+const RANDOM_BYTES: usize = 32;
+
+/// A string of 43 URL-safe characters from the operating system's random source.
+pub(crate) fn random_string() -> Result<Secret> {
+    let mut bytes = zeroize::Zeroizing::new([0_u8; RANDOM_BYTES]);
+    getrandom::fill(bytes.as_mut()).map_err(|error| {
+        Error::invalid_input("the operating system gave no random bytes").with_source(error)
+    })?;
+    Ok(URL_SAFE_NO_PAD.encode(*bytes).into())
+}
+
+/// What a caller says about a login before it begins.
+#[derive(Debug, Clone)]
+pub(crate) struct LoginOptions {
+    pub(crate) redirect_uri: String,
+    pub(crate) workspace: Option<String>,
+    pub(crate) state: Option<Secret>,
+}
+
+impl LoginOptions {
+    pub(crate) fn new(redirect_uri: String) -> Self {
+        Self {
+            redirect_uri,
+            workspace: None,
+            state: None,
+        }
+    }
+
+    /// The state that was asked for, or a random one.
+    pub(crate) fn take_state(&mut self) -> Result<Secret> {
+        match self.state.take() {
+            None => random_string(),
+            Some(state) if state.expose().trim().is_empty() => {
+                Err(Error::invalid_input("the state is empty"))
+            }
+            Some(state) => Ok(state),
+        }
+    }
+
+    /// The redirect URI exactly as registered, once it is known to be a URI.
+    pub(crate) fn checked_redirect_uri(&self) -> Result<String> {
+        let redirect_uri = required("redirect URI", &self.redirect_uri)?;
+        match Url::parse(&redirect_uri) {
+            Ok(_) => Ok(redirect_uri),
+            Err(error) => Err(Error::invalid_input(format!(
+                "the redirect URI is no absolute URI ({error}); give it exactly as registered"
+            ))),
+        }
+    }
+
+    /// The authorize page, for one workspace or for all.
+    pub(crate) fn authorize_url(
+        &self,
+        endpoint: &Endpoint,
+        parameters: &[(&str, &str)],
+    ) -> Result<Url> {
+        let mut url = Url::parse(endpoint.www_base())
+            .map_err(|error| Error::invalid_input(format!("the WWW base is no URL ({error})")))?;
+        let workspace = match &self.workspace {
+            Some(id) => Some(PathId::new("workspace", id)?),
+            None => None,
+        };
+        {
+            let mut segments = url.path_segments_mut().map_err(|()| {
+                Error::invalid_input("the WWW base can't hold a path; use an https URL")
+            })?;
+            segments
+                .pop_if_empty()
+                .extend(["api", "permission", "oauth2"]);
+            if let Some(workspace) = &workspace {
+                segments.extend(["workspace_id", workspace.as_str()]);
+            }
+            segments.push("authorize");
+        }
+        url.query_pairs_mut().extend_pairs(parameters);
+        Ok(url)
+    }
+}
+
+/// Takes the code out of what the browser came back with: the callback's whole URL, its path and
+/// query, or its query alone.
+///
+/// The state is checked first, so that nothing of a stranger's answer is believed.
+pub(crate) fn code_of_callback(callback: &str, state: &Secret) -> Result<Secret> {
+    let parameters = Parameters::of_callback(callback)?;
+    let returned = parameters.one("state")?.ok_or_else(|| {
+        Error::new(
+            ErrorKind::StateMismatch,
+            "the callback has no state, so it can't be told from a forged one",
+        )
+    })?;
+    if !state.ct_eq(returned.expose()) {
+        return Err(Error::new(
+            ErrorKind::StateMismatch,
+            "the callback's state is not the one that this login began with",
+        ));
+    }
+    if let Some(error) = parameters.one("error")? {
+        let secrets = [state.clone()];
+        let description = parameters.one("error_description")?;
+        let word = presentable(error.expose(), &secrets);
+        return Err(Error::new(ErrorKind::Refused, "the login was refused")
+            .with_code(ErrorCode::from_word(&word))
+            .with_message(description.map(|d| presentable(d.expose(), &secrets))));
+    }
+    parameters
+        .one("code")?
+        .filter(|code| !code.is_empty())
+        .ok_or_else(|| {
+            Error::new(
+                ErrorKind::InvalidCallback,
+                "the callback holds neither a code nor an error",
+            )
+        })
+}
+
+/// The parameters of a callback. All are kept as secrets, since one of them is.
+struct Parameters(Vec<(String, Secret)>);
+
+impl Parameters {
+    fn of_callback(callback: &str) -> Result<Self> {
+        let without_fragment = callback.trim().split('#').next().unwrap_or_default();
+        let query = match without_fragment.split_once('?') {
+            Some((_, query)) => query,
+            None if without_fragment.contains('=') => without_fragment,
+            None => {
+                return Err(Error::new(
+                    ErrorKind::InvalidCallback,
+                    "the callback has no query",
+                ));
+            }
+        };
+        Ok(Self(
+            form_urlencoded::parse(query.as_bytes())
+                .map(|(name, value)| (name.into_owned(), value.into_owned().into()))
+                .collect(),
+        ))
+    }
+
+    /// The one parameter of this name. Twice the same is refused (RFC 6749 section 3.1).
+    fn one(&self, name: &str) -> Result<Option<Secret>> {
+        let mut values = self.0.iter().filter(|(n, _)| n == name);
+        let first = values.next();
+        if values.next().is_some() {
+            return Err(Error::new(
+                ErrorKind::InvalidCallback,
+                format!("the callback holds {name} more than once"),
+            ));
+        }
+        Ok(first.map(|(_, value)| value.clone()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn code(callback: &str) -> Result<String> {
+        code_of_callback(callback, &Secret::from("st/&=")).map(|code| code.expose().to_owned())
+    }
+
+    #[test]
+    fn a_callback_may_come_as_url_path_or_query() {
+        for callback in [
+            "https://example.com/cb?x=1&code=hush&state=st%2F%26%3D#frag",
+            "/cb?code=hush&state=st%2F%26%3D",
+            "?code=hush&state=st%2F%26%3D",
+            "code=hush&state=st%2F%26%3D\n",
+        ] {
+            assert_eq!(code(callback).unwrap(), "hush", "{callback}");
+        }
+    }
+
+    #[test]
+    fn a_callback_that_is_not_this_logins_is_refused_before_anything_else() {
+        for callback in [
+            "?code=hush",
+            "?code=hush&state=",
+            "?code=hush&state=other",
+            "?error=access_denied",
+            "?error=access_denied&state=other",
+        ] {
+            let error = code(callback).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::StateMismatch, "{callback}");
+            assert!(!format!("{error} {error:?}").contains("hush"));
+        }
+    }
+
+    #[test]
+    fn a_refusal_in_the_callback_becomes_an_error_with_its_word() {
+        let error =
+            code("?error=access_denied&error_description=no%0Away&state=st%2F%26%3D").unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Refused);
+        assert_eq!(error.code(), Some(&ErrorCode::AccessDenied));
+        assert_eq!(error.message(), Some("no way"));
+        let error = code("?error=server_error&state=st%2F%26%3D").unwrap_err();
+        assert_eq!(
+            error.code(),
+            Some(&ErrorCode::Other("server_error".to_owned()))
+        );
+    }
+
+    #[test]
+    fn a_callback_without_a_code_or_with_two_is_refused() {
+        for callback in [
+            "",
+            "https://example.com/cb",
+            "?state=st%2F%26%3D",
+            "?code=&state=st%2F%26%3D",
+            "?code=hush&code=hush2&state=st%2F%26%3D",
+            "?code=hush&state=st%2F%26%3D&state=st%2F%26%3D",
+        ] {
+            let error = code(callback).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidCallback, "{callback}");
+            assert!(!format!("{error} {error:?}").contains("hush"));
+        }
+    }
+
+    #[test]
+    fn random_strings_have_43_characters_and_differ() {
+        let (one, other) = (random_string().unwrap(), random_string().unwrap());
+        assert_eq!(one.expose().len(), 43);
+        assert!(!one.ct_eq(other.expose()));
+    }
+}

@@ -1,0 +1,430 @@
+//! JWT: a service that acts as the application itself.
+
+mod claims;
+mod key;
+mod scope;
+mod signer;
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use coze_oauth_client::types;
+use coze_wire::Secret;
+
+use crate::{
+    Error, Flow, OAuthClient, Result, Token,
+    client::{Credentials, TokenPath},
+    input::{PathId, required},
+};
+use claims::{Claims, Header};
+pub use key::PrivateKey;
+pub use scope::Scope;
+pub use signer::{SignFuture, Signer};
+
+/// The JWT flow: a service proves that it is the application by a signature, and gets an access token
+/// without any person.
+///
+/// The token has no refresh token: when it expires, ask again.
+///
+/// Sources: RFC 7523; <https://www.coze.cn/open/docs/developer_guides/oauth_jwt>. Coze takes the JWT as a
+/// bearer, not as an `assertion` field, and takes each JWT once.
+///
+/// ```no_run
+/// # async fn example() -> coze_auth::Result<()> {
+/// use coze_auth::{Endpoint, JwtFlow, OAuthClient, PrivateKey};
+///
+/// let jwt = JwtFlow::builder(OAuthClient::new(Endpoint::CN)?)
+///     .client_id("client-id")
+///     .key_id("public key fingerprint")
+///     .signer(PrivateKey::from_pem_file("private_key.pem")?)
+///     .build()?;
+/// let token = jwt.token().await?;
+/// # Ok(()) }
+/// ```
+#[derive(Clone)]
+pub struct JwtFlow {
+    client: OAuthClient,
+    client_id: String,
+    audience: String,
+    /// The encoded header, which never changes.
+    encoded_header: String,
+    signer: Arc<dyn Signer>,
+    jwt_lifetime: Duration,
+}
+
+impl JwtFlow {
+    /// Describes the application; [`client_id`](JwtFlowBuilder::client_id),
+    /// [`key_id`](JwtFlowBuilder::key_id) and [`signer`](JwtFlowBuilder::signer) are required.
+    pub fn builder(client: OAuthClient) -> JwtFlowBuilder {
+        JwtFlowBuilder {
+            client,
+            client_id: String::new(),
+            key_id: String::new(),
+            audience: None,
+            signer: None,
+            jwt_lifetime: DEFAULT_JWT_LIFETIME,
+        }
+    }
+
+    /// Gets a token for everything that the application may do, living 15 minutes.
+    ///
+    /// # Errors
+    ///
+    /// As [`token_for`](Self::token_for).
+    pub async fn token(&self) -> Result<Token> {
+        self.token_for(&JwtTokenRequest::new()).await
+    }
+
+    /// Gets a token for less, for longer, or for somebody else: see [`JwtTokenRequest`].
+    ///
+    /// # Errors
+    ///
+    /// - [`InvalidInput`](crate::ErrorKind::InvalidInput) when the request can't be: nothing is sent.
+    /// - [`Signing`](crate::ErrorKind::Signing) when the signer fails: nothing is sent.
+    /// - [`Refused`](crate::ErrorKind::Refused) with
+    ///   [`InvalidClient`](crate::ErrorCode::InvalidClient) when Coze does not take the JWT.
+    /// - Those of the transport and of answers that are none. The next call makes a new JWT, so it may
+    ///   simply be repeated.
+    pub async fn token_for(&self, request: &JwtTokenRequest) -> Result<Token> {
+        let prepared = async {
+            let path = request.path()?;
+            let grant = request.grant()?;
+            Ok((path, grant, self.sign(request).await?))
+        };
+        let (path, grant, jwt) = prepared
+            .await
+            .map_err(|error: Error| error.in_flow(Flow::Jwt))?;
+        let credentials = Credentials {
+            flow: Flow::Jwt,
+            bearer: Some(&jwt),
+            body: Vec::new(),
+        };
+        self.client
+            .issue_token_for(&path, &credentials, grant)
+            .await
+    }
+
+    /// Makes a JWT that was never used before.
+    async fn sign(&self, request: &JwtTokenRequest) -> Result<Secret> {
+        let claims = Claims::new(
+            &self.client_id,
+            &self.audience,
+            self.client.clock().wall(),
+            self.jwt_lifetime,
+            request.session_name.as_deref(),
+            request.session_context.as_ref(),
+        )?;
+        claims::signed(&self.encoded_header, &claims, &*self.signer).await
+    }
+}
+
+impl fmt::Debug for JwtFlow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("JwtFlow")
+            .field("client_id", &self.client_id)
+            .field("audience", &self.audience)
+            .field("jwt_lifetime", &self.jwt_lifetime)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A JWT lives this long unless the caller says otherwise: long enough for a slow exchange and a clock
+/// a few minutes off, short enough to be of little use to a thief.
+const DEFAULT_JWT_LIFETIME: Duration = Duration::from_secs(600);
+
+/// Makes a [`JwtFlow`].
+#[must_use]
+pub struct JwtFlowBuilder {
+    client: OAuthClient,
+    client_id: String,
+    key_id: String,
+    audience: Option<String>,
+    signer: Option<Arc<dyn Signer>>,
+    jwt_lifetime: Duration,
+}
+
+impl JwtFlowBuilder {
+    /// The OAuth app's id (claim `iss`).
+    pub fn client_id(mut self, client_id: impl Into<String>) -> Self {
+        self.client_id = client_id.into();
+        self
+    }
+
+    /// The fingerprint of the public key, as the console shows it (header `kid`).
+    pub fn key_id(mut self, key_id: impl Into<String>) -> Self {
+        self.key_id = key_id.into();
+        self
+    }
+
+    /// What signs: a [`PrivateKey`], or a key service behind a [`Signer`] of one's own.
+    pub fn signer(mut self, signer: impl Signer) -> Self {
+        self.signer = Some(Arc::new(signer));
+        self
+    }
+
+    /// The audience (claim `aud`), which otherwise is the endpoint's.
+    pub fn audience(mut self, audience: impl Into<String>) -> Self {
+        self.audience = Some(audience.into());
+        self
+    }
+
+    /// How long a JWT may be used to ask for a token (claim `exp`), in whole seconds; 10 minutes by
+    /// default. The token's own life is [`JwtTokenRequest::duration`].
+    pub fn jwt_lifetime(mut self, jwt_lifetime: Duration) -> Self {
+        self.jwt_lifetime = jwt_lifetime;
+        self
+    }
+
+    /// Checks everything and makes the flow.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) when the client id, the key id or the signer is
+    /// missing, or the JWT's lifetime is under a second or over a day.
+    pub fn build(self) -> Result<JwtFlow> {
+        self.checked().map_err(|error| error.in_flow(Flow::Jwt))
+    }
+
+    fn checked(self) -> Result<JwtFlow> {
+        let client_id = required("client id", &self.client_id)?;
+        let key_id = required("key id (public key fingerprint)", &self.key_id)?;
+        let signer = self
+            .signer
+            .ok_or_else(|| Error::invalid_input("there is neither a private key nor a signer"))?;
+        if !(1..=24 * 3600).contains(&self.jwt_lifetime.as_secs()) {
+            return Err(Error::invalid_input(format!(
+                "a JWT can't live {:?}; give it 1 second to 1 day",
+                self.jwt_lifetime
+            )));
+        }
+        let audience = match self.audience {
+            Some(audience) => required("audience", &audience)?,
+            None => self.client.endpoint().audience().to_owned(),
+        };
+        Ok(JwtFlow {
+            encoded_header: Header::new(&key_id).encoded()?,
+            client: self.client,
+            client_id,
+            audience,
+            signer,
+            jwt_lifetime: self.jwt_lifetime,
+        })
+    }
+}
+
+impl fmt::Debug for JwtFlowBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("JwtFlowBuilder")
+            .field("client_id", &self.client_id)
+            .field("key_id", &self.key_id)
+            .field("audience", &self.audience)
+            .field("jwt_lifetime", &self.jwt_lifetime)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What kind of token a service asks for. By default: everything the application may do, for 15
+/// minutes, in its own name.
+///
+/// ```
+/// use std::time::Duration;
+/// use coze_auth::{JwtTokenRequest, Scope};
+///
+/// let request = JwtTokenRequest::new()
+///     .duration(Duration::from_secs(3600))
+///     .session_name("user-42")
+///     .scope(Scope::bot_chat(["bot-1", "bot-2"]));
+/// ```
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+#[must_use]
+pub struct JwtTokenRequest {
+    duration: Option<Duration>,
+    scope: Option<Scope>,
+    session_name: Option<String>,
+    session_context: Option<SessionContext>,
+    on_behalf_of: Option<OnBehalfOf>,
+}
+
+/// Whose resources a token is for, when not the application's own.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum OnBehalfOf {
+    Account(String),
+    Enterprise(String),
+}
+
+/// The longest life of a token, in seconds (one second less than a day).
+const LONGEST_DURATION: u64 = 86_399;
+
+impl JwtTokenRequest {
+    /// The default: see the type.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// How long the token shall live, in whole seconds: 1 to 86,399; Coze gives 900 by default.
+    pub fn duration(mut self, duration: Duration) -> Self {
+        self.duration = Some(duration);
+        self
+    }
+
+    /// Limits the token to less than what the application may do (channel apps).
+    pub fn scope(mut self, scope: Scope) -> Self {
+        self.scope = Some(scope);
+        self
+    }
+
+    /// Names the business user whose conversations the token is limited to:
+    /// <https://www.coze.cn/open/docs/developer_guides/session_isolation>.
+    pub fn session_name(mut self, session_name: impl Into<String>) -> Self {
+        self.session_name = Some(session_name.into());
+        self
+    }
+
+    /// Names the device or consumer that usage is counted for.
+    pub fn session_context(mut self, session_context: SessionContext) -> Self {
+        self.session_context = Some(session_context);
+        self
+    }
+
+    /// Asks for the resources of another account or organisation that granted access:
+    /// <https://www.coze.cn/open/docs/developer_guides/oauth_jwt_collaborate>. It takes the place of
+    /// [`enterprise`](Self::enterprise).
+    pub fn account(mut self, account_id: impl Into<String>) -> Self {
+        self.on_behalf_of = Some(OnBehalfOf::Account(account_id.into()));
+        self
+    }
+
+    /// Asks as an enterprise's privilege app:
+    /// <https://www.coze.cn/open/docs/developer_guides/oauth_jwt_privilege>. It takes the place of
+    /// [`account`](Self::account).
+    pub fn enterprise(mut self, enterprise_id: impl Into<String>) -> Self {
+        self.on_behalf_of = Some(OnBehalfOf::Enterprise(enterprise_id.into()));
+        self
+    }
+
+    fn path(&self) -> Result<TokenPath> {
+        Ok(match &self.on_behalf_of {
+            None => TokenPath::Own,
+            Some(OnBehalfOf::Account(id)) => TokenPath::Account(PathId::new("account", id)?),
+            Some(OnBehalfOf::Enterprise(id)) => {
+                TokenPath::Enterprise(PathId::new("enterprise", id)?)
+            }
+        })
+    }
+
+    fn grant(&self) -> Result<types::JwtBearerGrant> {
+        for (name, value) in [
+            ("session name", self.session_name.as_deref()),
+            (
+                "session context",
+                self.session_context.as_ref().map(SessionContext::id),
+            ),
+        ] {
+            if let Some(value) = value {
+                required(name, value)?;
+            }
+        }
+        Ok(types::JwtBearerGrant {
+            duration_seconds: self.duration.map(checked_duration).transpose()?,
+            grant_type: Default::default(),
+            scope: self.scope.as_ref().map(Scope::to_wire).transpose()?,
+        })
+    }
+}
+
+fn checked_duration(duration: Duration) -> Result<i64> {
+    i64::try_from(duration.as_secs())
+        .ok()
+        .filter(|seconds| (1..=LONGEST_DURATION.cast_signed()).contains(seconds))
+        .ok_or_else(|| {
+            Error::invalid_input(format!(
+                "a token can't live {duration:?}; ask for 1 to {LONGEST_DURATION} seconds"
+            ))
+        })
+}
+
+/// Whom usage is counted for: quota and billing per device. Coze asks to choose one of the two.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum SessionContext {
+    /// A device (`device_id`).
+    DeviceId(String),
+    /// A consumer of one's own definition (`custom_consumer`).
+    CustomConsumer(String),
+}
+
+impl SessionContext {
+    fn id(&self) -> &str {
+        match self {
+            Self::DeviceId(id) | Self::CustomConsumer(id) => id,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_duration_outside_the_documented_limits_is_refused_before_sending() {
+        let grant = |duration| JwtTokenRequest::new().duration(duration).grant();
+        for (duration, expected) in [
+            (Duration::from_secs(1), 1),
+            (Duration::from_millis(1999), 1),
+            (Duration::from_secs(86_399), 86_399),
+        ] {
+            assert_eq!(grant(duration).unwrap().duration_seconds, Some(expected));
+        }
+        for bad in [
+            Duration::ZERO,
+            Duration::from_millis(999),
+            Duration::from_secs(86_400),
+            Duration::MAX,
+        ] {
+            let error = grant(bad).unwrap_err().to_string();
+            assert!(error.contains("1 to 86399 seconds"), "{error}");
+        }
+    }
+
+    #[test]
+    fn ids_and_names_that_say_nothing_are_refused() {
+        let request = JwtTokenRequest::new;
+        assert!(request().account("").path().is_err());
+        assert!(request().enterprise("..").path().is_err());
+        assert!(request().session_name(" ").grant().is_err());
+        let empty = SessionContext::DeviceId(String::new());
+        assert!(request().session_context(empty).grant().is_err());
+    }
+
+    #[test]
+    fn what_a_jwt_needs_is_asked_for_before_sending() {
+        let client = OAuthClient::new(crate::Endpoint::COM).unwrap();
+        struct Never;
+        impl Signer for Never {
+            fn sign<'a>(&'a self, _: &'a [u8]) -> SignFuture<'a> {
+                Box::pin(async { Err("never".into()) })
+            }
+        }
+        let complete = || {
+            JwtFlow::builder(client.clone())
+                .client_id("id")
+                .key_id("kid")
+                .signer(Never)
+        };
+        assert!(complete().build().is_ok());
+        for (builder, missing) in [
+            (complete().client_id(" "), "client id"),
+            (complete().key_id(""), "key id"),
+            (complete().audience(""), "audience"),
+            (complete().jwt_lifetime(Duration::ZERO), "can't live"),
+            (complete().jwt_lifetime(Duration::MAX), "can't live"),
+            (
+                JwtFlow::builder(client.clone())
+                    .client_id("id")
+                    .key_id("kid"),
+                "private key",
+            ),
+        ] {
+            let error = builder.build().unwrap_err().to_string();
+            assert!(error.contains(missing), "{missing}: {error}");
+        }
+    }
+}

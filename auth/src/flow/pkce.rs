@@ -1,0 +1,332 @@
+//! Authorization code with PKCE: a client that can't keep a secret.
+
+use std::fmt;
+
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use coze_oauth_client::types;
+use coze_wire::Secret;
+use serde::{Deserialize, Serialize};
+use url::Url;
+
+use super::browser::{LoginOptions, code_of_callback, random_string};
+use crate::{
+    Error, Flow, OAuthClient, RefreshToken, Result, Token, client::Credentials, input::required,
+};
+
+/// The authorization code flow of a public client: desktop, mobile, single page.
+///
+/// It is used like [`WebFlow`](crate::WebFlow), without a secret: each login has a code verifier of its
+/// own, and the authorize page sees only the verifier's hash (S256).
+///
+/// Sources: RFC 7636; <https://www.coze.cn/open/docs/developer_guides/oauth_pkce>.
+///
+/// ```no_run
+/// # async fn example() -> coze_auth::Result<()> {
+/// use coze_auth::{Endpoint, OAuthClient, PkceFlow};
+///
+/// let pkce = PkceFlow::new(OAuthClient::new(Endpoint::COM)?, "client-id")?;
+///
+/// let (url, login) = pkce.login("http://127.0.0.1:8080/callback").begin()?;
+/// // Open `url` in a browser, and when it comes back:
+/// let token = pkce.complete(login, "/callback?code=…&state=…").await?;
+/// # Ok(()) }
+/// ```
+#[derive(Debug, Clone)]
+pub struct PkceFlow {
+    client: OAuthClient,
+    client_id: String,
+}
+
+impl PkceFlow {
+    /// The flow of one public client.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) when the client id is empty or holds a control
+    /// character. Surrounding white space is dropped.
+    pub fn new(client: OAuthClient, client_id: impl AsRef<str>) -> Result<Self> {
+        let client_id =
+            required("client id", client_id.as_ref()).map_err(|error| error.in_flow(Flow::Pkce))?;
+        Ok(Self { client, client_id })
+    }
+
+    /// Begins a login that will come back to this redirect URI, which must be one of the (at most 3)
+    /// registered ones, letter by letter.
+    pub fn login(&self, redirect_uri: impl Into<String>) -> PkceLoginBuilder<'_> {
+        PkceLoginBuilder {
+            flow: self,
+            options: LoginOptions::new(redirect_uri.into()),
+            method: CodeChallengeMethod::S256,
+            code_verifier: None,
+        }
+    }
+
+    /// Completes a login with what the browser came back with: the callback's whole URL, its path and
+    /// query, or its query alone.
+    ///
+    /// # Errors
+    ///
+    /// As [`WebFlow::complete`](crate::WebFlow::complete).
+    pub async fn complete(&self, login: PkceLogin, callback: &str) -> Result<Token> {
+        let code =
+            code_of_callback(callback, &login.state).map_err(|error| error.in_flow(Flow::Pkce))?;
+        let grant = types::AuthorizationCodeGrant {
+            client_id: self.client_id.clone(),
+            code: code.clone(),
+            code_verifier: Some(login.code_verifier.0.clone()),
+            grant_type: Default::default(),
+            redirect_uri: login.redirect_uri,
+        };
+        let credentials = credentials(vec![&code, &login.code_verifier.0]);
+        self.client.issue_token(&credentials, grant.into()).await
+    }
+
+    /// Gets the next token. The refresh token sent is dead afterwards, and the answer holds a new one.
+    ///
+    /// # Errors
+    ///
+    /// As [`WebFlow::refresh`](crate::WebFlow::refresh).
+    pub async fn refresh(&self, refresh_token: &RefreshToken) -> Result<Token> {
+        let grant = types::RefreshTokenGrant {
+            client_id: self.client_id.clone(),
+            grant_type: Default::default(),
+            refresh_token: refresh_token.secret().clone(),
+        };
+        let credentials = credentials(vec![refresh_token.secret()]);
+        self.client.issue_token(&credentials, grant.into()).await
+    }
+}
+
+fn credentials(body: Vec<&Secret>) -> Credentials<'_> {
+    Credentials {
+        flow: Flow::Pkce,
+        bearer: None,
+        body,
+    }
+}
+
+/// A login about to begin; see [`PkceFlow::login`].
+#[derive(Debug, Clone)]
+#[must_use = "a login does nothing until it begins"]
+pub struct PkceLoginBuilder<'a> {
+    flow: &'a PkceFlow,
+    options: LoginOptions,
+    method: CodeChallengeMethod,
+    code_verifier: Option<CodeVerifier>,
+}
+
+impl PkceLoginBuilder<'_> {
+    /// Limits the grant to one workspace (enterprise plans).
+    pub fn workspace(mut self, workspace_id: impl Into<String>) -> Self {
+        self.options.workspace = Some(workspace_id.into());
+        self
+    }
+
+    /// Uses this state instead of a random one. It must be unguessable, and different every time.
+    pub fn state(mut self, state: impl Into<String>) -> Self {
+        self.options.state = Some(Secret::from(state.into()));
+        self
+    }
+
+    /// Uses this verifier instead of a random one.
+    pub fn code_verifier(mut self, code_verifier: CodeVerifier) -> Self {
+        self.code_verifier = Some(code_verifier);
+        self
+    }
+
+    /// Shows the verifier itself on the authorize page instead of its hash (method `plain`).
+    ///
+    /// Whoever sees the address can then use the code: RFC 7636 section 4.2 allows it only to clients
+    /// that can't compute SHA-256. This one can, so there is no reason but a server that refuses S256.
+    pub fn plain_challenge(mut self) -> Self {
+        self.method = CodeChallengeMethod::Plain;
+        self
+    }
+
+    /// The address to send the browser to, and what to keep until it comes back.
+    ///
+    /// # Errors
+    ///
+    /// As [`WebLoginBuilder::begin`](crate::WebLoginBuilder::begin).
+    pub fn begin(mut self) -> Result<(Url, PkceLogin)> {
+        self.begin_checked()
+            .map_err(|error| error.in_flow(Flow::Pkce))
+    }
+
+    fn begin_checked(&mut self) -> Result<(Url, PkceLogin)> {
+        let code_verifier = match self.code_verifier.take() {
+            Some(code_verifier) => code_verifier,
+            None => CodeVerifier::random()?,
+        };
+        let login = PkceLogin {
+            state: self.options.take_state()?,
+            redirect_uri: self.options.checked_redirect_uri()?,
+            code_verifier,
+        };
+        let challenge = login.code_verifier.challenge(self.method);
+        let url = self.options.authorize_url(
+            self.flow.client.endpoint(),
+            &[
+                ("response_type", "code"),
+                ("client_id", &self.flow.client_id),
+                ("redirect_uri", &login.redirect_uri),
+                ("state", login.state.expose()),
+                ("code_challenge", &challenge),
+                ("code_challenge_method", self.method.as_str()),
+            ],
+        )?;
+        Ok((url, login))
+    }
+}
+
+/// A login under way: what must be known again when the browser comes back. Keep it in the person's
+/// session or in memory (it serialises), where nobody else can read or replace it.
+///
+/// `Debug` prints no secret; the serialised form holds the state and the verifier.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct PkceLogin {
+    state: Secret,
+    redirect_uri: String,
+    code_verifier: CodeVerifier,
+}
+
+/// How the verifier is shown on the authorize page (RFC 7636 section 4.3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum CodeChallengeMethod {
+    S256,
+    Plain,
+}
+
+impl CodeChallengeMethod {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::S256 => "S256",
+            Self::Plain => "plain",
+        }
+    }
+}
+
+/// A code verifier (RFC 7636 section 4.1): 43 to 128 characters out of `A-Z a-z 0-9 - . _ ~`.
+///
+/// [`PkceFlow::login`] makes a random one by itself; take up one's own only when it was made elsewhere.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "Secret")]
+pub struct CodeVerifier(Secret);
+
+impl CodeVerifier {
+    /// Takes up a verifier that was made elsewhere.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) when it is not of the form above.
+    pub fn new(code_verifier: impl Into<String>) -> Result<Self> {
+        let code_verifier = Secret::from(code_verifier.into());
+        let text = code_verifier.expose();
+        if !(43..=128).contains(&text.len()) {
+            return Err(Error::invalid_input(format!(
+                "the code verifier has {} bytes; RFC 7636 asks for 43 to 128",
+                text.len()
+            )));
+        }
+        if !text
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b"-._~".contains(&b))
+        {
+            return Err(Error::invalid_input(
+                "the code verifier holds a character other than A-Z a-z 0-9 - . _ ~ (RFC 7636)",
+            ));
+        }
+        Ok(Self(code_verifier))
+    }
+
+    /// 43 characters (256 bits) from the operating system's random source.
+    fn random() -> Result<Self> {
+        random_string().map(Self)
+    }
+
+    /// `BASE64URL-NOPAD(SHA256(ASCII(code_verifier)))` for S256, the verifier itself for plain.
+    fn challenge(&self, method: CodeChallengeMethod) -> zeroize::Zeroizing<String> {
+        let verifier = self.0.expose();
+        zeroize::Zeroizing::new(match method {
+            CodeChallengeMethod::Plain => verifier.to_owned(),
+            CodeChallengeMethod::S256 => {
+                let digest =
+                    aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, verifier.as_bytes());
+                URL_SAFE_NO_PAD.encode(digest)
+            }
+        })
+    }
+}
+
+impl TryFrom<String> for CodeVerifier {
+    type Error = Error;
+
+    fn try_from(code_verifier: String) -> Result<Self> {
+        Self::new(code_verifier)
+    }
+}
+
+impl From<CodeVerifier> for Secret {
+    fn from(code_verifier: CodeVerifier) -> Self {
+        code_verifier.0
+    }
+}
+
+impl fmt::Debug for CodeVerifier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("CodeVerifier(****)")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_vector_of_rfc_7636_appendix_b() {
+        let verifier = CodeVerifier::new("dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk").unwrap();
+        assert_eq!(
+            *verifier.challenge(CodeChallengeMethod::S256),
+            "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM"
+        );
+    }
+
+    #[test]
+    fn a_verifier_that_breaks_the_rfc_is_refused_and_not_printed() {
+        for bad in [
+            "hush".to_owned(),
+            "x".repeat(42),
+            "x".repeat(129),
+            format!("{}!", "hush".repeat(11)),
+            "é".repeat(30),
+        ] {
+            let error = CodeVerifier::new(bad).unwrap_err().to_string();
+            assert!(error.contains("RFC 7636"), "{error}");
+            assert!(!error.contains("hush"), "{error}");
+        }
+        for good in ["x".repeat(43), "-._~".repeat(32)] {
+            assert!(CodeVerifier::new(good).is_ok());
+        }
+    }
+
+    #[test]
+    fn a_random_verifier_satisfies_the_rfc_and_a_stored_login_is_the_same_again() {
+        let login = PkceLogin {
+            state: Secret::from("hush-state"),
+            redirect_uri: "https://example.com/cb".to_owned(),
+            code_verifier: CodeVerifier::random().unwrap(),
+        };
+        let verifier = login.code_verifier.0.expose();
+        assert!(CodeVerifier::new(verifier).is_ok());
+
+        let stored = serde_json::to_string(&login).unwrap();
+        let again: PkceLogin = serde_json::from_str(&stored).unwrap();
+        assert!(again.code_verifier.0.ct_eq(verifier));
+        let printed = format!("{again:?}");
+        assert!(
+            !printed.contains(verifier) && !printed.contains("hush"),
+            "{printed}"
+        );
+        assert!(serde_json::from_str::<PkceLogin>(&stored.replace(verifier, "short")).is_err());
+    }
+}

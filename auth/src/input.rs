@@ -1,0 +1,108 @@
+//! Values that callers give, checked before anything is sent.
+
+use std::fmt;
+
+use coze_wire::Secret;
+use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
+
+use crate::{Error, Result};
+
+/// An id that becomes a segment of a path: a workspace, an account, an enterprise. Opaque to us, and
+/// percent-encoded where it is used.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct PathId(String);
+
+/// What the WHATWG URL standard escapes in a path segment, as the generated client does.
+const SEGMENT: &AsciiSet = &CONTROLS
+    .add(b' ')
+    .add(b'"')
+    .add(b'#')
+    .add(b'<')
+    .add(b'>')
+    .add(b'?')
+    .add(b'`')
+    .add(b'{')
+    .add(b'}')
+    .add(b'/')
+    .add(b'%');
+
+impl PathId {
+    /// Takes an id, trimmed.
+    ///
+    /// `.` and `..` are refused because URL parsers fold them, and a backslash
+    /// because they read it as a slash.
+    pub(crate) fn new(name: &str, id: &str) -> Result<Self> {
+        let id = id.trim();
+        let refused = |why: &str| Err(Error::invalid_input(format!("the {name} id {why}")));
+        match id {
+            "" => refused("is empty"),
+            "." | ".." => refused("is a dot segment, which URLs fold away"),
+            _ if id.contains('\\') => refused("holds a backslash, which URLs read as a slash"),
+            _ => Ok(Self(id.to_owned())),
+        }
+    }
+
+    pub(crate) fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// As it stands in a path.
+    pub(crate) fn encoded(&self) -> impl fmt::Display + '_ {
+        utf8_percent_encode(&self.0, SEGMENT)
+    }
+}
+
+/// A name that must be there and fit on one line, such as a client id; trimmed.
+pub(crate) fn required(name: &str, value: &str) -> Result<String> {
+    let value = value.trim();
+    if value.is_empty() {
+        return Err(Error::invalid_input(format!("the {name} is empty")));
+    }
+    if value.chars().any(char::is_control) {
+        return Err(Error::invalid_input(format!(
+            "the {name} holds a line break or another control character"
+        )));
+    }
+    Ok(value.to_owned())
+}
+
+/// A credential that will be sent as a bearer; trimmed, and never printed.
+pub(crate) fn credential(name: &str, value: &str) -> Result<Secret> {
+    let credential = Secret::from(value.trim());
+    match coze_wire::Bearer::new(&credential) {
+        Ok(_) => Ok(credential),
+        Err(why) => Err(Error::invalid_input(format!("the {name} {why}"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_that_would_leave_its_segment_is_refused_or_escaped() {
+        for bad in ["", " ", ".", "..", "a\\b"] {
+            assert!(PathId::new("account", bad).is_err(), "{bad:?}");
+        }
+        for (id, encoded) in [
+            ("7001", "7001"),
+            ("volcano_210195", "volcano_210195"),
+            ("a/../b?c#d", "a%2F..%2Fb%3Fc%23d"),
+            ("%2e%2e", "%252e%252e"),
+            ("é\n1", "%C3%A9%0A1"),
+        ] {
+            let id = PathId::new("account", id).unwrap();
+            assert_eq!(id.encoded().to_string(), encoded);
+        }
+    }
+
+    #[test]
+    fn a_credential_is_trimmed_and_a_bad_one_is_not_printed() {
+        assert_eq!(credential("client secret", " s\r\n").unwrap().expose(), "s");
+        for bad in ["", "\n", "hush\nhush"] {
+            let error = credential("client secret", bad).unwrap_err().to_string();
+            assert!(error.contains("the client secret"), "{error}");
+            assert!(!error.contains("hush"), "{error}");
+        }
+    }
+}

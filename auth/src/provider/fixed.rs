@@ -1,0 +1,112 @@
+//! A token that somebody made in the console.
+
+use std::fmt;
+
+use coze_wire::{Bearer, Secret};
+use http::HeaderValue;
+
+use crate::{Error, ErrorKind, Flow, Result, input::credential};
+
+/// The environment variable that holds a personal or service access token.
+pub(crate) const TOKEN_VARIABLE: &str = "COZE_API_TOKEN";
+
+/// A personal access token (PAT) or service access token (SAT): made in the Coze console, sent as it is,
+/// never refreshed.
+///
+/// Sources: <https://www.coze.cn/open/docs/developer_guides/pat>,
+/// <https://www.coze.cn/open/docs/developer_guides/service_token>.
+///
+/// ```
+/// use coze_auth::FixedToken;
+///
+/// let token = FixedToken::new("pat_abc\n")?;
+/// assert_eq!(token.authorization().as_bytes(), b"Bearer pat_abc");
+/// assert_eq!(format!("{token:?}"), "FixedToken(****)");
+/// # Ok::<(), coze_auth::Error>(())
+/// ```
+#[derive(Clone)]
+pub struct FixedToken {
+    token: Secret,
+    authorization: Bearer,
+}
+
+impl FixedToken {
+    /// Takes up a token. Surrounding white space is dropped.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidInput`](ErrorKind::InvalidInput) when it is empty, or holds a line break or anything
+    /// else that a header can't carry.
+    pub fn new(token: impl AsRef<str>) -> Result<Self> {
+        Self::named("token", token.as_ref())
+    }
+
+    /// Takes the token from the environment variable `COZE_API_TOKEN`.
+    ///
+    /// # Errors
+    ///
+    /// [`Configuration`](ErrorKind::Configuration) when the variable is not set; else as
+    /// [`new`](Self::new).
+    pub fn from_env() -> Result<Self> {
+        match std::env::var(TOKEN_VARIABLE) {
+            Ok(token) => Self::named(TOKEN_VARIABLE, &token),
+            Err(std::env::VarError::NotPresent) => Err(Error::new(
+                ErrorKind::Configuration,
+                format!("{TOKEN_VARIABLE} is not set"),
+            )
+            .in_flow(Flow::Token)),
+            Err(std::env::VarError::NotUnicode(_)) => Err(Error::invalid_input(format!(
+                "{TOKEN_VARIABLE} is not valid Unicode"
+            ))
+            .in_flow(Flow::Token)),
+        }
+    }
+
+    pub(crate) fn named(name: &str, token: &str) -> Result<Self> {
+        let checked = || {
+            let token = credential(name, token)?;
+            let authorization = Bearer::new(&token)
+                .map_err(|why| Error::invalid_input(format!("the {name} {why}")))?;
+            Ok(Self {
+                token,
+                authorization,
+            })
+        };
+        checked().map_err(|error: Error| error.in_flow(Flow::Token))
+    }
+
+    /// The token itself.
+    #[must_use]
+    pub fn access_token(&self) -> &Secret {
+        &self.token
+    }
+
+    /// A ready `Authorization` header value, `Bearer …`, marked sensitive.
+    #[must_use]
+    pub fn authorization(&self) -> HeaderValue {
+        self.authorization.header_value().clone()
+    }
+}
+
+impl fmt::Debug for FixedToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("FixedToken(****)")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_is_trimmed_and_one_that_breaks_the_header_is_refused_unprinted() {
+        let token = FixedToken::new(" \tpat_abc\r\n").unwrap();
+        assert_eq!(token.access_token().expose(), "pat_abc");
+        assert!(token.authorization().is_sensitive());
+        for bad in ["", " \n", "hush\nhush", "hush hush", "hush\u{e9}"] {
+            let error = FixedToken::new(bad).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidInput);
+            assert!(!format!("{error} {error:?}").contains("hush"), "{error}");
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! For tests of programs that use this crate: a clock in one's hand, and a server in the same process.
+//!
+//! With tokio's paused time, every time-out of an HTTP client fires at once while a socket is awaited.
+//! So tests of time call a service directly: [`ServiceTransport`] adapts any [`tower_service::Service`],
+//! such as an axum router or the one of `coze-mock`.
+
+use std::{
+    error::Error,
+    marker::PhantomData,
+    sync::{Mutex, PoisonError},
+};
+
+use bytes::Bytes;
+use http_body_util::{BodyDataStream, BodyExt};
+use tower_service::Service;
+
+pub use crate::clock::TestClock;
+pub use coze_wire::{SendError, SendErrorKind, SendFuture, Transport};
+
+/// Sends requests to a service in the same process.
+///
+/// The service's error is a connection that broke off after the request was sent
+/// ([`SendErrorKind::Interrupted`]), unless it is a [`SendError`] itself.
+///
+/// ```
+/// use coze_auth::{DeviceFlow, Endpoint, ErrorKind, OAuthClient, testing::ServiceTransport};
+/// use http_body_util::Full;
+/// use bytes::Bytes;
+///
+/// # tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(async {
+/// let teapot = tower::service_fn(|_: http::Request<Full<Bytes>>| async {
+///     Ok::<_, std::convert::Infallible>(http::Response::new(Full::<Bytes>::from("tea")))
+/// });
+/// let client = OAuthClient::builder()
+///     .endpoint(Endpoint::custom("http://localhost").unwrap())
+///     .transport(ServiceTransport::new(teapot))
+///     .build()
+///     .unwrap();
+/// let device = DeviceFlow::new(client, "client-id").unwrap();
+/// assert_eq!(device.start().await.unwrap_err().kind(), ErrorKind::InvalidAnswer);
+/// # });
+/// ```
+pub struct ServiceTransport<S, B> {
+    // A service need not be Sync; it is only cloned under the lock.
+    service: Mutex<S>,
+    body: PhantomData<fn() -> B>,
+}
+
+impl<S, B> ServiceTransport<S, B> {
+    /// Takes a service that can be cloned for each request.
+    pub fn new(service: S) -> Self {
+        Self {
+            service: Mutex::new(service),
+            body: PhantomData,
+        }
+    }
+}
+
+impl<S, B, R> Transport for ServiceTransport<S, B>
+where
+    S: Service<http::Request<B>, Response = http::Response<R>> + Clone + Send + 'static,
+    S::Future: Send,
+    S::Error: Into<Box<dyn Error + Send + Sync>>,
+    B: From<Bytes> + Send + 'static,
+    R: http_body::Body + Send + 'static,
+    R::Data: Into<Bytes> + Send,
+    R::Error: Into<Box<dyn Error + Send + Sync>>,
+{
+    fn send(&self, request: reqwest::Request) -> SendFuture<'_> {
+        let mut service = self
+            .service
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        Box::pin(async move {
+            let request = http_request(request)?;
+            std::future::poll_fn(|context| service.poll_ready(context))
+                .await
+                .map_err(|error| send_error(error.into()))?;
+            let response = service
+                .call(request)
+                .await
+                .map_err(|error| send_error(error.into()))?;
+            Ok(response
+                .map(|body| {
+                    let data = body.map_frame(|frame| frame.map_data(Into::<Bytes>::into));
+                    reqwest::Body::wrap_stream(BodyDataStream::new(Box::pin(data)))
+                })
+                .into())
+        })
+    }
+}
+
+fn http_request<B: From<Bytes>>(request: reqwest::Request) -> Result<http::Request<B>, SendError> {
+    let request = http::Request::<reqwest::Body>::try_from(request)
+        .map_err(|error| SendError::from_reqwest(&error))?;
+    let (parts, body) = request.into_parts();
+    // Every request of a typed client has its whole body in memory.
+    let bytes = body
+        .as_bytes()
+        .map(Bytes::copy_from_slice)
+        .unwrap_or_default();
+    Ok(http::Request::from_parts(parts, B::from(bytes)))
+}
+
+fn send_error(error: Box<dyn Error + Send + Sync>) -> SendError {
+    match error.downcast::<SendError>() {
+        Ok(error) => *error,
+        Err(error) => SendError::new(SendErrorKind::Interrupted, error.to_string()),
+    }
+}

@@ -1,0 +1,351 @@
+//! What a flow ends with: an access token, when it expires, and how to get the next one.
+
+use std::{
+    fmt,
+    time::{Duration, Instant, SystemTime},
+};
+
+use coze_oauth_client::types::OAuthToken;
+use coze_wire::{Bearer, Secret};
+use http::HeaderValue;
+use serde::{Deserialize, Serialize};
+
+use crate::{Error, ErrorKind, Result, clock::Clock};
+
+/// An access token as Coze issued it.
+///
+/// `Debug` prints no secret. Send the token as [`authorization`](Token::authorization), or
+/// [`expose`](Secret::expose) it where another library wants the bare string.
+#[derive(Clone)]
+pub struct Token {
+    access_token: Secret,
+    authorization: Bearer,
+    refresh_token: Option<RefreshToken>,
+    expires_at: SystemTime,
+    lifetime: Duration,
+    received: Instant,
+    received_wall: SystemTime,
+    log_id: Option<String>,
+    clock: Clock,
+}
+
+impl Token {
+    /// The access token itself.
+    #[must_use]
+    pub fn access_token(&self) -> &Secret {
+        &self.access_token
+    }
+
+    /// A ready `Authorization` header value, `Bearer …`, marked sensitive.
+    #[must_use]
+    pub fn authorization(&self) -> HeaderValue {
+        self.authorization.header_value().clone()
+    }
+
+    /// The refresh token, where the flow gives one (web, PKCE and device do, JWT does not). It works
+    /// once: each refresh returns a new one and invalidates the one sent.
+    #[must_use]
+    pub fn refresh_token(&self) -> Option<&RefreshToken> {
+        self.refresh_token.as_ref()
+    }
+
+    /// When the access token expires, **by the server's clock**.
+    #[must_use]
+    pub fn expires_at(&self) -> SystemTime {
+        self.expires_at
+    }
+
+    /// How long the access token had to live when it was received: what the server granted, less what
+    /// the way took, and without trusting the local wall clock.
+    #[must_use]
+    pub fn lifetime(&self) -> Duration {
+        self.lifetime
+    }
+
+    /// How long it still has to live, zero when it has expired.
+    ///
+    /// Time is counted on the monotonic clock, and on the wall clock too, because the former stands
+    /// still while a laptop sleeps: the one that ran further counts.
+    #[must_use]
+    pub fn remaining(&self) -> Duration {
+        let monotonic = self
+            .clock
+            .monotonic()
+            .saturating_duration_since(self.received);
+        let wall = self
+            .clock
+            .wall()
+            .duration_since(self.received_wall)
+            .unwrap_or_default();
+        self.lifetime.saturating_sub(monotonic.max(wall))
+    }
+
+    /// Whether its life is over.
+    #[must_use]
+    pub fn is_expired(&self) -> bool {
+        self.remaining().is_zero()
+    }
+
+    /// Coze's log id of the answer that brought it.
+    #[must_use]
+    pub fn log_id(&self) -> Option<&str> {
+        self.log_id.as_deref()
+    }
+}
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Token")
+            .field("access_token", &self.access_token)
+            .field("refresh_token", &self.refresh_token)
+            .field("expires_at", &self.expires_at)
+            .field("lifetime", &self.lifetime)
+            .field("log_id", &self.log_id)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A refresh token of the web, PKCE and device flows. It lives 30 days and works once.
+///
+/// A type of its own, so that an access token can't be passed for one. It serialises as the plain
+/// string, for one's own storage; `Debug` prints no secret.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct RefreshToken(Secret);
+
+impl RefreshToken {
+    /// Takes up a refresh token that was stored. Surrounding white space is dropped.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidInput`](ErrorKind::InvalidInput) when it is empty or holds white space or control
+    /// characters.
+    pub fn new(refresh_token: impl AsRef<str>) -> Result<Self> {
+        let refresh_token = refresh_token.as_ref().trim();
+        if refresh_token.is_empty() {
+            return Err(Error::invalid_input("the refresh token is empty"));
+        }
+        if refresh_token
+            .chars()
+            .any(|c| c.is_whitespace() || c.is_control())
+        {
+            return Err(Error::invalid_input(
+                "the refresh token holds white space or a control character",
+            ));
+        }
+        Ok(Self(Secret::from(refresh_token)))
+    }
+
+    /// The refresh token itself.
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        self.0.expose()
+    }
+
+    pub(crate) fn secret(&self) -> &Secret {
+        &self.0
+    }
+}
+
+impl fmt::Debug for RefreshToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("RefreshToken(****)")
+    }
+}
+
+/// When a request was made and answered, by the local clocks, and what the server's clock said then.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Timing {
+    pub(crate) began: Instant,
+    pub(crate) ended: Instant,
+    pub(crate) ended_wall: SystemTime,
+    /// The `Date` header: whole seconds.
+    pub(crate) date: Option<SystemTime>,
+}
+
+impl Timing {
+    /// How far the server's clock may be ahead of the local one when the answer was complete: zero if
+    /// nothing speaks against it, else the end of the possible interval that makes tokens expire
+    /// sooner. Returned as the server's time, read pessimistically.
+    ///
+    /// `Date` was true at some moment of the exchange, give or take the second that it cuts off.
+    fn server_time_at_end(&self) -> SystemTime {
+        let Some(date) = self.date else {
+            return self.ended_wall;
+        };
+        let took = self.ended.duration_since(self.began);
+        let earliest = date;
+        let latest = date + Duration::from_secs(1) + took;
+        if (earliest..=latest).contains(&self.ended_wall) {
+            self.ended_wall
+        } else {
+            latest
+        }
+    }
+}
+
+/// `expires_in` at or above this is an absolute UNIX time, below it a duration: 10^9 s as a duration
+/// would be 31 years, as a time it is the year 2001.
+const ABSOLUTE_FROM: i64 = 1_000_000_000;
+
+/// The last second of the year 9999: a larger `expires_in` means "never", and must not overflow.
+const LATEST: i64 = 253_402_300_799;
+
+/// When a token expires by the server's clock, and how long that is from now.
+///
+/// All of Coze's OAuth pages say that `expires_in` of a token is an absolute time
+/// (<https://www.coze.cn/open/docs/developer_guides/oauth_jwt>); a duration, as in RFC 6749, is
+/// understood too.
+fn expiry(expires_in: i64, timing: &Timing) -> (SystemTime, Duration) {
+    let server_now = timing.server_time_at_end();
+    if expires_in >= ABSOLUTE_FROM {
+        let seconds = expires_in.min(LATEST).unsigned_abs();
+        let expires_at = SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+        let lifetime = expires_at.duration_since(server_now).unwrap_or_default();
+        (expires_at, lifetime)
+    } else {
+        // It began to run when the server answered, at the earliest when the request was sent.
+        let granted = Duration::from_secs(expires_in.max(0).unsigned_abs());
+        let took = timing.ended.duration_since(timing.began);
+        let lifetime = granted.saturating_sub(took);
+        (server_now + lifetime, lifetime)
+    }
+}
+
+impl Token {
+    /// Takes a token answer.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidAnswer`](ErrorKind::InvalidAnswer) when there is no usable token in it.
+    pub(crate) fn from_answer(
+        answer: OAuthToken,
+        timing: &Timing,
+        clock: &Clock,
+        log_id: Option<String>,
+    ) -> Result<Self> {
+        let authorization = Bearer::new(&answer.access_token).map_err(|why| {
+            Error::new(
+                ErrorKind::InvalidAnswer,
+                format!("the answer's access token {why}"),
+            )
+        })?;
+        let refresh_token = answer
+            .refresh_token
+            .filter(|refresh_token| !refresh_token.is_empty())
+            .map(RefreshToken);
+        let (expires_at, lifetime) = expiry(answer.expires_in, timing);
+        Ok(Self {
+            access_token: answer.access_token,
+            authorization,
+            refresh_token,
+            expires_at,
+            lifetime,
+            received: timing.ended,
+            received_wall: timing.ended_wall,
+            log_id,
+            clock: clock.clone(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(seconds: f64) -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_secs_f64(seconds)
+    }
+
+    /// An exchange that took 0.5 s and ended when the local clock showed `local`.
+    fn timing(local: f64, date: Option<f64>) -> Timing {
+        let began = Instant::now();
+        Timing {
+            began,
+            ended: began + Duration::from_millis(500),
+            ended_wall: at(local),
+            date: date.map(at),
+        }
+    }
+
+    #[test]
+    fn an_absolute_expiry_is_not_taken_for_a_duration() {
+        let now = 1_800_000_000.0;
+        let (expires_at, lifetime) = expiry(1_800_000_900, &timing(now, Some(now)));
+        assert_eq!(expires_at, at(1_800_000_900.0));
+        assert_eq!(lifetime, Duration::from_secs(900));
+    }
+
+    #[test]
+    fn a_duration_is_counted_from_the_request() {
+        let now = 1_800_000_000.0;
+        let (expires_at, lifetime) = expiry(900, &timing(now, Some(now)));
+        assert_eq!(lifetime, Duration::from_millis(899_500));
+        assert_eq!(expires_at, at(now + 899.5));
+    }
+
+    #[test]
+    fn a_wrong_local_clock_changes_no_lifetime() {
+        let server = 1_800_000_000.0;
+        for local in [server + 3600.0, server - 3600.0] {
+            let (_, lifetime) = expiry(1_800_000_900, &timing(local, Some(server)));
+            // Date's cut second and the half second on the way are given up.
+            assert_eq!(lifetime, Duration::from_millis(898_500), "{local}");
+        }
+    }
+
+    #[test]
+    fn a_local_clock_within_the_second_that_date_cuts_off_is_right() {
+        let date = 1_800_000_000.0;
+        for local in [date, date + 0.9, date + 1.4] {
+            assert_eq!(
+                timing(local, Some(date)).server_time_at_end(),
+                at(local),
+                "{local}"
+            );
+        }
+        assert_eq!(
+            timing(date + 1.6, Some(date)).server_time_at_end(),
+            at(date + 1.5)
+        );
+        assert_eq!(
+            timing(date - 0.1, Some(date)).server_time_at_end(),
+            at(date + 1.5)
+        );
+    }
+
+    #[test]
+    fn without_a_date_the_local_clock_has_to_do() {
+        let (_, lifetime) = expiry(1_800_000_900, &timing(1_800_000_000.0, None));
+        assert_eq!(lifetime, Duration::from_secs(900));
+    }
+
+    #[test]
+    fn absurd_expiries_neither_overflow_nor_live() {
+        let timing = timing(1_800_000_000.0, None);
+        for expires_in in [i64::MIN, -1, 0, ABSOLUTE_FROM] {
+            assert_eq!(
+                expiry(expires_in, &timing).1,
+                Duration::ZERO,
+                "{expires_in}"
+            );
+        }
+        assert_eq!(expiry(i64::MAX, &timing).0, at(LATEST as f64));
+        assert_eq!(
+            expiry(2_208_988_800, &timing).0,
+            at(2_208_988_800.0),
+            "after 2038"
+        );
+    }
+
+    #[test]
+    fn a_stored_refresh_token_is_trimmed_and_checked() {
+        assert_eq!(RefreshToken::new(" rt\n").unwrap().expose(), "rt");
+        for bad in ["", "  ", "a b", "a\nhush"] {
+            let error = RefreshToken::new(bad).unwrap_err();
+            assert!(!error.to_string().contains("hush"), "{error}");
+        }
+        let kept = serde_json::to_string(&RefreshToken::new("rt").unwrap()).unwrap();
+        assert_eq!(kept, "\"rt\"");
+    }
+}
