@@ -6,7 +6,6 @@
 
 use std::{
     error::Error,
-    marker::PhantomData,
     sync::{Mutex, PoisonError},
 };
 
@@ -28,7 +27,7 @@ pub use coze_wire::{SendError, SendErrorKind, SendFuture, Transport};
 /// use bytes::Bytes;
 ///
 /// # tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(async {
-/// let teapot = tower::service_fn(|_: http::Request<Full<Bytes>>| async {
+/// let teapot = tower::service_fn(|_: http::Request<reqwest::Body>| async {
 ///     Ok::<_, std::convert::Infallible>(http::Response::new(Full::<Bytes>::from("tea")))
 /// });
 /// let client = OAuthClient::builder()
@@ -40,28 +39,25 @@ pub use coze_wire::{SendError, SendErrorKind, SendFuture, Transport};
 /// assert_eq!(device.start().await.unwrap_err().kind(), ErrorKind::InvalidAnswer);
 /// # });
 /// ```
-pub struct ServiceTransport<S, B> {
+pub struct ServiceTransport<S> {
     // A service need not be Sync; it is only cloned under the lock.
     service: Mutex<S>,
-    body: PhantomData<fn() -> B>,
 }
 
-impl<S, B> ServiceTransport<S, B> {
+impl<S> ServiceTransport<S> {
     /// Takes a service that can be cloned for each request.
     pub fn new(service: S) -> Self {
         Self {
             service: Mutex::new(service),
-            body: PhantomData,
         }
     }
 }
 
-impl<S, B, R> Transport for ServiceTransport<S, B>
+impl<S, R> Transport for ServiceTransport<S>
 where
-    S: Service<http::Request<B>, Response = http::Response<R>> + Clone + Send + 'static,
+    S: Service<http::Request<reqwest::Body>, Response = http::Response<R>> + Clone + Send + 'static,
     S::Future: Send,
     S::Error: Into<Box<dyn Error + Send + Sync>>,
-    B: From<Bytes> + Send + 'static,
     R: http_body::Body + Send + 'static,
     R::Data: Into<Bytes> + Send,
     R::Error: Into<Box<dyn Error + Send + Sync>>,
@@ -73,7 +69,8 @@ where
             .unwrap_or_else(PoisonError::into_inner)
             .clone();
         Box::pin(async move {
-            let request = http_request(request)?;
+            let request = http::Request::<reqwest::Body>::try_from(request)
+                .map_err(|error| SendError::from_reqwest(&error))?;
             std::future::poll_fn(|context| service.poll_ready(context))
                 .await
                 .map_err(|error| send_error(error.into()))?;
@@ -89,18 +86,6 @@ where
                 .into())
         })
     }
-}
-
-fn http_request<B: From<Bytes>>(request: reqwest::Request) -> Result<http::Request<B>, SendError> {
-    let request = http::Request::<reqwest::Body>::try_from(request)
-        .map_err(|error| SendError::from_reqwest(&error))?;
-    let (parts, body) = request.into_parts();
-    // Every request of a typed client has its whole body in memory.
-    let bytes = body
-        .as_bytes()
-        .map(Bytes::copy_from_slice)
-        .unwrap_or_default();
-    Ok(http::Request::from_parts(parts, B::from(bytes)))
 }
 
 fn send_error(error: Box<dyn Error + Send + Sync>) -> SendError {

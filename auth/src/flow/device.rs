@@ -391,7 +391,7 @@ impl fmt::Debug for DeviceAuthorization {
 
 /// How it stands after one request.
 #[derive(Debug, Clone)]
-#[expect(
+#[allow(
     clippy::large_enum_variant,
     reason = "one comes every few seconds; a box would only be in the way of matching"
 )]
