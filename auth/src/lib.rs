@@ -98,3 +98,41 @@ pub use token::{RefreshToken, Token};
 pub use coze_wire::Secret;
 pub use reqwest;
 pub use url::Url;
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn assert_shareable<T: Clone + Send + Sync + 'static>() {}
+    fn assert_send<T: Send>(_: T) {}
+
+    #[test]
+    fn flows_are_shared_and_their_futures_spawned() {
+        assert_shareable::<OAuthClient>();
+        assert_shareable::<WebFlow>();
+        assert_shareable::<PkceFlow>();
+        assert_shareable::<DeviceFlow>();
+        assert_shareable::<JwtFlow>();
+        assert_shareable::<FixedToken>();
+        assert_shareable::<Token>();
+
+        #[expect(
+            unreachable_code,
+            unused_variables,
+            reason = "only types are looked at"
+        )]
+        fn futures(web: WebFlow, pkce: PkceFlow, device: DeviceFlow, jwt: JwtFlow) {
+            let refresh_token: RefreshToken = return;
+            let authorization: DeviceAuthorization = return;
+            assert_send(web.refresh(&refresh_token));
+            assert_send(pkce.refresh(&refresh_token));
+            assert_send(device.poll(&authorization));
+            assert_send(jwt.token());
+        }
+        let _ = futures;
+    }
+}

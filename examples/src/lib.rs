@@ -175,3 +175,7 @@ pub fn approve_soon(mock: &MockCoze, user_code: &str) -> impl Future<Output = ()
         }
     }
 }
+
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+pub struct Readme;

@@ -1,6 +1,6 @@
 //! What signs a JWT.
 
-use std::{error::Error, future::Future, pin::Pin};
+use std::{error::Error, future::Future, pin::Pin, sync::Arc};
 
 /// What [`Signer::sign`] returns: the signature, or the signer's own error.
 pub type SignFuture<'a> =
@@ -38,4 +38,11 @@ pub trait Signer: Send + Sync + 'static {
     /// Whatever the signer says; it becomes the source of an error of kind
     /// [`Signing`](crate::ErrorKind::Signing). It must hold no secret.
     fn sign<'a>(&'a self, message: &'a [u8]) -> SignFuture<'a>;
+}
+
+/// One signer for several flows.
+impl<S: Signer + ?Sized> Signer for Arc<S> {
+    fn sign<'a>(&'a self, message: &'a [u8]) -> SignFuture<'a> {
+        S::sign(self, message)
+    }
 }
