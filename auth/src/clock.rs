@@ -36,10 +36,78 @@ impl Clock {
         }
     }
 
+    /// Both clocks at once, cheaply: what a read of a cached token asks on every request.
+    ///
+    /// On Linux these are the coarse clocks, a few milliseconds behind at most and read without a system
+    /// call; `Instant::now` costs 20 ns more.
+    pub(crate) fn tick(&self) -> Tick {
+        match self {
+            Self::System => Tick::now(),
+            #[cfg(feature = "testing")]
+            Self::Test(clock) => Tick {
+                monotonic: nanos(clock.elapsed()),
+                wall: nanos(since_epoch(clock.wall())),
+            },
+        }
+    }
+
     pub(crate) async fn sleep(&self, duration: Duration) {
         // Tokio's timer is real in production, and follows tokio's paused time as TestClock does.
         tokio::time::sleep(duration).await;
     }
+}
+
+/// A moment on both clocks, in nanoseconds: monotonic from an origin of its own, wall from 1970. They fit
+/// until the year 2554.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Tick {
+    pub(crate) monotonic: u64,
+    pub(crate) wall: u64,
+}
+
+impl Tick {
+    #[cfg(target_os = "linux")]
+    fn now() -> Self {
+        use rustix::time::{ClockId, clock_gettime};
+        let nanos = |id| {
+            let time = clock_gettime(id);
+            time.tv_sec.unsigned_abs() * 1_000_000_000 + time.tv_nsec.unsigned_abs()
+        };
+        Self {
+            monotonic: nanos(ClockId::MonotonicCoarse),
+            wall: nanos(ClockId::RealtimeCoarse),
+        }
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn now() -> Self {
+        static ORIGIN: std::sync::LazyLock<Instant> = std::sync::LazyLock::new(Instant::now);
+        Self {
+            monotonic: nanos(ORIGIN.elapsed()),
+            wall: nanos(since_epoch(SystemTime::now())),
+        }
+    }
+}
+
+impl std::ops::Add<Duration> for Tick {
+    type Output = Self;
+
+    fn add(self, duration: Duration) -> Self {
+        Self {
+            monotonic: self.monotonic.saturating_add(nanos(duration)),
+            wall: self.wall.saturating_add(nanos(duration)),
+        }
+    }
+}
+
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+#[cfg(any(feature = "testing", not(target_os = "linux")))]
+fn since_epoch(time: SystemTime) -> Duration {
+    time.duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default()
 }
 
 #[cfg(feature = "testing")]
@@ -94,6 +162,10 @@ mod testing {
         /// clock, or a system that was suspended.
         pub fn set_wall_offset_secs(&self, seconds: i64) {
             self.wall_offset_secs.store(seconds, Ordering::SeqCst);
+        }
+
+        pub(super) fn elapsed(&self) -> Duration {
+            self.monotonic().duration_since(self.began)
         }
 
         /// Tokio's time.

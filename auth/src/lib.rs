@@ -92,7 +92,10 @@ pub use flow::{
     pkce::{CodeVerifier, PkceFlow, PkceLogin, PkceLoginBuilder},
     web::{WebFlow, WebLogin, WebLoginBuilder},
 };
-pub use provider::FixedToken;
+pub use provider::{
+    AccessToken, BorrowedToken, CachedProvider, CachedProviderBuilder, FixedToken, ProviderStats,
+    Refresh, TokenFuture, TokenProvider,
+};
 pub use token::{RefreshToken, Token};
 
 pub use coze_wire::Secret;

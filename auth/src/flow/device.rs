@@ -203,6 +203,10 @@ impl DeviceFlow {
         let credentials = credentials(refresh_token.secret());
         self.client.issue_token(&credentials, grant.into()).await
     }
+
+    pub(crate) fn client(&self) -> &OAuthClient {
+        &self.client
+    }
 }
 
 fn credentials(in_body: &Secret) -> Credentials<'_> {

@@ -95,6 +95,10 @@ impl PkceFlow {
         let credentials = credentials(vec![refresh_token.secret()]);
         self.client.issue_token(&credentials, grant.into()).await
     }
+
+    pub(crate) fn client(&self) -> &OAuthClient {
+        &self.client
+    }
 }
 
 fn credentials(body: Vec<&Secret>) -> Credentials<'_> {

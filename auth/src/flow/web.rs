@@ -124,6 +124,10 @@ impl WebFlow {
             body: vec![in_body],
         }
     }
+
+    pub(crate) fn client(&self) -> &OAuthClient {
+        &self.client
+    }
 }
 
 impl fmt::Debug for WebFlow {

@@ -5,6 +5,7 @@ use std::fmt;
 use coze_wire::{Bearer, Secret};
 use http::HeaderValue;
 
+use super::{AccessToken, TokenFuture, TokenProvider};
 use crate::{Error, ErrorKind, Flow, Result, input::credential};
 
 /// The environment variable that holds a personal or service access token.
@@ -85,6 +86,17 @@ impl FixedToken {
     #[must_use]
     pub fn authorization(&self) -> HeaderValue {
         self.authorization.header_value().clone()
+    }
+}
+
+impl TokenProvider for FixedToken {
+    fn cached(&self) -> Option<AccessToken> {
+        Some(AccessToken::from_header(self.authorization()))
+    }
+
+    fn fetch(&self) -> TokenFuture<'_> {
+        let token = AccessToken::from_header(self.authorization());
+        Box::pin(std::future::ready(Ok(token)))
     }
 }
 

@@ -115,6 +115,10 @@ impl JwtFlow {
         )?;
         claims::signed(&self.encoded_header, &claims, &*self.signer).await
     }
+
+    pub(crate) fn client(&self) -> &OAuthClient {
+        &self.client
+    }
 }
 
 impl fmt::Debug for JwtFlow {

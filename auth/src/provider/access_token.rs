@@ -1,0 +1,88 @@
+//! The token that a provider yields.
+
+use std::fmt;
+
+use coze_wire::{Bearer, Secret};
+use http::HeaderValue;
+
+use crate::{Error, Result, input::credential};
+
+/// The bytes of an `Authorization` value before the token.
+const SCHEME: &str = "Bearer ";
+
+/// An access token, ready to be sent: a sensitive `Authorization` header value, from which the bare token
+/// can be read. Cloning it allocates nothing. `Debug` prints no secret.
+#[derive(Clone)]
+pub struct AccessToken(HeaderValue);
+
+impl AccessToken {
+    /// Takes up a token from elsewhere, for a [`TokenProvider`](crate::TokenProvider) of one's own.
+    /// Surrounding white space is dropped.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) when it is empty, or holds a line break or anything
+    /// else that a header can't carry.
+    pub fn new(token: impl AsRef<str>) -> Result<Self> {
+        Self::of(&credential("access token", token.as_ref())?)
+    }
+
+    pub(crate) fn of(token: &Secret) -> Result<Self> {
+        let bearer = Bearer::new(token)
+            .map_err(|why| Error::invalid_input(format!("the access token {why}")))?;
+        Ok(Self::from_header(bearer.header_value().clone()))
+    }
+
+    /// Takes a value that a [`Bearer`] made.
+    pub(crate) fn from_header(authorization: HeaderValue) -> Self {
+        Self(authorization)
+    }
+
+    /// The `Authorization` header value, `Bearer …`, marked sensitive.
+    #[must_use]
+    pub fn authorization(&self) -> &HeaderValue {
+        &self.0
+    }
+
+    /// The `Authorization` header value itself.
+    #[must_use]
+    pub fn into_authorization(self) -> HeaderValue {
+        self.0
+    }
+
+    /// The bare token. Keep the borrow short, and never format it.
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        self.0
+            .to_str()
+            .ok()
+            .and_then(|value| value.strip_prefix(SCHEME))
+            .unwrap_or_default()
+    }
+
+    /// Whether both are the same token.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        // Both are in our hands: nothing is learned from how long it takes.
+        self.0.as_bytes() == other.0.as_bytes()
+    }
+}
+
+impl fmt::Debug for AccessToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("AccessToken(****)")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_header_is_sensitive_and_the_bare_token_is_inside_it() {
+        let token = AccessToken::new(" czs_hush\n").unwrap();
+        assert!(token.authorization().is_sensitive());
+        assert_eq!(token.expose(), "czs_hush");
+        assert_eq!(format!("{token:?}"), "AccessToken(****)");
+        assert!(AccessToken::new("a b").is_err());
+    }
+}

@@ -1,0 +1,527 @@
+//! A token that is always valid: read without a lock, got once for all callers, and got anew before it ends.
+
+use std::{
+    convert::Infallible,
+    fmt,
+    ops::Deref,
+    panic::AssertUnwindSafe,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use arc_swap::{ArcSwapOption, Guard};
+use futures_util::FutureExt;
+use tokio::{runtime::Handle, time::Instant};
+
+use super::{
+    AccessToken, TokenFuture, TokenProvider,
+    flight::{Boarding, Flights, Takeoff, lost},
+    slot::Slot,
+    source::{JwtSource, RefreshSource, Source, UserFlow, random_fraction},
+};
+use crate::{
+    DeviceFlow, Error, ErrorKind, JwtFlow, JwtTokenRequest, PkceFlow, Result, Token, WebFlow,
+    clock::{Clock, Tick},
+};
+
+/// Keeps a flow's token fresh for a whole service. Clones are cheap and the same provider.
+///
+/// - A valid token is read without a lock, an allocation or a wait ([`cached`](TokenProvider::cached)).
+/// - When there is none, one request gets it for all who ask, and all get its result, error too. A caller
+///   who goes away stops nobody else's.
+/// - In the last fifth of its life (the last five minutes of a long one) a token is still served, and one
+///   request in the background gets the next. If that fails, the old one serves until its end.
+/// - After a failure there is a pause, 1 second and growing to 60; callers without a token get the error at
+///   once, with the time of the next try as its [`retry_after`](Error::retry_after).
+/// - At rest there is no task.
+///
+/// It needs a tokio runtime.
+///
+/// ```no_run
+/// # async fn example(jwt: coze_auth::JwtFlow) -> coze_auth::Result<()> {
+/// use coze_auth::CachedProvider;
+///
+/// let provider = CachedProvider::jwt(jwt).build();
+///
+/// // On every request:
+/// let token = provider.token().await?;
+/// let request = coze_auth::reqwest::Client::new()
+///     .get("https://api.coze.com/v1/users/me")
+///     .header("Authorization", token.into_authorization());
+/// # Ok(()) }
+/// ```
+#[derive(Clone)]
+pub struct CachedProvider(Arc<Shared>);
+
+struct Shared {
+    slot: ArcSwapOption<Slot>,
+    clock: Clock,
+    flights: Flights,
+    source: Box<dyn Source>,
+    options: Options,
+    /// The runtime that the first flight started on, for reads outside of one.
+    runtime: OnceLock<Handle>,
+    counters: Counters,
+}
+
+struct Options {
+    refresh: Refresh,
+    deadline: Duration,
+    shared_by_many: bool,
+    /// Spreads the refreshes of many instances: 0.75 to 1.25.
+    jitter: f64,
+}
+
+#[derive(Default)]
+struct Counters {
+    /// Reads of tokens that were replaced; those of the current one are in its slot.
+    served_before: AtomicU64,
+    refreshes: AtomicU64,
+    coalesced: AtomicU64,
+    failures: AtomicU64,
+}
+
+/// When a token that will end soon is replaced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Refresh {
+    /// In the background, while the old one is still served: for services.
+    #[default]
+    InBackground,
+    /// By the caller who finds it so, who waits: for one-shot programs, where a request in the background
+    /// would die with `main`, and burn a rotating refresh token.
+    InLine,
+}
+
+/// How a [`CachedProvider`] has done so far, for one's own metrics.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct ProviderStats {
+    /// Tokens served without a wait. Reads at the very moment when a token is replaced may be missed.
+    pub served_from_cache: u64,
+    /// Requests for a token that were begun (each may have taken several attempts).
+    pub refreshes: u64,
+    /// Callers who waited for a request that another had begun.
+    pub coalesced: u64,
+    /// Requests that ended without a token.
+    pub failures: u64,
+    /// The last failure, if none has succeeded since.
+    pub last_error: Option<Error>,
+    /// How long the current token will be served yet; `None` when there is none.
+    pub expires_in: Option<Duration>,
+}
+
+/// Makes a [`CachedProvider`].
+#[must_use]
+pub struct CachedProviderBuilder {
+    source: Box<dyn Source>,
+    first: Option<Token>,
+    clock: Clock,
+    refresh: Refresh,
+    deadline: Duration,
+    shared_by_many: bool,
+}
+
+impl CachedProviderBuilder {
+    fn new(source: impl Source, clock: Clock) -> Self {
+        Self {
+            source: Box::new(source),
+            first: None,
+            clock,
+            refresh: Refresh::default(),
+            deadline: Duration::from_secs(60),
+            shared_by_many: true,
+        }
+    }
+
+    /// When a token that will end soon is replaced; in the background by default.
+    pub fn refresh(mut self, refresh: Refresh) -> Self {
+        self.refresh = refresh;
+        self
+    }
+
+    /// How long getting a token may take, with all attempts; 60 seconds by default. Callers who have no
+    /// token wait that long at most.
+    pub fn deadline(mut self, deadline: Duration) -> Self {
+        self.deadline = deadline;
+        self
+    }
+
+    /// Keeps one copy of the token instead of one for each of many threads.
+    pub(crate) fn small(mut self) -> Self {
+        self.shared_by_many = false;
+        self
+    }
+
+    /// The provider. Nothing is sent before the first caller asks.
+    #[must_use]
+    pub fn build(self) -> CachedProvider {
+        let shared = Arc::new(Shared {
+            slot: ArcSwapOption::empty(),
+            clock: self.clock,
+            flights: Flights::new(),
+            source: self.source,
+            options: Options {
+                refresh: self.refresh,
+                deadline: self.deadline,
+                shared_by_many: self.shared_by_many,
+                jitter: 0.75 + random_fraction() / 2.0,
+            },
+            runtime: OnceLock::new(),
+            counters: Counters::default(),
+        });
+        if let Some(first) = self.first {
+            // A token that has ended meanwhile is replaced by the first caller.
+            let _ = shared.install(&first);
+        }
+        CachedProvider(shared)
+    }
+}
+
+impl fmt::Debug for CachedProviderBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CachedProviderBuilder")
+            .field("refresh", &self.refresh)
+            .field("deadline", &self.deadline)
+            .finish_non_exhaustive()
+    }
+}
+
+impl CachedProvider {
+    /// The application's own tokens, by JWT: everything it may do.
+    pub fn jwt(flow: JwtFlow) -> CachedProviderBuilder {
+        Self::jwt_for(flow, JwtTokenRequest::new())
+    }
+
+    /// The application's tokens, by JWT: for less, for longer, or for somebody else.
+    pub fn jwt_for(flow: JwtFlow, request: JwtTokenRequest) -> CachedProviderBuilder {
+        let clock = flow.client().clock().clone();
+        CachedProviderBuilder::new(JwtSource { flow, request }, clock)
+    }
+
+    /// The tokens of a person who signed in through a web application, **kept in memory only**: when the
+    /// process ends, so does the sign-in, because its refresh token has rotated.
+    pub fn web_in_memory(flow: WebFlow, signed_in: Token) -> CachedProviderBuilder {
+        let clock = flow.client().clock().clone();
+        Self::refreshing(UserFlow::Web(flow), signed_in, clock)
+    }
+
+    /// As [`web_in_memory`](Self::web_in_memory), for a PKCE sign-in.
+    pub fn pkce_in_memory(flow: PkceFlow, signed_in: Token) -> CachedProviderBuilder {
+        let clock = flow.client().clock().clone();
+        Self::refreshing(UserFlow::Pkce(flow), signed_in, clock)
+    }
+
+    /// As [`web_in_memory`](Self::web_in_memory), for a device sign-in.
+    pub fn device_in_memory(flow: DeviceFlow, signed_in: Token) -> CachedProviderBuilder {
+        let clock = flow.client().clock().clone();
+        Self::refreshing(UserFlow::Device(flow), signed_in, clock)
+    }
+
+    fn refreshing(flow: UserFlow, signed_in: Token, clock: Clock) -> CachedProviderBuilder {
+        let source = RefreshSource::new(flow, signed_in.refresh_token().cloned());
+        let mut builder = CachedProviderBuilder::new(source, clock);
+        builder.first = Some(signed_in);
+        builder
+    }
+
+    /// A token: the cached one, else a fetched one.
+    ///
+    /// # Errors
+    ///
+    /// Those of the flow, when there is no valid token and none could be got; its
+    /// [`retry_after`](Error::retry_after) says when the next request will be made.
+    pub async fn token(&self) -> Result<AccessToken> {
+        match self.cached() {
+            Some(token) => Ok(token),
+            None => self.0.fetch().await,
+        }
+    }
+
+    /// The cached token, borrowed: the fastest way to look at it. `None` when one has to be fetched.
+    ///
+    /// Drop it soon, and don't hold it over an `.await`.
+    #[must_use]
+    pub fn borrow(&self) -> Option<BorrowedToken> {
+        let slot = self.0.slot.load();
+        let current = slot.as_ref()?;
+        if !self.0.serves(current) {
+            return None;
+        }
+        current.count_read();
+        Some(BorrowedToken(slot))
+    }
+
+    /// How it has done so far.
+    #[must_use]
+    pub fn stats(&self) -> ProviderStats {
+        self.0.stats()
+    }
+
+    /// Begins no more requests, and waits for the one that is under way, so that a rotated refresh token is
+    /// not lost. Valid tokens are still served.
+    pub async fn shutdown(&self) {
+        if let Some(flight) = self.0.flights.close() {
+            // Its callers get the result; here only its end counts.
+            let _ = flight.landed().await;
+        }
+    }
+}
+
+impl TokenProvider for CachedProvider {
+    fn cached(&self) -> Option<AccessToken> {
+        let slot = self.0.slot.load();
+        let slot = slot.as_ref()?;
+        self.0.serves(slot).then(|| {
+            slot.count_read();
+            slot.token().clone()
+        })
+    }
+
+    fn fetch(&self) -> TokenFuture<'_> {
+        Box::pin(self.0.fetch())
+    }
+
+    fn invalidate(&self, token: &AccessToken) {
+        self.0.invalidate(token);
+    }
+}
+
+impl fmt::Debug for CachedProvider {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CachedProvider")
+            .field("refresh", &self.0.options.refresh)
+            .field("stats", &self.0.stats())
+            .finish_non_exhaustive()
+    }
+}
+
+/// The current token, borrowed from a [`CachedProvider`].
+pub struct BorrowedToken(Guard<Option<Arc<Slot>>>);
+
+impl Deref for BorrowedToken {
+    type Target = AccessToken;
+
+    fn deref(&self) -> &AccessToken {
+        match &*self.0 {
+            Some(slot) => slot.token(),
+            None => unreachable!("a borrowed token is made of a slot"),
+        }
+    }
+}
+
+impl fmt::Debug for BorrowedToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("BorrowedToken(****)")
+    }
+}
+
+/// A token's last part, in which the next one is got, is a fifth of its life, and this at most.
+const LONGEST_WINDOW: Duration = Duration::from_secs(300);
+
+impl Shared {
+    /// Whether this token may be served without a wait; starts its refresh where that is due.
+    #[inline]
+    fn serves(self: &Arc<Self>, slot: &Slot) -> bool {
+        let now = self.clock.tick();
+        if !slot.is_good(now) {
+            return false;
+        }
+        if slot.wants_refresh(now) {
+            return self.refresh_due(slot, now);
+        }
+        true
+    }
+
+    #[cold]
+    fn refresh_due(self: &Arc<Self>, slot: &Slot, now: Tick) -> bool {
+        match self.options.refresh {
+            Refresh::InLine => false,
+            Refresh::InBackground => {
+                if slot.claim_refresh(now) {
+                    self.refresh_in_background(slot, now);
+                }
+                true
+            }
+        }
+    }
+
+    fn refresh_in_background(self: &Arc<Self>, slot: &Slot, now: Tick) {
+        match self.flights.board(|| None::<Infallible>) {
+            Ok(Boarding::Started(takeoff, _)) => self.take_off(takeoff),
+            // Its landing brings another token, or gives the duty back.
+            Ok(Boarding::Joined(_)) => {}
+            Ok(Boarding::Refused(error)) => {
+                slot.refresh_again(now + error.retry_after().unwrap_or(LONGEST_WINDOW));
+            }
+            Err(never) => match never {},
+        }
+    }
+
+    async fn fetch(self: &Arc<Self>) -> Result<AccessToken> {
+        let good = || {
+            let slot = self.slot.load();
+            let slot = slot.as_ref()?;
+            let now = self.clock.tick();
+            let in_line = self.options.refresh == Refresh::InLine;
+            (slot.is_good(now) && !(in_line && slot.wants_refresh(now)))
+                .then(|| slot.token().clone())
+        };
+        let landed = match self.flights.board(good) {
+            Err(token) => return Ok(token),
+            Ok(Boarding::Joined(waiting)) => {
+                self.counters.coalesced.fetch_add(1, Ordering::Relaxed);
+                waiting.landed().await
+            }
+            Ok(Boarding::Started(takeoff, waiting)) => {
+                self.take_off(takeoff);
+                waiting.landed().await
+            }
+            Ok(Boarding::Refused(error)) => Err(error),
+        };
+        // A refresh that failed leaves the old token, as long as that is valid.
+        landed.or_else(|error| self.still_good().ok_or(error))
+    }
+
+    fn still_good(&self) -> Option<AccessToken> {
+        let slot = self.slot.load();
+        let slot = slot.as_ref()?;
+        slot.is_good(self.clock.tick())
+            .then(|| slot.token().clone())
+    }
+
+    /// Gets a token in a task of its own, which no caller's end can cancel.
+    fn take_off(self: &Arc<Self>, takeoff: Takeoff) {
+        self.counters.refreshes.fetch_add(1, Ordering::Relaxed);
+        let pilot = Pilot {
+            shared: Arc::clone(self),
+            takeoff: Some(takeoff),
+        };
+        if let Ok(runtime) = Handle::try_current() {
+            // A read outside of any runtime can start a refresh on this one later.
+            let _ = self.runtime.set(runtime.clone());
+            runtime.spawn(pilot.fly());
+        } else if let Some(runtime) = self.runtime.get() {
+            runtime.spawn(pilot.fly());
+        } else {
+            pilot.land(Err(Error::invalid_input(
+                "a cached provider needs a tokio runtime",
+            )));
+        }
+    }
+
+    /// Puts a token in place, for everybody to read.
+    fn install(&self, token: &Token) -> Result<AccessToken> {
+        let remaining = token.remaining();
+        let window = (remaining / 5)
+            .min(LONGEST_WINDOW)
+            .mul_f64(self.options.jitter);
+        let now = self.clock.tick();
+        let slot = Slot::new(token, remaining, now, window, self.options.shared_by_many)?;
+        if !slot.is_good(now) {
+            return Err(Error::new(
+                ErrorKind::InvalidAnswer,
+                "the token had expired when it came; check Coze's and this machine's clock",
+            )
+            .with_log_id(token.log_id().map(str::to_owned)));
+        }
+        let access_token = slot.token().clone();
+        let replaced = self.slot.swap(Some(Arc::new(slot)));
+        if let Some(replaced) = replaced {
+            self.counters
+                .served_before
+                .fetch_add(replaced.reads(), Ordering::Relaxed);
+        }
+        Ok(access_token)
+    }
+
+    fn invalidate(&self, token: &AccessToken) {
+        let current = self.slot.load();
+        let Some(slot) = current.as_ref().filter(|slot| slot.token().is(token)) else {
+            return;
+        };
+        let previous = self.slot.compare_and_swap(&current, None);
+        if previous
+            .as_ref()
+            .is_some_and(|previous| Arc::ptr_eq(previous, slot))
+        {
+            self.counters
+                .served_before
+                .fetch_add(slot.reads(), Ordering::Relaxed);
+            tracing::debug!("the API refused the access token; the next caller gets another");
+        }
+    }
+
+    fn stats(&self) -> ProviderStats {
+        let slot = self.slot.load();
+        let now = self.clock.tick();
+        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        ProviderStats {
+            served_from_cache: count(&self.counters.served_before)
+                + slot.as_ref().map_or(0, |slot| slot.reads()),
+            refreshes: count(&self.counters.refreshes),
+            coalesced: count(&self.counters.coalesced),
+            failures: count(&self.counters.failures),
+            last_error: self.flights.last_error(),
+            expires_in: slot
+                .as_ref()
+                .filter(|slot| slot.is_good(now))
+                .map(|slot| slot.remaining(now)),
+        }
+    }
+}
+
+/// Flies one flight, and lands it whatever happens.
+struct Pilot {
+    shared: Arc<Shared>,
+    takeoff: Option<Takeoff>,
+}
+
+impl Pilot {
+    async fn fly(self) {
+        let shared = &self.shared;
+        let deadline = Instant::now() + shared.options.deadline;
+        let minted = AssertUnwindSafe(shared.source.mint(deadline))
+            .catch_unwind()
+            .await;
+        let landed = match minted {
+            Ok(minted) => minted.and_then(|token| shared.install(&token)),
+            Err(_panic) => Err(lost()),
+        };
+        self.land(landed);
+    }
+
+    fn land(mut self, result: Result<AccessToken>) {
+        if let Some(takeoff) = self.takeoff.take() {
+            self.shared.landed(&takeoff, result);
+        }
+    }
+}
+
+impl Drop for Pilot {
+    fn drop(&mut self) {
+        if let Some(takeoff) = self.takeoff.take() {
+            self.shared.landed(&takeoff, Err(lost()));
+        }
+    }
+}
+
+impl Shared {
+    fn landed(&self, takeoff: &Takeoff, result: Result<AccessToken>) {
+        if let Err(error) = &result {
+            self.counters.failures.fetch_add(1, Ordering::Relaxed);
+            tracing::warn!(kind = ?error.kind(), code = ?error.code(), log_id = error.log_id(), "no new access token");
+        }
+        if let Some(pause) = self.flights.land(takeoff, result) {
+            // The old token, if there is one, is served on; its refresh waits as everybody does.
+            if let Some(slot) = self.slot.load().as_ref() {
+                slot.refresh_again(self.clock.tick() + pause);
+            }
+        }
+    }
+}
+
+#[cfg(all(test, feature = "testing"))]
+mod tests;

@@ -1,0 +1,382 @@
+//! The provider in a time of its own: tokio's is paused, and the source is a script.
+
+use std::{
+    collections::VecDeque,
+    sync::Mutex,
+    time::{Instant as StdInstant, SystemTime},
+};
+
+use coze_oauth_client::types::OAuthToken;
+
+use super::*;
+use crate::{ErrorCode, provider::source::MintFuture, testing::TestClock, token::Timing};
+
+/// What the server does for one request.
+enum Act {
+    /// A token that lives so many seconds.
+    Grant(u64),
+    Fail(ErrorKind),
+    Panic,
+}
+
+struct Script {
+    acts: Mutex<VecDeque<Act>>,
+    takes: Duration,
+    requests: AtomicU64,
+    clock: Clock,
+}
+
+impl Source for Arc<Script> {
+    fn mint(&self, deadline: Instant) -> MintFuture<'_> {
+        Box::pin(async move {
+            let number = self.requests.fetch_add(1, Ordering::SeqCst) + 1;
+            let act = self.acts.lock().unwrap().pop_front();
+            let took = tokio::time::timeout_at(deadline, tokio::time::sleep(self.takes)).await;
+            if took.is_err() {
+                return Err(Error::new(ErrorKind::Timeout, "no token came in time"));
+            }
+            match act.expect("the script has an act for this request") {
+                Act::Grant(lifetime) => Ok(token(number, lifetime, &self.clock)),
+                Act::Fail(kind) => Err(Error::new(kind, "scripted")),
+                Act::Panic => panic!("scripted"),
+            }
+        })
+    }
+}
+
+fn token(number: u64, lifetime: u64, clock: &Clock) -> Token {
+    let now: StdInstant = clock.monotonic();
+    let timing = Timing {
+        began: now,
+        ended: now,
+        ended_wall: clock.wall(),
+        date: None,
+    };
+    let answer = OAuthToken {
+        access_token: format!("czs_{number}").into(),
+        expires_in: lifetime.cast_signed(),
+        refresh_token: None,
+        token_type: None,
+    };
+    Token::from_answer(answer, &timing, clock, None).unwrap()
+}
+
+struct Stage {
+    provider: CachedProvider,
+    script: Arc<Script>,
+    clock: TestClock,
+}
+
+/// A provider whose server takes 100 ms for each answer.
+fn stage(acts: impl IntoIterator<Item = Act>) -> Stage {
+    stage_with(acts, Duration::from_millis(100), |builder| builder)
+}
+
+fn stage_with(
+    acts: impl IntoIterator<Item = Act>,
+    takes: Duration,
+    options: impl FnOnce(CachedProviderBuilder) -> CachedProviderBuilder,
+) -> Stage {
+    let clock = TestClock::starting_at(SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000));
+    let script = Arc::new(Script {
+        acts: Mutex::new(acts.into_iter().collect()),
+        takes,
+        requests: AtomicU64::new(0),
+        clock: Clock::Test(clock.clone()),
+    });
+    let builder = CachedProviderBuilder::new(Arc::clone(&script), Clock::Test(clock.clone()));
+    Stage {
+        provider: options(builder).build(),
+        script,
+        clock,
+    }
+}
+
+impl Stage {
+    fn requests(&self) -> u64 {
+        self.script.requests.load(Ordering::SeqCst)
+    }
+
+    /// The number of the token that is served.
+    async fn served(&self) -> Result<u64> {
+        let token = self.provider.token().await?;
+        Ok(token
+            .expose()
+            .strip_prefix("czs_")
+            .unwrap()
+            .parse()
+            .unwrap())
+    }
+}
+
+async fn pass(duration: Duration) {
+    tokio::time::sleep(duration).await;
+}
+
+const fn secs(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_thousand_callers_on_an_empty_cache_cause_one_request() {
+    let stage = stage([Act::Grant(900)]);
+    let callers: Vec<_> = (0..1000)
+        .map(|_| {
+            tokio::spawn({
+                let provider = stage.provider.clone();
+                async move { provider.token().await }
+            })
+        })
+        .collect();
+    for caller in callers {
+        assert_eq!(caller.await.unwrap().unwrap().expose(), "czs_1");
+    }
+    assert_eq!(stage.requests(), 1);
+    let stats = stage.provider.stats();
+    assert_eq!((stats.refreshes, stats.coalesced), (1, 999));
+}
+
+#[tokio::test(start_paused = true)]
+async fn callers_on_an_expired_cache_share_one_request_and_its_error() {
+    let stage = stage([Act::Grant(10), Act::Fail(ErrorKind::Connect)]);
+    stage.served().await.unwrap();
+    pass(secs(11)).await;
+    let (one, other) = tokio::join!(stage.provider.token(), stage.provider.token());
+    assert_eq!(one.unwrap_err().kind(), ErrorKind::Connect);
+    assert_eq!(other.unwrap_err().kind(), ErrorKind::Connect);
+    assert_eq!(stage.requests(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_caller_who_goes_away_stops_nobody_elses_flight() {
+    let stage = stage([Act::Grant(900)]);
+    let impatient = tokio::time::timeout(Duration::from_millis(10), stage.provider.token()).await;
+    assert!(impatient.is_err());
+    assert_eq!(stage.served().await.unwrap(), 1);
+    assert_eq!(stage.requests(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_flight_ends_by_its_own_deadline() {
+    let stage = stage_with([Act::Grant(900)], secs(3600), |builder| {
+        builder.deadline(secs(7))
+    });
+    let began = Instant::now();
+    assert_eq!(stage.served().await.unwrap_err().kind(), ErrorKind::Timeout);
+    assert_eq!(began.elapsed(), secs(7));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_panic_in_the_flight_does_not_wedge_the_cache() {
+    let stage = stage([Act::Panic, Act::Grant(900)]);
+    assert_eq!(
+        stage.served().await.unwrap_err().kind(),
+        ErrorKind::Interrupted
+    );
+    pass(secs(1)).await;
+    assert_eq!(stage.served().await.unwrap(), 2);
+}
+
+#[test]
+fn a_runtime_that_is_shut_down_does_not_wedge_the_cache() {
+    let runtime = || {
+        tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .start_paused(true)
+            .build()
+            .unwrap()
+    };
+    let first = runtime();
+    let stage = first.block_on(async {
+        let stage = stage([Act::Grant(900), Act::Grant(900)]);
+        let given_up = tokio::time::timeout(Duration::from_millis(10), stage.provider.token());
+        assert!(given_up.await.is_err());
+        stage
+    });
+    drop(first);
+    assert_eq!(
+        stage.provider.stats().failures,
+        1,
+        "it landed when it was dropped"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_an_error_callers_get_it_at_once_with_the_time_of_the_next_try() {
+    let stage = stage([Act::Fail(ErrorKind::Connect), Act::Grant(900)]);
+    stage.served().await.unwrap_err();
+    for _ in 0..100 {
+        let error = stage.served().await.unwrap_err();
+        assert_eq!(error.retry_after(), Some(secs(1)));
+    }
+    assert_eq!(stage.requests(), 1, "a dead server is not hammered");
+    pass(secs(1)).await;
+    assert_eq!(stage.served().await.unwrap(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn inside_the_window_the_old_token_is_served_while_one_request_runs() {
+    let stage = stage([Act::Grant(100), Act::Grant(100)]);
+    stage.served().await.unwrap();
+    pass(secs(60)).await;
+    assert!(stage.provider.cached().is_some());
+    pass(Duration::ZERO).await;
+    assert_eq!(stage.requests(), 1, "not yet");
+
+    pass(secs(30)).await;
+    for _ in 0..100 {
+        assert_eq!(
+            stage.provider.cached().unwrap().expose(),
+            "czs_1",
+            "nobody waits"
+        );
+    }
+    pass(Duration::from_millis(150)).await;
+    assert_eq!(stage.provider.cached().unwrap().expose(), "czs_2");
+    assert_eq!(stage.requests(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failing_refresh_keeps_the_old_token_until_it_ends_and_is_tried_again() {
+    let failures = std::iter::repeat_with(|| Act::Fail(ErrorKind::Timeout)).take(50);
+    let stage = stage([Act::Grant(100)].into_iter().chain(failures));
+    stage.served().await.unwrap();
+    pass(secs(90)).await;
+    let mut served = 0;
+    while stage.provider.cached().is_some() {
+        served += 1;
+        pass(Duration::from_millis(100)).await;
+    }
+    assert!((70..=100).contains(&served), "{served}");
+    // At 90 s, then after pauses of 1, 2 and 4 s.
+    assert_eq!(stage.requests(), 1 + 4, "with growing pauses");
+    assert!(stage.served().await.is_err(), "never an expired one");
+    let stats = stage.provider.stats();
+    assert_eq!(stats.last_error.unwrap().kind(), ErrorKind::Timeout);
+    assert_eq!(stats.expires_in, None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_life_shorter_than_any_margin_is_served_to_its_end() {
+    let stage = stage([Act::Grant(1), Act::Grant(1)]);
+    stage.served().await.unwrap();
+    pass(Duration::from_millis(700)).await;
+    assert_eq!(stage.served().await.unwrap(), 1);
+    assert_eq!(stage.requests(), 1, "no request per call");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_that_is_dead_on_arrival_is_an_error_and_not_served() {
+    let stage = stage([Act::Grant(0)]);
+    let error = stage.served().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidAnswer);
+    assert!(stage.provider.cached().is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn in_line_the_caller_waits_for_the_new_token_and_gets_the_old_if_that_fails() {
+    let acts = [
+        Act::Grant(100),
+        Act::Fail(ErrorKind::Connect),
+        Act::Grant(100),
+    ];
+    let stage = stage_with(acts, Duration::from_millis(100), |builder| {
+        builder.refresh(Refresh::InLine)
+    });
+    stage.served().await.unwrap();
+    pass(secs(90)).await;
+    assert!(stage.provider.cached().is_none(), "it is time to wait");
+    assert_eq!(stage.served().await.unwrap(), 1, "the refresh failed");
+    assert_eq!(stage.served().await.unwrap(), 1, "and pauses");
+    assert_eq!(stage.requests(), 2);
+    pass(secs(1)).await;
+    assert_eq!(stage.served().await.unwrap(), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_invalidated_token_is_replaced_and_a_stale_one_is_let_be() {
+    let stage = stage([Act::Grant(900), Act::Grant(900)]);
+    let first = stage.provider.token().await.unwrap();
+    stage.provider.invalidate(&first);
+    assert!(stage.provider.cached().is_none());
+    assert_eq!(stage.served().await.unwrap(), 2);
+    stage.provider.invalidate(&first);
+    assert_eq!(
+        stage.served().await.unwrap(),
+        2,
+        "the first is not current any more"
+    );
+    assert_eq!(stage.requests(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn shutdown_waits_for_the_running_request_and_begins_no_other() {
+    let stage = stage([Act::Grant(100), Act::Grant(100)]);
+    stage.served().await.unwrap();
+    pass(secs(90)).await;
+    assert!(stage.provider.cached().is_some());
+    let began = Instant::now();
+    stage.provider.shutdown().await;
+    assert_eq!(began.elapsed(), Duration::from_millis(100));
+    assert_eq!(stage.provider.cached().unwrap().expose(), "czs_2");
+    pass(secs(101)).await;
+    assert!(stage.served().await.is_err());
+    assert_eq!(stage.requests(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_suspended_system_wakes_up_without_an_expired_token() {
+    let stage = stage([Act::Grant(900), Act::Grant(900)]);
+    stage.served().await.unwrap();
+    stage.clock.set_wall_offset_secs(3600);
+    assert!(stage.provider.cached().is_none());
+    assert_eq!(stage.served().await.unwrap(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn at_rest_there_is_no_task() {
+    let stage = stage([Act::Grant(100), Act::Grant(100)]);
+    let tasks = || Handle::current().metrics().num_alive_tasks();
+    stage.served().await.unwrap();
+    pass(secs(90)).await;
+    assert_eq!(tasks(), 0, "not even inside the window, before a call");
+    stage.provider.cached().unwrap();
+    assert_eq!(tasks(), 1);
+    pass(secs(1)).await;
+    assert_eq!(tasks(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn reads_are_counted_and_nothing_shows_a_token() {
+    let stage = stage([Act::Grant(900)]);
+    stage.served().await.unwrap();
+    for _ in 0..3 {
+        stage.provider.cached().unwrap();
+        assert_eq!(stage.provider.borrow().unwrap().expose(), "czs_1");
+    }
+    let stats = stage.provider.stats();
+    assert_eq!(stats.served_from_cache, 6);
+    let shown = format!(
+        "{:?} {stats:?} {:?}",
+        stage.provider,
+        stage.provider.borrow()
+    );
+    assert!(!shown.contains("czs_"), "{shown}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_sign_in_without_a_refresh_token_serves_its_token_and_then_asks_for_a_person() {
+    let clock = TestClock::starting_at(SystemTime::UNIX_EPOCH + secs(1_800_000_000));
+    let client = crate::OAuthClient::builder()
+        .test_clock(clock.clone())
+        .build()
+        .unwrap();
+    let device = DeviceFlow::new(client, "client-id").unwrap();
+    let signed_in = token(1, 100, &Clock::Test(clock));
+    let provider = CachedProvider::device_in_memory(device, signed_in).build();
+    assert_eq!(provider.token().await.unwrap().expose(), "czs_1");
+    pass(secs(101)).await;
+    let error = provider.token().await.unwrap_err();
+    assert_eq!(error.code(), Some(&ErrorCode::InvalidGrant));
+    assert!(error.hint().contains("sign in again"), "{error}");
+}
