@@ -435,7 +435,8 @@ impl OAuthClient {
             }),
             Err(error) => Err(error
                 .in_flow(sending.flow)
-                .at_endpoint(self.url(&sending.path))),
+                .at_endpoint(self.url(&sending.path))
+                .with_wall_correction(timing.wall_correction())),
         }
     }
 

@@ -37,6 +37,8 @@ struct Details {
     message: Option<String>,
     log_id: Option<String>,
     retry_after: Option<Duration>,
+    /// By how many seconds the local clock differs from the server's, if it does.
+    wall_correction: Option<i64>,
     source: Option<Arc<dyn std::error::Error + Send + Sync>>,
 }
 
@@ -423,6 +425,7 @@ impl Error {
             message: None,
             log_id: None,
             retry_after: None,
+            wall_correction: None,
             source: None,
         }))
     }
@@ -473,6 +476,14 @@ impl Error {
 
     pub(crate) fn with_retry_after(self, retry_after: Option<Duration>) -> Self {
         self.with(|d| d.retry_after = retry_after)
+    }
+
+    pub(crate) fn with_wall_correction(self, wall_correction: Option<i64>) -> Self {
+        self.with(|d| d.wall_correction = wall_correction)
+    }
+
+    pub(crate) fn wall_correction(&self) -> Option<i64> {
+        self.0.wall_correction
     }
 
     pub(crate) fn with_source(

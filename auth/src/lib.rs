@@ -93,8 +93,9 @@ pub use flow::{
     web::{WebFlow, WebLogin, WebLoginBuilder},
 };
 pub use provider::{
-    AccessToken, BorrowedToken, CachedProvider, CachedProviderBuilder, FixedToken, ProviderStats,
-    Refresh, TokenFuture, TokenProvider,
+    AccessToken, BorrowedToken, CachedProvider, CachedProviderBuilder, FixedToken, PoolStats,
+    ProviderStats, Refresh, SessionPool, SessionPoolBuilder, SessionProvider, TokenFuture,
+    TokenProvider,
 };
 pub use token::{RefreshToken, Token};
 
@@ -122,18 +123,21 @@ mod tests {
         assert_shareable::<JwtFlow>();
         assert_shareable::<FixedToken>();
         assert_shareable::<Token>();
+        assert_shareable::<CachedProvider>();
+        assert_shareable::<SessionPool>();
+        assert_shareable::<SessionProvider>();
 
-        #[expect(
-            unreachable_code,
-            unused_variables,
-            reason = "only types are looked at"
-        )]
-        fn futures(web: WebFlow, pkce: PkceFlow, device: DeviceFlow, jwt: JwtFlow) {
-            let refresh_token: RefreshToken = return;
-            let authorization: DeviceAuthorization = return;
-            assert_send(web.refresh(&refresh_token));
-            assert_send(pkce.refresh(&refresh_token));
-            assert_send(device.poll(&authorization));
+        fn futures(
+            web: &WebFlow,
+            pkce: &PkceFlow,
+            device: &DeviceFlow,
+            jwt: &JwtFlow,
+            refresh_token: &RefreshToken,
+            authorization: &DeviceAuthorization,
+        ) {
+            assert_send(web.refresh(refresh_token));
+            assert_send(pkce.refresh(refresh_token));
+            assert_send(device.poll(authorization));
             assert_send(jwt.token());
         }
         let _ = futures;

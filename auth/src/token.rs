@@ -2,6 +2,7 @@
 
 use std::{
     fmt,
+    ops::RangeInclusive,
     time::{Duration, Instant, SystemTime},
 };
 
@@ -164,22 +165,34 @@ pub(crate) struct Timing {
 }
 
 impl Timing {
-    /// How far the server's clock may be ahead of the local one when the answer was complete: zero if
-    /// nothing speaks against it, else the end of the possible interval that makes tokens expire
-    /// sooner. Returned as the server's time, read pessimistically.
-    ///
-    /// `Date` was true at some moment of the exchange, give or take the second that it cuts off.
-    fn server_time_at_end(&self) -> SystemTime {
-        let Some(date) = self.date else {
-            return self.ended_wall;
-        };
+    /// When the answer was complete, by the server's clock: the interval in which that moment lies. `Date`
+    /// was true at some moment of the exchange, but for the second that it cuts off.
+    fn server_interval(&self) -> Option<RangeInclusive<SystemTime>> {
         let took = self.ended.duration_since(self.began);
-        let earliest = date;
-        let latest = date + Duration::from_secs(1) + took;
-        if (earliest..=latest).contains(&self.ended_wall) {
-            self.ended_wall
-        } else {
-            latest
+        self.date
+            .map(|date| date..=date + Duration::from_secs(1) + took)
+    }
+
+    /// The server's time when the answer was complete: the local one if nothing speaks against it, else
+    /// the latest possible, which makes tokens expire sooner.
+    fn server_time_at_end(&self) -> SystemTime {
+        match self.server_interval() {
+            Some(interval) if !interval.contains(&self.ended_wall) => *interval.end(),
+            _ => self.ended_wall,
+        }
+    }
+
+    /// By how many seconds the local wall clock has to be corrected to show the server's time, at the
+    /// least; `None` if nothing speaks against it.
+    pub(crate) fn wall_correction(&self) -> Option<i64> {
+        let interval = self.server_interval()?;
+        if interval.contains(&self.ended_wall) {
+            return None;
+        }
+        let seconds = |duration: Duration| i64::try_from(duration.as_secs()).ok();
+        match interval.start().duration_since(self.ended_wall) {
+            Ok(behind) => seconds(behind),
+            Err(ahead) => seconds(ahead.duration()).map(|seconds| -seconds),
         }
     }
 }
@@ -312,6 +325,20 @@ mod tests {
             timing(date - 0.1, Some(date)).server_time_at_end(),
             at(date + 1.5)
         );
+    }
+
+    #[test]
+    fn a_wrong_local_clock_is_corrected_to_the_servers() {
+        let server = 1_800_000_000.0;
+        for (local, correction) in [
+            (server + 0.3, None),
+            (server - 3600.0, Some(3600)),
+            (server + 3600.0, Some(-3600)),
+        ] {
+            let timing = timing(local, Some(server));
+            assert_eq!(timing.wall_correction(), correction, "{local}");
+        }
+        assert_eq!(timing(server, None).wall_correction(), None);
     }
 
     #[test]

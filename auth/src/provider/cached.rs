@@ -4,7 +4,6 @@ use std::{
     convert::Infallible,
     fmt,
     ops::Deref,
-    panic::AssertUnwindSafe,
     sync::{
         Arc, OnceLock,
         atomic::{AtomicU64, Ordering},
@@ -13,17 +12,17 @@ use std::{
 };
 
 use arc_swap::{ArcSwapOption, Guard};
-use futures_util::FutureExt;
 use tokio::{runtime::Handle, time::Instant};
 
 use super::{
     AccessToken, TokenFuture, TokenProvider,
-    flight::{Boarding, Flights, Takeoff, lost},
+    flight::{Boarding, Destination, Flights, Takeoff, take_off},
+    lifespan::Lifespan,
     slot::Slot,
-    source::{JwtSource, RefreshSource, Source, UserFlow, random_fraction},
+    source::{JwtSource, MintFuture, RefreshSource, Source, UserFlow, jitter},
 };
 use crate::{
-    DeviceFlow, Error, ErrorKind, JwtFlow, JwtTokenRequest, PkceFlow, Result, Token, WebFlow,
+    DeviceFlow, Error, JwtFlow, JwtTokenRequest, PkceFlow, Result, Token, WebFlow,
     clock::{Clock, Tick},
 };
 
@@ -70,8 +69,6 @@ struct Shared {
 struct Options {
     refresh: Refresh,
     deadline: Duration,
-    shared_by_many: bool,
-    /// Spreads the refreshes of many instances: 0.75 to 1.25.
     jitter: f64,
 }
 
@@ -94,6 +91,9 @@ pub enum Refresh {
     /// would die with `main`, and burn a rotating refresh token.
     InLine,
 }
+
+/// How long getting a token may take, with all attempts, unless the caller says otherwise.
+pub(super) const DEFAULT_DEADLINE: Duration = Duration::from_secs(60);
 
 /// How a [`CachedProvider`] has done so far, for one's own metrics.
 #[derive(Debug, Clone)]
@@ -121,7 +121,6 @@ pub struct CachedProviderBuilder {
     clock: Clock,
     refresh: Refresh,
     deadline: Duration,
-    shared_by_many: bool,
 }
 
 impl CachedProviderBuilder {
@@ -131,8 +130,7 @@ impl CachedProviderBuilder {
             first: None,
             clock,
             refresh: Refresh::default(),
-            deadline: Duration::from_secs(60),
-            shared_by_many: true,
+            deadline: DEFAULT_DEADLINE,
         }
     }
 
@@ -149,12 +147,6 @@ impl CachedProviderBuilder {
         self
     }
 
-    /// Keeps one copy of the token instead of one for each of many threads.
-    pub(crate) fn small(mut self) -> Self {
-        self.shared_by_many = false;
-        self
-    }
-
     /// The provider. Nothing is sent before the first caller asks.
     #[must_use]
     pub fn build(self) -> CachedProvider {
@@ -166,8 +158,7 @@ impl CachedProviderBuilder {
             options: Options {
                 refresh: self.refresh,
                 deadline: self.deadline,
-                shared_by_many: self.shared_by_many,
-                jitter: 0.75 + random_fraction() / 2.0,
+                jitter: jitter(),
             },
             runtime: OnceLock::new(),
             counters: Counters::default(),
@@ -318,18 +309,15 @@ impl fmt::Debug for BorrowedToken {
     }
 }
 
-/// A token's last part, in which the next one is got, is a fifth of its life, and this at most.
-const LONGEST_WINDOW: Duration = Duration::from_secs(300);
-
 impl Shared {
     /// Whether this token may be served without a wait; starts its refresh where that is due.
     #[inline]
     fn serves(self: &Arc<Self>, slot: &Slot) -> bool {
         let now = self.clock.tick();
-        if !slot.is_good(now) {
+        if !slot.life.is_good(now) {
             return false;
         }
-        if slot.wants_refresh(now) {
+        if slot.life.wants_refresh(now) {
             return self.refresh_due(slot, now);
         }
         true
@@ -340,7 +328,7 @@ impl Shared {
         match self.options.refresh {
             Refresh::InLine => false,
             Refresh::InBackground => {
-                if slot.claim_refresh(now) {
+                if slot.life.claim_refresh(now) {
                     self.refresh_in_background(slot, now);
                 }
                 true
@@ -354,7 +342,8 @@ impl Shared {
             // Its landing brings another token, or gives the duty back.
             Ok(Boarding::Joined(_)) => {}
             Ok(Boarding::Refused(error)) => {
-                slot.refresh_again(now + error.retry_after().unwrap_or(LONGEST_WINDOW));
+                let pause = error.retry_after().unwrap_or(self.options.deadline);
+                slot.life.refresh_again(now + pause);
             }
             Err(never) => match never {},
         }
@@ -366,7 +355,7 @@ impl Shared {
             let slot = slot.as_ref()?;
             let now = self.clock.tick();
             let in_line = self.options.refresh == Refresh::InLine;
-            (slot.is_good(now) && !(in_line && slot.wants_refresh(now)))
+            (slot.life.is_good(now) && !(in_line && slot.life.wants_refresh(now)))
                 .then(|| slot.token().clone())
         };
         let landed = match self.flights.board(good) {
@@ -388,48 +377,23 @@ impl Shared {
     fn still_good(&self) -> Option<AccessToken> {
         let slot = self.slot.load();
         let slot = slot.as_ref()?;
-        slot.is_good(self.clock.tick())
+        slot.life
+            .is_good(self.clock.tick())
             .then(|| slot.token().clone())
     }
 
-    /// Gets a token in a task of its own, which no caller's end can cancel.
     fn take_off(self: &Arc<Self>, takeoff: Takeoff) {
         self.counters.refreshes.fetch_add(1, Ordering::Relaxed);
-        let pilot = Pilot {
-            shared: Arc::clone(self),
-            takeoff: Some(takeoff),
-        };
-        if let Ok(runtime) = Handle::try_current() {
-            // A read outside of any runtime can start a refresh on this one later.
-            let _ = self.runtime.set(runtime.clone());
-            runtime.spawn(pilot.fly());
-        } else if let Some(runtime) = self.runtime.get() {
-            runtime.spawn(pilot.fly());
-        } else {
-            pilot.land(Err(Error::invalid_input(
-                "a cached provider needs a tokio runtime",
-            )));
-        }
+        let patience = self.options.deadline;
+        take_off(takeoff, Arc::clone(self), patience, &self.runtime);
     }
 
     /// Puts a token in place, for everybody to read.
     fn install(&self, token: &Token) -> Result<AccessToken> {
-        let remaining = token.remaining();
-        let window = (remaining / 5)
-            .min(LONGEST_WINDOW)
-            .mul_f64(self.options.jitter);
-        let now = self.clock.tick();
-        let slot = Slot::new(token, remaining, now, window, self.options.shared_by_many)?;
-        if !slot.is_good(now) {
-            return Err(Error::new(
-                ErrorKind::InvalidAnswer,
-                "the token had expired when it came; check Coze's and this machine's clock",
-            )
-            .with_log_id(token.log_id().map(str::to_owned)));
-        }
+        let life = Lifespan::of(token, self.clock.tick(), self.options.jitter)?;
+        let slot = Slot::new(token, life)?;
         let access_token = slot.token().clone();
-        let replaced = self.slot.swap(Some(Arc::new(slot)));
-        if let Some(replaced) = replaced {
+        if let Some(replaced) = self.slot.swap(Some(Arc::new(slot))) {
             self.counters
                 .served_before
                 .fetch_add(replaced.reads(), Ordering::Relaxed);
@@ -467,57 +431,26 @@ impl Shared {
             last_error: self.flights.last_error(),
             expires_in: slot
                 .as_ref()
-                .filter(|slot| slot.is_good(now))
-                .map(|slot| slot.remaining(now)),
+                .filter(|slot| slot.life.is_good(now))
+                .map(|slot| slot.life.remaining(now)),
         }
     }
 }
 
-/// Flies one flight, and lands it whatever happens.
-struct Pilot {
-    shared: Arc<Shared>,
-    takeoff: Option<Takeoff>,
-}
-
-impl Pilot {
-    async fn fly(self) {
-        let shared = &self.shared;
-        let deadline = Instant::now() + shared.options.deadline;
-        let minted = AssertUnwindSafe(shared.source.mint(deadline))
-            .catch_unwind()
-            .await;
-        let landed = match minted {
-            Ok(minted) => minted.and_then(|token| shared.install(&token)),
-            Err(_panic) => Err(lost()),
-        };
-        self.land(landed);
+impl Destination for Arc<Shared> {
+    fn mint(&self, deadline: Instant) -> MintFuture<'_> {
+        self.source.mint(deadline)
     }
 
-    fn land(mut self, result: Result<AccessToken>) {
-        if let Some(takeoff) = self.takeoff.take() {
-            self.shared.landed(&takeoff, result);
-        }
-    }
-}
-
-impl Drop for Pilot {
-    fn drop(&mut self) {
-        if let Some(takeoff) = self.takeoff.take() {
-            self.shared.landed(&takeoff, Err(lost()));
-        }
-    }
-}
-
-impl Shared {
-    fn landed(&self, takeoff: &Takeoff, result: Result<AccessToken>) {
-        if let Err(error) = &result {
+    fn land(&self, takeoff: &Takeoff, minted: Result<Token>) {
+        let installed = minted.and_then(|token| self.install(&token));
+        if installed.is_err() {
             self.counters.failures.fetch_add(1, Ordering::Relaxed);
-            tracing::warn!(kind = ?error.kind(), code = ?error.code(), log_id = error.log_id(), "no new access token");
         }
-        if let Some(pause) = self.flights.land(takeoff, result) {
+        if let Some(pause) = self.flights.land(takeoff, installed) {
             // The old token, if there is one, is served on; its refresh waits as everybody does.
             if let Some(slot) = self.slot.load().as_ref() {
-                slot.refresh_again(self.clock.tick() + pause);
+                slot.life.refresh_again(self.clock.tick() + pause);
             }
         }
     }

@@ -4,14 +4,16 @@
 //! away; and it always lands, even when it panics or its runtime is shut down.
 
 use std::{
-    sync::{Mutex, MutexGuard, PoisonError},
+    panic::AssertUnwindSafe,
+    sync::{Mutex, MutexGuard, OnceLock, PoisonError},
     time::Duration,
 };
 
-use tokio::{sync::watch, time::Instant};
+use futures_util::FutureExt;
+use tokio::{runtime::Handle, sync::watch, time::Instant};
 
-use super::AccessToken;
-use crate::{Error, ErrorKind, Result};
+use super::{AccessToken, source::MintFuture};
+use crate::{Error, ErrorKind, Result, Token};
 
 /// The result of a flight, once there is one.
 type Landed = Option<Result<AccessToken>>;
@@ -96,6 +98,12 @@ impl Flights {
 
     /// Ends the flight in the air and tells all who wait. Returns the pause after a failure.
     pub(super) fn land(&self, takeoff: &Takeoff, result: Result<AccessToken>) -> Option<Duration> {
+        if let Err(error) = &result {
+            tracing::warn!(
+                kind = ?error.kind(), code = ?error.code(), log_id = error.log_id(),
+                "no new access token"
+            );
+        }
         let pause = {
             let mut state = self.state();
             state.in_the_air = None;
@@ -154,12 +162,74 @@ impl Waiting {
     }
 }
 
-/// A flight that ended without landing, which its pilot's drop guard does not let happen.
-pub(super) fn lost() -> Error {
+fn lost() -> Error {
     Error::new(
         ErrorKind::Interrupted,
         "the request for a token was given up: it panicked, or its runtime was shut down",
     )
+}
+
+/// What a flight is for.
+pub(super) trait Destination: Send + Sync + 'static {
+    /// Gets a token.
+    fn mint(&self, deadline: Instant) -> MintFuture<'_>;
+
+    /// Puts it in place, and ends the flight.
+    fn land(&self, takeoff: &Takeoff, minted: Result<Token>);
+}
+
+/// Flies one flight, in a task of its own that no caller's end can cancel, and lands it whatever happens.
+///
+/// The first runtime on which this is called is kept, so that a call from outside of any runtime can fly
+/// too.
+pub(super) fn take_off(
+    takeoff: Takeoff,
+    destination: impl Destination,
+    patience: Duration,
+    kept: &OnceLock<Handle>,
+) {
+    let pilot = Pilot {
+        destination,
+        takeoff: Some(takeoff),
+    };
+    if let Ok(runtime) = Handle::try_current() {
+        let _ = kept.set(runtime.clone());
+        runtime.spawn(pilot.fly(patience));
+    } else if let Some(runtime) = kept.get() {
+        runtime.spawn(pilot.fly(patience));
+    } else {
+        pilot.land(Err(Error::invalid_input(
+            "a cached provider needs a tokio runtime",
+        )));
+    }
+}
+
+struct Pilot<D: Destination> {
+    destination: D,
+    takeoff: Option<Takeoff>,
+}
+
+impl<D: Destination> Pilot<D> {
+    async fn fly(self, patience: Duration) {
+        let deadline = Instant::now() + patience;
+        let minting = AssertUnwindSafe(self.destination.mint(deadline));
+        let minted = minting.catch_unwind().await;
+        self.land(minted.unwrap_or_else(|_panic| Err(lost())));
+    }
+
+    fn land(mut self, minted: Result<Token>) {
+        if let Some(takeoff) = self.takeoff.take() {
+            self.destination.land(&takeoff, minted);
+        }
+    }
+}
+
+impl<D: Destination> Drop for Pilot<D> {
+    fn drop(&mut self) {
+        if let Some(takeoff) = self.takeoff.take() {
+            self.destination.land(&takeoff, Err(lost()));
+        }
+    }
 }
 
 #[cfg(test)]

@@ -7,6 +7,8 @@ mod access_token;
 mod cached;
 mod fixed;
 mod flight;
+mod lifespan;
+mod sessions;
 mod slot;
 mod source;
 
@@ -16,6 +18,7 @@ pub use access_token::AccessToken;
 pub use cached::{BorrowedToken, CachedProvider, CachedProviderBuilder, ProviderStats, Refresh};
 pub use fixed::FixedToken;
 pub(crate) use fixed::TOKEN_VARIABLE;
+pub use sessions::{PoolStats, SessionPool, SessionPoolBuilder, SessionProvider};
 
 use crate::Result;
 

@@ -7,13 +7,12 @@
 use std::{
     cell::Cell,
     sync::atomic::{AtomicU64, AtomicUsize, Ordering},
-    time::Duration,
 };
 
 use crossbeam_utils::CachePadded;
 
-use super::AccessToken;
-use crate::{Result, Token, clock::Tick};
+use super::{AccessToken, lifespan::Lifespan};
+use crate::{Result, Token};
 
 /// How many copies there are of a token that many threads read.
 const SHARDS: usize = 16;
@@ -43,31 +42,12 @@ struct Copy {
 #[derive(Debug)]
 pub(super) struct Slot {
     copies: Box<[CachePadded<Copy>]>,
-    /// Nobody gets it from here on.
-    ends: Tick,
-    /// On the monotonic clock: from here on it is served on, and a new one is got. It is put off while one is
-    /// being got, and after one could not be got.
-    refresh_from: CachePadded<AtomicU64>,
-}
-
-/// The token is given up this much before its end, for the request that it is about to make and for the
-/// coarse clock's step: a fiftieth of its life, at most two seconds.
-fn margin(lifetime: Duration) -> Duration {
-    (lifetime / 50).min(Duration::from_secs(2))
+    pub(super) life: Lifespan,
 }
 
 impl Slot {
-    /// Takes a token that has this long to live from now. `window` is how long before the end a new one is
-    /// got.
-    pub(super) fn new(
-        token: &Token,
-        remaining: Duration,
-        now: Tick,
-        window: Duration,
-        shared_by_many: bool,
-    ) -> Result<Self> {
-        let shards = if shared_by_many { SHARDS } else { 1 };
-        let copies: Result<Vec<_>> = (0..shards)
+    pub(super) fn new(token: &Token, life: Lifespan) -> Result<Self> {
+        let copies: Result<Vec<_>> = (0..SHARDS)
             .map(|_| {
                 // Each from a buffer of its own: clones of one buffer would share its reference count.
                 let token = AccessToken::of(token.access_token())?;
@@ -75,12 +55,9 @@ impl Slot {
                 Ok(CachePadded::new(Copy { token, reads }))
             })
             .collect();
-        let usable = remaining.saturating_sub(margin(remaining));
-        let refresh_from = now + usable.saturating_sub(window);
         Ok(Self {
             copies: copies?.into_boxed_slice(),
-            ends: now + usable,
-            refresh_from: CachePadded::new(AtomicU64::new(refresh_from.monotonic)),
+            life,
         })
     }
 
@@ -107,38 +84,5 @@ impl Slot {
             .iter()
             .map(|copy| copy.reads.load(Ordering::Relaxed))
             .sum()
-    }
-
-    /// Whether it may be served: on both clocks its end has not come.
-    #[inline]
-    pub(super) fn is_good(&self, now: Tick) -> bool {
-        now.monotonic < self.ends.monotonic && now.wall < self.ends.wall
-    }
-
-    /// Whether it is time to get another.
-    #[inline]
-    pub(super) fn wants_refresh(&self, now: Tick) -> bool {
-        now.monotonic >= self.refresh_from.load(Ordering::Relaxed)
-    }
-
-    /// Takes the duty to get another, which one caller has at a time.
-    pub(super) fn claim_refresh(&self, now: Tick) -> bool {
-        let due = self.refresh_from.load(Ordering::Relaxed);
-        now.monotonic >= due
-            && self
-                .refresh_from
-                .compare_exchange(due, u64::MAX, Ordering::Relaxed, Ordering::Relaxed)
-                .is_ok()
-    }
-
-    /// Gives the duty back: from then on somebody may take it again.
-    pub(super) fn refresh_again(&self, at: Tick) {
-        self.refresh_from.store(at.monotonic, Ordering::Relaxed);
-    }
-
-    /// How long it may still be served.
-    pub(super) fn remaining(&self, now: Tick) -> Duration {
-        let nanos = |end: u64, now: u64| Duration::from_nanos(end.saturating_sub(now));
-        nanos(self.ends.monotonic, now.monotonic).min(nanos(self.ends.wall, now.wall))
     }
 }

@@ -124,7 +124,7 @@ const MOST_RETRIES: usize = 4;
 
 /// Tries until it works, an error comes that waiting does not mend, or time runs out: exponential waits
 /// with full jitter, never shorter than `Retry-After` asks.
-async fn retrying<F>(deadline: Instant, attempt: impl FnMut() -> F) -> Result<Token>
+pub(super) async fn retrying<F>(deadline: Instant, attempt: impl FnMut() -> F) -> Result<Token>
 where
     F: Future<Output = Result<Token>>,
 {
@@ -157,7 +157,12 @@ where
     }
 }
 
+/// Spreads the refreshes of many instances: 0.75 to 1.25.
+pub(super) fn jitter() -> f64 {
+    0.75 + random_fraction() / 2.0
+}
+
 /// Evenly spread over 0 to 1; 1 where the system has no random bytes.
-pub(super) fn random_fraction() -> f64 {
+fn random_fraction() -> f64 {
     getrandom::u32().map_or(1.0, |random| f64::from(random) / f64::from(u32::MAX))
 }

@@ -9,7 +9,7 @@ use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use coze_wire::Secret;
 use serde::Serialize;
 
-use super::{SessionContext, Signer};
+use super::{JwtTokenRequest, SessionContext, Signer};
 use crate::{Error, ErrorKind, Result, flow::browser::random_string};
 
 /// The protected header. The order of the fields is the one that the official SDKs use.
@@ -64,15 +64,16 @@ impl<'a> Claims<'a> {
     pub(super) fn new(
         client_id: &'a str,
         audience: &'a str,
-        now: SystemTime,
+        local_now: SystemTime,
+        wall_correction: i64,
         lifetime: Duration,
-        session_name: Option<&'a str>,
-        session_context: Option<&'a SessionContext>,
+        request: &'a JwtTokenRequest,
     ) -> Result<Self> {
-        let iat = now
+        let iat = local_now
             .duration_since(SystemTime::UNIX_EPOCH)
-            .map_err(|_| Error::invalid_input("the local clock is set before 1970"))?
-            .as_secs();
+            .ok()
+            .and_then(|since| since.as_secs().checked_add_signed(wall_correction))
+            .ok_or_else(|| Error::invalid_input("the local clock is set before 1970"))?;
         Ok(Self {
             iss: client_id,
             aud: audience,
@@ -80,13 +81,16 @@ impl<'a> Claims<'a> {
             exp: iat + lifetime.as_secs(),
             // 43 characters: Coze recommends more than 32 bytes, different for every JWT.
             jti: random_string()?.expose().to_owned(),
-            session_name,
-            session_context: session_context.map(|context| SessionContextClaim {
-                device_info: match context {
-                    SessionContext::DeviceId(id) => DeviceInfo::DeviceId(id),
-                    SessionContext::CustomConsumer(id) => DeviceInfo::CustomConsumer(id),
-                },
-            }),
+            session_name: request.session_name.as_deref(),
+            session_context: request
+                .session_context
+                .as_ref()
+                .map(|context| SessionContextClaim {
+                    device_info: match context {
+                        SessionContext::DeviceId(id) => DeviceInfo::DeviceId(id),
+                        SessionContext::CustomConsumer(id) => DeviceInfo::CustomConsumer(id),
+                    },
+                }),
         })
     }
 }

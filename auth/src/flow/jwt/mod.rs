@@ -11,7 +11,7 @@ use coze_oauth_client::types;
 use coze_wire::Secret;
 
 use crate::{
-    Error, Flow, OAuthClient, Result, Token,
+    Error, ErrorCode, Flow, OAuthClient, Result, Token,
     client::{Credentials, TokenPath},
     input::{PathId, required},
 };
@@ -81,14 +81,31 @@ impl JwtFlow {
     /// - [`InvalidInput`](crate::ErrorKind::InvalidInput) when the request can't be: nothing is sent.
     /// - [`Signing`](crate::ErrorKind::Signing) when the signer fails: nothing is sent.
     /// - [`Refused`](crate::ErrorKind::Refused) with
-    ///   [`InvalidClient`](crate::ErrorCode::InvalidClient) when Coze does not take the JWT.
+    ///   [`InvalidClient`](crate::ErrorCode::InvalidClient) when Coze does not take the JWT. If the local clock
+    ///   is off by more than 5 seconds, a JWT with the server's time has been tried before.
     /// - Those of the transport and of answers that are none. The next call makes a new JWT, so it may
     ///   simply be repeated.
     pub async fn token_for(&self, request: &JwtTokenRequest) -> Result<Token> {
+        let refused = match self.exchange(request, 0).await {
+            Err(error) if error.code() == Some(&ErrorCode::InvalidClient) => error,
+            outcome => return outcome,
+        };
+        // A clock that is off makes a JWT that is not valid yet or any more: sign by the server's.
+        match refused.wall_correction() {
+            Some(seconds) if seconds.unsigned_abs() > CLOCK_TOLERANCE => {
+                tracing::debug!(seconds, "the local clock is off; signing by the server's");
+                self.exchange(request, seconds).await
+            }
+            _ => Err(refused),
+        }
+    }
+
+    /// Sends a JWT that was never used before, and whose times are corrected by so many seconds.
+    async fn exchange(&self, request: &JwtTokenRequest, wall_correction: i64) -> Result<Token> {
         let prepared = async {
             let path = request.path()?;
             let grant = request.grant()?;
-            Ok((path, grant, self.sign(request).await?))
+            Ok((path, grant, self.sign(request, wall_correction).await?))
         };
         let (path, grant, jwt) = prepared
             .await
@@ -103,15 +120,14 @@ impl JwtFlow {
             .await
     }
 
-    /// Makes a JWT that was never used before.
-    async fn sign(&self, request: &JwtTokenRequest) -> Result<Secret> {
+    async fn sign(&self, request: &JwtTokenRequest, wall_correction: i64) -> Result<Secret> {
         let claims = Claims::new(
             &self.client_id,
             &self.audience,
             self.client.clock().wall(),
+            wall_correction,
             self.jwt_lifetime,
-            request.session_name.as_deref(),
-            request.session_context.as_ref(),
+            request,
         )?;
         claims::signed(&self.encoded_header, &claims, &*self.signer).await
     }
@@ -134,6 +150,9 @@ impl fmt::Debug for JwtFlow {
 /// A JWT lives this long unless the caller says otherwise: long enough for a slow exchange and a clock
 /// a few minutes off, short enough to be of little use to a thief.
 const DEFAULT_JWT_LIFETIME: Duration = Duration::from_secs(600);
+
+/// By how many seconds the local clock may be off before a refused JWT is signed again by the server's.
+const CLOCK_TOLERANCE: u64 = 5;
 
 /// Makes a [`JwtFlow`].
 #[must_use]
@@ -303,6 +322,22 @@ impl JwtTokenRequest {
     pub fn enterprise(mut self, enterprise_id: impl Into<String>) -> Self {
         self.on_behalf_of = Some(OnBehalfOf::Enterprise(enterprise_id.into()));
         self
+    }
+
+    /// A text that only equal requests share.
+    pub(crate) fn key(&self) -> String {
+        let Self {
+            duration,
+            scope,
+            session_name,
+            session_context,
+            on_behalf_of,
+        } = self;
+        // `Debug` of strings is quoted and escaped, so no two values run into one another.
+        match (duration, scope, session_name, session_context, on_behalf_of) {
+            (None, None, Some(session_name), None, None) => format!("{session_name:?}"),
+            rest => format!("{rest:?}"),
+        }
     }
 
     fn path(&self) -> Result<TokenPath> {

@@ -1,5 +1,12 @@
 //! The provider in a time of its own: tokio's is paused, and the source is a script.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "clippy does not see that a module with two conditions is one of tests"
+)]
+
 use std::{
     collections::VecDeque,
     sync::Mutex,
@@ -9,7 +16,9 @@ use std::{
 use coze_oauth_client::types::OAuthToken;
 
 use super::*;
-use crate::{ErrorCode, provider::source::MintFuture, testing::TestClock, token::Timing};
+use crate::{
+    ErrorCode, ErrorKind, provider::source::MintFuture, testing::TestClock, token::Timing,
+};
 
 /// What the server does for one request.
 enum Act {

@@ -1,0 +1,86 @@
+//! From when to when a token is served, and from when on another is got.
+
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
+
+use crate::{Error, ErrorKind, Result, Token, clock::Tick};
+
+/// The life of one token, on both clocks.
+#[derive(Debug)]
+pub(super) struct Lifespan {
+    /// Nobody gets it from here on.
+    ends: Tick,
+    /// On the monotonic clock: from here on it is served on, and another is got. It is put off while one is
+    /// being got, and after one could not be got.
+    refresh_from: AtomicU64,
+}
+
+/// The last part of a token's life, in which the next one is got, is a fifth of it, and this at most.
+const LONGEST_WINDOW: Duration = Duration::from_secs(300);
+
+/// A token is given up this much before its end, for the request that it is about to make and for the
+/// coarse clock's step: a fiftieth of its life, at most two seconds.
+fn margin(life: Duration) -> Duration {
+    (life / 50).min(Duration::from_secs(2))
+}
+
+impl Lifespan {
+    /// The life of a token that has just come. The jitter, around 1, spreads the refreshes of many
+    /// instances.
+    ///
+    /// # Errors
+    ///
+    /// When it is over already.
+    pub(super) fn of(token: &Token, now: Tick, jitter: f64) -> Result<Self> {
+        let life = token.remaining();
+        let served = life.saturating_sub(margin(life));
+        if served.is_zero() {
+            return Err(Error::new(
+                ErrorKind::InvalidAnswer,
+                "the token had expired when it came; check Coze's and this machine's clock",
+            )
+            .with_log_id(token.log_id().map(str::to_owned)));
+        }
+        let window = (life / 5).min(LONGEST_WINDOW).mul_f64(jitter);
+        let refresh_from = now + served.saturating_sub(window);
+        Ok(Self {
+            ends: now + served,
+            refresh_from: AtomicU64::new(refresh_from.monotonic),
+        })
+    }
+
+    /// Whether the token may be served: its end has come on neither clock.
+    #[inline]
+    pub(super) fn is_good(&self, now: Tick) -> bool {
+        now.monotonic < self.ends.monotonic && now.wall < self.ends.wall
+    }
+
+    /// Whether it is time to get another.
+    #[inline]
+    pub(super) fn wants_refresh(&self, now: Tick) -> bool {
+        now.monotonic >= self.refresh_from.load(Ordering::Relaxed)
+    }
+
+    /// Takes the duty to get another, which one caller has at a time.
+    pub(super) fn claim_refresh(&self, now: Tick) -> bool {
+        let due = self.refresh_from.load(Ordering::Relaxed);
+        now.monotonic >= due
+            && self
+                .refresh_from
+                .compare_exchange(due, u64::MAX, Ordering::Relaxed, Ordering::Relaxed)
+                .is_ok()
+    }
+
+    /// Gives the duty back: from then on somebody may take it again.
+    pub(super) fn refresh_again(&self, at: Tick) {
+        self.refresh_from.store(at.monotonic, Ordering::Relaxed);
+    }
+
+    /// How long the token may still be served.
+    pub(super) fn remaining(&self, now: Tick) -> Duration {
+        let nanos = |end: u64, now: u64| Duration::from_nanos(end.saturating_sub(now));
+        nanos(self.ends.monotonic, now.monotonic).min(nanos(self.ends.wall, now.wall))
+    }
+}
