@@ -1,0 +1,261 @@
+//! Answers: Coze's success bodies and its three shapes of error.
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use std::fmt;
+
+/// An error word that Coze documents for its OAuth endpoints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ErrorWord {
+    /// The user has not decided yet.
+    AuthorizationPending,
+    /// The device polls faster than allowed.
+    SlowDown,
+    /// The user refused.
+    AccessDenied,
+    /// The device code is too old.
+    ExpiredToken,
+    /// A parameter is missing or wrong.
+    InvalidRequest,
+    /// The client secret or the JWT is wrong.
+    InvalidClient,
+    /// The code, device code or refresh token is wrong, used or too old.
+    InvalidGrant,
+    /// A grant type that Coze does not have.
+    UnsupportedGrantType,
+    /// The app is deactivated or of the wrong type, or the user's login has ended.
+    AccessDeny,
+    /// Something broke on the server.
+    InternalError,
+}
+
+impl ErrorWord {
+    /// The word as it is sent.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::AuthorizationPending => "authorization_pending",
+            Self::SlowDown => "slow_down",
+            Self::AccessDenied => "access_denied",
+            Self::ExpiredToken => "expired_token",
+            Self::InvalidRequest => "invalid_request",
+            Self::InvalidClient => "invalid_client",
+            Self::InvalidGrant => "invalid_grant",
+            Self::UnsupportedGrantType => "unsupported_grant_type",
+            Self::AccessDeny => "access_deny",
+            Self::InternalError => "internal_error",
+        }
+    }
+
+    /// The HTTP status. Coze documents none for its words: these are RFC 6749's, and 403 for `access_deny`.
+    pub(crate) fn status(self) -> StatusCode {
+        match self {
+            Self::InvalidClient => StatusCode::UNAUTHORIZED,
+            Self::AccessDeny => StatusCode::FORBIDDEN,
+            Self::InternalError => StatusCode::INTERNAL_SERVER_ERROR,
+            _ => StatusCode::BAD_REQUEST,
+        }
+    }
+
+    fn default_message(self) -> &'static str {
+        match self {
+            Self::AuthorizationPending => "the user has not decided yet",
+            Self::SlowDown => "polling too fast",
+            Self::AccessDenied => "the user refused",
+            Self::ExpiredToken => "the device code has expired",
+            Self::InvalidRequest => "invalid request",
+            Self::InvalidClient => "the client credential is invalid",
+            Self::InvalidGrant => "the code or token is invalid",
+            Self::UnsupportedGrantType => "not supported grant type",
+            Self::AccessDeny => "access denied",
+            Self::InternalError => "Service internal error.",
+        }
+    }
+}
+
+impl fmt::Display for ErrorWord {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// The three shapes of error body that Coze's documentation shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ErrorShape {
+    /// `{"error_code": word, "error_message": text, "error": text}`, of the token endpoints.
+    A,
+    /// `{"error": word, "error_description": text}`, of the device page.
+    B,
+    /// `{"code": number, "msg": text, "detail": {"logid": ...}}`, of API calls and gateways.
+    C,
+}
+
+/// The shape of the errors that a device poll is answered with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PollErrors {
+    /// The word in `error_code` and in `error`: the only body that all official SDKs poll on with. The default.
+    #[default]
+    Both,
+    /// Shape A alone.
+    A,
+    /// Shape B alone.
+    B,
+}
+
+/// An OAuth endpoint says no.
+#[derive(Clone, Debug)]
+pub(crate) struct Refusal {
+    pub(crate) word: ErrorWord,
+    pub(crate) message: String,
+}
+
+impl Refusal {
+    pub(crate) fn new(word: ErrorWord, message: impl Into<String>) -> Self {
+        Self {
+            word,
+            message: message.into(),
+        }
+    }
+
+    pub(crate) fn of(word: ErrorWord) -> Self {
+        Self::new(word, word.default_message())
+    }
+
+    pub(crate) fn invalid_request(parameter: &str) -> Self {
+        Self::new(
+            ErrorWord::InvalidRequest,
+            format!("invalid request: {parameter}"),
+        )
+    }
+
+    pub(crate) fn invalid_client(why: &str) -> Self {
+        Self::new(ErrorWord::InvalidClient, why)
+    }
+
+    pub(crate) fn invalid_grant(why: &str) -> Self {
+        Self::new(ErrorWord::InvalidGrant, why)
+    }
+
+    pub(crate) fn invalid_app_type() -> Self {
+        Self::new(ErrorWord::AccessDeny, "invalid app type")
+    }
+
+    fn into_answer(self, body: &Value) -> Answer {
+        Answer::json(self.word.status(), body).with_error(self.word.as_str())
+    }
+
+    /// As the token endpoints send it.
+    pub(crate) fn shape_a(self) -> Answer {
+        let body = shape_a(self.word, &self.message);
+        self.into_answer(&body)
+    }
+
+    /// As a device poll is answered.
+    pub(crate) fn for_poll(self, shape: PollErrors) -> Answer {
+        let (word, message) = (self.word.as_str(), &self.message);
+        let body = match shape {
+            PollErrors::Both => {
+                json!({"error_code": word, "error": word, "error_message": message, "error_description": message})
+            }
+            PollErrors::A => shape_a(self.word, message),
+            PollErrors::B => shape_b(self.word, message),
+        };
+        self.into_answer(&body)
+    }
+}
+
+impl From<crate::secret::NoRandomness> for Refusal {
+    fn from(_: crate::secret::NoRandomness) -> Self {
+        Self::of(ErrorWord::InternalError)
+    }
+}
+
+fn shape_a(word: ErrorWord, message: &str) -> Value {
+    json!({"error_code": word.as_str(), "error_message": message, "error": message})
+}
+
+fn shape_b(word: ErrorWord, message: &str) -> Value {
+    json!({"error": word.as_str(), "error_description": message})
+}
+
+pub(crate) fn shape_c(code: i64, message: &str, log_id: &str) -> Value {
+    json!({"code": code, "msg": message, "detail": {"logid": log_id}})
+}
+
+/// Any word in any shape, for faults; shape C knows no words, so it carries 4000 and the word as its text.
+pub(crate) fn error_body(shape: ErrorShape, word: ErrorWord, log_id: &str) -> Value {
+    let message = word.default_message();
+    match shape {
+        ErrorShape::A => shape_a(word, message),
+        ErrorShape::B => shape_b(word, message),
+        ErrorShape::C => shape_c(4000, message, log_id),
+    }
+}
+
+/// An HTTP answer before its log id and its date.
+#[derive(Clone, Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Bytes,
+    /// Coze's word or code, for the record.
+    pub(crate) error: Option<String>,
+}
+
+pub(crate) const JSON: HeaderValue = HeaderValue::from_static("application/json; charset=utf-8");
+pub(crate) const HTML: HeaderValue = HeaderValue::from_static("text/html; charset=utf-8");
+
+impl Answer {
+    pub(crate) fn empty(status: StatusCode) -> Self {
+        Self {
+            status,
+            headers: HeaderMap::new(),
+            body: Bytes::new(),
+            error: None,
+        }
+    }
+
+    pub(crate) fn of_type(
+        status: StatusCode,
+        content_type: HeaderValue,
+        body: impl Into<Bytes>,
+    ) -> Self {
+        let mut answer = Self {
+            body: body.into(),
+            ..Self::empty(status)
+        };
+        answer.headers.insert(header::CONTENT_TYPE, content_type);
+        answer
+    }
+
+    pub(crate) fn json(status: StatusCode, body: &Value) -> Self {
+        Self::of_type(status, JSON, body.to_string())
+    }
+
+    pub(crate) fn api_error(status: StatusCode, code: i64, message: &str, log_id: &str) -> Self {
+        Self::json(status, &shape_c(code, message, log_id)).with_error(&code.to_string())
+    }
+
+    pub(crate) fn with_error(mut self, error: &str) -> Self {
+        self.error = Some(error.to_owned());
+        self
+    }
+
+    /// Adds a header; a value that no header can carry is left out.
+    pub(crate) fn with_header(mut self, name: HeaderName, value: &str) -> Self {
+        if let Ok(value) = HeaderValue::from_str(value) {
+            self.headers.insert(name, value);
+        }
+        self
+    }
+
+    /// Tokens and codes must not be kept by caches (RFC 6749 section 5.1).
+    pub(crate) fn uncached(self) -> Self {
+        self.with_header(header::CACHE_CONTROL, "no-store")
+    }
+}

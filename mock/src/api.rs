@@ -1,0 +1,281 @@
+//! The API behind the tokens: enough of it to see a token used, refused and limited.
+
+use crate::answer::Answer;
+use crate::core::{Credential, Exchange, credential};
+use crate::endpoint::Endpoint;
+use crate::state::GrantedToken;
+use http::StatusCode;
+use serde_json::{Value, json};
+
+/// The user who signs in, as `GET /v1/users/me` tells.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct User {
+    /// The id.
+    pub user_id: String,
+    /// The unique name.
+    pub user_name: String,
+    /// The name shown to others.
+    pub nick_name: String,
+    /// The picture.
+    pub avatar_url: String,
+}
+
+impl User {
+    /// A user with this id, name and nick name.
+    #[must_use]
+    pub fn new(
+        user_id: impl Into<String>,
+        user_name: impl Into<String>,
+        nick_name: impl Into<String>,
+    ) -> Self {
+        Self {
+            user_id: user_id.into(),
+            user_name: user_name.into(),
+            nick_name: nick_name.into(),
+            avatar_url: "https://example.com/avatar.png".into(),
+        }
+    }
+}
+
+impl Default for User {
+    fn default() -> Self {
+        Self::new("7201", "mock_user", "Mock User")
+    }
+}
+
+/// A workspace, as `GET /v1/workspaces` lists it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Workspace {
+    /// The id.
+    pub id: String,
+    /// The name.
+    pub name: String,
+}
+
+impl Workspace {
+    /// A team workspace that the user owns.
+    #[must_use]
+    pub fn new(id: impl Into<String>, name: impl Into<String>) -> Self {
+        Self {
+            id: id.into(),
+            name: name.into(),
+        }
+    }
+
+    fn json(&self, user: &User) -> Value {
+        json!({
+            "id": self.id,
+            "name": self.name,
+            "icon_url": "https://example.com/workspace.png",
+            "role_type": "owner",
+            "workspace_type": "team",
+            "enterprise_id": "",
+            "description": "",
+            "joined_status": "joined",
+            "owner_uid": user.user_id,
+            "admin_uids": [],
+        })
+    }
+}
+
+/// A published bot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Bot {
+    /// The id.
+    pub id: String,
+    /// The name.
+    pub name: String,
+    /// The workspace it lives in.
+    pub workspace_id: String,
+}
+
+/// When the mock's bots were made: any time will do, and a fixed one keeps snapshots still.
+const BOT_TIME: u64 = 1_718_289_297;
+
+impl Bot {
+    /// A bot in a workspace.
+    #[must_use]
+    pub fn new(
+        id: impl Into<String>,
+        name: impl Into<String>,
+        workspace_id: impl Into<String>,
+    ) -> Self {
+        Self {
+            id: id.into(),
+            name: name.into(),
+            workspace_id: workspace_id.into(),
+        }
+    }
+
+    fn in_list(&self, user: &User) -> Value {
+        json!({
+            "id": self.id,
+            "name": self.name,
+            "description": "",
+            "icon_url": "https://example.com/bot.png",
+            "is_published": true,
+            "published_at": BOT_TIME,
+            "updated_at": BOT_TIME,
+            "owner_user_id": user.user_id,
+        })
+    }
+
+    fn in_full(&self, user: &User) -> Value {
+        json!({
+            "bot_id": self.id,
+            "name": self.name,
+            "description": "",
+            "icon_url": "https://example.com/bot.png",
+            "create_time": BOT_TIME,
+            "update_time": BOT_TIME,
+            "version": "1",
+            "owner_user_id": user.user_id,
+            "bot_mode": 0,
+            "prompt_info": {"prompt": ""},
+            "onboarding_info": {"prologue": "", "suggested_questions": []},
+            "plugin_info_list": [],
+            "workflow_info_list": [],
+            "shortcut_commands": [],
+            "variables": [],
+            "voice_info_list": [],
+            "knowledge": {"knowledge_infos": []},
+            "model_info": {"model_id": "1", "model_name": "Mock model"},
+            "default_user_input_type": "text",
+        })
+    }
+}
+
+/// Why an API call is refused: HTTP status, Coze's code, text.
+struct Refused(StatusCode, i64, String);
+
+const BAD_REQUEST: i64 = 4000;
+const AUTHENTICATION_INVALID: i64 = 4100;
+const NO_PERMISSION: i64 = 4101;
+const ACCESS_TOKEN_INVALID: i64 = 700_012_006;
+
+pub(crate) fn answer(exchange: &mut Exchange<'_>) -> Answer {
+    let log_id = exchange.log_id;
+    match authorize(exchange).and_then(|token| call(exchange, &token)) {
+        Ok(data) => Answer::json(
+            StatusCode::OK,
+            &json!({"code": 0, "msg": "", "data": data, "detail": {"logid": log_id}}),
+        ),
+        Err(Refused(status, code, message)) => Answer::api_error(status, code, &message, log_id),
+    }
+}
+
+fn authorize(exchange: &mut Exchange<'_>) -> Result<GrantedToken, Refused> {
+    let refused = |code, message: &str| Refused(StatusCode::UNAUTHORIZED, code, message.to_owned());
+    let Credential::Bearer(token) = credential(&exchange.incoming.headers) else {
+        exchange
+            .findings
+            .violation("header/Authorization", "an access token as a bearer token");
+        return Err(refused(AUTHENTICATION_INVALID, "authentication is invalid"));
+    };
+    let state = exchange.core.state();
+    let granted = state.tokens.access(token, exchange.now).cloned();
+    granted.ok_or_else(|| refused(ACCESS_TOKEN_INVALID, "access token invalid"))
+}
+
+fn call(exchange: &mut Exchange<'_>, token: &GrantedToken) -> Result<Value, Refused> {
+    let query = &exchange.incoming.query;
+    exchange
+        .core
+        .contract
+        .check_parameters(
+            exchange.endpoint,
+            exchange.path_id,
+            query,
+            &mut exchange.findings,
+        )
+        .map_err(|refusal| Refused(StatusCode::BAD_REQUEST, BAD_REQUEST, refusal.message))?;
+    let parameter = |name: &str| {
+        let pair = query
+            .iter()
+            .find(|(known, value)| known == name && !value.is_empty());
+        pair.map(|(_, value)| value.as_str())
+    };
+    let options = &exchange.core.options;
+    let user = &options.user;
+    match exchange.endpoint {
+        Endpoint::Workspaces => {
+            let mut visible = options.workspaces.clone();
+            visible.retain(|workspace| may_enter(token, &workspace.id));
+            let page = page(&visible, parameter("page_num"), parameter("page_size"));
+            let list: Vec<_> = page.iter().map(|workspace| workspace.json(user)).collect();
+            Ok(json!({"total_count": visible.len(), "workspaces": list}))
+        }
+        Endpoint::Bots => {
+            let workspace_id = parameter("workspace_id").unwrap_or_default();
+            let exists = options
+                .workspaces
+                .iter()
+                .any(|known| known.id == workspace_id);
+            if !exists || !may_enter(token, workspace_id) {
+                return Err(no_permission());
+            }
+            // All bots of the mock are published, and none was changed since.
+            let wanted = matches!(
+                parameter("publish_status"),
+                None | Some("all" | "published_online")
+            );
+            let mut visible = options.bots.clone();
+            visible.retain(|bot| {
+                wanted && bot.workspace_id == workspace_id && may_use(token, &bot.id)
+            });
+            let page = page(&visible, parameter("page_num"), parameter("page_size"));
+            let list: Vec<_> = page.iter().map(|bot| bot.in_list(user)).collect();
+            Ok(json!({"total": visible.len(), "items": list}))
+        }
+        Endpoint::Bot => {
+            let id = exchange.path_id.unwrap_or_default();
+            let bot = options.bots.iter().find(|bot| bot.id == id);
+            let bot =
+                bot.filter(|bot| may_enter(token, &bot.workspace_id) && may_use(token, &bot.id));
+            bot.map(|bot| bot.in_full(user)).ok_or_else(no_permission)
+        }
+        _ => Ok(json!({
+            "user_id": user.user_id,
+            "user_name": user.user_name,
+            "nick_name": user.nick_name,
+            "avatar_url": user.avatar_url,
+        })),
+    }
+}
+
+fn no_permission() -> Refused {
+    let message = "no permission for this resource";
+    Refused(StatusCode::FORBIDDEN, NO_PERMISSION, message.to_owned())
+}
+
+/// A sign-in through a workspace's own authorize page or device endpoint is limited to that workspace.
+fn may_enter(token: &GrantedToken, workspace_id: &str) -> bool {
+    token
+        .workspace_id
+        .as_ref()
+        .is_none_or(|only| only == workspace_id)
+}
+
+/// A scope with a list of bots is limited to those.
+fn may_use(token: &GrantedToken, bot_id: &str) -> bool {
+    let list = token.scope.as_ref().and_then(|scope| {
+        scope
+            .pointer("/attribute_constraint/connector_bot_chat_attribute/bot_id_list")?
+            .as_array()
+    });
+    list.is_none_or(|bots| bots.iter().any(|bot| bot == bot_id))
+}
+
+/// One page of a list, by the text of two numbers that the contract has checked: page 1 of 20 entries by default.
+fn page<'a, T>(all: &'a [T], page_num: Option<&str>, page_size: Option<&str>) -> &'a [T] {
+    let number =
+        |text: Option<&str>, default| text.and_then(|text| text.parse().ok()).unwrap_or(default);
+    let page_size: usize = number(page_size, 20);
+    let before = number(page_num, 1).saturating_sub(1);
+    let from = page_size.saturating_mul(before).min(all.len());
+    let to = from.saturating_add(page_size).min(all.len());
+    all.get(from..to).unwrap_or_default()
+}

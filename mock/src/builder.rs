@@ -1,0 +1,279 @@
+//! Setting a mock up.
+
+use crate::answer::PollErrors;
+use crate::api::{Bot, User, Workspace};
+use crate::app::{App, AppsFile};
+use crate::clock::MockClock;
+use crate::core::Core;
+use crate::defaults;
+use crate::error::Error;
+use crate::mock::MockCoze;
+use crate::record::RequestRecord;
+use crate::server;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+type Observer = Arc<dyn Fn(&RequestRecord) + Send + Sync>;
+
+pub(crate) struct Options {
+    pub(crate) lenient: bool,
+    pub(crate) control: bool,
+    pub(crate) reuse_revokes_family: bool,
+    pub(crate) refresh_revokes_access_token: bool,
+    pub(crate) poll_errors: PollErrors,
+    pub(crate) device_interval: Duration,
+    pub(crate) device_code_lifetime: Duration,
+    pub(crate) code_lifetime: Duration,
+    pub(crate) access_token_lifetime: Duration,
+    pub(crate) refresh_token_lifetime: Duration,
+    pub(crate) jwt_leeway: Duration,
+    pub(crate) audiences: Vec<String>,
+    pub(crate) public_url: Option<String>,
+    pub(crate) access_tokens: Vec<String>,
+    pub(crate) user: User,
+    pub(crate) workspaces: Vec<Workspace>,
+    pub(crate) bots: Vec<Bot>,
+    pub(crate) log_capacity: usize,
+    pub(crate) observer: Option<Observer>,
+}
+
+/// Sets a mock up: see [`MockCoze::builder`].
+///
+/// Without further words it is strict, follows the real clock, and knows the apps of [`defaults`](crate::defaults).
+#[must_use = "a builder does nothing until `start` or `build`"]
+pub struct Builder {
+    options: Options,
+    apps: Vec<App>,
+    default_apps: bool,
+    clock: MockClock,
+    listen: SocketAddr,
+}
+
+impl Builder {
+    pub(crate) fn new() -> Self {
+        Self {
+            options: Options {
+                lenient: false,
+                control: false,
+                reuse_revokes_family: false,
+                refresh_revokes_access_token: false,
+                poll_errors: PollErrors::default(),
+                device_interval: Duration::from_secs(5),
+                device_code_lifetime: Duration::from_secs(300),
+                code_lifetime: Duration::from_secs(600),
+                access_token_lifetime: Duration::from_secs(900),
+                refresh_token_lifetime: Duration::from_secs(30 * 24 * 3600),
+                jwt_leeway: Duration::from_secs(10),
+                audiences: Vec::new(),
+                public_url: None,
+                access_tokens: vec![defaults::PERSONAL_ACCESS_TOKEN.to_owned()],
+                user: User::default(),
+                workspaces: vec![Workspace::new(defaults::WORKSPACE_ID, "Mock workspace")],
+                bots: vec![
+                    Bot::new(
+                        defaults::BOT_IDS[0],
+                        "First mock bot",
+                        defaults::WORKSPACE_ID,
+                    ),
+                    Bot::new(
+                        defaults::BOT_IDS[1],
+                        "Second mock bot",
+                        defaults::WORKSPACE_ID,
+                    ),
+                ],
+                log_capacity: 10_000,
+                observer: None,
+            },
+            apps: Vec::new(),
+            default_apps: true,
+            clock: MockClock::real(),
+            listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+        }
+    }
+
+    /// Tolerates the closed list of [`Tolerance`](crate::Tolerance), for foreign clients. Each case is still recorded.
+    pub fn lenient(mut self, lenient: bool) -> Self {
+        self.options.lenient = lenient;
+        self
+    }
+
+    /// Registers an app, beside the default ones; one with the same client id replaces it.
+    pub fn app(mut self, app: App) -> Self {
+        self.apps.push(app);
+        self
+    }
+
+    /// Leaves the default apps out.
+    pub fn no_default_apps(mut self) -> Self {
+        self.default_apps = false;
+        self
+    }
+
+    /// Registers the apps (and access tokens) of an apps file, instead of the default ones.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::AppsFile`] if the text does not have the documented form.
+    pub fn apps_json(mut self, json: &str) -> Result<Self, Error> {
+        let file = AppsFile::parse(json)?;
+        if let Some(access_tokens) = file.access_tokens {
+            self.options.access_tokens = access_tokens;
+        }
+        self.apps.extend(file.apps.into_iter().map(App::from));
+        Ok(self.no_default_apps())
+    }
+
+    /// Registers a personal or service access token, beside
+    /// [`PERSONAL_ACCESS_TOKEN`](crate::defaults::PERSONAL_ACCESS_TOKEN).
+    pub fn access_token(mut self, access_token: impl Into<String>) -> Self {
+        self.options.access_tokens.push(access_token.into());
+        self
+    }
+
+    /// The clock to read, [`MockClock::real`] by default.
+    pub fn clock(mut self, clock: MockClock) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    /// Where [`start`](Self::start) listens: `127.0.0.1:0`, a free port of the loopback interface, by default.
+    pub fn listen(mut self, address: SocketAddr) -> Self {
+        self.listen = address;
+        self
+    }
+
+    /// Serves the control endpoints under `/_mock/` too, for tests in other languages. Off by default: whoever reaches them
+    /// rules the mock.
+    pub fn control_endpoints(mut self, serve: bool) -> Self {
+        self.options.control = serve;
+        self
+    }
+
+    /// One of two things about Coze that are not known: sending a refresh token that was used before ends the whole sign-in.
+    /// Off by default.
+    pub fn reuse_revokes_family(mut self, revokes: bool) -> Self {
+        self.options.reuse_revokes_family = revokes;
+        self
+    }
+
+    /// The other: a refresh ends the access token that came with the refresh token. Off by default.
+    pub fn refresh_revokes_access_token(mut self, revokes: bool) -> Self {
+        self.options.refresh_revokes_access_token = revokes;
+        self
+    }
+
+    /// The shape of the errors that device polls are answered with.
+    pub fn poll_errors(mut self, shape: PollErrors) -> Self {
+        self.options.poll_errors = shape;
+        self
+    }
+
+    /// The least time between two polls (whole seconds; 5 s by default).
+    pub fn device_interval(mut self, interval: Duration) -> Self {
+        self.options.device_interval = interval;
+        self
+    }
+
+    /// How long device codes live (whole seconds; 300 s by default).
+    pub fn device_code_lifetime(mut self, lifetime: Duration) -> Self {
+        self.options.device_code_lifetime = lifetime;
+        self
+    }
+
+    /// How long authorization codes live (10 minutes by default, RFC 6749's upper limit; Coze documents none).
+    pub fn code_lifetime(mut self, lifetime: Duration) -> Self {
+        self.options.code_lifetime = lifetime;
+        self
+    }
+
+    /// How long users' access tokens live (15 minutes by default).
+    pub fn access_token_lifetime(mut self, lifetime: Duration) -> Self {
+        self.options.access_token_lifetime = lifetime;
+        self
+    }
+
+    /// How long refresh tokens live (30 days by default).
+    pub fn refresh_token_lifetime(mut self, lifetime: Duration) -> Self {
+        self.options.refresh_token_lifetime = lifetime;
+        self
+    }
+
+    /// By how much the clock of who signs a JWT may be off (10 s by default).
+    pub fn jwt_leeway(mut self, leeway: Duration) -> Self {
+        self.options.jwt_leeway = leeway;
+        self
+    }
+
+    /// A host that the `aud` of JWTs may name. Without any, it is the host that the client called.
+    pub fn audience(mut self, host: impl Into<String>) -> Self {
+        self.options.audiences.push(host.into());
+        self
+    }
+
+    /// The URL under which clients reach the mock, where that is not what they write into their `Host` header: it is the start
+    /// of the `verification_uri`.
+    pub fn public_url(mut self, url: impl Into<String>) -> Self {
+        self.options.public_url = Some(url.into().trim_end_matches('/').to_owned());
+        self
+    }
+
+    /// The user who signs in.
+    pub fn user(mut self, user: User) -> Self {
+        self.options.user = user;
+        self
+    }
+
+    /// Adds a workspace to the API behind the tokens.
+    pub fn workspace(mut self, workspace: Workspace) -> Self {
+        self.options.workspaces.push(workspace);
+        self
+    }
+
+    /// Adds a bot to the API behind the tokens.
+    pub fn bot(mut self, bot: Bot) -> Self {
+        self.options.bots.push(bot);
+        self
+    }
+
+    /// How many requests, violations and notes are kept: the last 10,000 by default.
+    pub fn log_capacity(mut self, requests: usize) -> Self {
+        self.options.log_capacity = requests.max(1);
+        self
+    }
+
+    /// Calls `observer` after each request, for a log.
+    pub fn on_request(mut self, observer: impl Fn(&RequestRecord) + Send + Sync + 'static) -> Self {
+        self.options.observer = Some(Arc::new(observer));
+        self
+    }
+
+    /// Makes the mock without a socket: it is reached through [`MockCoze::service`].
+    ///
+    /// # Errors
+    ///
+    /// [`Error::App`] for an app that cannot work, [`Error::KeyGeneration`] and [`Error::NoRandomness`] from the system.
+    pub fn build(self) -> Result<MockCoze, Error> {
+        let mut apps = if self.default_apps {
+            defaults::apps()
+        } else {
+            Vec::new()
+        };
+        apps.extend(self.apps);
+        let core = Arc::new(Core::new(self.options, apps, self.clock)?);
+        Ok(MockCoze::new(core))
+    }
+
+    /// Makes the mock and serves it over HTTP in background tasks of the current tokio runtime, until it is
+    /// [shut down](MockCoze::shutdown) or its last clone is dropped.
+    ///
+    /// # Errors
+    ///
+    /// As [`build`](Self::build), and [`Error::Listen`].
+    pub async fn start(self) -> Result<MockCoze, Error> {
+        let listen = self.listen;
+        let mock = self.build()?;
+        let server = server::start(Arc::clone(mock.core()), listen).await?;
+        Ok(mock.with_server(server))
+    }
+}

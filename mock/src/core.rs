@@ -1,0 +1,577 @@
+//! One request from beginning to end: recorded, struck by faults, held against the contract, answered.
+
+use crate::answer::{Answer, ErrorWord, Refusal};
+use crate::app::{App, ClientType};
+use crate::builder::Options;
+use crate::clock::{MockClock, millis};
+use crate::contract::{Contract, Findings, Tolerance};
+use crate::endpoint::{Endpoint, Route, fold_slashes, route};
+use crate::error::Error;
+use crate::fault::{self, Applied, Fault, Faults, When};
+use crate::jwt::Jwt;
+use crate::keys::VerifyingKey;
+use crate::record::{
+    Finding, Log, Outcome, RequestRecord, redact_body, redact_headers, redact_query,
+};
+use crate::secret::{digest_of, hex};
+use crate::service::ServiceError;
+use crate::state::{Flow, GrantedToken, State};
+use crate::{api, authorize, control, device, keys, pages, secret, token};
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, header};
+use http_body_util::Full;
+use serde_json::Value;
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
+
+pub(crate) const LOG_ID: HeaderName = HeaderName::from_static("x-tt-logid");
+
+/// What all faces of one mock share.
+pub(crate) struct Core {
+    pub(crate) options: Options,
+    pub(crate) apps: HashMap<String, Registered>,
+    pub(crate) clock: MockClock,
+    pub(crate) faults: Faults,
+    pub(crate) log: Log,
+    pub(crate) contract: &'static Contract,
+    /// Where the mock listens, once it does.
+    pub(crate) listening_at: OnceLock<String>,
+    /// Whether only this machine can connect.
+    pub(crate) loopback_only: AtomicBool,
+    state: Mutex<State>,
+    log_id_salt: String,
+    log_ids: AtomicU64,
+}
+
+/// An app with its keys ready to verify.
+pub(crate) struct Registered {
+    pub(crate) app: App,
+    pub(crate) keys: Vec<(String, VerifyingKey)>,
+    pub(crate) active: AtomicBool,
+}
+
+impl Registered {
+    fn new(app: App) -> Result<Self, Error> {
+        app.check()?;
+        let mut verifying = Vec::new();
+        for key in &app.keys {
+            let pem = match &key.public_pem {
+                Some(pem) => pem,
+                None => &keys::generated()?.public_pem,
+            };
+            let problem = |problem: &str| Error::App {
+                client_id: app.client_id.clone(),
+                problem: format!("the public key {:?} {problem}", key.id),
+            };
+            verifying.push((
+                key.id.clone(),
+                VerifyingKey::from_pem(pem).map_err(problem)?,
+            ));
+        }
+        Ok(Self {
+            app,
+            keys: verifying,
+            active: AtomicBool::new(true),
+        })
+    }
+
+    pub(crate) fn check_active(&self) -> Result<(), Refusal> {
+        if self.active.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        Err(Refusal::new(
+            ErrorWord::AccessDeny,
+            "the app was deactivated by its owner",
+        ))
+    }
+}
+
+/// A request with its body read.
+pub(crate) struct Incoming {
+    pub(crate) method: Method,
+    pub(crate) path: String,
+    pub(crate) query: Vec<(String, String)>,
+    pub(crate) headers: HeaderMap,
+    /// `None` if it was longer than the mock reads.
+    pub(crate) body: Option<Bytes>,
+    /// The host and port that the client called.
+    pub(crate) authority: String,
+    pub(crate) scheme: &'static str,
+}
+
+impl Incoming {
+    pub(crate) fn header(&self, name: &HeaderName) -> Option<&str> {
+        self.headers.get(name)?.to_str().ok()
+    }
+
+    /// The media type of the body, without parameters, in lower case.
+    pub(crate) fn content_type(&self) -> Option<String> {
+        let value = self.header(&header::CONTENT_TYPE)?;
+        Some(
+            value
+                .split(';')
+                .next()
+                .unwrap_or_default()
+                .trim()
+                .to_ascii_lowercase(),
+        )
+    }
+
+    pub(crate) fn json(&self) -> Option<Value> {
+        serde_json::from_slice(self.body.as_ref()?).ok()
+    }
+}
+
+/// What a request's `Authorization` header holds.
+#[derive(Clone, Copy)]
+pub(crate) enum Credential<'a> {
+    Absent,
+    /// The word `Bearer` and nothing behind it.
+    EmptyBearer,
+    Bearer(&'a str),
+    /// Something else than one bearer token.
+    NoBearer,
+}
+
+pub(crate) fn credential(headers: &HeaderMap) -> Credential<'_> {
+    let mut values = headers.get_all(header::AUTHORIZATION).iter();
+    let Some(value) = values.next() else {
+        return Credential::Absent;
+    };
+    let (None, Ok(value)) = (values.next(), value.to_str()) else {
+        return Credential::NoBearer;
+    };
+    let (scheme, token) = value.split_once(' ').unwrap_or((value, ""));
+    if !scheme.eq_ignore_ascii_case("bearer") {
+        return Credential::NoBearer;
+    }
+    match token.trim() {
+        "" => Credential::EmptyBearer,
+        token if token.contains(char::is_whitespace) => Credential::NoBearer,
+        token => Credential::Bearer(token),
+    }
+}
+
+/// One request under way.
+pub(crate) struct Exchange<'a> {
+    pub(crate) core: &'a Core,
+    pub(crate) incoming: &'a Incoming,
+    pub(crate) endpoint: Endpoint,
+    pub(crate) path_id: Option<&'a str>,
+    pub(crate) jwt: Option<&'a Jwt<'a>>,
+    pub(crate) body: Option<&'a Value>,
+    pub(crate) log_id: &'a str,
+    pub(crate) now: Duration,
+    pub(crate) token_lifetime: Option<Duration>,
+    pub(crate) findings: Findings,
+}
+
+impl<'a> Exchange<'a> {
+    /// The body, if path, query, content type and body are as the contract asks.
+    pub(crate) fn checked_body(&mut self) -> Result<Value, Refusal> {
+        let contract = self.core.contract;
+        contract.check_parameters(
+            self.endpoint,
+            self.path_id,
+            &self.incoming.query,
+            &mut self.findings,
+        )?;
+        if self.incoming.content_type().as_deref() != Some("application/json") {
+            self.findings
+                .violation("header/Content-Type", "must be application/json");
+            return Err(Refusal::invalid_request("Content-Type"));
+        }
+        let Some(body) = self.body else {
+            self.findings.violation("body", "must be JSON");
+            return Err(Refusal::invalid_request("body"));
+        };
+        contract.check_body(self.endpoint, body.clone(), &mut self.findings)
+    }
+
+    pub(crate) fn client(&self, client_id: &str) -> Result<&'a Registered, Refusal> {
+        self.core
+            .apps
+            .get(client_id)
+            .ok_or_else(|| Refusal::invalid_client("no app has this client id"))
+    }
+
+    /// Authenticates a client in the way of its type: by secret, or by nothing.
+    pub(crate) fn authenticate(&mut self, client: &Registered) -> Result<(), Refusal> {
+        match client.app.client_type {
+            ClientType::Web => self.check_secret(client.app.client_secret().unwrap_or_default()),
+            _ => self.check_no_credential(),
+        }
+    }
+
+    fn check_secret(&mut self, client_secret: &str) -> Result<(), Refusal> {
+        match credential(&self.incoming.headers) {
+            // Compared by their digests, so that the time says nothing about the secret.
+            Credential::Bearer(sent) if digest_of(sent) == digest_of(client_secret) => Ok(()),
+            Credential::Bearer(_) => Err(Refusal::invalid_client("the client secret is wrong")),
+            Credential::Absent | Credential::EmptyBearer | Credential::NoBearer => {
+                self.findings.violation(
+                    "header/Authorization",
+                    "the client secret as a bearer token",
+                );
+                Err(Refusal::invalid_client(
+                    "the client secret is missing: send it as a bearer token",
+                ))
+            }
+        }
+    }
+
+    /// For clients without a secret: nothing may be sent that looks like one.
+    pub(crate) fn check_no_credential(&mut self) -> Result<(), Refusal> {
+        let place = "header/Authorization";
+        match credential(&self.incoming.headers) {
+            Credential::Absent => return Ok(()),
+            Credential::EmptyBearer => {
+                if self.findings.tolerates(
+                    Tolerance::EmptyBearer,
+                    place,
+                    "no credential belongs here, not even an empty one",
+                ) {
+                    return Ok(());
+                }
+            }
+            Credential::Bearer(_) | Credential::NoBearer => {
+                self.findings.violation(place, "no credential belongs here")
+            }
+        }
+        Err(Refusal::invalid_request("Authorization"))
+    }
+}
+
+/// How a request ends.
+enum Ending {
+    Answer(Answer),
+    Reset,
+    Never,
+}
+
+impl Core {
+    pub(crate) fn new(options: Options, apps: Vec<App>, clock: MockClock) -> Result<Self, Error> {
+        let mut registered = HashMap::new();
+        for app in apps {
+            registered.insert(app.client_id.clone(), Registered::new(app)?);
+        }
+        let core = Self {
+            apps: registered,
+            clock,
+            faults: Faults::default(),
+            log: Log::new(options.log_capacity),
+            contract: Contract::load()?,
+            listening_at: OnceLock::new(),
+            loopback_only: AtomicBool::new(false),
+            state: Mutex::default(),
+            log_id_salt: hex(&secret::random::<5>()?),
+            log_ids: AtomicU64::new(0),
+            options,
+        };
+        core.reset();
+        Ok(core)
+    }
+
+    pub(crate) fn state(&self) -> MutexGuard<'_, State> {
+        // No code under the lock panics half-way through a change.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn now(&self) -> Duration {
+        self.clock.since_epoch()
+    }
+
+    /// Forgets all that clients did, and the faults; apps and clock stay.
+    pub(crate) fn reset(&self) {
+        let mut state = State::default();
+        for access_token in &self.options.access_tokens {
+            state.tokens.insert_access(
+                access_token,
+                GrantedToken::new(Flow::Fixed, "", None),
+                Duration::ZERO,
+            );
+        }
+        *self.state() = state;
+        self.faults.clear();
+        self.log.clear();
+        for registered in self.apps.values() {
+            registered.active.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// The URL under which the client reaches the mock.
+    pub(crate) fn base_url(&self, incoming: &Incoming) -> String {
+        match &self.options.public_url {
+            Some(url) => url.clone(),
+            None => format!("{}://{}", incoming.scheme, incoming.authority),
+        }
+    }
+
+    fn next_log_id(&self, now: Duration) -> String {
+        let count = self.log_ids.fetch_add(1, Ordering::Relaxed);
+        format!("{:013}{}{count:08X}", millis(now), self.log_id_salt).to_uppercase()
+    }
+
+    pub(crate) async fn respond(
+        &self,
+        incoming: Incoming,
+    ) -> Result<Response<Full<Bytes>>, ServiceError> {
+        let arrived = self.now();
+        let log_id = self.next_log_id(arrived);
+        let folded = fold_slashes(&incoming.path);
+        let route = route(
+            &incoming.method,
+            folded.as_deref().unwrap_or(&incoming.path),
+        );
+        if let Route::Mock(path) = &route {
+            let answer = control::answer(self, &incoming, path, &log_id);
+            return Ok(self.finish(answer, &log_id, 0));
+        }
+
+        let endpoint = match &route {
+            Route::Coze(endpoint, _) | Route::WrongMethod(endpoint) => Some(*endpoint),
+            Route::Mock(_) | Route::Unknown => None,
+        };
+        let bearer = match credential(&incoming.headers) {
+            Credential::Bearer(token) if endpoint.is_some_and(Endpoint::issues_tokens) => {
+                Some(token)
+            }
+            _ => None,
+        };
+        let jwt = bearer.and_then(Jwt::parse);
+        let body = incoming.json();
+        let number = self.log.open(RequestRecord {
+            number: 0,
+            log_id: log_id.clone(),
+            at_unix_ms: millis(arrived),
+            endpoint,
+            method: incoming.method.to_string(),
+            path: incoming.path.clone(),
+            query: redact_query(&incoming.query),
+            headers: redact_headers(&incoming.headers),
+            body: body.as_ref().map(redact_body),
+            jwt: jwt.as_ref().map(Jwt::record),
+            outcome: Outcome::Open,
+            faults: Vec::new(),
+        });
+        let grant_type = body
+            .as_ref()
+            .and_then(|body| body.get("grant_type")?.as_str());
+        let mut applied = match &route {
+            Route::Coze(endpoint, _) => self.faults.take(*endpoint, grant_type),
+            _ => Applied::default(),
+        };
+        if !applied.latency.is_zero() {
+            tokio::time::sleep(applied.latency).await;
+        }
+
+        let mut findings = Findings {
+            lenient: self.options.lenient,
+            request: number,
+            endpoint,
+            violations: Vec::new(),
+            notes: Vec::new(),
+        };
+        let double_slash_passes = folded.is_none()
+            || findings.tolerates(Tolerance::DoubleSlash, "path", "one slash between segments");
+        let ending = match &route {
+            Route::Coze(endpoint, path_id) if double_slash_passes => {
+                let mut exchange = Exchange {
+                    core: self,
+                    incoming: &incoming,
+                    endpoint: *endpoint,
+                    path_id: path_id.as_deref(),
+                    jwt: jwt.as_ref(),
+                    body: body.as_ref(),
+                    log_id: &log_id,
+                    now: self.now(),
+                    token_lifetime: applied.token_lifetime,
+                    findings,
+                };
+                let ending = exchange.end(applied.outcome.take());
+                findings = exchange.findings;
+                ending
+            }
+            Route::WrongMethod(endpoint) => {
+                let method = endpoint.method();
+                findings.violation("method", format!("must be {method}"));
+                let message = "this path has another method";
+                let status = StatusCode::METHOD_NOT_ALLOWED;
+                let answer = Answer::api_error(status, 4000, message, &log_id);
+                Ending::Answer(answer.with_header(header::ALLOW, method.as_str()))
+            }
+            _ => {
+                // Browsers ask for it by themselves.
+                if incoming.path != "/favicon.ico" && folded.is_none() {
+                    findings.violation("path", "one of the documented paths");
+                }
+                Ending::Answer(Answer::api_error(
+                    StatusCode::NOT_FOUND,
+                    4000,
+                    "no such path",
+                    &log_id,
+                ))
+            }
+        };
+        self.close(number, &ending, applied.names, findings);
+        match ending {
+            Ending::Answer(answer) => Ok(self.finish(answer, &log_id, applied.skew_seconds)),
+            Ending::Reset => Err(ServiceError::connection_reset()),
+            Ending::Never => std::future::pending().await,
+        }
+    }
+
+    /// Writes the end of a request into the log, and tells the observer.
+    fn close(&self, number: u64, ending: &Ending, faults: Vec<String>, findings: Findings) {
+        let outcome = match ending {
+            Ending::Answer(answer) => Outcome::Answered {
+                status: answer.status.as_u16(),
+                error: answer.error.clone(),
+            },
+            Ending::Reset => Outcome::ConnectionReset,
+            Ending::Never => Outcome::NeverAnswered,
+        };
+        let observer = self.options.observer.as_ref();
+        let finding = Finding {
+            outcome,
+            faults,
+            violations: findings.violations,
+            notes: findings.notes,
+            observed: observer.is_some(),
+        };
+        let record = self.log.close(number, finding);
+        if let (Some(observer), Some(record)) = (observer, record) {
+            observer(&record);
+        }
+    }
+
+    fn finish(&self, answer: Answer, log_id: &str, skew_seconds: i64) -> Response<Full<Bytes>> {
+        let Answer {
+            status,
+            headers,
+            body,
+            ..
+        } = answer
+            .with_header(header::DATE, &fault::http_date(self.now(), skew_seconds))
+            .with_header(LOG_ID, log_id);
+        let length = HeaderValue::from(body.len());
+        let mut response = Response::new(Full::new(body));
+        *response.status_mut() = status;
+        *response.headers_mut() = headers;
+        response
+            .headers_mut()
+            .insert(header::CONTENT_LENGTH, length);
+        response
+    }
+
+    /// A person opens an authorize URL and decides, without a browser.
+    pub(crate) fn person_authorizes(
+        &self,
+        incoming: &Incoming,
+        approve: bool,
+    ) -> Result<String, String> {
+        let Route::Coze(endpoint, path_id) = route(&Method::GET, &incoming.path) else {
+            return Err("this is not the path of an authorize page".into());
+        };
+        if !endpoint.is_page() {
+            return Err("this is not the path of an authorize page".into());
+        }
+        let now = self.now();
+        let number = self.log.open(RequestRecord {
+            number: 0,
+            log_id: self.next_log_id(now),
+            at_unix_ms: millis(now),
+            endpoint: Some(endpoint),
+            method: "GET".into(),
+            path: incoming.path.clone(),
+            query: redact_query(&incoming.query),
+            headers: Vec::new(),
+            body: None,
+            jwt: None,
+            outcome: Outcome::Open,
+            faults: Vec::new(),
+        });
+        let mut findings = Findings {
+            lenient: self.options.lenient,
+            request: number,
+            endpoint: Some(endpoint),
+            violations: Vec::new(),
+            notes: Vec::new(),
+        };
+        let decided = authorize::check(
+            self,
+            endpoint,
+            path_id.as_deref(),
+            &incoming.query,
+            &mut findings,
+        )
+        .and_then(|request| {
+            authorize::decide(self, &request, approve)
+                .map_err(|_| "the operating system gave no random bytes".to_owned())
+        });
+        let status = if decided.is_ok() {
+            StatusCode::SEE_OTHER
+        } else {
+            StatusCode::BAD_REQUEST
+        };
+        self.close(
+            number,
+            &Ending::Answer(Answer::empty(status)),
+            Vec::new(),
+            findings,
+        );
+        decided
+    }
+}
+
+impl Exchange<'_> {
+    fn end(&mut self, fault: Option<Fault>) -> Ending {
+        let Some(fault) = fault else {
+            return Ending::Answer(self.process());
+        };
+        if let Some(answer) = fault::answer_instead(&fault, self.endpoint, self.now, self.log_id) {
+            return Ending::Answer(answer);
+        }
+        match fault {
+            Fault::ConnectionReset { when } => {
+                self.process_if(when);
+                Ending::Reset
+            }
+            Fault::Timeout { when } => {
+                self.process_if(when);
+                Ending::Never
+            }
+            fault => Ending::Answer(fault::spoil(&fault, self.process())),
+        }
+    }
+
+    fn process_if(&mut self, when: When) {
+        if when == When::AfterProcessing {
+            self.process();
+        }
+    }
+
+    fn process(&mut self) -> Answer {
+        if self.incoming.body.is_none() {
+            self.findings.violation("body", "not that long");
+            return Answer::api_error(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                4000,
+                "the body is too long",
+                self.log_id,
+            );
+        }
+        match self.endpoint {
+            Endpoint::Token | Endpoint::AccountToken | Endpoint::EnterpriseToken => {
+                token::answer(self)
+            }
+            Endpoint::DeviceCode | Endpoint::WorkspaceDeviceCode => device::answer(self),
+            Endpoint::Authorize | Endpoint::WorkspaceAuthorize => pages::authorize(self),
+            Endpoint::UsersMe | Endpoint::Workspaces | Endpoint::Bots | Endpoint::Bot => {
+                api::answer(self)
+            }
+        }
+    }
+}

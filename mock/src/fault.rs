@@ -1,0 +1,487 @@
+//! Faults on demand: what a network, a gateway or a tired server does to a client.
+
+use crate::answer::{Answer, ErrorShape, ErrorWord, HTML, error_body};
+use crate::endpoint::Endpoint;
+use bytes::{BufMut as _, Bytes, BytesMut};
+use http::{HeaderValue, StatusCode, header};
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+/// One thing that goes wrong. In JSON, for the program's control endpoint, a fault is an object with one key:
+/// `{"status": {"status": 503, "body": "html"}}`, `{"latency": {"millis": 200}}`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+#[non_exhaustive]
+pub enum Fault {
+    /// The request waits before it is processed (in tokio's time, which tests can pause). Goes together with any other fault.
+    Latency {
+        /// How long.
+        #[serde(rename = "millis", with = "millis")]
+        delay: Duration,
+    },
+    /// The connection is closed with a TCP reset; in process, the service returns an error.
+    ConnectionReset {
+        /// Whether the request still took effect.
+        when: When,
+    },
+    /// No answer ever comes: what a client's time-out is for.
+    Timeout {
+        /// Whether the request still took effect.
+        when: When,
+    },
+    /// Another status; the request has no effect.
+    Status {
+        /// For example 429, 500, 502, 503 or 504.
+        status: u16,
+        /// What the body is.
+        #[serde(default)]
+        body: FaultBody,
+        /// A `Retry-After` header.
+        #[serde(default)]
+        retry_after: Option<RetryAfter>,
+    },
+    /// The true answer, cut in the middle of its JSON.
+    TruncatedJson,
+    /// The true answer, labelled `text/plain`.
+    WrongContentType,
+    /// The true answer behind two MiB of white space: valid JSON that a careful client does not read to its end.
+    OversizedBody,
+    /// A redirect; the request has no effect.
+    Redirect {
+        /// 301, 302, 303, 307 or 308.
+        status: u16,
+        /// Where to.
+        location: String,
+    },
+    /// HTTP 200 with an error in its body; the request has no effect.
+    ErrorWithStatus200 {
+        /// The body's shape.
+        shape: ErrorShape,
+        /// The word (shape C has none: it carries code 4000).
+        word: ErrorWord,
+    },
+    /// The `Date` header is off by this much; expiry times are not. Goes together with any other fault. (A server whose whole
+    /// clock is off is a mock with another [`MockClock`](crate::MockClock).)
+    SkewedDate {
+        /// Seconds ahead, negative for behind.
+        seconds: i64,
+    },
+    /// Access tokens live only this long, whatever was asked for. Goes together with any other fault.
+    ShortLivedTokens {
+        /// The lifetime.
+        seconds: u64,
+    },
+}
+
+/// Whether a request takes effect before the fault hides that from the client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum When {
+    /// It has no effect: a refresh token sent stays alive.
+    BeforeProcessing,
+    /// It took effect: a refresh token sent is dead, and its successor lost.
+    AfterProcessing,
+}
+
+/// The body of a [`Fault::Status`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FaultBody {
+    /// Coze's JSON: `internal_error` in shape A from the OAuth endpoints, shape C from the API.
+    #[default]
+    Json,
+    /// A gateway's HTML page.
+    Html,
+    /// Nothing.
+    Empty,
+}
+
+/// The two forms of a `Retry-After` header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RetryAfter {
+    /// A number of seconds.
+    Seconds(u64),
+    /// A date so many seconds ahead of the mock's clock.
+    DateInSeconds(u64),
+}
+
+impl Fault {
+    /// A status with Coze's JSON body.
+    #[must_use]
+    pub fn status(status: u16) -> Self {
+        Self::Status {
+            status,
+            body: FaultBody::Json,
+            retry_after: None,
+        }
+    }
+
+    /// 429 with `Retry-After` in seconds.
+    #[must_use]
+    pub fn too_many_requests(retry_after_seconds: u64) -> Self {
+        Self::Status {
+            status: 429,
+            body: FaultBody::Json,
+            retry_after: Some(RetryAfter::Seconds(retry_after_seconds)),
+        }
+    }
+
+    /// The documented `internal_error`.
+    #[must_use]
+    pub fn internal_error() -> Self {
+        Self::status(500)
+    }
+
+    /// A delay before the request is processed.
+    #[must_use]
+    pub fn latency(delay: Duration) -> Self {
+        Self::Latency { delay }
+    }
+
+    /// Whether this changes how a request is processed rather than what comes of it: such faults go together.
+    fn is_modifier(&self) -> bool {
+        matches!(
+            self,
+            Self::Latency { .. } | Self::SkewedDate { .. } | Self::ShortLivedTokens { .. }
+        )
+    }
+
+    pub(crate) fn check(&self) -> Result<(), &'static str> {
+        match self {
+            Self::Status { status, .. } if StatusCode::from_u16(*status).is_err() => {
+                Err("is not an HTTP status")
+            }
+            Self::Redirect { status, .. } if !matches!(status, 301 | 302 | 303 | 307 | 308) => {
+                Err("is not a redirect: one of 301, 302, 303, 307, 308")
+            }
+            Self::Redirect { location, .. } if HeaderValue::from_str(location).is_err() => {
+                Err("has a location that no header can carry")
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let after = |when: &When| match when {
+            When::BeforeProcessing => "before processing",
+            When::AfterProcessing => "after processing",
+        };
+        match self {
+            Self::Latency { delay } => write!(f, "latency {} ms", delay.as_millis()),
+            Self::ConnectionReset { when } => write!(f, "connection reset {}", after(when)),
+            Self::Timeout { when } => write!(f, "time-out {}", after(when)),
+            Self::Status { status, .. } => write!(f, "status {status}"),
+            Self::TruncatedJson => f.write_str("truncated JSON"),
+            Self::WrongContentType => f.write_str("wrong content type"),
+            Self::OversizedBody => f.write_str("oversized body"),
+            Self::Redirect { status, .. } => write!(f, "redirect {status}"),
+            Self::ErrorWithStatus200 { word, .. } => write!(f, "200 with {word}"),
+            Self::SkewedDate { seconds } => write!(f, "date skewed by {seconds} s"),
+            Self::ShortLivedTokens { seconds } => write!(f, "tokens of {seconds} s"),
+        }
+    }
+}
+
+/// Which requests a fault is for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Target {
+    /// All of Coze's endpoints.
+    Any,
+    /// One endpoint.
+    Endpoint(Endpoint),
+    /// Token requests with this `grant_type`, at whichever token endpoint.
+    GrantType(String),
+}
+
+impl Target {
+    /// Refresh requests.
+    #[must_use]
+    pub fn refresh() -> Self {
+        Self::GrantType("refresh_token".into())
+    }
+
+    fn covers(&self, endpoint: Endpoint, grant_type: Option<&str>) -> bool {
+        match self {
+            Self::Any => true,
+            Self::Endpoint(wanted) => *wanted == endpoint,
+            Self::GrantType(wanted) => endpoint.issues_tokens() && grant_type == Some(wanted),
+        }
+    }
+}
+
+impl From<Endpoint> for Target {
+    fn from(endpoint: Endpoint) -> Self {
+        Self::Endpoint(endpoint)
+    }
+}
+
+/// How many requests a fault hits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Times {
+    /// The next so many.
+    Next(u32),
+    /// All, until the faults are cleared.
+    Forever,
+}
+
+impl Times {
+    /// The next one.
+    pub const ONCE: Self = Self::Next(1);
+}
+
+/// A fault that waits for its requests.
+#[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
+pub struct PlannedFault {
+    /// Names it for [`Faults::remove`].
+    pub id: u64,
+    /// What happens.
+    pub fault: Fault,
+    /// To which requests.
+    pub target: Target,
+    /// How many it will still hit; `None` for all.
+    pub remaining: Option<u32>,
+}
+
+/// The plan of faults. Of the faults that cover a request, every latency, skewed date and short life applies, and of all
+/// others the one planned first; each counts down by one.
+#[derive(Default)]
+pub struct Faults {
+    plan: Mutex<Plan>,
+}
+
+#[derive(Default)]
+struct Plan {
+    last_id: u64,
+    faults: Vec<PlannedFault>,
+}
+
+impl Faults {
+    /// Plans a fault and returns its id. A status that HTTP does not have is sent as 500.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), coze_mock::Error> {
+    /// use coze_mock::{Endpoint, Fault, MockCoze, Target, Times, When};
+    ///
+    /// let mock = MockCoze::builder().build()?;
+    /// mock.faults().add(Fault::too_many_requests(2), Endpoint::Token, Times::Next(2));
+    /// mock.faults().add(Fault::ConnectionReset { when: When::AfterProcessing }, Target::refresh(), Times::ONCE);
+    /// # Ok(()) }
+    /// ```
+    pub fn add(&self, fault: Fault, target: impl Into<Target>, times: Times) -> u64 {
+        let mut plan = self.lock();
+        plan.last_id += 1;
+        let id = plan.last_id;
+        let remaining = match times {
+            Times::Next(count) => Some(count),
+            Times::Forever => None,
+        };
+        plan.faults.push(PlannedFault {
+            id,
+            fault,
+            target: target.into(),
+            remaining,
+        });
+        id
+    }
+
+    /// Takes a fault out of the plan; `false` if it is no longer there.
+    pub fn remove(&self, id: u64) -> bool {
+        let mut plan = self.lock();
+        let before = plan.faults.len();
+        plan.faults.retain(|planned| planned.id != id);
+        plan.faults.len() < before
+    }
+
+    /// The faults that still wait.
+    #[must_use]
+    pub fn pending(&self) -> Vec<PlannedFault> {
+        self.lock().faults.clone()
+    }
+
+    /// Empties the plan.
+    pub fn clear(&self) {
+        self.lock().faults.clear();
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Plan> {
+        self.plan.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn take(&self, endpoint: Endpoint, grant_type: Option<&str>) -> Applied {
+        let mut applied = Applied::default();
+        let mut plan = self.lock();
+        if plan.faults.is_empty() {
+            return applied;
+        }
+        for planned in &mut plan.faults {
+            let used_up = planned.remaining == Some(0);
+            let second_outcome = !planned.fault.is_modifier() && applied.outcome.is_some();
+            if used_up || second_outcome || !planned.target.covers(endpoint, grant_type) {
+                continue;
+            }
+            planned.remaining = planned.remaining.map(|left| left - 1);
+            applied.add(&planned.fault);
+        }
+        plan.faults.retain(|planned| planned.remaining != Some(0));
+        applied
+    }
+}
+
+impl fmt::Debug for Faults {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Faults")
+            .field("pending", &self.pending())
+            .finish()
+    }
+}
+
+/// The faults of one request.
+#[derive(Debug, Default)]
+pub(crate) struct Applied {
+    pub(crate) latency: Duration,
+    pub(crate) skew_seconds: i64,
+    pub(crate) token_lifetime: Option<Duration>,
+    pub(crate) outcome: Option<Fault>,
+    pub(crate) names: Vec<String>,
+}
+
+impl Applied {
+    fn add(&mut self, fault: &Fault) {
+        self.names.push(fault.to_string());
+        match fault {
+            Fault::Latency { delay } => self.latency = self.latency.saturating_add(*delay),
+            Fault::SkewedDate { seconds } => {
+                self.skew_seconds = self.skew_seconds.saturating_add(*seconds)
+            }
+            Fault::ShortLivedTokens { seconds } => {
+                self.token_lifetime = Some(Duration::from_secs(*seconds))
+            }
+            outcome => self.outcome = Some(outcome.clone()),
+        }
+    }
+}
+
+/// The answer of a fault in whose stead nothing is processed; `None` for faults that need the true answer or give none.
+pub(crate) fn answer_instead(
+    fault: &Fault,
+    endpoint: Endpoint,
+    now: Duration,
+    log_id: &str,
+) -> Option<Answer> {
+    match fault {
+        Fault::Status {
+            status,
+            body,
+            retry_after,
+        } => {
+            let status = StatusCode::from_u16(*status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+            let answer = match body {
+                FaultBody::Empty => Answer::empty(status),
+                FaultBody::Html => Answer::of_type(status, HTML, gateway_page(status)),
+                FaultBody::Json if endpoint.is_api() || status == StatusCode::TOO_MANY_REQUESTS => {
+                    let code = if status == StatusCode::TOO_MANY_REQUESTS {
+                        4013
+                    } else {
+                        4000
+                    };
+                    Answer::api_error(status, code, reason(status), log_id)
+                }
+                FaultBody::Json => {
+                    let word = ErrorWord::InternalError;
+                    Answer::json(status, &error_body(ErrorShape::A, word, log_id))
+                        .with_error(word.as_str())
+                }
+            };
+            Some(match retry_after {
+                None => answer,
+                Some(RetryAfter::Seconds(seconds)) => {
+                    answer.with_header(header::RETRY_AFTER, &seconds.to_string())
+                }
+                Some(RetryAfter::DateInSeconds(seconds)) => {
+                    let at = now.saturating_add(Duration::from_secs(*seconds));
+                    answer.with_header(header::RETRY_AFTER, &http_date(at, 0))
+                }
+            })
+        }
+        Fault::Redirect { status, location } => {
+            let status = StatusCode::from_u16(*status).unwrap_or(StatusCode::TEMPORARY_REDIRECT);
+            Some(Answer::empty(status).with_header(header::LOCATION, location))
+        }
+        Fault::ErrorWithStatus200 { shape, word } => Some(
+            Answer::json(StatusCode::OK, &error_body(*shape, *word, log_id))
+                .with_error(word.as_str()),
+        ),
+        _ => None,
+    }
+}
+
+/// The true answer, spoilt.
+pub(crate) fn spoil(fault: &Fault, mut answer: Answer) -> Answer {
+    match fault {
+        Fault::TruncatedJson => answer.body = answer.body.slice(..answer.body.len() * 2 / 3),
+        Fault::WrongContentType => {
+            answer.headers.insert(
+                header::CONTENT_TYPE,
+                HeaderValue::from_static("text/plain; charset=utf-8"),
+            );
+        }
+        Fault::OversizedBody => answer.body = behind_white_space(&answer.body),
+        _ => {}
+    }
+    answer
+}
+
+const OVERSIZE: usize = 2 * 1024 * 1024;
+
+fn behind_white_space(body: &Bytes) -> Bytes {
+    let mut out = BytesMut::with_capacity(OVERSIZE + body.len());
+    out.put_bytes(b' ', OVERSIZE);
+    out.put_slice(body);
+    out.freeze()
+}
+
+fn reason(status: StatusCode) -> &'static str {
+    status.canonical_reason().unwrap_or("error")
+}
+
+fn gateway_page(status: StatusCode) -> String {
+    let title = format!("{} {}", status.as_u16(), reason(status));
+    format!("<html><head><title>{title}</title></head><body><h1>{title}</h1></body></html>\n")
+}
+
+/// The form of dates in HTTP headers, `skew_seconds` off.
+pub(crate) fn http_date(since_epoch: Duration, skew_seconds: i64) -> String {
+    // The year 9999 is the last that the format can write.
+    const LAST: u64 = 253_402_300_799;
+    let seconds = since_epoch
+        .as_secs()
+        .saturating_add_signed(skew_seconds)
+        .min(LAST);
+    httpdate::fmt_http_date(std::time::UNIX_EPOCH + Duration::from_secs(seconds))
+}
+
+mod millis {
+    use serde::{Deserialize as _, Deserializer, Serializer};
+    use std::time::Duration;
+
+    pub(super) fn serialize<S: Serializer>(
+        delay: &Duration,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        serializer.serialize_u64(u64::try_from(delay.as_millis()).unwrap_or(u64::MAX))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Duration, D::Error> {
+        u64::deserialize(deserializer).map(Duration::from_millis)
+    }
+}

@@ -1,0 +1,214 @@
+//! The program: the mock for tests in any language.
+//!
+//! It prints one line of JSON when it is ready, logs each request to standard error, and stops on SIGINT or SIGTERM.
+
+#![forbid(unsafe_code)]
+
+use clap::{Parser, ValueEnum};
+use coze_mock::{App, Builder, MockCoze, PollErrors, RequestRecord, defaults};
+use serde_json::{Value, json};
+use std::error::Error;
+use std::io::{self, Write as _};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+/// A mock of Coze's OAuth server, for contract tests without an account.
+#[derive(Debug, Parser)]
+#[command(name = "coze-mock", version)]
+struct Arguments {
+    /// Where to listen; port 0 is a free one, which the ready line names
+    #[arg(long, default_value = "127.0.0.1:0")]
+    listen: SocketAddr,
+    /// A JSON file of apps, instead of the default ones
+    #[arg(long, value_name = "FILE")]
+    apps: Option<PathBuf>,
+    /// Tolerate (and record) what foreign clients are known to do
+    #[arg(long)]
+    lenient: bool,
+    /// Sending a refresh token that was used before ends the whole sign-in (not known of Coze)
+    #[arg(long)]
+    reuse_revokes_family: bool,
+    /// A refresh ends the access token that came with the refresh token (not known of Coze)
+    #[arg(long)]
+    refresh_revokes_access_token: bool,
+    /// The shape of the errors that device polls are answered with
+    #[arg(long, value_enum, default_value_t = Shape::Both)]
+    poll_errors: Shape,
+    /// Least time between two polls of a device
+    #[arg(long, value_name = "SECONDS", default_value_t = 5)]
+    device_interval: u64,
+    /// How long device codes live
+    #[arg(long, value_name = "SECONDS", default_value_t = 300)]
+    device_code_lifetime: u64,
+    /// How long users' access tokens live
+    #[arg(long, value_name = "SECONDS", default_value_t = 900)]
+    access_token_lifetime: u64,
+    /// A host that the `aud` of JWTs may name (may be repeated; default: the host that the client called)
+    #[arg(long, value_name = "HOST")]
+    audience: Vec<String>,
+    /// The URL under which clients reach the mock, where they do not call it by the address it listens on
+    #[arg(long, value_name = "URL")]
+    public_url: Option<String>,
+    /// Do not log requests
+    #[arg(long)]
+    quiet: bool,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Shape {
+    /// The word in `error_code` and in `error`
+    Both,
+    /// `{"error_code", "error_message", "error"}`
+    A,
+    /// `{"error", "error_description"}`
+    B,
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    match run(Arguments::parse()).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let mut text = format!("coze-mock: {error}");
+            let mut cause = error.source();
+            while let Some(deeper) = cause {
+                text.push_str(&format!(": {deeper}"));
+                cause = deeper.source();
+            }
+            let _ = writeln!(io::stderr(), "{text}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(arguments: Arguments) -> Result<(), Box<dyn Error>> {
+    let stop = Stop::listen()?;
+    let mock = configure(&arguments)?.start().await?;
+    let ready = ready_line(&mock, arguments.public_url.as_deref())?;
+    let mut out = io::stdout();
+    writeln!(out, "{ready}")?;
+    out.flush()?;
+    stop.requested().await?;
+    mock.shutdown().await;
+    Ok(())
+}
+
+fn configure(arguments: &Arguments) -> Result<Builder, Box<dyn Error>> {
+    let mut builder = MockCoze::builder()
+        .listen(arguments.listen)
+        .control_endpoints(true)
+        .lenient(arguments.lenient)
+        .reuse_revokes_family(arguments.reuse_revokes_family)
+        .refresh_revokes_access_token(arguments.refresh_revokes_access_token)
+        .device_interval(Duration::from_secs(arguments.device_interval))
+        .device_code_lifetime(Duration::from_secs(arguments.device_code_lifetime))
+        .access_token_lifetime(Duration::from_secs(arguments.access_token_lifetime))
+        .poll_errors(match arguments.poll_errors {
+            Shape::Both => PollErrors::Both,
+            Shape::A => PollErrors::A,
+            Shape::B => PollErrors::B,
+        });
+    if let Some(path) = &arguments.apps {
+        let text = std::fs::read_to_string(path)
+            .map_err(|error| format!("cannot read {}: {error}", path.display()))?;
+        builder = builder.apps_json(&text)?;
+    }
+    for host in &arguments.audience {
+        builder = builder.audience(host);
+    }
+    if let Some(url) = &arguments.public_url {
+        builder = builder.public_url(url);
+    }
+    if !arguments.quiet {
+        builder = builder.on_request(log);
+    }
+    Ok(builder)
+}
+
+fn log(record: &RequestRecord) {
+    // Nobody is left to tell if standard error is closed.
+    let _ = writeln!(io::stderr().lock(), "{record}");
+}
+
+/// Everything that a test needs to know, in one line. Each app has the form of a `coze_oauth_config.json`.
+fn ready_line(mock: &MockCoze, public_url: Option<&str>) -> Result<Value, Box<dyn Error>> {
+    let url = public_url.unwrap_or(mock.url()).trim_end_matches('/');
+    let apps = mock
+        .apps()
+        .iter()
+        .map(|app| app_json(app, url))
+        .collect::<Result<Vec<_>, _>>()?;
+    Ok(json!({
+        "ready": true,
+        "coze_api_base": url,
+        "coze_www_base": url,
+        "control": format!("{}/_mock/", mock.url()),
+        "apps": apps,
+        "access_tokens": mock.fixed_access_tokens(),
+        "workspace_id": defaults::WORKSPACE_ID,
+        "bot_ids": defaults::BOT_IDS,
+    }))
+}
+
+fn app_json(app: &App, url: &str) -> Result<Value, coze_mock::Error> {
+    let mut entry = json!({
+        "client_type": app.client_type(),
+        "client_id": app.client_id(),
+        "coze_api_base": url,
+        "coze_www_base": url,
+    });
+    if let Some(client_secret) = app.client_secret() {
+        entry["client_secret"] = client_secret.into();
+    }
+    if !app.redirect_uris().is_empty() {
+        entry["redirect_uris"] = app.redirect_uris().into();
+    }
+    if let Some(public_key_id) = app.public_key_ids().next() {
+        entry["public_key_id"] = public_key_id.into();
+    }
+    if let Some(private_key) = app.private_key_pem()? {
+        entry["private_key"] = private_key.into();
+    }
+    Ok(entry)
+}
+
+/// The signals that end the program. They are listened for before the ready line is out: who starts the program may stop it at
+/// once.
+struct Stop {
+    #[cfg(unix)]
+    interrupt: tokio::signal::unix::Signal,
+    #[cfg(unix)]
+    terminate: tokio::signal::unix::Signal,
+}
+
+#[cfg(unix)]
+impl Stop {
+    fn listen() -> io::Result<Self> {
+        use tokio::signal::unix::{SignalKind, signal};
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+        })
+    }
+
+    async fn requested(mut self) -> io::Result<()> {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+        Ok(())
+    }
+}
+
+#[cfg(not(unix))]
+impl Stop {
+    fn listen() -> io::Result<Self> {
+        Ok(Self {})
+    }
+
+    async fn requested(self) -> io::Result<()> {
+        tokio::signal::ctrl_c().await
+    }
+}

@@ -1,0 +1,311 @@
+//! The pages that a person sees: consent, device verification, and what went wrong.
+//!
+//! They need no script and load nothing. What a request says gets into a page only through the template engine, which escapes it.
+
+use crate::answer::{Answer, HTML};
+use crate::authorize::{self, AuthorizeRequest};
+use crate::core::{Core, Exchange, Incoming};
+use crate::secret::{random_token, sha256};
+use crate::state::Ticket;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use http::{HeaderName, StatusCode, header};
+use maud::{DOCTYPE, Markup, PreEscaped, html};
+
+const STYLE: &str = "\
+:root{color-scheme:light dark;--ink:#1c2330;--soft:#5a6475;--line:#d5dae3;--back:#f3f5f9;--card:#fff;--go:#2f5bd8}\
+@media(prefers-color-scheme:dark){:root{--ink:#e8ebf2;--soft:#a3adbf;--line:#3a4356;--back:#12161f;--card:#1c2230;--go:#3f6be4}}\
+*{box-sizing:border-box}\
+body{margin:0;min-height:100vh;display:grid;place-items:center;padding:1.5rem;background:var(--back);color:var(--ink);\
+font:1rem/1.5 system-ui,sans-serif}\
+main{width:100%;max-width:27rem;background:var(--card);border:1px solid var(--line);border-radius:.8rem;padding:2rem}\
+h1{margin:0 0 .75rem;font-size:1.35rem;line-height:1.3;overflow-wrap:anywhere}\
+p{margin:.5rem 0}\
+dl{margin:1.25rem 0;border-top:1px solid var(--line)}\
+dl div{padding:.6rem 0;border-bottom:1px solid var(--line)}\
+dt{color:var(--soft);font-size:.875rem}\
+dd{margin:0;overflow-wrap:anywhere}\
+.code{font:600 1.5rem/1.4 ui-monospace,monospace;letter-spacing:.08em}\
+.row{display:flex;gap:.75rem;margin-top:1.5rem}\
+button{flex:1;padding:.7rem 1rem;font:inherit;font-weight:600;border-radius:.5rem;border:1px solid var(--line);\
+background:transparent;color:inherit;cursor:pointer}\
+button.go{background:var(--go);border-color:var(--go);color:#fff}\
+button:focus-visible,input:focus-visible{outline:3px solid var(--go);outline-offset:2px}\
+label{display:block;margin-top:1.25rem;font-weight:600}\
+input{width:100%;margin-top:.35rem;padding:.7rem;font:1.1rem ui-monospace,monospace;letter-spacing:.06em;\
+border:1px solid var(--soft);border-radius:.5rem;background:transparent;color:inherit}\
+[role=alert]{padding-left:.75rem;border-left:4px solid #c8452f}\
+.mock{margin-top:1.75rem;color:var(--soft);font-size:.8125rem}";
+
+fn page(status: StatusCode, title: &str, form_target: Option<&str>, content: &Markup) -> Answer {
+    let markup = html! {
+        (DOCTYPE)
+        html lang="en" {
+            head {
+                meta charset="utf-8";
+                meta name="viewport" content="width=device-width, initial-scale=1";
+                title { (title) }
+                link rel="icon" href="data:,";
+                style { (PreEscaped(STYLE)) }
+            }
+            body {
+                main {
+                    (content)
+                    p.mock { "This is a mock of Coze for tests. No account is involved." }
+                }
+            }
+        }
+    };
+    let style = STANDARD.encode(sha256(STYLE.as_bytes()));
+    let policy = format!(
+        "default-src 'none'; style-src 'sha256-{style}'; img-src data:; form-action 'self'{}; frame-ancestors 'none'; base-uri 'none'",
+        form_target
+            .map(|target| format!(" {target}"))
+            .unwrap_or_default(),
+    );
+    Answer::of_type(status, HTML, markup.into_string())
+        .uncached()
+        .with_header(header::CONTENT_SECURITY_POLICY, &policy)
+        .with_header(header::REFERRER_POLICY, "same-origin")
+        .with_header(header::X_CONTENT_TYPE_OPTIONS, "nosniff")
+        .with_header(header::X_FRAME_OPTIONS, "DENY")
+        .with_header(
+            HeaderName::from_static("cross-origin-opener-policy"),
+            "same-origin",
+        )
+}
+
+fn error_page(message: &str) -> Answer {
+    let content = html! {
+        h1 { "This request cannot go on" }
+        p role="alert" { (message) }
+        p { "Nothing was sent to the application that led you here." }
+    };
+    page(StatusCode::BAD_REQUEST, "Error", None, &content).with_error("error page")
+}
+
+/// `GET .../authorize`: asks for consent, or says why it can't.
+pub(crate) fn authorize(exchange: &mut Exchange<'_>) -> Answer {
+    let core = exchange.core;
+    let query = &exchange.incoming.query;
+    match authorize::check(
+        core,
+        exchange.endpoint,
+        exchange.path_id,
+        query,
+        &mut exchange.findings,
+    ) {
+        Ok(request) => consent_page(core, request),
+        Err(message) => error_page(&message),
+    }
+}
+
+fn consent_page(core: &Core, request: AuthorizeRequest) -> Answer {
+    let Ok(ticket) = random_token("") else {
+        return no_randomness();
+    };
+    let target = redirect_source(&request.redirect_uri);
+    let content = html! {
+        h1 { "Let " (request.app_name) " use your Coze account?" }
+        dl {
+            div { dt { "Application" } dd { (request.client_id) } }
+            @if let Some(workspace_id) = &request.workspace_id {
+                div { dt { "Limited to workspace" } dd { (workspace_id) } }
+            }
+            div { dt { "You will return to" } dd { (request.redirect_uri) } }
+        }
+        (decision_form("/_mock/consent", &ticket))
+    };
+    let now = core.now();
+    core.state()
+        .tickets
+        .insert(&ticket, Ticket::Authorize(Box::new(request)), now);
+    page(StatusCode::OK, "Consent", target.as_deref(), &content)
+}
+
+fn decision_form(action: &str, ticket: &str) -> Markup {
+    html! {
+        form method="post" action=(action) {
+            input type="hidden" name="ticket" value=(ticket);
+            div.row {
+                button type="submit" name="decision" value="deny" { "Deny" }
+                button.go type="submit" name="decision" value="approve" { "Approve" }
+            }
+        }
+    }
+}
+
+/// What a content security policy calls the place that the form's answer redirects to: browsers check redirects too.
+fn redirect_source(redirect_uri: &str) -> Option<String> {
+    let url = url::Url::parse(redirect_uri).ok()?;
+    match (url.scheme(), url.host()) {
+        ("http" | "https", Some(url::Host::Domain(_) | url::Host::Ipv4(_))) => {
+            Some(url.origin().ascii_serialization())
+        }
+        (scheme, _) => Some(format!("{scheme}:")),
+    }
+}
+
+/// The fields of a form that a page of ours sent.
+struct DecisionForm {
+    ticket: String,
+    approve: bool,
+}
+
+impl DecisionForm {
+    fn read(incoming: &Incoming) -> Option<Self> {
+        if incoming.content_type().as_deref() != Some("application/x-www-form-urlencoded") {
+            return None;
+        }
+        let fields: Vec<(String, String)> = url::form_urlencoded::parse(incoming.body.as_ref()?)
+            .into_owned()
+            .collect();
+        let field = |name: &str| {
+            fields
+                .iter()
+                .find(|(known, _)| known == name)
+                .map(|(_, value)| value.clone())
+        };
+        let approve = match field("decision")?.as_str() {
+            "approve" => true,
+            "deny" => false,
+            _ => return None,
+        };
+        Some(Self {
+            ticket: field("ticket")?,
+            approve,
+        })
+    }
+}
+
+const STALE_FORM: &str =
+    "This form was sent before, is too old, or does not come from this page. Open the page again.";
+
+/// `POST /_mock/consent`: the decision of the consent page.
+pub(crate) fn consent_decided(core: &Core, incoming: &Incoming) -> Answer {
+    let Some(form) = DecisionForm::read(incoming) else {
+        return error_page(STALE_FORM);
+    };
+    let ticket = core.state().tickets.take(&form.ticket, core.now());
+    let Some(Ticket::Authorize(request)) = ticket else {
+        return error_page(STALE_FORM);
+    };
+    match authorize::decide(core, &request, form.approve) {
+        Ok(callback) => Answer::empty(StatusCode::SEE_OTHER)
+            .uncached()
+            .with_header(header::LOCATION, &callback),
+        Err(_) => no_randomness(),
+    }
+}
+
+/// `GET /_mock/device`: takes the user code, from the keyboard or from the link.
+pub(crate) fn device(core: &Core, incoming: &Incoming) -> Answer {
+    let user_code = incoming
+        .query
+        .iter()
+        .find(|(name, _)| name == "user_code")
+        .map(|(_, value)| value.trim());
+    let Some(user_code) = user_code.filter(|code| !code.is_empty()) else {
+        return code_page(None);
+    };
+    let now = core.now();
+    let waiting = core.state().devices.waiting(user_code, now).cloned();
+    let Some(device) = waiting else {
+        return code_page(Some(user_code));
+    };
+    let Ok(ticket) = random_token("") else {
+        return no_randomness();
+    };
+    let app_name = core
+        .apps
+        .get(&device.client_id)
+        .map_or(device.client_id.as_str(), |client| client.app.name.as_str());
+    let content = html! {
+        h1 { "Let " (app_name) " use your Coze account?" }
+        p { "Approve only if your device shows this code:" }
+        p.code { (device.user_code) }
+        dl {
+            div { dt { "Application" } dd { (device.client_id) } }
+            @if let Some(workspace_id) = &device.workspace_id {
+                div { dt { "Limited to workspace" } dd { (workspace_id) } }
+            }
+        }
+        (decision_form("/_mock/device", &ticket))
+    };
+    core.state().tickets.insert(
+        &ticket,
+        Ticket::Device {
+            user_code: device.user_code.clone(),
+        },
+        now,
+    );
+    page(StatusCode::OK, "Connect a device", None, &content)
+}
+
+fn code_page(unknown: Option<&str>) -> Answer {
+    let content = html! {
+        h1 { "Connect a device" }
+        p { "Enter the code that your device shows." }
+        @if unknown.is_some() {
+            p role="alert" id="problem" { "No device waits under this code. Codes expire after a few minutes." }
+        }
+        form method="get" action="/_mock/device" {
+            label for="user_code" { "Code" }
+            input id="user_code" name="user_code" value=(unknown.unwrap_or_default()) autocomplete="off" autocapitalize="characters"
+                spellcheck="false" required maxlength="40" aria-describedby=[unknown.map(|_| "problem")];
+            div.row { button.go type="submit" { "Continue" } }
+        }
+    };
+    let status = if unknown.is_some() {
+        StatusCode::NOT_FOUND
+    } else {
+        StatusCode::OK
+    };
+    page(status, "Connect a device", None, &content)
+}
+
+/// `POST /_mock/device`: the decision of the verification page.
+pub(crate) fn device_decided(core: &Core, incoming: &Incoming) -> Answer {
+    let Some(form) = DecisionForm::read(incoming) else {
+        return error_page(STALE_FORM);
+    };
+    let now = core.now();
+    let ticket = core.state().tickets.take(&form.ticket, now);
+    let Some(Ticket::Device { user_code }) = ticket else {
+        return error_page(STALE_FORM);
+    };
+    if !core.state().devices.decide(&user_code, form.approve, now) {
+        return error_page(
+            "The device no longer waits: its code has expired, or somebody decided before.",
+        );
+    }
+    let content = html! {
+        h1 { @if form.approve { "The device is connected" } @else { "The device was refused" } }
+        p role="status" { "You can close this page and return to your device." }
+    };
+    page(StatusCode::OK, "Connect a device", None, &content)
+}
+
+fn no_randomness() -> Answer {
+    error_page("The operating system gave no random bytes.")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_policy_names_where_the_form_leads() {
+        for (redirect_uri, source) in [
+            (
+                "https://example.com:8443/cb?x=1#frag",
+                "https://example.com:8443",
+            ),
+            ("http://127.0.0.1:8080/callback", "http://127.0.0.1:8080"),
+            ("http://[::1]:8080/callback", "http:"),
+            ("app://callback", "app:"),
+        ] {
+            assert_eq!(redirect_source(redirect_uri).as_deref(), Some(source));
+        }
+    }
+}

@@ -1,0 +1,429 @@
+//! What the mock remembers of every request, with no secret in plain.
+
+use crate::contract::{Name, Tolerance};
+use crate::endpoint::Endpoint;
+use crate::secret::redacted;
+use http::HeaderMap;
+use serde::Serialize;
+use serde_json::{Map, Value};
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::{Mutex, PoisonError};
+
+/// One request as it came in, and what came of it. Secrets are replaced by their length and
+/// [`fingerprint`](crate::fingerprint); a JWT is shown by its header and claims.
+#[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
+pub struct RequestRecord {
+    /// Counts up from 1.
+    pub number: u64,
+    /// The log id that the answer carries in `x-tt-logid`.
+    pub log_id: String,
+    /// The mock's time when it came, in milliseconds since the UNIX epoch.
+    pub at_unix_ms: u64,
+    /// The endpoint, if there is one at this path.
+    pub endpoint: Option<Endpoint>,
+    /// The method.
+    pub method: String,
+    /// The path as sent, still percent-encoded.
+    pub path: String,
+    /// The query's pairs, decoded.
+    pub query: Vec<(String, String)>,
+    /// The headers, names in lower case.
+    pub headers: Vec<(String, String)>,
+    /// The JSON body, if it was one.
+    pub body: Option<Value>,
+    /// The JWT of the `Authorization` header, decoded whether or not it is valid.
+    pub jwt: Option<JwtRecord>,
+    /// What came of it.
+    pub outcome: Outcome,
+    /// The faults that were applied, in words.
+    pub faults: Vec<String>,
+}
+
+/// A JWT without its signature.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct JwtRecord {
+    /// The decoded header.
+    pub header: Map<String, Value>,
+    /// The decoded claims.
+    pub claims: Map<String, Value>,
+}
+
+/// What came of a request.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Outcome {
+    /// Still being worked on, or given up by the client before it was answered.
+    Open,
+    /// Answered.
+    Answered {
+        /// The HTTP status.
+        status: u16,
+        /// Coze's error word, or the code of a shape C error.
+        error: Option<String>,
+    },
+    /// A fault closed the connection.
+    ConnectionReset,
+    /// A fault kept the answer back for ever.
+    NeverAnswered,
+}
+
+impl fmt::Display for RequestRecord {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "#{} {} {}", self.number, self.method, self.path)?;
+        if let Some(grant_type) = self.grant_type() {
+            write!(
+                f,
+                " [{}]",
+                Name(grant_type.rsplit(':').next().unwrap_or(grant_type))
+            )?;
+        }
+        match &self.outcome {
+            Outcome::Open => f.write_str(" -> open")?,
+            Outcome::Answered {
+                status,
+                error: None,
+            } => write!(f, " -> {status}")?,
+            Outcome::Answered {
+                status,
+                error: Some(error),
+            } => write!(f, " -> {status} {error}")?,
+            Outcome::ConnectionReset => f.write_str(" -> connection reset")?,
+            Outcome::NeverAnswered => f.write_str(" -> never answered")?,
+        }
+        for fault in &self.faults {
+            write!(f, " ({fault})")?;
+        }
+        write!(f, " logid {}", self.log_id)
+    }
+}
+
+impl RequestRecord {
+    /// The `grant_type` of a token request.
+    #[must_use]
+    pub fn grant_type(&self) -> Option<&str> {
+        self.body.as_ref()?.get("grant_type")?.as_str()
+    }
+
+    /// The HTTP status that it was answered with.
+    #[must_use]
+    pub fn status(&self) -> Option<u16> {
+        match self.outcome {
+            Outcome::Answered { status, .. } => Some(status),
+            _ => None,
+        }
+    }
+
+    /// The value of a header.
+    #[must_use]
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers
+            .iter()
+            .find(|(known, _)| known.eq_ignore_ascii_case(name))
+            .map(|(_, value)| value.as_str())
+    }
+}
+
+/// Something in a request that Coze's documentation does not allow.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct Violation {
+    /// The [`RequestRecord::number`] of the request.
+    pub request: u64,
+    /// The endpoint, if there is one at the path.
+    pub endpoint: Option<Endpoint>,
+    /// Where in the request: `body/scope`, `header/Authorization`, `query/state`, `jwt/claims/aud`.
+    pub place: String,
+    /// What is asked for there. Never holds a value that the client sent.
+    pub rule: String,
+    /// Set where lenient mode let it pass.
+    pub tolerated: Option<Tolerance>,
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "request #{}", self.request)?;
+        if let Some(endpoint) = self.endpoint {
+            write!(f, " ({endpoint})")?;
+        }
+        write!(f, ": {}: {}", self.place, self.rule)?;
+        if self.tolerated.is_some() {
+            f.write_str(" (tolerated)")?;
+        }
+        Ok(())
+    }
+}
+
+/// Something that is allowed and that a careful client does differently.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct Note {
+    /// The [`RequestRecord::number`] of the request.
+    pub request: u64,
+    /// Where in the request.
+    pub place: String,
+    /// What a careful client does.
+    pub advice: String,
+}
+
+impl fmt::Display for Note {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "request #{}: {}: {}",
+            self.request, self.place, self.advice
+        )
+    }
+}
+
+/// The requests, violations and notes so far: the latest ones, and how many there were.
+pub(crate) struct Log {
+    inner: Mutex<Inner>,
+    capacity: usize,
+}
+
+#[derive(Default)]
+struct Inner {
+    numbered: u64,
+    requests: VecDeque<RequestRecord>,
+    violations: VecDeque<Violation>,
+    notes: VecDeque<Note>,
+    violations_ever: u64,
+}
+
+impl Log {
+    pub(crate) fn new(capacity: usize) -> Self {
+        Self {
+            inner: Mutex::default(),
+            capacity,
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Keeps the record of a request that came in, and numbers it.
+    pub(crate) fn open(&self, mut record: RequestRecord) -> u64 {
+        let mut inner = self.lock();
+        inner.numbered += 1;
+        record.number = inner.numbered;
+        push_bounded(&mut inner.requests, record, self.capacity);
+        inner.numbered
+    }
+
+    /// Writes down what came of request `number`, and returns its record.
+    pub(crate) fn close(&self, number: u64, finding: Finding) -> Option<RequestRecord> {
+        let mut inner = self.lock();
+        for violation in finding.violations {
+            inner.violations_ever += 1;
+            push_bounded(&mut inner.violations, violation, self.capacity);
+        }
+        for note in finding.notes {
+            push_bounded(&mut inner.notes, note, self.capacity);
+        }
+        let first = inner.requests.front()?.number;
+        let at = usize::try_from(number.checked_sub(first)?).ok()?;
+        let record = inner.requests.get_mut(at)?;
+        record.outcome = finding.outcome;
+        record.faults = finding.faults;
+        if !finding.observed {
+            return None;
+        }
+        Some(record.clone())
+    }
+
+    pub(crate) fn requests(&self) -> Vec<RequestRecord> {
+        self.lock().requests.iter().cloned().collect()
+    }
+
+    pub(crate) fn requests_since(&self, number: u64) -> Vec<RequestRecord> {
+        self.lock()
+            .requests
+            .iter()
+            .filter(|record| record.number > number)
+            .cloned()
+            .collect()
+    }
+
+    pub(crate) fn requests_ever(&self) -> u64 {
+        self.lock().numbered
+    }
+
+    pub(crate) fn violations(&self) -> Vec<Violation> {
+        self.lock().violations.iter().cloned().collect()
+    }
+
+    pub(crate) fn violations_ever(&self) -> u64 {
+        self.lock().violations_ever
+    }
+
+    pub(crate) fn notes(&self) -> Vec<Note> {
+        self.lock().notes.iter().cloned().collect()
+    }
+
+    /// Forgets everything but the numbering: a request that is still open must not close another's record.
+    pub(crate) fn clear(&self) {
+        let mut inner = self.lock();
+        let numbered = inner.numbered;
+        *inner = Inner {
+            numbered,
+            ..Inner::default()
+        };
+    }
+}
+
+/// What was found out about a request while it was worked on.
+pub(crate) struct Finding {
+    pub(crate) outcome: Outcome,
+    pub(crate) faults: Vec<String>,
+    pub(crate) violations: Vec<Violation>,
+    pub(crate) notes: Vec<Note>,
+    /// Whether somebody wants the finished record.
+    pub(crate) observed: bool,
+}
+
+fn push_bounded<T>(queue: &mut VecDeque<T>, item: T, capacity: usize) {
+    if queue.len() >= capacity {
+        queue.pop_front();
+    }
+    queue.push_back(item);
+}
+
+/// Headers whose values tell how a client speaks, and hold no secret. The values of all others are redacted.
+const PLAIN_HEADERS: [&str; 14] = [
+    "accept",
+    "accept-charset",
+    "accept-encoding",
+    "accept-language",
+    "api-version",
+    "connection",
+    "content-encoding",
+    "content-length",
+    "content-type",
+    "host",
+    "origin",
+    "transfer-encoding",
+    "user-agent",
+    "x-coze-client-user-agent",
+];
+
+pub(crate) fn redact_headers(headers: &HeaderMap) -> Vec<(String, String)> {
+    let mut out = Vec::with_capacity(headers.len());
+    for (name, value) in headers {
+        let text = String::from_utf8_lossy(value.as_bytes());
+        let shown = match name.as_str() {
+            plain if PLAIN_HEADERS.contains(&plain) => text.into_owned(),
+            "authorization" => redact_authorization(&text),
+            _ => redacted(&text),
+        };
+        out.push((name.as_str().to_owned(), shown));
+    }
+    out
+}
+
+/// The scheme stays, as a client that sends `Basic` is to be told from one that sends `Bearer`.
+fn redact_authorization(value: &str) -> String {
+    match value.split_once(' ') {
+        Some((scheme, rest))
+            if scheme.len() <= 12 && scheme.bytes().all(|byte| byte.is_ascii_alphabetic()) =>
+        {
+            format!("{scheme} {}", redacted(rest))
+        }
+        _ if value.eq_ignore_ascii_case("bearer") => value.to_owned(),
+        _ => redacted(value),
+    }
+}
+
+/// Body fields and query parameters whose values are public. All others are redacted, unknown ones too.
+const PLAIN_FIELDS: [&str; 14] = [
+    "client_id",
+    "code_challenge_method",
+    "connector_id",
+    "duration_seconds",
+    "grant_type",
+    "is_published",
+    "page_num",
+    "page_size",
+    "publish_status",
+    "redirect_uri",
+    "response_type",
+    "scope",
+    "user_code",
+    "workspace_id",
+];
+
+pub(crate) fn redact_query(pairs: &[(String, String)]) -> Vec<(String, String)> {
+    let shown = |(name, value): &(String, String)| {
+        let value = if PLAIN_FIELDS.contains(&name.as_str()) {
+            value.clone()
+        } else {
+            redacted(value)
+        };
+        (name.clone(), value)
+    };
+    pairs.iter().map(shown).collect()
+}
+
+pub(crate) fn redact_body(body: &Value) -> Value {
+    let Value::Object(fields) = body else {
+        return redact_value(body);
+    };
+    let shown = fields.iter().map(|(name, value)| {
+        let value = if PLAIN_FIELDS.contains(&name.as_str()) {
+            value.clone()
+        } else {
+            redact_value(value)
+        };
+        (name.clone(), value)
+    });
+    Value::Object(shown.collect())
+}
+
+/// Every string inside is redacted; the structure stays.
+fn redact_value(value: &Value) -> Value {
+    match value {
+        Value::String(text) => Value::String(redacted(text)),
+        Value::Array(items) => Value::Array(items.iter().map(redact_value).collect()),
+        Value::Object(fields) => Value::Object(
+            fields
+                .iter()
+                .map(|(name, value)| (name.clone(), redact_value(value)))
+                .collect(),
+        ),
+        other => other.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn what_is_not_known_to_be_public_is_redacted() {
+        let body = redact_body(
+            &json!({"client_id": "app", "code": "hush", "assertion": {"deep": ["hush"]}, "scope": {"a": "b"}}),
+        );
+        assert!(!body.to_string().contains("hush"), "{body}");
+        assert_eq!(body["client_id"], "app");
+        assert_eq!(body["scope"]["a"], "b");
+        let mut headers = HeaderMap::new();
+        headers.insert(
+            "authorization",
+            http::HeaderValue::from_static("Bearer hush"),
+        );
+        headers.insert("x-api-key", http::HeaderValue::from_static("hush"));
+        headers.insert("accept", http::HeaderValue::from_static("*/*"));
+        let shown = format!("{:?}", redact_headers(&headers));
+        assert!(
+            !shown.contains("hush")
+                && shown.contains("Bearer <4 characters")
+                && shown.contains("*/*"),
+            "{shown}"
+        );
+    }
+}

@@ -1,0 +1,171 @@
+//! The mock over a socket: an accept loop of our own, so that a fault can reset a connection for real.
+
+use crate::core::Core;
+use crate::error::Error;
+use crate::service::MockService;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::oneshot;
+use tokio::task::{JoinHandle, JoinSet};
+use tower::Service as _;
+
+/// A listening mock. Dropping it stops listening and closes every connection.
+pub(crate) struct Server {
+    pub(crate) address: SocketAddr,
+    stop: Option<oneshot::Sender<()>>,
+    task: Option<JoinHandle<()>>,
+}
+
+impl Server {
+    /// Stops, and waits until the port is free again.
+    pub(crate) async fn shutdown(&mut self) {
+        drop(self.stop.take());
+        if let Some(task) = self.task.take() {
+            // The only error is that the runtime ended it first.
+            let _ = task.await;
+        }
+    }
+}
+
+pub(crate) async fn start(core: Arc<Core>, address: SocketAddr) -> Result<Server, Error> {
+    let cannot_listen = |source| Error::Listen {
+        address: address.to_string(),
+        source,
+    };
+    let listener = TcpListener::bind(address).await.map_err(cannot_listen)?;
+    let address = listener.local_addr().map_err(cannot_listen)?;
+    // A wildcard address is reached through loopback by who runs the mock.
+    let reached_at = match address {
+        SocketAddr::V4(v4) if v4.ip().is_unspecified() => {
+            SocketAddr::from(([127, 0, 0, 1], v4.port()))
+        }
+        SocketAddr::V6(v6) if v6.ip().is_unspecified() => {
+            SocketAddr::from((std::net::Ipv6Addr::LOCALHOST, v6.port()))
+        }
+        other => other,
+    };
+    // Set once: a mock is started at most once.
+    let _ = core.listening_at.set(format!("http://{reached_at}"));
+    core.loopback_only
+        .store(address.ip().is_loopback(), Ordering::Relaxed);
+    let (stop, stopped) = oneshot::channel();
+    let task = tokio::spawn(accept(listener, MockService::new(core), stopped));
+    Ok(Server {
+        address,
+        stop: Some(stop),
+        task: Some(task),
+    })
+}
+
+async fn accept(listener: TcpListener, service: MockService, mut stopped: oneshot::Receiver<()>) {
+    // Dropped with this future, and every connection with it.
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            _ = &mut stopped => break,
+            Some(_) = connections.join_next() => {}
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => {
+                    connections.spawn(serve(stream, service.clone()));
+                }
+                // Out of file descriptors, or the client has gone again: neither is the end.
+                Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+            },
+        }
+    }
+    connections.shutdown().await;
+}
+
+async fn serve(stream: TcpStream, service: MockService) {
+    // Answers are small and written at once; Nagle would hold them back.
+    let _ = stream.set_nodelay(true);
+    let reset = Arc::new(AtomicBool::new(false));
+    let peer = TokioIo::new(Peer {
+        stream,
+        reset: Arc::clone(&reset),
+    });
+    let handle = service_fn(move |request| {
+        let answer = service.clone().call(request);
+        let reset = Arc::clone(&reset);
+        async move {
+            let answer = answer.await;
+            if answer.is_err() {
+                reset.store(true, Ordering::Relaxed);
+            }
+            answer
+        }
+    });
+    // A connection that ends in an error is the client's business, or a fault.
+    let _ = http1::Builder::new()
+        .auto_date_header(false)
+        .serve_connection(peer, handle)
+        .await;
+}
+
+/// A client's connection, which a fault can end with a TCP reset in the place of an orderly close.
+struct Peer {
+    stream: TcpStream,
+    reset: Arc<AtomicBool>,
+}
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        if self.reset.load(Ordering::Relaxed) {
+            // With a linger time of zero, closing sends RST.
+            let _ = self.stream.set_zero_linger();
+        }
+    }
+}
+
+impl AsyncRead for Peer {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for Peer {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, buffer)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffers: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(context, buffers)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.reset.load(Ordering::Relaxed) {
+            return Poll::Ready(Ok(()));
+        }
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}

@@ -1,0 +1,142 @@
+//! The mock as a `tower::Service`: the one way in, for the socket and for tests in process.
+
+use crate::core::{Core, Incoming};
+use bytes::Bytes;
+use http::{Request, Response, header};
+use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
+use hyper::body::Body;
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+/// The mock, called in process. Clones are the same mock.
+///
+/// It takes requests with any body, and answers with a body that is there at once.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use coze_mock::{MockCoze, defaults};
+/// use http_body_util::Empty;
+/// use tower::ServiceExt as _;
+///
+/// let mock = MockCoze::builder().build()?;
+/// let request = http::Request::get("https://api.coze.test/v1/users/me")
+///     .header("Authorization", format!("Bearer {}", defaults::PERSONAL_ACCESS_TOKEN))
+///     .body(Empty::<bytes::Bytes>::new())?;
+/// let response = mock.service().oneshot(request).await?;
+/// assert_eq!(response.status(), 200);
+/// # Ok(()) }
+/// ```
+#[derive(Clone)]
+pub struct MockService {
+    core: Arc<Core>,
+}
+
+impl MockService {
+    pub(crate) fn new(core: Arc<Core>) -> Self {
+        Self { core }
+    }
+}
+
+impl fmt::Debug for MockService {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("MockService")
+    }
+}
+
+/// What stands for a broken connection in process: a fault did it, or the request's body failed.
+#[derive(Debug, thiserror::Error)]
+#[error("{kind}")]
+pub struct ServiceError {
+    kind: Kind,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum Kind {
+    #[error("connection reset by the mock")]
+    ConnectionReset,
+    #[error("the request's body could not be read")]
+    Body,
+}
+
+impl ServiceError {
+    pub(crate) fn connection_reset() -> Self {
+        Self {
+            kind: Kind::ConnectionReset,
+        }
+    }
+
+    /// Whether [`Fault::ConnectionReset`](crate::Fault::ConnectionReset) did it.
+    #[must_use]
+    pub fn is_connection_reset(&self) -> bool {
+        matches!(self.kind, Kind::ConnectionReset)
+    }
+}
+
+/// As much of a request's body as the mock reads.
+const BODY_LIMIT: usize = 1024 * 1024;
+
+impl<B> tower::Service<Request<B>> for MockService
+where
+    B: Body + Send + 'static,
+    B::Data: Send,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    type Response = Response<Full<Bytes>>;
+    type Error = ServiceError;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let core = Arc::clone(&self.core);
+        Box::pin(async move {
+            let incoming = read(request).await?;
+            core.respond(incoming).await
+        })
+    }
+}
+
+async fn read<B>(request: Request<B>) -> Result<Incoming, ServiceError>
+where
+    B: Body,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let (parts, body) = request.into_parts();
+    let body = match Limited::new(body, BODY_LIMIT).collect().await {
+        Ok(body) => Some(body.to_bytes()),
+        Err(error) if error.is::<LengthLimitError>() => None,
+        Err(_) => return Err(ServiceError { kind: Kind::Body }),
+    };
+    let named = parts
+        .headers
+        .get(header::HOST)
+        .and_then(|host| host.to_str().ok());
+    let authority = match parts.uri.authority() {
+        Some(authority) => authority.to_string(),
+        None => named
+            .filter(|host| host.parse::<http::uri::Authority>().is_ok())
+            .unwrap_or("localhost")
+            .to_owned(),
+    };
+    let query = parts.uri.query().unwrap_or_default();
+    Ok(Incoming {
+        query: url::form_urlencoded::parse(query.as_bytes())
+            .into_owned()
+            .collect(),
+        path: parts.uri.path().to_owned(),
+        method: parts.method,
+        headers: parts.headers,
+        body,
+        authority,
+        scheme: if parts.uri.scheme_str() == Some("https") {
+            "https"
+        } else {
+            "http"
+        },
+    })
+}

@@ -1,0 +1,229 @@
+//! Device authorizations: from the code on a screen to the user's decision (RFC 8628).
+
+use super::Sweep;
+use crate::secret::{Digest, digest_of};
+use std::collections::HashMap;
+use std::time::Duration;
+
+/// One device that waits for its user.
+#[derive(Clone, Debug)]
+pub(crate) struct DeviceAuthorization {
+    pub(crate) client_id: String,
+    pub(crate) workspace_id: Option<String>,
+    pub(crate) user_code: String,
+    pub(crate) expires_at: Duration,
+    pub(crate) interval: Duration,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    Pending,
+    Approved,
+    Denied,
+    Redeemed,
+}
+
+/// What a poll finds.
+#[derive(Debug)]
+pub(crate) enum Poll {
+    Pending,
+    SlowDown,
+    Denied,
+    Expired,
+    Approved(DeviceAuthorization),
+    Unknown,
+    AlreadyRedeemed,
+}
+
+/// RFC 8628 section 3.5: each `slow_down` makes the interval so much longer.
+const SLOW_DOWN_STEP: Duration = Duration::from_secs(5);
+/// Timers fire a little early, and a network delivers one poll later than the next: this much is not "too fast".
+const GRACE: Duration = Duration::from_millis(50);
+/// So long an expired device code is told from one that never was.
+const REMEMBERED: Duration = Duration::from_secs(3600);
+
+/// The devices that asked.
+#[derive(Default)]
+pub(crate) struct Devices {
+    devices: HashMap<Digest, Kept>,
+    by_user_code: HashMap<String, Digest>,
+    sweep: Sweep,
+}
+
+struct Kept {
+    device: DeviceAuthorization,
+    stage: Stage,
+    last_poll: Option<Duration>,
+}
+
+impl Devices {
+    /// Keeps a new authorization; `false` if its user code is taken.
+    pub(crate) fn insert(
+        &mut self,
+        device_code: &str,
+        device: DeviceAuthorization,
+        now: Duration,
+    ) -> bool {
+        if self.sweep.is_due(self.devices.len()) {
+            self.devices
+                .retain(|_, kept| now < kept.device.expires_at + REMEMBERED);
+            self.by_user_code
+                .retain(|_, digest| self.devices.contains_key(digest));
+        }
+        let user_code = normalized(&device.user_code);
+        if self.by_user_code.contains_key(&user_code) {
+            return false;
+        }
+        let digest = digest_of(device_code);
+        self.by_user_code.insert(user_code, digest);
+        self.devices.insert(
+            digest,
+            Kept {
+                device,
+                stage: Stage::Pending,
+                last_poll: None,
+            },
+        );
+        true
+    }
+
+    pub(crate) fn poll(&mut self, device_code: &str, client_id: &str, now: Duration) -> Poll {
+        let Some(kept) = self.devices.get_mut(&digest_of(device_code)) else {
+            return Poll::Unknown;
+        };
+        if kept.device.client_id != client_id {
+            return Poll::Unknown;
+        }
+        if kept.stage == Stage::Redeemed {
+            return Poll::AlreadyRedeemed;
+        }
+        if now >= kept.device.expires_at {
+            return Poll::Expired;
+        }
+        match kept.stage {
+            Stage::Denied => return Poll::Denied,
+            Stage::Approved => {
+                kept.stage = Stage::Redeemed;
+                return Poll::Approved(kept.device.clone());
+            }
+            Stage::Pending | Stage::Redeemed => {}
+        }
+        let too_fast = kept
+            .last_poll
+            .is_some_and(|last| now.saturating_sub(last) + GRACE < kept.device.interval);
+        kept.last_poll = Some(now);
+        if too_fast {
+            kept.device.interval += SLOW_DOWN_STEP;
+            return Poll::SlowDown;
+        }
+        Poll::Pending
+    }
+
+    /// The authorization that waits for a decision under this user code.
+    pub(crate) fn waiting(&self, user_code: &str, now: Duration) -> Option<&DeviceAuthorization> {
+        let kept = self
+            .devices
+            .get(self.by_user_code.get(&normalized(user_code))?)?;
+        (kept.stage == Stage::Pending && now < kept.device.expires_at).then_some(&kept.device)
+    }
+
+    /// Writes the user's decision down; `false` if nothing waits for one under this code.
+    pub(crate) fn decide(&mut self, user_code: &str, approved: bool, now: Duration) -> bool {
+        if self.waiting(user_code, now).is_none() {
+            return false;
+        }
+        let Some(kept) = self
+            .by_user_code
+            .get(&normalized(user_code))
+            .and_then(|digest| self.devices.get_mut(digest))
+        else {
+            return false;
+        };
+        kept.stage = if approved {
+            Stage::Approved
+        } else {
+            Stage::Denied
+        };
+        true
+    }
+}
+
+/// People type codes in any case, and leave dashes out or add blanks (RFC 8628 section 6.1).
+fn normalized(user_code: &str) -> String {
+    user_code
+        .chars()
+        .filter(char::is_ascii_alphanumeric)
+        .map(|letter| letter.to_ascii_uppercase())
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(millis: u64) -> Duration {
+        Duration::from_millis(millis)
+    }
+
+    fn one() -> Devices {
+        let mut devices = Devices::default();
+        let device = DeviceAuthorization {
+            client_id: "app".into(),
+            workspace_id: None,
+            user_code: "WDJB-MJHT".into(),
+            expires_at: at(300_000),
+            interval: at(5_000),
+        };
+        assert!(devices.insert("dc", device.clone(), at(0)));
+        assert!(
+            !devices.insert("another", device, at(0)),
+            "a user code names one device"
+        );
+        devices
+    }
+
+    #[test]
+    fn polling_too_fast_slows_down_by_five_seconds_each_time() {
+        let mut devices = one();
+        for (now, slow) in [
+            (0, false),
+            (4_900, true),
+            (14_800, true),
+            (24_900, true),
+            (45_000, false),
+        ] {
+            let poll = devices.poll("dc", "app", at(now));
+            assert_eq!(
+                matches!(poll, Poll::SlowDown),
+                slow,
+                "at {now} ms: {poll:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_decision_is_final_and_an_approval_redeemed_once() {
+        let mut devices = one();
+        assert!(devices.decide(" wdjb mjht", true, at(1)));
+        assert!(!devices.decide("WDJB-MJHT", false, at(2)));
+        assert!(matches!(devices.poll("dc", "other", at(3)), Poll::Unknown));
+        assert!(matches!(
+            devices.poll("dc", "app", at(3)),
+            Poll::Approved(_)
+        ));
+        assert!(matches!(
+            devices.poll("dc", "app", at(4)),
+            Poll::AlreadyRedeemed
+        ));
+    }
+
+    #[test]
+    fn an_approval_does_not_outlive_the_device_code() {
+        let mut devices = one();
+        assert!(devices.decide("WDJB-MJHT", true, at(1)));
+        assert!(matches!(
+            devices.poll("dc", "app", at(300_000)),
+            Poll::Expired
+        ));
+    }
+}

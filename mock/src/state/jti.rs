@@ -1,0 +1,60 @@
+//! The ids of JWTs that were seen: a JWT can be used once.
+
+use super::Sweep;
+use crate::secret::{Digest, sha256};
+use std::collections::HashMap;
+
+/// Remembers each `jti` until its JWT would be refused as expired anyway.
+#[derive(Default)]
+pub(crate) struct SeenJwts {
+    until: HashMap<Digest, u64>,
+    sweep: Sweep,
+}
+
+/// A client may sign JWTs that live for decades; beyond this many, those that end first are forgotten.
+const AT_MOST: usize = 1_000_000;
+
+impl SeenJwts {
+    /// Whether this is the first time.
+    pub(crate) fn is_new(
+        &mut self,
+        client_id: &str,
+        jti: &str,
+        remember_until: u64,
+        now: u64,
+    ) -> bool {
+        if self.sweep.is_due(self.until.len()) {
+            self.until.retain(|_, until| now < *until);
+            if self.until.len() > AT_MOST {
+                let mut ends: Vec<u64> = self.until.values().copied().collect();
+                let (_, median, _) = ends.select_nth_unstable(AT_MOST / 2);
+                let median = *median;
+                self.until.retain(|_, until| *until > median);
+            }
+        }
+        let key = sha256(format!("{client_id}\0{jti}").as_bytes());
+        self.until.insert(key, remember_until).is_none()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_jti_is_new_once_per_app() {
+        let mut seen = SeenJwts::default();
+        assert!(seen.is_new("app", "one", 100, 0));
+        assert!(!seen.is_new("app", "one", 100, 0));
+        assert!(seen.is_new("other", "one", 100, 0));
+    }
+
+    #[test]
+    fn lapsed_ids_do_not_pile_up() {
+        let mut seen = SeenJwts::default();
+        for number in 0..10_000 {
+            assert!(seen.is_new("app", &number.to_string(), number + 10, number));
+        }
+        assert!(seen.until.len() < 3_000, "{}", seen.until.len());
+    }
+}

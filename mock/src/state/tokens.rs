@@ -1,0 +1,334 @@
+//! Access tokens, and the ledger of refresh tokens: per sign-in, one generation after another.
+
+use super::Sweep;
+use crate::clock::millis;
+use crate::secret::{Digest, digest_of, fingerprint_of};
+use serde::Serialize;
+use serde_json::Value;
+use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
+
+/// How a token was got.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Flow {
+    /// Authorization code, with a secret or with PKCE.
+    AuthorizationCode,
+    /// Device authorization.
+    Device,
+    /// JWT.
+    Jwt,
+    /// Registered with the mock: a personal or service access token.
+    Fixed,
+}
+
+/// What an access token stands for.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct GrantedToken {
+    /// How it was got.
+    pub flow: Flow,
+    /// The app; empty for a fixed token.
+    pub client_id: String,
+    /// When it ends, in seconds since the UNIX epoch; `None` for a fixed token.
+    pub expires_at: Option<u64>,
+    /// The workspace that it is limited to.
+    pub workspace_id: Option<String>,
+    /// The account in the path of the exchange.
+    pub account_id: Option<String>,
+    /// The enterprise in the path of the exchange.
+    pub enterprise_id: Option<String>,
+    /// The JWT's `session_name`.
+    pub session_name: Option<String>,
+    /// The JWT's `session_context`.
+    pub session_context: Option<Value>,
+    /// The scope asked for.
+    pub scope: Option<Value>,
+    /// The sign-in that it belongs to: the [`SignIn::id`].
+    pub sign_in: Option<u64>,
+}
+
+impl GrantedToken {
+    pub(crate) fn new(flow: Flow, client_id: &str, expires_at: Option<u64>) -> Self {
+        Self {
+            flow,
+            client_id: client_id.to_owned(),
+            expires_at,
+            workspace_id: None,
+            account_id: None,
+            enterprise_id: None,
+            session_name: None,
+            session_context: None,
+            scope: None,
+            sign_in: None,
+        }
+    }
+}
+
+/// One sign-in of a user, and the refresh tokens that came of it.
+#[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
+pub struct SignIn {
+    /// Counts up from 1.
+    pub id: u64,
+    /// The app.
+    pub client_id: String,
+    /// How the user signed in.
+    pub flow: Flow,
+    /// The workspace that it is limited to.
+    pub workspace_id: Option<String>,
+    /// When the whole family was revoked, in milliseconds since the UNIX epoch.
+    pub revoked_at_unix_ms: Option<u64>,
+    /// When the user's login ended, so that refreshing is refused with `access_deny`.
+    pub login_ended_at_unix_ms: Option<u64>,
+    /// The refresh tokens, oldest first. The last one is the live one, unless the sign-in has ended.
+    pub generations: Vec<Generation>,
+}
+
+/// One refresh token.
+#[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
+pub struct Generation {
+    /// Its [`fingerprint`](crate::fingerprint).
+    pub refresh_token: String,
+    /// The fingerprint of the access token that came with it.
+    pub access_token: String,
+    /// When it was issued, in milliseconds since the UNIX epoch.
+    pub issued_at_unix_ms: u64,
+    /// When it was redeemed.
+    pub redeemed_at_unix_ms: Option<u64>,
+    /// When it was sent once more after that.
+    pub reused_at_unix_ms: Vec<u64>,
+    #[serde(skip)]
+    refresh_digest: Digest,
+    #[serde(skip)]
+    access_digest: Digest,
+    #[serde(skip)]
+    expires_at: Duration,
+}
+
+impl SignIn {
+    /// The fingerprint of the refresh token that can still be redeemed.
+    #[must_use]
+    pub fn live_refresh_token(&self) -> Option<&str> {
+        let last = self.generations.last()?;
+        let ended = self.revoked_at_unix_ms.is_some() || self.login_ended_at_unix_ms.is_some();
+        (!ended && last.redeemed_at_unix_ms.is_none()).then_some(last.refresh_token.as_str())
+    }
+
+    /// How often a dead refresh token was sent.
+    #[must_use]
+    pub fn reuse_attempts(&self) -> usize {
+        self.generations
+            .iter()
+            .map(|generation| generation.reused_at_unix_ms.len())
+            .sum()
+    }
+}
+
+/// The two things about Coze's refresh that are not known.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct RefreshPolicy {
+    pub(crate) reuse_revokes_family: bool,
+    pub(crate) refresh_revokes_access_token: bool,
+}
+
+/// Why a refresh token is not redeemed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum NotRedeemed {
+    Dead(&'static str),
+    LoginEnded,
+}
+
+pub(crate) struct NewSignIn {
+    pub(crate) client_id: String,
+    pub(crate) flow: Flow,
+    pub(crate) workspace_id: Option<String>,
+}
+
+/// A fresh pair of tokens, on its way to the client.
+pub(crate) struct Pair<'a> {
+    pub(crate) access_token: &'a str,
+    pub(crate) access_expires_at: u64,
+    pub(crate) refresh_token: &'a str,
+    pub(crate) refresh_expires_at: Duration,
+}
+
+/// All tokens of one mock.
+#[derive(Default)]
+pub(crate) struct Tokens {
+    access: HashMap<Digest, GrantedToken>,
+    refresh: HashMap<Digest, (u64, usize)>,
+    sign_ins: BTreeMap<u64, SignIn>,
+    last_sign_in: u64,
+    sweep: Sweep,
+}
+
+const SIGN_INS_AT_MOST: usize = 200_000;
+const REUSES_AT_MOST: usize = 1_000;
+
+impl Tokens {
+    pub(crate) fn insert_access(
+        &mut self,
+        access_token: &str,
+        granted: GrantedToken,
+        now: Duration,
+    ) {
+        if self.sweep.is_due(self.access.len()) {
+            let now = now.as_secs();
+            self.access
+                .retain(|_, granted| granted.expires_at.is_none_or(|expires_at| now < expires_at));
+        }
+        self.access.insert(digest_of(access_token), granted);
+    }
+
+    /// What a token stands for, if it is alive.
+    pub(crate) fn access(&self, access_token: &str, now: Duration) -> Option<&GrantedToken> {
+        let granted = self.access.get(&digest_of(access_token))?;
+        granted
+            .expires_at
+            .is_none_or(|expires_at| now.as_secs() < expires_at)
+            .then_some(granted)
+    }
+
+    pub(crate) fn revoke_access(&mut self, access_token: &str) -> bool {
+        self.access.remove(&digest_of(access_token)).is_some()
+    }
+
+    pub(crate) fn open_sign_in(&mut self, new: NewSignIn) -> u64 {
+        if self.sign_ins.len() >= SIGN_INS_AT_MOST
+            && let Some((_, oldest)) = self.sign_ins.pop_first()
+        {
+            for generation in &oldest.generations {
+                self.refresh.remove(&generation.refresh_digest);
+            }
+        }
+        self.last_sign_in += 1;
+        let id = self.last_sign_in;
+        let sign_in = SignIn {
+            id,
+            client_id: new.client_id,
+            flow: new.flow,
+            workspace_id: new.workspace_id,
+            revoked_at_unix_ms: None,
+            login_ended_at_unix_ms: None,
+            generations: Vec::new(),
+        };
+        self.sign_ins.insert(id, sign_in);
+        id
+    }
+
+    /// Adds the next generation of a sign-in, and makes its access token known.
+    pub(crate) fn add_generation(&mut self, sign_in: u64, pair: &Pair<'_>, now: Duration) {
+        let Some(family) = self.sign_ins.get_mut(&sign_in) else {
+            return;
+        };
+        let refresh_digest = digest_of(pair.refresh_token);
+        let access_digest = digest_of(pair.access_token);
+        self.refresh
+            .insert(refresh_digest, (sign_in, family.generations.len()));
+        family.generations.push(Generation {
+            refresh_token: fingerprint_of(&refresh_digest),
+            access_token: fingerprint_of(&access_digest),
+            issued_at_unix_ms: millis(now),
+            redeemed_at_unix_ms: None,
+            reused_at_unix_ms: Vec::new(),
+            refresh_digest,
+            access_digest,
+            expires_at: pair.refresh_expires_at,
+        });
+        let granted = GrantedToken {
+            workspace_id: family.workspace_id.clone(),
+            sign_in: Some(sign_in),
+            ..GrantedToken::new(family.flow, &family.client_id, Some(pair.access_expires_at))
+        };
+        self.insert_access(pair.access_token, granted, now);
+    }
+
+    /// Redeems a refresh token, which is dead from then on, and returns its sign-in.
+    pub(crate) fn redeem_refresh(
+        &mut self,
+        refresh_token: &str,
+        client_id: &str,
+        policy: RefreshPolicy,
+        now: Duration,
+    ) -> Result<u64, NotRedeemed> {
+        let Some(&(id, at)) = self.refresh.get(&digest_of(refresh_token)) else {
+            return Err(NotRedeemed::Dead("the refresh token is unknown"));
+        };
+        let family = self
+            .sign_ins
+            .get_mut(&id)
+            .filter(|family| family.client_id == client_id);
+        let Some(family) = family else {
+            return Err(NotRedeemed::Dead(
+                "the refresh token belongs to another app",
+            ));
+        };
+        let revoked = family.revoked_at_unix_ms.is_some();
+        let login_ended = family.login_ended_at_unix_ms.is_some();
+        let Some(generation) = family.generations.get_mut(at) else {
+            return Err(NotRedeemed::Dead("the refresh token is unknown"));
+        };
+        if generation.redeemed_at_unix_ms.is_some() {
+            if generation.reused_at_unix_ms.len() < REUSES_AT_MOST {
+                generation.reused_at_unix_ms.push(millis(now));
+            }
+            if policy.reuse_revokes_family {
+                self.revoke_family(id, now);
+            }
+            return Err(NotRedeemed::Dead("the refresh token was used before"));
+        }
+        if revoked {
+            return Err(NotRedeemed::Dead("the sign-in was revoked"));
+        }
+        if now >= generation.expires_at {
+            return Err(NotRedeemed::Dead("the refresh token has expired"));
+        }
+        if login_ended {
+            return Err(NotRedeemed::LoginEnded);
+        }
+        generation.redeemed_at_unix_ms = Some(millis(now));
+        if policy.refresh_revokes_access_token {
+            let access = generation.access_digest;
+            self.access.remove(&access);
+        }
+        Ok(id)
+    }
+
+    /// Ends a sign-in with all its tokens.
+    pub(crate) fn revoke_family(&mut self, sign_in: u64, now: Duration) -> bool {
+        let Some(family) = self.sign_ins.get_mut(&sign_in) else {
+            return false;
+        };
+        family.revoked_at_unix_ms.get_or_insert(millis(now));
+        for generation in &family.generations {
+            self.access.remove(&generation.access_digest);
+        }
+        true
+    }
+
+    /// Ends the user's login; the access token lives on.
+    pub(crate) fn end_login(&mut self, sign_in: u64, now: Duration) -> bool {
+        let Some(family) = self.sign_ins.get_mut(&sign_in) else {
+            return false;
+        };
+        family.login_ended_at_unix_ms.get_or_insert(millis(now));
+        true
+    }
+
+    pub(crate) fn ledger(&self) -> Vec<SignIn> {
+        self.sign_ins.values().cloned().collect()
+    }
+
+    pub(crate) fn sign_in(&self, id: u64) -> Option<SignIn> {
+        self.sign_ins.get(&id).cloned()
+    }
+
+    /// The sign-in of a refresh token, alive or dead.
+    pub(crate) fn sign_in_of(&self, refresh_token: &str) -> Option<u64> {
+        self.refresh
+            .get(&digest_of(refresh_token))
+            .map(|(id, _)| *id)
+    }
+}

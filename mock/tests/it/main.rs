@@ -1,0 +1,21 @@
+//! What clients see of the mock: one module per story.
+
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    reason = "the client of the tests fails as tests do"
+)]
+
+mod api;
+mod client;
+mod contract;
+mod control;
+mod error_words;
+mod faults;
+mod flows;
+mod jwt;
+mod load;
+mod pages;
+#[cfg(feature = "program")]
+mod program;
+mod socket;

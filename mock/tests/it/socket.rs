@@ -1,0 +1,144 @@
+//! The same mock over a socket, seen by a client that knows nothing but TCP.
+
+use coze_mock::{Endpoint, Fault, MockCoze, Times, When, defaults};
+use std::io::ErrorKind;
+use std::time::Duration;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+
+async fn exchange(mock: &MockCoze, request: &str) -> std::io::Result<String> {
+    let mut stream = TcpStream::connect(mock.address().expect("a socket")).await?;
+    stream.write_all(request.as_bytes()).await?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await?;
+    Ok(answer)
+}
+
+fn users_me(mock: &MockCoze) -> String {
+    let host = mock.address().expect("a socket");
+    let token = defaults::PERSONAL_ACCESS_TOKEN;
+    format!(
+        "GET /v1/users/me HTTP/1.1\r\nhost: {host}\r\nauthorization: Bearer {token}\r\nconnection: close\r\n\r\n"
+    )
+}
+
+#[tokio::test]
+async fn an_answer_with_one_date_from_the_mocks_clock() {
+    let clock = crate::client::frozen();
+    let mock = MockCoze::builder()
+        .clock(clock)
+        .start()
+        .await
+        .expect("a mock");
+    let answer = exchange(&mock, &users_me(&mock))
+        .await
+        .expect("an answer")
+        .to_lowercase();
+    assert!(answer.starts_with("http/1.1 200"), "{answer}");
+    assert_eq!(answer.matches("\r\ndate: ").count(), 1);
+    assert!(
+        answer.contains("date: fri, 15 jan 2027 08:00:00 gmt"),
+        "{answer}"
+    );
+}
+
+#[tokio::test]
+async fn a_connection_reset_is_a_reset() {
+    let mock = MockCoze::start().await.expect("a mock");
+    for when in [When::BeforeProcessing, When::AfterProcessing] {
+        mock.faults().add(
+            Fault::ConnectionReset { when },
+            Endpoint::UsersMe,
+            Times::ONCE,
+        );
+        let error = exchange(&mock, &users_me(&mock))
+            .await
+            .expect_err("a reset");
+        assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+    }
+    assert!(
+        exchange(&mock, &users_me(&mock)).await.is_ok(),
+        "the next connection is served"
+    );
+}
+
+#[tokio::test]
+async fn a_time_out_holds_the_connection() {
+    let mock = MockCoze::start().await.expect("a mock");
+    mock.faults().add(
+        Fault::Timeout {
+            when: When::BeforeProcessing,
+        },
+        Endpoint::UsersMe,
+        Times::ONCE,
+    );
+    let answer = tokio::time::timeout(
+        Duration::from_millis(100),
+        exchange(&mock, &users_me(&mock)),
+    )
+    .await;
+    assert!(answer.is_err(), "{answer:?}");
+}
+
+#[tokio::test]
+async fn a_mock_stops_on_shutdown_and_on_drop() {
+    let mock = MockCoze::start().await.expect("a mock");
+    let address = mock.address().expect("a socket");
+    let held = TcpStream::connect(address).await.expect("a connection");
+    mock.shutdown().await;
+    assert!(TcpStream::connect(address).await.is_err());
+    assert!(mock.requests().is_empty(), "the handle still answers");
+    drop(held);
+
+    let mock = MockCoze::start().await.expect("a mock");
+    let address = mock.address().expect("a socket");
+    let clone = mock.clone();
+    drop(mock);
+    assert!(
+        TcpStream::connect(address).await.is_ok(),
+        "a clone keeps it alive"
+    );
+    drop(clone);
+    for _ in 0..100 {
+        if TcpStream::connect(address).await.is_err() {
+            return;
+        }
+        tokio::task::yield_now().await;
+    }
+    panic!("still listening");
+}
+
+#[tokio::test]
+async fn a_loopback_mock_is_not_steered_through_another_name() {
+    let mock = MockCoze::builder()
+        .control_endpoints(true)
+        .public_url("https://mock.example/")
+        .start()
+        .await
+        .expect("a mock");
+    for (host, status) in [
+        ("127.0.0.1", "200"),
+        ("localhost", "200"),
+        ("[::1]", "200"),
+        ("mock.example", "200"),
+        ("evil.example", "403"),
+        ("127.0.0.1.evil.example", "403"),
+    ] {
+        let request =
+            format!("GET /_mock/requests HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n");
+        let answer = exchange(&mock, &request).await.expect("an answer");
+        assert!(
+            answer.starts_with(&format!("HTTP/1.1 {status}")),
+            "{host}: {answer}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn two_mocks_do_not_know_each_other() {
+    let one = MockCoze::start().await.expect("a mock");
+    let other = MockCoze::start().await.expect("a mock");
+    assert_ne!(one.url(), other.url());
+    exchange(&one, &users_me(&one)).await.expect("an answer");
+    assert_eq!((one.request_count(), other.request_count()), (1, 0));
+}
