@@ -8,7 +8,8 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use coze_oauth_client::{Client, ResponseValue, types};
 use coze_wire::{
-    Bearer, BodyState, Captured, Exchange, Outcome, Secret, SendError, SendErrorKind, Transport,
+    Answer, Bearer, BodyState, Captured, Exchange, Outcome, Secret, SendError, SendErrorKind,
+    Transport,
 };
 use http::{
     HeaderName, HeaderValue, StatusCode,
@@ -453,35 +454,6 @@ impl OAuthClient {
             tracing::debug!("the answer came, but its body did not end in time");
         }
         in_time
-    }
-}
-
-/// An answer that is either a success or one of Coze's errors.
-trait Answer {
-    type Success;
-
-    fn into_success(self) -> Option<Self::Success>;
-}
-
-impl Answer for types::TokenAnswer {
-    type Success = types::OAuthToken;
-
-    fn into_success(self) -> Option<Self::Success> {
-        match self {
-            Self::Token(token) => Some(token),
-            Self::ErrorAnswer(_) => None,
-        }
-    }
-}
-
-impl Answer for types::DeviceCodeAnswer {
-    type Success = types::DeviceCode;
-
-    fn into_success(self) -> Option<Self::Success> {
-        match self {
-            Self::DeviceCode(code) => Some(code),
-            Self::OAuthErrorAnswer(_) => None,
-        }
     }
 }
 

@@ -4,8 +4,10 @@
 //!   that the mock serves, into JSON Schemas under `mock/schemas/`.
 //! - `gen --check` tells whether these files are up to date.
 //! - `lint` holds the descriptions to the rules that the rest relies on.
+//! - `conformance` runs the official SDKs against the mock.
 //!
-//! This program depends on no crate of the workspace: it must build when generated code does not.
+//! This program depends on no crate of the workspace: it must build when generated code does not. Where it needs other
+//! packages' programs, it builds and starts them.
 
 #![forbid(unsafe_code)]
 #![allow(
@@ -14,6 +16,7 @@
     reason = "printing is what a command is for"
 )]
 
+mod conformance;
 mod document;
 mod generate;
 mod json_schema;
@@ -35,11 +38,18 @@ use crate::generate::Freshness;
 
 /// Every spec, and what is made from it. A new one costs a line here and a crate skeleton under
 /// `generated/`.
-const SPECS: &[Spec] = &[Spec {
-    name: "coze-oauth",
-    client: "coze-oauth-client",
-    mock_schemas: true,
-}];
+const SPECS: &[Spec] = &[
+    Spec {
+        name: "coze-oauth",
+        client: "coze-oauth-client",
+        mock_schemas: true,
+    },
+    Spec {
+        name: "coze-api",
+        client: "coze-api-client",
+        mock_schemas: true,
+    },
+];
 
 /// One description in `spec/`.
 struct Spec {
@@ -79,6 +89,8 @@ enum Command {
     },
     /// Hold spec/ to the rules that the generator and the mock rely on
     Lint,
+    /// Run the official SDKs and coze-auth against the mock, and compare their requests
+    Conformance(conformance::Options),
 }
 
 fn main() -> ExitCode {
@@ -86,6 +98,7 @@ fn main() -> ExitCode {
         Command::Gen { check: false } => generate_all(),
         Command::Gen { check: true } => check_all(),
         Command::Lint => lint_all(),
+        Command::Conformance(options) => conformance::run(&options),
     };
     outcome.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");

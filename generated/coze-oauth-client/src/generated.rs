@@ -2736,3 +2736,21 @@ pub mod builder {
 pub mod prelude {
     pub use self::super::Client;
 }
+impl ::coze_wire::Answer for types::DeviceCodeAnswer {
+    type Success = types::DeviceCode;
+    fn into_success(self) -> ::std::option::Option<Self::Success> {
+        match self {
+            Self::DeviceCode(success) => ::std::option::Option::Some(success),
+            _ => ::std::option::Option::None,
+        }
+    }
+}
+impl ::coze_wire::Answer for types::TokenAnswer {
+    type Success = types::OAuthToken;
+    fn into_success(self) -> ::std::option::Option<Self::Success> {
+        match self {
+            Self::Token(success) => ::std::option::Option::Some(success),
+            _ => ::std::option::Option::None,
+        }
+    }
+}
