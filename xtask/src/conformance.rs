@@ -1,0 +1,535 @@
+//! Runs the official SDKs, and `coze-auth` beside them, against the mock: the proof that the mock is like Coze.
+//!
+//! Each SDK has a folder under `tests/conformance/` with a driver: a small program that runs the flows that it is asked
+//! for, one per line (the protocol is in the README there). This program installs the SDK, starts a mock for it, asks
+//! for the flows one after the other, and lets the mock confirm what the driver says. What the mock saw is compared with
+//! the snapshots in `tests/conformance/golden/`.
+
+mod checks;
+mod child;
+mod golden;
+mod mock;
+mod table;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use self::child::Running;
+use self::golden::Seen;
+use self::mock::Mock;
+use crate::root;
+
+/// The official SDKs. Another one costs a folder under `tests/conformance/` and an entry here. The commands run in a
+/// copy of the folder; a program with a slash in its name is one of that copy.
+const SDKS: &[Sdk] = &[
+    Sdk {
+        name: "python",
+        tools: &["python3"],
+        manifests: &["requirements.txt"],
+        install: &[
+            &["python3", "-m", "venv", "--clear", "venv"],
+            &[
+                "venv/bin/python",
+                "-m",
+                "pip",
+                "install",
+                "-r",
+                "requirements.txt",
+            ],
+        ],
+        run: &["venv/bin/python", "driver.py"],
+    },
+    Sdk {
+        name: "node",
+        tools: &["node", "npm"],
+        manifests: &["package.json", "package-lock.json"],
+        install: &[&["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund"]],
+        run: &["node", "driver.mjs"],
+    },
+    Sdk {
+        name: "java",
+        tools: &["java", "mvn"],
+        manifests: &["pom.xml"],
+        install: &[&[
+            "mvn",
+            "-q",
+            "-B",
+            "dependency:copy-dependencies",
+            "-DoutputDirectory=lib",
+        ]],
+        run: &["java", "-cp", "lib/*", "Driver.java"],
+    },
+];
+
+struct Sdk {
+    /// Its folder under `tests/conformance/`, and its name in options, table and snapshots.
+    name: &'static str,
+    /// Without these programs the language is not there.
+    tools: &'static [&'static str],
+    /// Files of the folder that decide what is installed: when they change, it is installed anew.
+    manifests: &'static [&'static str],
+    install: &'static [&'static [&'static str]],
+    run: &'static [&'static str],
+}
+
+/// The row that the SDKs are held beside.
+const OURS: &str = "coze-auth";
+
+/// The flows, in the order in which they run: a refresh comes after its sign-in, and `api_expired` comes last, because
+/// it moves the mock's clock.
+const FLOWS: [&str; 14] = [
+    "web",
+    "web_refresh",
+    "pkce",
+    "pkce_refresh",
+    "device",
+    "device_refusal",
+    "device_refresh",
+    "jwt",
+    "jwt_scope",
+    "jwt_session",
+    "jwt_account",
+    "jwt_enterprise",
+    "api_call",
+    "api_expired",
+];
+
+const BUILD_AT_MOST: Duration = Duration::from_secs(1800);
+const INSTALL_AT_MOST: Duration = Duration::from_secs(600);
+const START_AT_MOST: Duration = Duration::from_secs(60);
+/// The SDKs poll every 5 s, whatever the server says.
+const FLOW_AT_MOST: Duration = Duration::from_secs(60);
+
+/// What `cargo xtask conformance` was asked to do.
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    /// Run these SDKs only (python, node, java); coze-auth always runs
+    #[arg(long, value_delimiter = ',', value_name = "SDK")]
+    only: Vec<String>,
+    /// Fail if the language of one of these is not installed, instead of leaving it out
+    #[arg(long, value_delimiter = ',', value_name = "SDK")]
+    require: Vec<String>,
+    /// Write the results here
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Write the snapshots in tests/conformance/golden instead of comparing with them
+    #[arg(long)]
+    update: bool,
+}
+
+/// What all drivers send, so that their requests can be compared.
+fn inputs() -> Value {
+    json!({
+        "redirect_uri": "http://127.0.0.1:8080/callback",
+        "state": "a state/with&special=characters",
+        "session_name": "user 1",
+        "account_id": "9001",
+        "enterprise_id": "ent_1",
+        "bot_ids": ["7101", "7102"],
+        // A little more than the 15 minutes that an access token lives.
+        "until_expired": 960,
+    })
+}
+
+/// A driver's answer to the name of a flow.
+#[derive(Deserialize)]
+struct Answer {
+    flow: String,
+    outcome: Outcome,
+    detail: String,
+    /// The access token that came of the flow, for the mock to look at.
+    #[serde(default)]
+    access_token: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Outcome {
+    Pass,
+    Fail,
+    Lacks,
+}
+
+/// One row of the table.
+struct Row {
+    name: &'static str,
+    version: String,
+    flows: BTreeMap<&'static str, (Outcome, String)>,
+    seen: Seen,
+}
+
+impl Row {
+    fn failures(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        FLOWS
+            .into_iter()
+            .filter_map(|flow| match self.flows.get(flow) {
+                Some((Outcome::Fail, detail)) => Some((flow, detail.as_str())),
+                _ => None,
+            })
+    }
+}
+
+/// Where things are.
+struct Places {
+    /// `tests/conformance`
+    drivers: PathBuf,
+    /// `target/conformance`
+    work: PathBuf,
+}
+
+pub(crate) fn run(options: &Options) -> Result<ExitCode> {
+    let root = root::find()?;
+    let places = Places {
+        drivers: root.join("tests/conformance"),
+        work: root.join("target/conformance"),
+    };
+    let (chosen, left_out) = choose(options)?;
+    std::fs::create_dir_all(&places.work)
+        .with_context(|| format!("cannot create {}", places.work.display()))?;
+    let programs = Programs::build(&root, &places.work)?;
+
+    // Side by side, as most of the time is spent waiting.
+    let outcomes: Vec<(&str, Result<Row>)> = std::thread::scope(|scope| {
+        let (places, programs) = (&places, &programs);
+        let mut threads: Vec<_> = chosen
+            .iter()
+            .map(|&sdk| (sdk.name, scope.spawn(move || sdk.row(places, programs))))
+            .collect();
+        threads.push((OURS, scope.spawn(move || our_row(places, programs))));
+        threads
+            .into_iter()
+            .map(|(name, thread)| {
+                let outcome = thread
+                    .join()
+                    .unwrap_or_else(|_| bail!("its thread panicked"));
+                (name, outcome.with_context(|| name.to_owned()))
+            })
+            .collect()
+    });
+
+    let mut good = true;
+    let mut rows = Vec::new();
+    for (_, outcome) in outcomes {
+        match outcome {
+            Ok(row) => rows.push(row),
+            Err(error) => {
+                good = false;
+                eprintln!("error: {error:#}");
+            }
+        }
+    }
+    print!("{}", table::render(&rows));
+    for (name, missing) in &left_out {
+        println!("left out: {name} ({missing} is not installed)");
+    }
+    for row in &rows {
+        for (flow, detail) in row.failures() {
+            good = false;
+            eprintln!("{} {flow}: {detail}", row.name);
+        }
+    }
+    if let Some(path) = &options.json {
+        write_json(path, &rows)?;
+    }
+    good &= check_snapshots(&places.drivers.join("golden"), &rows, options.update, good)?;
+    Ok(if good {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+/// The SDKs to run, and those that are left out with the program that is missing.
+#[expect(
+    clippy::type_complexity,
+    reason = "two lists, named where they are used"
+)]
+fn choose(options: &Options) -> Result<(Vec<&'static Sdk>, Vec<(&'static str, &'static str)>)> {
+    let known: Vec<&str> = SDKS.iter().map(|sdk| sdk.name).collect();
+    for name in options.only.iter().chain(&options.require) {
+        ensure!(
+            known.contains(&name.as_str()),
+            "there is no driver for {name:?}: known are {}",
+            known.join(", ")
+        );
+    }
+    let (mut chosen, mut left_out) = (Vec::new(), Vec::new());
+    for sdk in SDKS {
+        let is_named = |names: &[String]| names.iter().any(|name| name == sdk.name);
+        let required = is_named(&options.require);
+        if !options.only.is_empty() && !is_named(&options.only) {
+            ensure!(
+                !required,
+                "{} is required, but --only leaves it out",
+                sdk.name
+            );
+            continue;
+        }
+        match sdk.tools.iter().find(|tool| !is_installed(tool)) {
+            None => chosen.push(sdk),
+            Some(tool) if required => {
+                bail!("{} is required, and {tool} is not installed", sdk.name)
+            }
+            Some(tool) => left_out.push((sdk.name, *tool)),
+        }
+    }
+    Ok((chosen, left_out))
+}
+
+fn is_installed(tool: &str) -> bool {
+    let mut version = Command::new(tool);
+    version.arg("--version");
+    child::succeeds(&mut version, START_AT_MOST)
+}
+
+/// The programs of this workspace that take part.
+struct Programs {
+    mock: PathBuf,
+    ours: PathBuf,
+}
+
+impl Programs {
+    fn build(root: &Path, work: &Path) -> Result<Self> {
+        const OUR_DRIVER: &str = "conformance-coze-auth";
+        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+        let mut build = Command::new(cargo);
+        build.current_dir(root).args([
+            "build",
+            "--quiet",
+            "--package=coze-mock",
+            "--features=coze-mock/program",
+            "--bin=coze-mock",
+            "--package=coze-tests",
+            "--example=conformance-coze-auth",
+            "--message-format=json-render-diagnostics",
+        ]);
+        let messages = child::output(&mut build, &work.join("build.log"), BUILD_AT_MOST)
+            .context("building the mock and the driver of coze-auth")?;
+        let executable = |name: &str| {
+            messages
+                .lines()
+                .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+                .filter(|message| message["target"]["name"] == name)
+                .find_map(|message| message["executable"].as_str().map(PathBuf::from))
+                .with_context(|| format!("cargo built no program {name}"))
+        };
+        Ok(Self {
+            mock: executable("coze-mock")?,
+            ours: executable(OUR_DRIVER)?,
+        })
+    }
+}
+
+impl Sdk {
+    fn row(&self, places: &Places, programs: &Programs) -> Result<Row> {
+        let folder = places.work.join(self.name);
+        copy_files(&places.drivers.join(self.name), &folder)?;
+        self.install(&folder)?;
+        let mock = Mock::start(&programs.mock, true, &folder.join("mock.log"))?;
+        run_flows(self.name, command_in(&folder, self.run)?, &folder, &mock)
+    }
+
+    /// Installs the SDK, unless that was done before from the same manifests.
+    fn install(&self, folder: &Path) -> Result<()> {
+        let mut wanted = String::new();
+        for manifest in self.manifests {
+            wanted.push_str(&read(&folder.join(manifest))?);
+        }
+        let stamp = folder.join("installed");
+        if std::fs::read_to_string(&stamp).is_ok_and(|found| found == wanted) {
+            return Ok(());
+        }
+        eprintln!("{}: installing into {}", self.name, folder.display());
+        let started = Instant::now();
+        for step in self.install {
+            let mut command = command_in(folder, step)?;
+            child::finish(&mut command, &folder.join("install.log"), INSTALL_AT_MOST)
+                .with_context(|| format!("installing: {}", step.join(" ")))?;
+        }
+        eprintln!(
+            "{}: installed in {} s",
+            self.name,
+            started.elapsed().as_secs()
+        );
+        write(&stamp, &wanted)
+    }
+}
+
+fn our_row(places: &Places, programs: &Programs) -> Result<Row> {
+    let folder = places.work.join(OURS);
+    std::fs::create_dir_all(&folder)
+        .with_context(|| format!("cannot create {}", folder.display()))?;
+    let mock = Mock::start(&programs.mock, false, &folder.join("mock.log"))?;
+    let mut row = run_flows(OURS, Command::new(&programs.ours), &folder, &mock)?;
+    for violation in &row.seen.findings.violations {
+        let (flow, _) = row
+            .seen
+            .request(&violation["request"])
+            .unwrap_or((FLOWS[0], &Value::Null));
+        let detail = format!(
+            "the strict mock objects: {}: {}",
+            violation["place"], violation["rule"]
+        );
+        row.flows.insert(flow, (Outcome::Fail, detail));
+    }
+    Ok(row)
+}
+
+/// The first word is the program, in the folder if it has a slash.
+fn command_in(folder: &Path, words: &[&str]) -> Result<Command> {
+    let (program, arguments) = words.split_first().context("a command has no words")?;
+    let mut command = if program.contains('/') {
+        Command::new(folder.join(program))
+    } else {
+        Command::new(program)
+    };
+    command.args(arguments).current_dir(folder);
+    Ok(command)
+}
+
+/// Starts a driver and asks it for every flow.
+fn run_flows(name: &'static str, mut command: Command, folder: &Path, mock: &Mock) -> Result<Row> {
+    let mut config = mock.ready().clone();
+    config["inputs"] = inputs();
+    command
+        .env("COZE_CONFORMANCE", config.to_string())
+        // A proxy of the developer's must not come between a driver and the mock.
+        .env("NO_PROXY", "127.0.0.1,localhost")
+        .env("no_proxy", "127.0.0.1,localhost");
+    let mut driver = Driver::start(command, folder)?;
+    let mut flows = BTreeMap::new();
+    let mut seen = Seen::default();
+    for flow in FLOWS {
+        let answer = driver.ask(flow);
+        let requests = mock.requests_since(seen.last_request())?;
+        let result = match answer {
+            Ok(answer) if answer.outcome == Outcome::Pass => {
+                match checks::confirm(flow, answer.access_token.as_deref(), &requests, mock) {
+                    Ok(()) => (Outcome::Pass, answer.detail),
+                    Err(error) => (
+                        Outcome::Fail,
+                        format!("the mock does not confirm it: {error:#}"),
+                    ),
+                }
+            }
+            Ok(answer) => (answer.outcome, answer.detail),
+            Err(error) => (Outcome::Fail, format!("{error:#}")),
+        };
+        seen.add(flow, &result, requests);
+        flows.insert(flow, result);
+    }
+    seen.findings = mock.findings()?;
+    Ok(Row {
+        name,
+        version: driver.version,
+        flows,
+        seen,
+    })
+}
+
+/// A driver that has said hello.
+struct Driver {
+    program: Running,
+    version: String,
+}
+
+impl Driver {
+    fn start(mut command: Command, folder: &Path) -> Result<Self> {
+        #[derive(Deserialize)]
+        struct Hello {
+            version: String,
+        }
+        let mut program = Running::start(&mut command, &folder.join("driver.log"))?;
+        let hello: Hello = program.json_line("version", START_AT_MOST)?;
+        Ok(Self {
+            program,
+            version: hello.version,
+        })
+    }
+
+    fn ask(&mut self, flow: &str) -> Result<Answer> {
+        self.program.say(flow)?;
+        let answer: Answer = self.program.json_line("flow", FLOW_AT_MOST)?;
+        ensure!(
+            answer.flow == flow,
+            "the driver answered for {} instead",
+            answer.flow
+        );
+        Ok(answer)
+    }
+}
+
+fn check_snapshots(folder: &Path, rows: &[Row], update: bool, good: bool) -> Result<bool> {
+    if !good {
+        eprintln!("the snapshots are neither compared nor written, as not everything passed");
+        return Ok(false);
+    }
+    let stale: Vec<_> = golden::files(folder, rows)?
+        .into_iter()
+        .filter(|file| file.present != file.wanted)
+        .collect();
+    for file in &stale {
+        if update {
+            write(&folder.join(&file.name), &file.wanted)?;
+            println!("  written  {}", file.name);
+        } else {
+            print!("{}", file.diff());
+        }
+    }
+    if update || stale.is_empty() {
+        println!("the requests are those of the snapshots");
+        return Ok(true);
+    }
+    eprintln!(
+        "{} snapshot(s) differ: if that is meant, run `cargo xtask conformance --update` and commit the result",
+        stale.len()
+    );
+    Ok(false)
+}
+
+fn write_json(path: &Path, rows: &[Row]) -> Result<()> {
+    let results: BTreeMap<&str, Value> = rows
+        .iter()
+        .map(|row| {
+            let flows: BTreeMap<_, _> = row
+                .flows
+                .iter()
+                .map(|(flow, (outcome, _))| (flow, outcome))
+                .collect();
+            (row.name, json!({"version": row.version, "flows": flows}))
+        })
+        .collect();
+    let mut text = serde_json::to_string_pretty(&results)?;
+    text.push('\n');
+    write(path, &text)
+}
+
+fn copy_files(from: &Path, to: &Path) -> Result<()> {
+    let cannot = || format!("cannot copy {} to {}", from.display(), to.display());
+    std::fs::create_dir_all(to).with_context(cannot)?;
+    for entry in std::fs::read_dir(from).with_context(cannot)? {
+        let entry = entry.with_context(cannot)?;
+        if entry.file_type().with_context(cannot)?.is_file() {
+            std::fs::copy(entry.path(), to.join(entry.file_name())).with_context(cannot)?;
+        }
+    }
+    Ok(())
+}
+
+fn read(path: &Path) -> Result<String> {
+    std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
+}
+
+fn write(path: &Path, text: &str) -> Result<()> {
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder)
+            .with_context(|| format!("cannot create {}", folder.display()))?;
+    }
+    std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
+}
