@@ -18,7 +18,7 @@ use http::{
 use serde_json::Value;
 
 use crate::{
-    Endpoint, Error, ErrorCode, ErrorKind, Flow, Result, Token,
+    AccessToken, Endpoint, Error, ErrorCode, ErrorKind, Flow, Result, Token,
     clock::Clock,
     error::presentable,
     input::PathId,
@@ -210,7 +210,7 @@ impl OAuthClientBuilder {
     }
 }
 
-/// Who pays for a token: the path that a grant is sent to.
+/// Who pays for a token: the endpoint that a grant is sent to.
 pub(crate) enum TokenPath {
     Own,
     Account(PathId),
@@ -226,36 +226,27 @@ pub(crate) struct Credentials<'a> {
     pub(crate) body: Vec<&'a Secret>,
 }
 
-impl Credentials<'_> {
-    fn secrets(&self) -> Vec<Secret> {
-        self.bearer
-            .iter()
-            .chain(&self.body)
-            .map(|secret| (*secret).clone())
-            .collect()
-    }
-}
-
-/// A request on its way: which one it is, and where its answer will be kept.
-struct Sending {
-    flow: Flow,
-    path: String,
+/// A request on its way: what it is for, and where its answer will be kept.
+#[doc(hidden)]
+pub struct Call {
+    flow: Option<Flow>,
     secrets: Vec<Secret>,
     exchange: Exchange,
-    client: Client,
 }
 
 /// A success, and what came with it.
-pub(crate) struct Answered<T> {
-    pub(crate) answer: T,
+#[doc(hidden)]
+pub struct Answered<T> {
+    pub answer: T,
+    pub log_id: Option<String>,
     pub(crate) timing: Timing,
-    pub(crate) log_id: Option<String>,
 }
 
-type Sent<A> =
-    std::result::Result<ResponseValue<A>, coze_oauth_client::Error<types::OAuthErrorAnswer>>;
-
-const TOKEN_PATH: &str = "/api/permission/oauth2/token";
+/// What a generated client's `send` gives: the typed answer, if it was one. Its errors are looked up in the
+/// exchange instead.
+fn typed<A, E>(sent: std::result::Result<ResponseValue<A>, E>) -> Option<A> {
+    sent.ok().map(ResponseValue::into_inner)
+}
 
 impl OAuthClient {
     /// Sends a grant to the app's own token endpoint.
@@ -264,9 +255,9 @@ impl OAuthClient {
         credentials: &Credentials<'_>,
         grant: types::TokenRequest,
     ) -> Result<Token> {
-        let sending = self.sending(credentials, TOKEN_PATH.to_owned())?;
-        let sent = sending.client.issue_token().body(grant).send();
-        self.token(self.finish(&sending, sent).await?, &sending)
+        let (call, client) = self.oauth_call(credentials)?;
+        let sent = async { typed(client.issue_token().body(grant).send().await) };
+        self.token(&call, self.finish(&call, sent).await?)
     }
 
     /// Sends a JWT grant to the token endpoint of the app, an account or an enterprise.
@@ -276,30 +267,21 @@ impl OAuthClient {
         credentials: &Credentials<'_>,
         grant: types::JwtBearerGrant,
     ) -> Result<Token> {
-        let (sending, answered) = match path {
-            TokenPath::Own => return self.issue_token(credentials, grant.into()).await,
-            TokenPath::Account(id) => {
-                let path = format!("/api/permission/oauth2/account/{}/token", id.encoded());
-                let sending = self.sending(credentials, path)?;
-                let request = sending.client.issue_account_token().account_id(id.as_str());
-                let answered = self.finish(&sending, request.body(grant).send()).await?;
-                (sending, answered)
-            }
-            TokenPath::Enterprise(id) => {
-                let path = format!(
-                    "/api/permission/oauth2/enterprise_id/{}/token",
-                    id.encoded()
-                );
-                let sending = self.sending(credentials, path)?;
-                let request = sending
-                    .client
-                    .issue_enterprise_token()
-                    .enterprise_id(id.as_str());
-                let answered = self.finish(&sending, request.body(grant).send()).await?;
-                (sending, answered)
-            }
+        let (call, client) = self.oauth_call(credentials)?;
+        let sent = async {
+            typed(match path {
+                TokenPath::Own => client.issue_token().body(grant).send().await,
+                TokenPath::Account(id) => {
+                    let request = client.issue_account_token().account_id(id.as_str());
+                    request.body(grant).send().await
+                }
+                TokenPath::Enterprise(id) => {
+                    let request = client.issue_enterprise_token().enterprise_id(id.as_str());
+                    request.body(grant).send().await
+                }
+            })
         };
-        self.token(answered, &sending)
+        self.token(&call, self.finish(&call, sent).await?)
     }
 
     /// Starts a device authorization, for one workspace or for all.
@@ -308,152 +290,203 @@ impl OAuthClient {
         client_id: &str,
         workspace: Option<&PathId>,
     ) -> Result<Answered<types::DeviceCode>> {
-        let credentials = Credentials {
+        let (call, client) = self.oauth_call(&Credentials {
             flow: Flow::Device,
             bearer: None,
             body: Vec::new(),
-        };
+        })?;
         let body = types::DeviceCodeRequest {
             client_id: client_id.to_owned(),
         };
-        match workspace {
-            None => {
-                let path = "/api/permission/oauth2/device/code".to_owned();
-                let sending = self.sending(&credentials, path)?;
-                let sent = sending
-                    .client
-                    .start_device_authorization()
-                    .body(body)
-                    .send();
-                self.finish(&sending, sent).await
-            }
-            Some(id) => {
-                let id_in_path = id.encoded();
-                let path = format!("/api/permission/oauth2/workspace_id/{id_in_path}/device/code");
-                let sending = self.sending(&credentials, path)?;
-                let request = sending.client.start_workspace_device_authorization();
-                let sent = request.workspace_id(id.as_str()).body(body).send();
-                self.finish(&sending, sent).await
-            }
-        }
+        let sent = async {
+            typed(match workspace {
+                None => client.start_device_authorization().body(body).send().await,
+                Some(id) => {
+                    let request = client.start_workspace_device_authorization();
+                    let request = request.workspace_id(id.as_str());
+                    request.body(body).send().await
+                }
+            })
+        };
+        self.finish(&call, sent).await
     }
 
-    fn token(&self, answered: Answered<types::OAuthToken>, sending: &Sending) -> Result<Token> {
+    fn token(&self, call: &Call, answered: Answered<types::OAuthToken>) -> Result<Token> {
         let Answered {
             answer,
             timing,
             log_id,
         } = answered;
-        Token::from_answer(answer, &timing, self.clock(), log_id.clone()).map_err(|error| {
-            error
-                .in_flow(sending.flow)
-                .at_endpoint(self.url(&sending.path))
-                .with_status(StatusCode::OK)
-                .with_log_id(log_id)
-        })
+        Token::from_answer(answer, &timing, self.clock(), log_id.clone())
+            .map_err(|error| call.locate(error.with_status(StatusCode::OK).with_log_id(log_id)))
     }
 
-    fn url(&self, path: &str) -> String {
-        format!("{}{path}", self.0.endpoint.api_base())
+    fn oauth_call(&self, credentials: &Credentials<'_>) -> Result<(Call, Client)> {
+        let bearer = match credentials.bearer {
+            None => None,
+            Some(bearer) => Some(Bearer::new(bearer).map_err(|why| {
+                Error::invalid_input(format!("the credential {why}")).in_flow(credentials.flow)
+            })?),
+        };
+        let secrets = credentials.bearer.iter().chain(&credentials.body);
+        let call = Call {
+            flow: Some(credentials.flow),
+            secrets: secrets.map(|secret| (*secret).clone()).collect(),
+            exchange: self.exchange(bearer),
+        };
+        let client = Client::new_with_client(
+            self.0.endpoint.api_base(),
+            self.0.http.clone(),
+            call.exchange.clone(),
+        );
+        Ok((call, client))
     }
 
-    fn sending(&self, credentials: &Credentials<'_>, path: String) -> Result<Sending> {
+    fn exchange(&self, bearer: Option<Bearer>) -> Exchange {
         let mut exchange = Exchange::new()
             .with_header(USER_AGENT, self.0.user_agent.clone())
             .with_header(
                 HeaderName::from_static(CLIENT_USER_AGENT),
                 self.0.client_user_agent.clone(),
             );
-        if let Some(bearer) = credentials.bearer {
-            let bearer = Bearer::new(bearer).map_err(|why| {
-                Error::invalid_input(format!("the credential {why}")).in_flow(credentials.flow)
-            })?;
+        if let Some(bearer) = bearer {
             exchange = exchange.with_bearer(bearer);
         }
         if let Some(transport) = &self.0.transport {
             exchange = exchange.with_transport(Arc::clone(transport));
         }
-        Ok(Sending {
-            flow: credentials.flow,
-            path,
-            secrets: credentials.secrets(),
-            client: Client::new_with_client(
-                self.0.endpoint.api_base(),
-                self.0.http.clone(),
-                exchange.clone(),
-            ),
-            exchange,
-        })
+        exchange
     }
 
     /// Waits for the answer and makes sense of it.
-    async fn finish<A: Answer>(
+    #[doc(hidden)]
+    pub async fn finish<A: Answer>(
         &self,
-        sending: &Sending,
-        sent: impl Future<Output = Sent<A>>,
+        call: &Call,
+        sent: impl Future<Output = Option<A>>,
     ) -> Result<Answered<A::Success>> {
         let clock = &self.0.clock;
         let began = clock.monotonic();
-        let sent = self.in_time(&sending.exchange, sent).await;
+        let sent = self.in_time(sent).await;
         let ended = clock.monotonic();
-        let captured = sending.exchange.captured();
+        let outcome = call.exchange.outcome();
+        let captured = match &outcome {
+            Some(Outcome::Answered(captured)) => Some(captured),
+            _ => None,
+        };
         let timing = Timing {
             began,
             ended,
             ended_wall: clock.wall(),
-            date: captured.as_ref().and_then(Captured::date),
+            date: captured.and_then(Captured::date),
         };
-        let read = match (sent, sending.exchange.outcome()) {
-            (Some(Ok(answer)), Some(Outcome::Answered(captured))) => {
-                match answer.into_inner().into_success() {
-                    Some(answer) => Ok(answer),
-                    None => Err(refusal(&captured, &sending.secrets, &timing)),
-                }
+        let typed = sent.as_ref().is_some_and(Option::is_some);
+        let success = sent.flatten().and_then(Answer::into_success);
+        let read = match (success, &outcome) {
+            (Some(success), Some(Outcome::Answered(_))) => Ok(success),
+            (None, Some(Outcome::Answered(captured))) => {
+                Err(refusal(captured, &call.secrets, &timing))
             }
-            (_, Some(Outcome::Answered(captured))) => {
-                Err(refusal(&captured, &sending.secrets, &timing))
+            (_, Some(Outcome::Failed(error))) => Err(Error::unanswered(error.clone())),
+            (_, None) if call.exchange.url().is_none() && !typed => {
+                Err(Error::invalid_input("the request could not be built"))
             }
-            (_, Some(Outcome::Failed(error))) => Err(Error::unanswered(error)),
-            (None, None) => Err(Error::unanswered(SendError::new(
+            (_, None) => Err(Error::unanswered(SendError::new(
                 SendErrorKind::Timeout,
                 format!("nothing within {:?}", self.0.request_timeout),
             ))),
-            (Some(_), None) => Err(Error::invalid_input("the request could not be built")),
         };
-        let log_id = captured.as_ref().and_then(shown_log_id);
-        trace(
-            sending,
-            captured.as_ref(),
-            log_id.as_deref(),
-            &timing,
-            read.as_ref().err(),
-        );
+        let log_id = captured.and_then(shown_log_id);
+        call.trace(captured, log_id.as_deref(), &timing, read.as_ref().err());
         match read {
             Ok(answer) => Ok(Answered {
                 answer,
                 timing,
                 log_id,
             }),
-            Err(error) => Err(error
-                .in_flow(sending.flow)
-                .at_endpoint(self.url(&sending.path))
-                .with_wall_correction(timing.wall_correction())),
+            Err(error) => Err(call.locate(error.with_wall_correction(timing.wall_correction()))),
         }
     }
 
     /// reqwest keeps the time by itself; another transport is held to the same limit here. `None`
     /// when time ran out.
-    async fn in_time<T>(&self, exchange: &Exchange, sent: impl Future<Output = T>) -> Option<T> {
+    async fn in_time<T>(&self, sent: impl Future<Output = T>) -> Option<T> {
         if self.0.transport.is_none() {
             return Some(sent.await);
         }
-        let in_time = tokio::time::timeout(self.0.request_timeout, sent)
+        tokio::time::timeout(self.0.request_timeout, sent)
             .await
-            .ok();
-        if in_time.is_none() && exchange.captured().is_some() {
-            tracing::debug!("the answer came, but its body did not end in time");
+            .ok()
+    }
+
+    /// A call of Coze's API with an access token, for crates that are built on this one.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn api_call(&self, token: &AccessToken) -> Call {
+        Call {
+            flow: None,
+            secrets: vec![Secret::from(token.expose())],
+            exchange: self.exchange(Some(token.bearer())),
         }
-        in_time
+    }
+
+    /// The HTTP client, which follows no redirect.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn http(&self) -> &reqwest::Client {
+        &self.0.http
+    }
+}
+
+impl Call {
+    /// What the typed client sends through.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn exchange(&self) -> &Exchange {
+        &self.exchange
+    }
+
+    /// Says where an error happened.
+    fn locate(&self, error: Error) -> Error {
+        let error = match self.flow {
+            Some(flow) => error.in_flow(flow),
+            None => error,
+        };
+        match self.exchange.url() {
+            Some(url) => error.at_endpoint(url),
+            None => error,
+        }
+    }
+
+    fn trace(
+        &self,
+        captured: Option<&Captured>,
+        log_id: Option<&str>,
+        timing: &Timing,
+        error: Option<&Error>,
+    ) {
+        let flow = self.flow.map(tracing::field::display);
+        let endpoint = self.exchange.url();
+        let endpoint = endpoint.as_deref();
+        let status = captured.map(|captured| captured.status().as_u16());
+        let duration_ms = timing.ended.duration_since(timing.began).as_millis() as u64;
+        match error {
+            None => tracing::debug!(flow, endpoint, status, log_id, duration_ms, "Coze answered"),
+            Some(error) => {
+                let kind = tracing::field::debug(error.kind());
+                let code = error.code().map(tracing::field::display);
+                tracing::debug!(
+                    flow,
+                    endpoint,
+                    status,
+                    log_id,
+                    duration_ms,
+                    kind,
+                    code,
+                    "Coze did not give what was asked for"
+                );
+            }
+        }
     }
 }
 
@@ -573,34 +606,4 @@ fn retry_after(captured: &Captured, timing: &Timing) -> Option<Duration> {
     let until = httpdate::parse_http_date(value).ok()?;
     let server_now = captured.date().unwrap_or(timing.ended_wall);
     Some(until.duration_since(server_now).unwrap_or_default())
-}
-
-fn trace(
-    sending: &Sending,
-    captured: Option<&Captured>,
-    log_id: Option<&str>,
-    timing: &Timing,
-    error: Option<&Error>,
-) {
-    let flow = tracing::field::display(sending.flow);
-    let endpoint = sending.path.as_str();
-    let status = captured.map(|captured| captured.status().as_u16());
-    let duration_ms = timing.ended.duration_since(timing.began).as_millis() as u64;
-    match error {
-        None => tracing::debug!(flow, endpoint, status, log_id, duration_ms, "Coze answered"),
-        Some(error) => {
-            let kind = tracing::field::debug(error.kind());
-            let code = error.code().map(tracing::field::display);
-            tracing::debug!(
-                flow,
-                endpoint,
-                status,
-                log_id,
-                duration_ms,
-                kind,
-                code,
-                "Coze gave no token"
-            );
-        }
-    }
 }

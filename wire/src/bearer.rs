@@ -55,6 +55,12 @@ impl Bearer {
     }
 }
 
+impl From<Bearer> for HeaderValue {
+    fn from(bearer: Bearer) -> Self {
+        bearer.0
+    }
+}
+
 impl fmt::Debug for Bearer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Bearer(****)")

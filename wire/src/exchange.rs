@@ -6,7 +6,7 @@
 
 use std::{
     fmt,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::SystemTime,
 };
 
@@ -44,7 +44,14 @@ pub struct Exchange {
     bearer: Option<Bearer>,
     headers: HeaderMap,
     transport: Option<Arc<dyn Transport>>,
-    outcome: Arc<Mutex<Option<Outcome>>>,
+    kept: Arc<Mutex<Kept>>,
+}
+
+/// What is known of the last request.
+#[derive(Default)]
+struct Kept {
+    url: Option<String>,
+    outcome: Option<Outcome>,
 }
 
 impl Exchange {
@@ -78,7 +85,13 @@ impl Exchange {
     /// What came of the last request, or `None` when none was finished.
     #[must_use]
     pub fn outcome(&self) -> Option<Outcome> {
-        self.lock().clone()
+        self.lock().outcome.clone()
+    }
+
+    /// The URL of the last request, without its query; `None` when none was sent.
+    #[must_use]
+    pub fn url(&self) -> Option<String> {
+        self.lock().url.clone()
     }
 
     /// The last answer, or `None` when none came.
@@ -103,6 +116,10 @@ impl Exchange {
         mut request: reqwest::Request,
     ) -> reqwest::Result<reqwest::Response> {
         self.prepare(request.headers_mut());
+        *self.lock() = Kept {
+            url: Some(without_query(request.url())),
+            outcome: None,
+        };
         let sent = match &self.transport {
             None => client.execute(request).await.map_err(|error| {
                 let send_error = SendError::from_reqwest(&error);
@@ -173,11 +190,11 @@ impl Exchange {
     }
 
     fn keep(&self, outcome: Outcome) {
-        *self.lock() = Some(outcome);
+        self.lock().outcome = Some(outcome);
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Option<Outcome>> {
-        self.outcome.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Kept> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -188,6 +205,16 @@ impl fmt::Debug for Exchange {
             .field("outcome", &self.outcome())
             .finish_non_exhaustive()
     }
+}
+
+/// A query may hold secrets; so may what stands before the host.
+fn without_query(url: &reqwest::Url) -> String {
+    let mut url = url.clone();
+    url.set_query(None);
+    url.set_fragment(None);
+    // Refused only by URLs that have no host, which can't be requested.
+    let _ = url.set_username("").and_then(|()| url.set_password(None));
+    url.into()
 }
 
 fn rebuilt_response(
@@ -323,7 +350,9 @@ mod tests {
         )
         .await;
         let exchange = Exchange::new();
-        let response = get(&exchange, &server.uri()).await.unwrap();
+        let response = get(&exchange, &format!("{}?q=hush", server.uri()))
+            .await
+            .unwrap();
         assert_eq!(response.status(), 418);
         assert_eq!(response.text().await.unwrap(), "hush");
 
@@ -335,6 +364,7 @@ mod tests {
             Some("Sun, 22 Nov 2026 12:00:00 GMT")
         );
         assert_eq!(captured.body(), b"hush");
+        assert_eq!(exchange.url(), Some(format!("{}/", server.uri())));
         assert!(matches!(captured.body_state(), BodyState::Complete));
         assert!(!format!("{exchange:?}").contains("hush"));
     }

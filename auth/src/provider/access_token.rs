@@ -7,13 +7,13 @@ use http::HeaderValue;
 
 use crate::{Error, Result, input::credential};
 
-/// The bytes of an `Authorization` value before the token.
+/// What stands before the token in an `Authorization` value.
 const SCHEME: &str = "Bearer ";
 
 /// An access token, ready to be sent: a sensitive `Authorization` header value, from which the bare token
 /// can be read. Cloning it allocates nothing. `Debug` prints no secret.
 #[derive(Clone)]
-pub struct AccessToken(HeaderValue);
+pub struct AccessToken(Bearer);
 
 impl AccessToken {
     /// Takes up a token from elsewhere, for a [`TokenProvider`](crate::TokenProvider) of one's own.
@@ -30,30 +30,33 @@ impl AccessToken {
     pub(crate) fn of(token: &Secret) -> Result<Self> {
         let bearer = Bearer::new(token)
             .map_err(|why| Error::invalid_input(format!("the access token {why}")))?;
-        Ok(Self::from_header(bearer.header_value().clone()))
+        Ok(Self(bearer))
     }
 
-    /// Takes a value that a [`Bearer`] made.
-    pub(crate) fn from_header(authorization: HeaderValue) -> Self {
-        Self(authorization)
+    pub(crate) fn from_bearer(bearer: Bearer) -> Self {
+        Self(bearer)
+    }
+
+    pub(crate) fn bearer(&self) -> Bearer {
+        self.0.clone()
     }
 
     /// The `Authorization` header value, `Bearer …`, marked sensitive.
     #[must_use]
     pub fn authorization(&self) -> &HeaderValue {
-        &self.0
+        self.0.header_value()
     }
 
     /// The `Authorization` header value itself.
     #[must_use]
     pub fn into_authorization(self) -> HeaderValue {
-        self.0
+        self.0.into()
     }
 
     /// The bare token. Keep the borrow short, and never format it.
     #[must_use]
     pub fn expose(&self) -> &str {
-        self.0
+        self.authorization()
             .to_str()
             .ok()
             .and_then(|value| value.strip_prefix(SCHEME))
@@ -63,7 +66,7 @@ impl AccessToken {
     /// Whether both are the same token.
     pub(crate) fn is(&self, other: &Self) -> bool {
         // Both are in our hands: nothing is learned from how long it takes.
-        self.0.as_bytes() == other.0.as_bytes()
+        self.authorization().as_bytes() == other.authorization().as_bytes()
     }
 }
 

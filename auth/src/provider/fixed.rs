@@ -91,11 +91,11 @@ impl FixedToken {
 
 impl TokenProvider for FixedToken {
     fn cached(&self) -> Option<AccessToken> {
-        Some(AccessToken::from_header(self.authorization()))
+        Some(AccessToken::from_bearer(self.authorization.clone()))
     }
 
     fn fetch(&self) -> TokenFuture<'_> {
-        let token = AccessToken::from_header(self.authorization());
+        let token = AccessToken::from_bearer(self.authorization.clone());
         Box::pin(std::future::ready(Ok(token)))
     }
 }
