@@ -1,0 +1,71 @@
+//! Typed calls of the [Coze](https://www.coze.com) API (扣子) that carry a token which is always valid.
+//!
+//! ```
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let mock = coze_mock::MockCoze::start().await?;
+//! # let endpoint = coze_auth::Endpoint::custom(mock.url())?;
+//! # let token = coze_mock::defaults::PERSONAL_ACCESS_TOKEN;
+//! use coze_api::CozeApi;
+//! use coze_auth::FixedToken;
+//!
+//! let coze = CozeApi::builder(FixedToken::new(token)?)
+//!     .endpoint(endpoint) // Endpoint::COM by default
+//!     .build()?;
+//!
+//! let me = coze.call(|api| async move { api.get_current_user().send().await }).await?;
+//! println!("{} (log id {:?})", me.data.user_name, me.log_id());
+//!
+//! let page = coze
+//!     .call(|api| async move {
+//!         let bots = api.list_bots().workspace_id("7001");
+//!         bots.page_num(1).page_size(20).send().await
+//!     })
+//!     .await?;
+//! for bot in &page.data.items {
+//!     println!("{} {}", bot.id, bot.name);
+//! }
+//! # Ok(()) }
+//! ```
+//!
+//! The builders of the operations are those of `coze-api-client`, which is generated from Coze's description:
+//! an operation that is added there can be called here at once. What [`CozeApi::call`] adds to them:
+//!
+//! - the token of any [`TokenProvider`], fresh for each attempt;
+//! - errors as in `coze-auth`: Coze's code and message, HTTP status, log id, and a hint; a non-zero `code` is
+//!   an error at any HTTP status;
+//! - when the API refuses the token (HTTP 401, code 4100 or 700012006), the provider is told, and the call is
+//!   made once more with the next token.
+//!
+//! # With another client
+//!
+//! A provider needs nothing of this crate. With plain `reqwest`:
+//!
+//! ```no_run
+//! # async fn example(provider: coze_auth::CachedProvider) -> Result<(), Box<dyn std::error::Error>> {
+//! let token = provider.token().await?;
+//! let answer = reqwest::Client::new()
+//!     .get("https://api.coze.com/v1/users/me")
+//!     .header("Authorization", token.authorization())
+//!     .send()
+//!     .await?;
+//! # Ok(()) }
+//! ```
+//!
+//! With `reqwest-middleware`, feature `middleware`: see `TokenMiddleware`.
+
+#![forbid(unsafe_code)]
+#![deny(missing_docs)]
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
+mod client;
+#[cfg(feature = "middleware")]
+mod middleware;
+
+pub use client::{CozeApi, CozeApiBuilder, Reply, Typed};
+#[cfg(feature = "middleware")]
+pub use middleware::TokenMiddleware;
+
+/// The typed client whose operations [`CozeApi::call`] makes, and its types.
+pub use coze_api_client::{Client, types};
+pub use coze_auth::{Error, ErrorCode, ErrorKind, Result, TokenProvider};
