@@ -1,0 +1,772 @@
+//! What becomes of each answer: the three shapes of an error at any status, answers that are none, and
+//! connections that break. A caller branches on what these tests hold fast.
+
+use std::time::{Duration, SystemTime};
+
+use coze_auth::{
+    Endpoint, Error, ErrorCode, ErrorKind, OAuthClient, OAuthClientBuilder, Token, WebLogin,
+    reqwest,
+};
+use serde_json::{Value, json};
+use tokio::task::JoinSet;
+use wiremock::{Mock, MockServer, ResponseTemplate, matchers::any};
+
+use crate::support::{
+    Brought, Call, Manners, REDIRECT_URI, Refusing, RudeServer, device_answer, good_answer,
+    token_answer,
+};
+
+/// A client of this server, which is on loopback.
+fn client_of(base_url: &str) -> OAuthClientBuilder {
+    OAuthClient::builder()
+        .endpoint(Endpoint::custom(base_url).unwrap())
+        .http(reqwest::Client::builder().no_proxy())
+}
+
+/// A server that gives the same answer to everything.
+async fn server(answer: ResponseTemplate) -> MockServer {
+    let server = MockServer::start().await;
+    Mock::given(any()).respond_with(answer).mount(&server).await;
+    server
+}
+
+/// A server whose answer can be changed, and a client of it: making these two anew for each of a
+/// thousand answers takes a minute.
+struct Answering {
+    server: MockServer,
+    client: OAuthClient,
+}
+
+impl Answering {
+    async fn start() -> Self {
+        let server = MockServer::start().await;
+        let client = client_of(&server.uri()).build().unwrap();
+        Self { server, client }
+    }
+
+    async fn call(&self, call: Call, answer: ResponseTemplate) -> coze_auth::Result<Brought> {
+        self.server.reset().await;
+        Mock::given(any())
+            .respond_with(answer)
+            .mount(&self.server)
+            .await;
+        let result = call.make(&self.client).await;
+        let requests = self.server.received_requests().await.unwrap();
+        let paths: Vec<_> = requests.iter().map(|r| r.url.path()).collect();
+        assert_eq!(paths, [call.path()], "{call:?}: {result:?}");
+        result
+    }
+
+    async fn token_of(&self, call: Call, answer: ResponseTemplate) -> Token {
+        match self.call(call, answer).await {
+            Ok(brought) => brought.token(),
+            Err(error) => panic!("{call:?} was expected to bring a token: {error}"),
+        }
+    }
+
+    /// Makes a call that has to fail, in one request, with an error that says where it happened.
+    async fn error_of(&self, call: Call, answer: ResponseTemplate) -> Error {
+        let error = match self.call(call, answer).await {
+            Ok(brought) => panic!("{call:?} was expected to fail: {brought:?}"),
+            Err(error) => error,
+        };
+        assert_says_where(call, &self.server.uri(), &error);
+        error
+    }
+}
+
+fn assert_says_where(call: Call, base_url: &str, error: &Error) {
+    assert_eq!(error.flow(), Some(call.flow()), "{call:?}: {error}");
+    let endpoint = format!("{base_url}{}", call.path());
+    assert_eq!(
+        error.endpoint(),
+        Some(endpoint.as_str()),
+        "{call:?}: {error}"
+    );
+    assert!(!error.hint().is_empty(), "{call:?}: {error}");
+    assert!(
+        error.to_string().ends_with(error.hint()),
+        "{call:?}: {error}"
+    );
+}
+
+fn json_answer(status: u16, body: &Value) -> ResponseTemplate {
+    ResponseTemplate::new(status).set_body_json(body)
+}
+
+fn text_answer(status: u16, body: impl Into<Vec<u8>>, content_type: &str) -> ResponseTemplate {
+    ResponseTemplate::new(status).set_body_raw(body, content_type)
+}
+
+#[tokio::test]
+async fn each_shape_of_an_error_is_understood_at_any_status_by_every_call() {
+    let coze = Answering::start().await;
+    use ErrorCode::{Api, InvalidClient};
+    let shapes = [
+        (
+            "A",
+            json!({"error_code": "invalid_client", "error_message": "the text"}),
+            InvalidClient,
+        ),
+        (
+            "A with free text",
+            json!({"error_code": "invalid_client", "error_message": "the text", "error": "x y"}),
+            InvalidClient,
+        ),
+        (
+            "A with the text in error only",
+            json!({"error_code": "invalid_client", "error": "the text"}),
+            InvalidClient,
+        ),
+        (
+            "B",
+            json!({"error": "invalid_client", "error_description": "the text"}),
+            InvalidClient,
+        ),
+        (
+            "both",
+            json!({
+                "error_code": "invalid_client", "error": "invalid_client",
+                "error_message": "the text", "error_description": "the text",
+            }),
+            InvalidClient,
+        ),
+        (
+            "C",
+            json!({"code": 4100, "msg": "the text", "detail": {"logid": "log_in_body"}}),
+            Api(4100),
+        ),
+        (
+            "C without detail",
+            json!({"code": 4100, "msg": "the text"}),
+            Api(4100),
+        ),
+        (
+            "A with an empty token",
+            json!({"error_code": "invalid_client", "error_message": "the text", "access_token": null}),
+            InvalidClient,
+        ),
+    ];
+    for call in Call::ALL {
+        for (shape, body, code) in &shapes {
+            for status in [200, 400, 401, 500] {
+                let answer = json_answer(status, body).insert_header("x-tt-logid", "log_1");
+                let error = coze.error_of(call, answer).await;
+                let what = format!("{call:?}, shape {shape}, HTTP {status}: {error}");
+                assert_eq!(error.kind(), ErrorKind::Refused, "{what}");
+                assert_eq!(error.code(), Some(code), "{what}");
+                assert_eq!(error.message(), Some("the text"), "{what}");
+                assert_eq!(error.log_id(), Some("log_1"), "{what}");
+                assert_eq!(error.status().map(|s| s.as_u16()), Some(status), "{what}");
+                assert_eq!(error.retry_after(), None, "{what}");
+                // A word of OAuth's is a decision; a number with a server error may pass.
+                let may_pass = status == 500 && matches!(code, Api(_));
+                assert_eq!(error.is_retryable(), may_pass, "{what}");
+                for part in ["the text", "log_1", &status.to_string(), &code.as_str()] {
+                    assert!(what.contains(part), "{part} is not in: {what}");
+                }
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn each_documented_word_is_known_and_says_what_to_do() {
+    let coze = Answering::start().await;
+    use ErrorCode as Code;
+    for (word, code, may_pass, hint) in [
+        (
+            "authorization_pending",
+            Code::AuthorizationPending,
+            false,
+            "keep polling",
+        ),
+        ("slow_down", Code::SlowDown, false, "poll more slowly"),
+        ("access_denied", Code::AccessDenied, false, "start again"),
+        ("expired_token", Code::ExpiredToken, false, "start again"),
+        (
+            "invalid_request",
+            Code::InvalidRequest,
+            false,
+            "check the parameter",
+        ),
+        (
+            "invalid_client",
+            Code::InvalidClient,
+            false,
+            "client secret",
+        ),
+        ("invalid_grant", Code::InvalidGrant, false, "sign in again"),
+        (
+            "unsupported_grant_type",
+            Code::UnsupportedGrantType,
+            false,
+            "type",
+        ),
+        ("access_deny", Code::AccessDeny, false, "enable the app"),
+        (
+            "internal_error",
+            Code::InternalError,
+            true,
+            "try again later",
+        ),
+        (
+            "brand_new",
+            Code::Other("brand_new".to_owned()),
+            false,
+            "log id",
+        ),
+    ] {
+        for status in [200, 400] {
+            let body = json!({"error_code": word, "error_message": "the text"});
+            let error = coze
+                .error_of(Call::WebExchange, json_answer(status, &body))
+                .await;
+            assert_eq!(error.code(), Some(&code), "{error}");
+            assert_eq!(error.is_retryable(), may_pass, "{error}");
+            assert!(error.hint().contains(hint), "{word}: {}", error.hint());
+        }
+    }
+    for (number, may_pass, hint) in [
+        (4000, false, "log id"),
+        (4013, true, "wait"),
+        (4100, false, "get a new one"),
+        (4101, false, "permission"),
+        (700_012_006, false, "get a new one"),
+    ] {
+        let body = json!({"code": number, "msg": "the text"});
+        let error = coze.error_of(Call::Jwt, json_answer(200, &body)).await;
+        assert_eq!(error.code(), Some(&Code::Api(number)), "{error}");
+        assert_eq!(error.is_retryable(), may_pass, "{error}");
+        assert!(error.hint().contains(hint), "{number}: {}", error.hint());
+    }
+    let unbound = json!({
+        "error_code": "invalid_request",
+        "error_message": "connector app should bind connector id",
+    });
+    let error = coze.error_of(Call::Jwt, json_answer(400, &unbound)).await;
+    assert!(error.hint().contains("bind the channel app"), "{error}");
+}
+
+#[tokio::test]
+async fn an_answer_that_is_not_cozes_is_told_what_it_is_and_quoted_nowhere() {
+    let coze = Answering::start().await;
+    let html = "<html><body>502 hush</body></html>";
+    let cut_short = r#"{"access_token":"hush_token","expires_in":41024"#;
+    for (what, body, content_type, expected) in [
+        (
+            "array",
+            "[\"hush\"]".to_owned(),
+            "application/json",
+            "JSON, but no object",
+        ),
+        (
+            "null",
+            "null".to_owned(),
+            "application/json",
+            "JSON, but no object",
+        ),
+        (
+            "string",
+            "\"hush\"".to_owned(),
+            "application/json",
+            "JSON, but no object",
+        ),
+        (
+            "object",
+            "{}".to_owned(),
+            "application/json",
+            "neither what was asked for nor an error",
+        ),
+        (
+            "code 0",
+            r#"{"code":0,"msg":"hush"}"#.to_owned(),
+            "application/json",
+            "neither",
+        ),
+        (
+            "empty words",
+            r#"{"error_code":"","error":""}"#.to_owned(),
+            "application/json",
+            "neither",
+        ),
+        (
+            "HTML",
+            html.to_owned(),
+            "text/html",
+            "not JSON, but text/html",
+        ),
+        (
+            "garbage",
+            "hush".to_owned(),
+            "application/json",
+            "not JSON, but application/json",
+        ),
+        ("empty", String::new(), "application/json", "is empty"),
+        ("white space", " \r\n".to_owned(), "text/plain", "is empty"),
+        (
+            "cut short",
+            cut_short.to_owned(),
+            "application/json",
+            "cut short after 47 bytes",
+        ),
+        (
+            "2 MiB",
+            "x".repeat(2 << 20),
+            "application/json",
+            "longer than 1048576 bytes",
+        ),
+        (
+            "2 MiB of a good token",
+            format!("{}{}", " ".repeat(2 << 20), token_answer()),
+            "application/json",
+            "longer than 1048576 bytes",
+        ),
+    ] {
+        for call in [
+            Call::WebExchange,
+            Call::DeviceStart,
+            Call::DevicePollOnce,
+            Call::Jwt,
+        ] {
+            for status in [200, 404, 502] {
+                let answer = text_answer(status, body.clone(), content_type);
+                let error = coze
+                    .error_of(call, answer.insert_header("x-tt-logid", "log_1"))
+                    .await;
+                let what = format!("{call:?}, {what}, HTTP {status}: {error}");
+                assert_eq!(error.kind(), ErrorKind::InvalidAnswer, "{what}");
+                assert_eq!(error.code(), None, "{what}");
+                assert_eq!(error.status().map(|s| s.as_u16()), Some(status), "{what}");
+                assert_eq!(error.log_id(), Some("log_1"), "{what}");
+                assert_eq!(error.is_retryable(), status == 502, "{what}");
+                assert!(what.contains(expected), "{expected} is not in: {what}");
+                assert!(!format!("{error} {error:?}").contains("hush"), "{what}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_answer_without_a_usable_token_is_no_token() {
+    let coze = Answering::start().await;
+    for (what, body) in [
+        (
+            "no access token",
+            json!({"expires_in": 900, "refresh_token": "rt"}),
+        ),
+        (
+            "a null access token",
+            json!({"access_token": null, "expires_in": 900}),
+        ),
+        (
+            "an empty access token",
+            json!({"access_token": "", "expires_in": 900}),
+        ),
+        (
+            "a token that breaks the header",
+            json!({"access_token": "a\r\nb", "expires_in": 900}),
+        ),
+        (
+            "a token with a space",
+            json!({"access_token": "a b", "expires_in": 900}),
+        ),
+        (
+            "a token that is a number",
+            json!({"access_token": 1, "expires_in": 900}),
+        ),
+        ("no expiry", json!({"access_token": "at_1"})),
+    ] {
+        for call in Call::ALL.into_iter().filter(|call| call.brings_token()) {
+            let error = coze.error_of(call, json_answer(200, &body)).await;
+            assert_eq!(
+                error.kind(),
+                ErrorKind::InvalidAnswer,
+                "{call:?}, {what}: {error}"
+            );
+            assert_eq!(
+                error.status().map(|s| s.as_u16()),
+                Some(200),
+                "{call:?}, {what}"
+            );
+            assert!(!error.is_retryable(), "{call:?}, {what}: {error}");
+        }
+    }
+}
+
+#[tokio::test]
+#[ignore = "known bug: an empty token or code in an error answer hides Coze's word behind `InvalidAnswer`"]
+async fn an_error_with_the_empty_fields_of_a_success_is_still_cozes_error() {
+    let coze = Answering::start().await;
+    // How a server writes whose language has zero values instead of absent ones.
+    let token = json!({
+        "access_token": "", "expires_in": 0, "refresh_token": "",
+        "error_code": "invalid_grant", "error_message": "the text",
+    });
+    let codes = json!({
+        "device_code": "", "user_code": "", "verification_uri": "", "expires_in": 0, "interval": 0,
+        "error_code": "invalid_grant", "error_message": "the text",
+    });
+    for (call, body) in [(Call::WebRefresh, token), (Call::DeviceStart, codes)] {
+        let error = coze.error_of(call, json_answer(200, &body)).await;
+        assert_eq!(error.code(), Some(&ErrorCode::InvalidGrant), "{error}");
+    }
+}
+
+#[tokio::test]
+#[ignore = "known bug: the error carries neither endpoint nor HTTP status"]
+async fn an_answer_with_an_empty_device_code_says_where_it_came_from() {
+    let coze = Answering::start().await;
+    for field in ["device_code", "user_code"] {
+        let mut body = device_answer();
+        body[field] = json!("");
+        let error = coze
+            .error_of(Call::DeviceStart, json_answer(200, &body))
+            .await;
+        assert_eq!(error.kind(), ErrorKind::InvalidAnswer, "{error}");
+        assert_eq!(error.status().map(|s| s.as_u16()), Some(200), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_good_answer_is_taken_whatever_else_is_in_it() {
+    let coze = Answering::start().await;
+    let mut more = token_answer();
+    more["scope"] = json!("x");
+    more["data"] = json!({"nested": [1, null]});
+    more["code"] = json!(0);
+    more["msg"] = json!("");
+    let mut nulls = token_answer();
+    nulls["refresh_token"] = json!(null);
+    nulls["token_type"] = json!(null);
+    nulls["error"] = json!(null);
+    for (what, answer) in [
+        ("as documented", json_answer(200, &token_answer())),
+        ("unknown fields", json_answer(200, &more)),
+        ("nulls", json_answer(200, &nulls)),
+        (
+            "text/plain",
+            text_answer(200, token_answer().to_string(), "text/plain"),
+        ),
+        (
+            "text/html",
+            text_answer(200, token_answer().to_string(), "text/html"),
+        ),
+        (
+            "white space around",
+            text_answer(200, format!("\n {} \n", token_answer()), "application/json"),
+        ),
+    ] {
+        for call in Call::ALL.into_iter().filter(|call| call.brings_token()) {
+            let answer = answer.clone().insert_header("x-tt-logid", "log_1");
+            let token = coze.token_of(call, answer).await;
+            assert_eq!(token.access_token().expose(), "at_1", "{call:?}, {what}");
+            assert_eq!(token.authorization(), "Bearer at_1", "{call:?}, {what}");
+            assert!(token.authorization().is_sensitive(), "{call:?}, {what}");
+            assert_eq!(token.log_id(), Some("log_1"), "{call:?}, {what}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_refresh_token_is_there_only_if_it_says_something() {
+    let coze = Answering::start().await;
+    for (refresh_token, expected) in [
+        (json!("rt_1"), Some("rt_1")),
+        (json!(""), None),
+        (json!(null), None),
+    ] {
+        let mut body = token_answer();
+        body["refresh_token"] = refresh_token;
+        let token = coze.token_of(Call::Jwt, json_answer(200, &body)).await;
+        let refresh_token = token.refresh_token().map(|rt| rt.expose().to_owned());
+        assert_eq!(refresh_token.as_deref(), expected);
+    }
+}
+
+#[tokio::test]
+async fn a_user_code_may_be_a_number_and_gets_into_the_link() {
+    let coze = Answering::start().await;
+    for (user_code, uri, shown, link) in [
+        (
+            json!("WDJB-MJHT"),
+            "https://www.coze.com/device",
+            "WDJB-MJHT",
+            "https://www.coze.com/device?user_code=WDJB-MJHT",
+        ),
+        (
+            json!(48_213_907),
+            "https://www.coze.com/device?lang=en",
+            "48213907",
+            "https://www.coze.com/device?lang=en&user_code=48213907",
+        ),
+        (
+            json!("a&b"),
+            "https://x.y/d#f",
+            "a&b",
+            "https://x.y/d?user_code=a%26b#f",
+        ),
+        (json!("U"), "not a URL", "U", "not a URL"),
+    ] {
+        let mut body = device_answer();
+        body["user_code"] = user_code;
+        body["verification_uri"] = json!(uri);
+        body["unknown"] = json!({});
+        let answer = json_answer(200, &body).insert_header("x-tt-logid", "log_1");
+        let brought = coze.call(Call::DeviceStart, answer).await.unwrap();
+        let authorization = brought.authorization();
+        assert_eq!(authorization.user_code(), shown);
+        assert_eq!(authorization.verification_uri(), uri);
+        assert_eq!(authorization.verification_url(), link);
+        assert_eq!(authorization.expires_in(), Duration::from_secs(300));
+        assert_eq!(authorization.log_id(), Some("log_1"));
+    }
+}
+
+#[tokio::test]
+async fn no_redirect_is_followed_and_the_stranger_hears_nothing() {
+    let coze = Answering::start().await;
+    let stranger = server(json_answer(200, &token_answer())).await;
+    for status in [301, 302, 303, 307, 308] {
+        for body in [Value::Null, token_answer(), device_answer()] {
+            for call in Call::ALL {
+                let location = format!("{}{}", stranger.uri(), call.path());
+                let answer = json_answer(status, &body).insert_header("location", location);
+                let error = coze.error_of(call, answer).await;
+                let what = format!("{call:?}, HTTP {status}: {error}");
+                assert_eq!(error.kind(), ErrorKind::Redirected, "{what}");
+                assert_eq!(error.status().map(|s| s.as_u16()), Some(status), "{what}");
+                assert!(!error.is_retryable(), "{what}");
+            }
+        }
+    }
+    let heard = stranger.received_requests().await.unwrap();
+    assert!(heard.is_empty(), "{heard:?}");
+}
+
+#[tokio::test]
+async fn a_callers_own_redirect_policy_does_not_change_that() {
+    let stranger = server(json_answer(200, &token_answer())).await;
+    let answer = ResponseTemplate::new(307).insert_header("location", stranger.uri());
+    let server = server(answer).await;
+    let following = reqwest::Client::builder()
+        .no_proxy()
+        .redirect(reqwest::redirect::Policy::limited(10));
+    let client = client_of(&server.uri()).http(following).build().unwrap();
+    let error = Call::WebRefresh.make(&client).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Redirected, "{error}");
+    let heard = stranger.received_requests().await.unwrap();
+    assert!(heard.is_empty(), "{heard:?}");
+}
+
+#[tokio::test]
+async fn retry_after_is_read_in_seconds_and_as_a_date() {
+    let coze = Answering::start().await;
+    let server_time = "Sun, 22 Nov 2026 12:00:00 GMT";
+    for (retry_after, expected) in [
+        ("20", Some(20)),
+        (" 20 ", Some(20)),
+        ("0", Some(0)),
+        ("Sun, 22 Nov 2026 12:01:30 GMT", Some(90)),
+        // Earlier than the server's own clock: now.
+        ("Sun, 22 Nov 2026 11:00:00 GMT", Some(0)),
+        ("-1", None),
+        ("1.5", None),
+        ("soon", None),
+        ("99999999999999999999999", None),
+    ] {
+        for (status, body) in [
+            (429, ""),
+            (503, "<html>"),
+            (400, r#"{"error_code":"slow_down"}"#),
+        ] {
+            let answer = text_answer(status, body, "text/html")
+                .insert_header("date", server_time)
+                .insert_header("retry-after", retry_after);
+            let error = coze.error_of(Call::Jwt, answer).await;
+            let expected = expected.map(Duration::from_secs);
+            assert_eq!(
+                error.retry_after(),
+                expected,
+                "{retry_after}, HTTP {status}: {error}"
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_log_id_comes_from_the_header_or_else_from_the_body() {
+    let coze = Answering::start().await;
+    let body = json!({"code": 4100, "msg": "the text", "detail": {"logid": "log_in_body"}});
+    for (header, expected) in [
+        (Some("log_1"), "log_1"),
+        (Some(""), "log_in_body"),
+        (None, "log_in_body"),
+    ] {
+        let mut answer = json_answer(401, &body);
+        if let Some(header) = header {
+            answer = answer.insert_header("x-tt-logid", header);
+        }
+        let error = coze.error_of(Call::WebRefresh, answer).await;
+        assert_eq!(error.log_id(), Some(expected), "{header:?}");
+        assert!(error.to_string().contains(expected), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn an_expiry_may_be_absolute_relative_or_absurd() {
+    let coze = Answering::start().await;
+    let unix = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+    for (expires_in, expected) in [
+        (4_102_444_800_i64, Some(unix(4_102_444_800))),
+        (i64::MAX, Some(unix(253_402_300_799))),
+        (900, None),
+    ] {
+        let mut body = token_answer();
+        body["expires_in"] = json!(expires_in);
+        let began = SystemTime::now();
+        let token = coze.token_of(Call::Jwt, json_answer(200, &body)).await;
+        match expected {
+            Some(expected) => assert_eq!(token.expires_at(), expected, "{expires_in}"),
+            None => {
+                let in_15_minutes = began + Duration::from_secs(900);
+                let off = match token.expires_at().duration_since(in_15_minutes) {
+                    Ok(later) => later,
+                    Err(earlier) => earlier.duration(),
+                };
+                assert!(off < Duration::from_secs(10), "{expires_in}: {token:?}");
+            }
+        }
+        assert!(!token.is_expired(), "{expires_in}: {token:?}");
+    }
+}
+
+#[tokio::test]
+async fn no_connection_is_told_from_one_that_broke_and_from_silence() {
+    let refusing = Refusing::new();
+    for call in Call::ALL {
+        let client = client_of(&refusing.base_url()).build().unwrap();
+        let error = call.make(&client).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Connect, "{call:?}: {error}");
+        assert_says_where(call, &refusing.base_url(), &error);
+        assert!(error.is_retryable(), "{call:?}: {error}");
+        assert_eq!(error.status(), None, "{call:?}: {error}");
+    }
+
+    let head = "HTTP/1.1 200 OK\r\nx-tt-logid: log_1\r\ncontent-type: application/json\r\n";
+    let half = format!("{head}content-length: 500\r\n\r\n{{\"access_token\":\"hush");
+    use ErrorKind::{Interrupted, Timeout};
+    for (manners, kind, status) in [
+        (Manners::Closes, Interrupted, None),
+        (Manners::Resets, Interrupted, None),
+        (Manners::Says("HTTP/1.1 2".to_owned()), Interrupted, None),
+        (Manners::Says("hush\r\n\r\n".to_owned()), Interrupted, None),
+        (Manners::Says(half.clone()), Interrupted, Some(200)),
+        (Manners::SaysAndHangs(String::new()), Timeout, None),
+        (Manners::SaysAndHangs(half), Timeout, Some(200)),
+    ] {
+        // Only silence waits for a time-out, long enough for a busy machine, and all calls at once.
+        let patience = Duration::from_secs(if kind == Timeout { 2 } else { 30 });
+        let mut calls = JoinSet::new();
+        for call in Call::ALL {
+            let rude = RudeServer::start(manners.clone()).await;
+            let client = client_of(rude.base_url()).request_timeout(patience);
+            let client = client.build().unwrap();
+            calls.spawn(async move { (call, call.make(&client).await, rude) });
+        }
+        for (call, result, rude) in calls.join_all().await {
+            let error = result.unwrap_err();
+            let what = format!("{call:?}, {manners:?}: {error}");
+            assert_eq!(error.kind(), kind, "{what}");
+            assert_says_where(call, rude.base_url(), &error);
+            assert!(error.is_retryable(), "{what}");
+            assert_eq!(error.status().map(|s| s.as_u16()), status, "{what}");
+            assert_eq!(error.log_id(), status.map(|_| "log_1"), "{what}");
+            assert!(!format!("{error} {error:?}").contains("hush"), "{what}");
+            assert_eq!(rude.requests(), 1, "the request was repeated: {what}");
+        }
+    }
+}
+
+/// Codes, refresh tokens and JWTs work once: an HTTP stack that sends a request again, because the
+/// connection that it had kept was closed under it, burns them.
+#[tokio::test]
+async fn a_request_on_a_kept_connection_is_not_sent_again_when_that_dies() {
+    let body = token_answer().to_string();
+    let length = body.len();
+    let answer = format!(
+        "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n{body}"
+    );
+    for call in [
+        Call::WebRefresh,
+        Call::PkceExchange,
+        Call::DeviceRefresh,
+        Call::Jwt,
+    ] {
+        let rude = RudeServer::start(Manners::AnswersOnce(answer.clone())).await;
+        let client = client_of(rude.base_url()).build().unwrap();
+        call.make(&client).await.unwrap();
+        // The connection goes back to the client's pool in the background.
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        let error = call.make(&client).await.unwrap_err();
+
+        assert_eq!(error.kind(), ErrorKind::Interrupted, "{call:?}: {error}");
+        assert_eq!(
+            rude.connections(),
+            1,
+            "{call:?}: the connection was not kept"
+        );
+        assert_eq!(rude.requests(), 2, "{call:?}: the request was repeated");
+    }
+}
+
+#[tokio::test]
+async fn a_call_that_works_makes_one_request_to_its_own_endpoint() {
+    let coze = Answering::start().await;
+    for call in Call::ALL {
+        // `Answering` checks the requests.
+        let brought = coze
+            .call(call, json_answer(200, &good_answer(call.path())))
+            .await;
+        assert!(brought.is_ok(), "{call:?}: {brought:?}");
+    }
+}
+
+#[tokio::test]
+#[ignore = "known bug: a bare query is cut at its first question mark"]
+async fn a_callback_may_come_as_a_bare_query_with_a_question_mark_in_it() {
+    // RFC 3986 section 3.4 allows it there unescaped, and a caller may choose such a state.
+    let coze = Answering::start().await;
+    let answer = json_answer(200, &token_answer());
+    Mock::given(any())
+        .respond_with(answer)
+        .mount(&coze.server)
+        .await;
+    for callback in [
+        "/cb?code=a&state=x?y",
+        "?code=a&state=x?y",
+        "code=a&state=x?y",
+    ] {
+        let web = crate::support::web(coze.client.clone());
+        let (_, login) = web.login(REDIRECT_URI).state("x?y").begin().unwrap();
+        let result = web.complete(login, callback).await;
+        assert!(result.is_ok(), "{callback}: {result:?}");
+    }
+}
+
+#[tokio::test]
+#[ignore = "known bug: a stored login without a state is taken, and any callback without one fits it"]
+async fn a_stored_login_with_an_empty_state_lets_no_callback_in() {
+    let coze = Answering::start().await;
+    let answer = json_answer(200, &token_answer());
+    Mock::given(any())
+        .respond_with(answer)
+        .mount(&coze.server)
+        .await;
+    let stored = json!({"state": "", "redirect_uri": REDIRECT_URI});
+    if let Ok(login) = serde_json::from_value::<WebLogin>(stored) {
+        let web = crate::support::web(coze.client.clone());
+        let result = web.complete(login, "?code=stolen&state=").await;
+        assert!(result.is_err(), "{result:?}");
+    }
+}

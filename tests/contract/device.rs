@@ -1,0 +1,549 @@
+//! When a device code is polled, and when polling stops (RFC 8628 section 3.5): too fast and the server
+//! objects, too slow and a person waits, for ever and a program hangs.
+//!
+//! Time is paused: each test takes no time and is exact to the millisecond.
+
+use std::{
+    error::Error as _,
+    sync::{Arc, Mutex},
+    time::{Duration, SystemTime},
+};
+
+use coze_auth::{
+    DeviceAuthorization, DeviceFlow, Error, ErrorCode, ErrorKind, Flow, PollStatus, Result, Token,
+    testing::SendErrorKind,
+};
+use serde_json::{Value, json};
+
+use crate::support::{InProcess, Step, device, token_answer};
+
+fn secs(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+/// The answer that starts an authorization; no interval when it is 0.
+fn started(interval: u64, expires_in: u64) -> Step {
+    let mut body = json!({
+        "device_code": "dc_1",
+        "user_code": "WDJB-MJHT",
+        "verification_uri": "https://www.coze.com/device",
+        "expires_in": expires_in,
+    });
+    if interval > 0 {
+        body["interval"] = json!(interval);
+    }
+    Step::json(200, &body).with_header("x-tt-logid", "log_of_start")
+}
+
+/// An error in the form in which Coze presumably sends it while polling, with the word in both places.
+fn word(word: &str) -> Step {
+    Step::json(400, &both_shapes(word))
+}
+
+fn both_shapes(word: &str) -> Value {
+    json!({"error_code": word, "error": word, "error_message": "text", "error_description": "text"})
+}
+
+fn pending() -> Step {
+    word("authorization_pending")
+}
+
+fn granted() -> Step {
+    Step::json(200, &token_answer())
+}
+
+/// A person who signs in on a device: the server's script begins with the start.
+struct SignIn {
+    server: InProcess,
+    device: DeviceFlow,
+    authorization: DeviceAuthorization,
+}
+
+impl SignIn {
+    async fn start(start: Step, polls: impl IntoIterator<Item = Step>) -> Self {
+        Self::start_with_timeout(secs(30), start, polls).await
+    }
+
+    async fn start_with_timeout(
+        request_timeout: Duration,
+        start: Step,
+        polls: impl IntoIterator<Item = Step>,
+    ) -> Self {
+        let wall = SystemTime::UNIX_EPOCH + secs(1_800_000_000);
+        let server = InProcess::start(wall, std::iter::once(start).chain(polls));
+        let client = server.client_builder().request_timeout(request_timeout);
+        let device = device(client.build().unwrap());
+        let authorization = device.start().await.unwrap();
+        Self {
+            server,
+            device,
+            authorization,
+        }
+    }
+
+    async fn poll(&self) -> Result<Token> {
+        self.device.poll(&self.authorization).await
+    }
+
+    /// At which seconds after the start it was polled.
+    fn polled_at(&self) -> Vec<u64> {
+        let recorded = self.server.recorded();
+        recorded[1..]
+            .iter()
+            .map(|request| request.at.as_secs())
+            .collect()
+    }
+
+    /// Polls to a token and checks when it was asked for.
+    async fn assert_granted_after_polls_at(&self, expected: &[u64], what: &str) {
+        let result = self.poll().await;
+        assert!(result.is_ok(), "{what}: {result:?}");
+        assert_eq!(self.polled_at(), expected, "{what}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn polls_at_the_interval_that_the_server_asks_for_and_not_every_five_seconds() {
+    for (interval, expected) in [(1, [1, 2, 3]), (5, [5, 10, 15]), (7, [7, 14, 21])] {
+        let sign_in =
+            SignIn::start(started(interval, 300), [pending(), pending(), granted()]).await;
+        let what = format!("interval {interval}");
+        sign_in
+            .assert_granted_after_polls_at(&expected, &what)
+            .await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_a_sensible_interval_it_polls_every_five_seconds() {
+    let mut nonsense = json!({
+        "device_code": "dc_1", "user_code": "U", "verification_uri": "https://x.y", "expires_in": 300,
+    });
+    let absent = Step::json(200, &nonsense);
+    nonsense["interval"] = json!(0);
+    let zero = Step::json(200, &nonsense);
+    nonsense["interval"] = json!(-3);
+    let negative = Step::json(200, &nonsense);
+    for (what, start) in [("absent", absent), ("zero", zero), ("negative", negative)] {
+        let sign_in = SignIn::start(start, [pending(), granted()]).await;
+        assert_eq!(sign_in.authorization.interval(), secs(5), "{what}");
+        sign_in.assert_granted_after_polls_at(&[5, 10], what).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn ends_by_itself_when_the_device_code_expires() {
+    let sign_in = SignIn::start(started(1, 3), [pending()]).await;
+    let error = sign_in.poll().await.unwrap_err();
+
+    assert_eq!(error.kind(), ErrorKind::DeviceCodeExpired, "{error}");
+    assert_eq!(error.flow(), Some(Flow::Device));
+    assert_eq!(error.log_id(), Some("log_of_start"));
+    assert!(!error.is_retryable());
+    assert!(error.to_string().contains("within 3 s"), "{error}");
+    assert!(error.source().is_none(), "no request failed: {error:?}");
+    assert_eq!(sign_in.server.elapsed(), secs(3));
+    assert_eq!(sign_in.polled_at(), [1, 2]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_interval_beyond_the_expiry_waits_for_the_expiry_and_asks_nothing() {
+    let sign_in = SignIn::start(started(60, 10), [granted()]).await;
+    let error = sign_in.poll().await.unwrap_err();
+
+    assert_eq!(error.kind(), ErrorKind::DeviceCodeExpired);
+    assert_eq!(sign_in.server.elapsed(), secs(10));
+    assert_eq!(sign_in.polled_at(), Vec::<u64>::new());
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_expiry_counts_from_the_start_and_not_from_the_first_poll() {
+    let sign_in = SignIn::start(started(5, 60), [pending()]).await;
+    tokio::time::sleep(secs(50)).await;
+    assert_eq!(sign_in.authorization.remaining(), secs(10));
+    let error = sign_in.poll().await.unwrap_err();
+
+    assert_eq!(error.kind(), ErrorKind::DeviceCodeExpired);
+    assert_eq!(sign_in.server.elapsed(), secs(60));
+    assert_eq!(sign_in.polled_at(), [55]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_slow_down_adds_five_seconds_for_good() {
+    let slow_down = || word("slow_down");
+    let script = [slow_down(), pending(), slow_down(), pending(), granted()];
+    let sign_in = SignIn::start(started(1, 300), script).await;
+    // 1; then 6 apart, twice; then 11 apart, twice.
+    let expected = [1, 7, 13, 24, 35];
+    sign_in
+        .assert_granted_after_polls_at(&expected, "slow_down")
+        .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_a_failure_that_may_pass_it_asks_half_as_often_and_goes_on() {
+    let gateway = || Step::text(502, "<html>Bad Gateway</html>");
+    for (what, failure) in [
+        ("500", Step::text(500, "")),
+        ("502, HTML", gateway()),
+        (
+            "503, shape C",
+            Step::json(503, &json!({"code": 5000, "msg": "busy"})),
+        ),
+        ("429", Step::text(429, "")),
+        (
+            "429 with a word of its own",
+            Step::json(429, &json!({"error": "too_many"})),
+        ),
+        ("408", Step::text(408, "")),
+        ("internal_error", word("internal_error")),
+        (
+            "API rate limit",
+            Step::json(200, &json!({"code": 4013, "msg": "rate limit"})),
+        ),
+        ("connection reset", Step::Fail(SendErrorKind::Interrupted)),
+        ("connection refused", Step::Fail(SendErrorKind::Connect)),
+        ("time-out", Step::Fail(SendErrorKind::Timeout)),
+    ] {
+        let sign_in = SignIn::start(started(2, 300), [failure.clone(), pending(), granted()]).await;
+        sign_in
+            .assert_granted_after_polls_at(&[2, 6, 10], what)
+            .await;
+
+        let again = SignIn::start(started(2, 300), [failure.clone(), failure, granted()]).await;
+        again.assert_granted_after_polls_at(&[2, 6, 14], what).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_without_an_answer_is_given_up_at_its_time_out_and_doubles_the_interval() {
+    let script = [Step::Hang, pending(), granted()];
+    let sign_in = SignIn::start_with_timeout(secs(1), started(2, 300), script).await;
+    // Asked at 2, given up at 3, and then 4 apart.
+    sign_in
+        .assert_granted_after_polls_at(&[2, 7, 11], "hang")
+        .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn failures_slow_it_down_to_a_minute_and_no_further() {
+    let down = Step::text(503, "");
+    let sign_in = SignIn::start(started(10, 400), [down]).await;
+    let error = sign_in.poll().await.unwrap_err();
+
+    assert_eq!(error.kind(), ErrorKind::DeviceCodeExpired);
+    assert_eq!(sign_in.polled_at(), [10, 30, 70, 130, 190, 250, 310, 370]);
+    assert_eq!(sign_in.server.elapsed(), secs(400));
+}
+
+#[tokio::test(start_paused = true)]
+async fn retry_after_is_honoured_once_in_seconds_or_as_a_date() {
+    let busy = || Step::text(429, "");
+    let date = busy()
+        .with_header("date", "Sun, 22 Nov 2026 12:00:00 GMT")
+        .with_header("retry-after", "Sun, 22 Nov 2026 12:00:20 GMT");
+    for (what, failure, expected) in [
+        (
+            "seconds",
+            busy().with_header("retry-after", "20"),
+            [1, 21, 23],
+        ),
+        ("a date by the server's clock", date, [1, 21, 23]),
+        (
+            "less than the interval",
+            busy().with_header("retry-after", "1"),
+            [1, 3, 5],
+        ),
+        (
+            "nonsense",
+            busy().with_header("retry-after", "soon"),
+            [1, 3, 5],
+        ),
+        (
+            "503",
+            Step::text(503, "").with_header("retry-after", "20"),
+            [1, 21, 23],
+        ),
+    ] {
+        let sign_in = SignIn::start(started(1, 300), [failure, pending(), granted()]).await;
+        sign_in.assert_granted_after_polls_at(&expected, what).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_retry_after_beyond_the_expiry_waits_for_the_expiry() {
+    let busy = Step::text(429, "").with_header("retry-after", "18446744073709551615");
+    let sign_in = SignIn::start(started(1, 30), [busy]).await;
+    let error = sign_in.poll().await.unwrap_err();
+
+    assert_eq!(error.kind(), ErrorKind::DeviceCodeExpired);
+    assert_eq!(sign_in.server.elapsed(), secs(30));
+    assert_eq!(sign_in.polled_at(), [1]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_decision_against_it_stops_polling_at_once() {
+    for (word, code) in [
+        ("access_denied", ErrorCode::AccessDenied),
+        ("expired_token", ErrorCode::ExpiredToken),
+        ("invalid_client", ErrorCode::InvalidClient),
+        ("invalid_grant", ErrorCode::InvalidGrant),
+        ("access_deny", ErrorCode::AccessDeny),
+        ("unheard_of", ErrorCode::Other("unheard_of".to_owned())),
+    ] {
+        for (shape, body) in shapes(word) {
+            for status in [200, 400, 401] {
+                let refusal = Step::json(status, &body);
+                let sign_in = SignIn::start(started(1, 300), [pending(), refusal]).await;
+                let error = sign_in.poll().await.unwrap_err();
+                let what = format!("{word}, {shape}, HTTP {status}: {error}");
+                assert_eq!(error.kind(), ErrorKind::Refused, "{what}");
+                assert_eq!(error.code(), Some(&code), "{what}");
+                assert_eq!(sign_in.polled_at(), [1, 2], "{what}");
+                assert_eq!(sign_in.server.elapsed(), secs(2), "{what}");
+            }
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn pending_goes_on_in_every_shape_and_at_every_status() {
+    for (shape, body) in shapes("authorization_pending") {
+        for status in [200, 400, 401, 403, 428, 500] {
+            let pending = Step::json(status, &body);
+            let sign_in =
+                SignIn::start(started(2, 300), [pending.clone(), pending, granted()]).await;
+            let what = format!("{shape}, HTTP {status}");
+            sign_in
+                .assert_granted_after_polls_at(&[2, 4, 6], &what)
+                .await;
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn slow_down_is_obeyed_in_every_shape() {
+    for (shape, body) in shapes("slow_down") {
+        let slow_down = Step::json(400, &body);
+        let sign_in = SignIn::start(started(2, 300), [slow_down, granted()]).await;
+        sign_in.assert_granted_after_polls_at(&[2, 9], shape).await;
+    }
+}
+
+/// A word in each of the forms that are known.
+fn shapes(word: &str) -> [(&'static str, Value); 4] {
+    [
+        ("A", json!({"error_code": word, "error_message": "text"})),
+        (
+            "A with free text",
+            json!({"error_code": word, "error_message": "text", "error": "some free text"}),
+        ),
+        ("B", json!({"error": word, "error_description": "text"})),
+        ("both", both_shapes(word)),
+    ]
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_is_not_cozes_and_will_not_pass_stops_polling() {
+    for (what, answer) in [
+        (
+            "a page that is not found",
+            Step::text(404, "<html>no such page</html>"),
+        ),
+        (
+            "a token without a token",
+            Step::json(200, &json!({"expires_in": 900})),
+        ),
+        ("an empty answer", Step::text(200, "")),
+        (
+            "a redirect",
+            Step::text(302, "").with_header("location", "https://example.com"),
+        ),
+    ] {
+        let sign_in = SignIn::start(started(1, 300), [answer]).await;
+        let error = sign_in.poll().await.unwrap_err();
+        assert_ne!(
+            error.kind(),
+            ErrorKind::DeviceCodeExpired,
+            "{what}: {error}"
+        );
+        assert_eq!(sign_in.polled_at(), [1], "{what}: {error}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn dropping_the_future_stops_at_once_while_it_waits() {
+    let sign_in = SignIn::start(started(2, 300), [pending()]).await;
+    let gave_up = tokio::time::timeout(secs(5), sign_in.poll()).await;
+    assert!(gave_up.is_err(), "it was still pending: {gave_up:?}");
+    assert_eq!(sign_in.server.elapsed(), secs(5));
+
+    tokio::time::sleep(secs(100)).await;
+    assert_eq!(sign_in.polled_at(), [2, 4]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn dropping_the_future_stops_at_once_while_it_asks() {
+    let late = pending().after(secs(10));
+    let sign_in = SignIn::start(started(2, 300), [late]).await;
+    let gave_up = tokio::time::timeout(secs(5), sign_in.poll()).await;
+    assert!(gave_up.is_err(), "it was still asking: {gave_up:?}");
+    assert_eq!(sign_in.server.elapsed(), secs(5));
+
+    tokio::time::sleep(secs(100)).await;
+    assert_eq!(sign_in.polled_at(), [2]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn polling_can_be_taken_up_again_after_it_was_dropped() {
+    let sign_in = SignIn::start(started(2, 300), [pending(), granted()]).await;
+    let gave_up = tokio::time::timeout(secs(3), sign_in.poll()).await;
+    assert!(gave_up.is_err(), "it was still pending: {gave_up:?}");
+    // It waits a whole interval again before it asks.
+    sign_in
+        .assert_granted_after_polls_at(&[2, 5], "taken up again")
+        .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_observer_sees_each_step() {
+    let busy = Step::text(429, "").with_header("retry-after", "20");
+    let script = [pending(), word("slow_down"), busy, pending(), granted()];
+    let sign_in = SignIn::start(started(2, 300), script).await;
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let notes = Arc::clone(&seen);
+    sign_in
+        .device
+        .poll_with(&sign_in.authorization, move |step| {
+            let status = match &step.status {
+                PollStatus::Pending => "pending".to_owned(),
+                PollStatus::SlowDown => "slow down".to_owned(),
+                PollStatus::Failed(error) => format!("failed, HTTP {:?}", error.status()),
+                other => format!("{other:?}"),
+            };
+            notes.lock().unwrap().push((
+                step.requests,
+                status,
+                step.next_in.as_secs(),
+                step.remaining.as_secs(),
+            ));
+        })
+        .await
+        .unwrap();
+
+    let expected = [
+        (1, "pending", 2, 298),
+        (2, "slow down", 7, 296),
+        (3, "failed, HTTP Some(429)", 20, 289),
+        (4, "pending", 14, 269),
+    ];
+    assert_eq!(
+        *seen.lock().unwrap(),
+        expected.map(|(n, status, next, left)| (n, status.to_owned(), next, left))
+    );
+    assert_eq!(sign_in.polled_at(), [2, 4, 11, 31, 45]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_hangs_ends_at_the_expiry() {
+    let sign_in = SignIn::start(started(5, 12), [Step::Hang]).await;
+    let error = sign_in.poll().await.unwrap_err();
+
+    assert_eq!(error.kind(), ErrorKind::DeviceCodeExpired);
+    assert_eq!(
+        sign_in.server.elapsed(),
+        secs(12),
+        "not after the time-out of 30 s"
+    );
+    assert_eq!(sign_in.polled_at(), [5]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_grant_that_comes_just_in_time_is_taken() {
+    let sign_in = SignIn::start(
+        started(5, 12),
+        [granted().after(Duration::from_millis(6_999))],
+    )
+    .await;
+    let token = sign_in.poll().await.unwrap();
+    assert_eq!(token.access_token().expose(), "at_1");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_expiry_names_the_failure_that_kept_it_from_an_answer() {
+    let down = Step::text(503, "").with_header("x-tt-logid", "log_of_failure");
+    let sign_in = SignIn::start(started(5, 20), [pending(), down]).await;
+    let error = sign_in.poll().await.unwrap_err();
+
+    assert_eq!(error.kind(), ErrorKind::DeviceCodeExpired);
+    let source = error
+        .source()
+        .and_then(|source| source.downcast_ref::<Error>());
+    let source = source.expect("the last request failed");
+    assert_eq!(source.status().map(|status| status.as_u16()), Some(503));
+    assert_eq!(source.log_id(), Some("log_of_failure"));
+}
+
+#[tokio::test(start_paused = true)]
+#[ignore = "known bug: the failure is kept after a later answer, though the docs say `if the last request failed`"]
+async fn the_expiry_names_no_failure_that_was_overcome() {
+    let down = Step::text(503, "");
+    let sign_in = SignIn::start(started(1, 20), [down, pending()]).await;
+    let error = sign_in.poll().await.unwrap_err();
+
+    assert_eq!(error.kind(), ErrorKind::DeviceCodeExpired);
+    assert!(
+        error.source().is_none(),
+        "the last answer was `pending`: {error:?}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn asking_once_gives_each_answer_as_it_is() {
+    let script = [
+        pending(),
+        word("slow_down"),
+        Step::text(502, ""),
+        word("access_denied"),
+        granted(),
+    ];
+    let sign_in = SignIn::start(started(5, 300), script).await;
+    let mut seen = Vec::new();
+    for _ in 0..5 {
+        seen.push(
+            match sign_in.device.poll_once(&sign_in.authorization).await {
+                Ok(poll) => match poll {
+                    coze_auth::Poll::Granted(token) => token.access_token().expose().to_owned(),
+                    other => format!("{other:?}"),
+                },
+                Err(error) => format!("{:?}, retryable: {}", error.kind(), error.is_retryable()),
+            },
+        );
+    }
+    assert_eq!(
+        seen,
+        [
+            "Pending",
+            "SlowDown",
+            "InvalidAnswer, retryable: true",
+            "Refused, retryable: false",
+            "at_1",
+        ]
+    );
+    assert_eq!(
+        sign_in.server.elapsed(),
+        Duration::ZERO,
+        "asking once never waits"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn only_the_device_code_of_this_authorization_is_sent() {
+    let sign_in = SignIn::start(started(1, 300), [pending(), granted()]).await;
+    sign_in.poll().await.unwrap();
+    for poll in &sign_in.server.recorded()[1..] {
+        assert_eq!(poll.path, "/api/permission/oauth2/token");
+        assert_eq!(poll.authorization, None);
+        assert_eq!(poll.body["device_code"], "dc_1", "{poll:?}");
+    }
+}

@@ -1,0 +1,266 @@
+//! The JWTs that we sign, read by somebody else: `jsonwebtoken` with the public key, as a server would.
+
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, SystemTime},
+};
+
+use coze_auth::{
+    Endpoint, ErrorKind, Flow, JwtFlow, JwtFlowBuilder, JwtTokenRequest, OAuthClient,
+    SessionContext, SignFuture, Signer,
+};
+use serde_json::{Value, json};
+
+use crate::support::{
+    CLIENT_ID, InProcess, KEY_ID, SESSION_NAME, Step, TestKey, decoded_jwt, jwt, token_answer,
+};
+
+/// A server that grants every request, and is in the present: verification looks at the real clock.
+fn granting() -> InProcess {
+    InProcess::start(SystemTime::now(), [Step::json(200, &token_answer())])
+}
+
+fn builder(client: OAuthClient) -> JwtFlowBuilder {
+    JwtFlow::builder(client).client_id(CLIENT_ID).key_id(KEY_ID)
+}
+
+/// The JWTs that came as bearers.
+fn jwts(server: &InProcess) -> Vec<String> {
+    let bearer = |authorization: &Option<String>| {
+        let authorization = authorization.as_deref().expect("no Authorization was sent");
+        authorization.strip_prefix("Bearer ").unwrap().to_owned()
+    };
+    server
+        .recorded()
+        .iter()
+        .map(|r| bearer(&r.authorization))
+        .collect()
+}
+
+fn claims(jwt: &str) -> Value {
+    decoded_jwt(jwt).unwrap().1
+}
+
+#[tokio::test]
+async fn what_is_signed_verifies_by_the_public_key() {
+    let server = granting();
+    let consumer = SessionContext::CustomConsumer("consumer_1".to_owned());
+    let request = JwtTokenRequest::new()
+        .session_name(SESSION_NAME)
+        .session_context(consumer);
+    jwt(server.client()).token_for(&request).await.unwrap();
+
+    let [jwt] = &jwts(&server)[..] else {
+        panic!("one request was expected: {:?}", server.recorded())
+    };
+    let verified = TestKey::get().verify(jwt, "api.coze.com").unwrap();
+    assert_eq!(verified.header.kid.as_deref(), Some(KEY_ID));
+    assert_eq!(verified.claims["iss"], CLIENT_ID);
+    assert_eq!(verified.claims["session_name"], SESSION_NAME);
+    assert_eq!(
+        verified.claims["session_context"],
+        json!({"device_info": {"custom_consumer": "consumer_1"}})
+    );
+}
+
+#[tokio::test]
+async fn what_is_changed_on_the_way_does_not_verify() {
+    let server = granting();
+    let jwt = jwt(server.client());
+    jwt.token_for(&JwtTokenRequest::new().session_name("me"))
+        .await
+        .unwrap();
+    jwt.token_for(&JwtTokenRequest::new().session_name("you"))
+        .await
+        .unwrap();
+
+    let [mine, yours] = &jwts(&server)[..] else {
+        panic!("two requests were expected: {:?}", server.recorded())
+    };
+    let parts = |jwt: &str| jwt.split('.').map(str::to_owned).collect::<Vec<_>>();
+    let (mine, yours) = (parts(mine), parts(yours));
+    let forged = format!("{}.{}.{}", mine[0], yours[1], mine[2]);
+    assert!(TestKey::get().verify(&forged, "api.coze.com").is_err());
+}
+
+#[tokio::test]
+async fn a_thousand_jwts_have_a_thousand_long_ids() {
+    let server = granting();
+    let jwt = jwt(server.client());
+    for _ in 0..1000 {
+        jwt.token().await.unwrap();
+    }
+
+    let jwts = jwts(&server);
+    let ids: BTreeSet<_> = jwts
+        .iter()
+        .map(|jwt| claims(jwt)["jti"].as_str().unwrap().to_owned())
+        .collect();
+    assert_eq!((jwts.len(), ids.len()), (1000, 1000), "an id came twice");
+    for id in ids {
+        assert!(id.len() > 32, "{id} has {} bytes", id.len());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_jwt_says_when_it_was_made_and_lives_ten_minutes_whatever_the_token_does() {
+    let wall = SystemTime::UNIX_EPOCH + Duration::from_millis(1_800_000_000_900);
+    let server = InProcess::start(wall, [Step::json(200, &token_answer())]);
+    let jwt = jwt(server.client());
+    let day = JwtTokenRequest::new().duration(Duration::from_secs(86_399));
+    jwt.token_for(&day).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    jwt.token().await.unwrap();
+
+    let times: Vec<_> = jwts(&server)
+        .iter()
+        .map(|jwt| (claims(jwt)["iat"].clone(), claims(jwt)["exp"].clone()))
+        .collect();
+    assert_eq!(
+        times,
+        [
+            (json!(1_800_000_000), json!(1_800_000_600)),
+            (json!(1_800_000_060), json!(1_800_000_660)),
+        ]
+    );
+    assert_eq!(server.recorded()[0].body["duration_seconds"], 86_399);
+}
+
+#[tokio::test]
+async fn the_audience_is_the_api_host_unless_it_is_set() {
+    let custom = |base: &str| Endpoint::builder(base);
+    for (endpoint, audience, expected) in [
+        (Endpoint::COM, None, "api.coze.com"),
+        (Endpoint::CN, None, "api.coze.cn"),
+        (
+            custom("https://api.example.com:8443/pre").build().unwrap(),
+            None,
+            "api.example.com",
+        ),
+        (
+            custom("https://proxy.example.com")
+                .audience("api.coze.cn")
+                .build()
+                .unwrap(),
+            None,
+            "api.coze.cn",
+        ),
+        (
+            Endpoint::CN,
+            Some("audience of the flow"),
+            "audience of the flow",
+        ),
+    ] {
+        let server = granting();
+        let client = server
+            .client_builder()
+            .endpoint(endpoint.clone())
+            .build()
+            .unwrap();
+        let mut builder = builder(client).signer(TestKey::get().signer());
+        if let Some(audience) = audience {
+            builder = builder.audience(audience);
+        }
+        builder.build().unwrap().token().await.unwrap();
+
+        let jwt = jwts(&server).remove(0);
+        let verified = TestKey::get().verify(&jwt, expected);
+        assert!(verified.is_ok(), "{endpoint:?} {audience:?}: {verified:?}");
+    }
+}
+
+/// A key service: it takes its time, and counts.
+struct KeyService {
+    asked: Arc<AtomicUsize>,
+    answer: fn(&[u8]) -> Result<Vec<u8>, std::io::Error>,
+}
+
+impl Signer for KeyService {
+    fn sign<'a>(&'a self, message: &'a [u8]) -> SignFuture<'a> {
+        Box::pin(async move {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            self.asked.fetch_add(1, Ordering::SeqCst);
+            Ok((self.answer)(message)?)
+        })
+    }
+}
+
+#[tokio::test]
+async fn a_key_service_can_sign_and_is_asked_once_for_each_jwt() {
+    let server = granting();
+    let asked = Arc::new(AtomicUsize::new(0));
+    let service = KeyService {
+        asked: Arc::clone(&asked),
+        answer: |message| Ok(TestKey::get().sign(message)),
+    };
+    let jwt = builder(server.client()).signer(service).build().unwrap();
+    jwt.token().await.unwrap();
+    jwt.token().await.unwrap();
+
+    for jwt in jwts(&server) {
+        TestKey::get().verify(&jwt, "api.coze.com").unwrap();
+    }
+    assert_eq!(asked.load(Ordering::SeqCst), 2);
+}
+
+#[tokio::test]
+async fn when_the_signer_fails_nothing_is_sent_and_its_error_is_the_source() {
+    let server = granting();
+    let service = KeyService {
+        asked: Arc::default(),
+        answer: |_| Err(std::io::Error::other("the key service is on fire")),
+    };
+    let jwt = builder(server.client()).signer(service).build().unwrap();
+    let error = jwt.token().await.unwrap_err();
+
+    assert_eq!(error.kind(), ErrorKind::Signing);
+    assert_eq!(error.flow(), Some(Flow::Jwt));
+    let source = std::error::Error::source(&error).map(ToString::to_string);
+    assert_eq!(source.as_deref(), Some("the key service is on fire"));
+    assert!(server.recorded().is_empty(), "{:?}", server.recorded());
+}
+
+#[tokio::test]
+async fn an_empty_signature_is_not_sent() {
+    let server = granting();
+    let service = KeyService {
+        asked: Arc::default(),
+        answer: |_| Ok(Vec::new()),
+    };
+    let jwt = builder(server.client()).signer(service).build().unwrap();
+
+    assert_eq!(jwt.token().await.unwrap_err().kind(), ErrorKind::Signing);
+    assert!(server.recorded().is_empty(), "{:?}", server.recorded());
+}
+
+#[tokio::test]
+async fn a_request_that_can_not_be_is_neither_signed_nor_sent() {
+    let server = granting();
+    let asked = Arc::new(AtomicUsize::new(0));
+    let service = KeyService {
+        asked: Arc::clone(&asked),
+        answer: |message| Ok(TestKey::get().sign(message)),
+    };
+    let jwt = builder(server.client()).signer(service).build().unwrap();
+    for request in [
+        JwtTokenRequest::new().duration(Duration::ZERO),
+        JwtTokenRequest::new().duration(Duration::from_secs(86_400)),
+        JwtTokenRequest::new().account(".."),
+        JwtTokenRequest::new().enterprise(""),
+        JwtTokenRequest::new().session_name("\n"),
+        JwtTokenRequest::new().scope(coze_auth::Scope::new()),
+    ] {
+        let error = jwt.token_for(&request).await.unwrap_err();
+        assert_eq!(
+            error.kind(),
+            ErrorKind::InvalidInput,
+            "{request:?}: {error}"
+        );
+    }
+    assert_eq!(asked.load(Ordering::SeqCst), 0);
+    assert!(server.recorded().is_empty(), "{:?}", server.recorded());
+}

@@ -1,0 +1,189 @@
+//! The inputs of all tests, and a server that takes everything, answers well, and records.
+//!
+//! The inputs are those of the recorded requests in `golden/`, so that the two can be compared.
+
+use std::{
+    net::SocketAddr,
+    sync::atomic::{AtomicUsize, Ordering},
+};
+
+use coze_auth::{
+    CodeVerifier, DeviceFlow, Endpoint, JwtFlow, OAuthClient, OAuthClientBuilder, PkceFlow,
+    RefreshToken, WebFlow, reqwest,
+};
+use serde_json::{Value, json};
+use wiremock::{Mock, MockServer, Request, ResponseTemplate, matchers::any};
+
+use super::{Sent, TestKey};
+
+pub(crate) const CLIENT_ID: &str = "test-client.app.coze";
+pub(crate) const CLIENT_SECRET: &str = "test-secret";
+pub(crate) const REDIRECT_URI: &str = "https://example.com/cb?x=1#frag";
+pub(crate) const STATE: &str = "st/&=";
+/// What the browser comes back with, after a login that began with [`STATE`].
+pub(crate) const CALLBACK: &str = "https://example.com/cb?x=1&code=code_abc&state=st%2F%26%3D#frag";
+pub(crate) const REFRESH_TOKEN: &str = "rt_abc";
+pub(crate) const WORKSPACE: &str = "7001";
+pub(crate) const ACCOUNT: &str = "9001";
+pub(crate) const ENTERPRISE: &str = "ent_1";
+pub(crate) const SESSION_NAME: &str = "user 1";
+pub(crate) const KEY_ID: &str = "kid_1";
+pub(crate) const BOTS: [&str; 2] = ["bot_1", "bot_2"];
+/// RFC 7636 appendix B.
+pub(crate) const CODE_VERIFIER: &str = "dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk";
+
+/// The host of the API, which resolves to the recording server: so that no port gets into a JWT.
+const API_HOST: &str = "api.coze.test";
+
+/// The recording server. Its tokens are `at_<number of the request>`.
+pub(crate) struct Coze {
+    server: MockServer,
+}
+
+impl Coze {
+    pub(crate) async fn start() -> Self {
+        let server = MockServer::start().await;
+        let requests = AtomicUsize::new(0);
+        Mock::given(any())
+            .respond_with(move |request: &Request| {
+                let number = requests.fetch_add(1, Ordering::SeqCst) + 1;
+                let mut answer = good_answer(request.url.path());
+                if answer.get("access_token").is_some() {
+                    answer["access_token"] = json!(format!("at_{number}"));
+                }
+                ResponseTemplate::new(200)
+                    .insert_header("x-tt-logid", "log_1")
+                    .set_body_json(answer)
+            })
+            .mount(&server)
+            .await;
+        Self { server }
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        *self.server.address()
+    }
+
+    /// `http://api.coze.test:…`, and what is to follow.
+    pub(crate) fn api_base(&self, rest: &str) -> String {
+        format!("http://{API_HOST}:{}{rest}", self.address().port())
+    }
+
+    pub(crate) fn endpoint(&self, rest: &str) -> Endpoint {
+        Endpoint::builder(self.api_base(rest))
+            .allow_http_host(API_HOST)
+            .build()
+            .unwrap()
+    }
+
+    /// A client whose base URL has something after the host.
+    pub(crate) fn client_at(&self, rest: &str) -> OAuthClientBuilder {
+        OAuthClient::builder()
+            .endpoint(self.endpoint(rest))
+            .http(self.http())
+    }
+
+    pub(crate) fn client(&self) -> OAuthClient {
+        self.client_at("").build().unwrap()
+    }
+
+    /// Finds the API host here, and nowhere else.
+    pub(crate) fn http(&self) -> reqwest::ClientBuilder {
+        reqwest::Client::builder()
+            .no_proxy()
+            .resolve(API_HOST, self.address())
+    }
+
+    pub(crate) fn web(&self) -> WebFlow {
+        web(self.client())
+    }
+
+    pub(crate) fn pkce(&self) -> PkceFlow {
+        pkce(self.client())
+    }
+
+    pub(crate) fn device(&self) -> DeviceFlow {
+        device(self.client())
+    }
+
+    pub(crate) fn jwt(&self) -> JwtFlow {
+        jwt(self.client())
+    }
+
+    /// All requests so far, in order.
+    pub(crate) async fn sent(&self) -> Vec<Sent> {
+        let requests = self.server.received_requests().await.unwrap();
+        requests.iter().map(Sent::request).collect()
+    }
+
+    /// The one request that was made.
+    pub(crate) async fn only_sent(&self) -> Sent {
+        let mut sent = self.sent().await;
+        assert_eq!(sent.len(), 1, "one request was expected: {sent:#?}");
+        sent.remove(0)
+    }
+
+    /// The last request that was made.
+    pub(crate) async fn last_sent(&self) -> Sent {
+        self.sent().await.pop().expect("no request was made")
+    }
+}
+
+pub(crate) fn web(client: OAuthClient) -> WebFlow {
+    WebFlow::new(client, CLIENT_ID, CLIENT_SECRET).unwrap()
+}
+
+pub(crate) fn pkce(client: OAuthClient) -> PkceFlow {
+    PkceFlow::new(client, CLIENT_ID).unwrap()
+}
+
+pub(crate) fn device(client: OAuthClient) -> DeviceFlow {
+    DeviceFlow::new(client, CLIENT_ID).unwrap()
+}
+
+pub(crate) fn jwt(client: OAuthClient) -> JwtFlow {
+    JwtFlow::builder(client)
+        .client_id(CLIENT_ID)
+        .key_id(KEY_ID)
+        .signer(TestKey::get().signer())
+        .build()
+        .unwrap()
+}
+
+pub(crate) fn refresh_token() -> RefreshToken {
+    RefreshToken::new(REFRESH_TOKEN).unwrap()
+}
+
+pub(crate) fn code_verifier() -> CodeVerifier {
+    CodeVerifier::new(CODE_VERIFIER).unwrap()
+}
+
+/// What Coze answers to a request for this path when all is well. The token lives until 2100.
+pub(crate) fn good_answer(path: &str) -> Value {
+    if path.ends_with("/device/code") {
+        return device_answer();
+    }
+    if path.ends_with("/users/me") {
+        return json!({"code": 0, "msg": "", "data": {"user_id": "u1"}});
+    }
+    token_answer()
+}
+
+pub(crate) fn token_answer() -> Value {
+    json!({
+        "access_token": "at_1",
+        "expires_in": 4_102_444_800_i64,
+        "refresh_token": "rt_1",
+        "token_type": "Bearer",
+    })
+}
+
+pub(crate) fn device_answer() -> Value {
+    json!({
+        "device_code": "dc_1",
+        "user_code": "WDJB-MJHT",
+        "verification_uri": "https://www.coze.com/device",
+        "expires_in": 300,
+        "interval": 5,
+    })
+}

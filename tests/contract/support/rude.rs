@@ -1,0 +1,148 @@
+//! A server that reads a request to its end and then behaves badly, in ways that no HTTP server library
+//! would let a test behave.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpSocket, TcpStream},
+    task::JoinHandle,
+};
+
+/// What it does once a request has arrived.
+#[derive(Debug, Clone)]
+pub(crate) enum Manners {
+    /// Closes the connection.
+    Closes,
+    /// Resets the connection.
+    Resets,
+    /// Sends this as it is, then closes the connection.
+    Says(String),
+    /// Sends this as it is, then nothing more, and keeps the connection open.
+    SaysAndHangs(String),
+    /// Answers this to the first request of a connection, which stays open, and closes it on the
+    /// second.
+    AnswersOnce(String),
+}
+
+pub(crate) struct RudeServer {
+    base_url: String,
+    requests: Arc<AtomicUsize>,
+    connections: Arc<AtomicUsize>,
+    task: JoinHandle<()>,
+}
+
+impl RudeServer {
+    pub(crate) async fn start(manners: Manners) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let base_url = format!("http://{}", listener.local_addr().unwrap());
+        let requests = Arc::new(AtomicUsize::new(0));
+        let connections = Arc::new(AtomicUsize::new(0));
+        let (counted, opened) = (Arc::clone(&requests), Arc::clone(&connections));
+        let task = tokio::spawn(async move {
+            loop {
+                let (connection, _) = listener.accept().await.unwrap();
+                opened.fetch_add(1, Ordering::SeqCst);
+                tokio::spawn(serve(connection, manners.clone(), Arc::clone(&counted)));
+            }
+        });
+        Self {
+            base_url,
+            requests,
+            connections,
+            task,
+        }
+    }
+
+    pub(crate) fn base_url(&self) -> &str {
+        &self.base_url
+    }
+
+    /// How many whole requests it has read.
+    pub(crate) fn requests(&self) -> usize {
+        self.requests.load(Ordering::SeqCst)
+    }
+
+    /// How many connections it has accepted.
+    pub(crate) fn connections(&self) -> usize {
+        self.connections.load(Ordering::SeqCst)
+    }
+}
+
+impl Drop for RudeServer {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// A port that is taken, so that nobody else can have it, and where nobody listens.
+pub(crate) struct Refusing(TcpSocket);
+
+impl Refusing {
+    pub(crate) fn new() -> Self {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind(([127, 0, 0, 1], 0).into()).unwrap();
+        Self(socket)
+    }
+
+    pub(crate) fn base_url(&self) -> String {
+        format!("http://{}", self.0.local_addr().unwrap())
+    }
+}
+
+async fn serve(mut connection: TcpStream, manners: Manners, requests: Arc<AtomicUsize>) {
+    if read_request(&mut connection).await.is_none() {
+        return;
+    }
+    requests.fetch_add(1, Ordering::SeqCst);
+    match manners {
+        Manners::Closes => {}
+        Manners::Resets => connection.set_zero_linger().unwrap(),
+        Manners::Says(text) => {
+            let _ = connection.write_all(text.as_bytes()).await;
+            let _ = connection.shutdown().await;
+        }
+        Manners::SaysAndHangs(text) => {
+            let _ = connection.write_all(text.as_bytes()).await;
+            tokio::time::sleep(Duration::from_secs(60)).await;
+        }
+        Manners::AnswersOnce(text) => {
+            let _ = connection.write_all(text.as_bytes()).await;
+            if read_request(&mut connection).await.is_some() {
+                requests.fetch_add(1, Ordering::SeqCst);
+            }
+        }
+    }
+}
+
+/// Reads one request with its body; `None` when the connection ends before that.
+async fn read_request(connection: &mut TcpStream) -> Option<Vec<u8>> {
+    let mut read = Vec::new();
+    loop {
+        if let Some(length) = whole_length(&read)
+            && read.len() >= length
+        {
+            return Some(read);
+        }
+        if connection.read_buf(&mut read).await.ok()? == 0 {
+            return None;
+        }
+    }
+}
+
+/// The length of a request with its body, once its headers are there.
+fn whole_length(read: &[u8]) -> Option<usize> {
+    let end_of_headers = read.windows(4).position(|w| w == b"\r\n\r\n")? + 4;
+    let headers = String::from_utf8_lossy(&read[..end_of_headers]).to_lowercase();
+    let body = headers
+        .lines()
+        .find_map(|line| line.strip_prefix("content-length:"))
+        .map_or(0, |length| length.trim().parse().unwrap());
+    Some(end_of_headers + body)
+}
