@@ -12,7 +12,7 @@ use coze_wire::{
     Transport,
 };
 use http::{
-    HeaderName, HeaderValue, StatusCode,
+    HeaderName, HeaderValue,
     header::{CONTENT_TYPE, LOCATION, RETRY_AFTER, USER_AGENT},
 };
 use serde_json::Value;
@@ -257,7 +257,7 @@ impl OAuthClient {
     ) -> Result<Token> {
         let (call, client) = self.oauth_call(credentials)?;
         let sent = async { typed(client.issue_token().body(grant).send().await) };
-        self.token(&call, self.finish(&call, sent).await?)
+        call.accept(self.finish(&call, sent).await?, self.token_reader())
     }
 
     /// Sends a JWT grant to the token endpoint of the app, an account or an enterprise.
@@ -281,15 +281,16 @@ impl OAuthClient {
                 }
             })
         };
-        self.token(&call, self.finish(&call, sent).await?)
+        call.accept(self.finish(&call, sent).await?, self.token_reader())
     }
 
     /// Starts a device authorization, for one workspace or for all.
-    pub(crate) async fn start_device_authorization(
+    pub(crate) async fn start_device_authorization<T>(
         &self,
         client_id: &str,
         workspace: Option<&PathId>,
-    ) -> Result<Answered<types::DeviceCode>> {
+        read: impl FnOnce(types::DeviceCode, &Timing, Option<String>) -> Result<T>,
+    ) -> Result<T> {
         let (call, client) = self.oauth_call(&Credentials {
             flow: Flow::Device,
             bearer: None,
@@ -308,17 +309,13 @@ impl OAuthClient {
                 }
             })
         };
-        self.finish(&call, sent).await
+        call.accept(self.finish(&call, sent).await?, read)
     }
 
-    fn token(&self, call: &Call, answered: Answered<types::OAuthToken>) -> Result<Token> {
-        let Answered {
-            answer,
-            timing,
-            log_id,
-        } = answered;
-        Token::from_answer(answer, &timing, self.clock(), log_id.clone())
-            .map_err(|error| call.locate(error.with_status(StatusCode::OK).with_log_id(log_id)))
+    fn token_reader(
+        &self,
+    ) -> impl FnOnce(types::OAuthToken, &Timing, Option<String>) -> Result<Token> + '_ {
+        |answer, timing, log_id| Token::from_answer(answer, timing, self.clock(), log_id)
     }
 
     fn oauth_call(&self, credentials: &Credentials<'_>) -> Result<(Call, Client)> {
@@ -396,7 +393,7 @@ impl OAuthClient {
                 format!("nothing within {:?}", self.0.request_timeout),
             ))),
         };
-        let log_id = captured.and_then(shown_log_id);
+        let log_id = captured.and_then(|captured| shown_log_id(captured, &call.secrets));
         call.trace(captured, log_id.as_deref(), &timing, read.as_ref().err());
         match read {
             Ok(answer) => Ok(Answered {
@@ -444,6 +441,32 @@ impl Call {
     #[must_use]
     pub fn exchange(&self) -> &Exchange {
         &self.exchange
+    }
+
+    /// Reads an answer that has the form of a success. One that holds nothing usable may be an error with the
+    /// empty fields of a success.
+    fn accept<A, T>(
+        &self,
+        answered: Answered<A>,
+        read: impl FnOnce(A, &Timing, Option<String>) -> Result<T>,
+    ) -> Result<T> {
+        let Answered {
+            answer,
+            log_id,
+            timing,
+        } = answered;
+        read(answer, &timing, log_id.clone()).map_err(|unusable| {
+            let captured = self.exchange.captured();
+            let refused = captured
+                .as_ref()
+                .and_then(|captured| serde_json::from_slice(captured.body()).ok())
+                .and_then(|body| refusal_in_object(&body, &self.secrets));
+            let error = refused.unwrap_or(unusable).with_log_id(log_id);
+            self.locate(match captured {
+                Some(captured) => error.with_status(captured.status()),
+                None => error,
+            })
+        })
     }
 
     /// Says where an error happened.
@@ -503,7 +526,7 @@ fn refusal(captured: &Captured, secrets: &[Secret], timing: &Timing) -> Error {
         _ => refusal_in_body(captured, secrets),
     };
     // A log id inside the body stands in for a missing header.
-    let log_id = shown_log_id(captured).or_else(|| error.log_id().map(str::to_owned));
+    let log_id = shown_log_id(captured, secrets).or_else(|| error.log_id().map(str::to_owned));
     error
         .with_status(status)
         .with_log_id(log_id)
@@ -590,10 +613,10 @@ fn refusal_in_object(body: &serde_json::Map<String, Value>, secrets: &[Secret]) 
     Some(refused(ErrorCode::Api(number), text("msg")).with_log_id(log_id))
 }
 
-fn shown_log_id(captured: &Captured) -> Option<String> {
+fn shown_log_id(captured: &Captured, secrets: &[Secret]) -> Option<String> {
     captured
         .log_id()
-        .map(|log_id| presentable(log_id, &[]))
+        .map(|log_id| presentable(log_id, secrets))
         .filter(|log_id| !log_id.is_empty())
 }
 

@@ -13,13 +13,16 @@ impl PathId {
     /// Takes an id, trimmed.
     ///
     /// `.` and `..` are refused because URL parsers fold them, and a backslash
-    /// because they read it as a slash.
+    /// because they read it as a slash. Control characters are refused because URL parsers drop some.
     pub(crate) fn new(name: &str, id: &str) -> Result<Self> {
         let id = id.trim();
         let refused = |why: &str| Err(Error::invalid_input(format!("the {name} id {why}")));
         match id {
             "" => refused("is empty"),
             "." | ".." => refused("is a dot segment, which URLs fold away"),
+            _ if id.contains(char::is_control) => {
+                refused("holds a line break or another control character")
+            }
             _ if id.contains('\\') => refused("holds a backslash, which URLs read as a slash"),
             _ => Ok(Self(id.to_owned())),
         }
@@ -59,7 +62,7 @@ mod tests {
 
     #[test]
     fn an_id_that_no_escaping_could_keep_in_its_segment_is_refused() {
-        for bad in ["", " ", ".", "..", "a\\b"] {
+        for bad in ["", " ", ".", "..", "a\\b", "a\tb", "a\nb"] {
             assert!(PathId::new("account", bad).is_err(), "{bad:?}");
         }
         for good in ["7001", "volcano_210195", "a/../b?c#d", "%2e%2e"] {

@@ -485,7 +485,6 @@ async fn the_expiry_names_the_failure_that_kept_it_from_an_answer() {
 }
 
 #[tokio::test(start_paused = true)]
-#[ignore = "known bug: the failure is kept after a later answer, though the docs say `if the last request failed`"]
 async fn the_expiry_names_no_failure_that_was_overcome() {
     let down = Step::text(503, "");
     let sign_in = SignIn::start(started(1, 20), [down, pending()]).await;

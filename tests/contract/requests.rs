@@ -17,7 +17,7 @@ use crate::support::{
 };
 
 /// An id that would lead elsewhere if it were put into a path as it is.
-const ODD_ID: &str = "a/../b?c#d%2Fé \"<>`{}|^\u{7f}";
+const ODD_ID: &str = "a/../b?c#d%2Fé \"<>`{}|^";
 
 /// One test for each function, and all of them together for the modules that compare.
 macro_rules! requests {
@@ -341,9 +341,8 @@ async fn fixed_token_on_an_api_call() -> Sent {
 }
 
 #[tokio::test]
-#[ignore = "known bug: the authorize URL drops a tab or line break from an id, the API's path escapes it"]
 async fn an_id_is_the_same_in_the_path_of_the_page_and_of_the_api() {
-    for id in [ODD_ID, "a\tb", "a\nb"] {
+    for id in [ODD_ID, "7001"] {
         let web = web(com());
         let login = web.login(REDIRECT_URI).state(STATE).workspace(id);
         let (page, _) = login.begin().unwrap();
@@ -353,4 +352,20 @@ async fn an_id_is_the_same_in_the_path_of_the_page_and_of_the_api() {
         let id_in = |path: &str| path.split('/').nth(5).map(str::to_owned);
         assert_eq!(id_in(page.path()), id_in(&api), "{id:?}");
     }
+}
+
+#[tokio::test]
+async fn an_id_of_which_url_parsers_would_drop_a_part_is_not_sent() {
+    let coze = Coze::start().await;
+    for id in ["a\tb", "a\nb"] {
+        assert!(
+            web(com())
+                .login(REDIRECT_URI)
+                .workspace(id)
+                .begin()
+                .is_err()
+        );
+        assert!(coze.device().start_in_workspace(id).await.is_err());
+    }
+    assert_eq!(coze.sent().await.len(), 0);
 }

@@ -97,6 +97,12 @@ impl LoginOptions {
 /// The state is checked first, so that nothing of a stranger's answer is believed.
 pub(crate) fn code_of_callback(callback: &str, state: &Secret) -> Result<Secret> {
     let parameters = Parameters::of_callback(callback)?;
+    if state.is_empty() {
+        return Err(Error::new(
+            ErrorKind::StateMismatch,
+            "the stored login has no state, so nothing can be told to belong to it",
+        ));
+    }
     let returned = parameters.one("state")?.ok_or_else(|| {
         Error::new(
             ErrorKind::StateMismatch,
@@ -134,16 +140,17 @@ struct Parameters(Vec<(String, Secret)>);
 impl Parameters {
     fn of_callback(callback: &str) -> Result<Self> {
         let without_fragment = callback.trim().split('#').next().unwrap_or_default();
-        let query = match without_fragment.split_once('?') {
-            Some((_, query)) => query,
-            None if without_fragment.contains('=') => without_fragment,
-            None => {
-                return Err(Error::new(
-                    ErrorKind::InvalidCallback,
-                    "the callback has no query",
-                ));
-            }
+        // A bare query may hold a question mark of its own (RFC 3986 section 3.4).
+        let is_location =
+            without_fragment.starts_with(['/', '?']) || Url::parse(without_fragment).is_ok();
+        let query = if is_location {
+            without_fragment.split_once('?').map(|(_, query)| query)
+        } else {
+            Some(without_fragment)
         };
+        let query = query
+            .filter(|query| query.contains('='))
+            .ok_or_else(|| Error::new(ErrorKind::InvalidCallback, "the callback has no query"))?;
         Ok(Self(
             form_urlencoded::parse(query.as_bytes())
                 .map(|(name, value)| (name.into_owned(), value.into_owned().into()))

@@ -11,9 +11,10 @@ use url::Url;
 
 use crate::{
     Error, ErrorCode, ErrorKind, Flow, OAuthClient, RefreshToken, Result, Token,
-    client::{Answered, Credentials},
+    client::Credentials,
     clock::Clock,
     input::{PathId, required},
+    token::Timing,
 };
 
 /// The device authorization flow: a terminal, a television, anything where a person signs in on
@@ -81,11 +82,12 @@ impl DeviceFlow {
     }
 
     async fn start_for(&self, workspace: Option<&PathId>) -> Result<DeviceAuthorization> {
-        let answered = self
-            .client
-            .start_device_authorization(&self.client_id, workspace)
-            .await?;
-        DeviceAuthorization::from_answer(answered, self.client.clock())
+        let clock = self.client.clock();
+        self.client
+            .start_device_authorization(&self.client_id, workspace, |answer, timing, log_id| {
+                DeviceAuthorization::from_answer(answer, timing, log_id, clock)
+            })
+            .await
     }
 
     /// Waits until the person has decided.
@@ -142,10 +144,12 @@ impl DeviceFlow {
                 Ok(Poll::Granted(token)) => return Ok(token),
                 Ok(Poll::Pending) => {
                     pace.keep();
+                    last_error = None;
                     PollStatus::Pending
                 }
                 Ok(Poll::SlowDown) => {
                     pace.slow_down();
+                    last_error = None;
                     PollStatus::SlowDown
                 }
                 Err(error) if error.is_retryable() => {
@@ -275,12 +279,12 @@ impl DeviceAuthorization {
     /// A year: far beyond any device code, and nowhere near an overflow.
     const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
 
-    fn from_answer(answered: Answered<types::DeviceCode>, clock: &Clock) -> Result<Self> {
-        let Answered {
-            answer,
-            timing,
-            log_id,
-        } = answered;
+    fn from_answer(
+        answer: types::DeviceCode,
+        timing: &Timing,
+        log_id: Option<String>,
+        clock: &Clock,
+    ) -> Result<Self> {
         let user_code = match answer.user_code {
             types::UserCode::String(code) => code,
             types::UserCode::Int64(code) => code.to_string(),
@@ -289,9 +293,7 @@ impl DeviceAuthorization {
             return Err(Error::new(
                 ErrorKind::InvalidAnswer,
                 "the answer holds an empty device code or user code",
-            )
-            .in_flow(Flow::Device)
-            .with_log_id(log_id));
+            ));
         }
         let interval = match u64::try_from(answer.interval) {
             Ok(seconds @ 1..) => Duration::from_secs(seconds).min(Self::LONGEST),
