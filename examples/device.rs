@@ -29,7 +29,7 @@ async fn main() -> anyhow::Result<()> {
         .await?;
     println!(
         "token  {}, for {} s",
-        shown(token.access_token()),
+        shown(token.access_token().expose()),
         token.remaining().as_secs()
     );
     let user = users_me(&endpoint, token.authorization()).await?;
@@ -39,7 +39,7 @@ async fn main() -> anyhow::Result<()> {
         let next = device.refresh(refresh_token).await?;
         println!(
             "next   {}, by the refresh token",
-            shown(next.access_token())
+            shown(next.access_token().expose())
         );
     }
     Ok(())

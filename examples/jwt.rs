@@ -17,7 +17,7 @@ async fn main() -> anyhow::Result<()> {
     let token = jwt.token().await?;
     println!(
         "token  {}, for {} s",
-        shown(token.access_token()),
+        shown(token.access_token().expose()),
         token.remaining().as_secs()
     );
     let user = users_me(&endpoint, token.authorization()).await?;
@@ -27,7 +27,7 @@ async fn main() -> anyhow::Result<()> {
     let token = jwt.token_for(&an_hour).await?;
     println!(
         "token  {}, for {} s",
-        shown(token.access_token()),
+        shown(token.access_token().expose()),
         token.remaining().as_secs()
     );
     Ok(())

@@ -22,7 +22,7 @@ async fn main() -> anyhow::Result<()> {
     let token = jwt.token_for(&request).await?;
     println!(
         "token  {}, for the bots {}",
-        shown(token.access_token()),
+        shown(token.access_token().expose()),
         bots.join(" and ")
     );
     if let Some(mock) = &stage.mock {

@@ -10,7 +10,7 @@ async fn main() -> anyhow::Result<()> {
     let stage = Stage::set(Flow::Token).await?;
     let endpoint = stage.config.endpoint().clone();
     let token = flow!(stage.config, Token);
-    println!("token  {}", shown(token.access_token()));
+    println!("token  {}", shown(token.access_token().expose()));
 
     let user = users_me(&endpoint, token.authorization()).await?;
     println!("user   {} ({})", user.user_name, user.user_id);

@@ -27,7 +27,7 @@ async fn main() -> anyhow::Result<()> {
     let token = pkce.complete(login, &callback).await?;
     println!(
         "token  {}, for {} s",
-        shown(token.access_token()),
+        shown(token.access_token().expose()),
         token.remaining().as_secs()
     );
     let user = users_me(&endpoint, token.authorization()).await?;
@@ -37,7 +37,7 @@ async fn main() -> anyhow::Result<()> {
         let next = pkce.refresh(refresh_token).await?;
         println!(
             "next   {}, by the refresh token",
-            shown(next.access_token())
+            shown(next.access_token().expose())
         );
     }
     Ok(())

@@ -48,7 +48,7 @@ impl Tour {
     async fn personal_access_token(&mut self) -> Result<()> {
         heading("Personal access token: made in the console, sent as it is");
         let token = flow!(mock_config(&self.mock, Flow::Token)?, Token);
-        step("have", shown(token.access_token()));
+        step("have", shown(token.access_token().expose()));
         self.use_fixed(&token).await?;
         self.worked.push("personal access token");
         Ok(())
@@ -69,7 +69,7 @@ impl Tour {
         self.show_and_use(&token).await?;
 
         let next = web.refresh(refresh_token(&token)?).await?;
-        step("refreshed", shown(next.access_token()));
+        step("refreshed", shown(next.access_token().expose()));
         self.use_token(&next).await?;
         self.worked.push("web, with refresh");
         Ok(())
@@ -89,7 +89,7 @@ impl Tour {
         self.show_and_use(&token).await?;
 
         let next = pkce.refresh(refresh_token(&token)?).await?;
-        step("refreshed", shown(next.access_token()));
+        step("refreshed", shown(next.access_token().expose()));
         self.use_token(&next).await?;
         self.worked.push("PKCE, with refresh");
         Ok(())
@@ -120,7 +120,7 @@ impl Tour {
         self.show_and_use(&token).await?;
 
         let next = device.refresh(refresh_token(&token)?).await?;
-        step("refreshed", shown(next.access_token()));
+        step("refreshed", shown(next.access_token().expose()));
         self.use_token(&next).await?;
         self.worked.push("device, with polling and refresh");
         Ok(())
@@ -150,7 +150,10 @@ impl Tour {
         ensure!(granted.scope.is_some(), "the scope was not granted");
         step(
             "channel app",
-            format!("{}, for two bots only", shown(token.access_token())),
+            format!(
+                "{}, for two bots only",
+                shown(token.access_token().expose())
+            ),
         );
 
         let alice = JwtTokenRequest::new().session_name("alice");
@@ -164,7 +167,7 @@ impl Tour {
             "session",
             format!(
                 "{}, for alice's conversations only",
-                shown(token.access_token())
+                shown(token.access_token().expose())
             ),
         );
         self.worked.push("JWT: plain, duration, scope, session");
@@ -214,7 +217,7 @@ impl Tour {
             "token",
             format!(
                 "{}, for {} s (log id {log_id})",
-                shown(token.access_token()),
+                shown(token.access_token().expose()),
                 token.remaining().as_secs()
             ),
         );

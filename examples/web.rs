@@ -80,7 +80,7 @@ async fn callback(
     let user = users_me(&app.endpoint, token.authorization()).await?;
     println!(
         "token  {}, for {} s, with {} refresh token",
-        shown(token.access_token()),
+        shown(token.access_token().expose()),
         token.remaining().as_secs(),
         if token.refresh_token().is_some() {
             "a"

@@ -13,18 +13,30 @@
 //! ```no_run
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> coze_auth::Result<()> {
-//! use coze_auth::{Endpoint, JwtFlow, OAuthClient, PrivateKey};
+//! use coze_auth::{CachedProvider, Endpoint, JwtFlow, OAuthClient, PrivateKey};
 //!
 //! let jwt = JwtFlow::builder(OAuthClient::new(Endpoint::COM)?)
 //!     .client_id("client-id")
 //!     .key_id("public key fingerprint")
 //!     .signer(PrivateKey::from_pem_file("private_key.pem")?)
 //!     .build()?;
-//! let token = jwt.token().await?;
-//! println!("expires at {:?}", token.expires_at());
+//! let provider = CachedProvider::jwt(jwt).build();
+//!
+//! // On every request; it waits only when there is no valid token:
+//! let token = provider.token().await?;
 //! // Send it: request.header("Authorization", token.authorization())
 //! # Ok(()) }
 //! ```
+//!
+//! A flow gets one token when it is told to; a provider always has a valid one:
+//!
+//! | whose token | provider |
+//! |---|---|
+//! | one that never changes | [`FixedToken`] |
+//! | the application's own, by JWT | [`CachedProvider::jwt`] |
+//! | a signed-in person's, by refresh token, kept in memory | [`CachedProvider::web_in_memory`], `pkce_in_memory`, `device_in_memory` |
+//! | each of very many end users', by JWT | [`SessionPool`] |
+//! | yours | implement [`TokenProvider`] |
 //!
 //! Whoever has the console's `coze_oauth_config.json`, or the environment variables of the official SDKs'
 //! examples, starts at [`OAuthConfig`].
@@ -53,6 +65,7 @@
 //! | device | `DeviceOAuthClient` | `DeviceOAuthApp` | `NewDeviceOAuthClient` | `getDeviceCode` | [`DeviceFlow`] |
 //! | polling | `getAccessToken(code, true)` | `get_access_token(code, True)` | `GetAccessToken` with `Poll` | `getDeviceToken` | [`DeviceFlow::poll`] |
 //! | JWT | `JWTOAuthClient` | `JWTOAuthApp` | `NewJWTOAuthClient` | `getJWTToken` | [`JwtFlow`] |
+//! | token for every call | `JWTOAuth` | `JWTAuth` | `NewJWTAuth` | `token: async () => …` | [`CachedProvider::jwt`] |
 //! | scope, session | arguments | arguments | options | options | [`JwtTokenRequest`] |
 //! | config file | `loadFromFile` | `load_oauth_app_from_config` | `LoadOAuthAppFromConfig` | `loadFromConfig` | [`OAuthConfig::from_file`] |
 //! | log id | `getLogID` | `response.logid` | `LogID` | `x-tt-logid` | [`Token::log_id`], [`Error::log_id`] |

@@ -8,7 +8,7 @@
 use std::{ffi::OsString, future::Future, time::Duration};
 
 use anyhow::{Context, Result, bail};
-use coze_auth::{Endpoint, Flow, OAuthConfig, Secret};
+use coze_auth::{Endpoint, Flow, OAuthConfig};
 use coze_mock::{Decision, MockCoze, defaults};
 use reqwest::header::HeaderValue;
 use serde::Deserialize;
@@ -94,11 +94,7 @@ fn mock_variables(flow: Flow, url: &str, private_key: &str) -> Vec<(&'static str
         .collect()
 }
 
-/// Makes the flow of a configuration, or says which one it is instead.
-///
-/// ```ignore
-/// let device = flow!(stage.config, Device);
-/// ```
+/// Makes the flow of a configuration, `flow!(stage.config, Device)`, or says which one it is instead.
 #[macro_export]
 macro_rules! flow {
     ($config:expr, $flow:ident) => {
@@ -152,8 +148,8 @@ pub async fn users_me(endpoint: &Endpoint, authorization: HeaderValue) -> Result
 }
 
 /// A token as one may show it: its kind, and nothing else.
-pub fn shown(token: &Secret) -> String {
-    match token.expose().split_once('_') {
+pub fn shown(token: &str) -> String {
+    match token.split_once('_') {
         Some((kind, _)) if kind.len() <= 4 => format!("{kind}_****"),
         _ => "****".to_owned(),
     }
