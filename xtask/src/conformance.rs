@@ -189,7 +189,7 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
         drivers: root.join("tests/conformance"),
         work: root.join("target/conformance"),
     };
-    let (chosen, left_out) = choose(options)?;
+    let Choice { chosen, left_out } = choose(options)?;
     std::fs::create_dir_all(&places.work)
         .with_context(|| format!("cannot create {}", places.work.display()))?;
     let programs = Programs::build(&root, &places.work)?;
@@ -245,12 +245,13 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     })
 }
 
-/// The SDKs to run, and those that are left out with the program that is missing.
-#[expect(
-    clippy::type_complexity,
-    reason = "two lists, named where they are used"
-)]
-fn choose(options: &Options) -> Result<(Vec<&'static Sdk>, Vec<(&'static str, &'static str)>)> {
+struct Choice {
+    chosen: Vec<&'static Sdk>,
+    /// With the program that is missing.
+    left_out: Vec<(&'static str, &'static str)>,
+}
+
+fn choose(options: &Options) -> Result<Choice> {
     let known: Vec<&str> = SDKS.iter().map(|sdk| sdk.name).collect();
     for name in options.only.iter().chain(&options.require) {
         ensure!(
@@ -279,7 +280,7 @@ fn choose(options: &Options) -> Result<(Vec<&'static Sdk>, Vec<(&'static str, &'
             Some(tool) => left_out.push((sdk.name, *tool)),
         }
     }
-    Ok((chosen, left_out))
+    Ok(Choice { chosen, left_out })
 }
 
 fn is_installed(tool: &str) -> bool {
@@ -374,7 +375,8 @@ fn our_row(places: &Places, programs: &Programs) -> Result<Row> {
             .unwrap_or((FLOWS[0], &Value::Null));
         let detail = format!(
             "the strict mock objects: {}: {}",
-            violation["place"], violation["rule"]
+            violation["place"].as_str().unwrap_or_default(),
+            violation["rule"].as_str().unwrap_or_default()
         );
         row.flows.insert(flow, (Outcome::Fail, detail));
     }
@@ -405,22 +407,18 @@ fn run_flows(name: &'static str, mut command: Command, folder: &Path, mock: &Moc
     let mut driver = Driver::start(command, folder)?;
     let mut flows = BTreeMap::new();
     let mut seen = Seen::default();
+    let mut is_gone = false;
     for flow in FLOWS {
+        if is_gone {
+            let result = (Outcome::Fail, "not run: the driver was gone".to_owned());
+            flows.insert(flow, result);
+            continue;
+        }
         let answer = driver.ask(flow);
+        // After a time-out its answers might be those to earlier questions.
+        is_gone = answer.is_err();
         let requests = mock.requests_since(seen.last_request())?;
-        let result = match answer {
-            Ok(answer) if answer.outcome == Outcome::Pass => {
-                match checks::confirm(flow, answer.access_token.as_deref(), &requests, mock) {
-                    Ok(()) => (Outcome::Pass, answer.detail),
-                    Err(error) => (
-                        Outcome::Fail,
-                        format!("the mock does not confirm it: {error:#}"),
-                    ),
-                }
-            }
-            Ok(answer) => (answer.outcome, answer.detail),
-            Err(error) => (Outcome::Fail, format!("{error:#}")),
-        };
+        let result = judge(flow, answer, &requests, mock);
         seen.add(flow, &result, requests);
         flows.insert(flow, result);
     }
@@ -431,6 +429,21 @@ fn run_flows(name: &'static str, mut command: Command, folder: &Path, mock: &Moc
         flows,
         seen,
     })
+}
+
+/// A driver's word, and the mock's where it says "pass".
+fn judge(flow: &str, answer: Result<Answer>, requests: &[Value], mock: &Mock) -> (Outcome, String) {
+    let answer = match answer {
+        Ok(answer) => answer,
+        Err(error) => return (Outcome::Fail, format!("{error:#}")),
+    };
+    if answer.outcome == Outcome::Pass
+        && let Err(error) = checks::confirm(flow, answer.access_token.as_deref(), requests, mock)
+    {
+        let detail = format!("the mock does not confirm it: {error:#}");
+        return (Outcome::Fail, detail);
+    }
+    (answer.outcome, answer.detail)
 }
 
 /// A driver that has said hello.
@@ -482,8 +495,10 @@ fn check_snapshots(folder: &Path, rows: &[Row], update: bool, good: bool) -> Res
             print!("{}", file.diff());
         }
     }
-    if update || stale.is_empty() {
+    if stale.is_empty() {
         println!("the requests are those of the snapshots");
+    }
+    if update || stale.is_empty() {
         return Ok(true);
     }
     eprintln!(
@@ -532,4 +547,52 @@ fn write(path: &Path, text: &str) -> Result<()> {
             .with_context(|| format!("cannot create {}", folder.display()))?;
     }
     std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn options(only: &[&str], require: &[&str]) -> Options {
+        let owned = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect();
+        Options {
+            only: owned(only),
+            require: owned(require),
+            json: None,
+            update: false,
+        }
+    }
+
+    #[test]
+    fn a_name_without_a_driver_is_refused_with_the_known_ones() {
+        for broken in [options(&["cobol"], &[]), options(&[], &["cobol"])] {
+            let error = choose(&broken).err().unwrap().to_string();
+            assert!(
+                error.contains("\"cobol\"") && error.contains("python, node, java"),
+                "{error}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_required_cannot_be_left_out_by_name() {
+        let error = choose(&options(&["python"], &["java"])).err().unwrap();
+        assert!(error.to_string().contains("java is required"), "{error}");
+    }
+
+    #[test]
+    fn every_sdk_has_a_folder_with_its_manifests_and_its_driver() {
+        let drivers = root::find().unwrap().join("tests/conformance");
+        for sdk in SDKS {
+            let folder = drivers.join(sdk.name);
+            let driver = sdk.run.last().unwrap();
+            for file in sdk.manifests.iter().chain([driver]) {
+                assert!(
+                    folder.join(file).is_file(),
+                    "{}/{file} is missing",
+                    sdk.name
+                );
+            }
+        }
+    }
 }

@@ -5,6 +5,7 @@
 //! - `gen --check` tells whether these files are up to date.
 //! - `lint` holds the descriptions to the rules that the rest relies on.
 //! - `conformance` runs the official SDKs against the mock.
+//! - `bench` runs the benchmarks and writes `benches/RESULTS.md`.
 //!
 //! This program depends on no crate of the workspace: it must build when generated code does not. Where it needs other
 //! packages' programs, it builds and starts them.
@@ -16,6 +17,7 @@
     reason = "printing is what a command is for"
 )]
 
+mod bench;
 mod conformance;
 mod document;
 mod generate;
@@ -91,6 +93,8 @@ enum Command {
     Lint,
     /// Run the official SDKs and coze-auth against the mock, and compare their requests
     Conformance(conformance::Options),
+    /// Run the benchmarks under benches/ and write RESULTS.md and results.json there
+    Bench(bench::Options),
 }
 
 fn main() -> ExitCode {
@@ -99,6 +103,7 @@ fn main() -> ExitCode {
         Command::Gen { check: true } => check_all(),
         Command::Lint => lint_all(),
         Command::Conformance(options) => conformance::run(&options),
+        Command::Bench(options) => bench::run(&options),
     };
     outcome.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");

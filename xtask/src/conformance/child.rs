@@ -1,6 +1,7 @@
 //! Other programs: started, waited for no longer than agreed, and ended with us.
 //!
-//! They stay in our process group, so that Ctrl-C in a terminal reaches them too.
+//! They stay in our process group, so that Ctrl-C in a terminal reaches them too. Should we be killed, drivers end because
+//! their input does; for programs that read none there is [`ends_with_input`].
 
 use std::fs::File;
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -13,9 +14,9 @@ use anyhow::{Context, Result, bail, ensure};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-/// A program that talks by lines. It is killed when this is dropped.
+/// A program that talks by lines. When this is dropped its input is closed, and it is killed if that does not end it.
 pub(super) struct Running {
-    _child: Guarded,
+    child: Guarded,
     stdin: Option<ChildStdin>,
     lines: Receiver<String>,
     log: PathBuf,
@@ -38,7 +39,7 @@ impl Running {
             .take()
             .context("its output is not captured")?;
         Ok(Self {
-            _child: child,
+            child,
             stdin,
             lines: lines_of(stdout),
             log: log.to_owned(),
@@ -83,6 +84,14 @@ impl Running {
     }
 }
 
+impl Drop for Running {
+    fn drop(&mut self) {
+        drop(self.stdin.take());
+        // If it does not end by itself, it is killed next.
+        let _ = self.child.wait(Duration::from_secs(2));
+    }
+}
+
 fn lines_of(stdout: impl std::io::Read + Send + 'static) -> Receiver<String> {
     let (sender, lines) = channel();
     std::thread::spawn(move || {
@@ -93,6 +102,15 @@ fn lines_of(stdout: impl std::io::Read + Send + 'static) -> Receiver<String> {
         }
     });
     lines
+}
+
+/// A command for a program that reads no input and is to end when its input ends. A shell watches over it.
+pub(super) fn ends_with_input(program: &Path) -> Command {
+    const WATCH: &str =
+        r#""$0" "$@" & watched=$!; trap 'kill $watched' EXIT INT TERM; cat > /dev/null"#;
+    let mut command = Command::new("sh");
+    command.args(["-c", WATCH]).arg(program);
+    command
 }
 
 /// Runs a program to its end and returns what it printed; standard error goes into the file `log`.
@@ -264,6 +282,33 @@ mod tests {
             .unwrap_err();
 
         assert!(error.to_string().starts_with("no answer within"), "{error}");
+    }
+
+    #[test]
+    fn a_program_that_reads_no_input_ends_with_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let script = folder.path().join("program");
+        std::fs::write(&script, r#"echo '{"pid":'$$'}'; exec sleep 30"#).unwrap();
+        let mut command = ends_with_input(Path::new("sh"));
+        command.arg(&script);
+        let mut running = Running::start(&mut command, &folder.path().join("log")).unwrap();
+        let line: Value = running.json_line("pid", Duration::from_secs(10)).unwrap();
+        let pid = line["pid"].to_string();
+        let is_alive = || {
+            succeeds(
+                Command::new("kill").args(["-0", &pid]),
+                Duration::from_secs(1),
+            )
+        };
+        assert!(is_alive());
+
+        drop(running);
+
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while is_alive() && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        assert!(!is_alive());
     }
 
     #[test]

@@ -33,6 +33,8 @@ const LEFT_OUT: [&str; 9] = [
 /// Headers by which a client names itself: the same in every request, so they have a file of their own.
 const NAMES: [&str; 2] = ["user-agent", "x-coze-client-user-agent"];
 
+/// The field that says what a request asks for.
+const REQUEST: &str = "request";
 const ABSENT: &str = "<absent>";
 const NO_REQUEST: &str = "<no request>";
 
@@ -210,9 +212,11 @@ struct Snapshot {
     requests: Vec<Compared>,
 }
 
-/// One request of all SDKs.
+/// One request of all SDKs: what they have in common, and what not.
 #[derive(Deserialize, Serialize)]
 struct Compared {
+    /// Method and path: one text, or one per SDK where they differ.
+    request: Value,
     same: Fields,
     differ: BTreeMap<String, BTreeMap<String, Value>>,
 }
@@ -259,50 +263,80 @@ impl Snapshot {
 
 impl Compared {
     fn of(all: &BTreeMap<String, Vec<Fields>>, at: usize) -> Self {
-        let names: BTreeSet<&String> = all
-            .values()
-            .filter_map(|requests| requests.get(at))
-            .flat_map(BTreeMap::keys)
+        let made: BTreeMap<&String, &Fields> = all
+            .iter()
+            .filter_map(|(sdk, requests)| Some((sdk, requests.get(at)?)))
             .collect();
+        let names: BTreeSet<&String> = made.values().flat_map(|fields| fields.keys()).collect();
         let (mut same, mut differ) = (BTreeMap::new(), BTreeMap::new());
         for name in names {
-            let values: BTreeMap<String, Value> = all
+            let values: BTreeMap<String, Value> = made
                 .iter()
-                .map(|(sdk, requests)| {
-                    let value = match requests.get(at) {
-                        None => NO_REQUEST.into(),
-                        Some(fields) => fields.get(name).cloned().unwrap_or_else(|| ABSENT.into()),
-                    };
-                    (sdk.clone(), value)
+                .map(|(sdk, fields)| {
+                    let value = fields.get(name).cloned();
+                    ((*sdk).clone(), value.unwrap_or_else(|| ABSENT.into()))
                 })
                 .collect();
-            let mut distinct = values.values();
-            match distinct.next() {
-                Some(first) if distinct.all(|other| other == first) => {
-                    same.insert(name.clone(), first.clone());
+            match only(&values) {
+                Some(value) => {
+                    same.insert(name.clone(), value.clone());
                 }
-                _ => {
+                None => {
                     differ.insert(name.clone(), values);
                 }
             }
         }
-        Self { same, differ }
+        // First in the file, as it says what the rest is about.
+        let requests: BTreeMap<String, Value> = all
+            .keys()
+            .map(|sdk| {
+                let request = made.get(sdk).and_then(|fields| fields.get(REQUEST));
+                (
+                    sdk.clone(),
+                    request.cloned().unwrap_or_else(|| NO_REQUEST.into()),
+                )
+            })
+            .collect();
+        same.remove(REQUEST);
+        differ.remove(REQUEST);
+        Self {
+            request: match only(&requests) {
+                Some(request) => request.clone(),
+                None => Value::Object(requests.into_iter().collect()),
+            },
+            same,
+            differ,
+        }
     }
 
     /// The request of one SDK, if it made one here.
     fn of_sdk(&self, sdk: &str) -> Option<Fields> {
+        let request = match &self.request {
+            Value::Object(requests) => requests.get(sdk)?,
+            request => request,
+        };
+        if request == NO_REQUEST {
+            return None;
+        }
         let mut fields = self.same.clone();
+        fields.insert(REQUEST.into(), request.clone());
         for (name, values) in &self.differ {
-            let value = values.get(sdk)?;
-            if value == NO_REQUEST {
-                return None;
-            }
-            if value != ABSENT {
-                fields.insert(name.clone(), value.clone());
+            match values.get(sdk) {
+                Some(value) if value != ABSENT => {
+                    fields.insert(name.clone(), value.clone());
+                }
+                _ => {}
             }
         }
         Some(fields)
     }
+}
+
+/// The value that all have.
+fn only(values: &BTreeMap<String, Value>) -> Option<&Value> {
+    let mut values = values.values();
+    let first = values.next()?;
+    values.all(|other| other == first).then_some(first)
 }
 
 impl Seen {
@@ -330,7 +364,7 @@ fn fields_of(request: &Value) -> Fields {
     let mut fields = Fields::new();
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     fields.insert(
-        "request".into(),
+        REQUEST.into(),
         format!("{} {}", text(&request["method"]), text(&request["path"])).into(),
     );
     let answer = format!("{} {}", status_of(request), error_of(request));
@@ -388,9 +422,9 @@ fn claims(claims: &Value, request: &Value, fields: &mut Fields) {
     };
     if let Some(issued_at) = seconds("iat") {
         let now = request["at_unix_ms"].as_i64().unwrap_or_default() / 1000;
-        // A signature takes a moment, and a JWT may be cut from the second before.
+        // A busy machine may need a moment between the signature and the request.
         let shown = match now - issued_at {
-            0..=5 => "<now>".to_owned(),
+            0..=30 => "<now>".to_owned(),
             ago => format!("<now - {ago}>"),
         };
         replace("iat", shown);
@@ -575,9 +609,12 @@ mod tests {
     fn what_differs_stands_beside_each_other() {
         let snapshot = Snapshot::compare("web", three_sides());
 
-        assert_eq!(snapshot.requests[0].same, fields(&[("request", "GET /a")]));
+        assert_eq!(snapshot.requests[0].request, "GET /a");
         assert_eq!(snapshot.requests[0].differ["body/x"]["node"], ABSENT);
-        assert_eq!(snapshot.requests[1].differ["request"]["node"], NO_REQUEST);
+        assert_eq!(
+            snapshot.requests[1].request,
+            json!({"java": "GET /b", "node": NO_REQUEST})
+        );
         assert_eq!(snapshot.lacks["python"], "no argument");
     }
 

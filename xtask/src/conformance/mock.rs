@@ -3,14 +3,13 @@
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::path::Path;
-use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 
 use super::START_AT_MOST;
-use super::child::Running;
+use super::child::{self, Running};
 
 const CONTROL_AT_MOST: Duration = Duration::from_secs(10);
 
@@ -31,7 +30,7 @@ pub(super) struct Findings {
 
 impl Mock {
     pub(super) fn start(program: &Path, lenient: bool, log: &Path) -> Result<Self> {
-        let mut command = Command::new(program);
+        let mut command = child::ends_with_input(program);
         // The SDKs poll every 5 s whatever the interval; coze-auth honours it, and need not keep us waiting.
         command.args(["--listen", "127.0.0.1:0", "--device-interval", "1"]);
         if lenient {

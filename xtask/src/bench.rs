@@ -1,0 +1,254 @@
+//! Runs the benchmarks, and writes what they found.
+//!
+//! They are programs of a workspace of their own, `benches/`; each writes its rows as JSON. What a row measures and
+//! whether its goal is met is decided there; here they are put together with what they were measured on.
+
+use std::fmt::Write as _;
+use std::path::Path;
+use std::path::PathBuf;
+use std::process::{Command, ExitCode};
+
+use anyhow::{Context, Result, ensure};
+use serde::{Deserialize, Serialize};
+
+use crate::root;
+
+/// The programs under `benches/src/bin/`, in the order of the table. A new one costs a line here.
+const PROGRAMS: &[&str] = &[
+    "reads",
+    "allocations",
+    "herd",
+    "mint",
+    "exchange",
+    "background",
+    "soak",
+];
+
+/// What is measured beside the toolkit; the versions are those of the lock file.
+const PEERS: &[&str] = &[
+    "gcp_auth",
+    "google-cloud-auth",
+    "yup-oauth2",
+    "arc-swap",
+    "aws-lc-rs",
+    "reqwest",
+    "tokio",
+];
+
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    /// See in seconds that everything works; the figures mean little, and benches/RESULTS.md is not written
+    #[arg(long)]
+    quick: bool,
+    /// Write the rows here instead of to benches/results.json
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Row {
+    row: String,
+    value: f64,
+    unit: String,
+    /// `None`, as `met`, for a figure that stands there for reference.
+    goal: Option<String>,
+    met: Option<bool>,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    note: String,
+}
+
+pub(crate) fn run(options: &Options) -> Result<ExitCode> {
+    let root = root::find()?;
+    let manifest = root.join("benches/Cargo.toml");
+    let built = cargo("build", &manifest).arg("--bins").status()?;
+    ensure!(built.success(), "the benchmarks do not build");
+
+    let mut rows = Vec::new();
+    let mut failed = Vec::new();
+    for program in PROGRAMS {
+        println!("\n{program}");
+        let (more, succeeded) = run_program(program, options.quick, &manifest)?;
+        rows.extend(more);
+        if !succeeded {
+            failed.push(*program);
+        }
+    }
+
+    let json = match &options.json {
+        Some(json) => Some(json.clone()),
+        None if options.quick => None,
+        None => Some(root.join("benches/results.json")),
+    };
+    if let Some(json) = json {
+        write(&json, &(serde_json::to_string_pretty(&rows)? + "\n"))?;
+    }
+    if !options.quick {
+        write(
+            &root.join("benches/RESULTS.md"),
+            &results(&rows, &conditions(&root)?),
+        )?;
+    }
+
+    let missed = rows.iter().filter(|row| row.met == Some(false)).count();
+    let goals = rows.iter().filter(|row| row.met.is_some()).count();
+    println!("\n{} of {goals} goals met", goals - missed);
+    if failed.is_empty() {
+        return Ok(ExitCode::SUCCESS);
+    }
+    eprintln!("failed: {}", failed.join(", "));
+    Ok(ExitCode::FAILURE)
+}
+
+fn cargo(verb: &str, manifest: &Path) -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command
+        .args([verb, "--quiet", "--release", "--locked", "--manifest-path"])
+        .arg(manifest);
+    command
+}
+
+/// The rows of a program, and whether it succeeded: the soak fails where a goal of its is missed, and has rows then too.
+fn run_program(program: &str, quick: bool, manifest: &Path) -> Result<(Vec<Row>, bool)> {
+    let name = format!("coze-bench-{}-{program}.json", std::process::id());
+    let json = std::env::temp_dir().join(name);
+    let mut command = cargo("run", manifest);
+    command.args(["--bin", program, "--"]);
+    if quick {
+        command.arg("--quick");
+    }
+    let status = command.arg("--json").arg(&json).status()?;
+    let Ok(text) = std::fs::read_to_string(&json) else {
+        eprintln!("{program} gave no figures ({status})");
+        return Ok((Vec::new(), false));
+    };
+    let _ = std::fs::remove_file(&json);
+    let rows = serde_json::from_str(&text).with_context(|| format!("the rows of {program}"))?;
+    Ok((rows, status.success()))
+}
+
+fn write(path: &Path, text: &str) -> Result<()> {
+    std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;
+    println!("written  {}", path.display());
+    Ok(())
+}
+
+/// What was measured on what, and when.
+struct Conditions {
+    machine: String,
+    date: String,
+    rustc: String,
+    versions: String,
+}
+
+fn conditions(root: &Path) -> Result<Conditions> {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let processor = std::fs::read_to_string("/proc/cpuinfo")
+        .ok()
+        .and_then(|text| {
+            let line = text.lines().find(|line| line.starts_with("model name"))?;
+            Some(line.split_once(':')?.1.trim().to_owned())
+        })
+        .unwrap_or_else(|| "unknown processor".to_owned());
+    let lock = std::fs::read_to_string(root.join("benches/Cargo.lock"))
+        .context("cannot read benches/Cargo.lock")?;
+    let versions: Vec<_> = PEERS
+        .iter()
+        .filter_map(|peer| Some(format!("{peer} {}", version_in(&lock, peer)?)))
+        .collect();
+    Ok(Conditions {
+        machine: format!(
+            "{processor}, {cores} cores, {} {}",
+            std::env::consts::OS,
+            std::env::consts::ARCH
+        ),
+        date: said_by("date", &["-u", "+%F"]),
+        rustc: said_by("rustc", &["--version"]),
+        versions: versions.join(", "),
+    })
+}
+
+/// The version that a lock file has of a package; of several, the newest, which comes last.
+fn version_in(lock: &str, package: &str) -> Option<String> {
+    let name = format!("name = \"{package}\"");
+    let mut lines = lock.lines();
+    let mut version = None;
+    while let Some(line) = lines.next() {
+        if line == name {
+            let next = lines.next()?.strip_prefix("version = ")?;
+            version = Some(next.trim_matches('"').to_owned());
+        }
+    }
+    version
+}
+
+fn said_by(program: &str, arguments: &[&str]) -> String {
+    Command::new(program)
+        .args(arguments)
+        .output()
+        .ok()
+        .and_then(|output| String::from_utf8(output.stdout).ok())
+        .map_or_else(|| "unknown".to_owned(), |said| said.trim().to_owned())
+}
+
+fn results(rows: &[Row], on: &Conditions) -> String {
+    let mut out = format!(
+        "# Results\n\n\
+         Written by `cargo xtask bench`; [README.md](README.md) tells what each row measures.\n\n\
+         - Machine: {}\n- Date: {}\n- Compiler: {}\n- Measured beside it: {}\n\n\
+         | row | value | unit | goal | met | note |\n|---|--:|---|---|---|---|\n",
+        on.machine, on.date, on.rustc, on.versions
+    );
+    for row in rows {
+        let met = match row.met {
+            Some(true) => "yes",
+            Some(false) => "**no**",
+            None => "",
+        };
+        // Writing to a string cannot fail.
+        let _ = writeln!(
+            out,
+            "| {} | {} | {} | {} | {met} | {} |",
+            row.row,
+            row.value,
+            row.unit,
+            row.goal.as_deref().unwrap_or_default(),
+            row.note.replace('|', "/")
+        );
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_several_versions_the_newest_is_named() {
+        let lock = "[[package]]\nname = \"a\"\nversion = \"1.2.3\"\n\n\
+                    [[package]]\nname = \"a\"\nversion = \"2.0.0\"\n\n\
+                    [[package]]\nname = \"ab\"\nversion = \"3.0.0\"\n";
+        assert_eq!(version_in(lock, "a").as_deref(), Some("2.0.0"));
+        assert_eq!(version_in(lock, "b"), None);
+    }
+
+    #[test]
+    fn a_missed_goal_stands_out_in_the_table() {
+        let row = |met| Row {
+            row: "read".to_owned(),
+            value: 1.25,
+            unit: "x".to_owned(),
+            goal: Some("<= 1.2".to_owned()),
+            met,
+            note: "a | b".to_owned(),
+        };
+        let on = Conditions {
+            machine: "m".to_owned(),
+            date: "d".to_owned(),
+            rustc: "r".to_owned(),
+            versions: "v".to_owned(),
+        };
+        let text = results(&[row(Some(false)), row(None)], &on);
+        assert!(text.contains("| read | 1.25 | x | <= 1.2 | **no** | a / b |"), "{text}");
+        assert!(text.contains("| read | 1.25 | x | <= 1.2 |  | a / b |"), "{text}");
+    }
+}
