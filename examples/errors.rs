@@ -1,5 +1,6 @@
 //! What errors look like, and how to branch on them. Always against the mock: it is told to fail.
 
+use anyhow::Context;
 use coze_auth::{
     Endpoint, Error, ErrorCode, ErrorKind, JwtFlow, OAuthClient, PrivateKey, RefreshToken, WebFlow,
 };
@@ -18,12 +19,12 @@ async fn main() -> anyhow::Result<()> {
         defaults::WEB_CLIENT_SECRET,
     )?;
     let dead = RefreshToken::new("rt-that-nobody-issued")?;
-    report("a dead refresh token", web.refresh(&dead).await.err());
+    report("a dead refresh token", web.refresh(&dead).await.err())?;
 
     // Somebody else's callback.
     let (_, login) = web.login("http://127.0.0.1:8080/callback").begin()?;
     let forged = web.complete(login, "/callback?code=abc&state=forged").await;
-    report("a forged callback", forged.err());
+    report("a forged callback", forged.err())?;
 
     // The wrong key id.
     let key = PrivateKey::from_pem(mock.default_jwt_private_key_pem()?)?;
@@ -32,29 +33,26 @@ async fn main() -> anyhow::Result<()> {
         .key_id("another-key")
         .signer(key)
         .build()?;
-    report("a wrong key id", jwt.token().await.err());
+    report("a wrong key id", jwt.token().await.err())?;
 
     // A gateway that is down.
     mock.faults()
         .add(Fault::status(503), At::Token, Times::ONCE);
-    report("a server that is down", jwt.token().await.err());
+    report("a server that is down", jwt.token().await.err())?;
 
     // A key that is none.
     report(
         "a bad key",
         PrivateKey::from_pem("-----BEGIN PUBLIC KEY-----").err(),
-    );
+    )?;
 
     // A base that would send secrets in the clear.
-    report("plain http", Endpoint::custom("http://api.coze.com").err());
+    report("plain http", Endpoint::custom("http://api.coze.com").err())?;
     Ok(())
 }
 
-fn report(case: &str, error: Option<Error>) {
-    let Some(error) = error else {
-        println!("{case}: no error?\n");
-        return;
-    };
+fn report(case: &str, error: Option<Error>) -> anyhow::Result<()> {
+    let error = error.with_context(|| format!("{case}: no error?"))?;
     // What a program would do.
     let action = match (error.kind(), error.code()) {
         (_, Some(ErrorCode::InvalidGrant)) => "ask the person to sign in again",
@@ -66,4 +64,5 @@ fn report(case: &str, error: Option<Error>) {
         "{case}\n  error   {error}\n  log id  {}\n  we      {action}\n",
         error.log_id().unwrap_or("none: nothing was sent")
     );
+    Ok(())
 }

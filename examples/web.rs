@@ -124,10 +124,14 @@ async fn main() -> anyhow::Result<()> {
     let port = configured.as_ref().and_then(Url::port_or_known_default);
     let listener = TcpListener::bind(("127.0.0.1", port.unwrap_or(0))).await?;
     let here = format!("http://{}", listener.local_addr()?);
-    let redirect_uri = configured.map_or_else(|| format!("{here}/callback"), String::from);
+    let path = configured
+        .as_ref()
+        .map_or("/callback", Url::path)
+        .to_owned();
+    let redirect_uri = configured.map_or_else(|| format!("{here}{path}"), String::from);
     let router = Router::new()
         .route("/login", get(login))
-        .route("/callback", get(callback))
+        .route(&path, get(callback))
         .with_state(App {
             web,
             endpoint,

@@ -4,10 +4,9 @@ use std::{fmt, future::Future, ops::Deref, sync::Arc};
 
 use coze_api_client::{Client, ResponseValue};
 use coze_auth::{
-    AccessToken, Endpoint, Error, ErrorCode, OAuthClient, OAuthClientBuilder, Result, TokenProvider,
+    AccessToken, Endpoint, OAuthClient, OAuthClientBuilder, Result, TokenProvider, TypedAnswer,
 };
 use coze_wire::Answer;
-use http::StatusCode;
 
 /// A client of the Coze API. Clones are cheap and share their connections and their token.
 #[derive(Clone)]
@@ -17,16 +16,20 @@ pub struct CozeApi {
 }
 
 impl CozeApi {
-    /// A client whose calls carry this provider's token.
-    pub fn builder(provider: impl TokenProvider) -> CozeApiBuilder {
-        Self::builder_shared(Arc::new(provider))
+    /// A client whose calls carry this provider's token (an `Arc` of one is one), over this client: best the
+    /// one that the provider's flow uses, so that both go to the same endpoint and share their connections.
+    pub fn new(client: OAuthClient, provider: impl TokenProvider) -> Self {
+        Self {
+            client,
+            provider: Arc::new(provider),
+        }
     }
 
-    /// As [`builder`](Self::builder), for a provider that others use too.
-    pub fn builder_shared(provider: Arc<dyn TokenProvider>) -> CozeApiBuilder {
+    /// As [`new`](Self::new), for a provider without a client, such as a fixed token.
+    pub fn builder(provider: impl TokenProvider) -> CozeApiBuilder {
         CozeApiBuilder {
             client: OAuthClient::builder(),
-            provider,
+            provider: Arc::new(provider),
         }
     }
 
@@ -38,7 +41,7 @@ impl CozeApi {
     /// # Errors
     ///
     /// - Those of the provider, when there is no token.
-    /// - [`Refused`](coze_auth::ErrorKind::Refused) with [`Api`](ErrorCode::Api) when Coze says no.
+    /// - [`Refused`](coze_auth::ErrorKind::Refused) with [`Api`](coze_auth::ErrorCode::Api) when Coze says no.
     /// - Those of the transport and of answers that are none.
     pub async fn call<F, Sent, R>(
         &self,
@@ -51,7 +54,7 @@ impl CozeApi {
     {
         let token = self.provider.token().await?;
         let refused = match self.attempt(&token, &operation).await {
-            Err(error) if is_about_the_token(&error) => error,
+            Err(error) if error.is_token_refused() => error,
             outcome => return outcome,
         };
         self.provider.invalidate(&token);
@@ -100,42 +103,27 @@ impl fmt::Debug for CozeApi {
     }
 }
 
-/// Authentication invalid.
-const AUTHENTICATION_INVALID: i64 = 4100;
-/// Access token invalid: expired or revoked.
-const ACCESS_TOKEN_INVALID: i64 = 700_012_006;
-
-fn is_about_the_token(error: &Error) -> bool {
-    let code = match error.code() {
-        Some(ErrorCode::Api(code)) => Some(*code),
-        _ => None,
-    };
-    error.status() == Some(StatusCode::UNAUTHORIZED)
-        || matches!(code, Some(AUTHENTICATION_INVALID | ACCESS_TOKEN_INVALID))
-}
-
 /// What an operation of the typed client sends back. Implemented for all of them; nobody else can.
 pub trait Typed: sealed::Sealed {
     /// The typed answer.
     type Answer: Answer;
 
     #[doc(hidden)]
-    fn answer(self) -> Option<Self::Answer>;
+    fn answer(self) -> TypedAnswer<Self::Answer>;
 }
 
 mod sealed {
     pub trait Sealed {}
 }
 
-impl<A, E> sealed::Sealed for std::result::Result<ResponseValue<A>, E> {}
+impl<A, E> sealed::Sealed for std::result::Result<ResponseValue<A>, coze_api_client::Error<E>> {}
 
 #[doc(hidden)]
-impl<A: Answer, E> Typed for std::result::Result<ResponseValue<A>, E> {
+impl<A: Answer, E> Typed for std::result::Result<ResponseValue<A>, coze_api_client::Error<E>> {
     type Answer = A;
 
-    // Errors are read from the exchange: those of the typed client would print bodies.
-    fn answer(self) -> Option<A> {
-        self.ok().map(ResponseValue::into_inner)
+    fn answer(self) -> TypedAnswer<A> {
+        coze_auth::typed(self)
     }
 }
 
@@ -185,13 +173,6 @@ impl CozeApiBuilder {
     /// An HTTP client of one's own making, which is finished here: see [`OAuthClientBuilder::http`].
     pub fn http(mut self, http: reqwest::ClientBuilder) -> Self {
         self.client = self.client.http(http);
-        self
-    }
-
-    /// Everything else: time-outs, the product in the user agent. The endpoint and the HTTP client are
-    /// those of this builder from then on.
-    pub fn client(mut self, client: OAuthClientBuilder) -> Self {
-        self.client = client;
         self
     }
 

@@ -18,7 +18,7 @@ use http::{
 use serde_json::Value;
 
 use crate::{
-    AccessToken, Endpoint, Error, ErrorCode, ErrorKind, Flow, Result, Token,
+    AccessToken, Endpoint, Error, ErrorCode, ErrorKind, Flow, RefreshToken, Result, Token,
     clock::Clock,
     error::presentable,
     input::PathId,
@@ -72,6 +72,10 @@ impl OAuthClient {
     #[must_use]
     pub fn endpoint(&self) -> &Endpoint {
         &self.0.endpoint
+    }
+
+    pub(crate) fn request_timeout(&self) -> Duration {
+        self.0.request_timeout
     }
 
     pub(crate) fn clock(&self) -> &Clock {
@@ -217,6 +221,9 @@ pub(crate) enum TokenPath {
     Enterprise(PathId),
 }
 
+/// The waits before a code is sent again that could not be sent.
+const CONNECT_AGAIN_AFTER: [Duration; 2] = [Duration::from_millis(200), Duration::from_millis(800)];
+
 /// What a request carries besides its body, and what must not come back in an error.
 pub(crate) struct Credentials<'a> {
     pub(crate) flow: Flow,
@@ -243,10 +250,21 @@ pub struct Answered<T> {
 }
 
 /// What a generated client's `send` gives: the typed answer, if it was one. Its errors are looked up in the
-/// exchange instead.
-fn typed<A, E>(sent: std::result::Result<ResponseValue<A>, E>) -> Option<A> {
-    sent.ok().map(ResponseValue::into_inner)
+/// exchange instead; only of a request that could not be built does the text count, which names a parameter.
+#[doc(hidden)]
+pub fn typed<A, E>(
+    sent: std::result::Result<ResponseValue<A>, coze_oauth_client::Error<E>>,
+) -> TypedAnswer<A> {
+    match sent {
+        Ok(answer) => Ok(answer.into_inner()),
+        Err(coze_oauth_client::Error::InvalidRequest(why)) => Err(Some(why)),
+        Err(_) => Err(None),
+    }
 }
+
+/// The answer, or why the request could not be built, if that is why there is none.
+#[doc(hidden)]
+pub type TypedAnswer<A> = std::result::Result<A, Option<String>>;
 
 impl OAuthClient {
     /// Sends a grant to the app's own token endpoint.
@@ -258,6 +276,43 @@ impl OAuthClient {
         let (call, client) = self.oauth_call(credentials)?;
         let sent = async { typed(client.issue_token().body(grant).send().await) };
         call.accept(self.finish(&call, sent).await?, self.token_reader())
+    }
+
+    /// Redeems a refresh token.
+    pub(crate) async fn refresh(
+        &self,
+        flow: Flow,
+        client_id: &str,
+        client_secret: Option<&Secret>,
+        refresh_token: &RefreshToken,
+    ) -> Result<Token> {
+        let grant = types::RefreshTokenGrant {
+            client_id: client_id.to_owned(),
+            grant_type: Default::default(),
+            refresh_token: refresh_token.secret().clone(),
+        };
+        let credentials = Credentials {
+            flow,
+            bearer: client_secret,
+            body: vec![refresh_token.secret()],
+        };
+        self.issue_token(&credentials, grant.into()).await
+    }
+
+    /// Redeems an authorization code. Only where no connection could be made, and so no byte was sent, is it
+    /// tried again: a code is spent by the first request that reaches Coze.
+    pub(crate) async fn redeem_code(
+        &self,
+        credentials: &Credentials<'_>,
+        grant: types::AuthorizationCodeGrant,
+    ) -> Result<Token> {
+        for wait in CONNECT_AGAIN_AFTER {
+            match self.issue_token(credentials, grant.clone().into()).await {
+                Err(error) if error.kind() == ErrorKind::Connect => self.clock().sleep(wait).await,
+                outcome => return outcome,
+            }
+        }
+        self.issue_token(credentials, grant.into()).await
     }
 
     /// Sends a JWT grant to the token endpoint of the app, an account or an enterprise.
@@ -360,7 +415,7 @@ impl OAuthClient {
     pub async fn finish<A: Answer>(
         &self,
         call: &Call,
-        sent: impl Future<Output = Option<A>>,
+        sent: impl Future<Output = TypedAnswer<A>>,
     ) -> Result<Answered<A::Success>> {
         let clock = &self.0.clock;
         let began = clock.monotonic();
@@ -377,16 +432,20 @@ impl OAuthClient {
             ended_wall: clock.wall(),
             date: captured.and_then(Captured::date),
         };
-        let typed = sent.as_ref().is_some_and(Option::is_some);
-        let success = sent.flatten().and_then(Answer::into_success);
+        let (success, unbuilt) = match sent {
+            Some(Ok(answer)) => (answer.into_success(), None),
+            Some(Err(unbuilt)) => (None, unbuilt),
+            None => (None, None),
+        };
         let read = match (success, &outcome) {
             (Some(success), Some(Outcome::Answered(_))) => Ok(success),
             (None, Some(Outcome::Answered(captured))) => {
                 Err(refusal(captured, &call.secrets, &timing))
             }
             (_, Some(Outcome::Failed(error))) => Err(Error::unanswered(error.clone())),
-            (_, None) if call.exchange.url().is_none() && !typed => {
-                Err(Error::invalid_input("the request could not be built"))
+            (_, None) if call.exchange.url().is_none() => {
+                let why = unbuilt.map(|why| presentable(&why, &call.secrets));
+                Err(Error::invalid_input("the request could not be built").with_message(why))
             }
             (_, None) => Err(Error::unanswered(SendError::new(
                 SendErrorKind::Timeout,
@@ -620,13 +679,17 @@ fn shown_log_id(captured: &Captured, secrets: &[Secret]) -> Option<String> {
         .filter(|log_id| !log_id.is_empty())
 }
 
+/// Nobody means more than a day; and it can be added to any time without an overflow.
+const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(24 * 3600);
+
 /// `Retry-After` in seconds, or as a date by the server's clock (RFC 9110 section 10.2.3).
 fn retry_after(captured: &Captured, timing: &Timing) -> Option<Duration> {
     let value = captured.headers().get(RETRY_AFTER)?.to_str().ok()?.trim();
-    if let Ok(seconds) = value.parse() {
-        return Some(Duration::from_secs(seconds));
+    if let Ok(seconds) = value.parse::<u64>() {
+        return Some(Duration::from_secs(seconds).min(LONGEST_RETRY_AFTER));
     }
     let until = httpdate::parse_http_date(value).ok()?;
     let server_now = captured.date().unwrap_or(timing.ended_wall);
-    Some(until.duration_since(server_now).unwrap_or_default())
+    let wait = until.duration_since(server_now).unwrap_or_default();
+    Some(wait.min(LONGEST_RETRY_AFTER))
 }

@@ -1,7 +1,7 @@
 //! Where Coze is: the API that issues tokens, the site with the authorize pages, and the audience of
 //! JWTs.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, fmt};
 
 use url::{Host, Url};
 
@@ -105,13 +105,23 @@ impl Default for Endpoint {
 }
 
 /// Makes an [`Endpoint`]; see [`Endpoint::builder`].
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 #[must_use]
 pub struct EndpointBuilder {
     api_base: String,
     www_base: Option<String>,
     audience: Option<String>,
     http_hosts: Vec<String>,
+}
+
+impl fmt::Debug for EndpointBuilder {
+    // The bases are not checked yet: somebody may have put a password into them.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EndpointBuilder")
+            .field("audience", &self.audience)
+            .field("http_hosts", &self.http_hosts)
+            .finish_non_exhaustive()
+    }
 }
 
 impl EndpointBuilder {

@@ -82,6 +82,12 @@ pub enum ErrorKind {
     PrivateKey,
     /// The signer failed. Nothing was sent.
     Signing,
+    /// The system lacks something: random bytes, or a tokio runtime. Nothing was sent.
+    System,
+    /// The provider was shut down, and has no valid token any more.
+    ShutDown,
+    /// A [`TokenProvider`](crate::TokenProvider) of somebody else's failed: see the source.
+    Provider,
     /// The browser came back without the state that this login began with, or with another one:
     /// this answer belongs to somebody else's login.
     StateMismatch,
@@ -190,6 +196,23 @@ const RATE_LIMIT: i64 = 4013;
 const ACCESS_TOKEN_INVALID: i64 = 700_012_006;
 
 impl Error {
+    /// An error of a [`TokenProvider`](crate::TokenProvider) of one's own. Neither the text nor the source may hold
+    /// a secret.
+    ///
+    /// ```
+    /// use coze_auth::{Error, ErrorKind};
+    ///
+    /// let missing = std::io::Error::from(std::io::ErrorKind::NotFound);
+    /// let error = Error::of_provider("the mounted token can't be read", missing);
+    /// assert_eq!(error.kind(), ErrorKind::Provider);
+    /// ```
+    pub fn of_provider(
+        what: impl Into<String>,
+        source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+    ) -> Self {
+        Self::new(ErrorKind::Provider, what).with_source(source)
+    }
+
     /// What kind of thing went wrong.
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
@@ -232,8 +255,9 @@ impl Error {
         self.0.log_id.as_deref()
     }
 
-    /// How long the server asked to wait, from its `Retry-After` header (RFC 9110 section 10.2.3),
-    /// in seconds or as a date.
+    /// How long to wait before the next try: what the server asked for in its `Retry-After` header (RFC 9110
+    /// section 10.2.3; a day at most), or what is left of a provider's own pause after a failure. It does not
+    /// say that a next try can help: see [`is_retryable`](Self::is_retryable).
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
         self.0.retry_after
@@ -267,6 +291,17 @@ impl Error {
         }
     }
 
+    /// Whether the API refused the access token itself: HTTP 401, code 4100 or 700012006. Then
+    /// [`invalidate`](crate::TokenProvider::invalidate) it and try once more.
+    #[must_use]
+    pub fn is_token_refused(&self) -> bool {
+        match self.0.code {
+            Some(ErrorCode::Api(AUTHENTICATION_INVALID | ACCESS_TOKEN_INVALID)) => true,
+            Some(ErrorCode::Api(NO_PERMISSION)) => false,
+            _ => self.0.status == Some(StatusCode::UNAUTHORIZED),
+        }
+    }
+
     /// What to do about it, for the person who reads the message.
     #[must_use]
     pub fn hint(&self) -> &'static str {
@@ -282,6 +317,11 @@ impl Error {
             (ErrorKind::Signing, ..) => {
                 "check the signer: the key service, its key and permissions"
             }
+            (ErrorKind::System, ..) => {
+                "check the system, and that this runs inside a tokio runtime"
+            }
+            (ErrorKind::ShutDown, ..) => "make a new provider",
+            (ErrorKind::Provider, ..) => "see the provider's own error",
             (ErrorKind::StateMismatch, ..) => {
                 "start the login again in this browser; if it happens often, check that sessions survive between the two requests"
             }

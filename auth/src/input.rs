@@ -1,5 +1,7 @@
 //! Values that callers give, checked before anything is sent.
 
+use std::path::Path;
+
 use coze_wire::Secret;
 
 use crate::{Error, Result};
@@ -47,6 +49,17 @@ pub(crate) fn required(name: &str, value: &str) -> Result<String> {
     Ok(value.to_owned())
 }
 
+/// A path as it may be shown; `None` when it is not a path at all but, by mistake, the contents of the
+/// file: a key or a configuration, which nobody may see.
+pub(crate) fn shown_path(path: &Path) -> Option<String> {
+    let shown = path.display().to_string();
+    let is_contents = shown.len() > 1024
+        || shown.contains("-----BEGIN")
+        || shown.contains(char::is_control)
+        || shown.trim_start().starts_with('{');
+    (!is_contents).then_some(shown)
+}
+
 /// A credential that will be sent as a bearer; trimmed, and never printed.
 pub(crate) fn credential(name: &str, value: &str) -> Result<Secret> {
     let credential = Secret::from(value.trim());
@@ -67,6 +80,19 @@ mod tests {
         }
         for good in ["7001", "volcano_210195", "a/../b?c#d", "%2e%2e"] {
             assert_eq!(PathId::new("account", good).unwrap().as_str(), good);
+        }
+    }
+
+    #[test]
+    fn contents_passed_for_a_path_are_not_shown() {
+        assert!(shown_path(Path::new("/etc/coze/private_key.pem")).is_some());
+        for contents in [
+            "-----BEGIN PRIVATE KEY-----",
+            "a\nb",
+            " {\"client_secret\"",
+            &"x".repeat(2000),
+        ] {
+            assert_eq!(shown_path(Path::new(contents)), None, "{contents}");
         }
     }
 

@@ -44,11 +44,14 @@
 //! # What to rely on
 //!
 //! - Secrets (tokens, codes, verifiers, client secrets, keys, JWTs) are in no `Debug`, error, log or panic
-//!   message; they are wiped from memory when dropped.
+//!   message. The values that hold them are wiped from memory when dropped; what the HTTP and TLS stacks copy
+//!   on the way is theirs.
 //! - An [`Error`] tells flow, endpoint, HTTP status, [Coze's word](ErrorCode), message, log id, and what to do.
 //!   Branch on [`Error::kind`] and [`Error::code`].
-//! - Requests go to `https` only (loopback excepted), follow no redirect, and are never repeated behind
-//!   one's back. At most 1 MiB of an answer is read.
+//! - Requests go to `https` only (loopback, and hosts that you allow by name, excepted) and follow no redirect.
+//!   The HTTP client repeats none. A flow repeats one only where it can't do harm: a code that could not be
+//!   sent, a JWT that a wrong clock spoiled; a provider tries again on errors that may pass. At most 1 MiB of
+//!   an answer is read.
 //! - Each exchange is a [`tracing`](https://docs.rs/tracing) event at level `DEBUG`: flow, endpoint, status, log
 //!   id, duration.
 //!
@@ -93,7 +96,7 @@ mod token;
 mod user_agent;
 
 #[doc(hidden)]
-pub use client::{Answered, Call};
+pub use client::{Answered, Call, TypedAnswer, typed};
 pub use client::{OAuthClient, OAuthClientBuilder};
 pub use config::{ConfiguredFlow, OAuthConfig};
 pub use endpoint::{Endpoint, EndpointBuilder};
@@ -109,7 +112,7 @@ pub use flow::{
 };
 pub use provider::{
     AccessToken, BorrowedToken, CachedProvider, CachedProviderBuilder, FixedToken, PoolStats,
-    ProviderStats, Refresh, SessionPool, SessionPoolBuilder, SessionProvider, TokenFuture,
+    ProviderStats, RefreshMode, SessionPool, SessionPoolBuilder, SessionProvider, TokenFuture,
     TokenProvider,
 };
 pub use token::{RefreshToken, Token};

@@ -39,8 +39,8 @@ impl Token {
 
     /// A ready `Authorization` header value, `Bearer …`, marked sensitive.
     #[must_use]
-    pub fn authorization(&self) -> HeaderValue {
-        self.authorization.header_value().clone()
+    pub fn authorization(&self) -> &HeaderValue {
+        self.authorization.header_value()
     }
 
     /// The refresh token, where the flow gives one (web, PKCE and device do, JWT does not). It works

@@ -115,7 +115,7 @@ pub struct User {
 }
 
 /// Asks the API whose token this is. Any HTTP client will do: the token goes into one header.
-pub async fn users_me(endpoint: &Endpoint, authorization: HeaderValue) -> Result<User> {
+pub async fn users_me(endpoint: &Endpoint, authorization: &HeaderValue) -> Result<User> {
     #[derive(Deserialize)]
     struct Envelope {
         code: i64,

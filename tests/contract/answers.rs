@@ -504,7 +504,6 @@ async fn a_user_code_may_be_a_number_and_gets_into_the_link() {
             "a&b",
             "https://x.y/d?user_code=a%26b#f",
         ),
-        (json!("U"), "not a URL", "U", "not a URL"),
     ] {
         let mut body = device_answer();
         body["user_code"] = user_code;
@@ -518,6 +517,25 @@ async fn a_user_code_may_be_a_number_and_gets_into_the_link() {
         assert_eq!(authorization.verification_url(), link);
         assert_eq!(authorization.expires_in(), Duration::from_secs(300));
         assert_eq!(authorization.log_id(), Some("log_1"));
+    }
+}
+
+#[tokio::test]
+async fn an_address_that_no_browser_opens_is_not_shown_to_a_person() {
+    let coze = Answering::start().await;
+    for uri in [
+        "",
+        "not a URL",
+        "javascript:alert(1)",
+        "null?user_code=null",
+    ] {
+        let mut body = device_answer();
+        body["verification_uri"] = json!(uri);
+        let error = coze
+            .call(Call::DeviceStart, json_answer(200, &body))
+            .await
+            .unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidAnswer, "{uri}: {error}");
     }
 }
 

@@ -547,19 +547,19 @@ async fn ours(line: &Line) -> Option<Sent> {
         }
         "pat_api" => {
             let token = FixedToken::new("pat_abc").unwrap();
-            call_api(&coze, token.authorization()).await;
+            call_api(&coze, token.authorization().clone()).await;
         }
         // The SDK's caching helper: a token, then a call with it.
         "jwtauth_api" => {
             let two_hours = JwtTokenRequest::new().duration(Duration::from_secs(7200));
             let token = jwt_of(line, client).token_for(&two_hours).await.unwrap();
-            call_api(&coze, token.authorization()).await;
+            call_api(&coze, token.authorization().clone()).await;
         }
         // A function that brings a token, called for each of two calls.
         "tokenfn_api" => {
             for _ in 0..2 {
                 let token: Token = jwt_of(line, client.clone()).token().await.unwrap();
-                call_api(&coze, token.authorization()).await;
+                call_api(&coze, token.authorization().clone()).await;
             }
         }
         "load_config_jwt" => {

@@ -10,16 +10,21 @@ use std::{
     time::SystemTime,
 };
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::{
     HeaderMap, HeaderName, HeaderValue, StatusCode,
     header::{AUTHORIZATION, DATE},
 };
 
+use zeroize::Zeroizing;
+
 use crate::{Bearer, SendError, SendErrorKind, Transport};
 
 /// The most of an answer's body that is read, in bytes (1 MiB). Coze's answers take a few hundred.
 pub const BODY_LIMIT: usize = 1024 * 1024;
+
+/// Room for every answer that is not an attack, so that no half-filled copy is left behind.
+const USUAL_BODY: usize = 16 * 1024;
 
 /// The header that carries Coze's log id, which users quote to support.
 pub const LOG_ID_HEADER: &str = "x-tt-logid";
@@ -157,7 +162,8 @@ impl Exchange {
     async fn capture(&self, mut response: reqwest::Response) -> reqwest::Response {
         let status = response.status();
         let headers = response.headers().clone();
-        let mut body = BytesMut::new();
+        // Wiped when the last copy is dropped: it holds tokens.
+        let mut body = Zeroizing::new(Vec::with_capacity(USUAL_BODY));
         let body_state = loop {
             match response.chunk().await {
                 Ok(None) => break BodyState::Complete,
@@ -168,7 +174,7 @@ impl Exchange {
                 Err(error) => break BodyState::Broken(SendError::from_reqwest(&error)),
             }
         };
-        let body = body.freeze();
+        let body = Bytes::from_owner(body);
         let failure = match &body_state {
             BodyState::Complete => None,
             BodyState::TooLarge => Some(SendError::new(

@@ -6,7 +6,8 @@ use zeroize::Zeroizing;
 
 use super::{ConfiguredCredentials, OAuthConfig, Problems, jwt_credentials};
 use crate::{
-    Error, ErrorKind, FixedToken, Flow, PrivateKey, Result, input::credential,
+    Error, ErrorKind, FixedToken, Flow, PrivateKey, Result,
+    input::{credential, required},
     provider::TOKEN_VARIABLE,
 };
 
@@ -72,6 +73,11 @@ impl Environment {
         self.values.get(name).map(|value| value.trim().to_owned())
     }
 
+    /// A value on one line; one that is not there is reported elsewhere.
+    fn line(&self, name: &'static str, problems: &mut Problems) -> Option<String> {
+        problems.checked(name, required(name, &self.get(name)?))
+    }
+
     /// What a flow needs: one variable out of each group.
     fn needs(flow: Flow) -> &'static [&'static [&'static str]] {
         match flow {
@@ -84,6 +90,15 @@ impl Environment {
                 &[JWT_KEY_ID],
                 &[JWT_PRIVATE_KEY_FILE, JWT_PRIVATE_KEY],
             ],
+        }
+    }
+
+    /// What a flow may have besides.
+    fn optional(flow: Flow) -> &'static [&'static str] {
+        match flow {
+            Flow::Web => &[WEB_REDIRECT_URI, API_BASE],
+            Flow::Pkce => &[PKCE_REDIRECT_URI, API_BASE],
+            Flow::Token | Flow::Device | Flow::Jwt => &[API_BASE],
         }
     }
 
@@ -104,8 +119,11 @@ impl Environment {
         for missing in self.missing(flow) {
             problems.add(format!("{missing} (flow {flow})"));
         }
-        for unreadable in &self.unreadable {
-            problems.add(format!("{unreadable} is not valid Unicode"));
+        let of_flow = Self::needs(flow).iter().flat_map(|group| *group);
+        for name in of_flow.chain(Self::optional(flow)) {
+            if self.unreadable.contains(name) {
+                problems.add(format!("{name} is not valid Unicode"));
+            }
         }
         let endpoint = problems.endpoint((API_BASE, self.get(API_BASE)), ("the WWW base", None));
         let credentials = self.credentials(flow, &mut problems);
@@ -181,14 +199,14 @@ impl Environment {
                 let client_secret = credential("client secret", &client_secret);
                 Some(ConfiguredCredentials::Web {
                     client_secret: problems.checked(WEB_CLIENT_SECRET, client_secret)?,
-                    client_id: self.get(WEB_CLIENT_ID)?,
+                    client_id: self.line(WEB_CLIENT_ID, problems)?,
                 })
             }
             Flow::Pkce => Some(ConfiguredCredentials::Pkce {
-                client_id: self.get(PKCE_CLIENT_ID)?,
+                client_id: self.line(PKCE_CLIENT_ID, problems)?,
             }),
             Flow::Device => Some(ConfiguredCredentials::Device {
-                client_id: self.get(DEVICE_CLIENT_ID)?,
+                client_id: self.line(DEVICE_CLIENT_ID, problems)?,
             }),
             Flow::Jwt => {
                 let private_key = match (self.get(JWT_PRIVATE_KEY_FILE), self.get(JWT_PRIVATE_KEY))
@@ -202,7 +220,11 @@ impl Environment {
                     }
                     (None, None) => None,
                 };
-                jwt_credentials(self.get(JWT_CLIENT_ID), self.get(JWT_KEY_ID), private_key)
+                jwt_credentials(
+                    self.line(JWT_CLIENT_ID, problems),
+                    self.line(JWT_KEY_ID, problems),
+                    private_key,
+                )
             }
         }
     }

@@ -9,6 +9,8 @@ use crate::{PrivateKey, Result, input::credential};
 /// Reads the text of the file that goes by this name.
 pub(super) fn config(name: &str, text: &str) -> Result<OAuthConfig> {
     let mut problems = Problems::new(name);
+    // Editors on Windows put a byte order mark before it.
+    let text = text.trim_start_matches('\u{feff}');
     let value = match serde_json::from_str(text) {
         Ok(Value::Object(value)) => value,
         Ok(_) => return problems.refuse("is JSON, but no object"),
@@ -117,7 +119,7 @@ impl ConfigFile {
             ("coze_api_base", self.coze_api_base),
             ("coze_www_base", self.coze_www_base),
         );
-        let client_id = problems.required("client_id", self.client_id);
+        let client_id = problems.required_line("client_id", self.client_id);
         if let Some(public @ (ClientType::Pkce | ClientType::Device)) = self.client_type {
             for (field, given) in [
                 ("client_secret", self.client_secret.is_some()),
@@ -154,7 +156,7 @@ impl ConfigFile {
                 client_id.map(|client_id| ConfiguredCredentials::Device { client_id })
             }
             Some(ClientType::Jwt) => {
-                let key_id = problems.required("public_key_id", self.public_key_id);
+                let key_id = problems.required_line("public_key_id", self.public_key_id);
                 let private_key =
                     problems
                         .required("private_key", self.private_key)

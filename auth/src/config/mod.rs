@@ -12,6 +12,7 @@ use zeroize::Zeroizing;
 use crate::{
     DeviceFlow, Endpoint, Error, ErrorKind, FixedToken, Flow, JwtFlow, OAuthClient,
     OAuthClientBuilder, PkceFlow, PrivateKey, Result, WebFlow,
+    input::{required, shown_path},
 };
 use environment::Environment;
 
@@ -84,7 +85,12 @@ impl OAuthConfig {
     /// unusable field at once.
     pub fn from_file(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
-        let name = path.display().to_string();
+        let name = shown_path(path).ok_or_else(|| {
+            Error::new(
+                ErrorKind::Configuration,
+                "what was given is no path but the configuration itself (use from_json)",
+            )
+        })?;
         let text = std::fs::read_to_string(path).map_err(|error| {
             Error::new(ErrorKind::Configuration, format!("{name} can't be read")).with_source(error)
         })?;
@@ -265,6 +271,12 @@ impl Problems {
             self.add(format!("{name} is missing"));
         }
         value
+    }
+
+    /// A value that has to be there, on one line.
+    fn required_line(&mut self, name: &str, value: Option<String>) -> Option<String> {
+        let value = self.required(name, value)?;
+        self.checked(name, required(name, &value))
     }
 
     fn endpoint(

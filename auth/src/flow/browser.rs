@@ -18,7 +18,11 @@ const RANDOM_BYTES: usize = 32;
 pub(crate) fn random_string() -> Result<Secret> {
     let mut bytes = zeroize::Zeroizing::new([0_u8; RANDOM_BYTES]);
     getrandom::fill(bytes.as_mut()).map_err(|error| {
-        Error::invalid_input("the operating system gave no random bytes").with_source(error)
+        Error::new(
+            ErrorKind::System,
+            "the operating system gave no random bytes",
+        )
+        .with_source(error)
     })?;
     Ok(URL_SAFE_NO_PAD.encode(*bytes).into())
 }

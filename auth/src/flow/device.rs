@@ -199,13 +199,9 @@ impl DeviceFlow {
     ///
     /// As [`WebFlow::refresh`](crate::WebFlow::refresh).
     pub async fn refresh(&self, refresh_token: &RefreshToken) -> Result<Token> {
-        let grant = types::RefreshTokenGrant {
-            client_id: self.client_id.clone(),
-            grant_type: Default::default(),
-            refresh_token: refresh_token.secret().clone(),
-        };
-        let credentials = credentials(refresh_token.secret());
-        self.client.issue_token(&credentials, grant.into()).await
+        self.client
+            .refresh(Flow::Device, &self.client_id, None, refresh_token)
+            .await
     }
 
     pub(crate) fn client(&self) -> &OAuthClient {
@@ -295,6 +291,14 @@ impl DeviceAuthorization {
                 "the answer holds an empty device code or user code",
             ));
         }
+        let opens_in_a_browser = Url::parse(&answer.verification_uri)
+            .is_ok_and(|url| matches!(url.scheme(), "https" | "http"));
+        if !opens_in_a_browser {
+            return Err(Error::new(
+                ErrorKind::InvalidAnswer,
+                "the answer holds no address for the person to open",
+            ));
+        }
         let interval = match u64::try_from(answer.interval) {
             Ok(seconds @ 1..) => Duration::from_secs(seconds).min(Self::LONGEST),
             _ => Self::DEFAULT_INTERVAL,
@@ -326,8 +330,7 @@ impl DeviceAuthorization {
         &self.verification_uri
     }
 
-    /// The address with the user code in it (`?user_code=…`), for a link or a QR code. Where the
-    /// server's address is no URL, it is given unchanged.
+    /// The address with the user code in it (`?user_code=…`), for a link or a QR code.
     #[must_use]
     pub fn verification_url(&self) -> String {
         match Url::parse(&self.verification_uri) {

@@ -78,7 +78,7 @@ impl PkceFlow {
             redirect_uri: login.redirect_uri,
         };
         let credentials = credentials(vec![&code, &login.code_verifier.0]);
-        self.client.issue_token(&credentials, grant.into()).await
+        self.client.redeem_code(&credentials, grant).await
     }
 
     /// Gets the next token. The refresh token sent is dead afterwards, and the answer holds a new one.
@@ -87,13 +87,9 @@ impl PkceFlow {
     ///
     /// As [`WebFlow::refresh`](crate::WebFlow::refresh).
     pub async fn refresh(&self, refresh_token: &RefreshToken) -> Result<Token> {
-        let grant = types::RefreshTokenGrant {
-            client_id: self.client_id.clone(),
-            grant_type: Default::default(),
-            refresh_token: refresh_token.secret().clone(),
-        };
-        let credentials = credentials(vec![refresh_token.secret()]);
-        self.client.issue_token(&credentials, grant.into()).await
+        self.client
+            .refresh(Flow::Pkce, &self.client_id, None, refresh_token)
+            .await
     }
 
     pub(crate) fn client(&self) -> &OAuthClient {

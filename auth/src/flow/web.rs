@@ -97,7 +97,7 @@ impl WebFlow {
             redirect_uri: login.redirect_uri,
         };
         let credentials = self.credentials(&code);
-        self.client.issue_token(&credentials, grant.into()).await
+        self.client.redeem_code(&credentials, grant).await
     }
 
     /// Gets the next token. The refresh token sent is dead afterwards, and the answer holds a new one.
@@ -108,13 +108,14 @@ impl WebFlow {
     /// when the refresh token is invalid, used or older than 30 days: the person must sign in again.
     /// Else as [`complete`](Self::complete).
     pub async fn refresh(&self, refresh_token: &RefreshToken) -> Result<Token> {
-        let grant = types::RefreshTokenGrant {
-            client_id: self.client_id.clone(),
-            grant_type: Default::default(),
-            refresh_token: refresh_token.secret().clone(),
-        };
-        let credentials = self.credentials(refresh_token.secret());
-        self.client.issue_token(&credentials, grant.into()).await
+        self.client
+            .refresh(
+                Flow::Web,
+                &self.client_id,
+                Some(&self.client_secret),
+                refresh_token,
+            )
+            .await
     }
 
     fn credentials<'a>(&'a self, in_body: &'a Secret) -> Credentials<'a> {

@@ -5,7 +5,7 @@ use std::{
     fmt,
     ops::Deref,
     sync::{
-        Arc, OnceLock,
+        Arc,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -16,7 +16,7 @@ use tokio::{runtime::Handle, time::Instant};
 
 use super::{
     AccessToken, TokenFuture, TokenProvider,
-    flight::{Boarding, Destination, Flights, Takeoff, take_off},
+    flight::{Boarding, Destination, Flights, Runtime, Takeoff, take_off},
     lifespan::Lifespan,
     slot::Slot,
     source::{JwtSource, MintFuture, RefreshSource, Source, UserFlow, jitter},
@@ -36,6 +36,8 @@ use crate::{
 /// - After a failure there is a pause, 1 second and growing to 60; callers without a token get the error at
 ///   once, with the time of the next try as its [`retry_after`](Error::retry_after).
 /// - At rest there is no task.
+/// - A token that the API refused ([`invalidate`](TokenProvider::invalidate)) is replaced, once in 10 seconds at
+///   most.
 ///
 /// It needs a tokio runtime.
 ///
@@ -61,13 +63,12 @@ struct Shared {
     flights: Flights,
     source: Box<dyn Source>,
     options: Options,
-    /// The runtime that the first flight started on, for reads outside of one.
-    runtime: OnceLock<Handle>,
+    runtime: Runtime,
     counters: Counters,
 }
 
 struct Options {
-    refresh: Refresh,
+    refresh: RefreshMode,
     deadline: Duration,
     jitter: f64,
 }
@@ -83,7 +84,8 @@ struct Counters {
 
 /// When a token that will end soon is replaced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Refresh {
+#[non_exhaustive]
+pub enum RefreshMode {
     /// In the background, while the old one is still served: for services.
     #[default]
     InBackground,
@@ -119,8 +121,9 @@ pub struct CachedProviderBuilder {
     source: Box<dyn Source>,
     first: Option<Token>,
     clock: Clock,
-    refresh: Refresh,
+    refresh: RefreshMode,
     deadline: Duration,
+    runtime: Option<Handle>,
 }
 
 impl CachedProviderBuilder {
@@ -129,21 +132,30 @@ impl CachedProviderBuilder {
             source: Box::new(source),
             first: None,
             clock,
-            refresh: Refresh::default(),
+            refresh: RefreshMode::default(),
             deadline: DEFAULT_DEADLINE,
+            runtime: None,
         }
     }
 
     /// When a token that will end soon is replaced; in the background by default.
-    pub fn refresh(mut self, refresh: Refresh) -> Self {
+    pub fn refresh(mut self, refresh: RefreshMode) -> Self {
         self.refresh = refresh;
         self
     }
 
-    /// How long getting a token may take, with all attempts; 60 seconds by default. Callers who have no
-    /// token wait that long at most.
+    /// How long getting a token may take, with all attempts; 60 seconds by default, a day at most. Callers who
+    /// have no token wait that long. Only a refresh that was sent is waited for longer, as long as the
+    /// client's request time-out: to cut it off could lose the next refresh token.
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.deadline = deadline;
+        self
+    }
+
+    /// Gets tokens on this runtime, instead of the caller's own: for callers whose runtime may end, or stand
+    /// still, while a token is being got.
+    pub fn runtime(mut self, runtime: Handle) -> Self {
+        self.runtime = Some(runtime);
         self
     }
 
@@ -160,7 +172,7 @@ impl CachedProviderBuilder {
                 deadline: self.deadline,
                 jitter: jitter(),
             },
-            runtime: OnceLock::new(),
+            runtime: Runtime::new(self.runtime),
             counters: Counters::default(),
         });
         if let Some(first) = self.first {
@@ -326,8 +338,8 @@ impl Shared {
     #[cold]
     fn refresh_due(self: &Arc<Self>, slot: &Slot, now: Tick) -> bool {
         match self.options.refresh {
-            Refresh::InLine => false,
-            Refresh::InBackground => {
+            RefreshMode::InLine => false,
+            RefreshMode::InBackground => {
                 if slot.life.claim_refresh(now) {
                     self.refresh_in_background(slot, now);
                 }
@@ -337,8 +349,13 @@ impl Shared {
     }
 
     fn refresh_in_background(self: &Arc<Self>, slot: &Slot, now: Tick) {
+        let Ok(runtime) = self.runtime.handle() else {
+            // Nobody can get one here; perhaps the next caller can.
+            slot.life.refresh_again(now);
+            return;
+        };
         match self.flights.board(|| None::<Infallible>) {
-            Ok(Boarding::Started(takeoff, _)) => self.take_off(takeoff),
+            Ok(Boarding::Started(takeoff, _)) => self.take_off(takeoff, &runtime),
             // Its landing brings another token, or gives the duty back.
             Ok(Boarding::Joined(_)) => {}
             Ok(Boarding::Refused(error)) => {
@@ -354,10 +371,11 @@ impl Shared {
             let slot = self.slot.load();
             let slot = slot.as_ref()?;
             let now = self.clock.tick();
-            let in_line = self.options.refresh == Refresh::InLine;
+            let in_line = self.options.refresh == RefreshMode::InLine;
             (slot.life.is_good(now) && !(in_line && slot.life.wants_refresh(now)))
                 .then(|| slot.token().clone())
         };
+        let runtime = self.runtime.handle()?;
         let landed = match self.flights.board(good) {
             Err(token) => return Ok(token),
             Ok(Boarding::Joined(waiting)) => {
@@ -365,7 +383,7 @@ impl Shared {
                 waiting.landed().await
             }
             Ok(Boarding::Started(takeoff, waiting)) => {
-                self.take_off(takeoff);
+                self.take_off(takeoff, &runtime);
                 waiting.landed().await
             }
             Ok(Boarding::Refused(error)) => Err(error),
@@ -382,10 +400,10 @@ impl Shared {
             .then(|| slot.token().clone())
     }
 
-    fn take_off(self: &Arc<Self>, takeoff: Takeoff) {
+    fn take_off(self: &Arc<Self>, takeoff: Takeoff, runtime: &Handle) {
         self.counters.refreshes.fetch_add(1, Ordering::Relaxed);
         let patience = self.options.deadline;
-        take_off(takeoff, Arc::clone(self), patience, &self.runtime);
+        take_off(takeoff, Arc::clone(self), patience, runtime);
     }
 
     /// Puts a token in place, for everybody to read.
@@ -406,6 +424,9 @@ impl Shared {
         let Some(slot) = current.as_ref().filter(|slot| slot.token().is(token)) else {
             return;
         };
+        if !self.flights.may_invalidate() {
+            return;
+        }
         let previous = self.slot.compare_and_swap(&current, None);
         if previous
             .as_ref()
@@ -443,7 +464,9 @@ impl Destination for Arc<Shared> {
     }
 
     fn land(&self, takeoff: &Takeoff, minted: Result<Token>) {
-        let installed = minted.and_then(|token| self.install(&token));
+        let installed = minted
+            .and_then(|token| self.install(&token))
+            .map_err(|error| error.in_flow(self.source.flow()));
         if installed.is_err() {
             self.counters.failures.fetch_add(1, Ordering::Relaxed);
         }

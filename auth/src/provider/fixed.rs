@@ -84,8 +84,8 @@ impl FixedToken {
 
     /// A ready `Authorization` header value, `Bearer …`, marked sensitive.
     #[must_use]
-    pub fn authorization(&self) -> HeaderValue {
-        self.authorization.header_value().clone()
+    pub fn authorization(&self) -> &HeaderValue {
+        self.authorization.header_value()
     }
 }
 

@@ -27,7 +27,19 @@ struct State {
     failures: u32,
     grounded: Option<Grounded>,
     closed: bool,
+    /// When a token was last given up because the API refused it.
+    invalidated: Option<Instant>,
 }
+
+impl State {
+    fn has_just_invalidated(&self) -> bool {
+        self.invalidated
+            .is_some_and(|last| last.elapsed() < BETWEEN_INVALIDATIONS)
+    }
+}
+
+/// A token that the API refused is given up once in this time at most.
+const BETWEEN_INVALIDATIONS: Duration = Duration::from_secs(10);
 
 /// After a failure, nothing starts for a while.
 struct Grounded {
@@ -54,6 +66,8 @@ pub(super) struct Takeoff(watch::Sender<Landed>);
 /// The pause after the first failure; each later one doubles it.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// The longest pause that a server's `Retry-After` can cause.
+const LONGEST_ASKED_PAUSE: Duration = Duration::from_secs(3600);
 
 impl Flights {
     pub(super) fn new() -> Self {
@@ -71,7 +85,10 @@ impl Flights {
         landed_meanwhile: impl FnOnce() -> Option<T>,
     ) -> Result<Boarding, T> {
         let mut state = self.state();
-        if let Some(flight) = &state.in_the_air {
+        // A flight that was lost without landing, if its pilot could not even do that, is none.
+        if let Some(flight) = &state.in_the_air
+            && flight.has_changed().is_ok()
+        {
             return Ok(Boarding::Joined(Waiting(flight.clone())));
         }
         // A flight puts its token in place before it lands.
@@ -80,7 +97,7 @@ impl Flights {
         }
         if state.closed {
             return Ok(Boarding::Refused(Error::new(
-                ErrorKind::InvalidInput,
+                ErrorKind::ShutDown,
                 "the provider was shut down",
             )));
         }
@@ -98,12 +115,6 @@ impl Flights {
 
     /// Ends the flight in the air and tells all who wait. Returns the pause after a failure.
     pub(super) fn land(&self, takeoff: &Takeoff, result: Result<AccessToken>) -> Option<Duration> {
-        if let Err(error) = &result {
-            tracing::warn!(
-                kind = ?error.kind(), code = ?error.code(), log_id = error.log_id(),
-                "no new access token"
-            );
-        }
         let pause = {
             let mut state = self.state();
             state.in_the_air = None;
@@ -113,6 +124,8 @@ impl Flights {
                     state.grounded = None;
                     None
                 }
+                // The caller's own mistake: another caller need not wait for it to pass.
+                Err(error) if error.kind() == ErrorKind::InvalidInput => None,
                 Err(error) => {
                     let pause = pause_after(state.failures, error);
                     state.failures = state.failures.saturating_add(1);
@@ -124,8 +137,35 @@ impl Flights {
                 }
             }
         };
+        if let Err(error) = &result {
+            tracing::warn!(
+                kind = ?error.kind(), code = ?error.code(), log_id = error.log_id(),
+                "no new access token"
+            );
+        }
         takeoff.0.send_replace(Some(result));
         pause
+    }
+
+    /// Whether there is nothing to remember: no flight, no pause.
+    pub(super) fn is_at_rest(&self) -> bool {
+        let state = self.state();
+        let paused = state
+            .grounded
+            .as_ref()
+            .is_some_and(|grounded| Instant::now() < grounded.until);
+        state.in_the_air.is_none() && !paused && !state.has_just_invalidated()
+    }
+
+    /// Whether a token that the API refused may be given up now: an API that refuses every token must not
+    /// cause a request for each call.
+    pub(super) fn may_invalidate(&self) -> bool {
+        let mut state = self.state();
+        if state.has_just_invalidated() {
+            return false;
+        }
+        state.invalidated = Some(Instant::now());
+        true
     }
 
     /// The last failure, if none has succeeded since.
@@ -147,9 +187,8 @@ impl Flights {
 
 fn pause_after(failures_before: u32, error: &Error) -> Duration {
     let grown = FIRST_PAUSE.saturating_mul(2_u32.saturating_pow(failures_before));
-    grown
-        .max(error.retry_after().unwrap_or_default())
-        .min(LONGEST_PAUSE)
+    let asked = error.retry_after().unwrap_or_default();
+    grown.min(LONGEST_PAUSE).max(asked.min(LONGEST_ASKED_PAUSE))
 }
 
 impl Waiting {
@@ -178,30 +217,57 @@ pub(super) trait Destination: Send + Sync + 'static {
     fn land(&self, takeoff: &Takeoff, minted: Result<Token>);
 }
 
+/// Where flights run: the runtime that was chosen, else the caller's, else the first caller's.
+pub(super) struct Runtime {
+    pub(super) chosen: Option<Handle>,
+    first: OnceLock<Handle>,
+}
+
+impl Runtime {
+    pub(super) fn new(chosen: Option<Handle>) -> Self {
+        Self {
+            chosen,
+            first: OnceLock::new(),
+        }
+    }
+
+    /// # Errors
+    ///
+    /// When there is none.
+    pub(super) fn handle(&self) -> Result<Handle> {
+        if let Some(chosen) = &self.chosen {
+            return Ok(chosen.clone());
+        }
+        match Handle::try_current() {
+            Ok(current) => {
+                let _ = self.first.set(current.clone());
+                Ok(current)
+            }
+            Err(_) => self.first.get().cloned().ok_or_else(|| {
+                Error::new(
+                    ErrorKind::System,
+                    "a provider needs a tokio runtime to get a token",
+                )
+            }),
+        }
+    }
+}
+
+/// The longest that anybody may be willing to wait: a day.
+const LONGEST_PATIENCE: Duration = Duration::from_secs(24 * 3600);
+
 /// Flies one flight, in a task of its own that no caller's end can cancel, and lands it whatever happens.
-///
-/// The first runtime on which this is called is kept, so that a call from outside of any runtime can fly
-/// too.
 pub(super) fn take_off(
     takeoff: Takeoff,
     destination: impl Destination,
     patience: Duration,
-    kept: &OnceLock<Handle>,
+    runtime: &Handle,
 ) {
     let pilot = Pilot {
         destination,
         takeoff: Some(takeoff),
     };
-    if let Ok(runtime) = Handle::try_current() {
-        let _ = kept.set(runtime.clone());
-        runtime.spawn(pilot.fly(patience));
-    } else if let Some(runtime) = kept.get() {
-        runtime.spawn(pilot.fly(patience));
-    } else {
-        pilot.land(Err(Error::invalid_input(
-            "a cached provider needs a tokio runtime",
-        )));
-    }
+    runtime.spawn(pilot.fly(patience.min(LONGEST_PATIENCE)));
 }
 
 struct Pilot<D: Destination> {

@@ -12,10 +12,12 @@ mod sessions;
 mod slot;
 mod source;
 
-use std::{future::Future, pin::Pin};
+use std::{future::Future, pin::Pin, sync::Arc};
 
 pub use access_token::AccessToken;
-pub use cached::{BorrowedToken, CachedProvider, CachedProviderBuilder, ProviderStats, Refresh};
+pub use cached::{
+    BorrowedToken, CachedProvider, CachedProviderBuilder, ProviderStats, RefreshMode,
+};
 pub use fixed::FixedToken;
 pub(crate) use fixed::TOKEN_VARIABLE;
 pub use sessions::{PoolStats, SessionPool, SessionPoolBuilder, SessionProvider};
@@ -46,7 +48,7 @@ pub type TokenFuture<'a> = Pin<Box<dyn Future<Output = Result<AccessToken>> + Se
 /// Implement it for a token that comes from elsewhere:
 ///
 /// ```
-/// use coze_auth::{AccessToken, TokenFuture, TokenProvider};
+/// use coze_auth::{AccessToken, Error, TokenFuture, TokenProvider};
 ///
 /// struct FromAFile;
 ///
@@ -57,7 +59,8 @@ pub type TokenFuture<'a> = Pin<Box<dyn Future<Output = Result<AccessToken>> + Se
 ///
 ///     fn fetch(&self) -> TokenFuture<'_> {
 ///         Box::pin(async {
-///             let token = std::fs::read_to_string("/run/secrets/coze").unwrap_or_default();
+///             let token = std::fs::read_to_string("/run/secrets/coze")
+///                 .map_err(|error| Error::of_provider("the mounted token can't be read", error))?;
 ///             AccessToken::new(token) // an error when it is empty
 ///         })
 ///     }
@@ -78,6 +81,21 @@ pub trait TokenProvider: Send + Sync + 'static {
     /// gets another. A token that is not the current one any more is let be. The default does nothing.
     fn invalidate(&self, token: &AccessToken) {
         let _ = token;
+    }
+}
+
+/// A provider that is shared is one.
+impl<P: TokenProvider + ?Sized> TokenProvider for Arc<P> {
+    fn cached(&self) -> Option<AccessToken> {
+        P::cached(self)
+    }
+
+    fn fetch(&self) -> TokenFuture<'_> {
+        P::fetch(self)
+    }
+
+    fn invalidate(&self, token: &AccessToken) {
+        P::invalidate(self, token);
     }
 }
 

@@ -4,10 +4,11 @@
 //! token needs (a flight, its waiting callers, the pause after a failure) exists only while it does.
 
 use std::{
+    collections::HashMap,
     convert::Infallible,
     fmt,
     sync::{
-        Arc, OnceLock,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant as StdInstant},
@@ -19,11 +20,11 @@ use tokio::{runtime::Handle, sync::Semaphore, time::Instant};
 use super::{
     AccessToken, TokenFuture, TokenProvider,
     cached::DEFAULT_DEADLINE,
-    flight::{Boarding, Destination, Flights, Takeoff, take_off},
+    flight::{Boarding, Destination, Flights, Runtime, Takeoff, take_off},
     lifespan::Lifespan,
-    source::{MintFuture, jitter, retrying},
+    source::{AtDeadline, MintFuture, jitter, retrying},
 };
-use crate::{Error, ErrorKind, JwtFlow, JwtTokenRequest, Result, Token};
+use crate::{Flow, JwtFlow, JwtTokenRequest, Result, Token};
 
 /// Keeps the tokens of many sessions fresh: one per session name, scope, session context, duration, and
 /// account or enterprise.
@@ -59,10 +60,10 @@ struct Pool {
     flow: JwtFlow,
     tokens: Cache<Key, Arc<Session>>,
     /// Only of sessions that are getting a token, or have failed to a short while ago.
-    flights: Cache<Key, Arc<Flights>>,
+    flights: Mutex<HashMap<Key, Arc<Flights>>>,
     minting: Semaphore,
     deadline: Duration,
-    runtime: OnceLock<Handle>,
+    runtime: Runtime,
     refreshes: AtomicU64,
     coalesced: AtomicU64,
     failures: AtomicU64,
@@ -112,6 +113,7 @@ pub struct SessionPoolBuilder {
     idle: Duration,
     concurrent_requests: usize,
     deadline: Duration,
+    runtime: Option<Handle>,
 }
 
 impl SessionPoolBuilder {
@@ -140,6 +142,12 @@ impl SessionPoolBuilder {
         self
     }
 
+    /// Gets tokens on this runtime, instead of the caller's own.
+    pub fn runtime(mut self, runtime: Handle) -> Self {
+        self.runtime = Some(runtime);
+        self
+    }
+
     /// The pool. Nothing is sent before the first caller asks.
     #[must_use]
     pub fn build(self) -> SessionPool {
@@ -150,16 +158,13 @@ impl SessionPoolBuilder {
             flow: self.flow,
             tokens: Cache::builder()
                 .max_capacity(self.capacity)
-                .time_to_idle(self.idle)
+                .time_to_idle(self.idle.min(LONGEST_IDLE))
                 .expire_after(expiry)
                 .build(),
-            flights: Cache::builder()
-                .max_capacity(self.capacity)
-                .time_to_idle(LONGEST_MEMORY_OF_FAILURES)
-                .build(),
+            flights: Mutex::default(),
             minting: Semaphore::new(self.concurrent_requests),
             deadline: self.deadline,
-            runtime: OnceLock::new(),
+            runtime: Runtime::new(self.runtime),
             refreshes: AtomicU64::new(0),
             coalesced: AtomicU64::new(0),
             failures: AtomicU64::new(0),
@@ -167,8 +172,11 @@ impl SessionPoolBuilder {
     }
 }
 
-/// Longer than any pause after a failure.
-const LONGEST_MEMORY_OF_FAILURES: Duration = Duration::from_secs(120);
+/// What is remembered of sessions without a token is swept whenever it has grown to this many more.
+const SWEEP_EVERY: usize = 1024;
+
+/// moka takes no longer time.
+const LONGEST_IDLE: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// How a [`SessionPool`] has done so far, for one's own metrics.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -184,6 +192,22 @@ pub struct PoolStats {
     pub failures: u64,
 }
 
+impl Pool {
+    fn all_flights(&self) -> MutexGuard<'_, HashMap<Key, Arc<Flights>>> {
+        self.flights.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Drops a session's flights, unless there is something to remember, or they have been dropped and begun
+    /// anew meanwhile.
+    fn forget(&self, key: &Key, flights: &Arc<Flights>) {
+        let mut all = self.all_flights();
+        let current = all.get(key);
+        if current.is_some_and(|current| Arc::ptr_eq(current, flights)) && flights.is_at_rest() {
+            all.remove(key);
+        }
+    }
+}
+
 impl SessionPool {
     /// A pool of the sessions of one application.
     pub fn builder(flow: JwtFlow) -> SessionPoolBuilder {
@@ -193,6 +217,7 @@ impl SessionPool {
             idle: Duration::from_secs(900),
             concurrent_requests: 32,
             deadline: DEFAULT_DEADLINE,
+            runtime: None,
         }
     }
 
@@ -257,24 +282,37 @@ impl SessionProvider {
     }
 
     async fn fetch_token(&self) -> Result<AccessToken> {
+        let runtime = self.pool.runtime.handle()?;
         let flights = self.flights();
-        match flights.board(|| self.good().map(|session| session.token.clone())) {
-            Err(token) => Ok(token),
+        let landed = match flights.board(|| self.good().map(|session| session.token.clone())) {
+            Err(token) => return Ok(token),
             Ok(Boarding::Joined(waiting)) => {
                 self.pool.coalesced.fetch_add(1, Ordering::Relaxed);
                 waiting.landed().await
             }
             Ok(Boarding::Started(takeoff, waiting)) => {
-                self.take_off(flights, takeoff);
+                self.take_off(flights, takeoff, &runtime);
                 waiting.landed().await
             }
             Ok(Boarding::Refused(error)) => Err(error),
-        }
+        };
+        // A refresh that failed leaves the old token, as long as that is valid.
+        landed.or_else(|error| {
+            self.good()
+                .map(|session| session.token.clone())
+                .ok_or(error)
+        })
     }
 
     fn flights(&self) -> Arc<Flights> {
-        let new = || Arc::new(Flights::new());
-        self.pool.flights.get_with_by_ref(&self.key, new)
+        let mut all = self.pool.all_flights();
+        if all.len() % SWEEP_EVERY == SWEEP_EVERY - 1 && !all.contains_key(&self.key) {
+            all.retain(|_, flights| Arc::strong_count(flights) > 1 || !flights.is_at_rest());
+        }
+        Arc::clone(
+            all.entry(Arc::clone(&self.key))
+                .or_insert_with(|| Arc::new(Flights::new())),
+        )
     }
 
     fn good(&self) -> Option<Arc<Session>> {
@@ -286,12 +324,15 @@ impl SessionProvider {
     #[cold]
     fn refresh_in_background(&self, session: &Session) {
         let now = self.pool.flow.client().clock().tick();
+        let Ok(runtime) = self.pool.runtime.handle() else {
+            return;
+        };
         if !session.life.claim_refresh(now) {
             return;
         }
         let flights = self.flights();
         match flights.board(|| None::<Infallible>) {
-            Ok(Boarding::Started(takeoff, _)) => self.take_off(flights, takeoff),
+            Ok(Boarding::Started(takeoff, _)) => self.take_off(flights, takeoff, &runtime),
             Ok(Boarding::Joined(_)) => {}
             Ok(Boarding::Refused(error)) => {
                 let pause = error.retry_after().unwrap_or(self.pool.deadline);
@@ -301,13 +342,13 @@ impl SessionProvider {
         }
     }
 
-    fn take_off(&self, flights: Arc<Flights>, takeoff: Takeoff) {
+    fn take_off(&self, flights: Arc<Flights>, takeoff: Takeoff, runtime: &Handle) {
         self.pool.refreshes.fetch_add(1, Ordering::Relaxed);
         let session = SessionFlight {
             session: self.clone(),
             flights,
         };
-        take_off(takeoff, session, self.pool.deadline, &self.pool.runtime);
+        take_off(takeoff, session, self.pool.deadline, runtime);
     }
 }
 
@@ -330,7 +371,8 @@ impl TokenProvider for SessionProvider {
 
     fn invalidate(&self, token: &AccessToken) {
         let current = self.pool.tokens.get(&self.key);
-        if current.is_some_and(|session| session.token.is(token)) {
+        if current.is_some_and(|session| session.token.is(token)) && self.flights().may_invalidate()
+        {
             self.pool.tokens.invalidate(&self.key);
         }
     }
@@ -354,31 +396,31 @@ impl Destination for SessionFlight {
     fn mint(&self, deadline: Instant) -> MintFuture<'_> {
         Box::pin(async move {
             let pool = &self.session.pool;
-            let turn = tokio::time::timeout_at(deadline, pool.minting.acquire()).await;
-            let Ok(Ok(_turn)) = turn else {
-                return Err(Error::new(
-                    ErrorKind::Timeout,
-                    "too many sessions were getting tokens before this one's turn came",
-                ));
+            // One's turn lasts for an attempt, not for the waits between two.
+            let attempt = || async {
+                let _turn = pool.minting.acquire().await;
+                pool.flow.token_for(&self.session.request).await
             };
-            retrying(deadline, || pool.flow.token_for(&self.session.request)).await
+            retrying(deadline, AtDeadline::CutOff, attempt).await
         })
     }
 
     fn land(&self, takeoff: &Takeoff, minted: Result<Token>) {
         let SessionProvider { pool, key, .. } = &self.session;
         let now = pool.flow.client().clock().tick();
-        let session = minted.and_then(|token| {
-            let life = Lifespan::of(&token, now, jitter())?;
-            let token = AccessToken::of(token.access_token())?;
-            Ok(Session { token, life })
-        });
+        let session = minted
+            .and_then(|token| {
+                let life = Lifespan::of(&token, now, jitter())?;
+                let token = AccessToken::of(token.access_token())?;
+                Ok(Session { token, life })
+            })
+            .map_err(|error| error.in_flow(Flow::Jwt));
         match session {
             Ok(session) => {
                 let token = session.token.clone();
                 pool.tokens.insert(Arc::clone(key), Arc::new(session));
                 self.flights.land(takeoff, Ok(token));
-                pool.flights.invalidate(key);
+                pool.forget(key, &self.flights);
             }
             Err(error) => {
                 pool.failures.fetch_add(1, Ordering::Relaxed);

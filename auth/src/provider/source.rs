@@ -6,7 +6,7 @@ use backon::{ExponentialBuilder, Retryable};
 use tokio::{sync::Mutex, time::Instant};
 
 use crate::{
-    DeviceFlow, Error, ErrorCode, ErrorKind, Flow, JwtFlow, JwtTokenRequest, PkceFlow,
+    DeviceFlow, Error, ErrorCode, ErrorKind, Flow, JwtFlow, JwtTokenRequest, OAuthClient, PkceFlow,
     RefreshToken, Result, Token, WebFlow,
 };
 
@@ -14,6 +14,9 @@ pub(super) type MintFuture<'a> = Pin<Box<dyn Future<Output = Result<Token>> + Se
 
 /// Gets new tokens. Calls never overlap.
 pub(super) trait Source: Send + Sync + 'static {
+    /// The flow that it goes by.
+    fn flow(&self) -> Flow;
+
     /// Gets one before the deadline, trying again where that can help.
     fn mint(&self, deadline: Instant) -> MintFuture<'_>;
 }
@@ -25,8 +28,14 @@ pub(super) struct JwtSource {
 }
 
 impl Source for JwtSource {
+    fn flow(&self) -> Flow {
+        Flow::Jwt
+    }
+
     fn mint(&self, deadline: Instant) -> MintFuture<'_> {
-        Box::pin(retrying(deadline, || self.flow.token_for(&self.request)))
+        Box::pin(retrying(deadline, AtDeadline::CutOff, || {
+            self.flow.token_for(&self.request)
+        }))
     }
 }
 
@@ -38,6 +47,14 @@ pub(super) enum UserFlow {
 }
 
 impl UserFlow {
+    fn client(&self) -> &OAuthClient {
+        match self {
+            Self::Web(flow) => flow.client(),
+            Self::Pkce(flow) => flow.client(),
+            Self::Device(flow) => flow.client(),
+        }
+    }
+
     fn kind(&self) -> Flow {
         match self {
             Self::Web(_) => Flow::Web,
@@ -90,6 +107,10 @@ fn nothing_to_refresh_with(flow: Flow) -> Error {
 }
 
 impl Source for RefreshSource {
+    fn flow(&self) -> Flow {
+        self.flow.kind()
+    }
+
     fn mint(&self, deadline: Instant) -> MintFuture<'_> {
         Box::pin(async move {
             let mut record = self.record.lock().await;
@@ -98,13 +119,17 @@ impl Source for RefreshSource {
                 Record::Dead(error) => return Err(error.clone()),
             };
             // The same refresh token again: if the first attempt went through, it is spent either way.
-            let refreshed = retrying(deadline, || self.flow.refresh(&refresh_token)).await;
+            let request_timeout = self.flow.client().request_timeout();
+            let refreshed = retrying(deadline, AtDeadline::Await(request_timeout), || {
+                self.flow.refresh(&refresh_token)
+            })
+            .await;
             match &refreshed {
+                // If no other is issued, the old one stays (RFC 6749 section 6).
                 Ok(token) => {
-                    *record = match token.refresh_token() {
-                        Some(next) => Record::Live(next.clone()),
-                        None => Record::Dead(nothing_to_refresh_with(self.flow.kind())),
-                    };
+                    if let Some(next) = token.refresh_token() {
+                        *record = Record::Live(next.clone());
+                    }
                 }
                 Err(error) if error.code() == Some(&ErrorCode::InvalidGrant) => {
                     *record = Record::Dead(error.clone());
@@ -122,12 +147,30 @@ const LONGEST_WAIT: Duration = Duration::from_secs(5);
 /// Attempts after the first.
 const MOST_RETRIES: usize = 4;
 
+/// What becomes of an attempt that is under way at the deadline.
+#[derive(Clone, Copy)]
+pub(super) enum AtDeadline {
+    /// It is cut off.
+    CutOff,
+    /// It is waited for, as long as a request may take: it may redeem something that works once. None is
+    /// begun that could not end in time.
+    Await(Duration),
+}
+
 /// Tries until it works, an error comes that waiting does not mend, or time runs out: exponential waits
 /// with full jitter, never shorter than `Retry-After` asks.
-pub(super) async fn retrying<F>(deadline: Instant, attempt: impl FnMut() -> F) -> Result<Token>
+pub(super) async fn retrying<F>(
+    deadline: Instant,
+    at_deadline: AtDeadline,
+    attempt: impl FnMut() -> F,
+) -> Result<Token>
 where
     F: Future<Output = Result<Token>>,
 {
+    let takes = match at_deadline {
+        AtDeadline::CutOff => Duration::ZERO,
+        AtDeadline::Await(request_timeout) => request_timeout,
+    };
     let mut last_error = None;
     let waits = ExponentialBuilder::default()
         .with_min_delay(FIRST_WAIT)
@@ -142,18 +185,21 @@ where
             let wait = wait?
                 .mul_f64(random_fraction())
                 .max(error.retry_after().unwrap_or_default());
-            // A try that could not be made in time is not waited for.
-            (Instant::now() + wait < deadline).then_some(wait)
+            let left = deadline.saturating_duration_since(Instant::now());
+            (wait.saturating_add(takes) < left).then_some(wait)
         })
         .notify(|error: &Error, wait| {
             tracing::debug!(kind = ?error.kind(), ?wait, "Coze gave no token; trying again");
             last_error = Some(error.clone());
         });
-    match tokio::time::timeout_at(deadline, attempts).await {
-        Ok(outcome) => outcome,
-        Err(_) => Err(last_error.unwrap_or_else(|| {
-            Error::new(ErrorKind::Timeout, "no token came before the deadline")
-        })),
+    match at_deadline {
+        AtDeadline::Await(_) => attempts.await,
+        AtDeadline::CutOff => match tokio::time::timeout_at(deadline, attempts).await {
+            Ok(outcome) => outcome,
+            Err(_) => Err(last_error.unwrap_or_else(|| {
+                Error::new(ErrorKind::Timeout, "no token came before the deadline")
+            })),
+        },
     }
 }
 

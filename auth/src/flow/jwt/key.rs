@@ -10,7 +10,7 @@ use rustls_pki_types::{PrivateKeyDer, pem::PemObject};
 use zeroize::Zeroizing;
 
 use super::{SignFuture, Signer};
-use crate::{Error, ErrorKind, Flow, Result};
+use crate::{Error, ErrorKind, Flow, Result, input::shown_path};
 
 /// The RSA private key that signs JWTs. It is parsed once, and never printed.
 ///
@@ -40,6 +40,9 @@ impl PrivateKey {
     /// private key, is encrypted, is no RSA key, has fewer than 2,048 bits, or is damaged.
     pub fn from_pem(pem: impl AsRef<str>) -> Result<Self> {
         let pem = pem.as_ref();
+        if pem.contains("Proc-Type:") || pem.contains("DEK-Info:") {
+            return Err(refused(ENCRYPTED));
+        }
         let tidied = tidied(pem).ok_or_else(|| refused(&what_it_is_instead(pem)))?;
         let key_pair = match PrivateKeyDer::from_pem_slice(tidied.as_bytes()) {
             Ok(PrivateKeyDer::Pkcs8(der)) => RsaKeyPair::from_pkcs8(der.secret_pkcs8_der()),
@@ -66,10 +69,13 @@ impl PrivateKey {
     /// As [`from_pem`](Self::from_pem), naming the file; also when the file can't be read.
     pub fn from_pem_file(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
+        let shown = shown_path(path).ok_or_else(|| {
+            refused("it is no path but the key itself; give its text instead (from_pem)")
+        })?;
         let pem = std::fs::read_to_string(path).map_err(|error| {
             Error::new(
                 ErrorKind::PrivateKey,
-                format!("the private key file {} can't be read", path.display()),
+                format!("the private key file {shown} can't be read"),
             )
             .in_flow(Flow::Jwt)
             .with_source(error)
@@ -78,7 +84,7 @@ impl PrivateKey {
         Self::from_pem(&*pem).map_err(|error| {
             refused(&format!(
                 "{}: {}",
-                path.display(),
+                shown,
                 error.message().unwrap_or_default()
             ))
         })
@@ -118,6 +124,9 @@ fn refused(what: &str) -> Error {
         .with_message(Some(what.to_owned()))
 }
 
+const ENCRYPTED: &str =
+    "it is encrypted; decrypt it first (openssl pkcs8 -in key.pem -out private_key.pem)";
+
 const LABELS: [&str; 2] = ["PRIVATE KEY", "RSA PRIVATE KEY"];
 
 /// Writes a key's PEM text anew, one base64 line between its markers. `None` when there is no such key.
@@ -127,7 +136,8 @@ fn tidied(pem: &str) -> Option<Zeroizing<String>> {
         let end = format!("-----END {label}-----");
         let (_, rest) = pem.split_once(&begin)?;
         let (body, _) = rest.split_once(&end)?;
-        let body = Zeroizing::new(body.replace("\\r", "").replace("\\n", ""));
+        let body = Zeroizing::new(body.replace("\\r", ""));
+        let body = Zeroizing::new(body.replace("\\n", ""));
         let mut tidied = Zeroizing::new(String::with_capacity(pem.len() + 2));
         tidied.push_str(&begin);
         tidied.push('\n');
@@ -165,10 +175,7 @@ fn what_it_is_instead(text: &str) -> String {
         _ if LABELS.contains(&label) => {
             format!("the PEM text is cut short: there is no -----END {label}----- line")
         }
-        "ENCRYPTED PRIVATE KEY" => {
-            "it is encrypted; decrypt it first (openssl pkcs8 -in key.pem -out private_key.pem)"
-                .to_owned()
-        }
+        "ENCRYPTED PRIVATE KEY" => ENCRYPTED.to_owned(),
         "EC PRIVATE KEY" => "it is an elliptic curve key; Coze wants RSA".to_owned(),
         "OPENSSH PRIVATE KEY" => {
             "it is an OpenSSH key; convert it (ssh-keygen -p -m PEM -f key)".to_owned()
@@ -263,6 +270,13 @@ mod tests {
             (pem("PRIVATE KEY", ec.as_ref()), "not an RSA key"),
             (pem("EC PRIVATE KEY", ec.as_ref()), "elliptic curve"),
             (pem("ENCRYPTED PRIVATE KEY", &PKCS8), "encrypted"),
+            (
+                pem("RSA PRIVATE KEY", pkcs1()).replace(
+                    "KEY-----\n",
+                    "KEY-----\nProc-Type: 4,ENCRYPTED\nDEK-Info: AES-128-CBC,00\n\n",
+                ),
+                "encrypted",
+            ),
             (pem("PUBLIC KEY", &PKCS8), "public key"),
             (pem("CERTIFICATE", &PKCS8), "certificate"),
             (pem("OPENSSH PRIVATE KEY", &PKCS8), "OpenSSH"),
@@ -286,6 +300,12 @@ mod tests {
         let missing = folder.path().join("missing.pem");
         let error = PrivateKey::from_pem_file(&missing).unwrap_err().to_string();
         assert!(error.contains("missing.pem"), "{error}");
+
+        let key_itself = pem("PRIVATE KEY", &PKCS8);
+        let error = PrivateKey::from_pem_file(&key_itself).unwrap_err();
+        let shown = format!("{error} {error:?}");
+        assert!(shown.contains("the key itself"), "{shown}");
+        assert!(!shown.contains(&key_itself[40..60]), "{shown}");
 
         let empty = folder.path().join("empty.pem");
         std::fs::write(&empty, "").unwrap();

@@ -5,7 +5,14 @@ mod key;
 mod scope;
 mod signer;
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
+    time::Duration,
+};
 
 use coze_oauth_client::types;
 use coze_wire::Secret;
@@ -49,6 +56,8 @@ pub struct JwtFlow {
     encoded_header: String,
     signer: Arc<dyn Signer>,
     jwt_lifetime: Duration,
+    /// By how many seconds the local clock is off, as the last refused JWT taught.
+    wall_correction: Arc<AtomicI64>,
 }
 
 impl JwtFlow {
@@ -86,18 +95,22 @@ impl JwtFlow {
     /// - Those of the transport and of answers that are none. The next call makes a new JWT, so it may
     ///   simply be repeated.
     pub async fn token_for(&self, request: &JwtTokenRequest) -> Result<Token> {
-        let refused = match self.exchange(request, 0).await {
+        let known = self.wall_correction.load(Ordering::Relaxed);
+        let refused = match self.exchange(request, known).await {
             Err(error) if error.code() == Some(&ErrorCode::InvalidClient) => error,
             outcome => return outcome,
         };
         // A clock that is off makes a JWT that is not valid yet or any more: sign by the server's.
-        match refused.wall_correction() {
-            Some(seconds) if seconds.unsigned_abs() > CLOCK_TOLERANCE => {
-                tracing::debug!(seconds, "the local clock is off; signing by the server's");
-                self.exchange(request, seconds).await
-            }
-            _ => Err(refused),
+        let found = refused.wall_correction().unwrap_or(0);
+        if found.abs_diff(known) <= CLOCK_TOLERANCE {
+            return Err(refused);
         }
+        tracing::debug!(found, "the local clock is off; signing by the server's");
+        let outcome = self.exchange(request, found).await;
+        if outcome.is_ok() {
+            self.wall_correction.store(found, Ordering::Relaxed);
+        }
+        outcome
     }
 
     /// Sends a JWT that was never used before, and whose times are corrected by so many seconds.
@@ -230,6 +243,7 @@ impl JwtFlowBuilder {
             audience,
             signer,
             jwt_lifetime: self.jwt_lifetime,
+            wall_correction: Arc::default(),
         })
     }
 }
@@ -383,6 +397,7 @@ fn checked_duration(duration: Duration) -> Result<i64> {
 
 /// Whom usage is counted for: quota and billing per device. Coze asks to choose one of the two.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum SessionContext {
     /// A device (`device_id`).
     DeviceId(String),

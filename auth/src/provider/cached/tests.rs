@@ -36,6 +36,10 @@ struct Script {
 }
 
 impl Source for Arc<Script> {
+    fn flow(&self) -> crate::Flow {
+        crate::Flow::Jwt
+    }
+
     fn mint(&self, deadline: Instant) -> MintFuture<'_> {
         Box::pin(async move {
             let number = self.requests.fetch_add(1, Ordering::SeqCst) + 1;
@@ -290,7 +294,7 @@ async fn in_line_the_caller_waits_for_the_new_token_and_gets_the_old_if_that_fai
         Act::Grant(100),
     ];
     let stage = stage_with(acts, Duration::from_millis(100), |builder| {
-        builder.refresh(Refresh::InLine)
+        builder.refresh(RefreshMode::InLine)
     });
     stage.served().await.unwrap();
     pass(secs(90)).await;
@@ -316,6 +320,48 @@ async fn an_invalidated_token_is_replaced_and_a_stale_one_is_let_be() {
         "the first is not current any more"
     );
     assert_eq!(stage.requests(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_api_that_refuses_every_token_does_not_cause_a_request_for_each_call() {
+    let grants = std::iter::repeat_with(|| Act::Grant(900)).take(9);
+    let stage = stage(grants);
+    for _ in 0..100 {
+        let token = stage.provider.token().await.unwrap();
+        stage.provider.invalidate(&token);
+    }
+    assert_eq!(stage.requests(), 2);
+    pass(secs(10)).await;
+    let token = stage.provider.token().await.unwrap();
+    stage.provider.invalidate(&token);
+    assert_eq!(stage.served().await.unwrap(), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_callers_own_mistake_grounds_nobody() {
+    let stage = stage([Act::Fail(ErrorKind::InvalidInput), Act::Grant(900)]);
+    let error = stage.served().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidInput);
+    assert_eq!(stage.served().await.unwrap(), 2);
+}
+
+#[test]
+fn outside_of_any_runtime_there_is_an_error_and_no_pause() {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .unwrap();
+    let stage = runtime.block_on(async { stage([Act::Grant(900)]) });
+    let mut outside = std::pin::pin!(stage.provider.token());
+    let polled = outside
+        .as_mut()
+        .poll(&mut std::task::Context::from_waker(std::task::Waker::noop()));
+    let std::task::Poll::Ready(Err(error)) = polled else {
+        panic!("it waits for nothing");
+    };
+    assert_eq!(error.kind(), ErrorKind::System);
+    assert_eq!(runtime.block_on(stage.served()).unwrap(), 1);
 }
 
 #[tokio::test(start_paused = true)]
