@@ -1,0 +1,415 @@
+//! API calls whose token is the caller's least concern: each answer is typed, each refusal tells what to quote to
+//! Coze, and a token that died early costs one more request for a token and one more call, never a loop.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use coze_api::{CozeApi, Reply, TokenMiddleware, types};
+use coze_auth::{
+    CachedProvider, Endpoint, Error, ErrorCode, ErrorKind, FixedToken, OAuthClient, Result,
+    TokenProvider, reqwest,
+};
+use coze_mock::{
+    Endpoint as At, ErrorShape, ErrorWord, Fault, MockCoze, RequestRecord, Times, defaults,
+};
+use http_body_util::{BodyDataStream, Full};
+
+use crate::support::{Cut, Stage, edit_json, jwt_flow, millis, pass, secs, status};
+
+/// A mock on a socket, and a service that calls it.
+struct Service {
+    mock: MockCoze,
+    provider: CachedProvider,
+}
+
+impl Service {
+    async fn start() -> Self {
+        let mock = MockCoze::start().await.unwrap();
+        let client = OAuthClient::builder()
+            .endpoint(endpoint(&mock))
+            .http(http());
+        let provider = CachedProvider::jwt(jwt_flow(client.build().unwrap())).build();
+        Self { mock, provider }
+    }
+
+    fn api(&self) -> CozeApi {
+        api_with(self.provider.clone(), &self.mock)
+    }
+
+    /// The token that the service has now dies.
+    async fn lose_token(&self) {
+        let token = self.provider.token().await.unwrap();
+        assert!(self.mock.revoke_access_token(token.expose()));
+    }
+
+    fn middleware(&self) -> reqwest_middleware::ClientWithMiddleware {
+        let layer = TokenMiddleware::new(self.provider.clone(), &endpoint(&self.mock));
+        reqwest_middleware::ClientBuilder::new(http().build().unwrap())
+            .with(layer)
+            .build()
+    }
+
+    fn me_url(&self) -> String {
+        format!("{}/v1/users/me", self.mock.url())
+    }
+}
+
+fn endpoint(mock: &MockCoze) -> Endpoint {
+    Endpoint::custom(mock.url()).unwrap()
+}
+
+fn http() -> reqwest::ClientBuilder {
+    reqwest::Client::builder().no_proxy()
+}
+
+fn api_with(provider: impl TokenProvider, mock: &MockCoze) -> CozeApi {
+    CozeApi::builder(provider)
+        .endpoint(endpoint(mock))
+        .http(http())
+        .build()
+        .unwrap()
+}
+
+/// A client in the same process as the mock, with a provider in its hand.
+fn in_process(stage: &Stage) -> (CozeApi, CachedProvider) {
+    let provider = CachedProvider::jwt(stage.jwt()).build();
+    (CozeApi::new(stage.client(), provider.clone()), provider)
+}
+
+async fn me(api: &CozeApi) -> Result<Reply<types::UserEnvelope>> {
+    api.call(|api| async move { api.get_current_user().send().await })
+        .await
+}
+
+/// How many requests there were for a token, and how many for the current user.
+fn requests(mock: &MockCoze) -> (usize, usize) {
+    let requests = mock.requests();
+    let count = |at| {
+        let here = |request: &&RequestRecord| request.endpoint == Some(at);
+        requests.iter().filter(here).count()
+    };
+    (count(At::Token), count(At::UsersMe))
+}
+
+#[tokio::test]
+async fn each_operation_decodes() {
+    let service = Service::start().await;
+    let api = service.api();
+    let me = me(&api).await.unwrap();
+    assert_eq!(me.data.user_name, "mock_user");
+    let log_id = service.mock.requests().pop().unwrap().log_id;
+    assert_eq!(me.log_id(), Some(log_id.as_str()));
+
+    let workspaces = api
+        .call(|api| async move { api.list_workspaces().send().await })
+        .await
+        .unwrap();
+    assert_eq!(workspaces.data.workspaces[0].id, defaults::WORKSPACE_ID);
+
+    let bots = api
+        .call(|api| async move {
+            let bots = api.list_bots().workspace_id(defaults::WORKSPACE_ID);
+            bots.page_num(2).page_size(1).send().await
+        })
+        .await
+        .unwrap();
+    assert_eq!(bots.data.items.len(), 1);
+    assert_eq!(bots.data.items[0].id, defaults::BOT_IDS[1]);
+
+    let bot = api
+        .call(|api| async move { api.get_bot().bot_id(defaults::BOT_IDS[0]).send().await })
+        .await
+        .unwrap();
+    assert_eq!(bot.data.name.as_deref(), Some("First mock bot"));
+    assert_eq!(requests(&service.mock).0, 1, "one token for all of them");
+    service.mock.assert_clean();
+}
+
+#[tokio::test]
+async fn a_code_that_is_not_zero_is_an_error_at_status_200() {
+    let service = Service::start().await;
+    let fault = Fault::ErrorWithStatus200 {
+        shape: ErrorShape::C,
+        word: ErrorWord::InvalidRequest,
+    };
+    service.mock.faults().add(fault, At::UsersMe, Times::ONCE);
+    let error = me(&service.api()).await.unwrap_err();
+    assert_refused(&service.mock, &error, 200, 4000);
+    assert_eq!(requests(&service.mock), (1, 1), "it is not about the token");
+}
+
+#[track_caller]
+fn assert_refused(mock: &MockCoze, error: &Error, http_status: u16, code: i64) {
+    assert_eq!(error.kind(), ErrorKind::Refused, "{error}");
+    assert_eq!(status(error), Some(http_status), "{error}");
+    assert_eq!(error.code(), Some(&ErrorCode::Api(code)), "{error}");
+    let log_id = mock.requests().pop().unwrap().log_id;
+    assert_eq!(error.log_id(), Some(log_id.as_str()), "{error}");
+    assert!(error.message().is_some(), "{error}");
+}
+
+#[tokio::test]
+async fn a_resource_without_permission_is_an_error_and_no_reason_for_another_token() {
+    let service = Service::start().await;
+    let error = service
+        .api()
+        .call(|api| async move { api.get_bot().bot_id("unknown").send().await })
+        .await
+        .unwrap_err();
+    assert_refused(&service.mock, &error, 403, 4101);
+    assert_eq!(service.mock.request_count(), 2, "a token and a call");
+}
+
+#[tokio::test]
+async fn a_fixed_token_that_is_dead_gives_the_error_after_one_call() {
+    let mock = MockCoze::start().await.unwrap();
+    let api = api_with(FixedToken::new("pat_dead").unwrap(), &mock);
+    let error = me(&api).await.unwrap_err();
+    assert_refused(&mock, &error, 401, 700_012_006);
+    assert_eq!(requests(&mock), (0, 1));
+    let shown = format!("{error} {error:?} {api:?}");
+    assert!(!shown.contains("pat_dead"), "{shown}");
+}
+
+#[tokio::test]
+async fn a_fixed_token_that_is_alive_is_sent_as_it_is() {
+    let mock = MockCoze::start().await.unwrap();
+    let token = FixedToken::new(defaults::PERSONAL_ACCESS_TOKEN).unwrap();
+    me(&api_with(token, &mock)).await.unwrap();
+    mock.assert_clean();
+}
+
+#[tokio::test]
+async fn a_revoked_token_costs_one_more_token_and_one_more_call() {
+    let service = Service::start().await;
+    let api = service.api();
+    me(&api).await.unwrap();
+    service.lose_token().await;
+    me(&api).await.unwrap();
+    assert_eq!(requests(&service.mock), (2, 3));
+    me(&api).await.unwrap();
+    assert_eq!(requests(&service.mock), (2, 4), "all is well again");
+    service.mock.assert_clean();
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_way_to_refuse_a_token_is_recovered_from() {
+    for (http_status, code) in [
+        (401, 700_012_006),
+        (200, 4100),
+        (200, 700_012_006),
+        (401, 1),
+    ] {
+        let stage = Stage::new();
+        stage.line.rewrites(move |response| {
+            if response.status() == 401 {
+                *response.status_mut() = http::StatusCode::from_u16(http_status).unwrap();
+                edit_json(response, |json| json["code"] = code.into());
+            }
+        });
+        let (api, provider) = in_process(&stage);
+        let dead = provider.token().await.unwrap();
+        stage.mock.revoke_access_token(dead.expose());
+        let outcome = me(&api).await;
+        assert!(outcome.is_ok(), "{http_status} {code}: {outcome:?}");
+        assert_eq!(requests(&stage.mock), (2, 2), "{http_status} {code}");
+    }
+}
+
+/// From now on the API refuses every token.
+fn refuse_all(stage: &Stage) {
+    stage.line.rewrites(|response| {
+        let body = std::str::from_utf8(response.body()).unwrap();
+        if body.contains("user_name") {
+            *response.status_mut() = http::StatusCode::UNAUTHORIZED;
+            let refusal = br#"{"code":4100,"msg":"authentication is invalid"}"#;
+            *response.body_mut() = Bytes::from_static(refusal);
+            response.headers_mut().remove("content-length");
+        }
+    });
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_second_refusal_is_the_error() {
+    let stage = Stage::new();
+    refuse_all(&stage);
+    let (api, _) = in_process(&stage);
+    let error = me(&api).await.unwrap_err();
+    assert_eq!(error.code(), Some(&ErrorCode::Api(4100)));
+    assert_eq!(status(&error), Some(401));
+    assert_eq!(requests(&stage.mock), (2, 2), "no loop");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_api_that_refuses_every_token_does_not_make_each_call_ask_for_another() {
+    let stage = Stage::new();
+    refuse_all(&stage);
+    let (api, _) = in_process(&stage);
+    for _ in 0..50 {
+        let error = me(&api).await.unwrap_err();
+        assert_eq!(error.code(), Some(&ErrorCode::Api(4100)));
+    }
+    assert_eq!(requests(&stage.mock), (2, 51));
+    pass(secs(10)).await;
+    me(&api).await.unwrap_err();
+    assert_eq!(requests(&stage.mock), (3, 53), "after a while once more");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hundred_callers_with_a_dead_token_cause_one_request_for_another() {
+    let stage = Stage::new();
+    let (api, provider) = in_process(&stage);
+    let dead = provider.token().await.unwrap();
+    stage.mock.revoke_access_token(dead.expose());
+    stage.line.takes(millis(50));
+    let callers: Vec<_> = (0..100)
+        .map(|_| {
+            let api = api.clone();
+            tokio::spawn(async move { me(&api).await.unwrap() })
+        })
+        .collect();
+    for caller in callers {
+        caller.await.unwrap();
+    }
+    assert_eq!(requests(&stage.mock), (2, 200));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_user_whose_sign_in_was_revoked_is_asked_to_sign_in_again() {
+    let stage = Stage::new();
+    let first = stage.web_sign_in().await;
+    let refresh_token = first.refresh_token().unwrap().expose().to_owned();
+    let provider = CachedProvider::web_in_memory(stage.web(), first).build();
+    let api = CozeApi::new(stage.client(), provider);
+    me(&api).await.unwrap();
+    stage.mock.revoke_sign_in(&refresh_token);
+    let error = me(&api).await.unwrap_err();
+    assert_eq!(error.code(), Some(&ErrorCode::InvalidGrant));
+    assert!(error.to_string().contains("sign in again"), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_a_token_no_call_is_made() {
+    let stage = Stage::new();
+    stage.line.cut(Cut::Refused);
+    let (api, _) = in_process(&stage);
+    let error = me(&api).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Connect);
+    assert_eq!(error.flow(), Some(coze_auth::Flow::Jwt));
+    assert_eq!(stage.mock.request_count(), 0);
+}
+
+#[tokio::test]
+async fn calls_can_be_spawned_and_share_one_provider() {
+    let service = Service::start().await;
+    let provider: Arc<dyn TokenProvider> = Arc::new(service.provider.clone());
+    let api = api_with(provider, &service.mock);
+    let calls: Vec<_> = (0..20)
+        .map(|_| {
+            let api = api.clone();
+            tokio::spawn(async move {
+                let operation = api.call(|api| async move { api.get_current_user().send().await });
+                operation.await.unwrap()
+            })
+        })
+        .collect();
+    for call in calls {
+        assert_eq!(call.await.unwrap().data.user_name, "mock_user");
+    }
+    assert_eq!(requests(&service.mock), (1, 20));
+}
+
+#[tokio::test]
+async fn an_api_that_redirects_gets_no_token_elsewhere() {
+    let service = Service::start().await;
+    let elsewhere = MockCoze::start().await.unwrap();
+    let fault = Fault::Redirect {
+        status: 307,
+        location: format!("{}/v1/users/me", elsewhere.url()),
+    };
+    service.mock.faults().add(fault, At::UsersMe, Times::ONCE);
+    let error = me(&service.api()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Redirected);
+    assert_eq!(elsewhere.request_count(), 0);
+}
+
+// The layer for other clients
+
+#[tokio::test]
+async fn a_layered_client_carries_the_token_and_recovers_once() {
+    let service = Service::start().await;
+    let client = service.middleware();
+    let get = || async { client.get(service.me_url()).send().await.unwrap() };
+    assert_eq!(get().await.status(), 200);
+    service.lose_token().await;
+    assert_eq!(get().await.status(), 200);
+    assert_eq!(requests(&service.mock), (2, 3));
+    service.mock.assert_clean();
+}
+
+#[tokio::test]
+async fn a_layered_client_with_a_dead_fixed_token_keeps_its_401() {
+    let mock = MockCoze::start().await.unwrap();
+    let layer = TokenMiddleware::new(FixedToken::new("pat_dead").unwrap(), &endpoint(&mock));
+    let client = reqwest_middleware::ClientBuilder::new(http().build().unwrap())
+        .with(layer)
+        .build();
+    let url = format!("{}/v1/users/me", mock.url());
+    let answer = client.get(url).send().await.unwrap();
+    assert_eq!(answer.status(), 401);
+    assert_eq!(requests(&mock), (0, 1));
+}
+
+#[tokio::test]
+async fn a_layered_client_sends_a_stream_once() {
+    let service = Service::start().await;
+    let client = service.middleware();
+    service.lose_token().await;
+    let body = BodyDataStream::new(Full::<Bytes>::from("x"));
+    let request = client.get(service.me_url());
+    let request = request.body(reqwest::Body::wrap_stream(body));
+    assert_eq!(request.send().await.unwrap().status(), 401);
+    assert_eq!(requests(&service.mock).1, 1);
+}
+
+#[tokio::test]
+async fn a_layered_client_shows_no_token_to_another_origin() {
+    let service = Service::start().await;
+    let elsewhere = MockCoze::start().await.unwrap();
+    let client = service.middleware();
+    let url = format!("{}/v1/users/me", elsewhere.url());
+    client.get(&url).send().await.unwrap();
+    let localhost = elsewhere.url().replace("127.0.0.1", "localhost");
+    client
+        .get(format!("{localhost}/v1/users/me"))
+        .send()
+        .await
+        .unwrap();
+    // This client follows redirects, as reqwest does by default.
+    let fault = Fault::Redirect {
+        status: 307,
+        location: url,
+    };
+    service.mock.faults().add(fault, At::UsersMe, Times::ONCE);
+    client.get(service.me_url()).send().await.unwrap();
+    let there = elsewhere.requests();
+    assert_eq!(there.len(), 3);
+    for request in &there {
+        assert_eq!(request.header("authorization"), None, "{request}");
+    }
+}
+
+#[tokio::test]
+#[ignore = "known bug: the layer does not look where a redirected answer comes from"]
+async fn a_401_of_another_origin_says_nothing_about_the_token() {
+    let service = Service::start().await;
+    let elsewhere = MockCoze::start().await.unwrap();
+    let fault = Fault::Redirect {
+        status: 307,
+        location: format!("{}/v1/users/me", elsewhere.url()),
+    };
+    service.mock.faults().add(fault, At::UsersMe, Times::ONCE);
+    let answer = service.middleware().get(service.me_url()).send().await;
+    assert_eq!(answer.unwrap().status(), 401);
+    assert_eq!(requests(&service.mock), (1, 1), "the token is good");
+}

@@ -1,0 +1,29 @@
+//! coze-auth and coze-api against the mock of Coze, which knows what it granted: flows, faults, and tokens that
+//! are to be valid whatever time and the network do.
+//!
+//! | module | question |
+//! |---|---|
+//! | [`clean`] | Does every flow keep to the contract, and get what it asked for? |
+//! | [`faults`] | What does a caller learn from each thing that can go wrong? |
+//! | [`provider`] | Is the cached token valid, got once, and never lost? |
+//! | [`sessions`] | Has each end user's session a token of its own, and only one? |
+//! | [`api`] | Do API calls carry a token, and recover once from a dead one? |
+//! | [`walk`] | Does all of this hold together, over thousands of random steps? |
+//!
+//! Client and mock share one time, tokio's paused one, and a [`Stage`](support::Stage): nothing waits. What
+//! only a socket can show (resets, time-outs, redirects) is shown over one, with short limits.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test stops at the first surprise; helpers of tests do too"
+)]
+
+mod api;
+mod clean;
+mod faults;
+mod provider;
+mod sessions;
+mod support;
+mod walk;

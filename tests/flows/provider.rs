@@ -1,0 +1,967 @@
+//! The cached provider with a real client below it and a mock that knows the truth: the unit tests beside it have
+//! a script in the place of both, and can't say whether a token is still good, or a sign-in lost.
+
+use std::{
+    io::Write,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use coze_auth::{
+    AccessToken, CachedProvider, CachedProviderBuilder, Error, ErrorCode, ErrorKind, Flow,
+    RefreshMode, Token, TokenProvider,
+};
+use coze_mock::{
+    Endpoint as At, Fault, FaultBody, MockCoze, RetryAfter, SignIn, Target, Times, When, defaults,
+};
+use tokio::time::Instant;
+
+use crate::support::{Cut, START, Stage, edit_json, millis, pass, secs, status};
+
+fn jwt(stage: &Stage) -> CachedProvider {
+    CachedProvider::jwt(stage.jwt()).build()
+}
+
+/// Reads the cached token every second until there is none; each one read must be alive.
+async fn read_to_the_end(stage: &Stage, provider: &CachedProvider) -> u64 {
+    let began = Instant::now();
+    while let Some(token) = provider.cached() {
+        assert!(stage.takes(&token), "expired after {:?}", began.elapsed());
+        pass(secs(1)).await;
+    }
+    began.elapsed().as_secs()
+}
+
+/// A sign-in of each user flow, and the provider that keeps it fresh.
+async fn user_flows(stage: &Stage) -> [(&'static str, Token, CachedProviderBuilder); 3] {
+    let web = stage.web_sign_in().await;
+    let pkce = stage.pkce_sign_in().await;
+    let device = stage.device_sign_in().await;
+    [
+        (
+            "web",
+            web.clone(),
+            CachedProvider::web_in_memory(stage.web(), web),
+        ),
+        (
+            "pkce",
+            pkce.clone(),
+            CachedProvider::pkce_in_memory(stage.pkce(), pkce),
+        ),
+        (
+            "device",
+            device.clone(),
+            CachedProvider::device_in_memory(stage.device(), device),
+        ),
+    ]
+}
+
+fn sign_in(stage: &Stage, first: &Token) -> SignIn {
+    let refresh_token = first.refresh_token().unwrap();
+    stage.mock.sign_in_of(refresh_token.expose()).unwrap()
+}
+
+// Retries
+
+#[tokio::test(start_paused = true)]
+async fn each_attempt_carries_a_jwt_of_its_own() {
+    let stage = Stage::new();
+    for fault in [
+        Fault::internal_error(),
+        Fault::ConnectionReset {
+            when: When::AfterProcessing,
+        },
+        Fault::Status {
+            status: 502,
+            body: FaultBody::Html,
+            retry_after: None,
+        },
+        Fault::Timeout {
+            when: When::AfterProcessing,
+        },
+    ] {
+        stage.mock.faults().add(fault, At::Token, Times::ONCE);
+    }
+    let provider = jwt(&stage);
+    let token = provider.token().await.unwrap();
+    assert!(stage.takes(&token));
+    let mut ids: Vec<_> = stage
+        .jwt_claims("jti")
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    ids.sort();
+    ids.dedup();
+    assert_eq!(ids.len(), 5, "four faults, then a token");
+    assert_eq!(stage.token_requests().len(), 5);
+    let stats = provider.stats();
+    assert_eq!((stats.refreshes, stats.failures), (1, 0));
+    stage.mock.assert_clean();
+}
+
+#[tokio::test(start_paused = true)]
+async fn attempts_are_bounded_in_number() {
+    let stage = Stage::new();
+    let faults = stage.mock.faults();
+    faults.add(Fault::status(503), At::Token, Times::Forever);
+    let began = Instant::now();
+    let error = jwt(&stage).token().await.unwrap_err();
+    assert_eq!(status(&error), Some(503));
+    assert_eq!(stage.token_requests().len(), 5);
+    assert!(
+        began.elapsed() <= secs(3),
+        "0.2 + 0.4 + 0.8 + 1.6 s at most"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn attempts_are_bounded_in_time() {
+    let stage = Stage::new();
+    stage.line.cut(Cut::Silent);
+    let provider = CachedProvider::jwt(stage.jwt()).deadline(secs(45)).build();
+    let began = Instant::now();
+    let error = provider.token().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Timeout);
+    assert_eq!(began.elapsed(), secs(45));
+    assert_eq!(stage.line.attempts(), 2, "the first ended after 30 s");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_time_out_by_the_deadline_alone_still_tells_the_flow() {
+    let stage = Stage::new();
+    stage.line.cut(Cut::Silent);
+    let provider = CachedProvider::jwt(stage.jwt()).deadline(secs(5)).build();
+    let error = provider.token().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Timeout);
+    assert_eq!(error.flow(), Some(Flow::Jwt), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn retry_after_is_waited_for() {
+    for retry_after in [RetryAfter::Seconds(17), RetryAfter::DateInSeconds(17)] {
+        let stage = Stage::new();
+        let fault = Fault::Status {
+            status: 429,
+            body: FaultBody::Json,
+            retry_after: Some(retry_after),
+        };
+        stage.mock.faults().add(fault, At::Token, Times::ONCE);
+        let began = Instant::now();
+        jwt(&stage).token().await.unwrap();
+        assert_eq!(began.elapsed(), secs(17), "{retry_after:?}");
+        assert_eq!(stage.token_requests().len(), 2);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_retry_after_beyond_the_deadline_is_an_error_at_once() {
+    let stage = Stage::new();
+    let faults = stage.mock.faults();
+    faults.add(Fault::too_many_requests(50), At::Token, Times::ONCE);
+    let provider = CachedProvider::jwt(stage.jwt()).deadline(secs(40)).build();
+    let began = Instant::now();
+    let error = provider.token().await.unwrap_err();
+    assert_eq!(began.elapsed(), Duration::ZERO);
+    assert_eq!(error.retry_after(), Some(secs(50)));
+
+    pass(secs(49)).await;
+    let error = provider.token().await.unwrap_err();
+    assert_eq!(error.retry_after(), Some(secs(1)), "the rest of the pause");
+    assert_eq!(stage.token_requests().len(), 1, "the server is left alone");
+    pass(secs(1)).await;
+    provider.token().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_absurd_retry_after_is_a_refusal_like_any_other() {
+    let stage = Stage::new();
+    let faults = stage.mock.faults();
+    faults.add(Fault::too_many_requests(u64::MAX), At::Token, Times::ONCE);
+    let error = jwt(&stage).token().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Refused, "{error}");
+    assert_eq!(status(&error), Some(429));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deadline_without_end_is_one() {
+    let stage = Stage::new();
+    let provider = CachedProvider::jwt(stage.jwt())
+        .deadline(Duration::MAX)
+        .build();
+    let token = provider.token().await.unwrap();
+    assert!(stage.takes(&token));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_waiting_does_not_mend_is_not_tried_again() {
+    let wrong_key = |stage: &Stage| {
+        let key = coze_auth::PrivateKey::from_pem(defaults::jwt_private_key_pem().unwrap());
+        coze_auth::JwtFlow::builder(stage.client())
+            .client_id(defaults::JWT_CLIENT_ID)
+            .key_id("another key")
+            .signer(key.unwrap())
+            .build()
+            .unwrap()
+    };
+    let stage = Stage::new();
+    let provider = CachedProvider::jwt(wrong_key(&stage)).build();
+    let error = provider.token().await.unwrap_err();
+    assert_eq!(error.code(), Some(&ErrorCode::InvalidClient));
+    assert_eq!(stage.token_requests().len(), 1);
+
+    let stage = Stage::new();
+    let app = defaults::JWT_CLIENT_ID;
+    stage.mock.set_app_active(app, false).unwrap();
+    let provider = jwt(&stage);
+    let error = provider.token().await.unwrap_err();
+    assert_eq!(error.code(), Some(&ErrorCode::AccessDeny));
+    assert_eq!(stage.token_requests().len(), 1);
+    // The owner activates it again: after the pause all is well, without a restart.
+    stage.mock.set_app_active(app, true).unwrap();
+    pass(secs(1)).await;
+    provider.token().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+#[ignore = "known bug: callers of the failed request itself are not told"]
+async fn after_a_failure_every_caller_learns_when_the_next_try_is() {
+    let stage = Stage::new();
+    let faults = stage.mock.faults();
+    faults.add(Fault::status(503), At::Token, Times::Next(5));
+    let provider = jwt(&stage);
+    let during = provider.token().await.unwrap_err();
+    let after = provider.token().await.unwrap_err();
+    assert_eq!(after.retry_after(), Some(secs(1)));
+    assert_eq!(
+        during.retry_after(),
+        Some(secs(1)),
+        "those who waited for the failure are told too"
+    );
+}
+
+// Time
+
+#[tokio::test(start_paused = true)]
+async fn a_clock_an_hour_off_costs_a_second_jwt_and_serves_no_expired_token() {
+    for offset in [3600, -3600] {
+        let stage = Stage::new();
+        stage.clock.set_wall_offset_secs(offset);
+        let provider = jwt(&stage);
+        let token = provider.token().await.unwrap();
+        assert!(stage.takes(&token), "{offset}");
+        let statuses: Vec<_> = stage
+            .token_requests()
+            .iter()
+            .map(coze_mock::RequestRecord::status)
+            .collect();
+        assert_eq!(statuses, [Some(401), Some(200)], "{offset}");
+        let issued_at = stage.jwt_claims("iat").pop().unwrap().as_u64().unwrap();
+        assert!(
+            issued_at.abs_diff(START) <= 1,
+            "signed by the server's clock"
+        );
+
+        stage.line.cut(Cut::Refused);
+        let served = read_to_the_end(&stage, &provider).await;
+        assert!((890..900).contains(&served), "{offset}: {served}");
+        stage.mock.assert_clean();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_refused_jwt_taught_about_the_clock_is_remembered_until_it_is_wrong() {
+    let stage = Stage::new();
+    stage.clock.set_wall_offset_secs(-3600);
+    let jwt = stage.jwt();
+    let mut requests = Vec::new();
+    for offset in [-3600, -3600, 0, 0] {
+        stage.clock.set_wall_offset_secs(offset);
+        let before = stage.token_requests().len();
+        stage.granted(&jwt.token().await.unwrap());
+        requests.push(stage.token_requests().len() - before);
+    }
+    assert_eq!(requests, [2, 1, 2, 1], "the clock was set right in between");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_servers_clock_is_good_enough_for_a_server_that_allows_none_off() {
+    for offset in [3600, -3600] {
+        let stage = Stage::of(MockCoze::builder().jwt_leeway(Duration::ZERO));
+        stage.clock.set_wall_offset_secs(offset);
+        let token = stage.jwt().token().await;
+        assert!(token.is_ok(), "{offset}: {:?}", token.err());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_jwt_that_is_refused_within_five_seconds_is_not_signed_again() {
+    let strict = |offset| {
+        let stage = Stage::of(MockCoze::builder().jwt_leeway(Duration::ZERO));
+        stage.clock.set_wall_offset_secs(offset);
+        stage
+    };
+    let stage = strict(5);
+    let error = stage.jwt().token().await.unwrap_err();
+    assert_eq!(error.code(), Some(&ErrorCode::InvalidClient));
+    assert_eq!(stage.token_requests().len(), 1);
+
+    let stage = strict(6);
+    stage.jwt().token().await.unwrap();
+    assert_eq!(stage.token_requests().len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_jwt_that_is_refused_for_another_reason_is_signed_again_once_at_most() {
+    let stage = Stage::new();
+    stage.clock.set_wall_offset_secs(3600);
+    let error = stage.jwt_of_another_app().token().await.unwrap_err();
+    assert_eq!(error.code(), Some(&ErrorCode::InvalidClient));
+    assert_eq!(stage.token_requests().len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refreshing_provider_with_a_clock_an_hour_off_serves_no_expired_token() {
+    for offset in [3600, -3600] {
+        let stage = Stage::new();
+        stage.clock.set_wall_offset_secs(offset);
+        for (flow, first, builder) in user_flows(&stage).await {
+            let provider = builder.build();
+            for _ in 0..3000 {
+                let token = provider.token().await.unwrap();
+                assert!(stage.takes(&token), "{flow} {offset}");
+                pass(secs(1)).await;
+            }
+            let generations = sign_in(&stage, &first).generations.len();
+            assert!((4..=6).contains(&generations), "{flow}: {generations}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_system_that_slept_gets_another_token() {
+    let stage = Stage::new();
+    let provider = jwt(&stage);
+    let before = provider.token().await.unwrap();
+    // The monotonic clock stands still meanwhile.
+    stage.mock.clock().advance(secs(3600));
+    stage.clock.set_wall_offset_secs(3600);
+    assert!(!stage.takes(&before));
+    assert!(provider.cached().is_none());
+    let after = provider.token().await.unwrap();
+    assert!(stage.takes(&after));
+    assert_eq!(stage.token_requests().len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+#[ignore = "known bug: the window is measured on the monotonic clock only"]
+async fn a_system_that_slept_into_the_window_refreshes_ahead() {
+    let stage = Stage::new();
+    let provider = jwt(&stage);
+    provider.token().await.unwrap();
+    stage.mock.clock().advance(secs(880));
+    stage.clock.set_wall_offset_secs(880);
+    assert!(provider.cached().is_some(), "18 s are left");
+    pass(secs(1)).await;
+    assert_eq!(stage.token_requests().len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_clock_that_is_set_right_again_lengthens_no_life() {
+    let stage = Stage::new();
+    stage.clock.set_wall_offset_secs(3600);
+    let provider = jwt(&stage);
+    provider.token().await.unwrap();
+    stage.clock.set_wall_offset_secs(0);
+    stage.line.cut(Cut::Refused);
+    let served = read_to_the_end(&stage, &provider).await;
+    assert!((890..900).contains(&served), "{served}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_a_date_a_right_clock_will_do() {
+    let stage = Stage::new();
+    stage.line.rewrites(|response| {
+        response.headers_mut().remove("date");
+    });
+    let provider = jwt(&stage);
+    provider.token().await.unwrap();
+    stage.line.cut(Cut::Refused);
+    let served = read_to_the_end(&stage, &provider).await;
+    assert!((890..900).contains(&served), "{served}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_a_date_a_wrong_clock_is_not_guessed_at() {
+    let stage = Stage::new();
+    stage.line.rewrites(|response| {
+        response.headers_mut().remove("date");
+    });
+    stage.clock.set_wall_offset_secs(-3600);
+    let error = jwt(&stage).token().await.unwrap_err();
+    assert_eq!(error.code(), Some(&ErrorCode::InvalidClient));
+    assert!(error.hint().contains("clock"), "{error}");
+    assert_eq!(stage.token_requests().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_duration_instead_of_an_expiry_needs_no_clock() {
+    for offset in [0, 3600, -3600] {
+        for with_date in [true, false] {
+            let stage = Stage::new();
+            let first = stage.pkce_sign_in().await;
+            stage.clock.set_wall_offset_secs(offset);
+            stage.line.takes(secs(2));
+            stage.line.rewrites(move |response| {
+                edit_json(response, |json| json["expires_in"] = 900.into());
+                if !with_date {
+                    response.headers_mut().remove("date");
+                }
+            });
+            let provider = CachedProvider::pkce_in_memory(stage.pkce(), first).build();
+            let old = provider.token().await.unwrap();
+            provider.invalidate(&old);
+            provider.token().await.unwrap();
+            stage.line.cut(Cut::Refused);
+            let served = read_to_the_end(&stage, &provider).await;
+            assert!(
+                (890..900).contains(&served),
+                "{offset} {with_date}: {served}"
+            );
+        }
+    }
+}
+
+// The refresh token
+
+#[tokio::test(start_paused = true)]
+async fn a_sign_in_lives_on_over_many_generations_in_an_unbroken_chain() {
+    let stage = Stage::of(MockCoze::builder().reuse_revokes_family(true));
+    for (flow, first, builder) in user_flows(&stage).await {
+        let provider = builder.build();
+        // Five hours of a token a minute or so, with a fault now and then.
+        for minute in 0..300 {
+            if minute % 7 == 0 {
+                let faults = stage.mock.faults();
+                faults.add(Fault::status(503), Target::refresh(), Times::Next(2));
+            }
+            let token = provider.token().await.unwrap();
+            assert!(stage.takes(&token), "{flow} in minute {minute}");
+            pass(secs(60)).await;
+        }
+        stage.mock.faults().clear();
+        provider.shutdown().await;
+
+        let sign_in = sign_in(&stage, &first);
+        let generations = &sign_in.generations;
+        assert!(generations.len() >= 20, "{flow}: {}", generations.len());
+        let (live, spent) = generations.split_last().unwrap();
+        assert!(spent.iter().all(|one| one.redeemed_at_unix_ms.is_some()));
+        assert_eq!(
+            sign_in.live_refresh_token(),
+            Some(live.refresh_token.as_str())
+        );
+        assert_eq!(sign_in.reuse_attempts(), 0, "{flow}");
+        let served = provider.token().await.unwrap();
+        assert_eq!(
+            live.access_token,
+            coze_mock::fingerprint(served.expose()),
+            "{flow}: the token in hand is that of the last generation"
+        );
+    }
+    assert_eq!(stage.mock.ledger().len(), 3, "nobody signed in again");
+    stage.mock.assert_clean();
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_attempt_of_a_refresh_sends_the_same_refresh_token() {
+    let stage = Stage::new();
+    for (flow, first, builder) in user_flows(&stage).await {
+        let provider = builder.build();
+        let old = provider.token().await.unwrap();
+        let before = stage.token_requests().len();
+        for fault in [
+            Fault::internal_error(),
+            Fault::too_many_requests(2),
+            Fault::ConnectionReset {
+                when: When::BeforeProcessing,
+            },
+        ] {
+            stage
+                .mock
+                .faults()
+                .add(fault, Target::refresh(), Times::ONCE);
+        }
+        provider.invalidate(&old);
+        let token = provider.token().await.unwrap();
+        assert!(stage.takes(&token), "{flow}");
+        let requests = stage.token_requests().split_off(before);
+        assert_eq!(requests.len(), 4, "{flow}");
+        let bodies: Vec<_> = requests.iter().map(|request| &request.body).collect();
+        assert!(bodies.windows(2).all(|pair| pair[0] == pair[1]), "{flow}");
+        let sign_in = sign_in(&stage, &first);
+        assert_eq!(
+            (sign_in.generations.len(), sign_in.reuse_attempts()),
+            (2, 0)
+        );
+    }
+    stage.mock.assert_clean();
+}
+
+/// Whoever reads this must know what to do.
+#[track_caller]
+fn assert_asks_for_a_sign_in(error: &Error) {
+    assert_eq!(error.kind(), ErrorKind::Refused, "{error}");
+    assert_eq!(error.code(), Some(&ErrorCode::InvalidGrant), "{error}");
+    assert!(error.to_string().contains("sign in again"), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dead_refresh_token_asks_for_a_sign_in_and_is_not_sent_again() {
+    let stage = Stage::new();
+    for (flow, first, builder) in user_flows(&stage).await {
+        let provider = builder.build();
+        let old = provider.token().await.unwrap();
+        let refresh_token = first.refresh_token().unwrap().expose();
+        assert!(stage.mock.revoke_sign_in(refresh_token));
+        let before = stage.line.attempts();
+        // The API refuses the token, and says so.
+        provider.invalidate(&old);
+        let error = provider.token().await.unwrap_err();
+        assert_asks_for_a_sign_in(&error);
+        assert!(error.log_id().is_some(), "{flow}");
+        for _ in 0..100 {
+            pass(secs(61)).await;
+            assert_asks_for_a_sign_in(&provider.token().await.unwrap_err());
+        }
+        assert_eq!(stage.line.attempts() - before, 1, "{flow}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refresh_whose_answer_is_lost_serves_the_old_token_and_then_asks_for_a_sign_in() {
+    let stage = Stage::new();
+    let first = stage.pkce_sign_in().await;
+    let provider = CachedProvider::pkce_in_memory(stage.pkce(), first.clone()).build();
+    pass(secs(880)).await;
+    let lost = Fault::ConnectionReset {
+        when: When::AfterProcessing,
+    };
+    stage
+        .mock
+        .faults()
+        .add(lost, Target::refresh(), Times::ONCE);
+    let mut served = 0;
+    while let Some(token) = provider.cached() {
+        assert!(stage.takes(&token));
+        served += 1;
+        pass(secs(1)).await;
+    }
+    assert!(served >= 17, "{served}: to its end, not to the failure");
+    assert_asks_for_a_sign_in(&provider.token().await.unwrap_err());
+    let refreshes = stage.token_requests().len() - 1;
+    assert_eq!(refreshes, 2, "the lost one, and one that came too late");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_login_that_ended_says_so_and_is_not_hammered() {
+    let stage = Stage::new();
+    let first = stage.web_sign_in().await;
+    let refresh_token = first.refresh_token().unwrap().expose().to_owned();
+    let provider = CachedProvider::web_in_memory(stage.web(), first).build();
+    stage.mock.end_login(&refresh_token);
+    pass(secs(900)).await;
+    let before = stage.line.attempts();
+    for _ in 0..600 {
+        let error = provider.token().await.unwrap_err();
+        assert_eq!(error.code(), Some(&ErrorCode::AccessDeny));
+        assert!(error.to_string().contains("sign in again"), "{error}");
+        pass(secs(1)).await;
+    }
+    let requests = stage.line.attempts() - before;
+    assert!(requests <= 16, "{requests} in ten minutes");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stored_sign_in_whose_access_token_has_ended_is_refreshed_at_the_first_call() {
+    let stage = Stage::new();
+    let first = stage.device_sign_in().await;
+    pass(secs(29 * 24 * 3600)).await;
+    let provider = CachedProvider::device_in_memory(stage.device(), first).build();
+    let token = provider.token().await.unwrap();
+    assert!(stage.takes(&token));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refresh_that_was_sent_is_waited_for_beyond_the_deadline() {
+    let stage = Stage::new();
+    let first = stage.web_sign_in().await;
+    let provider = CachedProvider::web_in_memory(stage.web(), first.clone())
+        .deadline(secs(5))
+        .build();
+    let old = provider.token().await.unwrap();
+    provider.invalidate(&old);
+    stage.line.takes(secs(20));
+    let began = Instant::now();
+    let new = provider.token().await.unwrap();
+    assert_eq!(began.elapsed(), secs(20));
+    assert!(stage.takes(&new));
+    stage.line.takes(Duration::ZERO);
+    pass(secs(900)).await;
+    assert!(stage.takes(&provider.token().await.unwrap()));
+    assert_eq!(sign_in(&stage, &first).reuse_attempts(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+#[ignore = "known bug: a deadline below the request time-out leaves a refresh one attempt"]
+async fn a_short_deadline_leaves_room_for_another_attempt_of_a_refresh() {
+    let stage = Stage::new();
+    let first = stage.web_sign_in().await;
+    let provider = CachedProvider::web_in_memory(stage.web(), first)
+        .deadline(secs(20))
+        .build();
+    let old = provider.token().await.unwrap();
+    provider.invalidate(&old);
+    let faults = stage.mock.faults();
+    faults.add(Fault::status(503), Target::refresh(), Times::ONCE);
+    let token = provider.token().await.unwrap();
+    assert!(stage.takes(&token));
+}
+
+#[tokio::test(start_paused = true)]
+async fn shutdown_waits_for_a_refresh_so_that_the_live_token_is_in_hand() {
+    let stage = Stage::new();
+    let first = stage.web_sign_in().await;
+    let provider = CachedProvider::web_in_memory(stage.web(), first.clone()).build();
+    pass(secs(880)).await;
+    stage.line.takes(secs(5));
+    assert!(provider.cached().is_some());
+    let began = Instant::now();
+    provider.shutdown().await;
+    assert_eq!(began.elapsed(), secs(5));
+    let served = provider.cached().unwrap();
+    let sign_in = sign_in(&stage, &first);
+    assert_eq!(sign_in.generations.len(), 2);
+    assert_eq!(
+        sign_in.generations[1].access_token,
+        coze_mock::fingerprint(served.expose())
+    );
+    pass(secs(900)).await;
+    let error = provider.token().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ShutDown);
+    assert_eq!(stage.token_requests().len(), 2, "nothing begins after it");
+}
+
+// One request for all
+
+async fn herd(provider: &CachedProvider) -> Vec<AccessToken> {
+    let callers: Vec<_> = (0..1000)
+        .map(|_| {
+            let provider = provider.clone();
+            tokio::spawn(async move { provider.token().await.unwrap() })
+        })
+        .collect();
+    let mut tokens = Vec::new();
+    for caller in callers {
+        tokens.push(caller.await.unwrap());
+    }
+    tokens
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_herd_causes_one_request_whenever_it_comes() {
+    let stage = Stage::new();
+    stage.line.takes(millis(50));
+    let provider = jwt(&stage);
+    let began = Instant::now();
+    let first = herd(&provider).await;
+    assert_eq!(stage.token_requests().len(), 1, "on an empty cache");
+    assert_eq!(began.elapsed(), millis(50), "one round trip for all");
+
+    pass(secs(900)).await;
+    let began = Instant::now();
+    let second = herd(&provider).await;
+    assert_eq!(stage.token_requests().len(), 2, "just expired");
+    assert_eq!(began.elapsed(), millis(50));
+
+    pass(secs(890)).await;
+    let began = Instant::now();
+    let third = herd(&provider).await;
+    assert_eq!(began.elapsed(), Duration::ZERO, "nobody waits");
+    pass(secs(1)).await;
+    assert_eq!(stage.token_requests().len(), 3, "inside the window");
+    for (herd, number) in [(&first, 1), (&second, 2), (&third, 2)] {
+        let same = herd.iter().all(|token| token.expose() == herd[0].expose());
+        assert!(same, "all of herd {number} got the same token");
+    }
+    assert_eq!(third[0].expose(), second[0].expose(), "the old is served");
+    let stats = provider.stats();
+    assert_eq!((stats.refreshes, stats.coalesced), (3, 2 * 999));
+    assert_eq!(stats.served_from_cache, 1000);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn on_many_threads_a_herd_causes_one_request_too() {
+    let stage = Stage::new();
+    stage.line.takes(millis(20));
+    let provider = jwt(&stage);
+    let first = herd(&provider).await;
+    assert_eq!(stage.token_requests().len(), 1);
+
+    // All of them find that the API refuses it.
+    let callers: Vec<_> = first
+        .into_iter()
+        .map(|dead| {
+            let provider = provider.clone();
+            tokio::spawn(async move {
+                provider.invalidate(&dead);
+                let next = provider.token().await.unwrap();
+                assert_ne!(next.expose(), dead.expose());
+            })
+        })
+        .collect();
+    for caller in callers {
+        caller.await.unwrap();
+    }
+    assert_eq!(stage.token_requests().len(), 2);
+    assert_eq!(stage.line.most_in_flight(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_herd_on_a_dead_server_gets_one_error_and_then_leaves_it_alone() {
+    let stage = Stage::new();
+    stage.line.cut(Cut::Refused);
+    let provider = jwt(&stage);
+    let callers: Vec<_> = (0..1000)
+        .map(|_| {
+            let provider = provider.clone();
+            tokio::spawn(async move { provider.token().await.unwrap_err() })
+        })
+        .collect();
+    for caller in callers {
+        assert_eq!(caller.await.unwrap().kind(), ErrorKind::Connect);
+    }
+    assert_eq!(stage.line.attempts(), 5, "one request with its attempts");
+    let mut errors = 0;
+    for _ in 0..300 {
+        errors += u32::from(provider.token().await.is_err());
+        pass(secs(1)).await;
+    }
+    assert_eq!(errors, 300);
+    // Pauses of 1, 2, 4, 8, 16, 32, 60, 60 ... s.
+    let attempts = stage.line.attempts();
+    assert!((35..=60).contains(&attempts), "{attempts} in five minutes");
+    stage.line.mend();
+    pass(secs(60)).await;
+    provider.token().await.unwrap();
+    let stats = provider.stats();
+    assert!(stats.last_error.is_none() && stats.failures >= 7);
+}
+
+#[tokio::test(start_paused = true)]
+async fn under_load_nobody_waits_after_the_first() {
+    let stage = Stage::new();
+    stage.line.takes(millis(50));
+    let fault = Fault::ShortLivedTokens { seconds: 5 };
+    stage.mock.faults().add(fault, At::Token, Times::Forever);
+    let provider = jwt(&stage);
+    provider.token().await.unwrap();
+    for _ in 0..6000 {
+        let token = provider.cached().expect("nobody waits");
+        assert!(stage.takes(&token));
+        pass(millis(10)).await;
+    }
+    let requests = stage.token_requests().len();
+    assert!((12..=22).contains(&requests), "{requests} in a minute");
+}
+
+#[tokio::test(start_paused = true)]
+#[ignore = "known bug: the pause after a failed refresh outlasts the token"]
+async fn an_outage_that_ends_before_the_token_does_is_not_noticed() {
+    // Whenever in the window it ends: the pause after a failure must not outlast the token.
+    for outage in (10..220).step_by(10) {
+        let stage = Stage::new();
+        let provider = jwt(&stage);
+        provider.token().await.unwrap();
+        pass(secs(670)).await;
+        stage.line.cut(Cut::Refused);
+        for second in 0..300 {
+            if second == outage {
+                stage.line.mend();
+            }
+            let token = provider.token().await;
+            assert!(
+                token.is_ok(),
+                "{second} s after 670 s; the outage was over after {outage} s"
+            );
+            pass(secs(1)).await;
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn in_line_the_one_who_finds_it_due_waits_and_no_task_is_left_behind() {
+    let stage = Stage::new();
+    stage.line.takes(millis(50));
+    let first = stage.pkce_sign_in().await;
+    let provider = CachedProvider::pkce_in_memory(stage.pkce(), first.clone())
+        .refresh(RefreshMode::InLine)
+        .build();
+    let old = provider.token().await.unwrap();
+    pass(secs(880)).await;
+    let began = Instant::now();
+    let new = provider.token().await.unwrap();
+    assert_eq!(began.elapsed(), millis(50));
+    assert_ne!(old.expose(), new.expose());
+    assert!(stage.takes(&new));
+    tokio::task::yield_now().await;
+    let tasks = tokio::runtime::Handle::current()
+        .metrics()
+        .num_alive_tasks();
+    assert_eq!(tasks, 0);
+    assert_eq!(sign_in(&stage, &first).generations.len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn only_the_current_token_can_be_invalidated() {
+    let stage = Stage::new();
+    let provider = jwt(&stage);
+    let first = provider.token().await.unwrap();
+    stage.mock.revoke_access_token(first.expose());
+    provider.invalidate(&first);
+    let second = provider.token().await.unwrap();
+    assert!(stage.takes(&second));
+    for _ in 0..100 {
+        // Callers who held the dead one come late.
+        provider.invalidate(&first);
+        assert_eq!(provider.token().await.unwrap().expose(), second.expose());
+    }
+    assert_eq!(stage.token_requests().len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn tokens_that_the_api_refuses_one_after_another_are_replaced_every_ten_seconds() {
+    let stage = Stage::new();
+    let provider = jwt(&stage);
+    for _ in 0..100 {
+        let token = provider.token().await.unwrap();
+        provider.invalidate(&token);
+        pass(secs(1)).await;
+    }
+    assert_eq!(stage.token_requests().len(), 1 + 10);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_that_is_invalidated_during_its_refresh_is_not_served_after_it() {
+    let stage = Stage::new();
+    let provider = jwt(&stage);
+    let old = provider.token().await.unwrap();
+    pass(secs(880)).await;
+    stage.line.takes(secs(2));
+    assert!(provider.cached().is_some(), "a refresh begins");
+    provider.invalidate(&old);
+    assert!(provider.cached().is_none());
+    let new = provider.token().await.unwrap();
+    assert_ne!(new.expose(), old.expose());
+    assert_eq!(stage.token_requests().len(), 2, "it joined the one begun");
+}
+
+// What shows
+
+#[tokio::test(start_paused = true)]
+async fn counters_tell_the_story() {
+    let stage = Stage::new();
+    let provider = jwt(&stage);
+    assert_eq!(provider.stats().expires_in, None);
+    provider.token().await.unwrap();
+    assert_eq!(provider.stats().expires_in, Some(secs(898)));
+    for _ in 0..10 {
+        provider.cached().unwrap();
+    }
+    pass(secs(880)).await;
+    stage.line.cut(Cut::Refused);
+    provider.cached().unwrap();
+    pass(secs(4)).await;
+    let stats = provider.stats();
+    assert_eq!(stats.served_from_cache, 11);
+    assert_eq!((stats.refreshes, stats.failures), (2, 1));
+    assert_eq!(stats.last_error.unwrap().kind(), ErrorKind::Connect);
+
+    stage.line.mend();
+    provider.cached().unwrap();
+    pass(secs(1)).await;
+    let stats = provider.stats();
+    assert_eq!((stats.refreshes, stats.failures), (3, 1));
+    assert!(stats.last_error.is_none());
+    assert_eq!(stats.served_from_cache, 12, "those of the replaced one too");
+}
+
+#[derive(Clone, Default)]
+struct Traced(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Traced {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_that_is_traced_or_debugged_shows_a_secret() {
+    let traced = Traced::default();
+    let writer = traced.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .with_max_level(tracing::Level::TRACE)
+        .with_writer(move || writer.clone())
+        .finish();
+    // With one dispatcher alone, tracing asks only the thread that comes to a callsite first, which may be
+    // another test's, whether anybody listens; and remembers its no.
+    let _second = tracing::Dispatch::new(tracing_subscriber::registry());
+    let _watching = tracing::subscriber::set_default(subscriber);
+
+    let stage = Stage::new();
+    let mut secrets = vec![defaults::WEB_CLIENT_SECRET.to_owned()];
+    let mut shown = String::new();
+    let jwt = CachedProvider::jwt(stage.jwt());
+    shown.push_str(&format!("{jwt:?}"));
+    let mut providers = vec![jwt.build()];
+    for (_, first, builder) in user_flows(&stage).await {
+        secrets.push(first.refresh_token().unwrap().expose().to_owned());
+        shown.push_str(&format!("{builder:?}"));
+        providers.push(builder.build());
+    }
+    let faults = stage.mock.faults();
+    faults.add(Fault::internal_error(), At::Token, Times::Next(3));
+    faults.add(Fault::TruncatedJson, At::Token, Times::ONCE);
+    for _ in 0..4 {
+        for provider in &providers {
+            match provider.token().await {
+                Ok(token) => {
+                    secrets.push(token.expose().to_owned());
+                    shown.push_str(&format!("{token:?} {:?}", provider.borrow()));
+                    provider.invalidate(&token);
+                }
+                Err(error) => shown.push_str(&format!("{error} {error:?}")),
+            }
+            shown.push_str(&format!("{provider:?} {:?}", provider.stats()));
+        }
+        pass(secs(61)).await;
+    }
+    secrets.extend(stage.line.bearers());
+    let traced = String::from_utf8(traced.0.lock().unwrap().clone()).unwrap();
+    for expected in [
+        "trying again",
+        "no new access token",
+        "refused the access token",
+    ] {
+        assert!(traced.contains(expected), "{expected:?} is traced");
+    }
+    assert!(secrets.len() > 20, "{}", secrets.len());
+    for secret in &secrets {
+        assert!(!traced.contains(secret.as_str()), "a secret is traced");
+        assert!(!shown.contains(secret.as_str()), "a secret is shown");
+    }
+}

@@ -1,0 +1,453 @@
+//! Sessions keep end users apart, so the one thing that may never happen is that two share a token; and there are
+//! very many, so requests, memory and failures must stay those of each alone.
+//!
+//! The pool's memory (expiry and idle time of its entries) runs on real time even where tokio's is paused. What a
+//! caller gets depends on the client's clock alone, and is tested here; that idle entries are dropped is tested
+//! with an idle time of nothing.
+
+use std::{collections::HashSet, time::Duration};
+
+use coze_auth::{
+    AccessToken, ErrorKind, JwtTokenRequest, Scope, SessionContext, SessionPool, SessionProvider,
+    TokenProvider,
+};
+use coze_mock::{Endpoint as At, Fault, Times};
+use tokio::time::Instant;
+
+use crate::support::{Cut, Stage, edit_json, millis, pass, secs, status};
+
+fn pool(stage: &Stage) -> SessionPool {
+    SessionPool::builder(stage.jwt()).build()
+}
+
+async fn token(pool: &SessionPool, user: &str) -> AccessToken {
+    pool.session(user).token().await.unwrap()
+}
+
+/// Requests of which no two are the same.
+fn different_requests() -> Vec<JwtTokenRequest> {
+    let new = JwtTokenRequest::new;
+    let device = |id: &str| SessionContext::DeviceId(id.to_owned());
+    let consumer = |id: &str| SessionContext::CustomConsumer(id.to_owned());
+    vec![
+        new(),
+        new().session_name("a"),
+        new().session_name("A"),
+        new().session_name("a "),
+        new().session_name("a\""),
+        new().session_name("(None, None, None, None, None)"),
+        new().session_name("None"),
+        new().session_name("a").duration(secs(900)),
+        new().session_name("a").duration(secs(901)),
+        new().session_name("a").scope(Scope::bot_chat(["1"])),
+        new().session_name("a").scope(Scope::bot_chat(["1", "2"])),
+        new().session_name("a").scope(Scope::bot_chat(["1, 2"])),
+        new().session_name("a").scope(Scope::bot_chat(["1\", \"2"])),
+        new()
+            .session_name("a")
+            .scope(Scope::new().workspace_permissions(["1"], ["p"])),
+        new()
+            .session_name("a")
+            .scope(Scope::new().workflow_permissions(["1"], ["p"])),
+        new().session_name("a").session_context(device("d")),
+        new().session_name("a").session_context(consumer("d")),
+        new().session_name("a").session_context(device("e")),
+        new().session_context(device("a")),
+        new().session_name("a").account("1"),
+        new().session_name("a").enterprise("1"),
+        new().account("a"),
+        new().enterprise("a"),
+        new().account("1").session_context(device("d")),
+    ]
+}
+
+#[tokio::test(start_paused = true)]
+async fn different_requests_never_share_a_token_and_equal_ones_always_do() {
+    let stage = Stage::new();
+    let pool = pool(&stage);
+    let requests = different_requests();
+    let mut tokens = Vec::new();
+    for request in &requests {
+        tokens.push(pool.provider(request.clone()).token().await.unwrap());
+    }
+    let different: HashSet<_> = tokens.iter().map(AccessToken::expose).collect();
+    assert_eq!(different.len(), requests.len());
+    for (request, token) in requests.iter().zip(&tokens) {
+        let again = pool.provider(request.clone()).token().await.unwrap();
+        assert_eq!(again.expose(), token.expose(), "{request:?}");
+    }
+    assert_eq!(stage.token_requests().len(), requests.len());
+    stage.mock.assert_clean();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_gets_the_token_of_its_own_request() {
+    let stage = Stage::new();
+    let pool = pool(&stage);
+    for user in ["alice", "bob", "用户"] {
+        let token = token(&pool, user).await;
+        let granted = stage.mock.granted(token.expose()).unwrap();
+        assert_eq!(granted.session_name.as_deref(), Some(user));
+    }
+    let request = JwtTokenRequest::new()
+        .session_name("carol")
+        .account("9001")
+        .duration(secs(60));
+    let token = pool.provider(request).token().await.unwrap();
+    let granted = stage.mock.granted(token.expose()).unwrap();
+    assert_eq!(granted.session_name.as_deref(), Some("carol"));
+    assert_eq!(granted.account_id.as_deref(), Some("9001"));
+    let until = granted.expires_at.unwrap();
+    assert_eq!(until, stage.mock.clock().unix_seconds() + 60);
+}
+
+/// A thousand callers at once, on fifty sessions; each must get its own session's token.
+async fn thousand_callers_on_fifty_sessions(stage: &Stage, pool: &SessionPool) {
+    let callers: Vec<_> = (0..1000)
+        .map(|number| {
+            let user = format!("user-{}", number % 50);
+            let session = pool.session(user.clone());
+            (
+                user,
+                tokio::spawn(async move { session.token().await.unwrap() }),
+            )
+        })
+        .collect();
+    for (user, caller) in callers {
+        let token = caller.await.unwrap();
+        let granted = stage.mock.granted(token.expose()).unwrap();
+        assert_eq!(granted.session_name, Some(user));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_thousand_callers_on_fifty_sessions_cause_fifty_requests() {
+    let stage = Stage::new();
+    stage.line.takes(millis(50));
+    let pool = pool(&stage);
+    thousand_callers_on_fifty_sessions(&stage, &pool).await;
+    assert_eq!(stage.token_requests().len(), 50);
+    let stats = pool.stats();
+    assert_eq!((stats.refreshes, stats.coalesced), (50, 950));
+    assert_eq!((stats.failures, stats.sessions), (0, 50));
+
+    // All have just expired: the same again.
+    pass(secs(900)).await;
+    thousand_callers_on_fifty_sessions(&stage, &pool).await;
+    assert_eq!(stage.token_requests().len(), 100);
+    stage.mock.assert_clean();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_thousand_callers_inside_the_window_cause_one_request_and_nobody_waits() {
+    let stage = Stage::new();
+    let pool = pool(&stage);
+    let session = pool.session("alice");
+    let old = session.token().await.unwrap();
+    pass(secs(880)).await;
+    stage.line.takes(secs(2));
+    let began = Instant::now();
+    for _ in 0..1000 {
+        assert_eq!(session.token().await.unwrap().expose(), old.expose());
+    }
+    assert_eq!(began.elapsed(), Duration::ZERO);
+    pass(secs(3)).await;
+    assert_ne!(session.token().await.unwrap().expose(), old.expose());
+    assert_eq!(stage.token_requests().len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn sessions_get_their_tokens_so_many_at_once_and_no_more() {
+    let stage = Stage::new();
+    stage.line.takes(millis(50));
+    let builder = SessionPool::builder(stage.jwt());
+    let pool = builder.concurrent_requests(4).build();
+    let began = Instant::now();
+    thousand_callers_on_fifty_sessions(&stage, &pool).await;
+    assert_eq!(stage.line.most_in_flight(), 4, "no more, and no fewer");
+    assert_eq!(began.elapsed(), millis(13 * 50));
+    assert_eq!(stage.token_requests().len(), 50);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_wait_for_ones_turn_counts_for_the_deadline() {
+    let stage = Stage::new();
+    stage.line.takes(secs(4));
+    let pool = SessionPool::builder(stage.jwt())
+        .concurrent_requests(1)
+        .deadline(secs(6))
+        .build();
+    let session = |user| pool.session(user);
+    let (one, two) = (session("one"), session("two"));
+    let (first, second) = tokio::join!(one.token(), two.token());
+    first.unwrap();
+    assert_eq!(second.unwrap_err().kind(), ErrorKind::Timeout);
+    pass(secs(4)).await;
+    token(&pool, "two").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_that_waits_for_a_retry_keeps_nobody_else_waiting() {
+    let stage = Stage::new();
+    let builder = SessionPool::builder(stage.jwt());
+    let pool = builder.concurrent_requests(1).build();
+    let faults = stage.mock.faults();
+    faults.add(Fault::too_many_requests(30), At::Token, Times::ONCE);
+    let (unlucky, lucky) = (pool.session("unlucky"), pool.session("lucky"));
+    let unlucky = tokio::spawn(async move { unlucky.token().await });
+    pass(secs(1)).await;
+    let began = Instant::now();
+    lucky.token().await.unwrap();
+    assert_eq!(began.elapsed(), Duration::ZERO);
+    unlucky.await.unwrap().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn on_many_threads_fifty_sessions_cause_fifty_requests_too() {
+    let stage = Stage::new();
+    stage.line.takes(millis(20));
+    let pool = pool(&stage);
+    thousand_callers_on_fifty_sessions(&stage, &pool).await;
+    assert_eq!(stage.token_requests().len(), 50);
+    let most = stage.line.most_in_flight();
+    assert!(most <= 32, "{most}: the default limit");
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_more_sessions_are_kept_than_there_is_room_for() {
+    let stage = Stage::new();
+    let pool = SessionPool::builder(stage.jwt()).capacity(100).build();
+    for number in 0..400 {
+        let user = format!("user-{number}");
+        let granted = token(&pool, &user).await;
+        let granted = stage.mock.granted(granted.expose()).unwrap();
+        assert_eq!(granted.session_name, Some(user));
+    }
+    let sessions = pool.stats().sessions;
+    assert!((1..=100).contains(&sessions), "{sessions}");
+    assert!(sessions >= 90, "room is used: {sessions}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_that_was_dropped_simply_gets_a_token_anew() {
+    let stage = Stage::new();
+    let pool = SessionPool::builder(stage.jwt()).capacity(1).build();
+    for _ in 0..3 {
+        for user in ["alice", "bob", "carol"] {
+            let token = token(&pool, user).await;
+            let granted = stage.mock.granted(token.expose()).unwrap();
+            assert_eq!(granted.session_name.as_deref(), Some(user));
+        }
+    }
+    assert!(pool.stats().sessions <= 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_small_pool_still_makes_one_request_for_all_callers_of_a_session() {
+    let stage = Stage::new();
+    stage.line.takes(millis(50));
+    let pool = SessionPool::builder(stage.jwt()).capacity(5).build();
+    thousand_callers_on_fifty_sessions(&stage, &pool).await;
+    assert_eq!(stage.token_requests().len(), 50);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_small_pool_still_pauses_each_session_after_its_failure() {
+    let stage = Stage::new();
+    let app = coze_mock::defaults::JWT_CLIENT_ID;
+    stage.mock.set_app_active(app, false).unwrap();
+    let pool = SessionPool::builder(stage.jwt()).capacity(5).build();
+    let began = Instant::now();
+    for _ in 0..10 {
+        for number in 0..50 {
+            let session = pool.session(format!("user-{number}"));
+            session.token().await.unwrap_err();
+        }
+    }
+    assert!(began.elapsed() < secs(1), "no pause is over yet");
+    assert_eq!(pool.stats().refreshes, 50, "each was tried once");
+}
+
+#[tokio::test(start_paused = true)]
+async fn idle_sessions_are_dropped() {
+    let stage = Stage::new();
+    let pool = SessionPool::builder(stage.jwt())
+        .idle(Duration::from_nanos(1))
+        .build();
+    let one = token(&pool, "alice").await;
+    std::thread::sleep(millis(2));
+    assert_eq!(pool.stats().sessions, 0);
+    let other = token(&pool, "alice").await;
+    assert_ne!(one.expose(), other.expose());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pool_that_drops_no_idle_sessions_can_be_had() {
+    let stage = Stage::new();
+    let pool = SessionPool::builder(stage.jwt())
+        .idle(Duration::MAX)
+        .build();
+    token(&pool, "alice").await;
+    assert_eq!(pool.stats().sessions, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pool_without_a_deadline_can_be_had() {
+    let stage = Stage::new();
+    let builder = SessionPool::builder(stage.jwt());
+    let pool = builder.deadline(Duration::MAX).build();
+    pool.session("alice").token().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_that_never_ends_is_kept() {
+    let stage = Stage::new();
+    stage.line.rewrites(|response| {
+        edit_json(response, |json| json["expires_in"] = i64::MAX.into());
+    });
+    let pool = pool(&stage);
+    let first = token(&pool, "alice").await;
+    pass(secs(3600)).await;
+    assert_eq!(token(&pool, "alice").await.expose(), first.expose());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_expired_session_gets_another_token_and_never_the_old() {
+    let stage = Stage::new();
+    let pool = pool(&stage);
+    let request = JwtTokenRequest::new().session_name("alice");
+    let session = pool.provider(request.duration(secs(10)));
+    let mut tokens = HashSet::new();
+    for _ in 0..600 {
+        let token = session.token().await.unwrap();
+        assert!(stage.takes(&token));
+        tokens.insert(token.expose().to_owned());
+        pass(millis(700)).await;
+    }
+    assert!((42..=60).contains(&tokens.len()), "{}", tokens.len());
+    let requests = stage.token_requests().len();
+    assert!(
+        requests - tokens.len() <= 1,
+        "the last one may not have been read yet"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_a_server_a_token_serves_to_its_end_and_no_longer() {
+    let stage = Stage::new();
+    let pool = pool(&stage);
+    let session = pool.session("alice");
+    session.token().await.unwrap();
+    stage.line.cut(Cut::Refused);
+    let mut served = 0;
+    while let Some(token) = session.cached() {
+        assert!(stage.takes(&token));
+        served += 1;
+        pass(secs(1)).await;
+    }
+    assert!((890..900).contains(&served), "{served}");
+    let error = session.token().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Connect);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_system_that_slept_gets_another_token() {
+    let stage = Stage::new();
+    let pool = pool(&stage);
+    let session = pool.session("alice");
+    session.token().await.unwrap();
+    stage.mock.clock().advance(secs(3600));
+    stage.clock.set_wall_offset_secs(3600);
+    assert!(session.cached().is_none());
+    assert!(stage.takes(&session.token().await.unwrap()));
+}
+
+async fn is_refused(session: &SessionProvider) -> bool {
+    session.token().await.is_err()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failure_pauses_its_session_and_no_other() {
+    let stage = Stage::new();
+    let pool = pool(&stage);
+    let (unlucky, lucky) = (pool.session("unlucky"), pool.session("lucky"));
+    let faults = stage.mock.faults();
+    faults.add(Fault::status(503), At::Token, Times::Next(5));
+    let error = unlucky.token().await.unwrap_err();
+    assert_eq!(status(&error), Some(503));
+    lucky.token().await.unwrap();
+    let before = stage.token_requests().len();
+    for _ in 0..100 {
+        assert!(is_refused(&unlucky).await);
+        // Another handle of the same session.
+        assert!(is_refused(&pool.session("unlucky")).await);
+    }
+    assert_eq!(stage.token_requests().len(), before, "it pauses");
+    pass(secs(1)).await;
+    assert!(!is_refused(&unlucky).await);
+    assert_eq!(pool.stats().failures, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_cannot_be_fails_for_itself_and_sends_nothing() {
+    let stage = Stage::new();
+    let pool = pool(&stage);
+    let request = JwtTokenRequest::new().session_name("alice");
+    let endless = pool.provider(request.duration(Duration::MAX));
+    let error = endless.token().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidInput);
+    assert_eq!(stage.line.attempts(), 0);
+    token(&pool, "alice").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn only_the_current_token_of_a_session_can_be_invalidated() {
+    let stage = Stage::new();
+    let pool = pool(&stage);
+    let bystander = token(&pool, "bystander").await;
+    let session = pool.session("alice");
+    let first = session.token().await.unwrap();
+    session.invalidate(&bystander);
+    assert!(session.cached().is_some(), "another session's is not its");
+    session.invalidate(&first);
+    assert!(session.cached().is_none());
+    let second = session.token().await.unwrap();
+    assert_ne!(first.expose(), second.expose());
+    session.invalidate(&first);
+    assert_eq!(session.token().await.unwrap().expose(), second.expose());
+    let token = token(&pool, "bystander").await;
+    assert_eq!(token.expose(), bystander.expose());
+    assert_eq!(stage.token_requests().len(), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_caller_who_goes_away_stops_nobody_elses_request() {
+    let stage = Stage::new();
+    stage.line.takes(millis(50));
+    let pool = pool(&stage);
+    let session = pool.session("alice");
+    let impatient = tokio::time::timeout(millis(10), session.token()).await;
+    assert!(impatient.is_err());
+    session.token().await.unwrap();
+    assert_eq!(stage.token_requests().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_that_is_debugged_shows_a_secret() {
+    let stage = Stage::new();
+    let builder = SessionPool::builder(stage.jwt());
+    let mut shown = format!("{builder:?}");
+    let pool = builder.build();
+    let session = pool.session("alice");
+    let token = session.token().await.unwrap();
+    shown.push_str(&format!(
+        "{pool:?} {session:?} {token:?} {:?}",
+        pool.stats()
+    ));
+    assert!(!shown.contains(token.expose()), "{shown}");
+    assert!(!shown.contains("czs_"), "{shown}");
+    assert!(!shown.contains("PRIVATE KEY"), "{shown}");
+    for jwt in stage.line.bearers() {
+        assert!(!shown.contains(&jwt), "{shown}");
+    }
+}

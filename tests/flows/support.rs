@@ -1,0 +1,329 @@
+//! The stage of all tests: a mock, a client in the same process, one clock for both, and a line between them that
+//! can be cut, slowed down and listened to.
+
+use std::{
+    error::Error as StdError,
+    sync::{Arc, Mutex, OnceLock},
+    time::{Duration, SystemTime},
+};
+
+use bytes::Bytes;
+use coze_auth::{
+    AccessToken, DeviceFlow, Endpoint, Error, JwtFlow, OAuthClient, OAuthClientBuilder, PkceFlow,
+    PrivateKey, Token, WebFlow, reqwest,
+    testing::{SendError, SendErrorKind, ServiceTransport, TestClock},
+};
+use coze_mock::{Builder, Decision, GrantedToken, MockClock, MockCoze, RequestRecord, defaults};
+use http_body_util::{BodyExt, Full};
+use serde_json::Value;
+use tower::ServiceExt;
+
+/// When every stage begins, by the mock's clock, in UNIX seconds.
+pub(crate) const START: u64 = 1_800_000_000;
+
+/// A redirect URI of the mock's web and PKCE apps.
+pub(crate) const REDIRECT_URI: &str = "http://127.0.0.1:8080/callback";
+
+pub(crate) const fn secs(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+pub(crate) const fn millis(millis: u64) -> Duration {
+    Duration::from_millis(millis)
+}
+
+pub(crate) fn unix(seconds: u64) -> SystemTime {
+    SystemTime::UNIX_EPOCH + secs(seconds)
+}
+
+/// Lets this much time pass, for everybody.
+pub(crate) async fn pass(duration: Duration) {
+    tokio::time::sleep(duration).await;
+}
+
+/// A mock and what is needed to call it. Make it inside a runtime whose time is paused.
+pub(crate) struct Stage {
+    pub(crate) mock: MockCoze,
+    /// The client's clock. Its wall can be set wrong; the mock's is always right.
+    pub(crate) clock: TestClock,
+    pub(crate) line: Line,
+}
+
+impl Stage {
+    pub(crate) fn new() -> Self {
+        Self::of(MockCoze::builder())
+    }
+
+    pub(crate) fn of(builder: Builder) -> Self {
+        let mock = builder
+            .clock(MockClock::following_tokio_from(unix(START)))
+            .build()
+            .unwrap();
+        Self {
+            line: Line(Arc::new(LineInner {
+                mock: mock.clone(),
+                state: Mutex::default(),
+            })),
+            mock,
+            clock: TestClock::starting_at(unix(START)),
+        }
+    }
+
+    pub(crate) fn client_builder(&self) -> OAuthClientBuilder {
+        let line = self.line.clone();
+        let service = tower::service_fn(move |request| line.clone().carry(request));
+        OAuthClient::builder()
+            .endpoint(Endpoint::custom(self.mock.url()).unwrap())
+            .transport(ServiceTransport::new(service))
+            .test_clock(self.clock.clone())
+    }
+
+    pub(crate) fn client(&self) -> OAuthClient {
+        self.client_builder().build().unwrap()
+    }
+
+    pub(crate) fn web(&self) -> WebFlow {
+        let secret = defaults::WEB_CLIENT_SECRET;
+        WebFlow::new(self.client(), defaults::WEB_CLIENT_ID, secret).unwrap()
+    }
+
+    pub(crate) fn pkce(&self) -> PkceFlow {
+        PkceFlow::new(self.client(), defaults::PKCE_CLIENT_ID).unwrap()
+    }
+
+    pub(crate) fn device(&self) -> DeviceFlow {
+        DeviceFlow::new(self.client(), defaults::DEVICE_CLIENT_ID).unwrap()
+    }
+
+    pub(crate) fn jwt(&self) -> JwtFlow {
+        jwt_flow(self.client())
+    }
+
+    /// A service that claims to be an app which the mock does not know.
+    pub(crate) fn jwt_of_another_app(&self) -> JwtFlow {
+        JwtFlow::builder(self.client())
+            .client_id("another.app.coze")
+            .key_id(defaults::JWT_PUBLIC_KEY_ID)
+            .signer(signer())
+            .build()
+            .unwrap()
+    }
+
+    /// A person approves in a browser, and the web app gets its tokens.
+    pub(crate) async fn web_sign_in(&self) -> Token {
+        let web = self.web();
+        let (page, login) = web.login(REDIRECT_URI).begin().unwrap();
+        let callback = self.person(page.as_str(), Decision::Approve);
+        web.complete(login, &callback).await.unwrap()
+    }
+
+    /// The same with PKCE.
+    pub(crate) async fn pkce_sign_in(&self) -> Token {
+        let pkce = self.pkce();
+        let (page, login) = pkce.login(REDIRECT_URI).begin().unwrap();
+        let callback = self.person(page.as_str(), Decision::Approve);
+        pkce.complete(login, &callback).await.unwrap()
+    }
+
+    /// A person approves a device, and the device gets its tokens.
+    pub(crate) async fn device_sign_in(&self) -> Token {
+        let device = self.device();
+        let authorization = device.start().await.unwrap();
+        self.mock.approve_device(authorization.user_code()).unwrap();
+        device.poll(&authorization).await.unwrap()
+    }
+
+    /// Where a person's browser is sent to after the decision.
+    pub(crate) fn person(&self, page: &str, decision: Decision) -> String {
+        self.mock.authorize(page, decision).unwrap().into()
+    }
+
+    /// What the mock knows about a token; fails the test if that is not alive.
+    #[track_caller]
+    pub(crate) fn granted(&self, token: &Token) -> GrantedToken {
+        let granted = self.mock.granted(token.access_token().expose());
+        granted.expect("the mock knows the token, and it is alive")
+    }
+
+    /// Whether the API would take the token now.
+    pub(crate) fn takes(&self, token: &AccessToken) -> bool {
+        self.mock.granted(token.expose()).is_some()
+    }
+
+    /// The token requests so far that reached the mock.
+    pub(crate) fn token_requests(&self) -> Vec<RequestRecord> {
+        use coze_mock::Endpoint::{AccountToken, EnterpriseToken, Token};
+        let mut requests = self.mock.requests();
+        requests.retain(|request| {
+            matches!(
+                request.endpoint,
+                Some(Token | AccountToken | EnterpriseToken)
+            )
+        });
+        requests
+    }
+
+    /// One claim of each JWT that reached the mock.
+    pub(crate) fn jwt_claims(&self, name: &str) -> Vec<Value> {
+        let requests = self.token_requests().into_iter();
+        requests
+            .map(|request| request.jwt.expect("a JWT").claims[name].clone())
+            .collect()
+    }
+
+    /// The log id of the last answer.
+    pub(crate) fn last_log_id(&self) -> String {
+        self.mock.requests().pop().expect("a request").log_id
+    }
+}
+
+/// The key of the mock's JWT app, parsed once.
+fn signer() -> Arc<PrivateKey> {
+    static KEY: OnceLock<Arc<PrivateKey>> = OnceLock::new();
+    let parsed =
+        || Arc::new(PrivateKey::from_pem(defaults::jwt_private_key_pem().unwrap()).unwrap());
+    Arc::clone(KEY.get_or_init(parsed))
+}
+
+/// The service that is the mock's JWT app.
+pub(crate) fn jwt_flow(client: OAuthClient) -> JwtFlow {
+    JwtFlow::builder(client)
+        .client_id(defaults::JWT_CLIENT_ID)
+        .key_id(defaults::JWT_PUBLIC_KEY_ID)
+        .signer(signer())
+        .build()
+        .unwrap()
+}
+
+/// What an error says about the answer that caused it.
+pub(crate) fn status(error: &Error) -> Option<u16> {
+    error.status().map(|status| status.as_u16())
+}
+
+type Rewrite = Box<dyn Fn(&mut http::Response<Bytes>) + Send>;
+type Unreached = Box<dyn StdError + Send + Sync>;
+
+/// The line to the mock. Clones are the same line.
+#[derive(Clone)]
+pub(crate) struct Line(Arc<LineInner>);
+
+struct LineInner {
+    mock: MockCoze,
+    state: Mutex<LineState>,
+}
+
+#[derive(Default)]
+struct LineState {
+    cut: Option<Cut>,
+    takes: Duration,
+    rewrite: Option<Rewrite>,
+    attempts: u64,
+    in_flight: usize,
+    most_in_flight: usize,
+    bearers: Vec<String>,
+}
+
+/// What a line that is cut does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Cut {
+    /// No connection, at once.
+    Refused,
+    /// Requests go nowhere, and nothing comes back.
+    Silent,
+}
+
+impl Line {
+    fn with<T>(&self, change: impl FnOnce(&mut LineState) -> T) -> T {
+        change(&mut self.0.state.lock().unwrap())
+    }
+
+    pub(crate) fn cut(&self, cut: Cut) {
+        self.with(|state| state.cut = Some(cut));
+    }
+
+    pub(crate) fn mend(&self) {
+        self.with(|state| state.cut = None);
+    }
+
+    /// From now on each request takes so long.
+    pub(crate) fn takes(&self, duration: Duration) {
+        self.with(|state| state.takes = duration);
+    }
+
+    /// From now on each answer is changed so on its way.
+    pub(crate) fn rewrites(&self, rewrite: impl Fn(&mut http::Response<Bytes>) + Send + 'static) {
+        self.with(|state| state.rewrite = Some(Box::new(rewrite)));
+    }
+
+    /// The requests that were tried, whether or not they reached the mock.
+    pub(crate) fn attempts(&self) -> u64 {
+        self.with(|state| state.attempts)
+    }
+
+    pub(crate) fn most_in_flight(&self) -> usize {
+        self.with(|state| state.most_in_flight)
+    }
+
+    /// The bare bearers that went through.
+    pub(crate) fn bearers(&self) -> Vec<String> {
+        self.with(|state| state.bearers.clone())
+    }
+
+    async fn carry(
+        self,
+        request: http::Request<reqwest::Body>,
+    ) -> Result<http::Response<Full<Bytes>>, Unreached> {
+        let bearer = request.headers().get("authorization");
+        let bearer = bearer.and_then(|bearer| bearer.to_str().ok()?.strip_prefix("Bearer "));
+        let (cut, takes) = self.with(|state| {
+            state.attempts += 1;
+            state.bearers.extend(bearer.map(str::to_owned));
+            (state.cut, state.takes)
+        });
+        match cut {
+            None => {}
+            Some(Cut::Refused) => {
+                return Err(SendError::new(SendErrorKind::Connect, "the line is cut").into());
+            }
+            Some(Cut::Silent) => std::future::pending().await,
+        }
+        let _in_flight = InFlight::enter(&self);
+        if !takes.is_zero() {
+            tokio::time::sleep(takes).await;
+        }
+        let (parts, body) = self.0.mock.service().oneshot(request).await?.into_parts();
+        let mut response = http::Response::from_parts(parts, body.collect().await?.to_bytes());
+        self.with(|state| {
+            if let Some(rewrite) = &state.rewrite {
+                rewrite(&mut response);
+            }
+        });
+        Ok(response.map(Full::new))
+    }
+}
+
+struct InFlight(Line);
+
+impl InFlight {
+    fn enter(line: &Line) -> Self {
+        line.with(|state| {
+            state.in_flight += 1;
+            state.most_in_flight = state.most_in_flight.max(state.in_flight);
+        });
+        Self(line.clone())
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.with(|state| state.in_flight -= 1);
+    }
+}
+
+/// Changes a JSON body on its way.
+pub(crate) fn edit_json(response: &mut http::Response<Bytes>, edit: impl FnOnce(&mut Value)) {
+    let mut json = serde_json::from_slice(response.body()).expect("JSON");
+    edit(&mut json);
+    *response.body_mut() = json.to_string().into();
+    response.headers_mut().remove("content-length");
+}
