@@ -70,7 +70,10 @@ impl Middleware for TokenMiddleware {
         let again = request.try_clone();
         let token = self.provider.token().await.map_err(Error::middleware)?;
         let response = self.send(&token, request, extensions, next.clone()).await?;
-        let Some(again) = again.filter(|_| response.status() == StatusCode::UNAUTHORIZED) else {
+        // A client that follows redirects may bring the answer of another origin, which says nothing about our token.
+        let refused = response.status() == StatusCode::UNAUTHORIZED
+            && Some(response.url().origin()) == self.origin;
+        let Some(again) = again.filter(|_| refused) else {
             return Ok(response);
         };
         self.provider.invalidate(&token);

@@ -90,6 +90,7 @@ mod error;
 mod flow;
 mod input;
 mod provider;
+mod refusal;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod token;

@@ -62,6 +62,9 @@ struct Witness {
     traced: Traced,
     jwts: Arc<Mutex<Vec<String>>>,
     _subscriber: tracing::subscriber::DefaultGuard,
+    /// With one dispatcher alone, tracing asks only the thread that comes to a callsite first, which may be another
+    /// test's, whether anybody listens; and remembers its no.
+    _second: tracing::Dispatch,
 }
 
 impl Witness {
@@ -79,6 +82,7 @@ impl Witness {
             traced,
             jwts: Arc::default(),
             _subscriber: tracing::subscriber::set_default(subscriber),
+            _second: tracing::Dispatch::new(tracing_subscriber::registry()),
         }
     }
 

@@ -223,7 +223,6 @@ async fn what_waiting_does_not_mend_is_not_tried_again() {
 }
 
 #[tokio::test(start_paused = true)]
-#[ignore = "known bug: callers of the failed request itself are not told"]
 async fn after_a_failure_every_caller_learns_when_the_next_try_is() {
     let stage = Stage::new();
     let faults = stage.mock.faults();
@@ -353,7 +352,6 @@ async fn a_system_that_slept_gets_another_token() {
 }
 
 #[tokio::test(start_paused = true)]
-#[ignore = "known bug: the window is measured on the monotonic clock only"]
 async fn a_system_that_slept_into_the_window_refreshes_ahead() {
     let stage = Stage::new();
     let provider = jwt(&stage);
@@ -612,7 +610,6 @@ async fn a_refresh_that_was_sent_is_waited_for_beyond_the_deadline() {
 }
 
 #[tokio::test(start_paused = true)]
-#[ignore = "known bug: a deadline below the request time-out leaves a refresh one attempt"]
 async fn a_short_deadline_leaves_room_for_another_attempt_of_a_refresh() {
     let stage = Stage::new();
     let first = stage.web_sign_in().await;
@@ -775,7 +772,6 @@ async fn under_load_nobody_waits_after_the_first() {
 }
 
 #[tokio::test(start_paused = true)]
-#[ignore = "known bug: the pause after a failed refresh outlasts the token"]
 async fn an_outage_that_ends_before_the_token_does_is_not_noticed() {
     // Whenever in the window it ends: the pause after a failure must not outlast the token.
     for outage in (10..220).step_by(10) {

@@ -244,7 +244,6 @@ async fn a_service_never_gets_an_expired_token() {
 }
 
 #[tokio::test(start_paused = true)]
-#[ignore = "known bug: the pause after a failed refresh outlasts the token"]
 async fn a_service_feels_no_outage_that_its_token_outlasts() {
     for seed in 31..=40 {
         let mut walk = Walk::new(seed);

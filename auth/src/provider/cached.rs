@@ -16,7 +16,7 @@ use tokio::{runtime::Handle, time::Instant};
 
 use super::{
     AccessToken, TokenFuture, TokenProvider,
-    flight::{Boarding, Destination, Flights, Runtime, Takeoff, take_off},
+    flight::{Boarding, Destination, FIRST_PAUSE, Flights, Runtime, Takeoff, take_off},
     lifespan::Lifespan,
     slot::Slot,
     source::{JwtSource, MintFuture, RefreshSource, Source, UserFlow, jitter},
@@ -470,11 +470,18 @@ impl Destination for Arc<Shared> {
         if installed.is_err() {
             self.counters.failures.fetch_add(1, Ordering::Relaxed);
         }
-        if let Some(pause) = self.flights.land(takeoff, installed) {
-            // The old token, if there is one, is served on; its refresh waits as everybody does.
-            if let Some(slot) = self.slot.load().as_ref() {
-                slot.life.refresh_again(self.clock.tick() + pause);
-            }
+        if installed.is_ok() {
+            self.flights.land(takeoff, installed, None);
+            return;
+        }
+        // The old token, if there is one, is served on; its refresh waits as everybody does.
+        let now = self.clock.tick();
+        let slot = self.slot.load();
+        let still_served = slot.as_ref().filter(|slot| slot.life.is_good(now));
+        let left = still_served.map(|slot| slot.life.remaining(now));
+        let pause = self.flights.land(takeoff, installed, left);
+        if let Some(slot) = still_served {
+            slot.life.refresh_again(now + pause.unwrap_or(FIRST_PAUSE));
         }
     }
 }

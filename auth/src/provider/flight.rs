@@ -64,7 +64,7 @@ pub(super) struct Waiting(watch::Receiver<Landed>);
 pub(super) struct Takeoff(watch::Sender<Landed>);
 
 /// The pause after the first failure; each later one doubles it.
-const FIRST_PAUSE: Duration = Duration::from_secs(1);
+pub(super) const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// The longest pause that a server's `Retry-After` can cause.
 const LONGEST_ASKED_PAUSE: Duration = Duration::from_secs(3600);
@@ -113,12 +113,18 @@ impl Flights {
         Ok(Boarding::Started(Takeoff(takeoff), Waiting(flight)))
     }
 
-    /// Ends the flight in the air and tells all who wait. Returns the pause after a failure.
-    pub(super) fn land(&self, takeoff: &Takeoff, result: Result<AccessToken>) -> Option<Duration> {
+    /// Ends the flight in the air and tells all who wait. Returns the pause after a failure; it does not last
+    /// longer than the token that is `still_served`.
+    pub(super) fn land(
+        &self,
+        takeoff: &Takeoff,
+        mut result: Result<AccessToken>,
+        still_served: Option<Duration>,
+    ) -> Option<Duration> {
         let pause = {
             let mut state = self.state();
             state.in_the_air = None;
-            match &result {
+            match &mut result {
                 Ok(_) => {
                     state.failures = 0;
                     state.grounded = None;
@@ -127,7 +133,8 @@ impl Flights {
                 // The caller's own mistake: another caller need not wait for it to pass.
                 Err(error) if error.kind() == ErrorKind::InvalidInput => None,
                 Err(error) => {
-                    let pause = pause_after(state.failures, error);
+                    let pause = pause_after(state.failures, error, still_served);
+                    *error = error.clone().with_retry_after(Some(pause));
                     state.failures = state.failures.saturating_add(1);
                     state.grounded = Some(Grounded {
                         error: error.clone(),
@@ -185,10 +192,19 @@ impl Flights {
     }
 }
 
-fn pause_after(failures_before: u32, error: &Error) -> Duration {
+/// While a token is still served there is no hurry, but it must not end before a healthy server was asked
+/// again: the grown pause takes half of what is left, and a pause that the server asked for all of it.
+fn pause_after(failures_before: u32, error: &Error, still_served: Option<Duration>) -> Duration {
     let grown = FIRST_PAUSE.saturating_mul(2_u32.saturating_pow(failures_before));
-    let asked = error.retry_after().unwrap_or_default();
-    grown.min(LONGEST_PAUSE).max(asked.min(LONGEST_ASKED_PAUSE))
+    let grown = grown.min(LONGEST_PAUSE);
+    let asked = error
+        .retry_after()
+        .unwrap_or_default()
+        .min(LONGEST_ASKED_PAUSE);
+    match still_served {
+        None => grown.max(asked),
+        Some(left) => grown.min((left / 2).max(FIRST_PAUSE)).max(asked).min(left),
+    }
 }
 
 impl Waiting {
@@ -323,7 +339,7 @@ mod tests {
             panic!("the second one joins");
         };
         let token = AccessToken::new("czs_1").unwrap();
-        assert_eq!(flights.land(&takeoff, Ok(token)), None);
+        assert_eq!(flights.land(&takeoff, Ok(token), None), None);
         assert_eq!(first.landed().await.unwrap().expose(), "czs_1");
         assert_eq!(second.landed().await.unwrap().expose(), "czs_1");
     }
@@ -335,7 +351,7 @@ mod tests {
             let Boarding::Started(takeoff, _) = board(&flights) else {
                 panic!("a pause is over");
             };
-            let pause = flights.land(&takeoff, Err(failure()));
+            let pause = flights.land(&takeoff, Err(failure()), None);
             assert_eq!(pause, Some(Duration::from_secs(expected)));
             let Boarding::Refused(error) = board(&flights) else {
                 panic!("a pause has begun");
@@ -354,7 +370,7 @@ mod tests {
                 panic!("a pause is over");
             };
             let failed = result.is_err();
-            let pause = flights.land(&takeoff, result);
+            let pause = flights.land(&takeoff, result, None);
             assert_eq!(pause, failed.then_some(FIRST_PAUSE));
             tokio::time::advance(FIRST_PAUSE).await;
         }
@@ -368,8 +384,29 @@ mod tests {
         };
         let error = failure().with_retry_after(Some(Duration::from_secs(20)));
         assert_eq!(
-            flights.land(&takeoff, Err(error)),
+            flights.land(&takeoff, Err(error), None),
             Some(Duration::from_secs(20))
         );
+    }
+
+    #[test]
+    fn a_pause_ends_before_the_token_that_is_still_served_or_with_it() {
+        let secs = Duration::from_secs;
+        let asked = |seconds| failure().with_retry_after(Some(secs(seconds)));
+        for (failures, error, left, pause) in [
+            (0, failure(), secs(100), secs(1)),
+            (9, failure(), secs(100), secs(50)),
+            (9, failure(), secs(1), secs(1)),
+            (
+                9,
+                failure(),
+                Duration::from_millis(10),
+                Duration::from_millis(10),
+            ),
+            (0, asked(30), secs(100), secs(30)),
+            (0, asked(300), secs(100), secs(100)),
+        ] {
+            assert_eq!(pause_after(failures, &error, Some(left)), pause);
+        }
     }
 }

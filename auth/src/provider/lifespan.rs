@@ -12,9 +12,10 @@ use crate::{Error, ErrorKind, Result, Token, clock::Tick};
 pub(super) struct Lifespan {
     /// Nobody gets it from here on.
     ends: Tick,
-    /// On the monotonic clock: from here on it is served on, and another is got. It is put off while one is
-    /// being got, and after one could not be got.
+    /// From here on, on either clock, it is served on and another is got. It is put off while one is being got,
+    /// and after one could not be got.
     refresh_from: AtomicU64,
+    refresh_from_wall: AtomicU64,
 }
 
 /// The last part of a token's life, in which the next one is got, is a fifth of it, and this at most.
@@ -48,6 +49,7 @@ impl Lifespan {
         Ok(Self {
             ends: now + served,
             refresh_from: AtomicU64::new(refresh_from.monotonic),
+            refresh_from_wall: AtomicU64::new(refresh_from.wall),
         })
     }
 
@@ -61,20 +63,27 @@ impl Lifespan {
     #[inline]
     pub(super) fn wants_refresh(&self, now: Tick) -> bool {
         now.monotonic >= self.refresh_from.load(Ordering::Relaxed)
+            || now.wall >= self.refresh_from_wall.load(Ordering::Relaxed)
     }
 
     /// Takes the duty to get another, which one caller has at a time.
     pub(super) fn claim_refresh(&self, now: Tick) -> bool {
         let due = self.refresh_from.load(Ordering::Relaxed);
-        now.monotonic >= due
+        let claimed = due != u64::MAX
+            && self.wants_refresh(now)
             && self
                 .refresh_from
                 .compare_exchange(due, u64::MAX, Ordering::Relaxed, Ordering::Relaxed)
-                .is_ok()
+                .is_ok();
+        if claimed {
+            self.refresh_from_wall.store(u64::MAX, Ordering::Relaxed);
+        }
+        claimed
     }
 
     /// Gives the duty back: from then on somebody may take it again.
     pub(super) fn refresh_again(&self, at: Tick) {
+        self.refresh_from_wall.store(at.wall, Ordering::Relaxed);
         self.refresh_from.store(at.monotonic, Ordering::Relaxed);
     }
 

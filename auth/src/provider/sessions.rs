@@ -20,7 +20,7 @@ use tokio::{runtime::Handle, sync::Semaphore, time::Instant};
 use super::{
     AccessToken, TokenFuture, TokenProvider,
     cached::DEFAULT_DEADLINE,
-    flight::{Boarding, Destination, Flights, Runtime, Takeoff, take_off},
+    flight::{Boarding, Destination, FIRST_PAUSE, Flights, Runtime, Takeoff, take_off},
     lifespan::Lifespan,
     source::{AtDeadline, MintFuture, jitter, retrying},
 };
@@ -419,14 +419,20 @@ impl Destination for SessionFlight {
             Ok(session) => {
                 let token = session.token.clone();
                 pool.tokens.insert(Arc::clone(key), Arc::new(session));
-                self.flights.land(takeoff, Ok(token));
+                self.flights.land(takeoff, Ok(token), None);
                 pool.forget(key, &self.flights);
             }
             Err(error) => {
                 pool.failures.fetch_add(1, Ordering::Relaxed);
-                let pause = self.flights.land(takeoff, Err(error));
-                if let (Some(pause), Some(session)) = (pause, pool.tokens.get(key)) {
-                    session.life.refresh_again(now + pause);
+                let still_served = self.session.good();
+                let left = still_served
+                    .as_ref()
+                    .map(|session| session.life.remaining(now));
+                let pause = self.flights.land(takeoff, Err(error), left);
+                if let Some(session) = still_served {
+                    session
+                        .life
+                        .refresh_again(now + pause.unwrap_or(FIRST_PAUSE));
                 }
             }
         }

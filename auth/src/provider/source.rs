@@ -6,7 +6,7 @@ use backon::{ExponentialBuilder, Retryable};
 use tokio::{sync::Mutex, time::Instant};
 
 use crate::{
-    DeviceFlow, Error, ErrorCode, ErrorKind, Flow, JwtFlow, JwtTokenRequest, OAuthClient, PkceFlow,
+    DeviceFlow, Error, ErrorCode, ErrorKind, Flow, JwtFlow, JwtTokenRequest, PkceFlow,
     RefreshToken, Result, Token, WebFlow,
 };
 
@@ -47,14 +47,6 @@ pub(super) enum UserFlow {
 }
 
 impl UserFlow {
-    fn client(&self) -> &OAuthClient {
-        match self {
-            Self::Web(flow) => flow.client(),
-            Self::Pkce(flow) => flow.client(),
-            Self::Device(flow) => flow.client(),
-        }
-    }
-
     fn kind(&self) -> Flow {
         match self {
             Self::Web(_) => Flow::Web,
@@ -119,8 +111,7 @@ impl Source for RefreshSource {
                 Record::Dead(error) => return Err(error.clone()),
             };
             // The same refresh token again: if the first attempt went through, it is spent either way.
-            let request_timeout = self.flow.client().request_timeout();
-            let refreshed = retrying(deadline, AtDeadline::Await(request_timeout), || {
+            let refreshed = retrying(deadline, AtDeadline::Await, || {
                 self.flow.refresh(&refresh_token)
             })
             .await;
@@ -147,14 +138,13 @@ const LONGEST_WAIT: Duration = Duration::from_secs(5);
 /// Attempts after the first.
 const MOST_RETRIES: usize = 4;
 
-/// What becomes of an attempt that is under way at the deadline.
+/// What becomes of an attempt that is under way at the deadline. None is begun after it.
 #[derive(Clone, Copy)]
 pub(super) enum AtDeadline {
     /// It is cut off.
     CutOff,
-    /// It is waited for, as long as a request may take: it may redeem something that works once. None is
-    /// begun that could not end in time.
-    Await(Duration),
+    /// It is waited for, as long as a request may take: it may redeem something that works once.
+    Await,
 }
 
 /// Tries until it works, an error comes that waiting does not mend, or time runs out: exponential waits
@@ -167,10 +157,6 @@ pub(super) async fn retrying<F>(
 where
     F: Future<Output = Result<Token>>,
 {
-    let takes = match at_deadline {
-        AtDeadline::CutOff => Duration::ZERO,
-        AtDeadline::Await(request_timeout) => request_timeout,
-    };
     let mut last_error = None;
     let waits = ExponentialBuilder::default()
         .with_min_delay(FIRST_WAIT)
@@ -186,14 +172,14 @@ where
                 .mul_f64(random_fraction())
                 .max(error.retry_after().unwrap_or_default());
             let left = deadline.saturating_duration_since(Instant::now());
-            (wait.saturating_add(takes) < left).then_some(wait)
+            (wait < left).then_some(wait)
         })
         .notify(|error: &Error, wait| {
             tracing::debug!(kind = ?error.kind(), ?wait, "Coze gave no token; trying again");
             last_error = Some(error.clone());
         });
     match at_deadline {
-        AtDeadline::Await(_) => attempts.await,
+        AtDeadline::Await => attempts.await,
         AtDeadline::CutOff => match tokio::time::timeout_at(deadline, attempts).await {
             Ok(outcome) => outcome,
             Err(_) => Err(last_error.unwrap_or_else(|| {
