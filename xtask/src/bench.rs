@@ -248,7 +248,13 @@ mod tests {
             versions: "v".to_owned(),
         };
         let text = results(&[row(Some(false)), row(None)], &on);
-        assert!(text.contains("| read | 1.25 | x | <= 1.2 | **no** | a / b |"), "{text}");
-        assert!(text.contains("| read | 1.25 | x | <= 1.2 |  | a / b |"), "{text}");
+        assert!(
+            text.contains("| read | 1.25 | x | <= 1.2 | **no** | a / b |"),
+            "{text}"
+        );
+        assert!(
+            text.contains("| read | 1.25 | x | <= 1.2 |  | a / b |"),
+            "{text}"
+        );
     }
 }
