@@ -20,6 +20,7 @@ const PROGRAMS: &[&str] = &[
     "herd",
     "mint",
     "exchange",
+    "sessions",
     "background",
     "soak",
 ];
@@ -101,6 +102,16 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
 
 fn cargo(verb: &str, manifest: &Path) -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    // What the cargo that started this program says of this package is not for the next one: the build script of ring
+    // would run anew for it.
+    for (name, _) in std::env::vars_os() {
+        let of_this_package = ["CARGO_PKG_", "CARGO_MANIFEST_"]
+            .iter()
+            .any(|prefix| name.to_string_lossy().starts_with(prefix));
+        if of_this_package {
+            command.env_remove(name);
+        }
+    }
     command
         .args([verb, "--quiet", "--release", "--locked", "--manifest-path"])
         .arg(manifest);

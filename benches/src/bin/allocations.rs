@@ -1,0 +1,111 @@
+//! Allocations of a warm read. A program of its own, because its allocator counts, which takes time: it is that of
+//! `allocation_counter`, which comes with the crate.
+
+#![forbid(unsafe_code)]
+
+use std::{hint::black_box, sync::Arc};
+
+use anyhow::Result;
+use coze_auth::TokenProvider;
+use coze_benches::{
+    peers::{GcpAuth, GoogleCloudAuth, GoogleCloudHeaders, YupOauth2},
+    report::{Goal, Report},
+    run::Run,
+    server::TokenServer,
+    subject,
+};
+use futures_util::FutureExt;
+
+const READS: usize = 1000;
+
+fn main() -> Result<()> {
+    let run = Run::from_args()?;
+    let server = TokenServer::start()?;
+    let runtime = tokio::runtime::Runtime::new()?;
+
+    let provider = subject::provider(&server)?;
+    let erased: Arc<dyn TokenProvider> = Arc::new(provider.clone());
+    let gcp_auth = GcpAuth::new(&server)?;
+    let (google, google_headers, yup) = runtime.block_on(async {
+        let google = GoogleCloudAuth::new(&server)?;
+        let google_headers = GoogleCloudHeaders::new(&server)?;
+        let yup = YupOauth2::new(&server).await?;
+        provider.token().await?;
+        gcp_auth.token().await?;
+        google.token().await?;
+        google_headers.headers().await?;
+        yup.token().await?;
+        anyhow::Ok((google, google_headers, yup))
+    })?;
+
+    let mut report = Report::new();
+    let borrowed = of_a_read(|| {
+        black_box(provider.borrow());
+    });
+    let owned = of_a_read(|| {
+        black_box(provider.cached());
+    });
+    let through_dyn = of_a_read(|| {
+        black_box(black_box(&*erased).cached());
+    });
+    for (name, allocations) in [
+        ("borrowed", borrowed),
+        ("owned", owned),
+        ("owned, dyn", through_dyn),
+    ] {
+        report.goal(
+            format!("warm read, {name}: allocations"),
+            allocations,
+            "",
+            Goal::Exactly(0.0),
+            "",
+            "",
+        );
+    }
+    let peers = [
+        (
+            "gcp_auth",
+            of_a_read(|| {
+                black_box(gcp_auth.token().now_or_never());
+            }),
+        ),
+        (
+            "google-cloud-auth, token",
+            of_a_read(|| {
+                black_box(google.token().now_or_never());
+            }),
+        ),
+        (
+            "google-cloud-auth, headers",
+            of_a_read(|| {
+                black_box(google_headers.headers().now_or_never());
+            }),
+        ),
+        (
+            "yup-oauth2",
+            of_a_read(|| {
+                black_box(yup.token().now_or_never());
+            }),
+        ),
+    ];
+    for (name, allocations) in peers {
+        report.figure(
+            format!("warm read: allocations of {name}"),
+            allocations,
+            "",
+            "",
+        );
+    }
+    report.finish(&run)
+}
+
+/// Allocations of one read by this thread, when it has been done before.
+fn of_a_read(read: impl Fn()) -> f64 {
+    read();
+    let counted = allocation_counter::measure(|| {
+        for _ in 0..READS {
+            read();
+        }
+    });
+    counted.count_total as f64 / READS as f64
+}

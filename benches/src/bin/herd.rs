@@ -1,0 +1,325 @@
+//! Herds: 1,000 and 10,000 callers at the same moment, on an empty cache, on a token that has just expired, and
+//! on one that is about to. The server takes 50 ms.
+
+#![forbid(unsafe_code)]
+
+use std::{
+    collections::BTreeMap,
+    future::Future,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Result, ensure};
+use coze_auth::{CachedProvider, JwtFlow};
+use coze_benches::{
+    floor::BareExchange,
+    herd::{Herd, herd},
+    peers::{GcpAuth, GoogleCloudAuth, YupOauth2},
+    report::{Goal, Report},
+    rounds::median,
+    run::Run,
+    server::{A_DAY, TokenServer},
+    subject,
+};
+use futures_util::FutureExt;
+use tokio::time::{sleep, timeout};
+
+const SERVER_TAKES: Duration = Duration::from_millis(50);
+const SIZES: [usize; 2] = [1_000, 10_000];
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Cache {
+    Empty,
+    JustExpired,
+    InsideTheWindow,
+}
+
+impl Cache {
+    const ALL: [Self; 3] = [Self::Empty, Self::JustExpired, Self::InsideTheWindow];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Empty => "empty",
+            Self::JustExpired => "just expired",
+            Self::InsideTheWindow => "inside the refresh window",
+        }
+    }
+}
+
+/// What is kept of all rounds.
+#[derive(Default)]
+struct Kept {
+    /// Seconds until the last caller was served.
+    last_served: Vec<f64>,
+    /// The same, as a multiple of the round trip or of the bare shared future of the same round.
+    round_trips: Vec<f64>,
+    bare_shared: Vec<f64>,
+    requests: Vec<u64>,
+    errors: usize,
+}
+
+impl Kept {
+    fn most_requests(&self) -> f64 {
+        self.requests
+            .iter()
+            .max()
+            .map_or(f64::NAN, |most| *most as f64)
+    }
+}
+
+fn main() -> Result<()> {
+    let run = Run::from_args()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()?;
+    let mut report = Report::new();
+    runtime.block_on(ours(&run, &mut report))?;
+    runtime.block_on(peers(&run, &mut report))?;
+    report.finish(&run)
+}
+
+async fn ours(run: &Run, report: &mut Report) -> Result<()> {
+    let server = TokenServer::start()?;
+    let bare = Arc::new(BareExchange::new(&server)?);
+    let flow = subject::jwt_flow(&server)?;
+    // Both have a connection.
+    bare.post().await?;
+    flow.token().await?;
+
+    let mut kept: BTreeMap<(Cache, usize), Kept> = BTreeMap::new();
+    let mut shared: BTreeMap<usize, Vec<f64>> = BTreeMap::new();
+    let mut round_trips = Vec::new();
+    for _ in 0..run.choose(9, 1) {
+        for callers in SIZES {
+            for cache in Cache::ALL {
+                let provider = prepared(cache, &flow, &server).await?;
+                server.set_delay(SERVER_TAKES);
+
+                // The old token has a few hundred milliseconds left, so this herd comes first.
+                let before = server.requests();
+                let asking = || {
+                    let provider = provider.clone();
+                    async move { provider.token().await }
+                };
+                let served = herd(callers, asking).await?;
+                // A refresh in the background may still be under way.
+                sleep(2 * SERVER_TAKES).await;
+                let requests = server.requests() - before;
+
+                let began = Instant::now();
+                bare.post().await?;
+                let round_trip = began.elapsed();
+                let bare_shared = shared_future(&bare, callers).await?;
+                server.set_delay(Duration::ZERO);
+
+                let seconds = served.last_served.as_secs_f64();
+                let kept = kept.entry((cache, callers)).or_default();
+                kept.last_served.push(seconds);
+                kept.round_trips.push(seconds / round_trip.as_secs_f64());
+                kept.bare_shared
+                    .push(seconds / bare_shared.last_served.as_secs_f64());
+                kept.requests.push(requests);
+                kept.errors += served.errors;
+                round_trips.push(round_trip.as_secs_f64());
+                let relative = bare_shared.last_served.as_secs_f64() / round_trip.as_secs_f64();
+                shared.entry(callers).or_default().push(relative);
+            }
+        }
+    }
+
+    for ((cache, callers), kept) in &kept {
+        let cache = cache.name();
+        report.goal(
+            format!("herd of {callers}, {cache}: requests"),
+            kept.most_requests(),
+            "",
+            Goal::Exactly(1.0),
+            format!("most of {} rounds", kept.requests.len()),
+            "",
+        );
+        report.goal(
+            format!("herd of {callers}, {cache}: callers with an error"),
+            kept.errors as f64,
+            "",
+            Goal::Exactly(0.0),
+            "",
+            "",
+        );
+        let took = format!(
+            "{:.1} ms; a round trip takes {:.1} ms",
+            median(kept.last_served.clone()) * 1e3,
+            median(round_trips.clone()) * 1e3
+        );
+        let in_round_trips = median(kept.round_trips.clone());
+        let against_shared = median(kept.bare_shared.clone());
+        if *callers == SIZES[0] {
+            report.goal(
+                format!("herd of {callers}, {cache}: last caller served"),
+                in_round_trips,
+                "round trips",
+                Goal::AtMost(1.2),
+                took,
+                "",
+            );
+        } else {
+            report.goal(
+                format!("herd of {callers}, {cache}: against a bare shared future"),
+                against_shared,
+                "x",
+                Goal::AtMost(1.1),
+                format!("{took}; that is {in_round_trips:.2} of them"),
+                "",
+            );
+        }
+    }
+    for (callers, relative) in shared {
+        report.figure(
+            format!("herd of {callers}: a bare shared future"),
+            median(relative),
+            "round trips",
+            "",
+        );
+    }
+    Ok(())
+}
+
+/// A provider whose cache is in this state.
+async fn prepared(cache: Cache, flow: &JwtFlow, server: &TokenServer) -> Result<CachedProvider> {
+    let provider = CachedProvider::jwt(flow.clone()).build();
+    if cache == Cache::Empty {
+        return Ok(provider);
+    }
+    server.set_expires_in(2);
+    let got = Instant::now();
+    provider.token().await?;
+    server.set_expires_in(A_DAY);
+    if cache == Cache::JustExpired {
+        while provider.stats().expires_in.is_some() {
+            sleep(Duration::from_millis(5)).await;
+        }
+    } else {
+        // The window of a token of 2 s is its last 0.3 to 0.5 s; and 40 ms before its end it is given up.
+        sleep(Duration::from_millis(1750).saturating_sub(got.elapsed())).await;
+        ensure!(
+            provider.stats().expires_in.is_some(),
+            "the machine is too busy: a token ended before it was asked for"
+        );
+    }
+    Ok(provider)
+}
+
+async fn shared_future(bare: &Arc<BareExchange>, callers: usize) -> Result<Herd> {
+    let bare = Arc::clone(bare);
+    let shared = async move { bare.post().await.map_err(Arc::new) }
+        .boxed()
+        .shared();
+    herd(callers, || shared.clone()).await
+}
+
+/// How long a herd of a peer is waited for.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+async fn peers(run: &Run, report: &mut Report) -> Result<()> {
+    let callers = SIZES[0];
+    let server = TokenServer::start()?;
+    let bare = BareExchange::new(&server)?;
+    bare.post().await?;
+    server.set_delay(SERVER_TAKES);
+    let began = Instant::now();
+    bare.post().await?;
+    let round_trip = began.elapsed();
+    let mut row = |name: &str, cache: Cache, requests: u64, herd: Option<Herd>| {
+        let note = match herd {
+            Some(herd) => format!(
+                "{requests} requests, {} errors; {:.1} ms",
+                herd.errors,
+                herd.last_served.as_secs_f64() * 1e3
+            ),
+            None => format!("{requests} requests; not all served within {PATIENCE:?}"),
+        };
+        let served = herd.map_or(PATIENCE, |herd| herd.last_served);
+        report.figure(
+            format!("herd of {callers}, {}: {name}", cache.name()),
+            served.as_secs_f64() / round_trip.as_secs_f64(),
+            "round trips",
+            note,
+        );
+    };
+
+    // Their tokens count as expired 20 s, 60 s and 0 s before their end.
+    let prime = |seconds: u64| {
+        server.set_delay(Duration::ZERO);
+        server.set_expires_in(seconds);
+    };
+    let primed = || {
+        server.set_delay(SERVER_TAKES);
+        server.set_expires_in(A_DAY);
+    };
+    let expire = || sleep(Duration::from_millis(2_100));
+
+    for cache in [Cache::Empty, Cache::JustExpired] {
+        let gcp_auth = Arc::new(GcpAuth::new(&server)?);
+        if cache == Cache::JustExpired {
+            prime(22);
+            gcp_auth.token().await?;
+            primed();
+            expire().await;
+        }
+        let before = server.requests();
+        let asking = || {
+            let gcp_auth = Arc::clone(&gcp_auth);
+            async move { gcp_auth.token().await }
+        };
+        let served = in_time(herd(callers, asking)).await?;
+        row("gcp_auth", cache, server.requests() - before, served);
+
+        let yup = Arc::new(YupOauth2::new(&server).await?);
+        if cache == Cache::JustExpired {
+            prime(62);
+            yup.token().await?;
+            primed();
+            expire().await;
+        }
+        let before = server.requests();
+        let asking = || {
+            let yup = Arc::clone(&yup);
+            async move { yup.token().await }
+        };
+        let served = in_time(herd(callers, asking)).await?;
+        row("yup-oauth2", cache, server.requests() - before, served);
+
+        if run.quick && cache == Cache::JustExpired {
+            continue;
+        }
+        let before = server.requests();
+        if cache == Cache::JustExpired {
+            prime(2);
+        }
+        let google = Arc::new(GoogleCloudAuth::new(&server)?);
+        let mut before = before;
+        if cache == Cache::JustExpired {
+            google.token().await?;
+            primed();
+            expire().await;
+            before = server.requests();
+        }
+        let asking = || {
+            let google = Arc::clone(&google);
+            async move { google.token().await }
+        };
+        let served = in_time(herd(callers, asking)).await?;
+        row(
+            "google-cloud-auth",
+            cache,
+            server.requests() - before,
+            served,
+        );
+    }
+    Ok(())
+}
+
+async fn in_time(herd: impl Future<Output = Result<Herd>>) -> Result<Option<Herd>> {
+    timeout(PATIENCE, herd).await.ok().transpose()
+}

@@ -1,0 +1,160 @@
+//! Warm reads: a token is there, and is asked for. Borrowed and owned, on one thread and on two.
+
+#![forbid(unsafe_code)]
+
+use std::{hint::black_box, sync::Arc, time::Duration};
+
+use anyhow::Result;
+use coze_auth::TokenProvider;
+use coze_benches::{
+    floor::{Floor, both_clocks},
+    peers::{GcpAuth, GoogleCloudAuth, GoogleCloudHeaders, YupOauth2},
+    report::{Goal, Report},
+    rounds::{Contender, Rounds},
+    run::Run,
+    server::TokenServer,
+    subject,
+};
+use futures_util::FutureExt;
+
+const PEERS: [&str; 4] = [
+    "gcp_auth",
+    "google-cloud-auth, token",
+    "google-cloud-auth, headers",
+    "yup-oauth2",
+];
+
+const REFERENCES: [&str; 10] = [
+    "both coarse clocks",
+    "floor, borrowed",
+    "floor, owned",
+    "borrowed",
+    "owned",
+    "owned, dyn",
+    PEERS[0],
+    PEERS[1],
+    PEERS[2],
+    PEERS[3],
+];
+
+fn main() -> Result<()> {
+    let run = Run::from_args()?;
+    let server = TokenServer::start()?;
+    let runtime = tokio::runtime::Runtime::new()?;
+
+    let provider = subject::provider(&server)?;
+    let erased: Arc<dyn TokenProvider> = Arc::new(provider.clone());
+    let gcp_auth = GcpAuth::new(&server)?;
+    let (google, google_headers, yup) = runtime.block_on(async {
+        let google = GoogleCloudAuth::new(&server)?;
+        let google_headers = GoogleCloudHeaders::new(&server)?;
+        let yup = YupOauth2::new(&server).await?;
+        // From here on every token is there.
+        provider.token().await?;
+        gcp_auth.token().await?;
+        google.token().await?;
+        google_headers.headers().await?;
+        yup.token().await?;
+        anyhow::Ok((google, google_headers, yup))
+    })?;
+    let floor = Floor::new()?;
+
+    macro_rules! contender {
+        ($name:expr, $read:expr) => {
+            Contender::new($name, |repetitions| {
+                for _ in 0..repetitions {
+                    black_box($read);
+                }
+            })
+        };
+    }
+    let reads = || {
+        vec![
+            contender!("both coarse clocks", both_clocks()),
+            contender!(
+                "floor, borrowed",
+                // Nothing moves the guard.
+                if let Some(entry) = floor.borrow() {
+                    black_box(entry.authorization());
+                }
+            ),
+            contender!("floor, owned", floor.cached()),
+            contender!(
+                "borrowed",
+                if let Some(token) = provider.borrow() {
+                    black_box(token.authorization());
+                }
+            ),
+            contender!("owned", provider.cached()),
+            contender!("owned, dyn", black_box(&*erased).cached()),
+            contender!("gcp_auth", gcp_auth.token().now_or_never()),
+            contender!("google-cloud-auth, token", google.token().now_or_never()),
+            contender!(
+                "google-cloud-auth, headers",
+                google_headers.headers().now_or_never()
+            ),
+            contender!("yup-oauth2", yup.token().now_or_never()),
+        ]
+    };
+    let one_thread = reads();
+    let two_threads: Vec<_> = one_thread.iter().map(Contender::on_two_threads).collect();
+    let (rounds, batch) = run.choose(
+        (300, Duration::from_millis(2)),
+        (10, Duration::from_micros(200)),
+    );
+    let measured = Rounds::measure(&[one_thread, two_threads].concat(), rounds, batch);
+
+    let mut report = Report::new();
+    for (name, floor, most, least) in [
+        ("borrowed", "floor, borrowed", 1.5, 10.0),
+        ("owned", "floor, owned", 1.3, 3.5),
+        ("owned, dyn", "floor, owned", 1.3, 3.5),
+    ] {
+        goals(&mut report, &measured, name, floor, most, least);
+    }
+    for name in REFERENCES {
+        report.figure(
+            format!("warm read: {name}"),
+            measured.nanos(name),
+            "ns",
+            format!(
+                "10th, 50th, 90th percentile {}; two threads {:.2} x one",
+                measured.spread(name),
+                measured.scaling(name)
+            ),
+        );
+    }
+    report.finish(&run)
+}
+
+fn goals(report: &mut Report, measured: &Rounds, name: &str, floor: &str, most: f64, least: f64) {
+    report.goal(
+        format!("warm read, {name}: against the floor"),
+        measured.ratio(name, floor),
+        "x",
+        Goal::AtMost(most),
+        format!(
+            "{:.1} ns; floor {:.1} ns",
+            measured.nanos(name),
+            measured.nanos(floor)
+        ),
+        "",
+    );
+    report.goal(
+        format!("warm read, {name}: two threads against one"),
+        measured.scaling(name),
+        "x",
+        Goal::AtLeast(1.8),
+        format!("floor {:.2} x", measured.scaling(floor)),
+        "",
+    );
+    let fastest = measured.fastest(&PEERS);
+    report.goal(
+        format!("warm read, {name}: faster than the fastest peer"),
+        measured.ratio(fastest, name),
+        "x",
+        Goal::AtLeast(least),
+        format!("{fastest}: {:.1} ns", measured.nanos(fastest)),
+        "",
+    );
+}

@@ -1,0 +1,139 @@
+//! A token server on loopback that does as little as possible: every request gets a token, nothing is checked.
+
+use std::{
+    convert::Infallible,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    thread,
+    time::Duration,
+};
+
+use anyhow::Result;
+use bytes::Bytes;
+use http::{Response, header::CONTENT_TYPE};
+use http_body_util::{BodyExt, Full};
+use hyper::{server::conn::http1, service::service_fn};
+use hyper_util::rt::TokioIo;
+use tokio::{net::TcpListener, runtime, time::sleep};
+
+/// The server. It has a thread of its own, and runs until the process ends.
+#[derive(Debug, Clone)]
+pub struct TokenServer {
+    address: SocketAddr,
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    requests: AtomicU64,
+    delay_millis: AtomicU64,
+    /// As a duration, which all peers understand.
+    expires_in_seconds: AtomicU64,
+}
+
+/// The bytes of every token.
+pub const TOKEN_LENGTH: usize = 64;
+
+/// As long as a token may live.
+pub const A_DAY: u64 = 86_399;
+
+impl TokenServer {
+    /// Starts one that answers at once, with tokens that live a day.
+    ///
+    /// # Errors
+    ///
+    /// When it can't listen.
+    pub fn start() -> Result<Self> {
+        let shared = Arc::new(Shared {
+            requests: AtomicU64::new(0),
+            delay_millis: AtomicU64::new(0),
+            expires_in_seconds: AtomicU64::new(A_DAY),
+        });
+        let listener = std::net::TcpListener::bind(("127.0.0.1", 0))?;
+        listener.set_nonblocking(true)?;
+        let address = listener.local_addr()?;
+        let serving = Arc::clone(&shared);
+        thread::Builder::new()
+            .name("token server".to_owned())
+            .spawn(move || {
+                runtime::Builder::new_current_thread()
+                    .enable_all()
+                    .build()?
+                    .block_on(serve(listener, serving))
+            })?;
+        Ok(Self { address, shared })
+    }
+
+    /// `http://127.0.0.1:PORT`.
+    pub fn base(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// Some path on it, for those who want a whole URL.
+    pub fn token_uri(&self) -> String {
+        format!("{}/api/permission/oauth2/token", self.base())
+    }
+
+    /// How many requests came.
+    pub fn requests(&self) -> u64 {
+        self.shared.requests.load(Ordering::SeqCst)
+    }
+
+    /// Lets every answer wait that long from now on.
+    pub fn set_delay(&self, delay: Duration) {
+        let millis = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
+        self.shared.delay_millis.store(millis, Ordering::SeqCst);
+    }
+
+    /// How long tokens live from now on.
+    pub fn set_expires_in(&self, seconds: u64) {
+        self.shared
+            .expires_in_seconds
+            .store(seconds, Ordering::SeqCst);
+    }
+}
+
+async fn serve(listener: std::net::TcpListener, shared: Arc<Shared>) -> std::io::Result<()> {
+    let listener = TcpListener::from_std(listener)?;
+    loop {
+        let Ok((stream, _)) = listener.accept().await else {
+            continue;
+        };
+        let _ = stream.set_nodelay(true);
+        let shared = Arc::clone(&shared);
+        tokio::spawn(async move {
+            let answering = service_fn(|request: http::Request<hyper::body::Incoming>| {
+                let shared = Arc::clone(&shared);
+                async move {
+                    let _ = request.into_body().collect().await;
+                    Ok::<_, Infallible>(answer(&shared).await)
+                }
+            });
+            // A client that goes away is none of our business.
+            let _ = http1::Builder::new()
+                .serve_connection(TokioIo::new(stream), answering)
+                .await;
+        });
+    }
+}
+
+async fn answer(shared: &Shared) -> Response<Full<Bytes>> {
+    let number = shared.requests.fetch_add(1, Ordering::SeqCst);
+    let delay = Duration::from_millis(shared.delay_millis.load(Ordering::SeqCst));
+    if !delay.is_zero() {
+        sleep(delay).await;
+    }
+    let expires_in = shared.expires_in_seconds.load(Ordering::SeqCst);
+    let body = format!(
+        r#"{{"access_token":"czs_{number:060}","expires_in":{expires_in},"token_type":"Bearer"}}"#
+    );
+    let mut response = Response::new(Full::new(Bytes::from(body)));
+    response.headers_mut().insert(
+        CONTENT_TYPE,
+        http::HeaderValue::from_static("application/json"),
+    );
+    response
+}

@@ -1,0 +1,30 @@
+//! `coze-auth`, as its users set it up.
+
+use anyhow::Result;
+use coze_auth::{CachedProvider, Endpoint, JwtFlow, OAuthClient, PrivateKey};
+
+use crate::{keys, server::TokenServer};
+
+/// The JWT flow against a server on loopback.
+///
+/// # Errors
+///
+/// When there is no key.
+pub fn jwt_flow(server: &TokenServer) -> Result<JwtFlow> {
+    let client = OAuthClient::new(Endpoint::custom(server.base())?)?;
+    let flow = JwtFlow::builder(client)
+        .client_id("1234567890123")
+        .key_id("AbCdEfGhIjKlMnOpQrStUvWxYz0123456789-_AbCdE")
+        .signer(PrivateKey::from_pem(keys::private_key_pem()?)?)
+        .build()?;
+    Ok(flow)
+}
+
+/// A provider over that flow, which has not asked for a token yet.
+///
+/// # Errors
+///
+/// As [`jwt_flow`].
+pub fn provider(server: &TokenServer) -> Result<CachedProvider> {
+    Ok(CachedProvider::jwt(jwt_flow(server)?).build())
+}
