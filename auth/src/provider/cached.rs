@@ -101,7 +101,8 @@ pub(super) const DEFAULT_DEADLINE: Duration = Duration::from_secs(60);
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct ProviderStats {
-    /// Tokens served without a wait. Reads at the very moment when a token is replaced may be missed.
+    /// Tokens served without a wait. Where more than 16 threads read, or at the very moment when a token is
+    /// replaced, some may be missed: counting them all would cost every read.
     pub served_from_cache: u64,
     /// Requests for a token that were begun (each may have taken several attempts).
     pub refreshes: u64,
@@ -326,17 +327,14 @@ impl Shared {
     #[inline]
     fn serves(self: &Arc<Self>, slot: &Slot) -> bool {
         let now = self.clock.tick();
-        if !slot.life.is_good(now) {
-            return false;
-        }
-        if slot.life.wants_refresh(now) {
-            return self.refresh_due(slot, now);
-        }
-        true
+        slot.life.is_fresh(now) || self.serves_though_not_fresh(slot, now)
     }
 
     #[cold]
-    fn refresh_due(self: &Arc<Self>, slot: &Slot, now: Tick) -> bool {
+    fn serves_though_not_fresh(self: &Arc<Self>, slot: &Slot, now: Tick) -> bool {
+        if !slot.life.is_good(now) {
+            return false;
+        }
         match self.options.refresh {
             RefreshMode::InLine => false,
             RefreshMode::InBackground => {
@@ -372,7 +370,7 @@ impl Shared {
             let slot = slot.as_ref()?;
             let now = self.clock.tick();
             let in_line = self.options.refresh == RefreshMode::InLine;
-            (slot.life.is_good(now) && !(in_line && slot.life.wants_refresh(now)))
+            (slot.life.is_good(now) && (slot.life.is_fresh(now) || !in_line))
                 .then(|| slot.token().clone())
         };
         let runtime = self.runtime.handle()?;

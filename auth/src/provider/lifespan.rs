@@ -13,7 +13,7 @@ pub(super) struct Lifespan {
     /// Nobody gets it from here on.
     ends: Tick,
     /// From here on, on either clock, it is served on and another is got. It is put off while one is being got,
-    /// and after one could not be got.
+    /// and after one could not be got, but never beyond the end: so one look at it tells a fresh token.
     refresh_from: AtomicU64,
     refresh_from_wall: AtomicU64,
 }
@@ -53,38 +53,47 @@ impl Lifespan {
         })
     }
 
+    /// Whether the token may be served and nothing is to be done: neither its end nor the time to get another
+    /// has come. What every read asks.
+    #[inline]
+    pub(super) fn is_fresh(&self, now: Tick) -> bool {
+        now.monotonic < self.refresh_from.load(Ordering::Relaxed)
+            && now.wall < self.refresh_from_wall.load(Ordering::Relaxed)
+    }
+
     /// Whether the token may be served: its end has come on neither clock.
     #[inline]
     pub(super) fn is_good(&self, now: Tick) -> bool {
         now.monotonic < self.ends.monotonic && now.wall < self.ends.wall
     }
 
-    /// Whether it is time to get another.
-    #[inline]
-    pub(super) fn wants_refresh(&self, now: Tick) -> bool {
-        now.monotonic >= self.refresh_from.load(Ordering::Relaxed)
-            || now.wall >= self.refresh_from_wall.load(Ordering::Relaxed)
-    }
-
-    /// Takes the duty to get another, which one caller has at a time.
+    /// Takes the duty to get another, if it is time and nobody has it.
     pub(super) fn claim_refresh(&self, now: Tick) -> bool {
         let due = self.refresh_from.load(Ordering::Relaxed);
-        let claimed = due != u64::MAX
-            && self.wants_refresh(now)
+        let claimed = due < self.ends.monotonic
+            && !self.is_fresh(now)
             && self
                 .refresh_from
-                .compare_exchange(due, u64::MAX, Ordering::Relaxed, Ordering::Relaxed)
+                .compare_exchange(
+                    due,
+                    self.ends.monotonic,
+                    Ordering::Relaxed,
+                    Ordering::Relaxed,
+                )
                 .is_ok();
         if claimed {
-            self.refresh_from_wall.store(u64::MAX, Ordering::Relaxed);
+            self.refresh_from_wall
+                .store(self.ends.wall, Ordering::Relaxed);
         }
         claimed
     }
 
     /// Gives the duty back: from then on somebody may take it again.
     pub(super) fn refresh_again(&self, at: Tick) {
-        self.refresh_from_wall.store(at.wall, Ordering::Relaxed);
-        self.refresh_from.store(at.monotonic, Ordering::Relaxed);
+        self.refresh_from_wall
+            .store(at.wall.min(self.ends.wall), Ordering::Relaxed);
+        self.refresh_from
+            .store(at.monotonic.min(self.ends.monotonic), Ordering::Relaxed);
     }
 
     /// How long the token may still be served.

@@ -359,7 +359,7 @@ impl TokenProvider for SessionProvider {
         if !session.life.is_good(now) {
             return None;
         }
-        if session.life.wants_refresh(now) {
+        if !session.life.is_fresh(now) {
             self.refresh_in_background(&session);
         }
         Some(session.token.clone())
