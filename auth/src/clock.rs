@@ -40,6 +40,7 @@ impl Clock {
     ///
     /// On Linux these are the coarse clocks, a few milliseconds behind at most and read without a system
     /// call; `Instant::now` costs 20 ns more.
+    #[inline]
     pub(crate) fn tick(&self) -> Tick {
         match self {
             Self::System => Tick::now(),
@@ -67,6 +68,7 @@ pub(crate) struct Tick {
 
 impl Tick {
     #[cfg(target_os = "linux")]
+    #[inline]
     fn now() -> Self {
         use rustix::time::{ClockId, clock_gettime};
         let nanos = |id| {

@@ -50,6 +50,7 @@ impl Bearer {
 
     /// The header value, sensitive.
     #[must_use]
+    #[inline]
     pub fn header_value(&self) -> &HeaderValue {
         &self.0
     }

@@ -43,6 +43,7 @@ impl AccessToken {
 
     /// The `Authorization` header value, `Bearer …`, marked sensitive.
     #[must_use]
+    #[inline]
     pub fn authorization(&self) -> &HeaderValue {
         self.0.header_value()
     }

@@ -101,8 +101,7 @@ pub(super) const DEFAULT_DEADLINE: Duration = Duration::from_secs(60);
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct ProviderStats {
-    /// Tokens served without a wait. Where more than 16 threads read, or at the very moment when a token is
-    /// replaced, some may be missed: counting them all would cost every read.
+    /// Tokens served without a wait. Reads at the very moment when a token is replaced may be missed.
     pub served_from_cache: u64,
     /// Requests for a token that were begun (each may have taken several attempts).
     pub refreshes: u64,
@@ -248,14 +247,15 @@ impl CachedProvider {
     ///
     /// Drop it soon, and don't hold it over an `.await`.
     #[must_use]
+    #[inline]
     pub fn borrow(&self) -> Option<BorrowedToken> {
         let slot = self.0.slot.load();
         let current = slot.as_ref()?;
         if !self.0.serves(current) {
             return None;
         }
-        current.count_read();
-        Some(BorrowedToken(slot))
+        let shard = current.read();
+        Some(BorrowedToken { slot, shard })
     }
 
     /// How it has done so far.
@@ -275,13 +275,15 @@ impl CachedProvider {
 }
 
 impl TokenProvider for CachedProvider {
+    #[inline]
     fn cached(&self) -> Option<AccessToken> {
         let slot = self.0.slot.load();
         let slot = slot.as_ref()?;
-        self.0.serves(slot).then(|| {
-            slot.count_read();
-            slot.token().clone()
-        })
+        if !self.0.serves(slot) {
+            return None;
+        }
+        let shard = slot.read();
+        Some(slot.copy(shard).clone())
     }
 
     fn fetch(&self) -> TokenFuture<'_> {
@@ -303,14 +305,18 @@ impl fmt::Debug for CachedProvider {
 }
 
 /// The current token, borrowed from a [`CachedProvider`].
-pub struct BorrowedToken(Guard<Option<Arc<Slot>>>);
+pub struct BorrowedToken {
+    slot: Guard<Option<Arc<Slot>>>,
+    shard: usize,
+}
 
 impl Deref for BorrowedToken {
     type Target = AccessToken;
 
+    #[inline]
     fn deref(&self) -> &AccessToken {
-        match &*self.0 {
-            Some(slot) => slot.token(),
+        match &*self.slot {
+            Some(slot) => slot.copy(self.shard),
             None => unreachable!("a borrowed token is made of a slot"),
         }
     }

@@ -12,12 +12,13 @@ use std::{
 use crossbeam_utils::CachePadded;
 
 use super::{AccessToken, lifespan::Lifespan};
-use crate::{Result, Token};
+use crate::{Error, Result, Token};
 
 /// How many copies there are of a token that many threads read.
 const SHARDS: usize = 16;
 
 /// The shard of this thread: threads are dealt out in turn.
+#[inline]
 fn shard() -> usize {
     static NEXT: AtomicUsize = AtomicUsize::new(0);
     thread_local! {
@@ -41,7 +42,8 @@ struct Copy {
 /// One token, from its arrival to its end.
 #[derive(Debug)]
 pub(super) struct Slot {
-    copies: Box<[CachePadded<Copy>]>,
+    // An array, so that the shard is found by a mask: dividing by a length took longer than the read itself.
+    copies: Box<[CachePadded<Copy>; SHARDS]>,
     pub(super) life: Lifespan,
 }
 
@@ -55,29 +57,30 @@ impl Slot {
                 Ok(CachePadded::new(Copy { token, reads }))
             })
             .collect();
+        let copies = copies?.into_boxed_slice().try_into();
         Ok(Self {
-            copies: copies?.into_boxed_slice(),
+            copies: copies.map_err(|_| Error::invalid_input("there is a copy for each shard"))?,
             life,
         })
     }
 
-    /// The copy for this thread.
-    #[inline]
+    /// The token, for anything but a warm read.
     pub(super) fn token(&self) -> &AccessToken {
-        &self.copy().token
+        &self.copies[0].token
     }
 
-    /// Counts a read by this thread. Two threads that share a shard may count one for two: an addition that
-    /// can't miss costs as much as the rest of the read.
+    /// Counts a read by this thread, and says from which shard it reads.
     #[inline]
-    pub(super) fn count_read(&self) {
-        let reads = &self.copy().reads;
-        reads.store(reads.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+    pub(super) fn read(&self) -> usize {
+        let shard = shard() % SHARDS;
+        self.copies[shard].reads.fetch_add(1, Ordering::Relaxed);
+        shard
     }
 
+    /// The token of a shard.
     #[inline]
-    fn copy(&self) -> &Copy {
-        &self.copies[shard() % self.copies.len()]
+    pub(super) fn copy(&self, shard: usize) -> &AccessToken {
+        &self.copies[shard % SHARDS].token
     }
 
     /// How often it was read.
