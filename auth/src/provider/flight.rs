@@ -66,6 +66,8 @@ pub(super) struct Takeoff(watch::Sender<Landed>);
 /// The pause after the first failure; each later one doubles it.
 pub(super) const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// The coarse clock, by which a token ends, is behind the one that pauses are measured on: by less than this.
+const COARSE_STEP: Duration = Duration::from_millis(20);
 /// The longest pause that a server's `Retry-After` can cause.
 const LONGEST_ASKED_PAUSE: Duration = Duration::from_secs(3600);
 
@@ -203,7 +205,10 @@ fn pause_after(failures_before: u32, error: &Error, still_served: Option<Duratio
         .min(LONGEST_ASKED_PAUSE);
     match still_served {
         None => grown.max(asked),
-        Some(left) => grown.min((left / 2).max(FIRST_PAUSE)).max(asked).min(left),
+        Some(left) => grown
+            .min((left / 2).max(FIRST_PAUSE))
+            .max(asked)
+            .min(left.saturating_sub(COARSE_STEP)),
     }
 }
 
@@ -396,15 +401,10 @@ mod tests {
         for (failures, error, left, pause) in [
             (0, failure(), secs(100), secs(1)),
             (9, failure(), secs(100), secs(50)),
-            (9, failure(), secs(1), secs(1)),
-            (
-                9,
-                failure(),
-                Duration::from_millis(10),
-                Duration::from_millis(10),
-            ),
+            (9, failure(), secs(1), secs(1) - COARSE_STEP),
+            (9, failure(), COARSE_STEP / 2, Duration::ZERO),
             (0, asked(30), secs(100), secs(30)),
-            (0, asked(300), secs(100), secs(100)),
+            (0, asked(300), secs(100), secs(100) - COARSE_STEP),
         ] {
             assert_eq!(pause_after(failures, &error, Some(left)), pause);
         }
