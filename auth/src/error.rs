@@ -108,6 +108,16 @@ pub enum ErrorKind {
     /// An answer came that is not one of Coze's: HTML, nothing, cut short, too long, or without a
     /// token.
     InvalidAnswer,
+    /// Nobody has signed in, or the sign-in was removed: a person must sign in. Nothing was sent.
+    NotSignedIn,
+    /// The store of sign-ins can't be read or written: see the source.
+    Store,
+    /// Another owner has the lease on the sign-in, and does not give it back.
+    StoreBusy,
+    /// What the store holds can't be understood. It stays where it is; a fresh sign-in sets it aside.
+    StoreDamaged,
+    /// Others than its owner could read or replace what the store holds: it is not used.
+    StoreExposed,
 }
 
 /// Coze's word for an error, or the number that API calls and gateways use instead.
@@ -211,6 +221,31 @@ impl Error {
         source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
     ) -> Self {
         Self::new(ErrorKind::Provider, what).with_source(source)
+    }
+
+    /// An error of a [`Store`](crate::store::Store): it could not be read or written. Neither the text nor the source
+    /// may hold a secret.
+    ///
+    /// ```
+    /// use coze_auth::{Error, ErrorKind};
+    ///
+    /// let full = std::io::Error::from(std::io::ErrorKind::StorageFull);
+    /// let error = Error::of_store("the database did not take the sign-in", full);
+    /// assert_eq!(error.kind(), ErrorKind::Store);
+    /// ```
+    pub fn of_store(
+        what: impl Into<String>,
+        source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+    ) -> Self {
+        Self::new(ErrorKind::Store, what).with_source(source)
+    }
+
+    /// What a [`Lease`](crate::store::Lease) says whose time was over before it was used.
+    pub fn lease_lost(profile: &crate::store::Profile) -> Self {
+        Self::new(
+            ErrorKind::StoreBusy,
+            format!("the lease on the sign-in of profile {profile} was lost before it was used"),
+        )
     }
 
     /// What kind of thing went wrong.
@@ -341,6 +376,17 @@ impl Error {
             (ErrorKind::InvalidAnswer, ..) if self.is_retryable() => "try again later",
             (ErrorKind::InvalidAnswer, ..) => {
                 "check the API base URL and what stands between (proxy, gateway); quote the log id to Coze's support"
+            }
+            (ErrorKind::NotSignedIn, ..) => "sign in",
+            (ErrorKind::Store, ..) => {
+                "make the store work again (disk space, permissions, connection); a token that is in memory is not lost meanwhile"
+            }
+            (ErrorKind::StoreBusy, ..) => "wait for the other owner, or end it if it is stuck",
+            (ErrorKind::StoreDamaged, ..) => {
+                "restore or update what the message names, or sign in again: what is there will be set aside"
+            }
+            (ErrorKind::StoreExposed, ..) => {
+                "make it readable and writable by its owner only, or sign in elsewhere"
             }
             (ErrorKind::Refused, ..) if self.is_retryable() => "try again later",
             (ErrorKind::Refused, ..) => "see the message; quote the log id to Coze's support",

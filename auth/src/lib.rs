@@ -91,6 +91,7 @@ mod flow;
 mod input;
 mod provider;
 mod refusal;
+pub mod store;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod token;

@@ -1,0 +1,201 @@
+//! A store that ends with its process.
+
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+use super::{
+    Lease, LeaseKind, Leasing, Profile, Record, Removed, Saved, Store, StoreFuture, Stored,
+};
+use crate::{Error, RefreshToken};
+
+/// Keeps sign-ins in memory: for tests, and for services whose users sign in anew after a restart. Clones are the
+/// same store.
+#[derive(Clone, Default)]
+pub struct MemoryStore(Arc<Mutex<HashMap<Profile, Entry>>>);
+
+#[derive(Default)]
+struct Entry {
+    current: Option<(Record, Instant)>,
+    aside: Vec<Record>,
+    /// Who has the lease, and until when.
+    leased: Option<(u64, Instant)>,
+    leases: u64,
+}
+
+/// So many records are kept aside for each profile; older ones make room.
+const MOST_ASIDE: usize = 8;
+
+impl Entry {
+    fn stored(&self) -> Option<Stored> {
+        let (record, since) = self.current.as_ref()?;
+        Some(Stored::new(record.clone(), since.elapsed()))
+    }
+
+    fn set_aside(&mut self, record: Record) {
+        if self.aside.len() == MOST_ASIDE {
+            self.aside.remove(0);
+        }
+        self.aside.push(record);
+    }
+
+    fn is_leased_by(&self, owner: u64) -> bool {
+        self.leased
+            .is_some_and(|(leased_by, until)| leased_by == owner && Instant::now() < until)
+    }
+}
+
+impl MemoryStore {
+    /// An empty store.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// What was set aside for a profile, the oldest first: sign-ins that were over when a fresh one came, and
+    /// answers that came too late.
+    #[must_use]
+    pub fn set_aside(&self, profile: &Profile) -> Vec<Record> {
+        let entries = self.entries();
+        let entry = entries.get(profile);
+        entry.map(|entry| entry.aside.clone()).unwrap_or_default()
+    }
+
+    pub(crate) fn put_now(&self, profile: &Profile, record: Record) {
+        let mut entries = self.entries();
+        let entry = entries.entry(profile.clone()).or_default();
+        let replaced = entry.current.replace((record, Instant::now()));
+        if let Some((replaced, _)) = replaced.filter(|(replaced, _)| replaced.dead().is_some()) {
+            entry.set_aside(replaced);
+        }
+    }
+
+    fn entries(&self) -> MutexGuard<'_, HashMap<Profile, Entry>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Store for MemoryStore {
+    fn load<'a>(&'a self, profile: &'a Profile) -> StoreFuture<'a, Option<Stored>> {
+        Box::pin(async move { Ok(self.entries().get(profile).and_then(Entry::stored)) })
+    }
+
+    fn save<'a>(
+        &'a self,
+        profile: &'a Profile,
+        redeemed: &'a RefreshToken,
+        successor: &'a Record,
+    ) -> StoreFuture<'a, Saved> {
+        Box::pin(async move {
+            let mut entries = self.entries();
+            let entry = entries.entry(profile.clone()).or_default();
+            match &entry.current {
+                Some((current, _)) if current.holds(redeemed) => {
+                    entry.current = Some((successor.clone(), Instant::now()));
+                    Ok(Saved::Saved)
+                }
+                Some((current, _)) if current.holds(successor.refresh_token()) => Ok(Saved::Saved),
+                _ => {
+                    entry.set_aside(successor.clone());
+                    Ok(Saved::MovedOn(entry.stored().map(Box::new)))
+                }
+            }
+        })
+    }
+
+    fn put<'a>(&'a self, profile: &'a Profile, record: &'a Record) -> StoreFuture<'a, ()> {
+        Box::pin(async move {
+            self.put_now(profile, record.clone());
+            Ok(())
+        })
+    }
+
+    fn remove<'a>(&'a self, profile: &'a Profile, read: &'a Record) -> StoreFuture<'a, Removed> {
+        Box::pin(async move {
+            let mut entries = self.entries();
+            let Some(entry) = entries.get_mut(profile) else {
+                return Ok(Removed::Removed);
+            };
+            if let Some((current, _)) = &entry.current
+                && !current.holds(read.refresh_token())
+            {
+                return Ok(Removed::MovedOn);
+            }
+            entry.current = None;
+            Ok(Removed::Removed)
+        })
+    }
+
+    fn lease<'a>(&'a self, profile: &'a Profile, hold: Duration) -> StoreFuture<'a, Leasing> {
+        Box::pin(async move {
+            let mut entries = self.entries();
+            let entry = entries.entry(profile.clone()).or_default();
+            let now = Instant::now();
+            if entry.leased.is_some_and(|(_, until)| now < until) {
+                return Ok(Leasing::Held {
+                    by: Some("this process".to_owned()),
+                });
+            }
+            entry.leases += 1;
+            entry.leased = Some((entry.leases, now + hold));
+            Ok(Leasing::Got(Box::new(MemoryLease {
+                store: self.clone(),
+                profile: profile.clone(),
+                owner: entry.leases,
+            })))
+        })
+    }
+
+    fn lease_kind(&self) -> LeaseKind {
+        LeaseKind::ForItsHold
+    }
+}
+
+impl fmt::Debug for MemoryStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MemoryStore")
+            .field("profiles", &self.entries().len())
+            .finish()
+    }
+}
+
+struct MemoryLease {
+    store: MemoryStore,
+    profile: Profile,
+    owner: u64,
+}
+
+impl Lease for MemoryLease {
+    fn prove_save<'a>(&'a self, _: &'a Record) -> StoreFuture<'a, ()> {
+        Box::pin(async move {
+            let entries = self.store.entries();
+            let held = entries.get(&self.profile);
+            if held.is_some_and(|entry| entry.is_leased_by(self.owner)) {
+                Ok(())
+            } else {
+                Err(Error::lease_lost(&self.profile))
+            }
+        })
+    }
+
+    fn release(self: Box<Self>) -> StoreFuture<'static, ()> {
+        drop(self);
+        Box::pin(async { Ok(()) })
+    }
+}
+
+impl Drop for MemoryLease {
+    fn drop(&mut self) {
+        let mut entries = self.store.entries();
+        if let Some(entry) = entries.get_mut(&self.profile)
+            && entry.is_leased_by(self.owner)
+        {
+            entry.leased = None;
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! One person's sign-in: a store, and the name of the profile in it.
+
+use std::{fmt, sync::Arc};
+
+use super::{Profile, Record, Removed, Store, Stored};
+use crate::{Error, Result, Token};
+
+/// A person's sign-in, kept in a [`Store`] under the name of a profile. Clones are the same sign-in.
+///
+/// ```
+/// use coze_auth::store::{MemoryStore, SignIn};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> coze_auth::Result<()> {
+/// let sign_in = SignIn::new(MemoryStore::new(), "default")?;
+/// assert!(sign_in.load().await?.is_none());
+/// # Ok(()) }
+/// ```
+#[derive(Clone)]
+pub struct SignIn {
+    store: Arc<dyn Store>,
+    profile: Profile,
+}
+
+impl SignIn {
+    /// The sign-in of this profile.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) when the name of the profile can't be one.
+    pub fn new(store: impl Store, profile: impl Into<String>) -> Result<Self> {
+        Ok(Self {
+            store: Arc::new(store),
+            profile: Profile::new(profile)?,
+        })
+    }
+
+    /// The name of the profile.
+    #[must_use]
+    pub fn profile(&self) -> &Profile {
+        &self.profile
+    }
+
+    /// Where it is kept.
+    #[must_use]
+    pub fn store(&self) -> &Arc<dyn Store> {
+        &self.store
+    }
+
+    /// Keeps the token of a fresh sign-in, in place of whatever is there.
+    ///
+    /// # Errors
+    ///
+    /// - [`InvalidAnswer`](crate::ErrorKind::InvalidAnswer) when the token came without a refresh token.
+    /// - Those of the store: nothing was changed, and the token is still in the caller's hands.
+    pub async fn put(&self, token: &Token) -> Result<()> {
+        let record = Record::of(token)?;
+        self.store.put(&self.profile, &record).await
+    }
+
+    /// What is stored, if anything.
+    ///
+    /// # Errors
+    ///
+    /// Those of the store.
+    pub async fn load(&self) -> Result<Option<Stored>> {
+        self.store.load(&self.profile).await
+    }
+
+    /// Forgets the sign-in: Coze has no way to end one, so the tokens stay valid until they expire.
+    ///
+    /// # Errors
+    ///
+    /// Those of the store; [`StoreBusy`](crate::ErrorKind::StoreBusy) when it changed each time it was
+    /// about to be removed.
+    pub async fn remove(&self) -> Result<()> {
+        for _ in 0..REMOVALS {
+            let Some(stored) = self.load().await? else {
+                return Ok(());
+            };
+            if self.store.remove(&self.profile, &stored.record).await? == Removed::Removed {
+                return Ok(());
+            }
+        }
+        Err(Error::new(
+            crate::ErrorKind::StoreBusy,
+            format!(
+                "the sign-in of profile {} changes faster than it can be removed",
+                self.profile
+            ),
+        ))
+    }
+}
+
+/// How often a removal is tried when a refresh comes between.
+const REMOVALS: usize = 5;
+
+impl fmt::Debug for SignIn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SignIn")
+            .field("profile", &self.profile)
+            .finish_non_exhaustive()
+    }
+}
