@@ -73,6 +73,10 @@ impl OAuthClient {
     pub(crate) fn clock(&self) -> &Clock {
         &self.0.clock
     }
+
+    pub(crate) fn request_timeout(&self) -> Duration {
+        self.0.request_timeout
+    }
 }
 
 impl fmt::Debug for OAuthClient {

@@ -337,6 +337,13 @@ impl Error {
         }
     }
 
+    /// Whether only a person can help, by signing in again: nobody is signed in, or the refresh token is invalid, used
+    /// or too old.
+    #[must_use]
+    pub fn needs_sign_in(&self) -> bool {
+        self.0.kind == ErrorKind::NotSignedIn || self.0.code == Some(ErrorCode::InvalidGrant)
+    }
+
     /// What to do about it, for the person who reads the message.
     #[must_use]
     pub fn hint(&self) -> &'static str {

@@ -11,7 +11,7 @@ use coze_wire::{Bearer, Secret};
 use http::HeaderValue;
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, ErrorKind, Result, clock::Clock};
+use crate::{Error, ErrorKind, Result, clock::Clock, store::Record};
 
 /// An access token as Coze issued it.
 ///
@@ -257,6 +257,29 @@ impl Token {
             received: timing.ended,
             received_wall: timing.ended_wall,
             log_id,
+            clock: clock.clone(),
+        })
+    }
+}
+
+impl Token {
+    /// Takes up a stored token, of whose life this much is left.
+    pub(crate) fn stored(record: &Record, life: Duration, clock: &Clock) -> Result<Self> {
+        let authorization = Bearer::new(record.access_token()).map_err(|why| {
+            Error::new(
+                ErrorKind::StoreDamaged,
+                format!("the stored access token {why}"),
+            )
+        })?;
+        Ok(Self {
+            access_token: record.access_token().clone(),
+            authorization,
+            refresh_token: Some(record.refresh_token().clone()),
+            expires_at: record.expires_at(),
+            lifetime: life,
+            received: clock.monotonic(),
+            received_wall: clock.wall(),
+            log_id: record.log_id().map(str::to_owned),
             clock: clock.clone(),
         })
     }

@@ -19,11 +19,13 @@ use super::{
     flight::{Boarding, Destination, FIRST_PAUSE, Flights, Runtime, Takeoff, take_off},
     lifespan::Lifespan,
     slot::Slot,
-    source::{JwtSource, MintFuture, RefreshSource, Source, UserFlow, jitter},
+    source::{JwtSource, MintFuture, Source, jitter},
+    stored::{StoredSource, UserFlow},
 };
 use crate::{
     DeviceFlow, Error, JwtFlow, JwtTokenRequest, PkceFlow, Result, Token, WebFlow,
     clock::{Clock, Tick},
+    store::SignIn,
 };
 
 /// Keeps a flow's token fresh for a whole service. Clones are cheap and the same provider.
@@ -107,6 +109,8 @@ pub struct ProviderStats {
     pub refreshes: u64,
     /// Callers who waited for a request that another had begun.
     pub coalesced: u64,
+    /// Tokens that another owner of the same [stored](crate::store) sign-in had refreshed: no request was sent.
+    pub adopted: u64,
     /// Requests that ended without a token.
     pub failures: u64,
     /// The last failure, if none has succeeded since.
@@ -204,27 +208,50 @@ impl CachedProvider {
         CachedProviderBuilder::new(JwtSource { flow, request }, clock)
     }
 
+    /// The tokens of a person who signed in through a web application. The sign-in is kept in a store, and
+    /// shared with whoever else uses that: of all processes and machines, one at a time refreshes it, and the others
+    /// use what it got. See [`store`](crate::store).
+    ///
+    /// A valid token that is stored is used as it is. If nobody is signed in, or the sign-in is over, callers get
+    /// [`NotSignedIn`](crate::ErrorKind::NotSignedIn) until [`SignIn::put`] brings a fresh one.
+    pub fn web(flow: WebFlow, sign_in: SignIn) -> CachedProviderBuilder {
+        Self::stored(UserFlow::Web(flow), sign_in)
+    }
+
+    /// As [`web`](Self::web), for a PKCE sign-in.
+    pub fn pkce(flow: PkceFlow, sign_in: SignIn) -> CachedProviderBuilder {
+        Self::stored(UserFlow::Pkce(flow), sign_in)
+    }
+
+    /// As [`web`](Self::web), for a device sign-in.
+    pub fn device(flow: DeviceFlow, sign_in: SignIn) -> CachedProviderBuilder {
+        Self::stored(UserFlow::Device(flow), sign_in)
+    }
+
+    fn stored(flow: UserFlow, sign_in: SignIn) -> CachedProviderBuilder {
+        let clock = flow.client().clock().clone();
+        CachedProviderBuilder::new(StoredSource::new(flow, sign_in), clock)
+    }
+
     /// The tokens of a person who signed in through a web application, **kept in memory only**: when the
     /// process ends, so does the sign-in, because its refresh token has rotated.
     pub fn web_in_memory(flow: WebFlow, signed_in: Token) -> CachedProviderBuilder {
-        let clock = flow.client().clock().clone();
-        Self::refreshing(UserFlow::Web(flow), signed_in, clock)
+        Self::in_memory(UserFlow::Web(flow), signed_in)
     }
 
     /// As [`web_in_memory`](Self::web_in_memory), for a PKCE sign-in.
     pub fn pkce_in_memory(flow: PkceFlow, signed_in: Token) -> CachedProviderBuilder {
-        let clock = flow.client().clock().clone();
-        Self::refreshing(UserFlow::Pkce(flow), signed_in, clock)
+        Self::in_memory(UserFlow::Pkce(flow), signed_in)
     }
 
     /// As [`web_in_memory`](Self::web_in_memory), for a device sign-in.
     pub fn device_in_memory(flow: DeviceFlow, signed_in: Token) -> CachedProviderBuilder {
-        let clock = flow.client().clock().clone();
-        Self::refreshing(UserFlow::Device(flow), signed_in, clock)
+        Self::in_memory(UserFlow::Device(flow), signed_in)
     }
 
-    fn refreshing(flow: UserFlow, signed_in: Token, clock: Clock) -> CachedProviderBuilder {
-        let source = RefreshSource::new(flow, signed_in.refresh_token().cloned());
+    fn in_memory(flow: UserFlow, signed_in: Token) -> CachedProviderBuilder {
+        let clock = flow.client().clock().clone();
+        let source = StoredSource::in_memory(flow, &signed_in);
         let mut builder = CachedProviderBuilder::new(source, clock);
         builder.first = Some(signed_in);
         builder
@@ -264,13 +291,14 @@ impl CachedProvider {
         self.0.stats()
     }
 
-    /// Begins no more requests, and waits for the one that is under way, so that a rotated refresh token is
-    /// not lost. Valid tokens are still served.
+    /// Begins no more requests, and waits for the one that is under way and for its save, so that a rotated refresh
+    /// token is not lost. A save that failed is tried again for some seconds. Valid tokens are still served.
     pub async fn shutdown(&self) {
         if let Some(flight) = self.0.flights.close() {
             // Its callers get the result; here only its end counts.
             let _ = flight.landed().await;
         }
+        self.0.source.settle().await;
     }
 }
 
@@ -428,7 +456,7 @@ impl Shared {
         let Some(slot) = current.as_ref().filter(|slot| slot.token().is(token)) else {
             return;
         };
-        if !self.flights.may_invalidate() {
+        if !self.source.heeds_refusal(token) && !self.flights.may_invalidate() {
             return;
         }
         let previous = self.slot.compare_and_swap(&current, None);
@@ -452,6 +480,7 @@ impl Shared {
                 + slot.as_ref().map_or(0, |slot| slot.reads()),
             refreshes: count(&self.counters.refreshes),
             coalesced: count(&self.counters.coalesced),
+            adopted: self.source.adopted(),
             failures: count(&self.counters.failures),
             last_error: self.flights.last_error(),
             expires_in: slot
@@ -464,7 +493,7 @@ impl Shared {
 
 impl Destination for Arc<Shared> {
     fn mint(&self, deadline: Instant) -> MintFuture<'_> {
-        self.source.mint(deadline)
+        self.source.mint(self.options.refresh, deadline)
     }
 
     fn land(&self, takeoff: &Takeoff, minted: Result<Token>) {
@@ -475,6 +504,9 @@ impl Destination for Arc<Shared> {
             self.counters.failures.fetch_add(1, Ordering::Relaxed);
         }
         if installed.is_ok() {
+            if let (Some(pause), Some(slot)) = (self.source.undone(), &*self.slot.load()) {
+                slot.life.refresh_again(self.clock.tick() + pause);
+            }
             self.flights.land(takeoff, installed, None);
             return;
         }

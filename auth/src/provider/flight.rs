@@ -39,7 +39,7 @@ impl State {
 }
 
 /// A token that the API refused is given up once in this time at most.
-const BETWEEN_INVALIDATIONS: Duration = Duration::from_secs(10);
+pub(super) const BETWEEN_INVALIDATIONS: Duration = Duration::from_secs(10);
 
 /// After a failure, nothing starts for a while.
 struct Grounded {
@@ -132,8 +132,16 @@ impl Flights {
                     state.grounded = None;
                     None
                 }
-                // The caller's own mistake: another caller need not wait for it to pass.
-                Err(error) if error.kind() == ErrorKind::InvalidInput => None,
+                // The caller's own mistake: another caller need not wait for it to pass. Nor does who has just
+                // signed in.
+                Err(error)
+                    if matches!(
+                        error.kind(),
+                        ErrorKind::InvalidInput | ErrorKind::NotSignedIn
+                    ) =>
+                {
+                    None
+                }
                 Err(error) => {
                     let pause = pause_after(state.failures, error, still_served);
                     *error = error.clone().with_retry_after(Some(pause));

@@ -21,6 +21,11 @@ pub(super) struct Lifespan {
 /// The last part of a token's life, in which the next one is got, is a fifth of it, and this at most.
 const LONGEST_WINDOW: Duration = Duration::from_secs(300);
 
+/// The last part of such a life, before jitter.
+pub(super) fn refresh_window(life: Duration) -> Duration {
+    (life / 5).min(LONGEST_WINDOW)
+}
+
 /// A token is given up this much before its end, for the request that it is about to make and for the
 /// coarse clock's step: a fiftieth of its life, at most two seconds.
 fn margin(life: Duration) -> Duration {
@@ -44,7 +49,7 @@ impl Lifespan {
             )
             .with_log_id(token.log_id().map(str::to_owned)));
         }
-        let window = (life / 5).min(LONGEST_WINDOW).mul_f64(jitter);
+        let window = refresh_window(life).mul_f64(jitter);
         let refresh_from = now + served.saturating_sub(window);
         Ok(Self {
             ends: now + served,

@@ -11,6 +11,7 @@ mod lifespan;
 mod sessions;
 mod slot;
 mod source;
+mod stored;
 
 use std::{future::Future, pin::Pin, sync::Arc};
 

@@ -3,14 +3,13 @@
 use std::{future::Future, pin::Pin, time::Duration};
 
 use backon::{ExponentialBuilder, Retryable};
-use tokio::{sync::Mutex, time::Instant};
+use tokio::time::Instant;
 
-use crate::{
-    DeviceFlow, Error, ErrorCode, ErrorKind, Flow, JwtFlow, JwtTokenRequest, PkceFlow,
-    RefreshToken, Result, Token, WebFlow,
-};
+use super::{AccessToken, RefreshMode};
+use crate::{Error, ErrorKind, Flow, JwtFlow, JwtTokenRequest, Result, Token};
 
 pub(super) type MintFuture<'a> = Pin<Box<dyn Future<Output = Result<Token>> + Send + 'a>>;
+pub(super) type SettleFuture<'a> = Pin<Box<dyn Future<Output = ()> + Send + 'a>>;
 
 /// Gets new tokens. Calls never overlap.
 pub(super) trait Source: Send + Sync + 'static {
@@ -18,7 +17,28 @@ pub(super) trait Source: Send + Sync + 'static {
     fn flow(&self) -> Flow;
 
     /// Gets one before the deadline, trying again where that can help.
-    fn mint(&self, deadline: Instant) -> MintFuture<'_>;
+    fn mint(&self, mode: RefreshMode, deadline: Instant) -> MintFuture<'_>;
+
+    /// Hears that the API refused a token that it got. True if it keeps by itself from getting another for every
+    /// refusal.
+    fn heeds_refusal(&self, _refused: &AccessToken) -> bool {
+        false
+    }
+
+    /// When to call `mint` again, although the token that it got is good for longer: it left something undone.
+    fn undone(&self) -> Option<Duration> {
+        None
+    }
+
+    /// Does what is undone, as far as that is possible.
+    fn settle(&self) -> SettleFuture<'_> {
+        Box::pin(async {})
+    }
+
+    /// How many of the tokens it got had been refreshed by another owner.
+    fn adopted(&self) -> u64 {
+        0
+    }
 }
 
 /// The JWT flow: a fresh JWT for each attempt.
@@ -32,103 +52,10 @@ impl Source for JwtSource {
         Flow::Jwt
     }
 
-    fn mint(&self, deadline: Instant) -> MintFuture<'_> {
+    fn mint(&self, _: RefreshMode, deadline: Instant) -> MintFuture<'_> {
         Box::pin(retrying(deadline, AtDeadline::CutOff, || {
             self.flow.token_for(&self.request)
         }))
-    }
-}
-
-/// A flow whose tokens a person granted.
-pub(super) enum UserFlow {
-    Web(WebFlow),
-    Pkce(PkceFlow),
-    Device(DeviceFlow),
-}
-
-impl UserFlow {
-    fn kind(&self) -> Flow {
-        match self {
-            Self::Web(_) => Flow::Web,
-            Self::Pkce(_) => Flow::Pkce,
-            Self::Device(_) => Flow::Device,
-        }
-    }
-
-    async fn refresh(&self, refresh_token: &RefreshToken) -> Result<Token> {
-        match self {
-            Self::Web(flow) => flow.refresh(refresh_token).await,
-            Self::Pkce(flow) => flow.refresh(refresh_token).await,
-            Self::Device(flow) => flow.refresh(refresh_token).await,
-        }
-    }
-}
-
-/// The refresh token of a person's grant, which rotates. Kept in memory only.
-pub(super) struct RefreshSource {
-    flow: UserFlow,
-    record: Mutex<Record>,
-}
-
-enum Record {
-    Live(RefreshToken),
-    /// Coze does not take the refresh token any more: only the person can help.
-    Dead(Error),
-}
-
-impl RefreshSource {
-    pub(super) fn new(flow: UserFlow, refresh_token: Option<RefreshToken>) -> Self {
-        let record = match refresh_token {
-            Some(refresh_token) => Record::Live(refresh_token),
-            None => Record::Dead(nothing_to_refresh_with(flow.kind())),
-        };
-        Self {
-            flow,
-            record: Mutex::new(record),
-        }
-    }
-}
-
-fn nothing_to_refresh_with(flow: Flow) -> Error {
-    Error::new(
-        ErrorKind::Refused,
-        "there is no refresh token to get a new access token with",
-    )
-    .with_code(ErrorCode::InvalidGrant)
-    .in_flow(flow)
-}
-
-impl Source for RefreshSource {
-    fn flow(&self) -> Flow {
-        self.flow.kind()
-    }
-
-    fn mint(&self, deadline: Instant) -> MintFuture<'_> {
-        Box::pin(async move {
-            let mut record = self.record.lock().await;
-            let refresh_token = match &*record {
-                Record::Live(refresh_token) => refresh_token.clone(),
-                Record::Dead(error) => return Err(error.clone()),
-            };
-            // The same refresh token again: if the first attempt went through, it is spent either way.
-            let refreshed = retrying(deadline, AtDeadline::Await, || {
-                self.flow.refresh(&refresh_token)
-            })
-            .await;
-            match &refreshed {
-                // If no other is issued, the old one stays (RFC 6749 section 6).
-                Ok(token) => {
-                    if let Some(next) = token.refresh_token() {
-                        *record = Record::Live(next.clone());
-                    }
-                }
-                Err(error) if error.code() == Some(&ErrorCode::InvalidGrant) => {
-                    *record = Record::Dead(error.clone());
-                }
-                Err(_) => {}
-            }
-            refreshed
-        })
     }
 }
 
@@ -195,6 +122,6 @@ pub(super) fn jitter() -> f64 {
 }
 
 /// Evenly spread over 0 to 1; 1 where the system has no random bytes.
-fn random_fraction() -> f64 {
+pub(super) fn random_fraction() -> f64 {
     getrandom::u32().map_or(1.0, |random| f64::from(random) / f64::from(u32::MAX))
 }

@@ -249,6 +249,10 @@ impl Profile {
         Ok(Self(name))
     }
 
+    pub(crate) fn in_memory() -> Self {
+        Self("in memory".to_owned())
+    }
+
     /// Its name.
     #[must_use]
     pub fn name(&self) -> &str {

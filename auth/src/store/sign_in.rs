@@ -2,7 +2,7 @@
 
 use std::{fmt, sync::Arc};
 
-use super::{Profile, Record, Removed, Store, Stored};
+use super::{MemoryStore, Profile, Record, Removed, Store, Stored};
 use crate::{Error, Result, Token};
 
 /// A person's sign-in, kept in a [`Store`] under the name of a profile. Clones are the same sign-in.
@@ -33,6 +33,19 @@ impl SignIn {
             store: Arc::new(store),
             profile: Profile::new(profile)?,
         })
+    }
+
+    /// A sign-in that nobody else can reach.
+    pub(crate) fn in_memory(record: Option<Record>) -> Self {
+        let store = MemoryStore::new();
+        let profile = Profile::in_memory();
+        if let Some(record) = record {
+            store.put_now(&profile, record);
+        }
+        Self {
+            store: Arc::new(store),
+            profile,
+        }
     }
 
     /// The name of the profile.
