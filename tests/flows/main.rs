@@ -8,6 +8,7 @@
 //! | [`provider`] | Is the cached token valid, got once, and never lost? |
 //! | [`sessions`] | Has each end user's session a token of its own, and only one? |
 //! | [`api`] | Do API calls carry a token, and recover once from a dead one? |
+//! | [`stored`] | Is a stored sign-in shared by its replicas, and never lost? |
 //! | [`walk`] | Does all of this hold together, over thousands of random steps? |
 //!
 //! Client and mock share one time, tokio's paused one, and a [`Stage`](support::Stage): nothing waits. What
@@ -25,5 +26,6 @@ mod clean;
 mod faults;
 mod provider;
 mod sessions;
+mod stored;
 mod support;
 mod walk;

@@ -1,0 +1,643 @@
+//! A stored sign-in and the providers that share it, with a mock that counts how often each refresh token is
+//! redeemed: whatever the store, the line and the other owners do, the sign-in must not be lost.
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use coze_auth::{
+    CachedProvider, Error, ErrorKind, RefreshMode, RefreshToken, Token, TokenProvider,
+    store::{
+        Lease, LeaseKind, Leasing, MemoryStore, Profile, Record, Removed, Saved, SignIn, Store,
+        StoreFuture, Stored,
+    },
+};
+use coze_mock::{Fault, MockCoze, SignIn as Ledger, Target, Times, When};
+use tokio::time::Instant;
+
+use crate::support::{Cut, Stage, millis, pass, secs};
+
+const PROFILE: &str = "default";
+
+/// A store in memory whose next operations can be made to go wrong.
+#[derive(Clone)]
+struct Rigged {
+    store: MemoryStore,
+    rig: Arc<Mutex<Rig>>,
+}
+
+#[derive(Default)]
+struct Rig {
+    load: VecDeque<Mishap>,
+    prove: VecDeque<Mishap>,
+    save: VecDeque<Mishap>,
+    /// From now on, each of these fails.
+    down: bool,
+    /// Leases end after this time, whatever was asked for.
+    hold: Option<Duration>,
+    until_owner_dies: bool,
+}
+
+#[derive(Clone, Copy)]
+enum Mishap {
+    /// Nothing is done.
+    Fails,
+    /// It is done, but the answer is lost.
+    LosesItsAnswer,
+    /// Nothing is done, and nothing comes back.
+    Hangs,
+}
+
+impl Rigged {
+    fn new() -> Self {
+        Self {
+            store: MemoryStore::new(),
+            rig: Arc::default(),
+        }
+    }
+
+    fn with<T>(&self, change: impl FnOnce(&mut Rig) -> T) -> T {
+        change(&mut self.rig.lock().unwrap())
+    }
+
+    async fn through<'a, T>(
+        &'a self,
+        next: impl FnOnce(&mut Rig) -> &mut VecDeque<Mishap>,
+        act: StoreFuture<'a, T>,
+    ) -> Result<T, Error> {
+        let failure = || Error::of_store("the store is rigged", "no space is left");
+        let (down, mishap) = self.with(|rig| (rig.down, next(rig).pop_front()));
+        match mishap {
+            None if down => Err(failure()),
+            None => act.await,
+            Some(Mishap::Fails) => Err(failure()),
+            Some(Mishap::LosesItsAnswer) => act.await.and(Err(failure())),
+            Some(Mishap::Hangs) => std::future::pending().await,
+        }
+    }
+
+    fn profile() -> Profile {
+        Profile::new(PROFILE).unwrap()
+    }
+
+    fn sign_in(&self) -> SignIn {
+        SignIn::new(self.clone(), PROFILE).unwrap()
+    }
+
+    async fn record(&self) -> Record {
+        let stored = self.store.load(&Self::profile()).await.unwrap();
+        stored.expect("a sign-in is stored").record
+    }
+
+    fn set_aside(&self) -> Vec<Record> {
+        self.store.set_aside(&Self::profile())
+    }
+
+    /// Takes the lease as another owner would.
+    async fn hold_lease(&self, hold: Duration) -> Box<dyn Lease> {
+        match self.store.lease(&Self::profile(), hold).await.unwrap() {
+            Leasing::Got(lease) => lease,
+            held => panic!("{held:?}"),
+        }
+    }
+}
+
+impl Store for Rigged {
+    fn load<'a>(&'a self, profile: &'a Profile) -> StoreFuture<'a, Option<Stored>> {
+        Box::pin(self.through(|rig| &mut rig.load, self.store.load(profile)))
+    }
+
+    fn save<'a>(
+        &'a self,
+        profile: &'a Profile,
+        redeemed: &'a RefreshToken,
+        successor: &'a Record,
+    ) -> StoreFuture<'a, Saved> {
+        let save = self.store.save(profile, redeemed, successor);
+        Box::pin(self.through(|rig| &mut rig.save, save))
+    }
+
+    fn put<'a>(&'a self, profile: &'a Profile, record: &'a Record) -> StoreFuture<'a, ()> {
+        self.store.put(profile, record)
+    }
+
+    fn remove<'a>(&'a self, profile: &'a Profile, read: &'a Record) -> StoreFuture<'a, Removed> {
+        self.store.remove(profile, read)
+    }
+
+    fn lease<'a>(&'a self, profile: &'a Profile, hold: Duration) -> StoreFuture<'a, Leasing> {
+        Box::pin(async move {
+            let hold = self.with(|rig| rig.hold).unwrap_or(hold);
+            Ok(match self.store.lease(profile, hold).await? {
+                Leasing::Got(lease) => Leasing::Got(Box::new(RiggedLease(self.clone(), lease))),
+                _ => Leasing::Held {
+                    by: Some("process 4711".to_owned()),
+                },
+            })
+        })
+    }
+
+    fn lease_kind(&self) -> LeaseKind {
+        if self.with(|rig| rig.until_owner_dies) {
+            LeaseKind::UntilOwnerDies
+        } else {
+            LeaseKind::ForItsHold
+        }
+    }
+}
+
+struct RiggedLease(Rigged, Box<dyn Lease>);
+
+impl Lease for RiggedLease {
+    fn prove_save<'a>(&'a self, record: &'a Record) -> StoreFuture<'a, ()> {
+        let prove = self.1.prove_save(record);
+        Box::pin(self.0.through(|rig| &mut rig.prove, prove))
+    }
+
+    fn release(self: Box<Self>) -> StoreFuture<'static, ()> {
+        self.1.release()
+    }
+}
+
+/// A stage, and a sign-in that is stored.
+async fn signed_in(stage: &Stage) -> (Rigged, Token) {
+    let store = Rigged::new();
+    let first = stage.web_sign_in().await;
+    store.sign_in().put(&first).await.unwrap();
+    (store, first)
+}
+
+fn replica(stage: &Stage, store: &Rigged) -> CachedProvider {
+    CachedProvider::web(stage.web(), store.sign_in()).build()
+}
+
+fn ledger(stage: &Stage, first: &Token) -> Ledger {
+    let refresh_token = first.refresh_token().unwrap();
+    stage.mock.sign_in_of(refresh_token.expose()).unwrap()
+}
+
+/// What is stored is the live end of an unbroken chain.
+#[track_caller]
+fn assert_nothing_lost(stage: &Stage, first: &Token, stored: &Record) {
+    let sign_in = ledger(stage, first);
+    let stored = coze_mock::fingerprint(stored.refresh_token().expose());
+    assert_eq!(sign_in.live_refresh_token(), Some(stored.as_str()));
+    assert_eq!(sign_in.reuse_attempts(), 0);
+}
+
+/// How often the refresh token was redeemed.
+fn refreshes(stage: &Stage, first: &Token) -> usize {
+    ledger(stage, first).generations.len() - 1
+}
+
+// Replicas
+
+#[tokio::test(start_paused = true)]
+async fn replicas_refresh_once_between_them_and_not_once_each() {
+    for builder in [
+        MockCoze::builder(),
+        MockCoze::builder().reuse_revokes_family(true),
+        MockCoze::builder().refresh_revokes_access_token(true),
+    ] {
+        let stage = Stage::of(builder);
+        let (store, first) = signed_in(&stage).await;
+        stage.line.takes(millis(80));
+        let replicas: Vec<_> = (0..8).map(|_| replica(&stage, &store)).collect();
+        for _ in 0..500 {
+            for replica in &replicas {
+                let mut token = replica.token().await.unwrap();
+                if !stage.takes(&token) {
+                    replica.invalidate(&token);
+                    token = replica.token().await.unwrap();
+                }
+                assert!(stage.takes(&token));
+            }
+            pass(secs(10)).await;
+        }
+        for replica in &replicas {
+            replica.shutdown().await;
+        }
+        let refreshes = refreshes(&stage, &first);
+        assert!((5..=9).contains(&refreshes), "{refreshes} in 5,000 s");
+        let adopted: u64 = replicas.iter().map(|one| one.stats().adopted).sum();
+        assert!(adopted >= 7 * refreshes as u64, "{adopted}");
+        assert_nothing_lost(&stage, &first, &store.record().await);
+        stage.mock.assert_clean();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_replica_whose_clock_is_wrong_neither_refreshes_for_ever_nor_serves_dead_tokens() {
+    for offset in [3600, -3600] {
+        let stage = Stage::new();
+        let (store, first) = signed_in(&stage).await;
+        let right = replica(&stage, &store);
+        let skewed = coze_auth::testing::TestClock::starting_at(stage.clock.wall());
+        skewed.set_wall_offset_secs(offset);
+        let client = stage.client_builder().test_clock(skewed).build().unwrap();
+        let secret = coze_mock::defaults::WEB_CLIENT_SECRET;
+        let web =
+            coze_auth::WebFlow::new(client, coze_mock::defaults::WEB_CLIENT_ID, secret).unwrap();
+        let wrong = CachedProvider::web(web, store.sign_in()).build();
+        for _ in 0..1000 {
+            for provider in [&wrong, &right] {
+                let token = provider.token().await.unwrap();
+                assert!(stage.takes(&token), "{offset}");
+            }
+            pass(secs(5)).await;
+        }
+        let refreshes = refreshes(&stage, &first);
+        assert!((5..=9).contains(&refreshes), "{offset}: {refreshes}");
+        assert_nothing_lost(&stage, &first, &store.record().await);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn in_the_refresh_window_a_replica_without_the_lease_serves_on_and_looks_again() {
+    let stage = Stage::new();
+    let (store, first) = signed_in(&stage).await;
+    let (one, other) = (replica(&stage, &store), replica(&stage, &store));
+    let old = one.token().await.unwrap();
+    other.token().await.unwrap();
+    pass(secs(860)).await;
+    stage.line.takes(secs(10));
+    for _ in 0..9 {
+        for provider in [&one, &other] {
+            let served = provider.cached().expect("nobody waits");
+            assert_eq!(served.expose(), old.expose());
+        }
+        pass(secs(1)).await;
+    }
+    pass(secs(2)).await;
+    let new = one.cached().unwrap();
+    assert_ne!(new.expose(), old.expose());
+    assert_eq!(other.cached().unwrap().expose(), new.expose());
+    assert_eq!(refreshes(&stage, &first), 1);
+    assert_eq!(one.stats().adopted + other.stats().adopted, 3, "cold twice");
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_a_valid_token_a_replica_waits_for_the_one_that_refreshes() {
+    let stage = Stage::new();
+    let (store, first) = signed_in(&stage).await;
+    pass(secs(1000)).await;
+    stage.line.takes(secs(5));
+    let (one, other) = (replica(&stage, &store), replica(&stage, &store));
+    let began = Instant::now();
+    let (a, b) = tokio::join!(one.token(), other.token());
+    assert_eq!(a.unwrap().expose(), b.unwrap().expose());
+    assert!(began.elapsed() < secs(6), "{:?}", began.elapsed());
+    assert_eq!(refreshes(&stage, &first), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stored_token_is_used_as_it_is_and_a_one_shot_program_renews_one_that_ends_soon() {
+    let stage = Stage::new();
+    let (store, first) = signed_in(&stage).await;
+    let before = stage.line.attempts();
+    let one_shot = || {
+        CachedProvider::web(stage.web(), store.sign_in())
+            .refresh(RefreshMode::InLine)
+            .build()
+    };
+    pass(secs(600)).await;
+    one_shot().token().await.unwrap();
+    assert_eq!(stage.line.attempts(), before, "it is good for long");
+    pass(secs(290)).await;
+    let token = one_shot().token().await.unwrap();
+    assert_eq!(refreshes(&stage, &first), 1);
+    assert!(stage.takes(&token));
+    pass(secs(890)).await;
+    stage.line.cut(Cut::Refused);
+    let token = one_shot().token().await.unwrap();
+    assert!(stage.takes(&token), "what can't be renewed is still good");
+    assert_eq!(refreshes(&stage, &first), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_token_is_replaced_by_what_is_stored_before_anything_is_sent() {
+    let stage = Stage::of(MockCoze::builder().refresh_revokes_access_token(true));
+    let (store, first) = signed_in(&stage).await;
+    let (one, other) = (replica(&stage, &store), replica(&stage, &store));
+    let old = one.token().await.unwrap();
+    other.token().await.unwrap();
+    // Refused by the API though nobody refreshed: one request, for all replicas.
+    one.invalidate(&old);
+    let new = one.token().await.unwrap();
+    other.invalidate(&old);
+    assert_eq!(other.token().await.unwrap().expose(), new.expose());
+    assert_eq!(refreshes(&stage, &first), 1);
+    // An API that refuses every token causes one refresh in ten seconds at most.
+    for _ in 0..30 {
+        let token = one.token().await.unwrap();
+        one.invalidate(&token);
+        pass(secs(1)).await;
+    }
+    let refreshes = refreshes(&stage, &first);
+    assert!((3..=5).contains(&refreshes), "{refreshes} in 30 s");
+}
+
+// The store fails
+
+#[tokio::test(start_paused = true)]
+async fn no_refresh_is_sent_when_the_store_could_not_save_its_answer() {
+    let stage = Stage::new();
+    let (store, first) = signed_in(&stage).await;
+    let provider = replica(&stage, &store);
+    let token = provider.token().await.unwrap();
+    let before = stage.line.attempts();
+    store.with(|rig| rig.prove = vec![Mishap::Fails; 1000].into());
+    let mut served = 0;
+    while let Some(still) = provider.cached() {
+        assert_eq!(still.expose(), token.expose());
+        served += 1;
+        pass(secs(1)).await;
+    }
+    assert!(served >= 895, "{served}: to its end");
+    let error = provider.token().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Store, "{error}");
+    assert_eq!(stage.line.attempts(), before, "nothing was sent");
+    store.with(|rig| rig.prove.clear());
+    pass(secs(61)).await;
+    assert!(stage.takes(&provider.token().await.unwrap()));
+    assert_nothing_lost(&stage, &first, &store.record().await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_could_not_be_saved_is_served_and_saved_as_soon_as_possible() {
+    for mishap in [Mishap::Fails, Mishap::LosesItsAnswer] {
+        let stage = Stage::new();
+        let (store, first) = signed_in(&stage).await;
+        let provider = replica(&stage, &store);
+        provider.invalidate(&provider.token().await.unwrap());
+        store.with(|rig| rig.save = vec![mishap; 12].into());
+        let token = provider.token().await.unwrap();
+        assert!(stage.takes(&token));
+        // The next reads see to it.
+        for _ in 0..20 {
+            assert!(provider.token().await.is_ok());
+            pass(secs(1)).await;
+        }
+        assert_eq!(refreshes(&stage, &first), 1);
+        assert_nothing_lost(&stage, &first, &store.record().await);
+        assert!(store.set_aside().is_empty());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn shutdown_tries_once_more_to_save_what_could_not_be_saved() {
+    let stage = Stage::new();
+    let (store, first) = signed_in(&stage).await;
+    let provider = replica(&stage, &store);
+    provider.invalidate(&provider.token().await.unwrap());
+    store.with(|rig| rig.save = vec![Mishap::Fails; 9].into());
+    provider.token().await.unwrap();
+    provider.shutdown().await;
+    assert_nothing_lost(&stage, &first, &store.record().await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_is_down_or_hangs_costs_nobody_a_token_that_is_valid() {
+    for hangs in [false, true] {
+        let stage = Stage::new();
+        let (store, first) = signed_in(&stage).await;
+        let provider = replica(&stage, &store);
+        provider.token().await.unwrap();
+        store.with(|rig| {
+            rig.down = !hangs;
+            rig.load = vec![Mishap::Hangs; if hangs { 1000 } else { 0 }].into();
+        });
+        let mut served = 0;
+        while provider.cached().is_some() {
+            served += 1;
+            pass(secs(1)).await;
+        }
+        assert!(served >= 895, "{served}");
+        let began = Instant::now();
+        let error = provider.token().await.unwrap_err();
+        assert!(began.elapsed() <= secs(60), "{:?}", began.elapsed());
+        assert_eq!(error.kind(), ErrorKind::Store, "{error}");
+        let reported = provider.stats().last_error.unwrap();
+        assert_eq!(reported.kind(), ErrorKind::Store);
+        store.with(|rig| {
+            rig.down = false;
+            rig.load.clear();
+        });
+        pass(secs(61)).await;
+        assert!(stage.takes(&provider.token().await.unwrap()));
+        assert_nothing_lost(&stage, &first, &store.record().await);
+    }
+}
+
+// The lease
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_that_is_never_given_back_is_not_stolen_and_its_holder_is_named() {
+    let stage = Stage::new();
+    let (store, _) = signed_in(&stage).await;
+    pass(secs(1000)).await;
+    let _stuck = store.hold_lease(secs(100_000)).await;
+    let before = stage.line.attempts();
+    let provider = replica(&stage, &store);
+    let began = Instant::now();
+    let error = provider.token().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::StoreBusy, "{error}");
+    assert!(error.to_string().contains("process 4711"), "{error}");
+    assert!(began.elapsed() <= secs(61), "{:?}", began.elapsed());
+    assert_eq!(stage.line.attempts(), before);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_that_is_lost_while_the_refresh_is_under_way_loses_nothing() {
+    let stage = Stage::of(MockCoze::builder().reuse_revokes_family(false));
+    let (store, first) = signed_in(&stage).await;
+    pass(secs(1000)).await;
+    store.with(|rig| rig.hold = Some(secs(2)));
+    stage.line.takes(secs(5));
+    let (slow, other) = (replica(&stage, &store), replica(&stage, &store));
+    let former = tokio::spawn(async move { slow.token().await.unwrap() });
+    pass(secs(3)).await;
+    // The other one gets the lease, and `invalid_grant`, and finds what the former owner saved.
+    let got = other.token().await.unwrap();
+    assert!(stage.takes(&got));
+    assert_eq!(former.await.unwrap().expose(), got.expose());
+    let live = ledger(&stage, &first);
+    let stored = coze_mock::fingerprint(store.record().await.refresh_token().expose());
+    assert_eq!(live.live_refresh_token(), Some(stored.as_str()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_invalid_grant_a_former_owner_has_time_to_save() {
+    let stage = Stage::new();
+    let (store, _) = signed_in(&stage).await;
+    pass(secs(1000)).await;
+    store.with(|rig| {
+        rig.hold = Some(secs(1));
+        rig.save = vec![Mishap::Fails; 7].into();
+    });
+    let (former, other) = (replica(&stage, &store), replica(&stage, &store));
+    let former = tokio::spawn(async move { former.token().await.unwrap() });
+    pass(secs(2)).await;
+    let began = Instant::now();
+    let got = other.token().await.unwrap();
+    assert!(began.elapsed() >= secs(1), "{:?}", began.elapsed());
+    assert_eq!(former.await.unwrap().expose(), got.expose());
+    assert!(store.record().await.dead().is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_save_that_comes_after_the_sign_in_was_given_up_brings_it_back() {
+    let stage = Stage::new();
+    let (store, first) = signed_in(&stage).await;
+    pass(secs(1000)).await;
+    // The former owner redeems the refresh token, but its saves fail, and its lease runs out.
+    let cut_off = Rigged {
+        rig: Arc::default(),
+        ..store.clone()
+    };
+    cut_off.with(|rig| {
+        rig.hold = Some(secs(1));
+        rig.save = vec![Mishap::Fails; 1000].into();
+    });
+    let former = replica(&stage, &cut_off);
+    let got = former.token().await.unwrap();
+    // Another owner does not know that, and gives up at once.
+    store.with(|rig| rig.until_owner_dies = true);
+    let other = replica(&stage, &store);
+    assert!(other.token().await.unwrap_err().needs_sign_in());
+    assert!(store.record().await.dead().is_some());
+
+    cut_off.with(|rig| rig.save.clear());
+    for _ in 0..3 {
+        assert_eq!(former.token().await.unwrap().expose(), got.expose());
+        pass(secs(1)).await;
+    }
+    assert!(store.record().await.dead().is_none());
+    assert_eq!(other.token().await.unwrap().expose(), got.expose());
+    assert_eq!(refreshes(&stage, &first), 1);
+}
+
+// The record moves on
+
+#[tokio::test(start_paused = true)]
+async fn a_sign_in_that_was_replaced_in_the_middle_is_used_and_the_answer_set_aside() {
+    let stage = Stage::new();
+    let (store, _) = signed_in(&stage).await;
+    pass(secs(1000)).await;
+    stage.line.takes(secs(5));
+    let provider = replica(&stage, &store);
+    let refreshing = tokio::spawn(async move { provider.token().await.unwrap() });
+    pass(secs(1)).await;
+    stage.line.takes(Duration::ZERO);
+    let fresh = stage.web_sign_in().await;
+    store.sign_in().put(&fresh).await.unwrap();
+    let got = refreshing.await.unwrap();
+    assert_eq!(got.expose(), fresh.access_token().expose());
+    assert_eq!(store.set_aside().len(), 1);
+    assert_nothing_lost(&stage, &fresh, &store.record().await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_sign_in_that_was_removed_in_the_middle_stays_removed() {
+    let stage = Stage::new();
+    let (store, _) = signed_in(&stage).await;
+    pass(secs(1000)).await;
+    stage.line.takes(secs(5));
+    let provider = replica(&stage, &store);
+    let refreshing = tokio::spawn(async move { provider.token().await.unwrap_err() });
+    pass(secs(1)).await;
+    store.sign_in().remove().await.unwrap();
+    let error = refreshing.await.unwrap();
+    assert_eq!(error.kind(), ErrorKind::NotSignedIn, "{error}");
+    assert!(store.sign_in().load().await.unwrap().is_none());
+    assert_eq!(store.set_aside().len(), 1);
+}
+
+// The sign-in ends
+
+#[tokio::test(start_paused = true)]
+async fn a_dead_sign_in_is_told_to_all_and_sent_by_none_until_a_person_signs_in() {
+    let stage = Stage::new();
+    let (store, first) = signed_in(&stage).await;
+    let refresh_token = first.refresh_token().unwrap().expose();
+    assert!(stage.mock.revoke_sign_in(refresh_token));
+    pass(secs(1000)).await;
+    let (one, other) = (replica(&stage, &store), replica(&stage, &store));
+    let error = one.token().await.unwrap_err();
+    assert!(error.needs_sign_in(), "{error}");
+    assert!(error.log_id().is_some());
+    let before = stage.line.attempts();
+    for _ in 0..100 {
+        let error = other.token().await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NotSignedIn, "{error}");
+        assert!(one.token().await.unwrap_err().needs_sign_in());
+        pass(millis(500)).await;
+    }
+    assert_eq!(stage.line.attempts(), before, "nobody sends it again");
+    let dead = store.record().await;
+    assert!(dead.holds(first.refresh_token().unwrap()), "kept");
+    assert_eq!(dead.dead().unwrap().code, "invalid_grant");
+
+    let fresh = stage.web_sign_in().await;
+    store.sign_in().put(&fresh).await.unwrap();
+    assert!(store.set_aside()[0].holds(first.refresh_token().unwrap()));
+    for provider in [&one, &other] {
+        let token = provider.token().await.unwrap();
+        assert_eq!(token.expose(), fresh.access_token().expose());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn invalid_grant_is_not_believed_of_a_record_that_has_changed() {
+    let stage = Stage::new();
+    let (store, first) = signed_in(&stage).await;
+    pass(secs(1000)).await;
+    stage.line.takes(secs(5));
+    assert!(
+        stage
+            .mock
+            .revoke_sign_in(first.refresh_token().unwrap().expose())
+    );
+    let provider = replica(&stage, &store);
+    let refreshing = tokio::spawn(async move { provider.token().await.unwrap() });
+    pass(secs(1)).await;
+    stage.line.takes(Duration::ZERO);
+    let fresh = stage.web_sign_in().await;
+    store.sign_in().put(&fresh).await.unwrap();
+    let got = refreshing.await.unwrap();
+    assert_eq!(got.expose(), fresh.access_token().expose());
+    assert!(store.record().await.dead().is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_signed_in_is_an_error_that_says_so_and_passes_at_once() {
+    let stage = Stage::new();
+    let store = Rigged::new();
+    let provider = replica(&stage, &store);
+    let error = provider.token().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotSignedIn, "{error}");
+    assert!(error.needs_sign_in());
+    assert_eq!(stage.line.attempts(), 0);
+    let first = stage.web_sign_in().await;
+    store.sign_in().put(&first).await.unwrap();
+    assert!(provider.token().await.is_ok(), "without a pause");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_answer_ends_a_sign_in_and_nothing_else_does() {
+    let stage = Stage::new();
+    let (store, first) = signed_in(&stage).await;
+    pass(secs(1000)).await;
+    let provider = replica(&stage, &store);
+    let lost = Fault::ConnectionReset {
+        when: When::AfterProcessing,
+    };
+    let faults = stage.mock.faults();
+    faults.add(lost, Target::refresh(), Times::ONCE);
+    let error = provider.token().await.unwrap_err();
+    assert!(error.needs_sign_in(), "{error}");
+    assert_eq!(refreshes(&stage, &first), 1, "redeemed, and never heard of");
+    assert!(store.record().await.dead().is_some());
+}
