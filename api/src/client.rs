@@ -2,11 +2,9 @@
 
 use std::{fmt, future::Future, ops::Deref, sync::Arc};
 
-use coze_api_client::{Client, ResponseValue};
-use coze_auth::{
-    AccessToken, Endpoint, OAuthClient, OAuthClientBuilder, Result, TokenProvider, TypedAnswer,
-};
-use coze_wire::Answer;
+use coze_api_client::Client;
+use coze_auth::{AccessToken, Endpoint, OAuthClient, OAuthClientBuilder, Result, TokenProvider};
+use coze_wire::{Answer, NoAnswer};
 
 /// A client of the Coze API. Clones are cheap and share their connections and their token.
 #[derive(Clone)]
@@ -35,22 +33,19 @@ impl CozeApi {
 
     /// Makes a call, twice if need be: once more when the API refused the token.
     ///
-    /// The closure gets the typed client, with the token in it, and sends one operation. It is run for each
-    /// attempt.
+    /// The closure gets the typed client, with the token in it, and makes one operation's `exchange`. It is run
+    /// for each attempt.
     ///
     /// # Errors
     ///
     /// - Those of the provider, when there is no token.
     /// - [`Refused`](coze_auth::ErrorKind::Refused) with [`Api`](coze_auth::ErrorCode::Api) when Coze says no.
     /// - Those of the transport and of answers that are none.
-    pub async fn call<F, Sent, R>(
-        &self,
-        operation: F,
-    ) -> Result<Reply<<R::Answer as Answer>::Success>>
+    pub async fn call<F, Sent, A>(&self, operation: F) -> Result<Reply<A::Success>>
     where
         F: Fn(Client) -> Sent,
-        Sent: Future<Output = R>,
-        R: Typed,
+        Sent: Future<Output = std::result::Result<A, NoAnswer>>,
+        A: Answer,
     {
         let token = self.provider.token().await?;
         let refused = match self.attempt(&token, &operation).await {
@@ -67,15 +62,15 @@ impl CozeApi {
         self.attempt(&next, &operation).await
     }
 
-    async fn attempt<F, Sent, R>(
+    async fn attempt<F, Sent, A>(
         &self,
         token: &AccessToken,
         operation: &F,
-    ) -> Result<Reply<<R::Answer as Answer>::Success>>
+    ) -> Result<Reply<A::Success>>
     where
         F: Fn(Client) -> Sent,
-        Sent: Future<Output = R>,
-        R: Typed,
+        Sent: Future<Output = std::result::Result<A, NoAnswer>>,
+        A: Answer,
     {
         let call = self.client.api_call(token);
         let client = Client::new_with_client(
@@ -83,11 +78,7 @@ impl CozeApi {
             self.client.http().clone(),
             call.exchange().clone(),
         );
-        let sent = operation(client);
-        let answered = self
-            .client
-            .finish(&call, async { sent.await.answer() })
-            .await?;
+        let answered = self.client.finish(&call, operation(client)).await?;
         Ok(Reply {
             value: answered.answer,
             log_id: answered.log_id,
@@ -100,30 +91,6 @@ impl fmt::Debug for CozeApi {
         f.debug_struct("CozeApi")
             .field("client", &self.client)
             .finish_non_exhaustive()
-    }
-}
-
-/// What an operation of the typed client sends back. Implemented for all of them; nobody else can.
-pub trait Typed: sealed::Sealed {
-    /// The typed answer.
-    type Answer: Answer;
-
-    #[doc(hidden)]
-    fn answer(self) -> TypedAnswer<Self::Answer>;
-}
-
-mod sealed {
-    pub trait Sealed {}
-}
-
-impl<A, E> sealed::Sealed for std::result::Result<ResponseValue<A>, coze_api_client::Error<E>> {}
-
-#[doc(hidden)]
-impl<A: Answer, E> Typed for std::result::Result<ResponseValue<A>, coze_api_client::Error<E>> {
-    type Answer = A;
-
-    fn answer(self) -> TypedAnswer<A> {
-        coze_auth::typed(self)
     }
 }
 

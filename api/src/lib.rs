@@ -13,13 +13,13 @@
 //!     .endpoint(endpoint) // Endpoint::COM by default
 //!     .build()?;
 //!
-//! let me = coze.call(|api| async move { api.get_current_user().send().await }).await?;
+//! let me = coze.call(|api| async move { api.get_current_user().exchange().await }).await?;
 //! println!("{} (log id {:?})", me.data.user_name, me.log_id());
 //!
 //! let page = coze
 //!     .call(|api| async move {
 //!         let bots = api.list_bots().workspace_id("7001");
-//!         bots.page_num(1).page_size(20).send().await
+//!         bots.page_num(1).page_size(20).exchange().await
 //!     })
 //!     .await?;
 //! for bot in &page.data.items {
@@ -62,7 +62,7 @@ mod client;
 #[cfg(feature = "middleware")]
 mod middleware;
 
-pub use client::{CozeApi, CozeApiBuilder, Reply, Typed};
+pub use client::{CozeApi, CozeApiBuilder, Reply};
 #[cfg(feature = "middleware")]
 pub use middleware::TokenMiddleware;
 

@@ -6,9 +6,10 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use coze_oauth_client::{Client, ResponseValue, types};
+use coze_oauth_client::{Client, types};
 use coze_wire::{
-    Answer, Bearer, Captured, Exchange, Outcome, Secret, SendError, SendErrorKind, Transport,
+    Answer, Bearer, Captured, Exchange, NoAnswer, Outcome, Secret, SendError, SendErrorKind,
+    Transport,
 };
 use http::{HeaderName, HeaderValue, header::USER_AGENT};
 
@@ -245,23 +246,6 @@ pub struct Answered<T> {
     pub(crate) timing: Timing,
 }
 
-/// What a generated client's `send` gives: the typed answer, if it was one. Its errors are looked up in the
-/// exchange instead; only of a request that could not be built does the text count, which names a parameter.
-#[doc(hidden)]
-pub fn typed<A, E>(
-    sent: std::result::Result<ResponseValue<A>, coze_oauth_client::Error<E>>,
-) -> TypedAnswer<A> {
-    match sent {
-        Ok(answer) => Ok(answer.into_inner()),
-        Err(coze_oauth_client::Error::InvalidRequest(why)) => Err(Some(why)),
-        Err(_) => Err(None),
-    }
-}
-
-/// The answer, or why the request could not be built, if that is why there is none.
-#[doc(hidden)]
-pub type TypedAnswer<A> = std::result::Result<A, Option<String>>;
-
 impl OAuthClient {
     /// Sends a grant to the app's own token endpoint.
     pub(crate) async fn issue_token(
@@ -270,7 +254,7 @@ impl OAuthClient {
         grant: types::TokenRequest,
     ) -> Result<Token> {
         let (call, client) = self.oauth_call(credentials)?;
-        let sent = async { typed(client.issue_token().body(grant).send().await) };
+        let sent = client.issue_token().body(grant).exchange();
         call.accept(self.finish(&call, sent).await?, self.token_reader())
     }
 
@@ -320,17 +304,17 @@ impl OAuthClient {
     ) -> Result<Token> {
         let (call, client) = self.oauth_call(credentials)?;
         let sent = async {
-            typed(match path {
-                TokenPath::Own => client.issue_token().body(grant).send().await,
+            match path {
+                TokenPath::Own => client.issue_token().body(grant).exchange().await,
                 TokenPath::Account(id) => {
                     let request = client.issue_account_token().account_id(id.as_str());
-                    request.body(grant).send().await
+                    request.body(grant).exchange().await
                 }
                 TokenPath::Enterprise(id) => {
                     let request = client.issue_enterprise_token().enterprise_id(id.as_str());
-                    request.body(grant).send().await
+                    request.body(grant).exchange().await
                 }
-            })
+            }
         };
         call.accept(self.finish(&call, sent).await?, self.token_reader())
     }
@@ -351,14 +335,17 @@ impl OAuthClient {
             client_id: client_id.to_owned(),
         };
         let sent = async {
-            typed(match workspace {
-                None => client.start_device_authorization().body(body).send().await,
+            match workspace {
+                None => {
+                    let request = client.start_device_authorization();
+                    request.body(body).exchange().await
+                }
                 Some(id) => {
                     let request = client.start_workspace_device_authorization();
                     let request = request.workspace_id(id.as_str());
-                    request.body(body).send().await
+                    request.body(body).exchange().await
                 }
-            })
+            }
         };
         call.accept(self.finish(&call, sent).await?, read)
     }
@@ -406,12 +393,12 @@ impl OAuthClient {
         exchange
     }
 
-    /// Waits for the answer and makes sense of it.
+    /// Waits for the answer and makes sense of it: the typed client's own errors are looked up in the exchange.
     #[doc(hidden)]
     pub async fn finish<A: Answer>(
         &self,
         call: &Call,
-        sent: impl Future<Output = TypedAnswer<A>>,
+        sent: impl Future<Output = std::result::Result<A, NoAnswer>>,
     ) -> Result<Answered<A::Success>> {
         let clock = &self.0.clock;
         let began = clock.monotonic();
@@ -430,7 +417,7 @@ impl OAuthClient {
         };
         let (success, unbuilt) = match sent {
             Some(Ok(answer)) => (answer.into_success(), None),
-            Some(Err(unbuilt)) => (None, unbuilt),
+            Some(Err(no_answer)) => (None, no_answer.why_unbuilt()),
             None => (None, None),
         };
         let read = match (success, &outcome) {

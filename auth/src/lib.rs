@@ -98,7 +98,7 @@ mod token;
 mod user_agent;
 
 #[doc(hidden)]
-pub use client::{Answered, Call, TypedAnswer, typed};
+pub use client::{Answered, Call};
 pub use client::{OAuthClient, OAuthClientBuilder};
 pub use config::{ConfiguredFlow, OAuthConfig};
 pub use endpoint::{Endpoint, EndpointBuilder};

@@ -77,7 +77,7 @@ fn in_process(stage: &Stage) -> (CozeApi, CachedProvider) {
 }
 
 async fn me(api: &CozeApi) -> Result<Reply<types::UserEnvelope>> {
-    api.call(|api| async move { api.get_current_user().send().await })
+    api.call(|api| async move { api.get_current_user().exchange().await })
         .await
 }
 
@@ -101,7 +101,7 @@ async fn each_operation_decodes() {
     assert_eq!(me.log_id(), Some(log_id.as_str()));
 
     let workspaces = api
-        .call(|api| async move { api.list_workspaces().send().await })
+        .call(|api| async move { api.list_workspaces().exchange().await })
         .await
         .unwrap();
     assert_eq!(workspaces.data.workspaces[0].id, defaults::WORKSPACE_ID);
@@ -109,7 +109,7 @@ async fn each_operation_decodes() {
     let bots = api
         .call(|api| async move {
             let bots = api.list_bots().workspace_id(defaults::WORKSPACE_ID);
-            bots.page_num(2).page_size(1).send().await
+            bots.page_num(2).page_size(1).exchange().await
         })
         .await
         .unwrap();
@@ -117,7 +117,7 @@ async fn each_operation_decodes() {
     assert_eq!(bots.data.items[0].id, defaults::BOT_IDS[1]);
 
     let bot = api
-        .call(|api| async move { api.get_bot().bot_id(defaults::BOT_IDS[0]).send().await })
+        .call(|api| async move { api.get_bot().bot_id(defaults::BOT_IDS[0]).exchange().await })
         .await
         .unwrap();
     assert_eq!(bot.data.name.as_deref(), Some("First mock bot"));
@@ -153,7 +153,7 @@ async fn a_resource_without_permission_is_an_error_and_no_reason_for_another_tok
     let service = Service::start().await;
     let error = service
         .api()
-        .call(|api| async move { api.get_bot().bot_id("unknown").send().await })
+        .call(|api| async move { api.get_bot().bot_id("unknown").exchange().await })
         .await
         .unwrap_err();
     assert_refused(&service.mock, &error, 403, 4101);
@@ -308,7 +308,8 @@ async fn calls_can_be_spawned_and_share_one_provider() {
         .map(|_| {
             let api = api.clone();
             tokio::spawn(async move {
-                let operation = api.call(|api| async move { api.get_current_user().send().await });
+                let operation =
+                    api.call(|api| async move { api.get_current_user().exchange().await });
                 operation.await.unwrap()
             })
         })

@@ -5,7 +5,7 @@
 //! | [`Secret`] | a string that `Debug` never prints and that is wiped when dropped |
 //! | [`Bearer`] | a ready `Authorization: Bearer …` value, marked sensitive |
 //! | [`Exchange`] | one request and what came back: puts the bearer in, keeps status, log id, `Date` and body |
-//! | [`Answer`] | what a generated client returns: what was asked for, or an error |
+//! | [`Answer`], [`NoAnswer`] | what a generated client returns: what was asked for or an error; or neither |
 //! | [`Transport`] | how the request leaves: a [`reqwest::Client`], or a service in the same process |
 //! | [`http_client_builder`], [`harden`] | an HTTP client that follows no redirect and repeats no request |
 //!
@@ -21,7 +21,7 @@ mod exchange;
 mod secret;
 mod transport;
 
-pub use answer::Answer;
+pub use answer::{Answer, NoAnswer};
 pub use bearer::{Bearer, InvalidBearer};
 pub use exchange::{BODY_LIMIT, BodyState, Captured, Exchange, LOG_ID_HEADER, Outcome};
 pub use secret::Secret;

@@ -4396,6 +4396,19 @@ pub mod builder {
                 _ => Err(Error::UnexpectedResponse(response)),
             }
         }
+        /// Sends the request as [`send`](Self::send) does, and gives the typed answer alone: what came with it,
+        /// or in its place, the client's `Exchange` tells.
+        pub async fn exchange(
+            self,
+        ) -> ::std::result::Result<types::BotsAnswer, ::coze_wire::NoAnswer> {
+            match self.send().await {
+                Ok(answer) => Ok(answer.into_inner()),
+                Err(Error::InvalidRequest(why)) => {
+                    Err(::coze_wire::NoAnswer::unbuilt(why))
+                }
+                Err(_) => Err(::coze_wire::NoAnswer::look_at_the_exchange()),
+            }
+        }
     }
     /**Builder for [`Client::get_bot`]
 
@@ -4486,6 +4499,19 @@ pub mod builder {
                 _ => Err(Error::UnexpectedResponse(response)),
             }
         }
+        /// Sends the request as [`send`](Self::send) does, and gives the typed answer alone: what came with it,
+        /// or in its place, the client's `Exchange` tells.
+        pub async fn exchange(
+            self,
+        ) -> ::std::result::Result<types::BotAnswer, ::coze_wire::NoAnswer> {
+            match self.send().await {
+                Ok(answer) => Ok(answer.into_inner()),
+                Err(Error::InvalidRequest(why)) => {
+                    Err(::coze_wire::NoAnswer::unbuilt(why))
+                }
+                Err(_) => Err(::coze_wire::NoAnswer::look_at_the_exchange()),
+            }
+        }
     }
     /**Builder for [`Client::get_current_user`]
 
@@ -4539,6 +4565,19 @@ pub mod builder {
                     )
                 }
                 _ => Err(Error::UnexpectedResponse(response)),
+            }
+        }
+        /// Sends the request as [`send`](Self::send) does, and gives the typed answer alone: what came with it,
+        /// or in its place, the client's `Exchange` tells.
+        pub async fn exchange(
+            self,
+        ) -> ::std::result::Result<types::UserAnswer, ::coze_wire::NoAnswer> {
+            match self.send().await {
+                Ok(answer) => Ok(answer.into_inner()),
+                Err(Error::InvalidRequest(why)) => {
+                    Err(::coze_wire::NoAnswer::unbuilt(why))
+                }
+                Err(_) => Err(::coze_wire::NoAnswer::look_at_the_exchange()),
             }
         }
     }
@@ -4689,6 +4728,19 @@ pub mod builder {
                     )
                 }
                 _ => Err(Error::UnexpectedResponse(response)),
+            }
+        }
+        /// Sends the request as [`send`](Self::send) does, and gives the typed answer alone: what came with it,
+        /// or in its place, the client's `Exchange` tells.
+        pub async fn exchange(
+            self,
+        ) -> ::std::result::Result<types::WorkspacesAnswer, ::coze_wire::NoAnswer> {
+            match self.send().await {
+                Ok(answer) => Ok(answer.into_inner()),
+                Err(Error::InvalidRequest(why)) => {
+                    Err(::coze_wire::NoAnswer::unbuilt(why))
+                }
+                Err(_) => Err(::coze_wire::NoAnswer::look_at_the_exchange()),
             }
         }
     }

@@ -2351,6 +2351,19 @@ pub mod builder {
                 _ => Err(Error::UnexpectedResponse(response)),
             }
         }
+        /// Sends the request as [`send`](Self::send) does, and gives the typed answer alone: what came with it,
+        /// or in its place, the client's `Exchange` tells.
+        pub async fn exchange(
+            self,
+        ) -> ::std::result::Result<types::TokenAnswer, ::coze_wire::NoAnswer> {
+            match self.send().await {
+                Ok(answer) => Ok(answer.into_inner()),
+                Err(Error::InvalidRequest(why)) => {
+                    Err(::coze_wire::NoAnswer::unbuilt(why))
+                }
+                Err(_) => Err(::coze_wire::NoAnswer::look_at_the_exchange()),
+            }
+        }
     }
     /**Builder for [`Client::start_device_authorization`]
 
@@ -2441,6 +2454,19 @@ pub mod builder {
                     )
                 }
                 _ => Err(Error::UnexpectedResponse(response)),
+            }
+        }
+        /// Sends the request as [`send`](Self::send) does, and gives the typed answer alone: what came with it,
+        /// or in its place, the client's `Exchange` tells.
+        pub async fn exchange(
+            self,
+        ) -> ::std::result::Result<types::DeviceCodeAnswer, ::coze_wire::NoAnswer> {
+            match self.send().await {
+                Ok(answer) => Ok(answer.into_inner()),
+                Err(Error::InvalidRequest(why)) => {
+                    Err(::coze_wire::NoAnswer::unbuilt(why))
+                }
+                Err(_) => Err(::coze_wire::NoAnswer::look_at_the_exchange()),
             }
         }
     }
@@ -2550,6 +2576,19 @@ pub mod builder {
                 _ => Err(Error::UnexpectedResponse(response)),
             }
         }
+        /// Sends the request as [`send`](Self::send) does, and gives the typed answer alone: what came with it,
+        /// or in its place, the client's `Exchange` tells.
+        pub async fn exchange(
+            self,
+        ) -> ::std::result::Result<types::TokenAnswer, ::coze_wire::NoAnswer> {
+            match self.send().await {
+                Ok(answer) => Ok(answer.into_inner()),
+                Err(Error::InvalidRequest(why)) => {
+                    Err(::coze_wire::NoAnswer::unbuilt(why))
+                }
+                Err(_) => Err(::coze_wire::NoAnswer::look_at_the_exchange()),
+            }
+        }
     }
     /**Builder for [`Client::issue_token`]
 
@@ -2618,6 +2657,19 @@ pub mod builder {
                     )
                 }
                 _ => Err(Error::UnexpectedResponse(response)),
+            }
+        }
+        /// Sends the request as [`send`](Self::send) does, and gives the typed answer alone: what came with it,
+        /// or in its place, the client's `Exchange` tells.
+        pub async fn exchange(
+            self,
+        ) -> ::std::result::Result<types::TokenAnswer, ::coze_wire::NoAnswer> {
+            match self.send().await {
+                Ok(answer) => Ok(answer.into_inner()),
+                Err(Error::InvalidRequest(why)) => {
+                    Err(::coze_wire::NoAnswer::unbuilt(why))
+                }
+                Err(_) => Err(::coze_wire::NoAnswer::look_at_the_exchange()),
             }
         }
     }
@@ -2728,6 +2780,19 @@ pub mod builder {
                     )
                 }
                 _ => Err(Error::UnexpectedResponse(response)),
+            }
+        }
+        /// Sends the request as [`send`](Self::send) does, and gives the typed answer alone: what came with it,
+        /// or in its place, the client's `Exchange` tells.
+        pub async fn exchange(
+            self,
+        ) -> ::std::result::Result<types::DeviceCodeAnswer, ::coze_wire::NoAnswer> {
+            match self.send().await {
+                Ok(answer) => Ok(answer.into_inner()),
+                Err(Error::InvalidRequest(why)) => {
+                    Err(::coze_wire::NoAnswer::unbuilt(why))
+                }
+                Err(_) => Err(::coze_wire::NoAnswer::look_at_the_exchange()),
             }
         }
     }
