@@ -34,7 +34,8 @@
 //! |---|---|
 //! | one that never changes | [`FixedToken`] |
 //! | the application's own, by JWT | [`CachedProvider::jwt`] |
-//! | a signed-in person's, by refresh token, kept in memory | [`CachedProvider::web_in_memory`], `pkce_in_memory`, `device_in_memory` |
+//! | a signed-in person's, by refresh token, kept in a [`store`] | [`CachedProvider::web`], `pkce`, `device` |
+//! | the same, kept in memory | [`CachedProvider::web_in_memory`], `pkce_in_memory`, `device_in_memory` |
 //! | each of very many end users', by JWT | [`SessionPool`] |
 //! | yours | implement [`TokenProvider`] |
 //!
@@ -52,6 +53,8 @@
 //!   The HTTP client repeats none. A flow repeats one only where it can't do harm: a code that could not be
 //!   sent, a JWT that a wrong clock spoiled; a provider tries again on errors that may pass. At most 1 MiB of
 //!   an answer is read.
+//! - A refresh token works once, so a stored sign-in has one owner at a time, across threads, processes and machines:
+//!   see [`store`].
 //! - Each exchange is a [`tracing`](https://docs.rs/tracing) event at level `DEBUG`: flow, endpoint, status, log
 //!   id, duration.
 //!
@@ -71,12 +74,17 @@
 //! | token for every call | `JWTOAuth` | `JWTAuth` | `NewJWTAuth` | `token: async () => …` | [`CachedProvider::jwt`] |
 //! | scope, session | arguments | arguments | options | options | [`JwtTokenRequest`] |
 //! | config file | `loadFromFile` | `load_oauth_app_from_config` | `LoadOAuthAppFromConfig` | `loadFromConfig` | [`OAuthConfig::from_file`] |
+//! | keeping the sign-in | - | - | - | - | [`CachedProvider::web`] and a [`store`] |
 //! | log id | `getLogID` | `response.logid` | `LogID` | `x-tt-logid` | [`Token::log_id`], [`Error::log_id`] |
 //!
 //! # Features
 //!
-//! - `testing` (off by default): a clock in one's hand and a transport to a service in the same process,
-//!   in the module `testing`.
+//! All are off by default.
+//!
+//! - `keyring`: `store::KeyringStore`, in the operating system's secret service.
+//! - `redis`: `store::RedisStore`, for the replicas of a service.
+//! - `testing`: a clock in one's hand, a transport to a service in the same process, and the suite that every
+//!   store passes, in the module `testing`.
 
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]

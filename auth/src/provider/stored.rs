@@ -103,7 +103,14 @@ enum Look {
     /// This token is to be used.
     Use(Token),
     /// It is time to refresh; what is stored may be used as long as that fails.
-    Refresh(Stored),
+    Refresh(Due),
+}
+
+/// A stored sign-in that is to be refreshed.
+struct Due {
+    record: Record,
+    /// When its access token ends.
+    ends: Instant,
 }
 
 const LAST_LOOK: Duration = Duration::from_secs(2);
@@ -187,11 +194,11 @@ impl StoredSource {
         mode: RefreshMode,
         budget: &Budget,
     ) -> Result<Option<Token>> {
-        let stored = match self.look(mode, budget).await? {
+        let due = match self.look(mode, budget).await? {
             Look::Use(token) => return Ok(Some(token)),
-            Look::Refresh(stored) => stored,
+            Look::Refresh(due) => due,
         };
-        let redeemed = &stored.record;
+        let redeemed = &due.record;
         if let Some((refusal, believed_from)) = self.doubt(redeemed) {
             return self
                 .believe(redeemed, refusal, believed_from, mode, budget)
@@ -213,7 +220,7 @@ impl StoredSource {
         })
         .await;
         match refreshed {
-            Ok(token) => self.keep(redeemed, token, budget).await.map(Some),
+            Ok(token) => self.keep(redeemed, token, budget).await,
             Err(error) if error.code() == Some(&ErrorCode::InvalidGrant) => {
                 let believed_from = Instant::now() + self.grace(budget);
                 self.state().doubted = Some(Doubted {
@@ -252,14 +259,17 @@ impl StoredSource {
         };
         drop(state);
         if served_on && !life.is_zero() {
-            return self.take_over(&stored, life).map(Look::Use);
+            return self.take_over(record, life).map(Look::Use);
         }
-        Ok(Look::Refresh(stored))
+        Ok(Look::Refresh(Due {
+            ends: Instant::now() + life,
+            record: stored.record,
+        }))
     }
 
     /// Uses a token that is stored.
-    fn take_over(&self, stored: &Stored, life: Duration) -> Result<Token> {
-        let token = Token::stored(&stored.record, life, self.flow.client().clock())?;
+    fn take_over(&self, record: &Record, life: Duration) -> Result<Token> {
+        let token = Token::stored(record, life, self.flow.client().clock())?;
         let access_token = AccessToken::of(token.access_token())?;
         let mut state = self.state();
         if !state
@@ -274,44 +284,41 @@ impl StoredSource {
         Ok(token)
     }
 
-    /// What is stored, when it could not be refreshed, as long as it is good.
-    fn still_usable(&self, due: &Stored) -> Option<Token> {
-        let life = life_of(due);
-        let refused = |state: &State| {
-            let refused = state.refused.as_ref();
-            refused.is_some_and(|refused| due.record.access_token().ct_eq(refused.expose()))
+    /// What is stored, when it could not be refreshed, as long as it is good. A token that the cache has is served by
+    /// it anyway, and the failure is to be told.
+    fn still_usable(&self, due: &Due) -> Option<Token> {
+        let life = due.ends.saturating_duration_since(Instant::now());
+        let is = |token: &Option<AccessToken>| {
+            let token = token.as_ref();
+            token.is_some_and(|token| due.record.access_token().ct_eq(token.expose()))
         };
-        if life.is_zero() || due.record.dead().is_some() || refused(&self.state()) {
-            return None;
-        }
-        // One that the cache has is served by it anyway, and the failure is to be told.
         let state = self.state();
-        let is_given = state
-            .given
-            .as_ref()
-            .is_some_and(|given| due.record.access_token().ct_eq(given.expose()));
+        let usable = !life.is_zero() && !is(&state.refused) && !is(&state.given);
         drop(state);
-        if is_given {
-            return None;
-        }
-        self.take_over(due, life).ok()
+        usable
+            .then(|| self.take_over(&due.record, life).ok())
+            .flatten()
     }
 
-    /// Saves what the refresh token was redeemed for: the only live sign-in there is now.
-    async fn keep(&self, redeemed: &Record, token: Token, budget: &Budget) -> Result<Token> {
+    /// Saves what the refresh token was redeemed for: the only live sign-in there is now. `None` when what is stored
+    /// has moved on meanwhile.
+    async fn keep(
+        &self,
+        redeemed: &Record,
+        token: Token,
+        budget: &Budget,
+    ) -> Result<Option<Token>> {
         let until = Instant::now() + budget.save;
         let mut wait = FIRST_SAVE_WAIT;
         loop {
             match self.save(redeemed, &token, until).await {
-                Ok(Kept::Stored) => return self.give(redeemed, token),
-                Ok(Kept::Other(token)) => return Ok(*token),
-                Err(error) if error.kind() == ErrorKind::NotSignedIn => return Err(error),
+                Ok(Kept::Stored) => break,
+                Ok(Kept::MovedOn) => return Ok(None),
+                Err(_) if Instant::now() + wait < until => {
+                    sleep(wait).await;
+                    wait *= 2;
+                }
                 Err(error) => {
-                    if Instant::now() + wait < until {
-                        sleep(wait).await;
-                        wait *= 2;
-                        continue;
-                    }
                     tracing::error!(
                         profile = %self.profile(), kind = ?error.kind(), what = error.what(),
                         "the refreshed sign-in could not be saved: it is kept in memory, and saved as soon as possible"
@@ -320,10 +327,11 @@ impl StoredSource {
                         redeemed: redeemed.clone(),
                         token: token.clone(),
                     });
-                    return self.give(redeemed, token);
+                    break;
                 }
             }
         }
+        self.give(redeemed, token).map(Some)
     }
 
     /// One try to save. The record is made anew for each, because the token's life runs on.
@@ -334,21 +342,12 @@ impl StoredSource {
         let saved = timeout_at(until, saving).await;
         match saved.unwrap_or_else(|_| Err(no_answer()))? {
             Saved::Saved => Ok(Kept::Stored),
-            Saved::MovedOn(now) => {
+            Saved::MovedOn(_) => {
                 tracing::warn!(
                     profile = %self.profile(),
                     "the sign-in moved on while it was refreshed: the answer was set aside, and what is stored is used"
                 );
-                let now = now.filter(|now| now.record.dead().is_none());
-                let now = now.ok_or_else(|| self.nobody())?;
-                let life = life_of(&now);
-                if life.is_zero() {
-                    return Err(Error::new(
-                        ErrorKind::StoreBusy,
-                        "the sign-in moved on while it was refreshed, and its access token has expired",
-                    ));
-                }
-                self.take_over(&now, life).map(Box::new).map(Kept::Other)
+                Ok(Kept::MovedOn)
             }
         }
     }
@@ -375,19 +374,15 @@ impl StoredSource {
         let saved = self.save(&redeemed, &token, until).await;
         let life = token.remaining();
         match saved {
-            Ok(Kept::Other(token)) => {
+            Ok(Kept::MovedOn) => {
                 self.state().unsaved = None;
-                Ok(Some(*token))
+                Ok(None)
             }
             Ok(Kept::Stored) => {
                 tracing::info!(profile = %self.profile(), "the refreshed sign-in is saved now");
                 self.state().unsaved = None;
                 let is_due = life <= refresh_window(token.lifetime());
                 Ok((!is_due && !self.is_refused(&token)).then_some(token))
-            }
-            Err(error) if error.kind() == ErrorKind::NotSignedIn => {
-                self.state().unsaved = None;
-                Err(error)
             }
             // To refresh again, or to load, would not help: the store is behind.
             Err(_) if !life.is_zero() && !self.is_refused(&token) => Ok(Some(token)),
@@ -523,8 +518,8 @@ const LONGEST_RELEASE: Duration = Duration::from_secs(2);
 /// Where a redeemed refresh token's answer went.
 enum Kept {
     Stored,
-    /// Nowhere: this stored token is used instead.
-    Other(Box<Token>),
+    /// Aside: another record is stored, or none.
+    MovedOn,
 }
 
 impl State {
