@@ -1,0 +1,53 @@
+//! A sign-in that outlives the program: kept in a file, refreshed by one process at a time, and shared with all
+//! others that use it.
+//!
+//! Against Coze: set `COZE_DEVICE_OAUTH_CLIENT_ID` (and `COZE_API_BASE` for coze.cn). The sign-in is kept in the
+//! platform's folder for the state of programs; against the mock, in a temporary one.
+
+use coze_auth::{
+    CachedProvider, Flow,
+    store::{FileStore, SignIn},
+};
+use coze_examples::{Stage, approve_soon, flow, shown, users_me};
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let stage = Stage::set(Flow::Device).await?;
+    let endpoint = stage.config.endpoint().clone();
+    let device = flow!(stage.config, Device);
+    let temporary = tempfile::tempdir()?;
+    let store = match &stage.mock {
+        Some(_) => FileStore::new(temporary.path().join("sign-ins")),
+        None => FileStore::in_default_folder("coze-examples")?,
+    };
+    println!("store  {}", store.folder().display());
+    let sign_in = SignIn::new(store, "default")?;
+
+    if sign_in.load().await?.is_none() {
+        let authorization = device.start().await?;
+        println!("open   {}", authorization.verification_url());
+        println!("and confirm the code {}\n", authorization.user_code());
+        if let Some(mock) = &stage.mock {
+            tokio::spawn(approve_soon(mock, authorization.user_code()));
+        }
+        sign_in.put(&device.poll(&authorization).await?).await?;
+    }
+
+    // Each of these could be a process of its own.
+    let one = CachedProvider::device(device.clone(), sign_in.clone()).build();
+    let other = CachedProvider::device(device, sign_in).build();
+    let token = one.token().await?;
+    println!("token  {}", shown(token.expose()));
+    let user = users_me(&endpoint, token.authorization()).await?;
+    println!("user   {} ({})", user.user_name, user.user_id);
+
+    // As if the API had refused it: one of them refreshes, the other finds what it got.
+    coze_auth::TokenProvider::invalidate(&one, &token);
+    println!("next   {}", shown(one.token().await?.expose()));
+    println!("other  {}", shown(other.token().await?.expose()));
+    println!("stats  {:?}", other.stats());
+
+    one.shutdown().await;
+    other.shutdown().await;
+    Ok(())
+}
