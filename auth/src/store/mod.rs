@@ -45,12 +45,17 @@
 
 mod memory;
 mod record;
+#[cfg(feature = "redis")]
+mod redis;
 mod sign_in;
 
 use std::{fmt, future::Future, pin::Pin, time::Duration};
 
 pub use memory::MemoryStore;
 pub use record::{Dead, Record};
+#[cfg(feature = "redis")]
+#[cfg_attr(docsrs, doc(cfg(feature = "redis")))]
+pub use redis::{RedisStore, RedisStoreBuilder};
 pub use sign_in::SignIn;
 
 use crate::{Error, RefreshToken, Result};

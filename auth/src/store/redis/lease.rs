@@ -1,0 +1,139 @@
+//! The lease in Redis: a key with its owner's name, which goes away by itself.
+
+use std::{future::Future, time::Duration};
+
+use tokio::runtime::Handle;
+
+use super::{RedisStore, eval, milliseconds, random};
+use crate::{
+    Error, Result,
+    error::presentable,
+    store::{Lease, Leasing, Profile, Record, StoreFuture},
+};
+
+const ASK: &str = include_str!("lease.lua");
+const PROVE: &str = script!("prove.lua");
+const RELEASE: &str = include_str!("release.lua");
+
+pub(super) struct RedisLease {
+    store: RedisStore,
+    profile: Profile,
+    owner: String,
+    /// Whether Redis may hold it for this owner.
+    may_be_held: bool,
+}
+
+impl RedisLease {
+    /// Asks once.
+    pub(super) async fn ask(
+        store: &RedisStore,
+        profile: &Profile,
+        hold: Duration,
+    ) -> Result<Leasing> {
+        // Made before it is known to be held: whoever gives up waiting for the answer gives it back too.
+        let mut lease = Self {
+            store: store.clone(),
+            profile: profile.clone(),
+            owner: format!("{:032x} {}", random()?, this_process()),
+            may_be_held: true,
+        };
+        let mut command = eval(ASK, &[lease.key()]);
+        command.arg(&lease.owner).arg(milliseconds(hold));
+        let held_by: Option<Vec<u8>> = store.run("lease the sign-in", profile, &command).await?;
+        Ok(match held_by {
+            None => Leasing::Got(Box::new(lease)),
+            Some(owner) => {
+                lease.may_be_held = false;
+                Leasing::Held {
+                    by: process_of(&owner),
+                }
+            }
+        })
+    }
+
+    fn key(&self) -> String {
+        self.store.key(&self.profile, ":lease")
+    }
+
+    async fn prove(&self, record: &Record) -> Result<()> {
+        let proof = self.store.key(&self.profile, ":proof");
+        // Its content is nobody's business.
+        let as_long = " ".repeat(record.to_json()?.len());
+        let mut command = eval(PROVE, &[self.key(), proof]);
+        command.arg(&self.owner).arg(as_long);
+        let verb = "show that it can save the sign-in";
+        let is_held: bool = self.store.run(verb, &self.profile, &command).await?;
+        if is_held {
+            Ok(())
+        } else {
+            Err(Error::lease_lost(&self.profile))
+        }
+    }
+
+    /// Gives it back, if it is still this owner's.
+    fn give_back(&mut self) -> impl Future<Output = Result<()>> + Send + use<> {
+        self.may_be_held = false;
+        let mut command = eval(RELEASE, &[self.key()]);
+        command.arg(&self.owner);
+        let (store, profile) = (self.store.clone(), self.profile.clone());
+        async move {
+            let verb = "release the lease on the sign-in";
+            let _: u64 = store.run(verb, &profile, &command).await?;
+            Ok(())
+        }
+    }
+}
+
+impl Lease for RedisLease {
+    fn prove_save<'a>(&'a self, record: &'a Record) -> StoreFuture<'a, ()> {
+        Box::pin(self.prove(record))
+    }
+
+    fn release(mut self: Box<Self>) -> StoreFuture<'static, ()> {
+        Box::pin(self.give_back())
+    }
+}
+
+/// Without a runtime, or without Redis, it ends after its hold.
+impl Drop for RedisLease {
+    fn drop(&mut self) {
+        if self.may_be_held
+            && let Ok(runtime) = Handle::try_current()
+        {
+            let given_back = self.give_back();
+            runtime.spawn(async {
+                let _ = given_back.await;
+            });
+        }
+    }
+}
+
+/// Who has a lease, for people who read of it.
+fn this_process() -> String {
+    let process = format!("process {}", std::process::id());
+    match host() {
+        Some(host) => format!("{process} on {host}"),
+        None => process,
+    }
+}
+
+#[cfg(unix)]
+fn host() -> Option<String> {
+    let host = rustix::system::uname()
+        .nodename()
+        .to_string_lossy()
+        .into_owned();
+    (!host.is_empty()).then_some(host)
+}
+
+#[cfg(not(unix))]
+fn host() -> Option<String> {
+    std::env::var("COMPUTERNAME").ok()
+}
+
+/// What follows the random part. Anybody may have written it.
+fn process_of(owner: &[u8]) -> Option<String> {
+    let owner = String::from_utf8_lossy(owner);
+    let (_, process) = owner.split_once(' ')?;
+    Some(presentable(process, &[]))
+}
