@@ -38,8 +38,8 @@ const STRIDES: [u64; 4] = [1_000, 20_000, 60_000, LIFETIME * 1300];
 /// For callers who never rest.
 const SHORT_STRIDES: [u64; 4] = [1_000, 5_000, 10_000, 20_000];
 
-/// The longest that a provider leaves a server alone after failures.
-const LONGEST_PAUSE: u64 = 60;
+/// The longest that a provider without a token leaves a server alone after failures.
+const LONGEST_PAUSE: u64 = 15;
 /// Below the window in which a token of [`LIFETIME`] is refreshed (45 s at the least).
 const DEADLINE: u64 = 30;
 const LIFETIME: u64 = 300;

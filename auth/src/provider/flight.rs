@@ -24,7 +24,9 @@ pub(super) struct Flights(Mutex<State>);
 #[derive(Default)]
 struct State {
     in_the_air: Option<watch::Receiver<Landed>>,
+    /// In a row, and since callers go without a token, if they do.
     failures: u32,
+    failures_are_felt: bool,
     grounded: Option<Grounded>,
     closed: bool,
     /// When a token was last given up because the API refused it.
@@ -63,9 +65,15 @@ pub(super) struct Waiting(watch::Receiver<Landed>);
 /// The duty to fly and to land.
 pub(super) struct Takeoff(watch::Sender<Landed>);
 
-/// The pause after the first failure; each later one doubles it.
-pub(super) const FIRST_PAUSE: Duration = Duration::from_secs(1);
+/// The pause after the first failure; each later one doubles it, and it grows anew when the old token has ended. So
+/// when a server is back, callers wait for the next try about as long as they have been without a token, at the most.
+pub(super) const FIRST_PAUSE: Duration = Duration::from_millis(500);
+/// While nobody feels it, because the old token is served, or while it helps nobody to try, because the server has
+/// decided.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// While callers go without a token until the next try, and it may well help. A dead server then sees the five attempts
+/// of a request every 15 seconds and some, however many callers there are.
+const LONGEST_FELT_PAUSE: Duration = Duration::from_secs(15);
 /// The coarse clock, by which a token ends, is behind the one that pauses are measured on: by less than this.
 const COARSE_STEP: Duration = Duration::from_millis(20);
 /// The longest pause that a server's `Retry-After` can cause.
@@ -143,6 +151,11 @@ impl Flights {
                     None
                 }
                 Err(error) => {
+                    let is_felt = still_served.is_none();
+                    if is_felt && !state.failures_are_felt {
+                        state.failures = 0;
+                    }
+                    state.failures_are_felt = is_felt;
                     let pause = pause_after(state.failures, error, still_served);
                     *error = error.clone().with_retry_after(Some(pause));
                     state.failures = state.failures.saturating_add(1);
@@ -203,10 +216,17 @@ impl Flights {
 }
 
 /// While a token is still served there is no hurry, but it must not end before a healthy server was asked
-/// again: the grown pause takes half of what is left, and a pause that the server asked for all of it.
+/// again: the grown pause takes half of what is left, and a pause that the server asked for all of it. When there is
+/// no token, what the server asked for is kept to in full.
 fn pause_after(failures_before: u32, error: &Error, still_served: Option<Duration>) -> Duration {
+    let is_decided = error.kind() == ErrorKind::Refused && !error.is_retryable();
+    let longest = if still_served.is_some() || is_decided {
+        LONGEST_PAUSE
+    } else {
+        LONGEST_FELT_PAUSE
+    };
     let grown = FIRST_PAUSE.saturating_mul(2_u32.saturating_pow(failures_before));
-    let grown = grown.min(LONGEST_PAUSE);
+    let grown = grown.min(longest);
     let asked = error
         .retry_after()
         .unwrap_or_default()
@@ -359,19 +379,28 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn after_a_failure_the_pause_grows_and_tells_the_time_of_the_next_try() {
-        let flights = Flights::new();
-        for expected in [1, 2, 4, 8, 16, 32, 60, 60] {
-            let Boarding::Started(takeoff, _) = board(&flights) else {
-                panic!("a pause is over");
-            };
-            let pause = flights.land(&takeoff, Err(failure()), None);
-            assert_eq!(pause, Some(Duration::from_secs(expected)));
-            let Boarding::Refused(error) = board(&flights) else {
-                panic!("a pause has begun");
-            };
-            assert_eq!(error.kind(), ErrorKind::Connect);
-            assert_eq!(error.retry_after(), pause);
-            tokio::time::advance(Duration::from_secs(expected)).await;
+        let refused = || Error::new(ErrorKind::Refused, "no");
+        let dead_server = [0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 15.0];
+        let a_decision = [0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0, 60.0];
+        for (failure, pauses) in [
+            (failure as fn() -> Error, &dead_server[..]),
+            (refused, &a_decision),
+        ] {
+            let flights = Flights::new();
+            for seconds in pauses {
+                let expected = Duration::from_secs_f64(*seconds);
+                let Boarding::Started(takeoff, _) = board(&flights) else {
+                    panic!("a pause is over");
+                };
+                let pause = flights.land(&takeoff, Err(failure()), None);
+                assert_eq!(pause, Some(expected));
+                let Boarding::Refused(error) = board(&flights) else {
+                    panic!("a pause has begun");
+                };
+                assert_eq!(error.kind(), failure().kind());
+                assert_eq!(error.retry_after(), pause);
+                tokio::time::advance(expected).await;
+            }
         }
     }
 
@@ -387,6 +416,23 @@ mod tests {
             assert_eq!(pause, failed.then_some(FIRST_PAUSE));
             tokio::time::advance(FIRST_PAUSE).await;
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_pause_grows_anew_when_callers_go_without_a_token() {
+        let flights = Flights::new();
+        let served = Some(Duration::from_secs(100));
+        let mut pauses = Vec::new();
+        for still_served in [served, served, served, None, None, None] {
+            let Boarding::Started(takeoff, _) = board(&flights) else {
+                panic!("a pause is over");
+            };
+            let pause = flights.land(&takeoff, Err(failure()), still_served);
+            pauses.push(pause.unwrap());
+            tokio::time::advance(pause.unwrap()).await;
+        }
+        let expected = [1, 2, 4, 1, 2, 4].map(|halves| FIRST_PAUSE * halves);
+        assert_eq!(pauses, expected);
     }
 
     #[tokio::test(start_paused = true)]
@@ -407,9 +453,10 @@ mod tests {
         let secs = Duration::from_secs;
         let asked = |seconds| failure().with_retry_after(Some(secs(seconds)));
         for (failures, error, left, pause) in [
-            (0, failure(), secs(100), secs(1)),
+            (0, failure(), secs(100), FIRST_PAUSE),
             (9, failure(), secs(100), secs(50)),
-            (9, failure(), secs(1), secs(1) - COARSE_STEP),
+            (9, failure(), secs(1), secs(1) / 2),
+            (9, failure(), secs(1) / 2, secs(1) / 2 - COARSE_STEP),
             (9, failure(), COARSE_STEP / 2, Duration::ZERO),
             (0, asked(30), secs(100), secs(30)),
             (0, asked(300), secs(100), secs(100) - COARSE_STEP),

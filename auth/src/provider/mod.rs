@@ -8,6 +8,7 @@ mod cached;
 mod fixed;
 mod flight;
 mod lifespan;
+mod session_cache;
 mod sessions;
 mod slot;
 mod source;

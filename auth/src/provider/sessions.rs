@@ -1,7 +1,8 @@
 //! A token for each of very many end users.
 //!
-//! A session at rest is one small entry of a bounded cache: the token and its life. What a request for a
-//! token needs (a flight, its waiting callers, the pause after a failure) exists only while it does.
+//! A session at rest is one small entry of a [bounded cache](SessionCache): the token and its life. What a
+//! request for a token needs (a flight, its waiting callers, the pause after a failure) exists only while it
+//! does.
 
 use std::{
     collections::HashMap,
@@ -11,10 +12,9 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
-    time::{Duration, Instant as StdInstant},
+    time::Duration,
 };
 
-use moka::{Expiry, sync::Cache};
 use tokio::{runtime::Handle, sync::Semaphore, time::Instant};
 
 use super::{
@@ -22,9 +22,10 @@ use super::{
     cached::DEFAULT_DEADLINE,
     flight::{Boarding, Destination, FIRST_PAUSE, Flights, Runtime, Takeoff, take_off},
     lifespan::Lifespan,
+    session_cache::{Key, Session, SessionCache},
     source::{AtDeadline, MintFuture, jitter, retrying},
 };
-use crate::{Flow, JwtFlow, JwtTokenRequest, Result, Token};
+use crate::{Flow, JwtFlow, JwtTokenRequest, Result, Token, clock::Tick};
 
 /// Keeps the tokens of many sessions fresh: one per session name, scope, session context, duration, and
 /// account or enterprise.
@@ -58,7 +59,7 @@ pub struct SessionPool(Arc<Pool>);
 
 struct Pool {
     flow: JwtFlow,
-    tokens: Cache<Key, Arc<Session>>,
+    sessions: SessionCache,
     /// Only of sessions that are getting a token, or have failed to a short while ago.
     flights: Mutex<HashMap<Key, Arc<Flights>>>,
     minting: Semaphore,
@@ -67,41 +68,6 @@ struct Pool {
     refreshes: AtomicU64,
     coalesced: AtomicU64,
     failures: AtomicU64,
-}
-
-/// A request for a token, in a form that only equal requests share.
-type Key = Arc<str>;
-
-/// A session's token.
-struct Session {
-    token: AccessToken,
-    life: Lifespan,
-}
-
-/// Drops a token from memory when it has ended.
-struct AtItsEnd {
-    flow: JwtFlow,
-}
-
-impl Expiry<Key, Arc<Session>> for AtItsEnd {
-    fn expire_after_create(
-        &self,
-        _: &Key,
-        session: &Arc<Session>,
-        _: StdInstant,
-    ) -> Option<Duration> {
-        Some(session.life.remaining(self.flow.client().clock().tick()))
-    }
-
-    fn expire_after_update(
-        &self,
-        key: &Key,
-        session: &Arc<Session>,
-        updated: StdInstant,
-        _: Option<Duration>,
-    ) -> Option<Duration> {
-        self.expire_after_create(key, session, updated)
-    }
 }
 
 /// Makes a [`SessionPool`].
@@ -117,7 +83,8 @@ pub struct SessionPoolBuilder {
 }
 
 impl SessionPoolBuilder {
-    /// How many sessions are kept at most; 100,000 by default.
+    /// How many sessions are kept at most; 100,000 by default. They are spread by chance over parts of about a
+    /// thousand each, so when nine tenths of the room are taken, or more, a few may be dropped before it is full.
     pub fn capacity(mut self, capacity: u64) -> Self {
         self.capacity = capacity;
         self
@@ -151,16 +118,10 @@ impl SessionPoolBuilder {
     /// The pool. Nothing is sent before the first caller asks.
     #[must_use]
     pub fn build(self) -> SessionPool {
-        let expiry = AtItsEnd {
-            flow: self.flow.clone(),
-        };
+        let now = self.flow.client().clock().tick();
         SessionPool(Arc::new(Pool {
+            sessions: SessionCache::new(self.capacity, self.idle, now),
             flow: self.flow,
-            tokens: Cache::builder()
-                .max_capacity(self.capacity)
-                .time_to_idle(self.idle.min(LONGEST_IDLE))
-                .expire_after(expiry)
-                .build(),
             flights: Mutex::default(),
             minting: Semaphore::new(self.concurrent_requests),
             deadline: self.deadline,
@@ -175,14 +136,12 @@ impl SessionPoolBuilder {
 /// What is remembered of sessions without a token is swept whenever it has grown to this many more.
 const SWEEP_EVERY: usize = 1024;
 
-/// moka takes no longer time.
-const LONGEST_IDLE: Duration = Duration::from_secs(365 * 24 * 3600);
-
 /// How a [`SessionPool`] has done so far, for one's own metrics.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PoolStats {
-    /// Sessions that are kept now; it may lag behind a little.
+    /// Sessions that are kept now. One that has ended, or that nobody asks for, is dropped within the next
+    /// minute in which the pool is used or asked for this.
     pub sessions: u64,
     /// Requests for a token that were begun (each may have taken several attempts).
     pub refreshes: u64,
@@ -193,16 +152,23 @@ pub struct PoolStats {
 }
 
 impl Pool {
+    fn now(&self) -> Tick {
+        self.flow.client().clock().tick()
+    }
+
     fn all_flights(&self) -> MutexGuard<'_, HashMap<Key, Arc<Flights>>> {
         self.flights.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Drops a session's flights, unless there is something to remember, or they have been dropped and begun
-    /// anew meanwhile.
-    fn forget(&self, key: &Key, flights: &Arc<Flights>) {
+    /// Drops a session's flights, unless there is something to remember, or a caller is about to board: two
+    /// callers with different flights would be two requests.
+    fn forget(&self, key: &Key, landed: &Arc<Flights>) {
         let mut all = self.all_flights();
-        let current = all.get(key);
-        if current.is_some_and(|current| Arc::ptr_eq(current, flights)) && flights.is_at_rest() {
+        let unused = all.get(key).is_some_and(|current| {
+            // Held here and in the map: new holders come by the map only, which is locked.
+            Arc::ptr_eq(current, landed) && Arc::strong_count(current) == 2
+        });
+        if unused && landed.is_at_rest() {
             all.remove(key);
         }
     }
@@ -241,9 +207,8 @@ impl SessionPool {
     #[must_use]
     pub fn stats(&self) -> PoolStats {
         let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        self.0.tokens.run_pending_tasks();
         PoolStats {
-            sessions: self.0.tokens.entry_count(),
+            sessions: self.0.sessions.len(self.0.now()) as u64,
             refreshes: count(&self.0.refreshes),
             coalesced: count(&self.0.coalesced),
             failures: count(&self.0.failures),
@@ -284,9 +249,12 @@ impl SessionProvider {
     async fn fetch_token(&self) -> Result<AccessToken> {
         let runtime = self.pool.runtime.handle()?;
         let flights = self.flights();
-        let landed = match flights.board(|| self.good().map(|session| session.token.clone())) {
+        let boarded = flights.board(|| self.good());
+        let landed = match boarded {
             Err(token) => return Ok(token),
             Ok(Boarding::Joined(waiting)) => {
+                // Whoever waits has boarded: the flights may be forgotten when they have landed.
+                drop(flights);
                 self.pool.coalesced.fetch_add(1, Ordering::Relaxed);
                 waiting.landed().await
             }
@@ -297,11 +265,7 @@ impl SessionProvider {
             Ok(Boarding::Refused(error)) => Err(error),
         };
         // A refresh that failed leaves the old token, as long as that is valid.
-        landed.or_else(|error| {
-            self.good()
-                .map(|session| session.token.clone())
-                .ok_or(error)
-        })
+        landed.or_else(|error| self.good().ok_or(error))
     }
 
     fn flights(&self) -> Arc<Flights> {
@@ -315,19 +279,22 @@ impl SessionProvider {
         )
     }
 
-    fn good(&self) -> Option<Arc<Session>> {
-        let session = self.pool.tokens.get(&self.key)?;
-        let now = self.pool.flow.client().clock().tick();
-        session.life.is_good(now).then_some(session)
+    fn good(&self) -> Option<AccessToken> {
+        self.look(self.pool.now(), |session| session.token.clone())
+    }
+
+    #[inline]
+    fn look<T>(&self, now: Tick, look: impl FnOnce(&Session) -> T) -> Option<T> {
+        self.pool.sessions.get(&self.key, now, look)
     }
 
     #[cold]
-    fn refresh_in_background(&self, session: &Session) {
-        let now = self.pool.flow.client().clock().tick();
+    fn refresh_in_background(&self, now: Tick) {
         let Ok(runtime) = self.pool.runtime.handle() else {
             return;
         };
-        if !session.life.claim_refresh(now) {
+        let claimed = self.look(now, |session| session.life.claim_refresh(now));
+        if claimed != Some(true) {
             return;
         }
         let flights = self.flights();
@@ -336,7 +303,7 @@ impl SessionProvider {
             Ok(Boarding::Joined(_)) => {}
             Ok(Boarding::Refused(error)) => {
                 let pause = error.retry_after().unwrap_or(self.pool.deadline);
-                session.life.refresh_again(now + pause);
+                self.look(now, |session| session.life.refresh_again(now + pause));
             }
             Err(never) => match never {},
         }
@@ -354,15 +321,14 @@ impl SessionProvider {
 
 impl TokenProvider for SessionProvider {
     fn cached(&self) -> Option<AccessToken> {
-        let session = self.pool.tokens.get(&self.key)?;
-        let now = self.pool.flow.client().clock().tick();
-        if !session.life.is_good(now) {
-            return None;
+        let now = self.pool.now();
+        let (token, is_fresh) = self.look(now, |session| {
+            (session.token.clone(), session.life.is_fresh(now))
+        })?;
+        if !is_fresh {
+            self.refresh_in_background(now);
         }
-        if !session.life.is_fresh(now) {
-            self.refresh_in_background(&session);
-        }
-        Some(session.token.clone())
+        Some(token)
     }
 
     fn fetch(&self) -> TokenFuture<'_> {
@@ -370,10 +336,9 @@ impl TokenProvider for SessionProvider {
     }
 
     fn invalidate(&self, token: &AccessToken) {
-        let current = self.pool.tokens.get(&self.key);
-        if current.is_some_and(|session| session.token.is(token)) && self.flights().may_invalidate()
-        {
-            self.pool.tokens.invalidate(&self.key);
+        let is_current = self.look(self.pool.now(), |session| session.token.is(token));
+        if is_current == Some(true) && self.flights().may_invalidate() {
+            self.pool.sessions.remove(&self.key, token);
         }
     }
 }
@@ -407,34 +372,81 @@ impl Destination for SessionFlight {
 
     fn land(&self, takeoff: &Takeoff, minted: Result<Token>) {
         let SessionProvider { pool, key, .. } = &self.session;
-        let now = pool.flow.client().clock().tick();
+        let now = pool.now();
         let session = minted
             .and_then(|token| {
                 let life = Lifespan::of(&token, now, jitter())?;
                 let token = AccessToken::of(token.access_token())?;
-                Ok(Session { token, life })
+                Ok(Session::new(token, life, now))
             })
             .map_err(|error| error.in_flow(Flow::Jwt));
         match session {
             Ok(session) => {
                 let token = session.token.clone();
-                pool.tokens.insert(Arc::clone(key), Arc::new(session));
+                pool.sessions.insert(Arc::clone(key), session);
                 self.flights.land(takeoff, Ok(token), None);
                 pool.forget(key, &self.flights);
             }
             Err(error) => {
                 pool.failures.fetch_add(1, Ordering::Relaxed);
-                let still_served = self.session.good();
-                let left = still_served
-                    .as_ref()
-                    .map(|session| session.life.remaining(now));
+                let left = self
+                    .session
+                    .look(now, |session| session.life.remaining(now));
                 let pause = self.flights.land(takeoff, Err(error), left);
-                if let Some(session) = still_served {
-                    session
-                        .life
-                        .refresh_again(now + pause.unwrap_or(FIRST_PAUSE));
-                }
+                let next_try = now + pause.unwrap_or(FIRST_PAUSE);
+                self.session
+                    .look(now, |session| session.life.refresh_again(next_try));
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Endpoint, OAuthClient, SignFuture, Signer};
+
+    struct Never;
+
+    impl Signer for Never {
+        fn sign<'a>(&'a self, _: &'a [u8]) -> SignFuture<'a> {
+            Box::pin(std::future::pending())
+        }
+    }
+
+    fn pool() -> SessionPool {
+        let client = OAuthClient::new(Endpoint::COM).unwrap();
+        let flow = JwtFlow::builder(client)
+            .client_id("1")
+            .key_id("k")
+            .signer(Never)
+            .build();
+        SessionPool::builder(flow.unwrap()).build()
+    }
+
+    #[test]
+    fn flights_that_a_caller_is_about_to_board_are_not_forgotten_when_another_lands() {
+        let pool = pool();
+        let session = pool.session("alice");
+        let landed = session.flights();
+        let about_to_board = session.flights();
+        pool.0.forget(&session.key, &landed);
+        assert!(
+            Arc::ptr_eq(&session.flights(), &about_to_board),
+            "the next caller boards the same"
+        );
+        drop(about_to_board);
+        pool.0.forget(&session.key, &landed);
+        assert!(pool.0.all_flights().is_empty());
+    }
+
+    #[test]
+    fn flights_that_another_took_the_place_of_are_let_be() {
+        let pool = pool();
+        let session = pool.session("alice");
+        let stale = Arc::new(Flights::new());
+        let current = session.flights();
+        pool.0.forget(&session.key, &stale);
+        assert!(Arc::ptr_eq(&session.flights(), &current));
     }
 }

@@ -218,7 +218,7 @@ async fn after_an_error_callers_get_it_at_once_with_the_time_of_the_next_try() {
     stage.served().await.unwrap_err();
     for _ in 0..100 {
         let error = stage.served().await.unwrap_err();
-        assert_eq!(error.retry_after(), Some(secs(1)));
+        assert_eq!(error.retry_after(), Some(FIRST_PAUSE));
     }
     assert_eq!(stage.requests(), 1, "a dead server is not hammered");
     pass(secs(1)).await;
@@ -259,8 +259,8 @@ async fn a_failing_refresh_keeps_the_old_token_until_it_ends_and_is_tried_again(
         pass(Duration::from_millis(100)).await;
     }
     assert!((70..=100).contains(&served), "{served}");
-    // At 90 s, then after pauses of 1 and 2 s, then after half of what is left, but a second at the least.
-    assert_eq!(stage.requests(), 1 + 5, "with growing pauses");
+    // At 90 s, then after pauses of 0.5, 1 and 2 s, then after half of what is left, but half a second at the least.
+    assert_eq!(stage.requests(), 1 + 7, "with growing pauses");
     assert!(stage.served().await.is_err(), "never an expired one");
     let stats = stage.provider.stats();
     assert_eq!(stats.last_error.unwrap().kind(), ErrorKind::Timeout);

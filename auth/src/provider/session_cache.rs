@@ -1,0 +1,353 @@
+//! The tokens of very many sessions: bounded, and rid of those that have ended or that nobody asks for.
+//!
+//! It is many small caches, each behind a lock of its own, for two reasons: a look takes a lock that hardly anybody
+//! else wants, and one of them can be swept in a moment. So nothing needs to run in the background: whoever asks for
+//! a token when the next sweep is due sweeps one of them.
+
+use std::{
+    hash::{BuildHasher, RandomState},
+    sync::{
+        Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use quick_cache::{UnitWeighter, unsync::Cache};
+
+use super::{AccessToken, lifespan::Lifespan};
+use crate::clock::Tick;
+
+/// A request for a token, in a form that only equal requests share.
+pub(super) type Key = Arc<str>;
+
+/// A session's token.
+pub(super) struct Session {
+    pub(super) token: AccessToken,
+    pub(super) life: Lifespan,
+    /// When somebody last asked for it, nearly.
+    asked: AtomicU64,
+}
+
+impl Session {
+    pub(super) fn new(token: AccessToken, life: Lifespan, now: Tick) -> Self {
+        Self {
+            token,
+            life,
+            asked: AtomicU64::new(now.monotonic),
+        }
+    }
+}
+
+/// The sessions that are kept.
+pub(super) struct SessionCache {
+    // Each entry holds its session itself: behind an `Arc` it took more memory, and one more wait for it.
+    shards: Box<[RwLock<Shard>]>,
+    /// Randomly keyed, because session names may be chosen by end users.
+    hasher: RandomState,
+    capacity_of_shard: usize,
+    idle: u64,
+    /// How often a shard is swept.
+    between_sweeps: u64,
+    next_sweep: AtomicU64,
+    sweeps: AtomicUsize,
+}
+
+type Shard = Cache<Key, Session, UnitWeighter, RandomState>;
+
+/// So many that few shards are full before all are; so few that a caller can sweep one: measured, 6 us when there is
+/// nothing to drop, and 0.8 ms when all of them are dropped.
+const SESSIONS_OF_SHARD: u64 = 1024;
+/// How many are dropped before others get a turn at the shard.
+const DROPPED_AT_ONCE: usize = 64;
+const MOST_SHARDS: u64 = 4096;
+/// In this time, or the idle time if that is shorter, every shard is swept once.
+const LONGEST_ROUND: Duration = Duration::from_secs(60);
+const SHORTEST_ROUND: Duration = Duration::from_secs(1);
+/// A later call of a session is written down after this time, so that most calls write nothing.
+const LONGEST_UNNOTICED: u64 = 1_000_000_000;
+
+impl SessionCache {
+    /// Room for so many, each of which is dropped when nobody has asked for it for so long.
+    pub(super) fn new(capacity: u64, idle: Duration, now: Tick) -> Self {
+        let shards = (capacity / SESSIONS_OF_SHARD).clamp(1, MOST_SHARDS);
+        let capacity_of_shard = usize::try_from(capacity / shards).unwrap_or(usize::MAX);
+        let round = nanos(idle.clamp(SHORTEST_ROUND, LONGEST_ROUND));
+        let between_sweeps = round / shards;
+        Self {
+            shards: (0..shards)
+                .map(|_| RwLock::new(new_shard(capacity_of_shard)))
+                .collect(),
+            hasher: RandomState::new(),
+            capacity_of_shard,
+            idle: nanos(idle),
+            between_sweeps,
+            next_sweep: AtomicU64::new(now.monotonic.saturating_add(between_sweeps)),
+            sweeps: AtomicUsize::new(0),
+        }
+    }
+
+    /// Looks at a session for somebody who wants its token, if there is one that is good. Keep the look short: nobody
+    /// can put another in the shard meanwhile.
+    #[inline]
+    pub(super) fn get<T>(
+        &self,
+        key: &Key,
+        now: Tick,
+        look: impl FnOnce(&Session) -> T,
+    ) -> Option<T> {
+        if self.sweep_is_due(now) {
+            self.sweep_next(now);
+        }
+        let shard = read(self.shard(key));
+        let session = shard.get(key)?;
+        if !self.keeps(session, now) {
+            return None;
+        }
+        let unnoticed = LONGEST_UNNOTICED.min(self.idle / 16);
+        let asked = session.asked.load(Ordering::Relaxed);
+        if now.monotonic > asked.saturating_add(unnoticed) {
+            session.asked.store(now.monotonic, Ordering::Relaxed);
+        }
+        Some(look(session))
+    }
+
+    /// Puts one in place of any other with its key.
+    pub(super) fn insert(&self, key: Key, session: Session) {
+        write(self.shard(&key)).insert(key, session);
+    }
+
+    /// Drops a session if its token is this one.
+    pub(super) fn remove(&self, key: &Key, token: &AccessToken) {
+        write(self.shard(key)).remove_if(key, |session| session.token.is(token));
+    }
+
+    /// How many there are, after the sweeps that are due. Those that have ended since the last round are counted.
+    pub(super) fn len(&self, now: Tick) -> usize {
+        while self.sweep_is_due(now) {
+            self.sweep_next(now);
+        }
+        self.shards.iter().map(|shard| read(shard).len()).sum()
+    }
+
+    fn shard(&self, key: &Key) -> &RwLock<Shard> {
+        let count = self.shards.len() as u64;
+        // A hash that is evenly spread over all of `u64`, spread over the shards.
+        let hash = self.hasher.hash_one(key) as u32;
+        &self.shards[((u64::from(hash) * count) >> 32) as usize]
+    }
+
+    fn keeps(&self, session: &Session, now: Tick) -> bool {
+        let asked = session.asked.load(Ordering::Relaxed);
+        session.life.is_good(now) && now.monotonic.saturating_sub(asked) < self.idle
+    }
+
+    #[inline]
+    fn sweep_is_due(&self, now: Tick) -> bool {
+        now.monotonic >= self.next_sweep.load(Ordering::Relaxed)
+    }
+
+    /// Sweeps the next shard, unless another caller just does.
+    #[cold]
+    fn sweep_next(&self, now: Tick) {
+        let due = self.next_sweep.load(Ordering::Relaxed);
+        // Sweeps that nobody came for are made up for, but for no more than one round.
+        let round = self.between_sweeps * self.shards.len() as u64;
+        let next = due.max(now.monotonic.saturating_sub(round)) + self.between_sweeps;
+        let claimed = due <= now.monotonic
+            && self
+                .next_sweep
+                .compare_exchange(due, next, Ordering::Relaxed, Ordering::Relaxed)
+                .is_ok();
+        if claimed {
+            let number = self.sweeps.fetch_add(1, Ordering::Relaxed);
+            self.sweep(&self.shards[number % self.shards.len()], now);
+        }
+    }
+
+    fn sweep(&self, shard: &RwLock<Shard>, now: Tick) {
+        let dropped: Vec<Key> = read(shard)
+            .iter()
+            .filter(|(_, session)| !self.keeps(session, now))
+            .map(|(key, _)| Arc::clone(key))
+            .collect();
+        for keys in dropped.chunks(DROPPED_AT_ONCE) {
+            let mut shard = write(shard);
+            for key in keys {
+                // Somebody may have put another in its place meanwhile.
+                shard.remove_if(key, |session| !self.keeps(session, now));
+            }
+            if shard.is_empty() {
+                // The room for its entries goes, too.
+                *shard = new_shard(self.capacity_of_shard);
+            }
+        }
+    }
+}
+
+fn new_shard(capacity: usize) -> Shard {
+    Cache::with(
+        capacity,
+        capacity as u64,
+        UnitWeighter,
+        RandomState::new(),
+        Default::default(),
+    )
+}
+
+fn read(shard: &RwLock<Shard>) -> RwLockReadGuard<'_, Shard> {
+    shard.read().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn write(shard: &RwLock<Shard>) -> RwLockWriteGuard<'_, Shard> {
+    shard.write().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Instant, SystemTime};
+
+    use coze_oauth_client::types::OAuthToken;
+
+    use super::*;
+    use crate::{Token, clock::Clock, token::Timing};
+
+    fn at(seconds: u64) -> Tick {
+        let nanos = seconds * 1_000_000_000;
+        Tick {
+            monotonic: nanos,
+            wall: nanos,
+        }
+    }
+
+    /// One that comes now and lives for 1000 seconds, and is served for all but two of them.
+    fn session(now: Tick) -> Session {
+        let timing = Timing {
+            began: Instant::now(),
+            ended: Instant::now(),
+            ended_wall: SystemTime::now(),
+            date: None,
+        };
+        let answer = OAuthToken {
+            access_token: "czs_1".into(),
+            expires_in: 1000,
+            refresh_token: None,
+            token_type: None,
+        };
+        let token = Token::from_answer(answer, &timing, &Clock::System, None).unwrap();
+        let life = Lifespan::of(&token, now, 1.0).unwrap();
+        Session::new(AccessToken::new("czs_1").unwrap(), life, now)
+    }
+
+    fn key(number: u64) -> Key {
+        format!("user-{number}").into()
+    }
+
+    fn filled(capacity: u64, sessions: u64, idle: Duration) -> SessionCache {
+        let cache = SessionCache::new(capacity, idle, at(0));
+        for number in 0..sessions {
+            cache.insert(key(number), session(at(0)));
+        }
+        cache
+    }
+
+    fn kept(cache: &SessionCache) -> usize {
+        cache.shards.iter().map(|shard| read(shard).len()).sum()
+    }
+
+    #[test]
+    fn a_pool_of_any_size_keeps_no_more_than_there_is_room_for_and_uses_its_room() {
+        for capacity in [1, 2, 33, 1500, 3000, 5001] {
+            let cache = filled(capacity, 3 * capacity, Duration::MAX);
+            let kept = kept(&cache) as u64;
+            assert!(kept <= capacity, "{kept} of {capacity}");
+            assert!(kept >= capacity * 9 / 10, "{kept} of {capacity}");
+        }
+        assert_eq!(kept(&filled(0, 10, Duration::MAX)), 0);
+        assert_eq!(kept(&filled(u64::MAX, 10, Duration::MAX)), 10);
+    }
+
+    #[test]
+    fn each_of_the_calls_that_are_due_sweeps_one_shard_and_a_round_sweeps_all() {
+        let cache = filled(4 * SESSIONS_OF_SHARD, 1000, Duration::MAX);
+        let mut before = kept(&cache);
+        assert_eq!(before, 1000);
+        for shard in 1..=4 {
+            assert!(cache.get(&key(0), at(999), |_| ()).is_none(), "it ended");
+            let after = kept(&cache);
+            assert!(after < before, "{after} after {shard} calls");
+            before = after;
+        }
+        assert_eq!(before, 0);
+        let room = |shard: &RwLock<Shard>| read(shard).memory_used().total();
+        assert_eq!(cache.shards.iter().map(room).sum::<usize>(), 0);
+    }
+
+    #[test]
+    fn between_two_sweeps_calls_sweep_nothing() {
+        let cache = filled(2 * SESSIONS_OF_SHARD, 1000, Duration::MAX);
+        let sweeps = || cache.sweeps.load(Ordering::Relaxed);
+        for second in 0..300 {
+            for _ in 0..10 {
+                assert!(cache.get(&key(0), at(second), |_| ()).is_some());
+            }
+            assert_eq!(sweeps() as u64, second / 30, "at {second} s");
+        }
+        assert_eq!(kept(&cache), 1000);
+    }
+
+    #[test]
+    fn sweeps_that_nobody_came_for_are_made_up_for_by_one_round_at_most() {
+        let cache = filled(4 * SESSIONS_OF_SHARD, 1000, Duration::MAX);
+        for _ in 0..100 {
+            cache.get(&key(0), at(900), |_| ());
+        }
+        let sweeps = cache.sweeps.load(Ordering::Relaxed);
+        assert!((4..=5).contains(&sweeps), "{sweeps}");
+    }
+
+    #[test]
+    fn only_sessions_that_are_asked_for_are_kept_beyond_the_idle_time() {
+        let cache = filled(100, 10, Duration::from_secs(100));
+        for second in (0..=300).step_by(10) {
+            assert!(cache.get(&key(7), at(second), |_| ()).is_some());
+            let idle = cache.get(&key(8), at(second), |_| ()).is_none();
+            assert!(!idle, "asked for, too");
+            let expected = if second < 120 { 10 } else { 2 };
+            assert_eq!(cache.len(at(second)), expected, "at {second} s");
+        }
+        assert!(cache.get(&key(7), at(399), |_| ()).is_some());
+        assert!(cache.get(&key(8), at(400), |_| ()).is_none());
+    }
+
+    #[test]
+    fn a_session_is_removed_by_its_own_token_only() {
+        let cache = filled(100, 1, Duration::MAX);
+        cache.remove(&key(0), &AccessToken::new("czs_2").unwrap());
+        assert_eq!(kept(&cache), 1);
+        cache.remove(&key(0), &AccessToken::new("czs_1").unwrap());
+        assert_eq!(kept(&cache), 0);
+    }
+
+    #[test]
+    fn many_threads_may_use_and_sweep_it_at_once() {
+        let cache = filled(3 * SESSIONS_OF_SHARD, 0, Duration::from_secs(1));
+        std::thread::scope(|scope| {
+            for thread in 0..4 {
+                let cache = &cache;
+                scope.spawn(move || {
+                    for step in 0..5000 {
+                        let now = at(step / 50);
+                        cache.insert(key(step % 500 + thread), session(now));
+                        cache.get(&key(step % 300), now, |session| session.token.clone());
+                    }
+                });
+            }
+        });
+        assert_eq!(cache.len(at(200)), 0);
+    }
+}
