@@ -7,4 +7,5 @@
     reason = "a test stops at the first surprise; helpers of tests do too"
 )]
 
+mod durability;
 mod redis;

@@ -43,6 +43,7 @@
 //! `invalid_grant` is not believed at once: the store is loaded again, because another process may have won.
 //! A sign-in that is really over stays in the store, [marked](Record::dead), until a fresh one replaces it.
 
+mod file;
 mod memory;
 mod record;
 #[cfg(feature = "redis")]
@@ -51,6 +52,7 @@ mod sign_in;
 
 use std::{fmt, future::Future, pin::Pin, time::Duration};
 
+pub use file::FileStore;
 pub use memory::MemoryStore;
 pub use record::{Dead, Record};
 #[cfg(feature = "redis")]

@@ -224,7 +224,7 @@ impl Record {
 const MOST_JSON: usize = 16 * 1024;
 
 /// serde's own text may quote a value.
-fn what_is_wrong(error: &serde_json::Error) -> &'static str {
+pub(super) fn what_is_wrong(error: &serde_json::Error) -> &'static str {
     match error.classify() {
         serde_json::error::Category::Eof => "it is cut short",
         serde_json::error::Category::Syntax => "it is no JSON",

@@ -1,0 +1,84 @@
+//! What is in a file: a record, and when it was written.
+//!
+//! ```json
+//! {
+//!   "saved_at_ms": 1800000000000,
+//!   "record": {"version":1,"access_token":"…","refresh_token":"…"}
+//! }
+//! ```
+//!
+//! The record has the version. What else a later version of this crate adds to the envelope belongs to one writing
+//! of the file, so it is not kept; fields of the record are.
+
+use std::{
+    io::Write,
+    path::Path,
+    time::{Duration, SystemTime},
+};
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use zeroize::Zeroizing;
+
+use crate::{
+    Error, ErrorKind, Result,
+    store::{Record, record::what_is_wrong},
+};
+
+/// A record as a file holds it.
+pub(super) struct Kept {
+    pub(super) record: Record,
+    /// By the file system's clock.
+    pub(super) saved_at: SystemTime,
+}
+
+#[derive(Deserialize)]
+struct Envelope<'a> {
+    saved_at_ms: u64,
+    #[serde(borrow)]
+    record: &'a RawValue,
+}
+
+/// More than the envelope adds to a record.
+const ENVELOPE: usize = 128;
+
+/// What a file of this record holds. `json` is the record's.
+pub(super) fn sealed(json: &str, saved_at: SystemTime) -> Zeroizing<Vec<u8>> {
+    let mut content = Zeroizing::new(Vec::with_capacity(json.len() + ENVELOPE));
+    let saved_at_ms = since_epoch(saved_at).as_millis();
+    // Writing to memory can't fail.
+    let _ = write!(
+        *content,
+        "{{\n  \"saved_at_ms\": {saved_at_ms},\n  \"record\": {json}\n}}\n"
+    );
+    content
+}
+
+/// What that file held. An error quotes nothing of it.
+pub(super) fn opened(path: &Path, content: &[u8]) -> Result<Kept> {
+    let damaged = |what: &str| {
+        Error::new(
+            ErrorKind::StoreDamaged,
+            format!("{}: {what}", path.display()),
+        )
+    };
+    let envelope: Envelope<'_> = serde_json::from_slice(content).map_err(|error| {
+        let (line, column) = (error.line(), error.column());
+        let wrong = what_is_wrong(&error);
+        damaged(&format!(
+            "what is stored is not a sign-in: {wrong} at line {line}, column {column}"
+        ))
+    })?;
+    let record = Record::from_json(envelope.record.get().as_bytes())
+        .map_err(|error| damaged(error.what()))?;
+    let saved_at = SystemTime::UNIX_EPOCH.checked_add(Duration::from_millis(envelope.saved_at_ms));
+    Ok(Kept {
+        record,
+        saved_at: saved_at.unwrap_or(SystemTime::UNIX_EPOCH),
+    })
+}
+
+pub(super) fn since_epoch(time: SystemTime) -> Duration {
+    time.duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default()
+}

@@ -1,0 +1,157 @@
+//! The files of one profile, and what is asked of them; blocking.
+//!
+//! | file | what it is |
+//! |---|---|
+//! | `default.json` | the sign-in; only ever replaced as a whole, by a rename |
+//! | `default.next` | the one that will replace it: there while it is written, or left over by who was killed |
+//! | `default.lease` | locked by who refreshes |
+//! | `default.lock` | locked for the moment of a change |
+//! | `default.proof` | there while a lease proves that there is room |
+//! | `default.aside-….json` | a sign-in that was replaced while dead or damaged, or that came too late |
+
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
+
+use super::{
+    change::Changing,
+    envelope::{self, Kept},
+    folder::Folder,
+    lock::{self, Lock},
+    name,
+};
+use crate::{
+    Error, ErrorKind, RefreshToken, Result,
+    store::{Profile, Record, Removed, Saved, Stored},
+};
+
+/// How long a change waits for the one before it. Each takes milliseconds, unless its process is stuck.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// What a save may need beyond its record: the envelope, and what a file system takes for itself.
+const SLACK: usize = 4096;
+
+/// The files of one profile.
+#[derive(Debug, Clone)]
+pub(super) struct Files {
+    pub(super) folder: Folder,
+    pub(super) profile: Profile,
+    pub(super) stem: String,
+}
+
+/// What came of asking for the lease.
+pub(super) enum Asked {
+    Got(Lock),
+    Held(Option<String>),
+}
+
+impl Files {
+    pub(super) fn new(folder: &Folder, profile: &Profile) -> Self {
+        Self {
+            folder: folder.clone(),
+            profile: profile.clone(),
+            stem: name::stem(profile),
+        }
+    }
+
+    pub(super) fn load(&self) -> Result<Option<Stored>> {
+        if !self.folder.is_there()? {
+            return Ok(None);
+        }
+        let kept = self.read("json")?;
+        Ok(kept.map(|kept| self.stored(kept)))
+    }
+
+    pub(super) fn save(&self, redeemed: &RefreshToken, successor: &Record) -> Result<Saved> {
+        let json = successor.to_json()?;
+        self.changing()?.save(redeemed, successor, &json)
+    }
+
+    pub(super) fn put(&self, record: &Record) -> Result<()> {
+        let json = record.to_json()?;
+        self.changing()?.put(&json)
+    }
+
+    pub(super) fn remove(&self, read: &Record) -> Result<Removed> {
+        if !self.folder.is_there()? {
+            return Ok(Removed::Removed);
+        }
+        self.changing()?.remove(read)
+    }
+
+    /// Tries once. Who has got it finds what a killed process had got and not yet stored.
+    pub(super) fn lease(&self) -> Result<Asked> {
+        self.folder.create()?;
+        let file = self.file("lease");
+        let Some(lease) = Lock::try_take(&self.folder, &file)? else {
+            return Ok(Asked::Held(lock::holder(&self.folder, &file)));
+        };
+        match self.changing()?.current() {
+            // That is told when it is loaded.
+            Err(error) if error.kind() == ErrorKind::StoreDamaged => {}
+            found => drop(found?),
+        }
+        Ok(Asked::Got(lease))
+    }
+
+    pub(super) fn prove_save(&self, lease: &Lock, record: &Record) -> Result<()> {
+        if !lease.counts() {
+            return Err(Error::lease_lost(&self.profile));
+        }
+        let size = record.to_json()?.len() + SLACK;
+        self.changing()?.prove(size)
+    }
+
+    /// Waits for its turn to change the files.
+    fn changing(&self) -> Result<Changing<'_>> {
+        self.folder.create()?;
+        let file = self.file("lock");
+        let began = Instant::now();
+        loop {
+            if let Some(lock) = Lock::try_take(&self.folder, &file)? {
+                return Ok(Changing::new(self, lock));
+            }
+            if began.elapsed() >= PATIENCE {
+                return Err(self.busy(&file));
+            }
+            thread::sleep(pause());
+        }
+    }
+
+    fn busy(&self, file: &str) -> Error {
+        let holder = lock::holder(&self.folder, file);
+        Error::new(
+            ErrorKind::StoreBusy,
+            format!(
+                "{} has been changing the sign-in of profile {} for more than {} s ({} is locked)",
+                holder.as_deref().unwrap_or("another process"),
+                self.profile,
+                PATIENCE.as_secs(),
+                self.folder.path_of(file).display()
+            ),
+        )
+    }
+
+    pub(super) fn file(&self, ending: &str) -> String {
+        format!("{}.{ending}", self.stem)
+    }
+
+    pub(super) fn read(&self, ending: &str) -> Result<Option<Kept>> {
+        let file = self.file(ending);
+        let Some(content) = self.folder.read(&file)? else {
+            return Ok(None);
+        };
+        envelope::opened(&self.folder.path_of(&file), &content).map(Some)
+    }
+
+    pub(super) fn stored(&self, kept: Kept) -> Stored {
+        let age = self.folder.now().duration_since(kept.saved_at);
+        Stored::new(kept.record, age.unwrap_or_default())
+    }
+}
+
+/// Random, so that those who wait don't wake together.
+fn pause() -> Duration {
+    let random = getrandom::u32().unwrap_or_default();
+    Duration::from_micros(1000 + u64::from(random % 8000))
+}

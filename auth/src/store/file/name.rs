@@ -1,0 +1,136 @@
+//! The file name of a profile.
+//!
+//! Two profiles never share a file, nor on a file system that folds case or normalises Unicode: only lower-case
+//! letters, digits, `-` and `_` stand for themselves. So a name is never hidden, never leaves the folder, and a
+//! dot ends it.
+
+use std::fmt::Write;
+
+use aws_lc_rs::digest::{SHA256, digest};
+
+use crate::store::Profile;
+
+/// Names that are longer when encoded are told apart by a hash. With the longest ending, 143 bytes are not
+/// exceeded, which is all that eCryptfs allows; elsewhere it is 255.
+const LONGEST: usize = 88;
+/// What a person still reads of a longer name.
+const READABLE: usize = 23;
+
+/// What Windows keeps for devices, whatever ending follows.
+const DEVICES: [&str; 4] = ["con", "prn", "aux", "nul"];
+const NUMBERED_DEVICES: [&str; 2] = ["com", "lpt"];
+
+/// The beginning of the names of a profile's files.
+pub(super) fn stem(profile: &Profile) -> String {
+    let name = profile.name();
+    let mut encoded = String::with_capacity(name.len() * 3);
+    for (at, byte) in name.bytes().enumerate() {
+        let plain = matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_');
+        if plain && !(at == 0 && is_device(name)) {
+            encoded.push(char::from(byte));
+        } else {
+            encoded.push('%');
+            push_hex(&mut encoded, byte);
+        }
+    }
+    if encoded.len() <= LONGEST {
+        return encoded;
+    }
+    encoded.truncate(READABLE);
+    // No name is encoded to a plus sign, so no short one looks like this.
+    encoded.push('+');
+    for byte in digest(&SHA256, name.as_bytes()).as_ref() {
+        push_hex(&mut encoded, *byte);
+    }
+    encoded
+}
+
+fn push_hex(text: &mut String, byte: u8) {
+    // Writing to a string can't fail.
+    let _ = write!(text, "{byte:02x}");
+}
+
+fn is_device(name: &str) -> bool {
+    let numbered = || {
+        let (word, number) = name.split_at_checked(3)?;
+        let number = number.parse::<u8>().ok()?;
+        Some(NUMBERED_DEVICES.contains(&word) && number <= 9)
+    };
+    DEVICES.contains(&name) || numbered().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    fn stem_of(name: &str) -> String {
+        stem(&Profile::new(name).unwrap())
+    }
+
+    #[test]
+    fn a_plain_name_is_its_own() {
+        for name in ["default", "a-b_c9", "console", "com10", "-", "_"] {
+            assert_eq!(stem_of(name), name);
+        }
+    }
+
+    #[test]
+    fn other_characters_are_encoded() {
+        for (name, stem) in [
+            ("Default", "%44efault"),
+            ("me@example.com", "me%40example%2ecom"),
+            ("../up", "%2e%2e%2fup"),
+            (".", "%2e"),
+            ("a b", "a%20b"),
+            ("%41", "%2541"),
+            ("é", "%c3%a9"),
+            ("nul", "%6eul"),
+            ("com1", "%63om1"),
+        ] {
+            assert_eq!(stem_of(name), stem, "{name}");
+        }
+    }
+
+    #[test]
+    fn no_two_profiles_share_a_name_and_each_fits() {
+        let long = "ü".repeat(64);
+        let longer = format!("{}v", "ü".repeat(63));
+        let names = [
+            "a",
+            "A",
+            "%41",
+            "%61",
+            "a.",
+            "a.json",
+            "a.lease",
+            "a.aside-1",
+            "e\u{301}",
+            "\u{e9}",
+            "ß",
+            "SS",
+            "ss",
+            "con",
+            "CON",
+            "%63on",
+            "a+b",
+            "a%2bb",
+            long.as_str(),
+            longer.as_str(),
+            &long.to_uppercase(),
+            &"x".repeat(128),
+            &"x".repeat(127),
+            &stem_of(&long),
+        ]
+        .map(str::to_owned);
+        let stems: HashSet<_> = names.iter().map(|name| stem_of(name)).collect();
+        assert_eq!(stems.len(), names.len());
+        let folded: HashSet<_> = stems.iter().map(|stem| stem.to_lowercase()).collect();
+        assert_eq!(folded, stems);
+        for stem in stems {
+            assert!(stem.len() <= LONGEST, "{stem}");
+            assert!(!stem.contains(['.', '/', '\\', ':']), "{stem}");
+        }
+    }
+}
