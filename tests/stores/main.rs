@@ -1,11 +1,20 @@
 //! The stores of sign-ins, against the real thing that each keeps them in.
+//!
+//! | module | store | on |
+//! |---|---|---|
+//! | [`keyring`] | `KeyringStore` | GNOME Keyring, in D-Bus sessions of the tests' own |
+//! | [`redis`] | `RedisStore` | Redis servers of the tests' own |
+//! | [`durability`] | `FileStore` | the system calls of one save |
 
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
-    reason = "a test stops at the first surprise; helpers of tests do too"
+    clippy::print_stdout,
+    reason = "a test stops at the first surprise; helpers of tests do too, and say what was left out"
 )]
 
 mod durability;
+#[cfg(target_os = "linux")]
+mod keyring;
 mod redis;

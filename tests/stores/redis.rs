@@ -16,6 +16,7 @@ use coze_auth::{
         Lease, LeaseKind, Leasing, Profile, Record, RedisStore, RedisStoreBuilder, Removed, Saved,
         Store,
     },
+    testing::store::{Subject, SubjectFuture, check},
 };
 use serde_json::{Value, json};
 use tokio::{task::JoinSet, time::sleep};
@@ -915,4 +916,42 @@ impl Issued {
             key: key.serialize_pem(),
         }
     }
+}
+
+/// What the shared suite tries the store by.
+struct Fleet(RedisServer);
+
+impl Fleet {
+    /// The names of the suite's profiles hold spaces, and nothing else that is encoded.
+    fn key(profile: &Profile) -> String {
+        format!("coze-auth:{{{}}}", profile.name().replace(' ', "%20"))
+    }
+}
+
+impl Subject for Fleet {
+    fn open(&self) -> SubjectFuture<'_, Arc<dyn Store>> {
+        Box::pin(async { Arc::new(store(&self.0)) as Arc<dyn Store> })
+    }
+
+    fn damage<'a>(&'a self, profile: &'a Profile, bytes: &'a [u8]) -> SubjectFuture<'a, bool> {
+        let key = Self::key(profile);
+        let words: [&[u8]; 4] = [b"HSET", key.as_bytes(), b"record", bytes];
+        let _: u64 = self.0.ask_words(&words);
+        Box::pin(async { true })
+    }
+
+    fn set_aside<'a>(&'a self, profile: &'a Profile) -> SubjectFuture<'a, Vec<Vec<u8>>> {
+        let aside = self
+            .0
+            .ask(&format!("LRANGE {}:aside 0 -1", Self::key(profile)));
+        Box::pin(async { aside })
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_store_passes_the_shared_suite() {
+    let Some(server) = RedisServer::start() else {
+        return;
+    };
+    check(&Fleet(server)).await;
 }

@@ -43,7 +43,12 @@
 //! `invalid_grant` is not believed at once: the store is loaded again, because another process may have won.
 //! A sign-in that is really over stays in the store, [marked](Record::dead), until a fresh one replaces it.
 
+mod envelope;
 mod file;
+mod folder;
+#[cfg(feature = "keyring")]
+mod keyring;
+mod lock;
 mod memory;
 mod record;
 #[cfg(feature = "redis")]
@@ -53,6 +58,9 @@ mod sign_in;
 use std::{fmt, future::Future, pin::Pin, time::Duration};
 
 pub use file::FileStore;
+#[cfg(feature = "keyring")]
+#[cfg_attr(docsrs, doc(cfg(feature = "keyring")))]
+pub use keyring::KeyringStore;
 pub use memory::MemoryStore;
 pub use record::{Dead, Record};
 #[cfg(feature = "redis")]

@@ -7,15 +7,15 @@ use std::{
     sync::atomic::{AtomicU64, Ordering},
 };
 
-use super::{
-    envelope::{self, Kept},
-    files::Files,
-    folder::failed,
-    lock::Lock,
-};
+use super::files::Files;
 use crate::{
     Error, ErrorKind, RefreshToken, Result,
-    store::{Record, Removed, Saved},
+    store::{
+        Record, Removed, Saved,
+        envelope::{self, Kept},
+        folder::failed,
+        lock::Lock,
+    },
 };
 
 /// So many records are kept aside for each profile; older ones make room.

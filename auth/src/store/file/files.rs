@@ -9,25 +9,17 @@
 //! | `default.proof` | there while a lease proves that there is room |
 //! | `default.aside-….json` | a sign-in that was replaced while dead or damaged, or that came too late |
 
-use std::{
-    thread,
-    time::{Duration, Instant},
-};
-
-use super::{
-    change::Changing,
-    envelope::{self, Kept},
-    folder::Folder,
-    lock::{self, Lock},
-    name,
-};
+use super::{change::Changing, name};
 use crate::{
     Error, ErrorKind, RefreshToken, Result,
-    store::{Profile, Record, Removed, Saved, Stored},
+    store::{
+        Profile, Record, Removed, Saved, Stored,
+        envelope::{self, Kept},
+        folder::Folder,
+        lock::{self, Lock},
+    },
 };
 
-/// How long a change waits for the one before it. Each takes milliseconds, unless its process is stuck.
-const PATIENCE: Duration = Duration::from_secs(5);
 /// What a save may need beyond its record: the envelope, and what a file system takes for itself.
 const SLACK: usize = 4096;
 
@@ -105,31 +97,8 @@ impl Files {
     /// Waits for its turn to change the files.
     fn changing(&self) -> Result<Changing<'_>> {
         self.folder.create()?;
-        let file = self.file("lock");
-        let began = Instant::now();
-        loop {
-            if let Some(lock) = Lock::try_take(&self.folder, &file)? {
-                return Ok(Changing::new(self, lock));
-            }
-            if began.elapsed() >= PATIENCE {
-                return Err(self.busy(&file));
-            }
-            thread::sleep(pause());
-        }
-    }
-
-    fn busy(&self, file: &str) -> Error {
-        let holder = lock::holder(&self.folder, file);
-        Error::new(
-            ErrorKind::StoreBusy,
-            format!(
-                "{} has been changing the sign-in of profile {} for more than {} s ({} is locked)",
-                holder.as_deref().unwrap_or("another process"),
-                self.profile,
-                PATIENCE.as_secs(),
-                self.folder.path_of(file).display()
-            ),
-        )
+        let lock = Lock::take_turn(&self.folder, &self.file("lock"), &self.profile)?;
+        Ok(Changing::new(self, lock))
     }
 
     pub(super) fn file(&self, ending: &str) -> String {
@@ -141,17 +110,11 @@ impl Files {
         let Some(content) = self.folder.read(&file)? else {
             return Ok(None);
         };
-        envelope::opened(&self.folder.path_of(&file), &content).map(Some)
+        envelope::opened(self.folder.path_of(&file).display(), &content).map(Some)
     }
 
     pub(super) fn stored(&self, kept: Kept) -> Stored {
         let age = self.folder.now().duration_since(kept.saved_at);
         Stored::new(kept.record, age.unwrap_or_default())
     }
-}
-
-/// Random, so that those who wait don't wake together.
-fn pause() -> Duration {
-    let random = getrandom::u32().unwrap_or_default();
-    Duration::from_micros(1000 + u64::from(random % 8000))
 }

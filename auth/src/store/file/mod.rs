@@ -37,10 +37,7 @@
 //! - *A remove while a leftover waits:* both go. A leftover without a current record is never put in place.
 
 mod change;
-mod envelope;
 mod files;
-mod folder;
-mod lock;
 mod name;
 #[cfg(test)]
 mod tests;
@@ -51,16 +48,13 @@ use std::{
     time::Duration,
 };
 
-use etcetera::BaseStrategy;
 use tokio::runtime::Handle;
 
-use self::{
-    files::{Asked, Files},
-    folder::Folder,
-    lock::Lock,
-};
+use self::files::{Asked, Files};
 use super::{
     Lease, LeaseKind, Leasing, Profile, Record, Removed, Saved, Store, StoreFuture, Stored,
+    folder::{Folder, state_folder},
+    lock::Lock,
 };
 use crate::{Error, ErrorKind, RefreshToken, Result};
 
@@ -143,15 +137,7 @@ impl FileStore {
                 "the name of a program is empty, begins with a dot or holds a slash",
             ));
         }
-        let platform = etcetera::base_strategy::choose_native_strategy().map_err(|error| {
-            Error::of_store(
-                "there is no home folder to keep sign-ins in: set HOME, or name a folder",
-                error,
-            )
-        })?;
-        Ok(Self::new(
-            state_folder(&platform).join(program).join("sign-ins"),
-        ))
+        Ok(Self::new(state_folder()?.join(program).join("sign-ins")))
     }
 
     /// Where it keeps them.
@@ -163,17 +149,6 @@ impl FileStore {
     fn files(&self, profile: &Profile) -> Files {
         Files::new(&self.folder, profile)
     }
-}
-
-fn state_folder(platform: &impl BaseStrategy) -> PathBuf {
-    platform.state_dir().unwrap_or_else(|| {
-        // Data roams with a user of Windows to other machines; the parent of the caches does not.
-        if cfg!(windows) {
-            platform.cache_dir()
-        } else {
-            platform.data_dir()
-        }
-    })
 }
 
 impl Store for FileStore {

@@ -7,8 +7,11 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::store::record::fingerprint;
+use crate::store::{envelope, folder, lock};
 
 mod faults;
+#[cfg(feature = "testing")]
+mod suite;
 
 /// A store in a folder that does not exist yet.
 struct Place {
@@ -193,7 +196,7 @@ async fn a_save_after_the_record_moved_on_is_set_aside() {
     }
     assert_eq!(place.stored().await.unwrap(), "rt_0");
     let aside = place.aside();
-    let kept = envelope::opened(&aside[0], &fs::read(&aside[0]).unwrap()).unwrap();
+    let kept = envelope::opened(aside[0].display(), &fs::read(&aside[0]).unwrap()).unwrap();
     assert!(kept.record.holds(&token("rt_late")));
 
     for n in 0..12 {

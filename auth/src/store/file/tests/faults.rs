@@ -515,7 +515,7 @@ async fn hold_lease(folder: &Path) {
 }
 
 async fn hold_turn(folder: &Path) {
-    let _turn = lock::Lock::try_take(&Folder::new(folder.into()), "default.lock");
+    let _turn = crate::store::lock::Lock::try_take(&Folder::new(folder.into()), "default.lock");
     println!("> holding");
     std::thread::sleep(HOLD);
 }

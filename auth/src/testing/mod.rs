@@ -1,8 +1,11 @@
-//! For tests of programs that use this crate: a clock in one's hand, and a server in the same process.
+//! For tests of programs that use this crate: a clock in one's hand, a server in the same process, and a
+//! [suite](store) for stores of one's own.
 //!
 //! With tokio's paused time, every time-out of an HTTP client fires at once while a socket is awaited.
 //! So tests of time call a service directly: [`ServiceTransport`] adapts any [`tower_service::Service`],
 //! such as an axum router or the one of `coze-mock`.
+
+pub mod store;
 
 use std::{
     error::Error,

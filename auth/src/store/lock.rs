@@ -9,10 +9,18 @@ use std::{
     fs::{self, File, Metadata, OpenOptions, TryLockError},
     io::{Read, Write},
     path::PathBuf,
+    thread,
+    time::{Duration, Instant},
 };
 
-use super::folder::{Folder, failed, owners_alone};
-use crate::Result;
+use super::{
+    Profile,
+    folder::{Folder, failed, owners_alone},
+};
+use crate::{Error, ErrorKind, Result};
+
+/// How long a change waits for the one before it. Each takes milliseconds, unless its process is stuck.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 pub(super) struct Lock {
     file: File,
@@ -47,6 +55,28 @@ impl Lock {
         Ok(Some(lock))
     }
 
+    /// Waits for the turn to change what is stored of a profile.
+    pub(super) fn take_turn(folder: &Folder, name: &str, profile: &Profile) -> Result<Self> {
+        let began = Instant::now();
+        loop {
+            if let Some(lock) = Self::try_take(folder, name)? {
+                return Ok(lock);
+            }
+            if began.elapsed() >= PATIENCE {
+                return Err(Error::new(
+                    ErrorKind::StoreBusy,
+                    format!(
+                        "{} has been changing the sign-in of profile {profile} for more than {} s ({} is locked)",
+                        holder(folder, name).as_deref().unwrap_or("another process"),
+                        PATIENCE.as_secs(),
+                        folder.path_of(name).display()
+                    ),
+                ));
+            }
+            thread::sleep(pause());
+        }
+    }
+
     /// Whether its file still has its name, and so excludes others.
     pub(super) fn counts(&self) -> bool {
         let named = fs::symlink_metadata(&self.path);
@@ -60,6 +90,12 @@ impl Drop for Lock {
         // Closing it would not do while a child process that is just being started still has it open.
         let _ = self.file.unlock();
     }
+}
+
+/// Random, so that those who wait don't wake together.
+fn pause() -> Duration {
+    let random = getrandom::u32().unwrap_or_default();
+    Duration::from_micros(1000 + u64::from(random % 8000))
 }
 
 /// Who wrote its name into that file last: "process 4711".

@@ -1,4 +1,4 @@
-//! The folder of the sign-ins: how its files are opened and replaced, and what is refused.
+//! A folder whose files are their owner's alone: how they are opened and replaced, and what is refused.
 //!
 //! A file is opened first and judged then, by its handle: between a look at a path and its use, another file can
 //! take its place.
@@ -11,9 +11,28 @@ use std::{
     time::SystemTime,
 };
 
+use etcetera::BaseStrategy;
 use zeroize::Zeroizing;
 
 use crate::{Error, ErrorKind, Result};
+
+/// The platform's folder for what a user's programs keep on this machine.
+pub(super) fn state_folder() -> Result<PathBuf> {
+    let platform = etcetera::base_strategy::choose_native_strategy().map_err(|error| {
+        Error::of_store(
+            "there is no home folder to keep sign-ins or their locks in: set HOME",
+            error,
+        )
+    })?;
+    Ok(platform.state_dir().unwrap_or_else(|| {
+        // Data roams with a user of Windows to other machines; the parent of the caches does not.
+        if cfg!(windows) {
+            platform.cache_dir()
+        } else {
+            platform.data_dir()
+        }
+    }))
+}
 
 /// No sign-in is nearly as long.
 const MOST_READ: u64 = 1024 * 1024;

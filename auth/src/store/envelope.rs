@@ -1,4 +1,4 @@
-//! What is in a file: a record, and when it was written.
+//! What a file or a keyring holds: a record, and when it was written.
 //!
 //! ```json
 //! {
@@ -11,8 +11,8 @@
 //! of the file, so it is not kept; fields of the record are.
 
 use std::{
+    fmt::Display,
     io::Write,
-    path::Path,
     time::{Duration, SystemTime},
 };
 
@@ -20,15 +20,13 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use zeroize::Zeroizing;
 
-use crate::{
-    Error, ErrorKind, Result,
-    store::{Record, record::what_is_wrong},
-};
+use super::{Record, record::what_is_wrong};
+use crate::{Error, ErrorKind, Result};
 
-/// A record as a file holds it.
+/// A record as it is held.
 pub(super) struct Kept {
     pub(super) record: Record,
-    /// By the file system's clock.
+    /// By the store's clock.
     pub(super) saved_at: SystemTime,
 }
 
@@ -42,7 +40,7 @@ struct Envelope<'a> {
 /// More than the envelope adds to a record.
 const ENVELOPE: usize = 128;
 
-/// What a file of this record holds. `json` is the record's.
+/// What holds this record. `json` is the record's.
 pub(super) fn sealed(json: &str, saved_at: SystemTime) -> Zeroizing<Vec<u8>> {
     let mut content = Zeroizing::new(Vec::with_capacity(json.len() + ENVELOPE));
     let saved_at_ms = since_epoch(saved_at).as_millis();
@@ -54,14 +52,9 @@ pub(super) fn sealed(json: &str, saved_at: SystemTime) -> Zeroizing<Vec<u8>> {
     content
 }
 
-/// What that file held. An error quotes nothing of it.
-pub(super) fn opened(path: &Path, content: &[u8]) -> Result<Kept> {
-    let damaged = |what: &str| {
-        Error::new(
-            ErrorKind::StoreDamaged,
-            format!("{}: {what}", path.display()),
-        )
-    };
+/// What was held there. An error quotes nothing of it.
+pub(super) fn opened(place: impl Display, content: &[u8]) -> Result<Kept> {
+    let damaged = |what: &str| Error::new(ErrorKind::StoreDamaged, format!("{place}: {what}"));
     let envelope: Envelope<'_> = serde_json::from_slice(content).map_err(|error| {
         let (line, column) = (error.line(), error.column());
         let wrong = what_is_wrong(&error);

@@ -1,0 +1,201 @@
+//! The platform's keyring: credentials of one program, each under the name of a user; blocking.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use keyring_core::{CredentialStore, Entry, Error as Failure};
+use zeroize::Zeroizing;
+
+use crate::{Error, ErrorKind, Result};
+
+pub(super) struct Service {
+    program: String,
+    /// Made when it is first needed, and again after the service was restarted. No process-wide default is
+    /// set: that would be the program's to choose.
+    connection: Mutex<Option<Arc<CredentialStore>>>,
+}
+
+impl Service {
+    pub(super) fn of(program: String) -> Self {
+        Self {
+            program,
+            connection: Mutex::default(),
+        }
+    }
+
+    pub(super) fn program(&self) -> &str {
+        &self.program
+    }
+
+    pub(super) fn read(&self, user: &str) -> Result<Option<Zeroizing<Vec<u8>>>> {
+        self.with_entry("read", user, |entry| {
+            Ok(Zeroizing::new(entry.get_secret()?))
+        })
+    }
+
+    /// It replaces what is there in one step.
+    pub(super) fn write(&self, user: &str, content: &[u8]) -> Result<()> {
+        self.with_entry("written", user, |entry| entry.set_secret(content))
+            .map(drop)
+    }
+
+    /// Whether it is there or not.
+    pub(super) fn delete(&self, user: &str) -> Result<()> {
+        self.with_entry("deleted", user, Entry::delete_credential)
+            .map(drop)
+    }
+
+    /// None where there is no such credential. What is done must do no harm when it is done twice.
+    fn with_entry<T>(
+        &self,
+        done: &str,
+        user: &str,
+        act: impl Fn(&Entry) -> Result<T, Failure>,
+    ) -> Result<Option<T>> {
+        let mut known = self.connection().clone();
+        loop {
+            let is_known = known.is_some();
+            let connection = match known.take() {
+                Some(connection) => connection,
+                None => self.connect()?,
+            };
+            let acted = self.entry(&*connection, user).and_then(|entry| act(&entry));
+            match acted {
+                Ok(value) => return Ok(Some(value)),
+                Err(Failure::NoEntry) => return Ok(None),
+                // A service that was restarted knows nothing of our session.
+                Err(Failure::PlatformFailure(_)) if is_known => self.forget(&connection),
+                Err(failure) => return Err(failed(done, user, failure)),
+            }
+        }
+    }
+
+    fn entry(&self, connection: &CredentialStore, user: &str) -> Result<Entry, Failure> {
+        let label = format!("Coze sign-in of {}: {}", self.program, user);
+        connection.build(&self.program, user, Some(&modifiers(&label)))
+    }
+
+    fn connect(&self) -> Result<Arc<CredentialStore>> {
+        let mut connection = self.connection();
+        if let Some(another) = &*connection {
+            return Ok(Arc::clone(another));
+        }
+        let made = connect().map_err(unreachable)?;
+        *connection = Some(Arc::clone(&made));
+        Ok(made)
+    }
+
+    fn forget(&self, lost: &Arc<CredentialStore>) {
+        let mut connection = self.connection();
+        if connection
+            .as_ref()
+            .is_some_and(|now| Arc::ptr_eq(now, lost))
+        {
+            *connection = None;
+        }
+    }
+
+    fn connection(&self) -> MutexGuard<'_, Option<Arc<CredentialStore>>> {
+        self.connection
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(any(target_os = "linux", target_os = "freebsd", target_os = "openbsd"))]
+fn connect() -> Result<Arc<CredentialStore>, Failure> {
+    Ok(zbus_secret_service_keyring_store::Store::new()?)
+}
+
+#[cfg(target_os = "macos")]
+fn connect() -> Result<Arc<CredentialStore>, Failure> {
+    Ok(apple_native_keyring_store::keychain::Store::new()?)
+}
+
+#[cfg(windows)]
+fn connect() -> Result<Arc<CredentialStore>, Failure> {
+    // A program's name holds no slash, so the last one tells user and program apart.
+    let divider = HashMap::from([("prefix", ""), ("divider", "/"), ("suffix", "")]);
+    Ok(windows_native_keyring_store::Store::new_with_configuration(
+        &divider,
+    )?)
+}
+
+#[cfg(not(any(
+    target_os = "linux",
+    target_os = "freebsd",
+    target_os = "openbsd",
+    target_os = "macos",
+    windows
+)))]
+fn connect() -> Result<Arc<CredentialStore>, Failure> {
+    Err(Failure::NotSupportedByStore(
+        "this crate knows no keyring of this platform".to_owned(),
+    ))
+}
+
+/// What else a platform wants to know of a new credential.
+fn modifiers(label: &str) -> HashMap<&str, &str> {
+    if cfg!(windows) {
+        // By default it would roam with its user: a copy on another machine is dead after the next refresh here.
+        HashMap::from([("persistence", "Local")])
+    } else if cfg!(target_os = "macos") {
+        HashMap::new()
+    } else {
+        HashMap::from([("label", label)])
+    }
+}
+
+fn unreachable(failure: Failure) -> Error {
+    let what = format!(
+        "the system's keyring can't be reached ({}): {}",
+        cause(&failure),
+        if cfg!(any(windows, target_os = "macos")) {
+            "is this a session of a signed-in user?"
+        } else {
+            "start a secret service (GNOME Keyring, KWallet, KeePassXC) in this user's D-Bus session, or choose another store"
+        }
+    );
+    of_store(what, failure)
+}
+
+fn failed(done: &str, user: &str, failure: Failure) -> Error {
+    let what = match &failure {
+        Failure::NoStorageAccess(_) => format!(
+            "the credential can't be {done} ({}): unlock the keyring, or create a default one, and allow the access",
+            cause(&failure)
+        ),
+        Failure::TooLong(_, most) => format!(
+            "the credential can't be {done}: this platform's keyring takes {most} bytes at most, so choose another store"
+        ),
+        Failure::Ambiguous(found) => format!(
+            "there are {} credentials that fit: remove all but one of them",
+            found.len()
+        ),
+        _ => format!("the credential can't be {done} ({})", cause(&failure)),
+    };
+    let user = user.escape_debug();
+    of_store(format!("keyring, {user}: {what}"), failure)
+}
+
+/// Some failures carry what was read.
+fn cause(failure: &Failure) -> String {
+    match failure {
+        Failure::PlatformFailure(error) | Failure::NoStorageAccess(error) => error.to_string(),
+        Failure::BadEncoding(_) | Failure::BadDataFormat(..) | Failure::Ambiguous(_) => {
+            "it is malformed".to_owned()
+        }
+        other => other.to_string(),
+    }
+}
+
+fn of_store(what: String, failure: Failure) -> Error {
+    match failure {
+        Failure::PlatformFailure(error) | Failure::NoStorageAccess(error) => {
+            Error::of_store(what, error)
+        }
+        _ => Error::new(ErrorKind::Store, what),
+    }
+}
