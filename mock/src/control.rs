@@ -8,7 +8,7 @@ use crate::core::{Core, Incoming};
 use crate::fault::{Fault, Target, Times};
 use crate::mock::Decision;
 use crate::pages;
-use crate::state::Tokens;
+use crate::state::{SignIn, Tokens};
 use http::{HeaderName, Method, StatusCode, header};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -164,7 +164,7 @@ const ENDPOINTS: [&str; 21] = [
     "GET /_mock/requests?since={number}",
     "GET /_mock/violations",
     "GET /_mock/notes",
-    "GET /_mock/ledger",
+    "GET /_mock/ledger?sign_in={id}",
     "POST /_mock/tokens/inspect {\"access_token\"}",
     "POST /_mock/tokens/revoke {\"access_token\"}",
     "POST /_mock/sign-ins/revoke {\"refresh_token\"}",
@@ -192,21 +192,15 @@ fn steer(core: &Core, incoming: &Incoming, path: &str) -> Result<Answer, Failure
             json!({})
         }
         "requests" if get => {
-            let since = incoming
-                .query
-                .iter()
-                .find(|(name, _)| name == "since")
-                .map(|(_, value)| value.parse::<u64>());
-            let since = since
-                .unwrap_or(Ok(0))
-                .map_err(|_| bad("since is the number of a request"))?;
+            let since = number(incoming, "since", "since is the number of a request")?;
+            let since = since.unwrap_or(0);
             json!({"requests": core.log.requests_since(since), "ever": core.log.requests_ever()})
         }
         "violations" if get => {
             json!({"violations": core.log.violations(), "ever": core.log.violations_ever()})
         }
         "notes" if get => json!({"notes": core.log.notes()}),
-        "ledger" if get => json!({"sign_ins": core.state().tokens.ledger()}),
+        "ledger" if get => json!({"sign_ins": ledger(core, incoming)?}),
         "tokens/inspect" if post => {
             let wanted: AccessToken = read(incoming)?;
             let now = core.now();
@@ -249,6 +243,23 @@ fn read<T: DeserializeOwned>(incoming: &Incoming) -> Result<T, Failure> {
         .as_deref()
         .ok_or_else(|| bad("the body is too long"))?;
     serde_json::from_slice(body).map_err(|error| bad(error.to_string()))
+}
+
+/// A number in the query, if it is there.
+fn number(incoming: &Incoming, name: &str, what: &str) -> Result<Option<u64>, Failure> {
+    let value = incoming.query.iter().find(|(known, _)| known == name);
+    let number = value.map(|(_, value)| value.parse().map_err(|_| bad(what)));
+    number.transpose()
+}
+
+/// One sign-in, or all.
+fn ledger(core: &Core, incoming: &Incoming) -> Result<Vec<SignIn>, Failure> {
+    let only = number(incoming, "sign_in", "sign_in is the id of a sign-in")?;
+    let tokens = &core.state().tokens;
+    Ok(match only {
+        Some(id) => tokens.sign_in(id).into_iter().collect(),
+        None => tokens.ledger(),
+    })
 }
 
 fn decide_device(core: &Core, incoming: &Incoming, approve: bool) -> Result<Value, Failure> {

@@ -11,7 +11,7 @@ use std::process::{Command, ExitCode};
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 
-use crate::root;
+use crate::{cargo, machine, root};
 
 /// The programs under `benches/src/bin/`, in the order of the table. A new one costs a line here.
 const PROGRAMS: &[&str] = &[
@@ -101,17 +101,7 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
 }
 
 fn cargo(verb: &str, manifest: &Path) -> Command {
-    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    // What the cargo that started this program says of this package is not for the next one: the build script of ring
-    // would run anew for it.
-    for (name, _) in std::env::vars_os() {
-        let of_this_package = ["CARGO_PKG_", "CARGO_MANIFEST_"]
-            .iter()
-            .any(|prefix| name.to_string_lossy().starts_with(prefix));
-        if of_this_package {
-            command.env_remove(name);
-        }
-    }
+    let mut command = cargo::command();
     command
         .args([verb, "--quiet", "--release", "--locked", "--manifest-path"])
         .arg(manifest);
@@ -152,14 +142,6 @@ struct Conditions {
 }
 
 fn conditions(root: &Path) -> Result<Conditions> {
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let processor = std::fs::read_to_string("/proc/cpuinfo")
-        .ok()
-        .and_then(|text| {
-            let line = text.lines().find(|line| line.starts_with("model name"))?;
-            Some(line.split_once(':')?.1.trim().to_owned())
-        })
-        .unwrap_or_else(|| "unknown processor".to_owned());
     let lock = std::fs::read_to_string(root.join("benches/Cargo.lock"))
         .context("cannot read benches/Cargo.lock")?;
     let versions: Vec<_> = PEERS
@@ -167,13 +149,9 @@ fn conditions(root: &Path) -> Result<Conditions> {
         .filter_map(|peer| Some(format!("{peer} {}", version_in(&lock, peer)?)))
         .collect();
     Ok(Conditions {
-        machine: format!(
-            "{processor}, {cores} cores, {} {}",
-            std::env::consts::OS,
-            std::env::consts::ARCH
-        ),
-        date: said_by("date", &["-u", "+%F"]),
-        rustc: said_by("rustc", &["--version"]),
+        machine: machine::name(),
+        date: machine::date(),
+        rustc: machine::compiler(),
         versions: versions.join(", "),
     })
 }
@@ -190,15 +168,6 @@ fn version_in(lock: &str, package: &str) -> Option<String> {
         }
     }
     version
-}
-
-fn said_by(program: &str, arguments: &[&str]) -> String {
-    Command::new(program)
-        .args(arguments)
-        .output()
-        .ok()
-        .and_then(|output| String::from_utf8(output.stdout).ok())
-        .map_or_else(|| "unknown".to_owned(), |said| said.trim().to_owned())
 }
 
 fn results(rows: &[Row], on: &Conditions) -> String {

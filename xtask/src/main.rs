@@ -6,6 +6,7 @@
 //! - `lint` holds the descriptions to the rules that the rest relies on.
 //! - `conformance` runs the official SDKs against the mock.
 //! - `bench` runs the benchmarks and writes `benches/RESULTS.md`.
+//! - `torture` runs many processes at one stored sign-in, or kills them, and writes `benches/TORTURE.md`.
 //!
 //! This program depends on no crate of the workspace: it must build when generated code does not. Where it needs other
 //! packages' programs, it builds and starts them.
@@ -18,15 +19,18 @@
 )]
 
 mod bench;
+mod cargo;
 mod conformance;
 mod document;
 mod generate;
 mod json_schema;
 mod lint;
+mod machine;
 mod mock_schemas;
 mod normalise;
 mod place;
 mod root;
+mod torture;
 mod walk;
 
 use std::process::ExitCode;
@@ -95,6 +99,9 @@ enum Command {
     Conformance(conformance::Options),
     /// Run the benchmarks under benches/ and write RESULTS.md and results.json there
     Bench(bench::Options),
+    /// Torture stored sign-ins, and write benches/TORTURE.md
+    #[command(subcommand)]
+    Torture(torture::Show),
 }
 
 fn main() -> ExitCode {
@@ -104,6 +111,7 @@ fn main() -> ExitCode {
         Command::Lint => lint_all(),
         Command::Conformance(options) => conformance::run(&options),
         Command::Bench(options) => bench::run(&options),
+        Command::Torture(show) => torture::run(&show),
     };
     outcome.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");

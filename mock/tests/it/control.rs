@@ -65,6 +65,9 @@ async fn a_test_in_any_language_plays_the_person() {
             .map(Vec::len),
         Some(2)
     );
+    let one = get(&client, "ledger?sign_in=2").await;
+    assert_eq!(one["sign_ins"][0]["id"], 2);
+    assert_eq!(one["sign_ins"].as_array().map(Vec::len), Some(1));
     let inspected = post(
         &client,
         "tokens/inspect",

@@ -1,0 +1,352 @@
+//! The crash: a process is killed while it refreshes, again and again, and the store is compared with the ledger.
+
+use std::collections::VecDeque;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use coze_auth::ErrorKind;
+use coze_auth::store::{Leasing, SignIn, Stored};
+use serde_json::{Value, json};
+
+use crate::background::Background;
+use crate::ledger::Standing;
+use crate::setup::StoreName;
+use crate::stage::Stage;
+use crate::tally::{Tally, count};
+use crate::victim::Pace;
+use crate::watch::marks;
+use crate::{Common, Result, random, runtime};
+
+#[derive(Args)]
+pub(crate) struct Options {
+    #[command(flatten)]
+    common: Common,
+    #[arg(long, default_value_t = 1000)]
+    kills: u64,
+}
+
+/// Long enough that no access token ends by itself: each refresh is one that the victim forces.
+const ACCESS_TOKEN_LIFETIME: u64 = 900;
+const START_AT_MOST: Duration = Duration::from_secs(30);
+/// Refreshes that are watched unharmed, to learn how long one takes.
+const UNHARMED: u64 = 100;
+/// A victim dies within its first refreshes.
+const LIVES_FOR_REFRESHES: u32 = 3;
+/// A request that is on its way outlives who sent it.
+const SETTLE: Duration = Duration::from_millis(5);
+/// The Redis lease of a dead process is held for its time: twice the deadline and a request. A profile is let lie for
+/// longer than that.
+const LEASE_IS_OVER: Duration = Duration::from_secs(9);
+/// The chain grows by each refresh, and is fetched after each kill.
+const LONGEST_CHAIN: usize = 500;
+
+/// A sign-in that victims are killed over.
+struct Case {
+    profile: String,
+    sign_in: SignIn,
+    /// Its number in the ledger.
+    id: u64,
+    let_lie_since: Instant,
+}
+
+/// What was found after a kill.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Finding {
+    /// The stored refresh token is the live one.
+    Current,
+    /// The server had committed, and the process died before its save: the window that the protocol leaves.
+    OneBehind,
+    FurtherBehind,
+    Unreadable,
+    Missing,
+    /// What is stored was never issued as it stands there.
+    Strange,
+    /// Marked as over, and it is not.
+    BuriedAlive,
+}
+
+impl Finding {
+    fn is_our_fault(self) -> bool {
+        !matches!(self, Self::Current | Self::OneBehind)
+    }
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Current => "current",
+            Self::OneBehind => "one_behind",
+            Self::FurtherBehind => "further_behind",
+            Self::Unreadable => "unreadable",
+            Self::Missing => "missing",
+            Self::Strange => "strange",
+            Self::BuriedAlive => "buried_alive",
+        }
+    }
+}
+
+struct Show<'a> {
+    stage: &'a Stage,
+    store: StoreName,
+    runtime: tokio::runtime::Runtime,
+    /// The one that was let lie for longest is the first.
+    cases: VecDeque<Case>,
+    findings: Tally,
+    /// What a victim said instead of being killed, other than that its sign-in was over as the ledger says.
+    errors: Tally,
+    /// Kills after which a finished record lay beside the stored one, and was taken up.
+    taken_up: u64,
+    refreshes: u64,
+    /// How long all victims together refreshed before they were killed.
+    lived: Duration,
+}
+
+pub(crate) fn run(options: &Options) -> Result<ExitCode> {
+    let stage = options.common.stage(ACCESS_TOKEN_LIFETIME)?;
+    let mut show = Show {
+        stage: &stage,
+        store: options.common.store,
+        runtime: runtime()?,
+        cases: VecDeque::new(),
+        findings: Tally::new(),
+        errors: Tally::new(),
+        taken_up: 0,
+        refreshes: 0,
+        lived: Duration::ZERO,
+    };
+    let pace = show.measure()?;
+    let began = Instant::now();
+    for _ in 0..options.kills {
+        show.kill_one(&pace)?;
+    }
+    let took = began.elapsed();
+    let crippled = show.survivors()?;
+    let losses = show.losses(&crippled, options);
+    let mut figures = show.figures(&pace, options);
+    figures["took_s"] = took.as_secs().into();
+    figures["crippled"] = json!(crippled);
+    figures["losses"] = json!(losses);
+    options.common.conclude(&figures, &losses)
+}
+
+impl Show<'_> {
+    /// How long a refresh takes when nobody is killed.
+    fn measure(&mut self) -> Result<Pace> {
+        let case = self.new_case()?;
+        let refreshes = UNHARMED.to_string();
+        let role = [
+            "victim",
+            "--profile",
+            &case.profile,
+            "--refreshes",
+            &refreshes,
+        ];
+        let output = self.stage.setup.process(&role)?.output()?;
+        let said = String::from_utf8_lossy(&output.stdout);
+        let pace = said.lines().last().map(serde_json::from_str);
+        let pace = pace.and_then(Result::ok);
+        self.cases.push_back(case);
+        Ok(pace.ok_or_else(|| format!("the first process could not refresh: {said}"))?)
+    }
+
+    fn new_case(&self) -> Result<Case> {
+        let profile = format!("victim-{}", self.cases.len());
+        let sign_in = self.stage.setup.sign_in(&profile)?;
+        Ok(Case {
+            id: self
+                .runtime
+                .block_on(self.stage.person_signs_in(&sign_in))?,
+            profile,
+            sign_in,
+            let_lie_since: Instant::now(),
+        })
+    }
+
+    fn next_case(&mut self) -> Result<Case> {
+        let is_free = |case: &Case| {
+            self.store != StoreName::Redis || case.let_lie_since.elapsed() > LEASE_IS_OVER
+        };
+        if self.cases.front().is_some_and(is_free)
+            && let Some(case) = self.cases.pop_front()
+        {
+            return Ok(case);
+        }
+        self.new_case()
+    }
+
+    fn kill_one(&mut self, pace: &Pace) -> Result<()> {
+        let mut case = self.next_case()?;
+        let before = self.stage.mock.sign_in(case.id)?.redemptions();
+        let said = self.start_and_kill(&case, pace)?;
+        std::thread::sleep(SETTLE);
+        let finding = self.look_at(&case)?;
+        self.refreshes += (self.stage.mock.sign_in(case.id)?.redemptions() - before) as u64;
+        count(&mut self.findings, finding.as_str());
+        if let Some(error) = said
+            && finding == Finding::Current
+        {
+            count(&mut self.errors, error);
+        }
+        if finding != Finding::Current || self.is_long(&case)? {
+            case.id = self
+                .runtime
+                .block_on(self.stage.person_signs_in(&case.sign_in))?;
+        }
+        case.let_lie_since = Instant::now();
+        self.cases.push_back(case);
+        Ok(())
+    }
+
+    fn is_long(&self, case: &Case) -> Result<bool> {
+        Ok(self.stage.mock.sign_in(case.id)?.generations.len() > LONGEST_CHAIN)
+    }
+
+    /// The error that the victim ended with, if it did before it was killed.
+    fn start_and_kill(&mut self, case: &Case, pace: &Pace) -> Result<Option<String>> {
+        let role = ["victim", "--profile", &case.profile];
+        let mut command = self.stage.setup.process(&role)?;
+        command.stderr(std::process::Stdio::null());
+        let (mut victim, lines) = Background::start(command)?;
+        let first = lines
+            .recv_timeout(START_AT_MOST)
+            .map_err(|_| "a victim did not start")?;
+        let began = Instant::now();
+        let refresh = Duration::from_micros(pace.cycle_us);
+        std::thread::sleep(random::between(
+            Duration::ZERO,
+            refresh * LIVES_FOR_REFRESHES,
+        ));
+        victim.kill()?;
+        self.lived += began.elapsed();
+        let error = |line: String| {
+            let line: Value = serde_json::from_str(&line).ok()?;
+            Some(line["error"].as_str()?.to_owned())
+        };
+        Ok(std::iter::once(first).chain(lines).find_map(error))
+    }
+
+    /// Compares what is stored with what the server knows, after a fresh owner had the lease: it takes up what a
+    /// writer had finished and not yet put in place.
+    fn look_at(&mut self, case: &Case) -> Result<Finding> {
+        let as_left = self.runtime.block_on(case.sign_in.load());
+        self.runtime.block_on(take_lease(&case.sign_in))?;
+        let loaded = self.runtime.block_on(case.sign_in.load());
+        if let (Ok(Some(as_left)), Ok(Some(now))) = (&as_left, &loaded)
+            && marks(as_left) != marks(now)
+        {
+            self.taken_up += 1;
+        }
+        match loaded {
+            Ok(Some(stored)) => self.compare(case, &stored),
+            Ok(None) => Ok(Finding::Missing),
+            Err(error) if error.kind() == ErrorKind::StoreDamaged => Ok(Finding::Unreadable),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn compare(&self, case: &Case, stored: &Stored) -> Result<Finding> {
+        let family = self.stage.mock.sign_in(case.id)?;
+        let (refresh_token, access_token) = marks(stored);
+        let as_issued = family
+            .generation(&refresh_token)
+            .is_some_and(|generation| generation.access_token == access_token);
+        Ok(match family.standing(&refresh_token) {
+            _ if !as_issued => Finding::Strange,
+            Standing::Unknown => Finding::Strange,
+            Standing::Current if stored.record.dead().is_some() => Finding::BuriedAlive,
+            Standing::Current => Finding::Current,
+            Standing::Behind(1) => Finding::OneBehind,
+            Standing::Behind(_) => Finding::FurtherBehind,
+        })
+    }
+
+    /// At the end, a fresh process can go on with each sign-in. Those that can't are told, with what they said.
+    fn survivors(&self) -> Result<Tally> {
+        if self.store == StoreName::Redis {
+            std::thread::sleep(LEASE_IS_OVER);
+        }
+        let mut crippled = Tally::new();
+        for case in &self.cases {
+            let role = [
+                "victim",
+                "--profile",
+                &case.profile,
+                "--refreshes",
+                "1",
+                "--call",
+            ];
+            let mut command = self.stage.setup.process(&role)?;
+            let output = command.stderr(std::process::Stdio::null()).output()?;
+            if !output.status.success() {
+                let said = String::from_utf8_lossy(&output.stdout);
+                count(&mut crippled, said.lines().last().unwrap_or("nothing"));
+            }
+        }
+        Ok(crippled)
+    }
+
+    fn losses(&self, crippled: &Tally, options: &Options) -> Vec<String> {
+        use Finding::{BuriedAlive, FurtherBehind, Missing, Strange, Unreadable};
+        let mut losses = Vec::new();
+        for finding in [Unreadable, Missing, Strange, FurtherBehind, BuriedAlive] {
+            if let Some(times) = self.findings.get(finding.as_str())
+                && finding.is_our_fault()
+            {
+                losses.push(format!("{times} kills left the store {}", finding.as_str()));
+            }
+        }
+        for (what, times) in self.errors.iter().chain(crippled) {
+            losses.push(format!(
+                "{times} processes could not refresh a live sign-in: {what}"
+            ));
+        }
+        if self.refreshes < options.kills / 2 {
+            losses.push(format!(
+                "{} refreshes only: too few were hit",
+                self.refreshes
+            ));
+        }
+        losses
+    }
+
+    fn figures(&self, pace: &Pace, options: &Options) -> Value {
+        let of = |finding: Finding| self.findings.get(finding.as_str()).copied().unwrap_or(0);
+        let in_window = of(Finding::OneBehind);
+        // The moment of a kill is chance: the share of kills in the window is its share of the time.
+        let share = in_window as f64 / options.kills.max(1) as f64;
+        let cycle_us = crate::micros(self.lived) as f64 / self.refreshes.max(1) as f64;
+        json!({
+            "show": "crash",
+            "store": self.store.as_str(),
+            "kills": options.kills,
+            "reuse_revokes_family": options.common.reuse_revokes_family,
+            "refresh_revokes_access_token": options.common.refresh_revokes_access_token,
+            "refreshes": self.refreshes,
+            "profiles": self.cases.len(),
+            "current": of(Finding::Current),
+            "one_behind": in_window,
+            "further_behind": of(Finding::FurtherBehind),
+            "unreadable": of(Finding::Unreadable),
+            "missing": of(Finding::Missing),
+            "strange": of(Finding::Strange),
+            "buried_alive": of(Finding::BuriedAlive),
+            "taken_up": self.taken_up,
+            "errors": self.errors,
+            "pace": pace,
+            // Half of the request is the way back, and the save follows.
+            "window_reckoned_us": pace.request_us / 2 + pace.save_us,
+            "window_observed_us": (share * cycle_us).round() as u64,
+            "cycle_observed_us": cycle_us.round() as u64,
+        })
+    }
+}
+
+async fn take_lease(sign_in: &SignIn) -> Result<()> {
+    let store = sign_in.store();
+    if let Leasing::Got(lease) = store
+        .lease(sign_in.profile(), Duration::from_secs(1))
+        .await?
+    {
+        lease.release().await?;
+    }
+    Ok(())
+}

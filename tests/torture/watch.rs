@@ -1,0 +1,174 @@
+//! Who looks on while the processes race: one reads the store all the time, one compares it with the mock's ledger.
+
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant, SystemTime};
+
+use coze_auth::store::{SignIn, Stored};
+use coze_mock::fingerprint;
+
+use crate::ledger::Standing;
+use crate::mock::Request;
+use crate::stage::Stage;
+use crate::tally::{Tally, count, label};
+use crate::{Result, coze, millis, runtime};
+
+/// A reader gives the processes room to breathe.
+const BETWEEN_READS: Duration = Duration::from_millis(1);
+const BETWEEN_LOOKS: Duration = Duration::from_millis(250);
+/// So long the ledger may be ahead of the store: a refresh in flight.
+const IN_FLIGHT: Duration = coze::REQUEST_AT_MOST.saturating_add(Duration::from_secs(1));
+/// A request that was not answered by then never will be.
+const ANSWERED_WITHIN: Duration = Duration::from_secs(10);
+
+/// What was found in the store.
+#[derive(Default)]
+pub(crate) struct Reads {
+    pub(crate) reads: u64,
+    pub(crate) missing: u64,
+    pub(crate) errors: Tally,
+    /// The fingerprints of the pairs that were found in it.
+    pub(crate) seen: HashSet<(String, String)>,
+}
+
+pub(crate) fn marks(stored: &Stored) -> (String, String) {
+    (
+        fingerprint(stored.record.refresh_token().expose()),
+        fingerprint(stored.record.access_token().expose()),
+    )
+}
+
+/// Reads the store until told to stop.
+pub(crate) fn read_on(sign_in: &SignIn, stop: &AtomicBool) -> Result<Reads> {
+    let mut found = Reads::default();
+    runtime()?.block_on(async {
+        while !stop.load(Ordering::Relaxed) {
+            found.reads += 1;
+            match sign_in.load().await {
+                Ok(Some(stored)) => {
+                    found.seen.insert(marks(&stored));
+                }
+                Ok(None) => found.missing += 1,
+                Err(error) => count(&mut found.errors, label(&error)),
+            }
+            tokio::time::sleep(BETWEEN_READS).await;
+        }
+    });
+    Ok(found)
+}
+
+/// What the mock saw, and what became of the sign-in.
+#[derive(Default)]
+pub(crate) struct Seen {
+    pub(crate) refreshes_answered: u64,
+    pub(crate) refreshes_refused: Tally,
+    pub(crate) api_calls: u64,
+    pub(crate) api_refused: u64,
+    pub(crate) never_answered: u64,
+    /// Requests that the mock had forgotten before they were looked at.
+    pub(crate) missed: u64,
+    /// Why a person had to sign in again, each time.
+    pub(crate) lost: Tally,
+    pub(crate) first_loss: Option<Duration>,
+    last: u64,
+    waiting_since: Option<Instant>,
+}
+
+/// Compares the store with the ledger until told to stop. Whenever the sign-in is lost, the person signs in again.
+pub(crate) fn look_on(
+    stage: &Stage,
+    sign_in: &SignIn,
+    mut id: u64,
+    stop: &AtomicBool,
+) -> Result<Seen> {
+    let runtime = runtime()?;
+    let began = Instant::now();
+    let mut seen = Seen::default();
+    let mut damaged_before = false;
+    while !stop.load(Ordering::Relaxed) {
+        std::thread::sleep(BETWEEN_LOOKS);
+        seen.take_up(stage.mock.requests_since(seen.last)?);
+        let loaded = runtime.block_on(sign_in.load());
+        // Half a file may be whole a moment later.
+        let damaged = !matches!(loaded, Ok(Some(_)));
+        let lost = match loaded {
+            Ok(Some(stored)) => why_lost(stage, &stored, id)?,
+            Ok(None) if damaged_before => Some("nothing was stored".to_owned()),
+            Err(error) if damaged_before => Some(format!("unreadable: {}", label(&error))),
+            _ => None,
+        };
+        damaged_before = damaged;
+        if let Some(why) = lost {
+            count(&mut seen.lost, why);
+            seen.first_loss.get_or_insert(began.elapsed());
+            id = runtime.block_on(stage.person_signs_in(sign_in))?;
+            damaged_before = false;
+        }
+    }
+    // The last answers may be on their way.
+    std::thread::sleep(BETWEEN_LOOKS);
+    seen.take_up(stage.mock.requests_since(seen.last)?);
+    Ok(seen)
+}
+
+fn why_lost(stage: &Stage, stored: &Stored, id: u64) -> Result<Option<String>> {
+    let family = stage.mock.sign_in(id)?;
+    let (refresh_token, _) = marks(stored);
+    let redeemed_at = family
+        .generation(&refresh_token)
+        .and_then(|generation| generation.redeemed_at_unix_ms);
+    let is_stale = redeemed_at.is_some_and(|at| at + millis(IN_FLIGHT) < unix_ms());
+    Ok(match family.standing(&refresh_token) {
+        _ if family.is_revoked() => Some("the server revoked it".to_owned()),
+        // What was put there a moment ago may have been overwritten by another's save of before.
+        Standing::Unknown => Some("of an earlier sign-in".to_owned()),
+        Standing::Current if stored.record.dead().is_some() => {
+            Some("given up though alive".to_owned())
+        }
+        _ if stored.record.dead().is_some() => Some("its token had been redeemed".to_owned()),
+        Standing::Behind(_) if is_stale => Some("its token had been redeemed".to_owned()),
+        _ => None,
+    })
+}
+
+fn unix_ms() -> u64 {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    millis(now.unwrap_or_default())
+}
+
+impl Seen {
+    /// Takes up to the first request that still waits for its answer.
+    fn take_up(&mut self, requests: Vec<Request>) {
+        for request in requests {
+            self.missed += request.number - self.last - 1;
+            if request.is_open() && !self.has_waited_long() {
+                self.last = request.number - 1;
+                return;
+            }
+            self.waiting_since = None;
+            self.last = request.number;
+            self.count(&request);
+        }
+    }
+
+    fn has_waited_long(&mut self) -> bool {
+        self.waiting_since
+            .get_or_insert_with(Instant::now)
+            .elapsed()
+            > ANSWERED_WITHIN
+    }
+
+    fn count(&mut self, request: &Request) {
+        if request.is_open() {
+            self.never_answered += 1;
+        } else if request.is_api_call() {
+            self.api_calls += 1;
+            self.api_refused += u64::from(!request.succeeded());
+        } else if request.is_refresh() && request.succeeded() {
+            self.refreshes_answered += 1;
+        } else if request.is_refresh() {
+            let error = request.error().unwrap_or("no word");
+            count(&mut self.refreshes_refused, error);
+        }
+    }
+}

@@ -1,0 +1,38 @@
+//! What figures were measured on.
+
+use std::process::Command;
+
+/// Processor, cores, system.
+pub(crate) fn name() -> String {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let processor = std::fs::read_to_string("/proc/cpuinfo")
+        .ok()
+        .and_then(|text| {
+            let line = text.lines().find(|line| line.starts_with("model name"))?;
+            Some(line.split_once(':')?.1.trim().to_owned())
+        })
+        .unwrap_or_else(|| "unknown processor".to_owned());
+    format!(
+        "{processor}, {cores} cores, {} {}",
+        std::env::consts::OS,
+        std::env::consts::ARCH
+    )
+}
+
+pub(crate) fn date() -> String {
+    said_by("date", &["-u", "+%F"])
+}
+
+pub(crate) fn compiler() -> String {
+    said_by("rustc", &["--version"])
+}
+
+/// What a program prints.
+pub(crate) fn said_by(program: &str, arguments: &[&str]) -> String {
+    Command::new(program)
+        .args(arguments)
+        .output()
+        .ok()
+        .and_then(|output| String::from_utf8(output.stdout).ok())
+        .map_or_else(|| "unknown".to_owned(), |said| said.trim().to_owned())
+}

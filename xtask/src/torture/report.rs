@@ -1,0 +1,284 @@
+//! `benches/TORTURE.md`: every run that is kept, ours beside a plain JSON file.
+
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use serde_json::Value;
+
+/// The runs under a folder, each store's beside the others' of the same show and options.
+pub(super) fn read(folder: &Path) -> Result<Vec<Value>> {
+    let cannot = || format!("cannot read {}", folder.display());
+    let mut runs = Vec::new();
+    if !folder.is_dir() {
+        return Ok(runs);
+    }
+    for entry in std::fs::read_dir(folder).with_context(cannot)? {
+        let path = entry.with_context(cannot)?.path();
+        if path
+            .extension()
+            .is_some_and(|extension| extension == "json")
+        {
+            let text = std::fs::read_to_string(&path).with_context(cannot)?;
+            let run: Value = serde_json::from_str(&text)
+                .with_context(|| format!("the run in {}", path.display()))?;
+            runs.push(run);
+        }
+    }
+    runs.sort_by_key(|run| (options(run), store_order(run)));
+    Ok(runs)
+}
+
+fn store_order(run: &Value) -> usize {
+    let stores = ["file", "redis", "plain"];
+    stores
+        .iter()
+        .position(|store| run["store"] == *store)
+        .unwrap_or(stores.len())
+}
+
+pub(super) fn render(runs: &[Value]) -> String {
+    let of =
+        |show: &str| -> Vec<&Value> { runs.iter().filter(|run| run["show"] == show).collect() };
+    let mut out = String::from(
+        "# Torture\n\n\
+         Written by `cargo xtask torture` from the files in [torture/](torture), one for each run. What was lost is decided \
+         by the ledger of the mock, a process of its own. *plain* is a JSON file without lock or compare, as most programs \
+         have it, under the same provider.\n\n",
+    );
+    for line in conditions(runs) {
+        // Writing to a string cannot fail.
+        let _ = writeln!(out, "- {line}");
+    }
+    out.push_str(&table("Race", RACE, RACE_COLUMNS, &of("race")));
+    out.push_str(&table("Crash", CRASH, CRASH_COLUMNS, &of("crash")));
+    out
+}
+
+const RACE: &str = "Processes ask for the token of one sign-in every 20 to 80 ms, and call the API with it every 250 to 1,000 ms. \
+    A quarter of them refreshes in line, as one-shot programs do; the others in the background. *Refreshed before the end* is how \
+    long before the access token's end its successor was issued: earliest, middle, latest. None may come before the window of the \
+    provider: a fifth of the token's life, times 1.25 for the replica whose jitter is largest, before a fiftieth of its life before \
+    its end; and 50 ms for rounding. Where clocks are wrong, replicas go by the server's `Date`, which cuts off up to a second, and \
+    by the time that the request took: 1,250 ms more. The bound is that of the token with the longest life; each refresh is held to \
+    its own. None may come after the end. A sign-in that is lost is begun anew, so that the run goes on. With the plain \
+    store, too, it is our provider that asks: it looks into the store again before it believes `invalid_grant`, so most refusals cost it \
+    nothing unless the server ends the family; a program that takes the first refusal for the end loses a sign-in with each. A refused token is one \
+    that the API did not take (after a refresh, where that ends the old one); all others were recovered from by asking once more.";
+
+const CRASH: &str = "A process that refreshes as fast as it can is killed (SIGKILL) at a random moment of its first three refreshes. \
+    Then a fresh owner takes the lease, and what is stored is compared with the ledger. *In the window*: the server had committed, \
+    and the process died before its save; no client can make that zero, and the person must sign in again. Its width is reckoned \
+    from unharmed refreshes (the way back of the answer, and the save to its end), and observed: the share of kills that hit it, of \
+    the time from one refresh to the next. *Taken up*: a record that the killed process had written and not yet put in place, \
+    which saved the sign-in: with files, the window ends before the save does. All that follows would be our fault: a file that can't be read, that is missing, further behind, \
+    or holds what was never issued; a live sign-in marked as over; a process that can't go on with a live sign-in.";
+
+type Column = (&'static str, fn(&Value) -> String);
+
+const RACE_COLUMNS: &[Column] = &[
+    ("store", |run| text(&run["store"])),
+    ("options", options),
+    ("processes", |run| text(&run["processes"])),
+    ("seconds", |run| text(&run["seconds"])),
+    ("refreshes", |run| text(&run["refreshes"])),
+    ("tokens handed out", |run| text(&run["tokens_handed_out"])),
+    ("sent twice", |run| text(&run["reused"])),
+    ("refused (`invalid_grant`)", |run| {
+        total(&run["refused_refreshes"])
+    }),
+    ("breaks in the chain", |run| text(&run["broken_chains"])),
+    ("lost sign-ins", |run| total(&run["lost"])),
+    ("unreadable, of reads", |run| {
+        let unreadable = sum(&run["unreadable"]) + run["missing"].as_u64().unwrap_or(0);
+        format!("{unreadable} of {}", text(&run["reads_of_store"]))
+    }),
+    ("refreshed before the end, ms", |run| {
+        let lead = &run["lead_ms"];
+        format!(
+            "{}, {}, {}",
+            text(&lead["earliest"]),
+            text(&lead["median"]),
+            text(&lead["latest"])
+        )
+    }),
+    ("at most", |run| text(&run["lead_at_most_ms"])),
+    ("outside", |run| {
+        let count = |of: &str| run[of].as_u64().unwrap_or(0);
+        (count("early") + count("late")).to_string()
+    }),
+    ("tokens refused, and twice", |run| {
+        format!(
+            "{}, {}",
+            text(&run["api_refused"]),
+            text(&run["refused_twice"])
+        )
+    }),
+    ("errors", |run| total(&run["errors"])),
+    ("slowest wait, ms", |run| text(&run["slowest_wait_ms"])),
+    ("lives on", |run| {
+        if run["survives"] == true {
+            "yes"
+        } else {
+            "**no**"
+        }
+        .to_owned()
+    }),
+    ("verdict", verdict),
+];
+
+const CRASH_COLUMNS: &[Column] = &[
+    ("store", |run| text(&run["store"])),
+    ("options", options),
+    ("kills", |run| text(&run["kills"])),
+    ("refreshes", |run| text(&run["refreshes"])),
+    ("unharmed", |run| text(&run["current"])),
+    ("taken up", |run| text(&run["taken_up"])),
+    ("in the window", |run| text(&run["one_behind"])),
+    ("window reckoned, µs", |run| {
+        text(&run["window_reckoned_us"])
+    }),
+    ("observed, µs", |run| text(&run["window_observed_us"])),
+    ("request, save, µs (95 of 100 below)", |run| {
+        let pace = &run["pace"];
+        format!(
+            "{} ({}), {} ({})",
+            text(&pace["request_us"]),
+            text(&pace["request_p95_us"]),
+            text(&pace["save_us"]),
+            text(&pace["save_p95_us"])
+        )
+    }),
+    ("unreadable", |run| text(&run["unreadable"])),
+    ("missing", |run| text(&run["missing"])),
+    ("further behind", |run| text(&run["further_behind"])),
+    ("never issued", |run| text(&run["strange"])),
+    ("live, marked over", |run| text(&run["buried_alive"])),
+    ("can't go on", |run| {
+        (sum(&run["errors"]) + sum(&run["crippled"])).to_string()
+    }),
+    ("verdict", verdict),
+];
+
+fn table(title: &str, about: &str, columns: &[Column], runs: &[&Value]) -> String {
+    let row = |cells: Vec<String>| format!("| {} |\n", cells.join(" | "));
+    let mut out = format!("\n## {title}\n\n{about}\n\n");
+    out.push_str(&row(columns
+        .iter()
+        .map(|(name, _)| (*name).to_owned())
+        .collect()));
+    out.push_str(&row(columns.iter().map(|_| "---".to_owned()).collect()));
+    for run in runs {
+        out.push_str(&row(columns.iter().map(|(_, cell)| cell(run)).collect()));
+    }
+    out
+}
+
+fn options(run: &Value) -> String {
+    let words = [
+        ("reuse_revokes_family", "reuse ends the family"),
+        (
+            "refresh_revokes_access_token",
+            "a refresh ends the old token",
+        ),
+        ("skewed_clocks", "clocks an hour fast and slow"),
+    ];
+    let set: Vec<_> = words
+        .into_iter()
+        .filter_map(|(option, words)| (run[option] == true).then_some(words))
+        .collect();
+    set.join(", ")
+}
+
+fn verdict(run: &Value) -> String {
+    match run["losses"].as_array().map(Vec::len) {
+        Some(0) if run["one_behind"].as_u64().is_some_and(|times| times > 0) => {
+            "nothing lost but in the window".to_owned()
+        }
+        Some(0) => "nothing lost".to_owned(),
+        _ => format!("**{}**", listed(&run["losses"])),
+    }
+}
+
+fn listed(list: &Value) -> String {
+    let items: Vec<_> = list.as_array().into_iter().flatten().map(text).collect();
+    items.join("; ").replace('|', "/")
+}
+
+fn text(value: &Value) -> String {
+    match value {
+        Value::Null => "-".to_owned(),
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
+}
+
+fn sum(tally: &Value) -> u64 {
+    let counts = tally
+        .as_object()
+        .into_iter()
+        .flat_map(|counts| counts.values());
+    counts.filter_map(Value::as_u64).sum()
+}
+
+fn total(tally: &Value) -> String {
+    sum(tally).to_string()
+}
+
+/// What the runs ran on: mostly one line.
+fn conditions(runs: &[Value]) -> BTreeSet<String> {
+    runs.iter()
+        .map(|run| {
+            let on = &run["on"];
+            let unoptimised = if on["optimised"] == false {
+                ", not optimised"
+            } else {
+                ""
+            };
+            let redis = match &on["redis"] {
+                Value::String(version) => format!("; Redis {version}"),
+                _ => String::new(),
+            };
+            format!(
+                "{}: {}; {}; coze-auth {}{unoptimised}{redis}",
+                text(&on["date"]),
+                text(&on["machine"]),
+                text(&on["rustc"]),
+                text(&on["version"]),
+            )
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn race(store: &str, losses: &[&str]) -> Value {
+        json!({
+            "show": "race", "store": store, "processes": 64, "lost": {"of an earlier sign-in": 2, "unreadable": 1},
+            "reads_of_store": 10, "unreadable": {}, "missing": 0, "survives": true, "losses": losses,
+            "on": {"date": "d", "machine": "m", "rustc": "r", "version": "v", "optimised": true},
+        })
+    }
+
+    #[test]
+    fn a_loss_stands_out_and_the_plain_store_stands_below_ours() {
+        let folder = tempfile::tempdir().unwrap();
+        for (name, run) in [
+            ("a.json", race("plain", &["3 sign-ins lost"])),
+            ("b.json", race("file", &[])),
+        ] {
+            std::fs::write(folder.path().join(name), run.to_string()).unwrap();
+        }
+        let report = render(&read(folder.path()).unwrap());
+        let file = report.find("| file |").unwrap();
+        let plain = report.find("| plain |").unwrap();
+        assert!(file < plain, "{report}");
+        assert!(report[file..plain].contains("nothing lost"), "{report}");
+        assert!(report[plain..].contains("**3 sign-ins lost**"), "{report}");
+        assert_eq!(report.matches("- d: m; r; coze-auth v").count(), 1);
+    }
+}
