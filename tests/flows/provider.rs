@@ -633,6 +633,7 @@ async fn shutdown_waits_for_a_refresh_so_that_the_live_token_is_in_hand() {
     stage.line.takes(secs(5));
     assert!(provider.cached().is_some());
     let began = Instant::now();
+    pass(secs(1)).await;
     provider.shutdown().await;
     assert_eq!(began.elapsed(), secs(5));
     let served = provider.cached().unwrap();

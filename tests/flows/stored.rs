@@ -475,7 +475,7 @@ async fn after_invalid_grant_a_former_owner_has_time_to_save() {
     pass(secs(1000)).await;
     store.with(|rig| {
         rig.hold = Some(secs(1));
-        rig.save = vec![Mishap::Fails; 7].into();
+        rig.save = vec![Mishap::Fails; 10].into();
     });
     let (former, other) = (replica(&stage, &store), replica(&stage, &store));
     let former = tokio::spawn(async move { former.token().await.unwrap() });
@@ -517,6 +517,125 @@ async fn a_save_that_comes_after_the_sign_in_was_given_up_brings_it_back() {
     assert!(store.record().await.dead().is_none());
     assert_eq!(other.token().await.unwrap().expose(), got.expose());
     assert_eq!(refreshes(&stage, &first), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_could_not_save_keeps_the_lease_so_that_nobody_sends_the_spent_token() {
+    let stage = Stage::of(MockCoze::builder().reuse_revokes_family(true));
+    let (store, first) = signed_in(&stage).await;
+    pass(secs(1000)).await;
+    let cut_off = Rigged {
+        rig: Arc::default(),
+        ..store.clone()
+    };
+    cut_off.with(|rig| rig.save = vec![Mishap::Fails; 9].into());
+    let (former, other) = (replica(&stage, &cut_off), replica(&stage, &store));
+    let got = former.token().await.unwrap();
+    assert_eq!(former.stats().unsaved.unwrap().kind(), ErrorKind::Store);
+    // Nobody calls the former owner again.
+    assert_eq!(other.token().await.unwrap().expose(), got.expose());
+    assert!(former.stats().unsaved.is_none());
+    assert_eq!(refreshes(&stage, &first), 1);
+    assert_nothing_lost(&stage, &first, &store.record().await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_that_is_lost_between_two_attempts_ends_them() {
+    let stage = Stage::of(MockCoze::builder().reuse_revokes_family(true));
+    let (store, first) = signed_in(&stage).await;
+    pass(secs(1000)).await;
+    let faults = stage.mock.faults();
+    faults.add(Fault::too_many_requests(10), Target::refresh(), Times::ONCE);
+    store.with(|rig| rig.hold = Some(secs(2)));
+    let (slow, other) = (replica(&stage, &store), replica(&stage, &store));
+    let former = tokio::spawn(async move { slow.token().await.unwrap() });
+    pass(secs(5)).await;
+    let got = other.token().await.unwrap();
+    assert_eq!(former.await.unwrap().expose(), got.expose());
+    assert_eq!(refreshes(&stage, &first), 1);
+    assert_nothing_lost(&stage, &first, &store.record().await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn shutdown_sends_nothing_any_more_and_does_not_wait_for_the_lease() {
+    let stage = Stage::new();
+    let (store, _) = signed_in(&stage).await;
+    pass(secs(1000)).await;
+    let lease = store.hold_lease(secs(1000)).await;
+    let before = stage.line.attempts();
+    let provider = replica(&stage, &store);
+    let waiting = tokio::spawn({
+        let provider = provider.clone();
+        async move { provider.token().await.unwrap_err() }
+    });
+    pass(secs(1)).await;
+    let began = Instant::now();
+    provider.shutdown().await;
+    assert!(began.elapsed() < secs(1), "{:?}", began.elapsed());
+    assert_eq!(waiting.await.unwrap().kind(), ErrorKind::ShutDown);
+    lease.release().await.unwrap();
+    pass(secs(10)).await;
+    assert_eq!(stage.line.attempts(), before);
+}
+
+#[tokio::test(start_paused = true)]
+async fn shutdown_ends_the_attempts_of_a_refresh_that_fails() {
+    let stage = Stage::new();
+    let (store, first) = signed_in(&stage).await;
+    pass(secs(1000)).await;
+    let faults = stage.mock.faults();
+    faults.add(Fault::too_many_requests(10), Target::refresh(), Times::ONCE);
+    let provider = replica(&stage, &store);
+    let waiting = tokio::spawn({
+        let provider = provider.clone();
+        async move { provider.token().await }
+    });
+    pass(secs(1)).await;
+    provider.shutdown().await;
+    waiting.await.unwrap().unwrap_err();
+    assert_eq!(refreshes(&stage, &first), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_one_shot_program_with_a_valid_token_does_not_wait_for_the_lease() {
+    let stage = Stage::new();
+    let (store, first) = signed_in(&stage).await;
+    pass(secs(800)).await;
+    let _stuck = store.hold_lease(secs(1000)).await;
+    let provider = CachedProvider::web(stage.web(), store.sign_in())
+        .refresh(RefreshMode::InLine)
+        .build();
+    for _ in 0..2 {
+        let began = Instant::now();
+        let token = provider.token().await.unwrap();
+        assert_eq!(token.expose(), first.access_token().expose());
+        assert!(began.elapsed() < secs(1), "{:?}", began.elapsed());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_that_is_not_believed_yet_does_not_ask_for_a_sign_in() {
+    let stage = Stage::new();
+    let (store, first) = signed_in(&stage).await;
+    let refresh_token = first.refresh_token().unwrap().expose();
+    assert!(stage.mock.revoke_sign_in(refresh_token));
+    pass(secs(1000)).await;
+    let before = stage.line.attempts();
+    let provider = CachedProvider::web(stage.web(), store.sign_in())
+        .deadline(secs(5))
+        .build();
+    let began = Instant::now();
+    loop {
+        let error = provider.token().await.unwrap_err();
+        if error.needs_sign_in() {
+            break;
+        }
+        assert_eq!(error.kind(), ErrorKind::StoreBusy, "{error}");
+        assert!(store.record().await.dead().is_none());
+        pass(error.retry_after().unwrap()).await;
+    }
+    assert!(began.elapsed() >= secs(35), "{:?}", began.elapsed());
+    assert_eq!(stage.line.attempts() - before, 1, "it is sent once");
 }
 
 // The record moves on

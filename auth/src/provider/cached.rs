@@ -112,6 +112,9 @@ pub struct ProviderStats {
     pub coalesced: u64,
     /// Tokens that another owner of the same [stored](crate::store) sign-in had refreshed: no request was sent.
     pub adopted: u64,
+    /// Why the sign-in that the current token belongs to is not in its [store](crate::store), if it is not: it is in
+    /// memory only, and saving it is tried on. If the process ends before that, the person has to sign in again.
+    pub unsaved: Option<Error>,
     /// Requests that ended without a token.
     pub failures: u64,
     /// The last failure, if none has succeeded since.
@@ -293,8 +296,10 @@ impl CachedProvider {
     }
 
     /// Begins no more requests, and waits for the one that is under way and for its save, so that a rotated refresh
-    /// token is not lost. A save that failed is tried again for some seconds. Valid tokens are still served.
+    /// token is not lost. A save that failed is tried again for ten seconds; after that,
+    /// [`unsaved`](ProviderStats::unsaved) tells. Valid tokens are still served.
     pub async fn shutdown(&self) {
+        self.0.source.close();
         if let Some(flight) = self.0.flights.close() {
             // Its callers get the result; here only its end counts.
             let _ = flight.landed().await;
@@ -482,6 +487,7 @@ impl Shared {
             refreshes: count(&self.counters.refreshes),
             coalesced: count(&self.counters.coalesced),
             adopted: self.source.adopted(),
+            unsaved: self.source.unsaved(),
             failures: count(&self.counters.failures),
             last_error: self.flights.last_error(),
             expires_in: slot
@@ -505,9 +511,6 @@ impl Destination for Arc<Shared> {
             self.counters.failures.fetch_add(1, Ordering::Relaxed);
         }
         if installed.is_ok() {
-            if let (Some(pause), Some(slot)) = (self.source.undone(), &*self.slot.load()) {
-                slot.life.refresh_again(self.clock.tick() + pause);
-            }
             self.flights.land(takeoff, installed, None);
             return;
         }

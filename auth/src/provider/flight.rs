@@ -28,6 +28,8 @@ struct State {
     failures: u32,
     failures_are_felt: bool,
     grounded: Option<Grounded>,
+    /// The last failure, if none has succeeded since.
+    last_error: Option<Error>,
     closed: bool,
     /// When a token was last given up because the API refused it.
     invalidated: Option<Instant>,
@@ -138,16 +140,13 @@ impl Flights {
                 Ok(_) => {
                     state.failures = 0;
                     state.grounded = None;
+                    state.last_error = None;
                     None
                 }
-                // The caller's own mistake: another caller need not wait for it to pass. Nor does who has just
+                // The caller's own mistake: another caller need not wait for it to pass. Nor need who has just
                 // signed in.
-                Err(error)
-                    if matches!(
-                        error.kind(),
-                        ErrorKind::InvalidInput | ErrorKind::NotSignedIn
-                    ) =>
-                {
+                Err(error) if passes_at_once(error.kind(), still_served.is_some()) => {
+                    state.last_error = Some(error.clone());
                     None
                 }
                 Err(error) => {
@@ -159,6 +158,7 @@ impl Flights {
                     let pause = pause_after(state.failures, error, still_served);
                     *error = error.clone().with_retry_after(Some(pause));
                     state.failures = state.failures.saturating_add(1);
+                    state.last_error = Some(error.clone());
                     state.grounded = Some(Grounded {
                         error: error.clone(),
                         until: Instant::now() + pause,
@@ -200,11 +200,7 @@ impl Flights {
 
     /// The last failure, if none has succeeded since.
     pub(super) fn last_error(&self) -> Option<Error> {
-        let state = self.state();
-        state
-            .grounded
-            .as_ref()
-            .map(|grounded| grounded.error.clone())
+        self.state().last_error.clone()
     }
 
     /// Starts no more flights, and gives the one in the air, if any.
@@ -237,6 +233,14 @@ fn pause_after(failures_before: u32, error: &Error, still_served: Option<Duratio
             .min((left / 2).max(FIRST_PAUSE))
             .max(asked)
             .min(left.saturating_sub(COARSE_STEP)),
+    }
+}
+
+fn passes_at_once(kind: ErrorKind, is_served: bool) -> bool {
+    match kind {
+        ErrorKind::InvalidInput => true,
+        ErrorKind::NotSignedIn => !is_served,
+        _ => false,
     }
 }
 

@@ -28,7 +28,7 @@ pub(super) fn refresh_window(life: Duration) -> Duration {
 
 /// A token is given up this much before its end, for the request that it is about to make and for the
 /// coarse clock's step: a fiftieth of its life, at most two seconds.
-fn margin(life: Duration) -> Duration {
+pub(super) fn margin(life: Duration) -> Duration {
     (life / 50).min(Duration::from_secs(2))
 }
 

@@ -25,14 +25,17 @@ pub(super) trait Source: Send + Sync + 'static {
         false
     }
 
-    /// When to call `mint` again, although the token that it got is good for longer: it left something undone.
-    fn undone(&self) -> Option<Duration> {
-        None
-    }
+    /// Begins nothing new any more.
+    fn close(&self) {}
 
     /// Does what is undone, as far as that is possible.
     fn settle(&self) -> SettleFuture<'_> {
         Box::pin(async {})
+    }
+
+    /// Why the last token's sign-in is not saved, if it is not.
+    fn unsaved(&self) -> Option<Error> {
+        None
     }
 
     /// How many of the tokens it got had been refreshed by another owner.
