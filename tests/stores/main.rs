@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | [`keyring`] | `KeyringStore` | GNOME Keyring, in D-Bus sessions of the tests' own |
 //! | [`redis`] | `RedisStore` | Redis servers of the tests' own |
+//! | [`faults`] | `FileStore`, `RedisStore` | disks, locks, files and servers that fail, with the mock of Coze |
 //! | [`durability`] | `FileStore` | the system calls of one save |
 
 #![allow(
@@ -15,6 +16,8 @@
 )]
 
 mod durability;
+#[cfg(target_os = "linux")]
+mod faults;
 #[cfg(target_os = "linux")]
 mod keyring;
 mod redis;

@@ -21,7 +21,7 @@ use coze_auth::{
 use serde_json::{Value, json};
 use tokio::{task::JoinSet, time::sleep};
 
-use server::RedisServer;
+pub(crate) use server::RedisServer;
 
 const KEY: &str = "coze-auth:{ann}";
 const ASIDE: &str = "coze-auth:{ann}:aside";

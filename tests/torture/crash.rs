@@ -35,9 +35,9 @@ const UNHARMED: u64 = 100;
 const LIVES_FOR_REFRESHES: u32 = 3;
 /// A request that is on its way outlives who sent it.
 const SETTLE: Duration = Duration::from_millis(5);
-/// The Redis lease of a dead process is held for its time: twice the deadline and a request. A profile is let lie for
+/// The Redis lease of a dead process is held for its time: the deadline, a request and a save. A profile is let lie for
 /// longer than that.
-const LEASE_IS_OVER: Duration = Duration::from_secs(9);
+const LEASE_IS_OVER: Duration = Duration::from_secs(16);
 /// The chain grows by each refresh, and is fetched after each kill.
 const LONGEST_CHAIN: usize = 500;
 

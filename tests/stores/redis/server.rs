@@ -13,7 +13,7 @@ use tempfile::TempDir;
 
 const STARTS_WITHIN: Duration = Duration::from_secs(10);
 
-pub(super) struct RedisServer {
+pub(crate) struct RedisServer {
     process: Option<Child>,
     port: u16,
     tls_port: Option<u16>,
@@ -24,17 +24,17 @@ pub(super) struct RedisServer {
 impl RedisServer {
     /// A server, or nothing where `redis-server` is not installed; then that is said on standard error, past the
     /// capture of test output, unless the tests of Redis must not be left out.
-    pub(super) fn start() -> Option<Self> {
+    pub(crate) fn start() -> Option<Self> {
         Self::start_with(&[])
     }
 
     /// One with these options: the last of a kind counts.
-    pub(super) fn start_with(arguments: &[&str]) -> Option<Self> {
+    pub(crate) fn start_with(arguments: &[&str]) -> Option<Self> {
         is_installed().then(|| Self::start_on(free_port(), None, arguments))
     }
 
     /// One that also speaks TLS, with the certificate and the key in these files of its folder.
-    pub(super) fn start_with_tls(certificate_pem: &str, key_pem: &str) -> Option<Self> {
+    pub(crate) fn start_with_tls(certificate_pem: &str, key_pem: &str) -> Option<Self> {
         if !is_installed() {
             return None;
         }
@@ -79,7 +79,7 @@ impl RedisServer {
     }
 
     /// On the same port, with nothing in it but what it has written to its folder.
-    pub(super) fn start_again(&mut self) {
+    pub(crate) fn start_again(&mut self) {
         let process = Command::new("redis-server")
             .args(["--port", &self.port.to_string()])
             .args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "no"])
@@ -101,40 +101,40 @@ impl RedisServer {
         }
     }
 
-    pub(super) fn stop(&mut self) {
+    pub(crate) fn stop(&mut self) {
         if let Some(mut process) = self.process.take() {
             let _ = process.kill();
             let _ = process.wait();
         }
     }
 
-    pub(super) fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("redis://127.0.0.1:{}", self.port)
     }
 
-    pub(super) fn url_as(&self, user: &str, password: &str) -> String {
+    pub(crate) fn url_as(&self, user: &str, password: &str) -> String {
         format!("redis://{user}:{password}@127.0.0.1:{}", self.port)
     }
 
-    pub(super) fn tls_url(&self) -> String {
+    pub(crate) fn tls_url(&self) -> String {
         let port = self.tls_port.expect("it was started with TLS");
         format!("rediss://localhost:{port}")
     }
 
-    pub(super) fn port(&self) -> u16 {
+    pub(crate) fn port(&self) -> u16 {
         self.port
     }
 
-    pub(super) fn folder(&self) -> &std::path::Path {
+    pub(crate) fn folder(&self) -> &std::path::Path {
         self.folder.path()
     }
 
     /// Asks the server, past the store: `ask("GET key")`.
-    pub(super) fn ask<T: FromRedisValue>(&self, words: &str) -> T {
+    pub(crate) fn ask<T: FromRedisValue>(&self, words: &str) -> T {
         self.ask_words(&words.split(' ').collect::<Vec<_>>())
     }
 
-    pub(super) fn ask_words<T: FromRedisValue>(&self, words: &[impl AsRef<[u8]>]) -> T {
+    pub(crate) fn ask_words<T: FromRedisValue>(&self, words: &[impl AsRef<[u8]>]) -> T {
         let words: Vec<&[u8]> = words.iter().map(AsRef::as_ref).collect();
         let mut command = redis::Cmd::new();
         command.arg(&words);
@@ -149,7 +149,7 @@ impl RedisServer {
     }
 
     /// Tells the server to do something whose answer does not matter.
-    pub(super) fn tell(&self, words: &str) {
+    pub(crate) fn tell(&self, words: &str) {
         self.ask::<redis::Value>(words);
     }
 

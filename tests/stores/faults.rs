@@ -1,0 +1,441 @@
+//! The table of faults, [FAULTS.md](FAULTS.md): what a program sees whose store fails, and that nothing is lost.
+//!
+//! Each fault meets two providers of one sign-in. One has a valid token, and is asked for it. The other's token was refused by
+//! the API, so that it has to refresh. Then the fault is mended, and the mock's ledger tells whether the chain of refresh
+//! tokens is unbroken and its end the one that is stored. The table is written by this test with `UPDATE_FAULTS=1`.
+
+use std::{
+    fs,
+    os::unix::fs::{MetadataExt, symlink},
+    path::{Path, PathBuf},
+    process::Command,
+    sync::Arc,
+    time::Duration,
+};
+
+use coze_auth::{
+    CachedProvider, Endpoint, Error, OAuthClient, TokenProvider, WebFlow,
+    store::{FileStore, Lease, Leasing, Profile, Record, RedisStore, SignIn, Store, Stored},
+};
+use coze_mock::{Decision, Fault, MockCoze, Target, Times, defaults};
+use tokio::time::sleep;
+
+use crate::redis::RedisServer;
+
+const REDIRECT_URI: &str = "http://127.0.0.1:8080/callback";
+const DEADLINE: Duration = Duration::from_secs(3);
+
+/// A mock, a sign-in in a store, and the two providers that share it.
+struct Stage {
+    mock: MockCoze,
+    flow: WebFlow,
+    store: Arc<dyn Store>,
+    holder: CachedProvider,
+    seeker: CachedProvider,
+    /// The one that the mock's ledger knows it by.
+    first: String,
+}
+
+/// What was seen of one fault.
+struct Row {
+    fault: &'static str,
+    seen: Result<(), Error>,
+    sent: usize,
+    lost: bool,
+}
+
+impl Stage {
+    async fn set(store: Arc<dyn Store>) -> Self {
+        let mock = MockCoze::start().await.unwrap();
+        let client = OAuthClient::builder()
+            .endpoint(Endpoint::custom(mock.url()).unwrap())
+            .request_timeout(DEADLINE)
+            .build()
+            .unwrap();
+        let secret = defaults::WEB_CLIENT_SECRET;
+        let flow = WebFlow::new(client, defaults::WEB_CLIENT_ID, secret).unwrap();
+        let provider = || {
+            let sign_in = SignIn::new(Arc::clone(&store), "ann").unwrap();
+            CachedProvider::web(flow.clone(), sign_in)
+                .deadline(DEADLINE)
+                .build()
+        };
+        let stage = Self {
+            holder: provider(),
+            seeker: provider(),
+            first: String::new(),
+            mock,
+            flow,
+            store,
+        };
+        let first = stage.sign_in_anew().await;
+        stage.holder.token().await.unwrap();
+        let refused = stage.seeker.token().await.unwrap();
+        stage.seeker.invalidate(&refused);
+        Self { first, ..stage }
+    }
+
+    /// A person signs in, and that is stored.
+    async fn sign_in_anew(&self) -> String {
+        let (page, login) = self.flow.login(REDIRECT_URI).begin().unwrap();
+        let callback = self.mock.authorize(page.as_str(), Decision::Approve);
+        let callback = callback.unwrap().to_string();
+        let token = self.flow.complete(login, &callback).await.unwrap();
+        let record = Record::of(&token).unwrap();
+        self.store.put(&ann(), &record).await.unwrap();
+        record.refresh_token().expose().to_owned()
+    }
+
+    fn refreshes(&self) -> usize {
+        self.chain(&self.first).0
+    }
+
+    /// How often a sign-in was refreshed, and its live refresh token.
+    fn chain(&self, refresh_token: &str) -> (usize, Option<String>) {
+        let sign_in = self.mock.sign_in_of(refresh_token).unwrap();
+        assert_eq!(sign_in.reuse_attempts(), 0);
+        let live = sign_in.live_refresh_token().map(str::to_owned);
+        (sign_in.generations.len() - 1, live)
+    }
+
+    /// Looks at what a fault does that is there from here on until it is mended.
+    async fn meet(&self, fault: &'static str, mend: impl AsyncFnOnce(&Self)) -> Row {
+        let seen = self.seeker.token().await.map(drop);
+        assert!(
+            self.holder.cached().is_some(),
+            "{fault}: a valid token is served"
+        );
+        let sent = self.refreshes();
+        mend(self).await;
+        self.after(fault, seen, sent).await
+    }
+
+    /// Looks at what a fault does that strikes while the refresh is under way.
+    async fn meet_in_the_middle(
+        &self,
+        fault: &'static str,
+        strike: impl AsyncFnOnce(&Self) -> Option<String>,
+    ) -> Row {
+        let slow = Fault::latency(Duration::from_millis(600));
+        let faults = self.mock.faults();
+        faults.add(slow, Target::refresh(), Times::ONCE);
+        let seeker = self.seeker.clone();
+        let seen = tokio::spawn(async move { seeker.token().await.map(drop) });
+        sleep(Duration::from_millis(300)).await;
+        let fresh = strike(self).await;
+        let seen = seen.await.unwrap();
+        let sent = self.refreshes();
+        let live = fresh.unwrap_or_else(|| self.first.clone());
+        self.after_chain(fault, seen, sent, &live).await
+    }
+
+    async fn after(&self, fault: &'static str, seen: Result<(), Error>, sent: usize) -> Row {
+        self.after_chain(fault, seen, sent, &self.first).await
+    }
+
+    async fn after_chain(
+        &self,
+        fault: &'static str,
+        seen: Result<(), Error>,
+        sent: usize,
+        refresh_token: &str,
+    ) -> Row {
+        // The pause after a failure, and one try more.
+        sleep(Duration::from_millis(1200)).await;
+        let after = self.seeker.token().await;
+        assert!(after.is_ok(), "{fault}: once it is mended: {after:?}");
+        self.seeker.shutdown().await;
+        let stored = self.store.load(&ann()).await.unwrap().unwrap();
+        let stored = coze_mock::fingerprint(stored.record.refresh_token().expose());
+        let lost = self.chain(refresh_token).1 != Some(stored);
+        Row {
+            fault,
+            seen,
+            sent,
+            lost,
+        }
+    }
+}
+
+fn ann() -> Profile {
+    Profile::new("ann").unwrap()
+}
+
+impl Row {
+    /// Without what differs from run to run.
+    fn line(&self, folder: Option<&Path>, port: Option<u16>) -> String {
+        let mut seen = match &self.seen {
+            Ok(()) => "a token".to_owned(),
+            Err(error) => format!("`{:?}`: {error}", error.kind()),
+        };
+        if let Some(folder) = folder {
+            seen = seen.replace(&folder.display().to_string(), "FOLDER");
+        }
+        if let Some(port) = port {
+            seen = seen.replace(&format!("127.0.0.1:{port}"), "REDIS");
+        }
+        seen = seen.replace(&format!("process {}", std::process::id()), "process PID");
+        let lost = if self.lost { "**yes**" } else { "no" };
+        format!("| {} | {seen} | {} | {lost} |", self.fault, self.sent)
+    }
+}
+
+/// The rows that belong together, as they stand in the table.
+fn check(rows: &[String]) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("stores/FAULTS.md");
+    let committed = fs::read_to_string(&path).unwrap_or_default();
+    if std::env::var_os("UPDATE_FAULTS").is_some() {
+        let mut lines: Vec<_> = committed.lines().map(str::to_owned).collect();
+        for row in rows {
+            let fault = row.split(" | ").next().unwrap();
+            match lines.iter_mut().find(|line| line.starts_with(fault)) {
+                Some(line) => line.clone_from(row),
+                None => lines.push(row.clone()),
+            }
+        }
+        fs::write(&path, lines.join("\n") + "\n").unwrap();
+        return;
+    }
+    for row in rows {
+        assert!(
+            committed.lines().any(|line| line == row),
+            "FAULTS.md has no such line (UPDATE_FAULTS=1 writes it):\n{row}"
+        );
+    }
+}
+
+struct InFolder {
+    place: tempfile::TempDir,
+}
+
+impl InFolder {
+    async fn set() -> (Self, Stage) {
+        let place = tempfile::tempdir().unwrap();
+        let stage = Stage::set(Arc::new(FileStore::new(place.path().join("sign-ins")))).await;
+        (Self { place }, stage)
+    }
+
+    fn folder(&self) -> PathBuf {
+        self.place.path().join("sign-ins")
+    }
+
+    fn file(&self, ending: &str) -> PathBuf {
+        self.folder().join(format!("ann.{ending}"))
+    }
+
+    /// Something is in the place of the file, until what was there is put back.
+    async fn meet_in_its_place(&self, fault: &'static str, stage: &Stage, content: &str) -> Row {
+        let whole = fs::read(self.file("json")).unwrap();
+        fs::write(self.file("json"), content).unwrap();
+        let file = self.file("json");
+        stage
+            .meet(fault, async |_| fs::write(file, whole).unwrap())
+            .await
+    }
+}
+
+async fn leased(store: &Arc<dyn Store>) -> Box<dyn Lease> {
+    match store.lease(&ann(), Duration::from_secs(60)).await.unwrap() {
+        Leasing::Got(lease) => lease,
+        held => panic!("{held:?}"),
+    }
+}
+
+async fn stored(stage: &Stage) -> Stored {
+    stage.store.load(&ann()).await.unwrap().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_is_not_as_it_should_be() {
+    let mut rows = Vec::new();
+
+    let (place, stage) = InFolder::set().await;
+    let whole = fs::read_to_string(place.file("json")).unwrap();
+    let row = place.meet_in_its_place("file: truncated", &stage, &whole[..60]);
+    rows.push(row.await.line(Some(&place.folder()), None));
+
+    let (place, stage) = InFolder::set().await;
+    let future = fs::read_to_string(place.file("json")).unwrap();
+    let future = future.replace("\"version\":1", "\"version\":2");
+    let row = place.meet_in_its_place("file: of a future version", &stage, &future);
+    rows.push(row.await.line(Some(&place.folder()), None));
+
+    let (place, stage) = InFolder::set().await;
+    let elsewhere = place.place.path().join("elsewhere");
+    fs::rename(place.file("json"), &elsewhere).unwrap();
+    symlink(&elsewhere, place.file("json")).unwrap();
+    let file = place.file("json");
+    let row = stage.meet("file: replaced by a symbolic link", async |_| {
+        fs::remove_file(&file).unwrap();
+        fs::rename(&elsewhere, &file).unwrap();
+    });
+    rows.push(row.await.line(Some(&place.folder()), None));
+
+    check(&rows);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_whose_lock_clock_or_owner_changes() {
+    let mut rows = Vec::new();
+
+    let (place, stage) = InFolder::set().await;
+    let stuck = leased(&stage.store).await;
+    let row = stage.meet("file: lock held by a stuck process", async |_| {
+        stuck.release().await.unwrap();
+    });
+    rows.push(row.await.line(Some(&place.folder()), None));
+
+    // A clock that was set back finds a record of the future.
+    let (place, stage) = InFolder::set().await;
+    let json = fs::read_to_string(place.file("json")).unwrap();
+    let mut json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    let saved_at = json["saved_at_ms"].as_u64().unwrap();
+    json["saved_at_ms"] = (saved_at + 3_600_000).into();
+    fs::write(place.file("json"), json.to_string()).unwrap();
+    let row = stage.meet("file: clock set back by an hour", async |stage| {
+        assert!(
+            stored(stage).await.age < Duration::from_secs(60),
+            "stamped anew"
+        );
+    });
+    rows.push(row.await.line(Some(&place.folder()), None));
+
+    let (place, stage) = InFolder::set().await;
+    let lease = place.file("lease");
+    let row = stage.meet_in_the_middle("file: lease lost in the middle", async |_| {
+        fs::remove_file(lease).unwrap();
+        None
+    });
+    rows.push(row.await.line(Some(&place.folder()), None));
+
+    let (place, stage) = InFolder::set().await;
+    let row = stage.meet_in_the_middle("file: record moved on in the middle", async |stage| {
+        Some(stage.sign_in_anew().await)
+    });
+    rows.push(row.await.line(Some(&place.folder()), None));
+
+    check(&rows);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redis_that_fails() {
+    let Some(mut server) = RedisServer::start_with(&["--appendonly", "yes"]) else {
+        return;
+    };
+    let port = Some(server.port());
+    let connect = |server: &RedisServer| -> Arc<dyn Store> {
+        Arc::new(RedisStore::connect(server.url()).unwrap())
+    };
+    let mut rows = Vec::new();
+
+    let stage = Stage::set(connect(&server)).await;
+    server.stop();
+    let row = stage.meet("Redis: down, then restarted", async |_| {
+        server.start_again()
+    });
+    rows.push(row.await.line(None, port));
+
+    let stage = Stage::set(connect(&server)).await;
+    server.tell("CLIENT PAUSE 2900 ALL");
+    let row = stage.meet("Redis: slow", async |_| sleep(Duration::from_secs(2)).await);
+    rows.push(row.await.line(None, port));
+
+    let stage = Stage::set(connect(&server)).await;
+    let _: String = server.ask("CONFIG SET maxmemory 1");
+    let row = stage.meet("Redis: out of memory", async |_| {
+        let _: String = server.ask("CONFIG SET maxmemory 0");
+    });
+    rows.push(row.await.line(None, port));
+
+    let stage = Stage::set(connect(&server)).await;
+    let row = stage.meet_in_the_middle("Redis: lease lost in the middle", async |_| {
+        let deleted: u64 = server.ask("DEL coze-auth:{ann}:lease");
+        assert_eq!(deleted, 1);
+        None
+    });
+    rows.push(row.await.line(None, port));
+
+    let stage = Stage::set(connect(&server)).await;
+    let row = stage.meet_in_the_middle("Redis: restarted in the middle", async |_| {
+        server.stop();
+        server.start_again();
+        None
+    });
+    rows.push(row.await.line(None, port));
+
+    let stage = Stage::set(connect(&server)).await;
+    let row = stage.meet_in_the_middle("Redis: record moved on in the middle", async |stage| {
+        Some(stage.sign_in_anew().await)
+    });
+    rows.push(row.await.line(None, port));
+
+    check(&rows);
+}
+
+/// Where the test program finds a file system of its own.
+const MOUNTED: &str = "COZE_TESTS_MOUNTED";
+
+/// Root ignores modes, so what binds it too is used: a file system that is full, or read-only. It ends with the namespace.
+#[test]
+fn a_disk_that_takes_nothing() {
+    let place = tempfile::tempdir().unwrap();
+    let unshare = || {
+        let mut unshare = Command::new("unshare");
+        if fs::metadata("/proc/self").unwrap().uid() != 0 {
+            unshare.arg("--map-root-user");
+        }
+        unshare.args(["--mount", "--propagation", "private", "--"]);
+        unshare
+    };
+    let mount = unshare()
+        .args(["mount", "-t", "tmpfs", "tmpfs"])
+        .arg(place.path())
+        .output();
+    if !mount.is_ok_and(|mount| mount.status.success()) {
+        println!("skipped: nothing can be mounted here");
+        return;
+    }
+    let passed = unshare()
+        .arg(std::env::current_exe().unwrap())
+        .args(["--exact", "faults::on_mounts", "--ignored", "--nocapture"])
+        .env(MOUNTED, place.path())
+        .status()
+        .unwrap();
+    assert!(passed.success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "what a_disk_that_takes_nothing runs in a mount namespace"]
+async fn on_mounts() {
+    let Some(at) = std::env::var_os(MOUNTED).map(PathBuf::from) else {
+        return;
+    };
+    let mount = |arguments: &[&str]| {
+        let mount = Command::new("mount").args(arguments).arg(&at).status();
+        assert!(mount.unwrap().success());
+    };
+    mount(&["-t", "tmpfs", "-o", "size=128k", "tmpfs"]);
+    let folder = at.join("sign-ins");
+    let mut rows = Vec::new();
+
+    let stage = Stage::set(Arc::new(FileStore::new(&folder))).await;
+    let filling = at.join("filling");
+    let full = fs::write(&filling, vec![0; 1024 * 1024]).unwrap_err();
+    assert_eq!(full.kind(), std::io::ErrorKind::StorageFull);
+    let row = stage.meet("file: disk full", async |_| {
+        fs::remove_file(filling).unwrap()
+    });
+    rows.push(row.await.line(Some(&folder), None));
+
+    let stage = Stage::set(Arc::new(FileStore::new(&folder))).await;
+    mount(&["-o", "remount,ro"]);
+    let row = stage.meet("file: read-only folder", async |_| {
+        mount(&["-o", "remount,rw"])
+    });
+    rows.push(row.await.line(Some(&folder), None));
+
+    for row in &rows {
+        assert!(row.contains("| 0 | no |"), "no refresh is sent: {row}");
+    }
+    check(&rows);
+}
