@@ -112,7 +112,7 @@ pub enum ErrorKind {
     NotSignedIn,
     /// The store of sign-ins can't be read or written: see the source.
     Store,
-    /// Another owner has the lease on the sign-in, and does not give it back.
+    /// Another owner has the lease on the sign-in, and does not give it back; or the sign-in has changed meanwhile.
     StoreBusy,
     /// What the store holds can't be understood. It stays where it is; a fresh sign-in sets it aside.
     StoreDamaged,
@@ -245,6 +245,15 @@ impl Error {
         Self::new(
             ErrorKind::StoreBusy,
             format!("the lease on the sign-in of profile {profile} was lost before it was used"),
+        )
+    }
+
+    /// What a [`Lease`](crate::store::Lease) says when what is stored is not the record any more that is about to be
+    /// redeemed.
+    pub fn moved_on(profile: &crate::store::Profile) -> Self {
+        Self::new(
+            ErrorKind::StoreBusy,
+            format!("the sign-in of profile {profile} has moved on since it was read"),
         )
     }
 

@@ -349,6 +349,7 @@ mod inside {
             let Leasing::Got(lease) = store().lease(&profile(), Duration::ZERO).await.unwrap() else {
                 panic!("nobody has it");
             };
+            store().put(&profile(), &record(1)).await.unwrap();
             lease.prove_save(&record(1)).await.unwrap();
             fs::remove_dir_all(lock_folder()).unwrap();
             let error = lease.prove_save(&record(1)).await.unwrap_err();

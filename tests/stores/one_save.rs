@@ -15,8 +15,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         Leasing::Got(lease) => lease,
         held => return Err(format!("{held:?}").into()),
     };
+    lease.prove_save(&first).await?;
     let successor = record("rt_second")?;
-    lease.prove_save(&successor).await?;
     let saved = store.save(&profile, first.refresh_token(), &successor);
     match saved.await? {
         Saved::Saved => Ok(lease.release().await?),

@@ -158,9 +158,11 @@ async fn the_age_is_by_the_clock_of_redis() {
         assert_eq!(age.as_secs() / 3600, hours);
     }
     // After a failover to a machine whose clock is behind.
-    server.tell(&format!("HSET {KEY} saved_at {}", saved_at + 3_600_000));
-    let age = store.load(&ann()).await.unwrap().unwrap().age;
-    assert_eq!(age, Duration::ZERO);
+    for (later, unknown) in [(1_000, Duration::ZERO), (3_600_000, Duration::MAX)] {
+        server.tell(&format!("HSET {KEY} saved_at {}", saved_at + later));
+        let age = store.load(&ann()).await.unwrap().unwrap().age;
+        assert_eq!(age, unknown);
+    }
 }
 
 #[tokio::test]
@@ -305,8 +307,15 @@ async fn damage_is_reported_kept_and_set_aside_by_a_fresh_sign_in() {
         let error = store.load(&ann()).await.unwrap_err();
         assert_says(&error, ErrorKind::StoreDamaged, cause);
         assert_says(&error, ErrorKind::StoreDamaged, KEY);
-        let error = store.save(&ann(), &token(1), &record(2)).await.unwrap_err();
-        assert_says(&error, ErrorKind::StoreDamaged, cause);
+        for life in [1000, 2000] {
+            // As a provider tries again: less is left of its life.
+            let mut json = json_of(2);
+            json["life_ms"] = json!(life);
+            let next = record_of(&json);
+            let error = store.save(&ann(), &token(1), &next).await.unwrap_err();
+            assert_says(&error, ErrorKind::StoreDamaged, cause);
+            assert_says(&error, ErrorKind::StoreDamaged, ASIDE);
+        }
         assert_eq!(
             numbers_aside(&store).await,
             [2],
@@ -444,6 +453,7 @@ async fn a_lease_excludes_others_and_names_its_owner() {
     );
     let left: u64 = server.ask(&format!("PTTL {LEASE}"));
     assert!(left > 25_000 && left <= 30_000, "{left}");
+    one.put(&ann(), &record(1)).await.unwrap();
     lease.prove_save(&record(1)).await.unwrap();
     lease.release().await.unwrap();
     assert!(!is_held(&other).await);
@@ -478,7 +488,7 @@ async fn a_lease_ends_with_its_hold_and_its_former_owner_can_only_save() {
     }
     assert!(began.elapsed() >= Duration::from_millis(300));
     let lease = leased(&heir, HOLD).await;
-    let error = lost.prove_save(&record(2)).await.unwrap_err();
+    let error = lost.prove_save(&record(1)).await.unwrap_err();
     assert_says(&error, ErrorKind::StoreBusy, "lost");
     assert!(matches!(save(&former, 1, 2).await, Saved::Saved));
     lost.release().await.unwrap();
@@ -524,6 +534,27 @@ async fn a_lease_whose_asker_gave_up_is_given_back() {
 }
 
 #[tokio::test]
+async fn a_proof_is_of_what_is_stored() {
+    let Some(server) = RedisServer::start() else {
+        return;
+    };
+    let store = store(&server);
+    store.put(&ann(), &record(1)).await.unwrap();
+    let lease = leased(&store, HOLD).await;
+    lease.prove_save(&record(1)).await.unwrap();
+    assert!(matches!(save(&store, 1, 2).await, Saved::Saved));
+    let error = lease.prove_save(&record(1)).await.unwrap_err();
+    assert_says(&error, ErrorKind::StoreBusy, "moved on");
+    let _: u64 = server.ask_words(&["HSET", KEY, "record", "hush"]);
+    let error = lease.prove_save(&record(2)).await.unwrap_err();
+    assert_says(&error, ErrorKind::StoreDamaged, KEY);
+    server.tell(&format!("DEL {KEY}"));
+    let error = lease.prove_save(&record(2)).await.unwrap_err();
+    assert_says(&error, ErrorKind::StoreBusy, "moved on");
+    assert!(is_held(&store).await);
+}
+
+#[tokio::test]
 async fn a_proof_leaves_nothing_behind() {
     let Some(server) = RedisServer::start() else {
         return;
@@ -531,7 +562,7 @@ async fn a_proof_leaves_nothing_behind() {
     let store = store(&server);
     store.put(&ann(), &record(1)).await.unwrap();
     let lease = leased(&store, HOLD).await;
-    lease.prove_save(&record(2)).await.unwrap();
+    lease.prove_save(&record(1)).await.unwrap();
     lease.release().await.unwrap();
     assert_eq!(server.ask::<Vec<String>>("KEYS *"), [KEY]);
     assert_eq!(stored_number(&store).await, Some(1));
@@ -677,7 +708,7 @@ async fn a_redis_without_memory_lets_no_refresh_be_sent() {
     store.put(&ann(), &record(1)).await.unwrap();
     let lease = leased(&store, HOLD).await;
     server.tell("CONFIG SET maxmemory 1");
-    let error = lease.prove_save(&record(2)).await.unwrap_err();
+    let error = lease.prove_save(&record(1)).await.unwrap_err();
     assert_says(&error, ErrorKind::Store, "out of memory (OOM)");
     let error = store.put(&ann(), &record(3)).await.unwrap_err();
     assert_says(&error, ErrorKind::Store, "out of memory (OOM)");
@@ -727,6 +758,7 @@ async fn a_redis_that_can_not_write_its_disk_lets_no_refresh_be_sent() {
         return;
     };
     let store = store(&server);
+    store.put(&ann(), &record(1)).await.unwrap();
     let lease = leased(&store, HOLD).await;
     // Not a matter of permissions: the folder is gone.
     std::fs::remove_dir_all(server.folder()).unwrap();
@@ -750,6 +782,7 @@ async fn a_primary_that_wants_replicas_lets_no_refresh_be_sent_without() {
         return;
     };
     let store = store(&server);
+    store.put(&ann(), &record(1)).await.unwrap();
     let lease = leased(&store, HOLD).await;
     server.tell("CONFIG SET min-replicas-to-write 1");
     let error = lease.prove_save(&record(1)).await.unwrap_err();
@@ -780,7 +813,7 @@ async fn use_all(store: &RedisStore, server: &RedisServer) -> Result<(), Error> 
         Leasing::Got(lease) => lease,
         held => panic!("{held:?}"),
     };
-    lease.prove_save(&record(2)).await?;
+    lease.prove_save(&record(1)).await?;
     assert!(matches!(
         store.lease(&ann(), HOLD).await?,
         Leasing::Held { .. }

@@ -13,7 +13,7 @@
 use std::{
     fmt::Display,
     io::Write,
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use serde::Deserialize;
@@ -69,6 +69,23 @@ pub(super) fn opened(place: impl Display, content: &[u8]) -> Result<Kept> {
         record,
         saved_at: saved_at.unwrap_or(SystemTime::UNIX_EPOCH),
     })
+}
+
+/// How old a record is. One of a later time is of unknown age, as the clock was set back since.
+pub(super) fn age(saved_at: SystemTime, now: SystemTime) -> Duration {
+    match now.duration_since(saved_at) {
+        Err(later) if later.duration() > UNEVEN => Duration::MAX,
+        age => age.unwrap_or_default(),
+    }
+}
+
+/// By so much a clock may go back without having been set: it is coarse, or is being corrected.
+pub(super) const UNEVEN: Duration = Duration::from_secs(2);
+
+/// When the store was asked to write what it writes now. What is left of a token's life was measured then, and the
+/// store may have waited for its turn since.
+pub(super) fn asked_at(asked: Instant, now: SystemTime) -> SystemTime {
+    now.checked_sub(asked.elapsed()).unwrap_or(now)
 }
 
 pub(super) fn since_epoch(time: SystemTime) -> Duration {

@@ -181,11 +181,11 @@ impl Folder {
     }
 
     /// What time it is by the clock that stamps its files: the kernel's, or that of the file server, which several
-    /// machines may share. Where no file can be made, it is the local one.
-    pub(super) fn now(&self) -> SystemTime {
+    /// machines may share. None where no file can be made.
+    pub(super) fn now(&self) -> Option<SystemTime> {
         tempfile::tempfile_in(&self.0)
             .and_then(|file| file.metadata()?.modified())
-            .unwrap_or_else(|_| SystemTime::now())
+            .ok()
     }
 
     /// The names of its files that begin so.

@@ -171,14 +171,16 @@ struct MemoryLease {
 }
 
 impl Lease for MemoryLease {
-    fn prove_save<'a>(&'a self, _: &'a Record) -> StoreFuture<'a, ()> {
+    fn prove_save<'a>(&'a self, record: &'a Record) -> StoreFuture<'a, ()> {
         Box::pin(async move {
             let entries = self.store.entries();
             let held = entries.get(&self.profile);
-            if held.is_some_and(|entry| entry.is_leased_by(self.owner)) {
-                Ok(())
-            } else {
-                Err(Error::lease_lost(&self.profile))
+            let Some(entry) = held.filter(|entry| entry.is_leased_by(self.owner)) else {
+                return Err(Error::lease_lost(&self.profile));
+            };
+            match &entry.current {
+                Some((current, _)) if current.holds(record.refresh_token()) => Ok(()),
+                _ => Err(Error::moved_on(&self.profile)),
             }
         })
     }

@@ -34,7 +34,8 @@
 //!
 //! 1. Take the store's [lease](Store::lease), and [load](Store::load) again. What another owner has refreshed
 //!    meanwhile is used.
-//! 2. Let the store [prove](Lease::prove_save) that it can save. If it can't, no refresh is sent.
+//! 2. Let the store [prove](Lease::prove_save) that it can save, and still holds what is about to be redeemed. If
+//!    not, no refresh is sent.
 //! 3. Refresh, and [save](Store::save): a compare-and-set on the refresh token that was redeemed. It succeeds
 //!    whether or not the lease is still held, because no lease reaches Coze: once a refresh token has been
 //!    redeemed, its answer is the only live one.
@@ -119,6 +120,11 @@ pub trait Store: Send + Sync + 'static {
     ///
     /// If the record has moved on, the successor is set aside beside it, for diagnosis, and the stored record is
     /// returned. Saving a record that is stored already succeeds.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreDamaged`](crate::ErrorKind::StoreDamaged) when what is stored can't be understood. It stays as it is,
+    /// and the successor, which may hold the only live refresh token, is set aside too.
     fn save<'a>(
         &'a self,
         profile: &'a Profile,
@@ -144,12 +150,17 @@ pub trait Store: Send + Sync + 'static {
 ///
 /// When it is dropped unreleased, it ends as its [kind](LeaseKind) says, or sooner.
 pub trait Lease: Send + Sync {
-    /// Shows, before a refresh is sent, that a record of this size could be saved now: by writing as much to where
-    /// the save will be, and checking that the lease is still held.
+    /// Shows, before the refresh token of this record is sent, that its successor could be saved now: by writing as
+    /// much to where the save will be, and checking that the lease is still held, and that what is stored is still
+    /// this record (holds its refresh token). A save needs no lease, so one may have come in between, and a refresh
+    /// token that is spent must not be sent again.
     ///
     /// # Errors
     ///
-    /// When it could not. [`StoreBusy`](crate::ErrorKind::StoreBusy) when the lease is lost.
+    /// - [`StoreBusy`](crate::ErrorKind::StoreBusy) when the lease is lost ([`Error::lease_lost`]), or another record
+    ///   or none is stored ([`Error::moved_on`]).
+    /// - [`StoreDamaged`](crate::ErrorKind::StoreDamaged) when what is stored can't be understood.
+    /// - Others when nothing could be saved.
     fn prove_save<'a>(&'a self, record: &'a Record) -> StoreFuture<'a, ()>;
 
     /// Ends it. A lease that has been lost is let be.
@@ -193,7 +204,10 @@ impl fmt::Debug for Leasing {
 pub struct Stored {
     /// What is stored.
     pub record: Record,
-    /// How long ago it was stored, by the store's own clock.
+    /// How long ago it was stored, by the store's own clock; counted from when the store was asked to, where it can
+    /// tell, because the [life](Record::life_when_stored) of the token is. [`Duration::MAX`] when the store can't
+    /// know, as its clock was set back: then the token counts as expired, and the save that follows its refresh tells
+    /// the time anew.
     pub age: Duration,
 }
 
@@ -223,6 +237,15 @@ pub enum Removed {
     Removed,
     /// What is stored is not what was read; it stays.
     MovedOn,
+}
+
+/// What a save says that has found damage, and has kept its record elsewhere.
+fn damaged_but_kept(error: &Error, place: impl fmt::Display) -> Error {
+    let what = error.what();
+    Error::new(
+        crate::ErrorKind::StoreDamaged,
+        format!("{what}; what was to replace it is set aside in {place}"),
+    )
 }
 
 /// The name of a sign-in in a store: 1 to 128 bytes of UTF-8 without control characters.

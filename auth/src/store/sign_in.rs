@@ -65,7 +65,8 @@ impl SignIn {
     /// # Errors
     ///
     /// - [`InvalidAnswer`](crate::ErrorKind::InvalidAnswer) when the token came without a refresh token.
-    /// - Those of the store: nothing was changed, and the token is still in the caller's hands.
+    /// - Those of the store: the token may be stored or not, as an answer can be lost after the change. It is still in the
+    ///   caller's hands: put it again.
     pub async fn put(&self, token: &Token) -> Result<()> {
         let record = Record::of(token)?;
         self.store.put(&self.profile, &record).await

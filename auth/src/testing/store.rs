@@ -193,6 +193,7 @@ pub async fn check(subject: &dyn Subject) {
         many_tries_make_one_owner,
         a_proof_changes_nothing,
         a_lease_ends_as_its_kind_says,
+        a_proof_is_of_what_is_stored,
         a_thousand_profiles,
     );
 }
@@ -818,6 +819,10 @@ async fn damage_is_reported_and_kept(check: &Check<'_>) {
             if let Err(error) = &saved {
                 expect_quotes_nothing(check, error);
             }
+            let token = refresh_token(2);
+            check
+                .expect_aside(&profile, token.as_bytes(), "what met the damage")
+                .await;
             expect_damaged(check, handle.store.load(&profile).await);
         }
         let another = check.open().await;
@@ -878,7 +883,7 @@ async fn the_age_is_by_one_clock(check: &Check<'_>) {
 
 fn expect_age(check: &Check<'_>, age: Duration, at_least: Duration, at_most: Duration) {
     check.expect(
-        age + COARSE >= at_least && age <= at_most + COARSE,
+        age.saturating_add(COARSE) >= at_least && age <= at_most + COARSE,
         &format!("an age from {at_least:?} to {at_most:?}, give or take {COARSE:?}"),
         &age,
     );
@@ -887,13 +892,13 @@ fn expect_age(check: &Check<'_>, age: Duration, at_least: Duration, at_most: Dur
 async fn a_lease_excludes_others(check: &Check<'_>) {
     let (one, other) = (check.open().await, check.open().await);
     let profile = check.profile("");
+    one.put(&profile, &check.record(1)).await;
     for (first, second) in [(&one, &other), (&other, &one), (&one, &one)] {
         let lease = first.leased(&profile, LONG_HOLD).await;
         second.expect_held(&profile, "its owner has it").await;
         first.prove(&*lease, &check.record(1)).await;
         first.release(lease).await;
     }
-    one.put(&profile, &check.record(1)).await;
     let lease = one.leased(&profile, LONG_HOLD).await;
     expect_saved(
         check,
@@ -959,13 +964,16 @@ async fn a_proof_changes_nothing(check: &Check<'_>) {
     let (one, other) = (check.open().await, check.open().await);
     let profile = check.profile("");
     let lease = one.leased(&profile, LONG_HOLD).await;
-    one.prove(&*lease, &check.record(1)).await;
-    other.expect_nothing(&profile).await;
-    one.put(&profile, &check.record(2)).await;
+    let stored = check.record(1);
+    one.put(&profile, &stored).await;
+    // Told from what is stored by another field than the one that is compared.
+    let mut json = record_json(1);
+    json["access_token"] = json!("another");
+    let proven = check.record_of(&json);
     for _ in 0..3 {
-        one.prove(&*lease, &check.record(1)).await;
+        one.prove(&*lease, &proven).await;
     }
-    other.expect_number(&profile, 2).await;
+    expect_same(check, &other.loaded(&profile).await.record, &stored);
     let aside = check.subject.set_aside(&profile).await;
     check.expect(
         aside.is_empty(),
@@ -974,6 +982,32 @@ async fn a_proof_changes_nothing(check: &Check<'_>) {
     );
     other.expect_held(&profile, "a proof does not end it").await;
     one.release(lease).await;
+}
+
+async fn a_proof_is_of_what_is_stored(check: &Check<'_>) {
+    let (one, other) = (check.open().await, check.open().await);
+    let profile = check.profile("");
+    let lease = one.leased(&profile, LONG_HOLD).await;
+    let (first, second) = (check.record(1), check.record(2));
+    expect_busy(check, &*lease, &first, "where nothing is stored").await;
+    one.put(&profile, &first).await;
+    one.prove(&*lease, &first).await;
+    expect_saved(check, &other.save(&profile, &first, &second).await);
+    expect_busy(check, &*lease, &first, "of a record that has moved on").await;
+    one.prove(&*lease, &second).await;
+    other.expect_removed(&profile, &second).await;
+    expect_busy(check, &*lease, &second, "of a record that was removed").await;
+    other
+        .expect_held(&profile, "a proof that fails does not end it")
+        .await;
+    one.release(lease).await;
+}
+
+async fn expect_busy(check: &Check<'_>, lease: &dyn Lease, record: &Record, of: &str) {
+    match lease.prove_save(record).await {
+        Err(error) if error.kind() == ErrorKind::StoreBusy => {}
+        other => check.fail(&format!("that a proof {of} says StoreBusy"), &other),
+    }
 }
 
 async fn a_lease_ends_as_its_kind_says(check: &Check<'_>) {
@@ -1003,10 +1037,7 @@ async fn a_lease_ends_with_its_hold(check: &Check<'_>) {
         &format!("that a lease lasts {SHORT_HOLD:?} as asked for"),
         &held,
     );
-    match lost.prove_save(&check.record(2)).await {
-        Err(error) if error.kind() == ErrorKind::StoreBusy => {}
-        other => check.fail("that the proof of a lost lease says StoreBusy", &other),
-    }
+    expect_busy(check, &*lost, &check.record(1), "of a lost lease").await;
     third
         .expect_held(
             &profile,
@@ -1037,6 +1068,7 @@ async fn a_lease_ends_with_its_hold(check: &Check<'_>) {
 async fn a_long_lease_outlives_its_hold(check: &Check<'_>) {
     let (owner, other) = (check.open().await, check.open().await);
     let profile = check.profile("long");
+    owner.put(&profile, &check.record(1)).await;
     let lease = owner.leased(&profile, SHORT_HOLD).await;
     sleep(SHORT_HOLD * 4).await;
     other

@@ -3,15 +3,17 @@
 use std::{
     fs,
     io::{ErrorKind as Io, Write},
+    path::PathBuf,
     process,
     sync::atomic::{AtomicU64, Ordering},
+    time::SystemTime,
 };
 
-use super::files::Files;
+use super::files::{Files, New};
 use crate::{
     Error, ErrorKind, RefreshToken, Result,
     store::{
-        Record, Removed, Saved,
+        Record, Removed, Saved, damaged_but_kept,
         envelope::{self, Kept},
         folder::failed,
         lock::Lock,
@@ -32,43 +34,40 @@ impl<'a> Changing<'a> {
         Self { files, _lock: lock }
     }
 
-    pub(super) fn save(
-        &self,
-        redeemed: &RefreshToken,
-        successor: &Record,
-        json: &str,
-    ) -> Result<Saved> {
-        let current = match self.files.read("json")? {
-            Some(kept) if kept.record.holds(redeemed) && self.supersedes_leftover(successor)? => {
-                Some(kept)
+    pub(super) fn save(&self, redeemed: &RefreshToken, successor: &New<'_>) -> Result<Saved> {
+        let current = match self.current_before(redeemed, successor.record) {
+            // The successor may hold the only live refresh token.
+            Err(error) if error.kind() == ErrorKind::StoreDamaged => {
+                let aside = self.set_aside(successor)?;
+                return Err(damaged_but_kept(&error, aside.display()));
             }
-            _ => self.current()?,
+            found => found?,
         };
         match current {
             Some(kept) if kept.record.holds(redeemed) => {
-                self.replace(json)?;
+                self.replace(successor)?;
                 Ok(Saved::Saved)
             }
-            Some(kept) if kept.record.holds(successor.refresh_token()) => {
+            Some(kept) if kept.record.holds(successor.record.refresh_token()) => {
                 // A save that replaced it, and could not make that durable, may be tried again.
                 self.files.folder.sync()?;
                 Ok(Saved::Saved)
             }
             moved_on => {
-                self.set_aside(json)?;
+                self.set_aside(successor)?;
                 let stored = moved_on.map(|kept| Box::new(self.files.stored(kept)));
                 Ok(Saved::MovedOn(stored))
             }
         }
     }
 
-    pub(super) fn put(&self, json: &str) -> Result<()> {
+    pub(super) fn put(&self, new: &New<'_>) -> Result<()> {
         match self.current() {
             Ok(Some(kept)) if kept.record.dead().is_some() => self.set_current_aside()?,
             Err(error) if error.kind() == ErrorKind::StoreDamaged => self.set_current_aside()?,
             found => drop(found?),
         }
-        self.replace(json)
+        self.replace(new)
     }
 
     pub(super) fn remove(&self, read: &Record) -> Result<Removed> {
@@ -84,9 +83,13 @@ impl<'a> Changing<'a> {
         Ok(Removed::Removed)
     }
 
-    /// Shows that a file of this size can be written and synced, and put in place of the current one.
-    pub(super) fn prove(&self, size: usize) -> Result<()> {
-        self.current()?;
+    /// Shows that this record is still the current one, and that a file of this size can be written and synced, and put
+    /// in its place.
+    pub(super) fn prove(&self, record: &Record, size: usize) -> Result<()> {
+        let current = self.current()?;
+        if !current.is_some_and(|kept| kept.record.holds(record.refresh_token())) {
+            return Err(Error::moved_on(&self.files.profile));
+        }
         let proven = self.prove_room(size);
         let removed = self.files.folder.remove(&self.files.file("proof"));
         proven.and(removed)?;
@@ -104,6 +107,16 @@ impl<'a> Changing<'a> {
                 Ok(Some(left))
             }
             _ => Ok(Some(current)),
+        }
+    }
+
+    /// What a save for that refresh token finds.
+    fn current_before(&self, redeemed: &RefreshToken, successor: &Record) -> Result<Option<Kept>> {
+        match self.files.read("json")? {
+            Some(kept) if kept.record.holds(redeemed) && self.supersedes_leftover(successor)? => {
+                Ok(Some(kept))
+            }
+            _ => self.current(),
         }
     }
 
@@ -144,8 +157,8 @@ impl<'a> Changing<'a> {
     }
 
     /// From its first write on, the record survives this process; when this returns, the machine.
-    fn replace(&self, json: &str) -> Result<()> {
-        self.write_anew(&self.files.file("next"), json)?;
+    fn replace(&self, new: &New<'_>) -> Result<()> {
+        self.write_anew(&self.files.file("next"), new)?;
         self.put_in_place()
     }
 
@@ -155,33 +168,62 @@ impl<'a> Changing<'a> {
         folder.sync()
     }
 
-    fn write_anew(&self, file: &str, json: &str) -> Result<()> {
+    fn write_anew(&self, name: &str, new: &New<'_>) -> Result<()> {
         let Files { folder, .. } = self.files;
-        let path = folder.path_of(file);
-        let mut new = folder.create_anew(file)?;
-        // It is as old as the file, by the clock that stamped that. One write: who is killed leaves all or nothing.
-        let written = new
+        let path = folder.path_of(name);
+        let mut file = folder.create_anew(name)?;
+        // Its time is told by the clock that stamped the file. One write: who is killed leaves all or nothing.
+        let written = file
             .metadata()
             .and_then(|metadata| metadata.modified())
-            .and_then(|created_at| new.write_all(&envelope::sealed(json, created_at)));
+            .and_then(|created_at| file.write_all(&new.sealed(created_at)));
         if let Err(error) = written {
-            let _ = folder.remove(file);
+            let _ = folder.remove(name);
             return Err(failed("written", &path, error));
         }
-        new.sync_all()
+        file.sync_all()
             .map_err(|error| failed("synced to disk", &path, error))
     }
 
-    fn set_aside(&self, json: &str) -> Result<()> {
-        let aside = self.new_aside()?;
-        self.write_anew(&aside, json)?;
-        self.files.folder.sync()?;
+    /// Where it is now, durably.
+    fn set_aside(&self, new: &New<'_>) -> Result<PathBuf> {
+        let Files { folder, .. } = self.files;
+        if let Some(aside) = self.aside_already(new.record)? {
+            folder.sync_file(&aside)?;
+            folder.sync()?;
+            return Ok(folder.path_of(&aside));
+        }
+        let name = self.new_aside()?;
+        self.write_anew(&name, new)?;
+        folder.sync()?;
+        let aside = folder.path_of(&name);
         tracing::warn!(
             profile = self.files.profile.name(),
-            file = %self.files.folder.path_of(&aside).display(),
-            "the stored sign-in has moved on; what would have replaced it was set aside"
+            file = %aside.display(),
+            "what would have replaced the stored sign-in was set aside, as that has moved on or is damaged"
         );
-        Ok(())
+        Ok(aside)
+    }
+
+    /// By an earlier try of the same save: repeated tries must not push out what else is aside.
+    fn aside_already(&self, record: &Record) -> Result<Option<String>> {
+        let holds_it = |name: &String| {
+            let kept = self.files.read_file(name).ok().flatten();
+            kept.is_some_and(|kept| kept.record.holds(record.refresh_token()))
+        };
+        Ok(self.aside()?.into_iter().rev().find(holds_it))
+    }
+
+    /// The names of what is aside, the oldest first.
+    fn aside(&self) -> Result<Vec<String>> {
+        let beginning = self.aside_beginning();
+        let mut aside = self.files.folder.names(&beginning)?;
+        aside.sort_by_cached_key(|name| age_key(&name[beginning.len()..]));
+        Ok(aside)
+    }
+
+    fn aside_beginning(&self) -> String {
+        format!("{}.aside-", self.files.stem)
     }
 
     fn set_current_aside(&self) -> Result<()> {
@@ -205,15 +247,15 @@ impl<'a> Changing<'a> {
     /// A name for what is set aside; the oldest makes room.
     fn new_aside(&self) -> Result<String> {
         static COUNT: AtomicU64 = AtomicU64::new(0);
-        let Files { folder, stem, .. } = self.files;
-        let beginning = format!("{stem}.aside-");
-        let mut aside = folder.names(&beginning)?;
-        aside.sort_by_cached_key(|name| age_key(&name[beginning.len()..]));
+        let Files { folder, .. } = self.files;
+        let aside = self.aside()?;
         let too_many = (aside.len() + 1).saturating_sub(MOST_ASIDE);
         for oldest in &aside[..too_many] {
             folder.remove(oldest)?;
         }
-        let now = envelope::since_epoch(folder.now()).as_millis();
+        let now = folder.now().unwrap_or_else(SystemTime::now);
+        let now = envelope::since_epoch(now).as_millis();
+        let beginning = self.aside_beginning();
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         Ok(format!("{beginning}{now}-{}-{count}.json", process::id()))
     }
@@ -232,7 +274,7 @@ impl<'a> Changing<'a> {
                 ),
                 error,
             )),
-            // Not every file system has hard links; the room is proven next.
+            // Not every file system has hard links; the room has been proven.
             _ => folder.remove(&proof),
         }
     }

@@ -9,6 +9,10 @@
 //! | `default.proof` | there while a lease proves that there is room |
 //! | `default.aside-….json` | a sign-in that was replaced while dead or damaged, or that came too late |
 
+use std::time::{Instant, SystemTime};
+
+use zeroize::Zeroizing;
+
 use super::{change::Changing, name};
 use crate::{
     Error, ErrorKind, RefreshToken, Result,
@@ -29,6 +33,28 @@ pub(super) struct Files {
     pub(super) folder: Folder,
     pub(super) profile: Profile,
     pub(super) stem: String,
+}
+
+/// A record that is to be stored.
+pub(super) struct New<'a> {
+    pub(super) record: &'a Record,
+    json: Zeroizing<String>,
+    asked: Instant,
+}
+
+impl<'a> New<'a> {
+    fn of(record: &'a Record, asked: Instant) -> Result<Self> {
+        Ok(Self {
+            record,
+            json: record.to_json()?,
+            asked,
+        })
+    }
+
+    /// What a file of this time holds.
+    pub(super) fn sealed(&self, created_at: SystemTime) -> Zeroizing<Vec<u8>> {
+        envelope::sealed(&self.json, envelope::asked_at(self.asked, created_at))
+    }
 }
 
 /// What came of asking for the lease.
@@ -54,14 +80,19 @@ impl Files {
         Ok(kept.map(|kept| self.stored(kept)))
     }
 
-    pub(super) fn save(&self, redeemed: &RefreshToken, successor: &Record) -> Result<Saved> {
-        let json = successor.to_json()?;
-        self.changing()?.save(redeemed, successor, &json)
+    pub(super) fn save(
+        &self,
+        asked: Instant,
+        redeemed: &RefreshToken,
+        successor: &Record,
+    ) -> Result<Saved> {
+        let new = New::of(successor, asked)?;
+        self.changing()?.save(redeemed, &new)
     }
 
-    pub(super) fn put(&self, record: &Record) -> Result<()> {
-        let json = record.to_json()?;
-        self.changing()?.put(&json)
+    pub(super) fn put(&self, asked: Instant, record: &Record) -> Result<()> {
+        let new = New::of(record, asked)?;
+        self.changing()?.put(&new)
     }
 
     pub(super) fn remove(&self, read: &Record) -> Result<Removed> {
@@ -91,7 +122,7 @@ impl Files {
             return Err(Error::lease_lost(&self.profile));
         }
         let size = record.to_json()?.len() + SLACK;
-        self.changing()?.prove(size)
+        self.changing()?.prove(record, size)
     }
 
     /// Waits for its turn to change the files.
@@ -106,15 +137,22 @@ impl Files {
     }
 
     pub(super) fn read(&self, ending: &str) -> Result<Option<Kept>> {
-        let file = self.file(ending);
-        let Some(content) = self.folder.read(&file)? else {
+        self.read_file(&self.file(ending))
+    }
+
+    pub(super) fn read_file(&self, name: &str) -> Result<Option<Kept>> {
+        let Some(content) = self.folder.read(name)? else {
             return Ok(None);
         };
-        envelope::opened(self.folder.path_of(&file).display(), &content).map(Some)
+        envelope::opened(self.folder.path_of(name).display(), &content).map(Some)
     }
 
     pub(super) fn stored(&self, kept: Kept) -> Stored {
-        let age = self.folder.now().duration_since(kept.saved_at);
-        Stored::new(kept.record, age.unwrap_or_default())
+        let age = match self.folder.now() {
+            Some(now) => envelope::age(kept.saved_at, now),
+            // On a read-only file system, it is told by a clock that may not be the one that stamped the record.
+            None => kept.saved_at.elapsed().unwrap_or_default(),
+        };
+        Stored::new(kept.record, age)
     }
 }

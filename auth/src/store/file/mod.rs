@@ -31,6 +31,9 @@
 //! - *A save for the refresh token of a leftover:* the leftover is put in place, and ours follows it.
 //! - *A save without the lease, while another refreshes:* who comes first is stored. The other finds that the record has
 //!   moved on, and is set aside.
+//! - *A save without the lease, before another sends its refresh:* the other's proof finds that the record has moved on,
+//!   and nothing is sent.
+//! - *A save that finds damage:* the damage stays, and ours is set aside, once however often it is tried.
 //! - *A lease while a save is still being written* (its caller gave up waiting, and dropped the lease): taking the
 //!   lease waits for the save. If that is stuck, nobody gets the lease, as its record may still come.
 //! - *A put or remove while another refreshes:* its save finds that the record has moved on.
@@ -43,12 +46,13 @@ mod name;
 mod tests;
 
 use std::{
+    fmt,
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use tokio::runtime::Handle;
+use tokio::{runtime::Handle, sync::Semaphore};
 
 use self::files::{Asked, Files};
 use super::{
@@ -86,18 +90,22 @@ use crate::{Error, ErrorKind, RefreshToken, Result};
 /// - A record is written beside the old one, synced, renamed over it, and the folder synced, in this order.
 /// - The lease is the operating system's lock on a file beside it. It ends with its owner, and is never stolen. A
 ///   fork of the owner that does not start another program shares it.
-/// - Age is told by the clock that stamps the files, so machines that share a folder need not agree on the time.
-///   They need a file system that locks across machines (NFS does, many others don't).
+/// - Age is told by the clock that stamps the files, so machines that share a folder need not agree on the time. If it
+///   is set back, the sign-in is refreshed once. They need a file system that locks across machines (NFS does, many others don't).
 /// - Loading works on a read-only file system, by this machine's clock. Nothing can be leased or saved there.
 /// - Up to 8 records for each profile are kept aside as `….aside-….json`: those that were dead or damaged when a
 ///   fresh one came, and answers that came too late. They hold tokens too; [`remove`](Store::remove) leaves them.
-/// - Files are read and written on tokio's threads for blocking work. Dropping the future of a save that has begun does not
-///   stop it half way.
+/// - Files are read and written on tokio's threads for blocking work, 16 of them at most for one store. Dropping the
+///   future of a save that has begun does not stop it half way.
 /// - `….lease` and `….lock` must not be deleted while a program uses them.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct FileStore {
     folder: Folder,
+    working: Working,
 }
+
+/// So many threads work for one store at most: a file system that hangs must not take all that tokio has.
+const MOST_WORKING: usize = 16;
 
 impl FileStore {
     /// Keeps sign-ins in this folder, which need not exist yet. It should hold nothing else.
@@ -105,6 +113,7 @@ impl FileStore {
     pub fn new(folder: impl Into<PathBuf>) -> Self {
         Self {
             folder: Folder::new(folder.into()),
+            working: Working(Arc::new(Semaphore::new(MOST_WORKING))),
         }
     }
 
@@ -151,10 +160,18 @@ impl FileStore {
     }
 }
 
+impl fmt::Debug for FileStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FileStore")
+            .field("folder", &self.folder())
+            .finish_non_exhaustive()
+    }
+}
+
 impl Store for FileStore {
     fn load<'a>(&'a self, profile: &'a Profile) -> StoreFuture<'a, Option<Stored>> {
         let files = self.files(profile);
-        Box::pin(blocking(move || files.load()))
+        Box::pin(self.working.blocking(move || files.load()))
     }
 
     fn save<'a>(
@@ -165,26 +182,30 @@ impl Store for FileStore {
     ) -> StoreFuture<'a, Saved> {
         let files = self.files(profile);
         let (redeemed, successor) = (redeemed.clone(), successor.clone());
-        Box::pin(blocking(move || files.save(&redeemed, &successor)))
+        let asked = Instant::now();
+        let save = move || files.save(asked, &redeemed, &successor);
+        Box::pin(self.working.blocking(save))
     }
 
     fn put<'a>(&'a self, profile: &'a Profile, record: &'a Record) -> StoreFuture<'a, ()> {
         let (files, record) = (self.files(profile), record.clone());
-        Box::pin(blocking(move || files.put(&record)))
+        let asked = Instant::now();
+        Box::pin(self.working.blocking(move || files.put(asked, &record)))
     }
 
     fn remove<'a>(&'a self, profile: &'a Profile, read: &'a Record) -> StoreFuture<'a, Removed> {
         let (files, read) = (self.files(profile), read.clone());
-        Box::pin(blocking(move || files.remove(&read)))
+        Box::pin(self.working.blocking(move || files.remove(&read)))
     }
 
     /// It does not need to know for how long.
     fn lease<'a>(&'a self, profile: &'a Profile, _hold: Duration) -> StoreFuture<'a, Leasing> {
-        let files = self.files(profile);
-        Box::pin(blocking(move || {
+        let (files, working) = (self.files(profile), self.working.clone());
+        Box::pin(self.working.blocking(move || {
             Ok(match files.lease()? {
                 Asked::Got(lock) => Leasing::Got(Box::new(FileLease {
                     files,
+                    working,
                     lock: Arc::new(lock),
                 })),
                 Asked::Held(by) => Leasing::Held { by },
@@ -199,6 +220,7 @@ impl Store for FileStore {
 
 struct FileLease {
     files: Files,
+    working: Working,
     /// Shared with a proof that goes on after its future was dropped.
     lock: Arc<Lock>,
 }
@@ -206,25 +228,45 @@ struct FileLease {
 impl Lease for FileLease {
     fn prove_save<'a>(&'a self, record: &'a Record) -> StoreFuture<'a, ()> {
         let (files, lock, record) = (self.files.clone(), Arc::clone(&self.lock), record.clone());
-        Box::pin(blocking(move || files.prove_save(&lock, &record)))
+        let prove = move || files.prove_save(&lock, &record);
+        Box::pin(self.working.blocking(prove))
     }
 
     fn release(self: Box<Self>) -> StoreFuture<'static, ()> {
-        Box::pin(blocking(move || {
+        let working = self.working.clone();
+        Box::pin(working.blocking(move || {
             drop(self);
             Ok(())
         }))
     }
 }
 
-/// Runs what waits for files where it holds up no other task.
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T> + Send + 'static,
-) -> Result<T> {
-    let runtime = Handle::try_current().map_err(|error| {
-        Error::new(ErrorKind::System, "a file store needs tokio's runtime").with_source(error)
-    })?;
-    runtime.spawn_blocking(work).await.map_err(|error| {
-        Error::new(ErrorKind::System, "tokio's runtime was shut down").with_source(error)
-    })?
+/// How many threads work for a store.
+#[derive(Clone)]
+struct Working(Arc<Semaphore>);
+
+impl Working {
+    /// Runs what waits for files where it holds up no other task.
+    fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T> + Send + 'static,
+    ) -> impl Future<Output = Result<T>> + Send + 'static {
+        let working = Arc::clone(&self.0);
+        async move {
+            let runtime = Handle::try_current().map_err(|error| {
+                Error::new(ErrorKind::System, "a file store needs tokio's runtime")
+                    .with_source(error)
+            })?;
+            // It is never closed.
+            let permit = working.acquire_owned().await.ok();
+            let done = runtime.spawn_blocking(move || {
+                // Whoever asked may have given up, and the thread still be there.
+                let _permit = permit;
+                work()
+            });
+            done.await.map_err(|error| {
+                Error::new(ErrorKind::System, "tokio's runtime was shut down").with_source(error)
+            })?
+        }
+    }
 }

@@ -14,7 +14,7 @@ use std::{
     fmt::{self, Write},
     sync::Arc,
     thread,
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use aws_lc_rs::digest::{SHA256, digest};
@@ -27,6 +27,7 @@ use zeroize::Zeroizing;
 use self::service::Service;
 use super::{
     Lease, LeaseKind, Leasing, Profile, Record, Removed, Saved, Store, StoreFuture, Stored,
+    damaged_but_kept,
     envelope::{self, Kept},
     folder::{Folder, state_folder},
     lock::{self, Lock},
@@ -74,7 +75,7 @@ const MOST_ASKING: usize = 16;
 /// - A save is a compare-and-set among all that use this crate. A keyring has no such thing, so another program
 ///   that writes the credential at the same moment is not noticed.
 /// - A save is as durable as the keyring makes it: it has said that it has it.
-/// - Age is told by this machine's clock.
+/// - Age is told by this machine's clock. If it is set back, the sign-in is refreshed once.
 /// - Up to 8 records for each profile are [set aside](Self::set_aside). They hold tokens too, and
 ///   [`remove`](Store::remove) leaves them.
 /// - Windows takes 2560 bytes for a credential. A longer sign-in is an error
@@ -243,12 +244,15 @@ impl Store for KeyringStore {
     ) -> StoreFuture<'a, Saved> {
         let credential = self.credential(profile);
         let (redeemed, successor) = (redeemed.clone(), successor.clone());
-        Box::pin(self.asking(move || credential.changing()?.save(&redeemed, &successor)))
+        let asked = Instant::now();
+        let save = move || credential.changing()?.save(asked, &redeemed, &successor);
+        Box::pin(self.asking(save))
     }
 
     fn put<'a>(&'a self, profile: &'a Profile, record: &'a Record) -> StoreFuture<'a, ()> {
         let (credential, record) = (self.credential(profile), record.clone());
-        Box::pin(self.asking(move || credential.changing()?.put(&record)))
+        let asked = Instant::now();
+        Box::pin(self.asking(move || credential.changing()?.put(asked, &record)))
     }
 
     fn remove<'a>(&'a self, profile: &'a Profile, read: &'a Record) -> StoreFuture<'a, Removed> {
@@ -374,21 +378,29 @@ struct Changing<'a> {
 }
 
 impl Changing<'_> {
-    fn save(&self, redeemed: &RefreshToken, successor: &Record) -> Result<Saved> {
-        match self.credential.current()? {
+    fn save(&self, asked: Instant, redeemed: &RefreshToken, successor: &Record) -> Result<Saved> {
+        let current = match self.credential.current() {
+            // The successor may hold the only live refresh token.
+            Err(error) if error.kind() == ErrorKind::StoreDamaged => {
+                let place = self.put_successor_aside(successor)?;
+                return Err(damaged_but_kept(&error, place.escape_debug()));
+            }
+            found => found?,
+        };
+        match current {
             Some(kept) if kept.record.holds(redeemed) => {
-                self.write(successor)?;
+                self.write(asked, successor)?;
                 Ok(Saved::Saved)
             }
             Some(kept) if kept.record.holds(successor.refresh_token()) => Ok(Saved::Saved),
             kept => {
-                self.put_aside(successor.to_json()?.as_bytes())?;
+                self.put_successor_aside(successor)?;
                 Ok(Saved::MovedOn(kept.map(|kept| Box::new(stored(kept)))))
             }
         }
     }
 
-    fn put(&self, record: &Record) -> Result<()> {
+    fn put(&self, asked: Instant, record: &Record) -> Result<()> {
         if let Some(content) = self.service().read(&self.credential.user)? {
             let kept = self.credential.opened(&content);
             let is_alive = kept.is_ok_and(|kept| kept.record.dead().is_none());
@@ -396,7 +408,7 @@ impl Changing<'_> {
                 self.put_aside(&content)?;
             }
         }
-        self.write(record)
+        self.write(asked, record)
     }
 
     fn remove(&self, read: &Record) -> Result<Removed> {
@@ -410,36 +422,61 @@ impl Changing<'_> {
         }
     }
 
-    /// By writing as much: a keyring that is locked, full or read-only says so.
+    /// By comparing, and writing as much: a keyring that is locked, full or read-only says so.
     fn prove(&self, record: &Record) -> Result<()> {
+        let current = self.credential.current()?;
+        if !current.is_some_and(|kept| kept.record.holds(record.refresh_token())) {
+            return Err(Error::moved_on(&self.credential.profile));
+        }
         let size = envelope::sealed(&record.to_json()?, SystemTime::now()).len();
         let probe = format!("{}\tprobe", self.credential.user);
         self.service().write(&probe, " ".repeat(size).as_bytes())?;
         self.service().delete(&probe)
     }
 
-    fn write(&self, record: &Record) -> Result<()> {
-        let content = envelope::sealed(&record.to_json()?, SystemTime::now());
+    fn write(&self, asked: Instant, record: &Record) -> Result<()> {
+        let saved_at = envelope::asked_at(asked, SystemTime::now());
+        let content = envelope::sealed(&record.to_json()?, saved_at);
         self.service().write(&self.credential.user, &content)
     }
 
-    /// Takes the first free place. Where none is, all move up by one, and the oldest goes: who is killed
-    /// meanwhile leaves one of them twice.
+    /// The credential that it is in now. One that an earlier try of the same save has put aside stays alone, or
+    /// repeated tries would push the others out.
+    fn put_successor_aside(&self, successor: &Record) -> Result<String> {
+        let found = self.credential.set_aside()?;
+        let is_there = |content: &Zeroizing<Vec<u8>>| {
+            let kept = Record::from_json(content);
+            kept.is_ok_and(|kept| kept.holds(successor.refresh_token()))
+        };
+        if let Some(place) = found.iter().rposition(is_there) {
+            return Ok(self.credential.aside(place + 1));
+        }
+        self.put_aside_after(&found, successor.to_json()?.as_bytes())
+    }
+
     fn put_aside(&self, content: &[u8]) -> Result<()> {
         let found = self.credential.set_aside()?;
         if found.last().is_some_and(|last| **last == *content) {
             return Ok(());
         }
+        self.put_aside_after(&found, content).map(drop)
+    }
+
+    /// Takes the first free place. Where none is, all move up by one, and the oldest goes: who is killed
+    /// meanwhile leaves one of them twice.
+    fn put_aside_after(&self, found: &[Zeroizing<Vec<u8>>], content: &[u8]) -> Result<String> {
         if found.len() < MOST_ASIDE {
             let free = self.credential.aside(found.len() + 1);
-            return self.service().write(&free, content);
+            self.service().write(&free, content)?;
+            return Ok(free);
         }
         for (place, younger) in found.iter().enumerate().skip(1) {
             self.service()
                 .write(&self.credential.aside(place), younger)?;
         }
-        self.service()
-            .write(&self.credential.aside(MOST_ASIDE), content)
+        let last = self.credential.aside(MOST_ASIDE);
+        self.service().write(&last, content)?;
+        Ok(last)
     }
 
     fn service(&self) -> &Service {
@@ -447,9 +484,8 @@ impl Changing<'_> {
     }
 }
 
-/// A clock that was set back makes it new.
 fn stored(kept: Kept) -> Stored {
-    let age = kept.saved_at.elapsed().unwrap_or_default();
+    let age = envelope::age(kept.saved_at, SystemTime::now());
     Stored::new(kept.record, age)
 }
 

@@ -2,10 +2,10 @@
 -- (the fingerprint of the refresh token in it) and `saved_at` (milliseconds). A script is one step: nothing happens
 -- between its lines.
 
--- Milliseconds by Redis's own clock, as text: a number would be rounded.
-local function now()
+-- Milliseconds by Redis's own clock, or so many before, as text: a number would be rounded.
+local function now(before)
   local time = redis.call('TIME')
-  return string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000))
+  return string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000) - (before or 0))
 end
 
 -- The type of the key, and if it is a hash, what is in it. A record that somebody else has changed holds no refresh
@@ -20,17 +20,24 @@ local function read(key)
   return {kind, stored[1], is_whole and stored[2], stored[3], now()}
 end
 
--- The write that may fail for want of memory comes first, so that a script that fails has changed nothing.
-local function write(key, record, refresh, ttl)
+-- The write that may fail for want of memory comes first, so that a script that fails has changed nothing. What is left
+-- of the access token's life was measured when the store was asked, so many milliseconds ago.
+local function write(key, record, refresh, ttl, asked)
   local sum = redis.sha1hex(record)
-  redis.call('HSET', key, 'record', record, 'refresh', refresh, 'saved_at', now(), 'sum', sum)
+  redis.call('HSET', key, 'record', record, 'refresh', refresh, 'saved_at', now(asked), 'sum', sum)
   redis.call('PEXPIRE', key, ttl)
 end
 
--- The newest first. A script that is run again, because its answer was lost, sets aside nothing twice.
-local function set_aside(key, record, ttl)
+local function refresh_token(record)
+  local is_json, fields = pcall(cjson.decode, record)
+  return is_json and type(fields) == 'table' and fields['refresh_token']
+end
+
+-- The newest first. A save that is tried again sets aside nothing twice, or it would push out the others: then what is
+-- left of the access token's life differs, and the refresh token (given by a save) tells.
+local function set_aside(key, record, ttl, refresh)
   for _, kept in ipairs(redis.call('LRANGE', key, 0, -1)) do
-    if kept == record then
+    if kept == record or (refresh and refresh_token(kept) == refresh) then
       return
     end
   end

@@ -4,11 +4,11 @@ use std::{future::Future, time::Duration};
 
 use tokio::runtime::Handle;
 
-use super::{RedisStore, eval, milliseconds, random};
+use super::{RedisStore, Reply, eval, milliseconds, random};
 use crate::{
     Error, Result,
     error::presentable,
-    store::{Lease, Leasing, Profile, Record, StoreFuture},
+    store::{Lease, Leasing, Profile, Record, StoreFuture, record::fingerprint},
 };
 
 const ASK: &str = include_str!("lease.lua");
@@ -59,15 +59,23 @@ impl RedisLease {
         let proof = self.store.key(&self.profile, ":proof");
         // Its content is nobody's business.
         let as_long = " ".repeat(record.to_json()?.len());
-        let mut command = eval(PROVE, &[self.key(), proof]);
-        command.arg(&self.owner).arg(as_long);
+        let profile = self.store.key(&self.profile, "");
+        let mut command = eval(PROVE, &[self.key(), profile, proof]);
+        command
+            .arg(&self.owner)
+            .arg(fingerprint(record.refresh_token()))
+            .arg(as_long);
         let verb = "show that it can save the sign-in";
-        let is_held: bool = self.store.run(verb, &self.profile, &command).await?;
-        if is_held {
-            Ok(())
-        } else {
-            Err(Error::lease_lost(&self.profile))
+        let reply: Reply = self.store.run(verb, &self.profile, &command).await?;
+        if reply.is_done() {
+            return Ok(());
         }
+        if reply.kind == "lost" {
+            return Err(Error::lease_lost(&self.profile));
+        }
+        // Damage is its own error.
+        self.store.stored(&self.profile, &reply)?;
+        Err(Error::moved_on(&self.profile))
     }
 
     /// Gives it back, if it is still this owner's.

@@ -5,6 +5,7 @@
 //! that died at rest instead of making another.
 
 use std::{
+    borrow::Cow,
     fmt,
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -57,15 +58,27 @@ struct Connection {
 impl Link {
     /// Runs a command. If the connection has died, it runs again on a new one: each command must bear that.
     pub(super) async fn run<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, Failure> {
+        self.run_made(|| Cow::Borrowed(command)).await
+    }
+
+    /// The same, of a command that is made when it can be sent.
+    pub(super) async fn run_made<'a, T: FromRedisValue>(
+        &self,
+        command: impl Fn() -> Cow<'a, Cmd> + Send + Sync,
+    ) -> Result<T, Failure> {
         Handle::try_current().map_err(|_| Failure::NoRuntime)?;
-        match self.run_once(command).await {
-            Err(failure) if failure.is_broken() => self.run_once(command).await,
+        match self.run_once(&command).await {
+            Err(failure) if failure.is_broken() => self.run_once(&command).await,
             outcome => outcome,
         }
     }
 
-    async fn run_once<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, Failure> {
+    async fn run_once<'a, T: FromRedisValue>(
+        &self,
+        command: &(impl Fn() -> Cow<'a, Cmd> + Send + Sync),
+    ) -> Result<T, Failure> {
         let mut connection = self.connected().await?;
+        let command = command();
         let answer = command.query_async(&mut connection.to_redis);
         let outcome = match timeout(self.response_timeout, answer).await {
             Ok(answer) => answer.map_err(|error| Failure::of(&error)),

@@ -13,7 +13,12 @@ mod lease;
 mod link;
 mod tls;
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    borrow::Cow,
+    fmt,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use redis::{Cmd, FromRedisValue};
@@ -24,7 +29,7 @@ pub use builder::RedisStoreBuilder;
 use self::{failure::Failure, lease::RedisLease, link::Link};
 use super::{
     LeaseKind, Leasing, Profile, Record, Removed, Saved, Store, StoreFuture, Stored,
-    record::fingerprint,
+    damaged_but_kept, envelope::UNEVEN, record::fingerprint,
 };
 use crate::{Error, ErrorKind, RefreshToken, Result};
 
@@ -182,6 +187,7 @@ impl RedisStore {
 
     async fn save_once(
         &self,
+        asked: Instant,
         profile: &Profile,
         redeemed: &RefreshToken,
         successor: &Record,
@@ -196,33 +202,46 @@ impl RedisStore {
                 .arg(fingerprint(redeemed))
                 .arg(fingerprint(successor.refresh_token()))
                 .arg(json.as_str())
-                .arg(self.keep_for_ms());
-            command
+                .arg(self.keep_for_ms())
+                .arg(since(asked));
+            Cow::Owned(command)
         };
-        let mut outcome = self.link.run(&by(SAVE_THOUGH_FULL)).await;
+        let mut outcome = self.link.run_made(|| by(SAVE_THOUGH_FULL)).await;
         if outcome.as_ref().is_err_and(Failure::is_unknown_refusal) {
-            outcome = self.link.run(&by(SAVE)).await;
+            outcome = self.link.run_made(|| by(SAVE)).await;
         }
         outcome.map_err(|failure| self.failed("save the sign-in", profile, &failure))
     }
 
     /// One try to put a record in the place of what was seen there.
-    async fn put_over(&self, seen: &Reply, profile: &Profile, record: &Record) -> Result<Reply> {
+    async fn put_over(
+        &self,
+        asked: Instant,
+        seen: &Reply,
+        profile: &Profile,
+        record: &Record,
+    ) -> Result<Reply> {
         let keys = [
             self.key(profile, ""),
             self.key(profile, ":aside"),
             self.key(profile, ":proof"),
             self.key(profile, &format!(":other:{:032x}", random()?)),
         ];
-        let mut command = eval(PUT, &keys);
-        command
-            .arg(&seen.kind)
-            .arg(seen.record.as_deref().map_or(&[][..], Vec::as_slice))
-            .arg(seen.when_replaced())
-            .arg(fingerprint(record.refresh_token()))
-            .arg(record.to_json()?.as_str())
-            .arg(self.keep_for_ms());
-        self.run("store the sign-in", profile, &command).await
+        let json = record.to_json()?;
+        let command = || {
+            let mut command = eval(PUT, &keys);
+            command
+                .arg(&seen.kind)
+                .arg(seen.record.as_deref().map_or(&[][..], Vec::as_slice))
+                .arg(seen.when_replaced())
+                .arg(fingerprint(record.refresh_token()))
+                .arg(json.as_str())
+                .arg(self.keep_for_ms())
+                .arg(since(asked));
+            Cow::Owned(command)
+        };
+        let outcome = self.link.run_made(command).await;
+        outcome.map_err(|failure| self.failed("store the sign-in", profile, &failure))
     }
 }
 
@@ -244,6 +263,11 @@ fn random() -> Result<u128> {
         .with_source(error)
     })?;
     Ok(u128::from_le_bytes(bytes))
+}
+
+/// In milliseconds; how long the command is under way after it was made can't be told.
+fn since(asked: Instant) -> u64 {
+    u64::try_from(asked.elapsed().as_millis()).unwrap_or_default()
 }
 
 /// Redis refuses a time that its clock can't count to.
@@ -306,7 +330,12 @@ impl Reply {
         let (Some(saved_at), Some(now)) = (self.saved_at, self.now) else {
             return Err(damaged("the field \"saved_at\" is no time"));
         };
-        let age = Duration::from_millis(now.saturating_sub(saved_at));
+        let age = match now.checked_sub(saved_at) {
+            Some(age) => Duration::from_millis(age),
+            // Redis's clock was set back.
+            None if Duration::from_millis(saved_at - now) > UNEVEN => Duration::MAX,
+            None => Duration::ZERO,
+        };
         Ok(Stored::new(record, age))
     }
 
@@ -336,20 +365,25 @@ impl Store for RedisStore {
         successor: &'a Record,
     ) -> StoreFuture<'a, Saved> {
         Box::pin(async move {
-            let reply = self.save_once(profile, redeemed, successor).await?;
+            let asked = Instant::now();
+            let reply = self.save_once(asked, profile, redeemed, successor).await?;
             if reply.is_done() {
                 return Ok(Saved::Saved);
             }
-            let stored = self.stored(profile, &reply)?;
+            let stored = self.stored(profile, &reply).map_err(|error| {
+                let aside = self.key(profile, ":aside");
+                damaged_but_kept(&error, format_args!("key {aside}"))
+            })?;
             Ok(Saved::MovedOn(stored.map(Box::new)))
         })
     }
 
     fn put<'a>(&'a self, profile: &'a Profile, record: &'a Record) -> StoreFuture<'a, ()> {
         Box::pin(async move {
+            let asked = Instant::now();
             let mut seen = self.read(profile).await?;
             for _ in 0..PUTS {
-                seen = self.put_over(&seen, profile, record).await?;
+                seen = self.put_over(asked, &seen, profile, record).await?;
                 if seen.is_done() {
                     return Ok(());
                 }

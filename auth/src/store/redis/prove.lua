@@ -1,7 +1,12 @@
--- KEYS: the lease, a key beside the profile's. ARGV: who should have the lease; something of the record's size.
+-- KEYS: the lease, the profile, a key beside it. ARGV: who should have the lease; the fingerprint of the refresh token
+-- that should be stored; something of the record's size.
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then
-  return 0
+  return {'lost', false, false, false, false}
 end
-write(KEYS[2], ARGV[2], '', 1000)
-redis.call('DEL', KEYS[2])
-return 1
+local stored = read(KEYS[2])
+if stored[3] ~= ARGV[2] then
+  return stored
+end
+write(KEYS[3], ARGV[3], '', 1000, 0)
+redis.call('DEL', KEYS[3])
+return done

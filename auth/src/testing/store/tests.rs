@@ -45,6 +45,7 @@ enum Fault {
     SavesWhatWasNeverStored,
     TakesTheSameTokenForTheSameRecord,
     LosesWhatComesTooLate,
+    LosesWhatMeetsDamage,
     HandsBackTheSuccessor,
     SavesForTheOwnerOnly,
     SavesOverDamage,
@@ -74,6 +75,7 @@ enum Fault {
     LeaseOutlivesItsRelease,
     ReleaseEndsThatOfTheHeir,
     ProofForgetsTheLease,
+    ProofForgetsTheRecord,
     ProofIsKept,
 }
 
@@ -203,6 +205,10 @@ impl Shelf {
             self.write(entry, successor);
             return Ok(Saved::Saved);
         }
+        if is_damaged(&found) && !self.has(Fault::LosesWhatMeetsDamage) {
+            let json = successor.to_json()?;
+            entry.aside.push(json.as_bytes().to_vec());
+        }
         let stored = found?;
         let same =
             |token: &RefreshToken| stored.as_ref().is_some_and(|now| now.record.holds(token));
@@ -246,7 +252,16 @@ impl Shelf {
         Some(self.locks.as_ref()?.join(format!("{start}~")).join(end))
     }
 
-    fn try_lock(&self, path: PathBuf) -> Leasing {
+    fn compare(&self, profile: &Profile, record: &Record) -> Result<()> {
+        let stored = self.with_entry(profile, |entry| self.read(entry))?;
+        let is_stored = stored.is_some_and(|now| now.record.holds(record.refresh_token()));
+        if is_stored || self.has(Fault::ProofForgetsTheRecord) {
+            return Ok(());
+        }
+        Err(Error::moved_on(profile))
+    }
+
+    fn try_lock(&self, profile: &Profile, path: PathBuf) -> Leasing {
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         let held = || Leasing::Held { by: None };
         if self.process_fault == Some(ProcessFault::LeaseOutlivesItsOwner) {
@@ -257,7 +272,11 @@ impl Shelf {
         }
         let file = File::create(path).unwrap();
         match file.try_lock() {
-            Ok(()) => Leasing::Got(Box::new(ByLock(file))),
+            Ok(()) => Leasing::Got(Box::new(ByLock {
+                shelf: self.clone(),
+                profile: profile.clone(),
+                _locked: file,
+            })),
             Err(TryLockError::WouldBlock) => held(),
             Err(TryLockError::Error(error)) => panic!("{error}"),
         }
@@ -375,7 +394,7 @@ impl Store for Shelf {
                 return Ok(self.lease_for_its_hold(profile, hold));
             }
             Ok(match self.lock_file(profile) {
-                Some(path) => self.try_lock(path),
+                Some(path) => self.try_lock(profile, path),
                 None => self.lease_for_its_hold(profile, hold),
             })
         })
@@ -389,11 +408,16 @@ impl Store for Shelf {
     }
 }
 
-struct ByLock(#[allow(dead_code, reason = "it is locked while it is open")] File);
+struct ByLock {
+    shelf: Shelf,
+    profile: Profile,
+    /// While it is open.
+    _locked: File,
+}
 
 impl Lease for ByLock {
-    fn prove_save<'a>(&'a self, _: &'a Record) -> StoreFuture<'a, ()> {
-        Box::pin(async { Ok(()) })
+    fn prove_save<'a>(&'a self, record: &'a Record) -> StoreFuture<'a, ()> {
+        Box::pin(async { self.shelf.compare(&self.profile, record) })
     }
 
     fn release(self: Box<Self>) -> StoreFuture<'static, ()> {
@@ -434,7 +458,8 @@ impl Lease for ForItsHold {
                     shelf.write(entry, record);
                 }
                 Ok(())
-            })
+            })?;
+            shelf.compare(&self.profile, record)
         })
     }
 
@@ -555,6 +580,7 @@ async fn each_fault_is_found_by_its_check() {
             "a_save_is_refused_when_the_record_moved_on",
         ),
         (Fault::SavesForTheOwnerOnly, "a_save_needs_no_lease"),
+        (Fault::LosesWhatMeetsDamage, "damage_is_reported_and_kept"),
         (Fault::SavesOverDamage, "damage_is_reported_and_kept"),
         (Fault::SaveEndsTheLease, "a_lease_excludes_others"),
         (Fault::PutKeepsTheOld, "put_replaces_what_lives"),
@@ -588,6 +614,7 @@ async fn each_fault_is_found_by_its_check() {
             "a_lease_ends_as_its_kind_says",
         ),
         (Fault::ProofForgetsTheLease, "a_lease_ends_as_its_kind_says"),
+        (Fault::ProofForgetsTheRecord, "a_proof_is_of_what_is_stored"),
         (Fault::ProofIsKept, "a_proof_changes_nothing"),
     ];
     let mut tried = JoinSet::new();

@@ -109,7 +109,7 @@ async fn a_symbolic_link_is_not_followed() {
     place
         .lease()
         .await
-        .prove_save(&record("rt_1"))
+        .prove_save(&record("rt_0"))
         .await
         .unwrap();
     let saved = place
@@ -574,7 +574,7 @@ fn assert_told(error: &Error, says: &[&str]) {
 async fn meet_full_disk(at: &Path) {
     let store = mounted(at, "size=64k,mode=700").await;
     let lease = got(&store).await;
-    lease.prove_save(&record("rt_1")).await.unwrap();
+    lease.prove_save(&record("rt_0")).await.unwrap();
 
     let filler = at.join("filler");
     let mut file = fs::File::create(&filler).unwrap();
@@ -584,7 +584,7 @@ async fn meet_full_disk(at: &Path) {
     let next = successor("rt_0", "rt_1");
     let redeemed = token("rt_0");
     for error in [
-        lease.prove_save(&next).await.unwrap_err(),
+        lease.prove_save(&record("rt_0")).await.unwrap_err(),
         store.save(&profile(), &redeemed, &next).await.unwrap_err(),
         store.put(&profile(), &record("rt_new")).await.unwrap_err(),
         store
@@ -601,7 +601,7 @@ async fn meet_full_disk(at: &Path) {
     let lease = got(&store).await;
 
     fs::remove_file(filler).unwrap();
-    lease.prove_save(&next).await.unwrap();
+    lease.prove_save(&record("rt_0")).await.unwrap();
     let saved = store.save(&profile(), &redeemed, &next).await;
     assert!(matches!(saved.unwrap(), Saved::Saved));
     assert_eq!(holds(&store).await, "rt_1");
@@ -616,7 +616,7 @@ async fn meet_read_only(at: &Path) {
     let next = successor("rt_0", "rt_1");
     let new = Profile::new("new").unwrap();
     for error in [
-        lease.prove_save(&next).await.unwrap_err(),
+        lease.prove_save(&record("rt_0")).await.unwrap_err(),
         store.lease(&profile(), HOLD).await.unwrap_err(),
         store
             .save(&profile(), &token("rt_0"), &next)
@@ -645,7 +645,7 @@ async fn meet_mounted_file(at: &Path) {
     let elsewhere = at.join("elsewhere");
     fs::copy(&file, &elsewhere).unwrap();
     mount(&["--bind", elsewhere.to_str().unwrap()], &file);
-    let error = lease.prove_save(&record("rt_1")).await.unwrap_err();
+    let error = lease.prove_save(&record("rt_0")).await.unwrap_err();
     assert_told(&error, &["mounted by itself", "mount its folder"]);
     let saved = store
         .save(&profile(), &token("rt_0"), &record("rt_1"))
@@ -664,7 +664,7 @@ async fn meet_no_permission(at: &Path) {
 
     set_mode(store.folder(), 0o500);
     for error in [
-        lease.prove_save(&next).await.unwrap_err(),
+        lease.prove_save(&record("rt_0")).await.unwrap_err(),
         store
             .save(&profile(), &token("rt_0"), &next)
             .await
@@ -692,7 +692,7 @@ async fn meet_no_permission(at: &Path) {
     );
     set_mode(&store.folder().join("default.json"), 0o600);
 
-    lease.prove_save(&next).await.unwrap();
+    lease.prove_save(&record("rt_0")).await.unwrap();
     let saved = store.save(&profile(), &token("rt_0"), &next).await;
     assert!(matches!(saved.unwrap(), Saved::Saved));
 }
