@@ -1,6 +1,10 @@
 //! Cargo, started anew for other packages' programs.
 
+use std::path::{Path, PathBuf};
 use std::process::Command;
+
+use anyhow::{Context, Result};
+use serde_json::Value;
 
 /// The cargo that started this program. What it says of this package is not for the next one: build scripts that look
 /// at it would run anew.
@@ -15,4 +19,31 @@ pub(crate) fn command() -> Command {
         }
     }
     command
+}
+
+/// Builds the mock, and an example of `coze-tests` that talks with it. What it prints tells where they are.
+pub(crate) fn build_with_mock(root: &Path, example: &str) -> Command {
+    let mut build = command();
+    build.current_dir(root).args([
+        "build",
+        "--quiet",
+        "--package=coze-mock",
+        "--features=coze-mock/program",
+        "--bin=coze-mock",
+        "--package=coze-tests",
+        "--example",
+        example,
+        "--message-format=json-render-diagnostics",
+    ]);
+    build
+}
+
+/// Where a program is that was built, by cargo's messages.
+pub(crate) fn executable(messages: &str, name: &str) -> Result<PathBuf> {
+    messages
+        .lines()
+        .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+        .filter(|message| message["target"]["name"] == name)
+        .find_map(|message| message["executable"].as_str().map(PathBuf::from))
+        .with_context(|| format!("cargo built no program {name}"))
 }

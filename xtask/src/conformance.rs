@@ -23,7 +23,7 @@ use serde_json::{Value, json};
 use self::child::Running;
 use self::golden::Seen;
 use self::mock::Mock;
-use crate::root;
+use crate::{cargo, root};
 
 /// The official SDKs. Another one costs a folder under `tests/conformance/` and an entry here. The commands run in a
 /// copy of the folder; a program with a slash in its name is one of that copy.
@@ -298,31 +298,12 @@ struct Programs {
 impl Programs {
     fn build(root: &Path, work: &Path) -> Result<Self> {
         const OUR_DRIVER: &str = "conformance-coze-auth";
-        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-        let mut build = Command::new(cargo);
-        build.current_dir(root).args([
-            "build",
-            "--quiet",
-            "--package=coze-mock",
-            "--features=coze-mock/program",
-            "--bin=coze-mock",
-            "--package=coze-tests",
-            "--example=conformance-coze-auth",
-            "--message-format=json-render-diagnostics",
-        ]);
+        let mut build = cargo::build_with_mock(root, OUR_DRIVER);
         let messages = child::output(&mut build, &work.join("build.log"), BUILD_AT_MOST)
             .context("building the mock and the driver of coze-auth")?;
-        let executable = |name: &str| {
-            messages
-                .lines()
-                .filter_map(|line| serde_json::from_str::<Value>(line).ok())
-                .filter(|message| message["target"]["name"] == name)
-                .find_map(|message| message["executable"].as_str().map(PathBuf::from))
-                .with_context(|| format!("cargo built no program {name}"))
-        };
         Ok(Self {
-            mock: executable("coze-mock")?,
-            ours: executable(OUR_DRIVER)?,
+            mock: cargo::executable(&messages, "coze-mock")?,
+            ours: cargo::executable(&messages, OUR_DRIVER)?,
         })
     }
 }

@@ -244,17 +244,7 @@ struct Programs {
 
 impl Programs {
     fn build(root: &Path, debug: bool) -> Result<Self> {
-        let mut build = cargo::command();
-        build.current_dir(root).args([
-            "build",
-            "--quiet",
-            "--package=coze-mock",
-            "--features=coze-mock/program",
-            "--bin=coze-mock",
-            "--package=coze-tests",
-            "--example=torture",
-            "--message-format=json-render-diagnostics",
-        ]);
+        let mut build = cargo::build_with_mock(root, "torture");
         if !debug {
             build.arg("--release");
         }
@@ -264,17 +254,9 @@ impl Programs {
             "the mock and the torture program do not build"
         );
         let messages = String::from_utf8(built.stdout)?;
-        let executable = |name: &str| {
-            messages
-                .lines()
-                .filter_map(|line| serde_json::from_str::<Value>(line).ok())
-                .filter(|message| message["target"]["name"] == name)
-                .find_map(|message| message["executable"].as_str().map(PathBuf::from))
-                .with_context(|| format!("cargo built no program {name}"))
-        };
         Ok(Self {
-            mock: executable("coze-mock")?,
-            torture: executable("torture")?,
+            mock: cargo::executable(&messages, "coze-mock")?,
+            torture: cargo::executable(&messages, "torture")?,
         })
     }
 
