@@ -59,8 +59,8 @@ const MOST_ASKING: usize = 16;
 /// | system | keyring | tested |
 /// |---|---|---|
 /// | Linux, FreeBSD, OpenBSD | the Secret Service (GNOME Keyring, KWallet, KeePassXC), over D-Bus | on Linux, with GNOME Keyring |
-/// | macOS | the login keychain | no: it only compiles |
-/// | Windows | the Credential Manager, for this machine only | no: it only compiles |
+/// | macOS | the login keychain | no: it was never built there |
+/// | Windows | the Credential Manager, for this machine only | no: it was never built there |
 ///
 /// On other systems each use is an error.
 ///
