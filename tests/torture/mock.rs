@@ -1,7 +1,6 @@
-//! The mock's control endpoints, over the plainest HTTP there is.
+//! The mock's control endpoints.
 
-use std::io::{Read as _, Write as _};
-use std::net::TcpStream;
+use std::fmt::Display;
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -12,11 +11,14 @@ use crate::Result;
 use crate::ledger::SignIn;
 
 const AT_MOST: Duration = Duration::from_secs(10);
+/// Thousands of requests of a race.
+const MOST_READ: u64 = 1 << 30;
 
 #[derive(Clone)]
 pub(crate) struct Mock {
-    /// `127.0.0.1:port`
-    address: String,
+    /// Under which its control endpoints lie; it ends with a slash.
+    control: String,
+    agent: ureq::Agent,
 }
 
 /// A request as the mock wrote it down; of its secrets it shows none.
@@ -52,19 +54,21 @@ impl Request {
 }
 
 impl Mock {
-    pub(crate) fn at(control: &str) -> Result<Self> {
-        let address = control
-            .strip_prefix("http://")
-            .and_then(|rest| rest.strip_suffix("/_mock/"))
-            .ok_or("the mock's ready line has no control URL as expected")?;
-        Ok(Self {
-            address: address.to_owned(),
-        })
+    pub(crate) fn at(control: &str) -> Self {
+        let config = ureq::Agent::config_builder()
+            .timeout_global(Some(AT_MOST))
+            .http_status_as_error(false)
+            .proxy(None)
+            .build();
+        Self {
+            control: control.to_owned(),
+            agent: config.new_agent(),
+        }
     }
 
     /// A person opens the page and approves: the URL that the browser comes back to.
     pub(crate) fn approve(&self, url: &str) -> Result<String> {
-        let answer: Value = self.call("POST", "authorize", &json!({"url": url}))?;
+        let answer: Value = self.post("authorize", &json!({"url": url}))?;
         let callback = answer["callback"].as_str();
         Ok(callback.ok_or("the mock gave no callback")?.to_owned())
     }
@@ -76,14 +80,14 @@ impl Mock {
             "target": {"grant_type": "refresh_token"},
             "times": "forever",
         });
-        let _: Value = self.call("POST", "faults", &fault)?;
+        let _: Value = self.post("faults", &fault)?;
         Ok(())
     }
 
     /// The sign-in that an access token belongs to.
     pub(crate) fn sign_in_of(&self, access_token: &str) -> Result<u64> {
         let body = json!({"access_token": access_token});
-        let answer: Value = self.call("POST", "tokens/inspect", &body)?;
+        let answer: Value = self.post("tokens/inspect", &body)?;
         let id = answer["token"]["sign_in"].as_u64();
         Ok(id.ok_or("the mock does not know the token of a fresh sign-in")?)
     }
@@ -103,7 +107,7 @@ impl Mock {
         struct Ledger {
             sign_ins: Vec<SignIn>,
         }
-        let ledger: Ledger = self.call("GET", path, &Value::Null)?;
+        let ledger: Ledger = self.get(path)?;
         Ok(ledger.sign_ins)
     }
 
@@ -113,34 +117,35 @@ impl Mock {
             requests: Vec<Request>,
         }
         let path = format!("requests?since={number}");
-        let answer: Requests = self.call("GET", &path, &Value::Null)?;
+        let answer: Requests = self.get(&path)?;
         Ok(answer.requests)
     }
 
-    fn call<T: DeserializeOwned>(&self, method: &str, path: &str, body: &Value) -> Result<T> {
-        self.exchange(method, path, &body.to_string())
-            .map_err(|error| format!("asking the mock, {method} /_mock/{path}: {error}").into())
+    fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T> {
+        read(path, self.agent.get(self.url(path)).call())
     }
 
-    fn exchange<T: DeserializeOwned>(&self, method: &str, path: &str, body: &str) -> Result<T> {
-        let mut stream = TcpStream::connect_timeout(&self.address.parse()?, AT_MOST)?;
-        stream.set_read_timeout(Some(AT_MOST))?;
-        stream.set_write_timeout(Some(AT_MOST))?;
-        write!(
-            stream,
-            "{method} /_mock/{path} HTTP/1.1\r\nhost: {}\r\nconnection: close\r\n\
-             content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
-            self.address,
-            body.len()
-        )?;
-        let mut response = String::new();
-        stream.read_to_string(&mut response)?;
-        let (head, body) = response
-            .split_once("\r\n\r\n")
-            .ok_or("the answer is cut short")?;
-        if head.split(' ').nth(1) != Some("200") {
-            return Err(format!("{}: {body}", head.lines().next().unwrap_or_default()).into());
-        }
-        Ok(serde_json::from_str(body)?)
+    fn post<T: DeserializeOwned>(&self, path: &str, body: &Value) -> Result<T> {
+        let request = self.agent.post(self.url(path));
+        let request = request.content_type("application/json");
+        read(path, request.send(body.to_string()))
     }
+
+    fn url(&self, path: &str) -> String {
+        format!("{}{path}", self.control)
+    }
+}
+
+fn read<T: DeserializeOwned>(
+    path: &str,
+    answer: Result<ureq::http::Response<ureq::Body>, ureq::Error>,
+) -> Result<T> {
+    let told = |error: &dyn Display| format!("asking the mock, /_mock/{path}: {error}");
+    let mut answer = answer.map_err(|error| told(&error))?;
+    let body = answer.body_mut().with_config().limit(MOST_READ);
+    let body = body.read_to_string().map_err(|error| told(&error))?;
+    if answer.status() != 200 {
+        return Err(told(&format_args!("HTTP {}: {body}", answer.status())).into());
+    }
+    Ok(serde_json::from_str(&body).map_err(|error| told(&error))?)
 }

@@ -78,7 +78,7 @@ impl Stage {
             store,
         };
         Ok(Self {
-            mock: Mock::at(&ready.control)?,
+            mock: Mock::at(&ready.control),
             flow: coze::flow(&setup, coze::client(&setup)?.build()?)?,
             setup,
             _mock_program: mock_program,

@@ -38,7 +38,7 @@ use crate::{
 /// - After a failure there is a pause, half a second and growing to 15 (to 60 where the server refused, or nobody
 ///   goes without a token), or what the server asks for; callers without a token get the error at once, with the
 ///   time of the next try as its [`retry_after`](Error::retry_after).
-/// - At rest there is no task.
+/// - At rest there is no task, but while a [stored](crate::store) sign-in could not be saved, which is tried on.
 /// - A token that the API refused ([`invalidate`](TokenProvider::invalidate)) is replaced, once in 10 seconds at
 ///   most.
 ///

@@ -1,7 +1,5 @@
-//! The mock: its program, and its control endpoints over the plainest HTTP there is.
+//! The mock: its program, and its control endpoints.
 
-use std::io::{Read as _, Write as _};
-use std::net::TcpStream;
 use std::path::Path;
 use std::time::Duration;
 
@@ -17,8 +15,9 @@ const CONTROL_AT_MOST: Duration = Duration::from_secs(10);
 pub(super) struct Mock {
     _program: Running,
     ready: Value,
-    /// `127.0.0.1:port`
-    address: String,
+    /// Under which its control endpoints lie; it ends with a slash.
+    control: String,
+    agent: ureq::Agent,
 }
 
 /// What the mock wrote down about requests beyond the requests themselves.
@@ -40,15 +39,20 @@ impl Mock {
         let ready: Value = program
             .json_line("ready", START_AT_MOST)
             .context("starting the mock")?;
-        let address = ready["control"]
+        let control = ready["control"]
             .as_str()
-            .and_then(|url| url.strip_prefix("http://")?.strip_suffix("/_mock/"))
-            .context("the mock's ready line has no control URL as expected")?
+            .context("the mock's ready line has no control URL")?
             .to_owned();
+        let config = ureq::Agent::config_builder()
+            .timeout_global(Some(CONTROL_AT_MOST))
+            .http_status_as_error(false)
+            .proxy(None)
+            .build();
         Ok(Self {
             _program: program,
             ready,
-            address,
+            control,
+            agent: config.new_agent(),
         })
     }
 
@@ -81,7 +85,9 @@ impl Mock {
     /// What an access token stands for, or null.
     pub(super) fn inspect(&self, access_token: &str) -> Result<Value> {
         let body = json!({"access_token": access_token});
-        let mut answer = self.call("POST", "tokens/inspect", &body.to_string())?;
+        let request = self.agent.post(self.url("tokens/inspect"));
+        let request = request.content_type("application/json");
+        let mut answer = json_of(request.send(body.to_string()))?;
         Ok(answer["token"].take())
     }
 
@@ -94,62 +100,21 @@ impl Mock {
     }
 
     fn list(&self, path: &str, field: &str) -> Result<Vec<Value>> {
-        match self.call("GET", path, "")?[field].take() {
+        match json_of(self.agent.get(self.url(path)).call())?[field].take() {
             Value::Array(items) => Ok(items),
             _ => bail!("the mock's answer to {path} has no list {field}"),
         }
     }
 
-    fn call(&self, method: &str, path: &str, body: &str) -> Result<Value> {
-        self.exchange(method, path, body)
-            .with_context(|| format!("asking the mock: {method} /_mock/{path}"))
-    }
-
-    fn exchange(&self, method: &str, path: &str, body: &str) -> Result<Value> {
-        let address = self.address.parse().context("not an address")?;
-        let mut stream = TcpStream::connect_timeout(&address, CONTROL_AT_MOST)?;
-        stream.set_read_timeout(Some(CONTROL_AT_MOST))?;
-        stream.set_write_timeout(Some(CONTROL_AT_MOST))?;
-        write!(
-            stream,
-            "{method} /_mock/{path} HTTP/1.1\r\nhost: {}\r\nconnection: close\r\n\
-             content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
-            self.address,
-            body.len()
-        )?;
-        let mut response = Vec::new();
-        stream.read_to_end(&mut response)?;
-        json_of(&response)
+    fn url(&self, path: &str) -> String {
+        format!("{}{path}", self.control)
     }
 }
 
-/// The JSON of a response with HTTP 200 whose body ends with the connection.
-fn json_of(response: &[u8]) -> Result<Value> {
-    let text = std::str::from_utf8(response).context("the answer is not text")?;
-    let (head, body) = text
-        .split_once("\r\n\r\n")
-        .context("the answer is cut short")?;
-    let status = head.lines().next().unwrap_or_default();
-    ensure!(status.split(' ').nth(1) == Some("200"), "{status}: {body}");
-    serde_json::from_str(body).context("the answer is not JSON")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_answer_is_read_and_a_refusal_quoted() {
-        let ok = b"HTTP/1.1 200 OK\r\ncontent-length: 11\r\n\r\n{\"ever\":17}";
-        assert_eq!(json_of(ok).unwrap()["ever"], 17);
-
-        let refused = b"HTTP/1.1 404 Not Found\r\n\r\n{\"error\":\"no such path\"}";
-        let error = json_of(refused).unwrap_err().to_string();
-        assert!(
-            error.contains("404") && error.contains("no such path"),
-            "{error}"
-        );
-
-        assert!(json_of(b"HTTP/1.1 200 OK\r\n").is_err());
-    }
+fn json_of(answer: Result<ureq::http::Response<ureq::Body>, ureq::Error>) -> Result<Value> {
+    let mut answer = answer.context("asking the mock")?;
+    let status = answer.status();
+    let body = answer.body_mut().read_to_string()?;
+    ensure!(status == 200, "the mock says HTTP {status}: {body}");
+    serde_json::from_str(&body).context("the mock's answer is not JSON")
 }
