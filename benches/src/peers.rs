@@ -156,3 +156,36 @@ impl YupOauth2 {
         Ok(self.0.force_refreshed_token(&SCOPES).await?)
     }
 }
+
+/// All of them, each with a token in its cache.
+pub struct WarmPeers {
+    /// gcp_auth.
+    pub gcp_auth: GcpAuth,
+    /// google-cloud-auth, asked for a token.
+    pub google: GoogleCloudAuth,
+    /// google-cloud-auth, asked for headers.
+    pub google_headers: GoogleCloudHeaders,
+    /// yup-oauth2.
+    pub yup: YupOauth2,
+}
+
+impl WarmPeers {
+    /// Gets each of them a token.
+    ///
+    /// # Errors
+    ///
+    /// When one gets none.
+    pub async fn of(server: &TokenServer) -> Result<Self> {
+        let peers = Self {
+            gcp_auth: GcpAuth::new(server)?,
+            google: GoogleCloudAuth::new(server)?,
+            google_headers: GoogleCloudHeaders::new(server)?,
+            yup: YupOauth2::new(server).await?,
+        };
+        peers.gcp_auth.token().await?;
+        peers.google.token().await?;
+        peers.google_headers.headers().await?;
+        peers.yup.token().await?;
+        Ok(peers)
+    }
+}

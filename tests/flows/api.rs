@@ -23,6 +23,17 @@ struct Service {
 }
 
 impl Service {
+    /// The next call is redirected to another origin, a mock that would know what it got.
+    async fn redirects_elsewhere(&self) -> MockCoze {
+        let elsewhere = MockCoze::start().await.unwrap();
+        let fault = Fault::Redirect {
+            status: 307,
+            location: format!("{}/v1/users/me", elsewhere.url()),
+        };
+        self.mock.faults().add(fault, At::UsersMe, Times::ONCE);
+        elsewhere
+    }
+
     async fn start() -> Self {
         let mock = MockCoze::start().await.unwrap();
         let client = OAuthClient::builder()
@@ -323,12 +334,7 @@ async fn calls_can_be_spawned_and_share_one_provider() {
 #[tokio::test]
 async fn an_api_that_redirects_gets_no_token_elsewhere() {
     let service = Service::start().await;
-    let elsewhere = MockCoze::start().await.unwrap();
-    let fault = Fault::Redirect {
-        status: 307,
-        location: format!("{}/v1/users/me", elsewhere.url()),
-    };
-    service.mock.faults().add(fault, At::UsersMe, Times::ONCE);
+    let elsewhere = service.redirects_elsewhere().await;
     let error = me(&service.api()).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Redirected);
     assert_eq!(elsewhere.request_count(), 0);
@@ -403,12 +409,7 @@ async fn a_layered_client_shows_no_token_to_another_origin() {
 #[tokio::test]
 async fn a_401_of_another_origin_says_nothing_about_the_token() {
     let service = Service::start().await;
-    let elsewhere = MockCoze::start().await.unwrap();
-    let fault = Fault::Redirect {
-        status: 307,
-        location: format!("{}/v1/users/me", elsewhere.url()),
-    };
-    service.mock.faults().add(fault, At::UsersMe, Times::ONCE);
+    let _elsewhere = service.redirects_elsewhere().await;
     let answer = service.middleware().get(service.me_url()).send().await;
     assert_eq!(answer.unwrap().status(), 401);
     assert_eq!(requests(&service.mock), (1, 1), "the token is good");

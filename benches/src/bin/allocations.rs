@@ -8,7 +8,7 @@ use std::{hint::black_box, sync::Arc};
 use anyhow::Result;
 use coze_auth::TokenProvider;
 use coze_benches::{
-    peers::{GcpAuth, GoogleCloudAuth, GoogleCloudHeaders, YupOauth2},
+    peers::WarmPeers,
     report::{Goal, Report},
     run::Run,
     server::TokenServer,
@@ -25,17 +25,14 @@ fn main() -> Result<()> {
 
     let provider = subject::provider(&server)?;
     let erased: Arc<dyn TokenProvider> = Arc::new(provider.clone());
-    let gcp_auth = GcpAuth::new(&server)?;
-    let (google, google_headers, yup) = runtime.block_on(async {
-        let google = GoogleCloudAuth::new(&server)?;
-        let google_headers = GoogleCloudHeaders::new(&server)?;
-        let yup = YupOauth2::new(&server).await?;
+    let WarmPeers {
+        gcp_auth,
+        google,
+        google_headers,
+        yup,
+    } = runtime.block_on(async {
         provider.token().await?;
-        gcp_auth.token().await?;
-        google.token().await?;
-        google_headers.headers().await?;
-        yup.token().await?;
-        anyhow::Ok((google, google_headers, yup))
+        WarmPeers::of(&server).await
     })?;
 
     let mut report = Report::new();
