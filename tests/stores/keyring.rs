@@ -47,7 +47,7 @@ impl Session {
             command
         };
         match self {
-            Self::Unlocked => in_bus(&format!("printf '\\n' | {START} >/dev/null; \"$@\"")),
+            Self::Unlocked => in_bus(START_AND_LOG),
             Self::Locked => {
                 // In one session somebody signs in; the next has nobody who knows the password.
                 let mut first = in_bus(&format!("printf 'password' | {START} >/dev/null; \"$@\""));
@@ -72,6 +72,25 @@ impl Session {
         }
     }
 }
+
+/// A keyring whose last words can be read; a daemonized one has none.
+const START_AND_LOG: &str = r#"
+printf '\n' |
+    gnome-keyring-daemon --unlock --components=secrets --foreground >/dev/null 2>"$HOME/keyring.log" &
+is_there() {
+    dbus-send --session --print-reply --dest=org.freedesktop.DBus / org.freedesktop.DBus.NameHasOwner \
+        string:org.freedesktop.secrets | grep -q true
+}
+for _ in $(seq 200); do
+    if is_there; then break; fi
+    sleep 0.05
+done
+"$@"
+"#;
+
+/// What a GNOME Keyring says when it dies of a bug of its own: it forgets a client when another comes or goes at the same
+/// moment (its issue 196; seen with 42.1, in one of some hundred runs of these tests).
+const KEYRING_DIED: &str = "gkd_secret_service_get_pkcs11_session: assertion 'client' failed";
 
 const BUS_WITHOUT_SERVICES: &str = r#"<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Configuration 1.0//EN"
  "http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd">
@@ -124,9 +143,18 @@ fn run_inside(session: Session, test: &str) {
         println!("skipped: no secret service to test with, because {missing} is not installed");
         return;
     }
-    let home = Home::new();
-    let mut command = session.command(home.path());
-    expect_passed(test, &run_in_home(&mut command, home.path(), test));
+    let mut tries = 0;
+    loop {
+        tries += 1;
+        let home = Home::new();
+        let output = run_in_home(&mut session.command(home.path()), home.path(), test);
+        let said = fs::read_to_string(home.path().join("keyring.log")).unwrap_or_default()
+            + &String::from_utf8_lossy(&output.stderr);
+        if has_passed(&output) || tries == 3 || !said.contains(KEYRING_DIED) {
+            return expect_passed(test, &output);
+        }
+        println!("once more, because the keyring has died of its own bug: {KEYRING_DIED}");
+    }
 }
 
 fn run_in_home(session: &mut Command, home: &Path, test: &str) -> Output {
@@ -187,11 +215,16 @@ fn for_test(inside: &str) -> [String; 4] {
     ]
 }
 
+fn has_passed(output: &Output) -> bool {
+    let out = String::from_utf8_lossy(&output.stdout);
+    output.status.success() && out.contains("1 passed")
+}
+
 fn expect_passed(test: &str, output: &Output) {
     let out = String::from_utf8_lossy(&output.stdout);
     let err = String::from_utf8_lossy(&output.stderr);
     assert!(
-        output.status.success() && out.contains("1 passed"),
+        has_passed(output),
         "inside::{test} did not pass: {}\n{out}\n{err}",
         output.status
     );

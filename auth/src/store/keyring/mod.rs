@@ -38,8 +38,10 @@ use crate::{Error, ErrorKind, RefreshToken, Result};
 const MOST_ASIDE: usize = 8;
 /// How long the keyring may take: a person may have to unlock it.
 const ANSWER_WITHIN: Duration = Duration::from_secs(60);
-/// So many threads wait for the keyring at most, also when it never answers. It does one thing at a time anyway.
+/// So many threads of a process ask the keyring at most, also when it never answers. It does one thing at a time
+/// anyway.
 const MOST_ASKING: usize = 16;
+static ASKING: Semaphore = Semaphore::const_new(MOST_ASKING);
 
 /// Keeps sign-ins in the operating system's keyring, one credential for each profile: for the programs of one
 /// person. Clones are the same store.
@@ -80,13 +82,17 @@ const MOST_ASKING: usize = 16;
 ///   [`remove`](Store::remove) leaves them.
 /// - Windows takes 2560 bytes for a credential. A longer sign-in is an error
 ///   [before](Lease::prove_save) a refresh is sent.
+/// - A process has one connection to the keyring, whatever number of stores. A GNOME Keyring that dies because
+///   programs come and go while it answers (its [issue 196]) is asked again as soon as it was restarted;
+///   then it may be locked, and wait for its person.
 /// - The keyring is asked on threads of its own, which don't keep the program from ending. What was begun is not undone
 ///   by dropping its future, nor by giving up on it: when the keyring is unlocked at last, a save still comes.
+///
+/// [issue 196]: https://gitlab.gnome.org/GNOME/gnome-keyring/-/issues/196
 #[derive(Clone)]
 pub struct KeyringStore {
     service: Arc<Service>,
     locks: Folder,
-    asking: Arc<Semaphore>,
     answer_within: Duration,
 }
 
@@ -117,7 +123,6 @@ impl KeyringStore {
         Ok(Self {
             service: Arc::new(Service::of(program)),
             locks: Folder::new(state_folder()?.join("coze-auth").join("keyring-locks")),
-            asking: Arc::new(Semaphore::new(MOST_ASKING)),
             answer_within: ANSWER_WITHIN,
         })
     }
@@ -166,9 +171,9 @@ impl KeyringStore {
         &self,
         work: impl FnOnce() -> Result<T> + Send + 'static,
     ) -> impl Future<Output = Result<T>> + Send + 'static {
-        let (asking, limit) = (Arc::clone(&self.asking), self.answer_within);
+        let limit = self.answer_within;
         async move {
-            let answer = timeout(limit, on_its_thread(asking, work)).await;
+            let answer = timeout(limit, on_its_thread(work)).await;
             answer.unwrap_or_else(|_| {
                 Err(Error::new(
                     ErrorKind::Store,
@@ -490,11 +495,10 @@ fn stored(kept: Kept) -> Stored {
 }
 
 async fn on_its_thread<T: Send + 'static>(
-    asking: Arc<Semaphore>,
     work: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<T> {
     // It is never closed.
-    let permit = asking.acquire_owned().await.ok();
+    let permit = ASKING.acquire().await.ok();
     let (sender, receiver) = oneshot::channel();
     let thread = thread::Builder::new().name("coze-keyring".to_owned());
     let started = thread.spawn(move || {

@@ -10,19 +10,21 @@ use zeroize::Zeroizing;
 
 use crate::{Error, ErrorKind, Result};
 
+/// All of a process share one connection, made when it is first needed, and again after the service was restarted.
+/// A GNOME Keyring may die of a client that comes or goes while others ask (its issue 196; 42.1 does, too), so
+/// the fewer connections, the better. It is not the process-wide default of `keyring_core`: that is the program's.
+static CONNECTION: Mutex<Option<Arc<CredentialStore>>> = Mutex::new(None);
+
+/// A service that was restarted knows nothing of our session, and another may be on its way down when we connect.
+const TRIES: usize = 3;
+
 pub(super) struct Service {
     program: String,
-    /// Made when it is first needed, and again after the service was restarted. No process-wide default is
-    /// set: that would be the program's to choose.
-    connection: Mutex<Option<Arc<CredentialStore>>>,
 }
 
 impl Service {
     pub(super) fn of(program: String) -> Self {
-        Self {
-            program,
-            connection: Mutex::default(),
-        }
+        Self { program }
     }
 
     pub(super) fn program(&self) -> &str {
@@ -54,19 +56,19 @@ impl Service {
         user: &str,
         act: impl Fn(&Entry) -> Result<T, Failure>,
     ) -> Result<Option<T>> {
-        let mut known = self.connection().clone();
+        let mut tries = 0;
         loop {
-            let is_known = known.is_some();
-            let connection = match known.take() {
-                Some(connection) => connection,
-                None => self.connect()?,
+            tries += 1;
+            let connection = match connection() {
+                Ok(connection) => connection,
+                Err(Failure::PlatformFailure(_)) if tries < TRIES => continue,
+                Err(failure) => return Err(unreachable(failure)),
             };
             let acted = self.entry(&*connection, user).and_then(|entry| act(&entry));
             match acted {
                 Ok(value) => return Ok(Some(value)),
                 Err(Failure::NoEntry) => return Ok(None),
-                // A service that was restarted knows nothing of our session.
-                Err(Failure::PlatformFailure(_)) if is_known => self.forget(&connection),
+                Err(Failure::PlatformFailure(_)) if tries < TRIES => forget(&connection),
                 Err(failure) => return Err(failed(done, user, failure)),
             }
         }
@@ -76,32 +78,28 @@ impl Service {
         let label = format!("Coze sign-in of {}: {}", self.program, user);
         connection.build(&self.program, user, Some(&modifiers(&label)))
     }
+}
 
-    fn connect(&self) -> Result<Arc<CredentialStore>> {
-        let mut connection = self.connection();
-        if let Some(another) = &*connection {
-            return Ok(Arc::clone(another));
-        }
-        let made = connect().map_err(unreachable)?;
-        *connection = Some(Arc::clone(&made));
-        Ok(made)
+/// Whoever else needs it meanwhile waits for the one that is being made.
+fn connection() -> Result<Arc<CredentialStore>, Failure> {
+    let mut shared = shared();
+    if let Some(connection) = &*shared {
+        return Ok(Arc::clone(connection));
     }
+    let made = connect()?;
+    *shared = Some(Arc::clone(&made));
+    Ok(made)
+}
 
-    fn forget(&self, lost: &Arc<CredentialStore>) {
-        let mut connection = self.connection();
-        if connection
-            .as_ref()
-            .is_some_and(|now| Arc::ptr_eq(now, lost))
-        {
-            *connection = None;
-        }
+fn forget(lost: &Arc<CredentialStore>) {
+    let mut shared = shared();
+    if shared.as_ref().is_some_and(|now| Arc::ptr_eq(now, lost)) {
+        *shared = None;
     }
+}
 
-    fn connection(&self) -> MutexGuard<'_, Option<Arc<CredentialStore>>> {
-        self.connection
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-    }
+fn shared() -> MutexGuard<'static, Option<Arc<CredentialStore>>> {
+    CONNECTION.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(any(target_os = "linux", target_os = "freebsd", target_os = "openbsd"))]
