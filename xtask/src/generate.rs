@@ -48,6 +48,35 @@ pub(crate) fn files(root: &Path, specs: &[Spec]) -> Result<Vec<File>> {
     Ok(files)
 }
 
+/// What lies where descriptions and generated files are, and is of no spec: left over when one was taken out, or renamed.
+pub(crate) fn strays(root: &Path, specs: &[Spec]) -> Result<Vec<String>> {
+    let expected: BTreeSet<String> = specs
+        .iter()
+        .flat_map(|spec| {
+            let schemas = format!("mock/schemas/{}.json", spec.name);
+            let client = format!("generated/{}", spec.client);
+            [
+                Some(spec.source()),
+                Some(client),
+                spec.mock_schemas.then_some(schemas),
+            ]
+        })
+        .flatten()
+        .collect();
+    let mut strays = Vec::new();
+    for folder in ["spec", "generated", "mock/schemas"] {
+        let path = root.join(folder);
+        let cannot_list = || format!("cannot list {}", path.display());
+        for entry in std::fs::read_dir(&path).with_context(cannot_list)? {
+            let name = entry.with_context(cannot_list)?.file_name();
+            strays.push(format!("{folder}/{}", name.to_string_lossy()));
+        }
+    }
+    strays.retain(|found| !expected.contains(found));
+    strays.sort();
+    Ok(strays)
+}
+
 /// The source code of the typed client.
 pub(crate) fn client(document: &Document) -> Result<String> {
     let source = &document.source;

@@ -2,7 +2,7 @@
 //!
 //! - `gen` turns each description in `spec/` into a typed client under `generated/` and, for those
 //!   that the mock serves, into JSON Schemas under `mock/schemas/`.
-//! - `gen --check` tells whether these files are up to date.
+//! - `gen --check` tells whether these files are up to date, and whether there are some of no description.
 //! - `lint` holds the descriptions to the rules that the rest relies on.
 //! - `conformance` runs the official SDKs against the mock.
 //! - `bench` runs the benchmarks and writes `benches/RESULTS.md`.
@@ -89,7 +89,7 @@ struct Cli {
 enum Command {
     /// Generate the typed clients and the mock's schemas from spec/
     Gen {
-        /// Write nothing; fail with a diff if a generated file is stale or missing
+        /// Write nothing; fail with a diff if a generated file is stale or missing, or if one is of no description
         #[arg(long)]
         check: bool,
     },
@@ -148,14 +148,22 @@ fn check_all() -> Result<ExitCode> {
         stale += 1;
         print!("{}", file.diff(&present));
     }
-    if stale == 0 {
-        println!("generated files are up to date");
-        return Ok(ExitCode::SUCCESS);
+    if stale != 0 {
+        eprintln!(
+            "{stale} generated file(s) differ from spec/: run `cargo xtask gen` and commit the result"
+        );
+        return Ok(ExitCode::FAILURE);
     }
-    eprintln!(
-        "{stale} generated file(s) differ from spec/: run `cargo xtask gen` and commit the result"
-    );
-    Ok(ExitCode::FAILURE)
+    let strays = generate::strays(&root, SPECS)?;
+    if !strays.is_empty() {
+        eprintln!(
+            "of no description that `cargo xtask gen` knows: {}; delete what is left over, or add the description to SPECS in xtask/src/main.rs",
+            strays.join(", ")
+        );
+        return Ok(ExitCode::FAILURE);
+    }
+    println!("generated files are up to date");
+    Ok(ExitCode::SUCCESS)
 }
 
 fn lint_all() -> Result<ExitCode> {

@@ -129,6 +129,32 @@ fn a_missing_generated_file_is_stale_too() {
 }
 
 #[test]
+fn what_is_of_no_description_is_found() {
+    let workspace = Workspace::new();
+    assert!(workspace.xtask(&["gen"]).status.success());
+    for stray in [
+        "spec/new.yaml",
+        "generated/old-client/src/generated.rs",
+        "mock/schemas/old.json",
+    ] {
+        let path = workspace.path(stray);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, "").unwrap();
+    }
+
+    let found = workspace.xtask(&["gen", "--check"]);
+
+    assert_eq!(found.status.code(), Some(1));
+    for stray in [
+        "spec/new.yaml",
+        "generated/old-client",
+        "mock/schemas/old.json",
+    ] {
+        assert!(stderr(&found).contains(stray), "{}", stderr(&found));
+    }
+}
+
+#[test]
 fn lint_is_content_with_the_repository_and_not_with_a_broken_rule() {
     let workspace = Workspace::new();
     let clean = workspace.xtask(&["lint"]);
