@@ -23,7 +23,7 @@ async fn main() -> anyhow::Result<()> {
     println!("store  {}", store.folder().display());
     let sign_in = SignIn::new(store, "default")?;
 
-    if sign_in.load().await?.is_none() {
+    if sign_in.is_needed().await? {
         let authorization = device.start().await?;
         println!("open   {}", authorization.verification_url());
         println!("and confirm the code {}\n", authorization.user_code());

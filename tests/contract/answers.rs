@@ -723,7 +723,7 @@ async fn a_request_on_a_kept_connection_is_not_sent_again_when_that_dies() {
         let client = client_of(rude.base_url()).build().unwrap();
         call.make(&client).await.unwrap();
         // The connection goes back to the client's pool in the background.
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        tokio::time::sleep(Duration::from_millis(250)).await;
         let error = call.make(&client).await.unwrap_err();
 
         assert_eq!(error.kind(), ErrorKind::Interrupted, "{call:?}: {error}");

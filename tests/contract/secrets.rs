@@ -535,7 +535,7 @@ async fn no_secret_shows_when_the_connection_fails() {
     ] {
         // Only silence waits for the time-out.
         let patience = match manners {
-            Manners::SaysAndHangs(_) => Duration::from_millis(200),
+            Manners::SaysAndHangs(_) => Duration::from_millis(500),
             _ => Duration::from_secs(30),
         };
         let rude = RudeServer::start(manners.clone()).await;

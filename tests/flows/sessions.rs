@@ -429,6 +429,63 @@ async fn a_failure_pauses_its_session_and_no_other() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_server_that_is_down_is_not_hammered_by_many_sessions() {
+    let stage = Stage::new();
+    let pool = SessionPool::builder(stage.jwt())
+        .concurrent_requests(8)
+        .deadline(secs(20))
+        .build();
+    stage.line.cut(Cut::Refused);
+    let users: Vec<_> = (0..1000)
+        .map(|user| {
+            let session = pool.session(format!("user-{user}"));
+            tokio::spawn(async move {
+                let error = session.token().await.unwrap_err();
+                assert_eq!(error.kind(), ErrorKind::Connect, "{error}");
+                while let Err(error) = session.token().await {
+                    tokio::time::sleep(error.retry_after().unwrap_or(secs(1))).await;
+                }
+            })
+        })
+        .collect();
+    pass(secs(60)).await;
+    // As many as make an outage; then 8 at most a second.
+    let attempts = stage.line.attempts();
+    assert!((8 * 50..8 * 62).contains(&attempts), "{attempts} attempts");
+    assert_eq!(pool.stats().sessions, 0);
+
+    stage.line.mend();
+    let mended = Instant::now();
+    for user in users {
+        user.await.unwrap();
+    }
+    assert!(mended.elapsed() < secs(20), "{:?}", mended.elapsed());
+    assert_eq!(pool.stats().sessions, 1000);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pause_that_the_server_asks_for_is_kept_by_all_sessions() {
+    let stage = Stage::new();
+    let pool = SessionPool::builder(stage.jwt())
+        .concurrent_requests(2)
+        .build();
+    let faults = stage.mock.faults();
+    faults.add(Fault::too_many_requests(10), At::Token, Times::Forever);
+    let users: Vec<_> = (0..100)
+        .map(|user| {
+            let session = pool.session(format!("user-{user}"));
+            tokio::spawn(async move { session.token().await.map(drop).unwrap_err() })
+        })
+        .collect();
+    pass(secs(61)).await;
+    for user in users {
+        assert_eq!(status(&user.await.unwrap()), Some(429));
+    }
+    let attempts = stage.token_requests().len();
+    assert!((12..=18).contains(&attempts), "{attempts} attempts");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_request_that_cannot_be_fails_for_itself_and_sends_nothing() {
     let stage = Stage::new();
     let pool = pool(&stage);

@@ -182,10 +182,6 @@ impl Walk {
 
     /// One thing that goes wrong and passes: never so many that all attempts are used up.
     fn plan_a_fault(&mut self) {
-        let faults = self.stage.mock.faults();
-        if faults.pending().len() >= 3 {
-            return;
-        }
         let when = When::BeforeProcessing;
         let fault = self.dice.pick(&[
             Fault::latency(secs(3)),
@@ -205,15 +201,20 @@ impl Walk {
             },
             Fault::ShortLivedTokens { seconds: 60 },
         ]);
-        faults.add(fault, Target::Any, Times::ONCE);
+        // Drawn in any case: what is pending depends on the jitter.
+        let faults = self.stage.mock.faults();
+        if faults.pending().len() < 3 {
+            faults.add(fault, Target::Any, Times::ONCE);
+        }
     }
 
     fn begin_an_outage(&mut self) {
+        let cut = self.dice.pick(&[Cut::Refused, Cut::Silent]);
+        let longest = self.dice.pick(&[10, 100, LIFETIME]);
+        let span = self.dice.below(longest);
         if self.outage_until.is_none() {
-            let cut = self.dice.pick(&[Cut::Refused, Cut::Silent]);
             self.stage.line.cut(cut);
-            let longest = self.dice.pick(&[10, 100, LIFETIME]);
-            self.outage_until = Some(self.now() + self.dice.below(longest));
+            self.outage_until = Some(self.now() + span);
         }
     }
 

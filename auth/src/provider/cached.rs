@@ -154,7 +154,8 @@ impl CachedProviderBuilder {
 
     /// How long getting a token may take, with all attempts; 60 seconds by default, a day at most. Callers who
     /// have no token wait that long. Only a refresh that was sent is waited for longer, as long as the
-    /// client's request time-out: to cut it off could lose the next refresh token.
+    /// client's request time-out, and the store that keeps its answer for a few seconds more: to cut it off could
+    /// lose the next refresh token.
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.deadline = deadline;
         self
@@ -462,18 +463,23 @@ impl Shared {
         let Some(slot) = current.as_ref().filter(|slot| slot.token().is(token)) else {
             return;
         };
-        if !self.source.heeds_refusal(token) && !self.flights.may_invalidate() {
-            return;
-        }
-        let previous = self.slot.compare_and_swap(&current, None);
-        if previous
-            .as_ref()
-            .is_some_and(|previous| Arc::ptr_eq(previous, slot))
-        {
-            self.counters
-                .served_before
-                .fetch_add(slot.reads(), Ordering::Relaxed);
-            tracing::debug!("the API refused the access token; the next caller gets another");
+        let give_up = || {
+            let previous = self.slot.compare_and_swap(&current, None);
+            let was_there = previous
+                .as_ref()
+                .is_some_and(|previous| Arc::ptr_eq(previous, slot));
+            if was_there {
+                self.counters
+                    .served_before
+                    .fetch_add(slot.reads(), Ordering::Relaxed);
+                tracing::debug!("the API refused the access token; the next caller gets another");
+            }
+            was_there
+        };
+        if self.source.heeds_refusal(token) {
+            give_up();
+        } else {
+            self.flights.invalidate(give_up);
         }
     }
 

@@ -187,15 +187,14 @@ impl Flights {
         state.in_the_air.is_none() && !paused && !state.has_just_invalidated()
     }
 
-    /// Whether a token that the API refused may be given up now: an API that refuses every token must not
-    /// cause a request for each call.
-    pub(super) fn may_invalidate(&self) -> bool {
+    /// Gives up a token that the API refused, unless that has just been done: an API that refuses every token must
+    /// not cause a request for each call. Of two callers who were refused the same token the second one waits here
+    /// until it is gone, so that it does not find it again. `give_up` says whether it was there.
+    pub(super) fn invalidate(&self, give_up: impl FnOnce() -> bool) {
         let mut state = self.state();
-        if state.has_just_invalidated() {
-            return false;
+        if !state.has_just_invalidated() && give_up() {
+            state.invalidated = Some(Instant::now());
         }
-        state.invalidated = Some(Instant::now());
-        true
     }
 
     /// The last failure, if none has succeeded since.
@@ -307,7 +306,7 @@ impl Runtime {
 }
 
 /// The longest that anybody may be willing to wait: a day.
-const LONGEST_PATIENCE: Duration = Duration::from_secs(24 * 3600);
+pub(super) const LONGEST_PATIENCE: Duration = Duration::from_secs(24 * 3600);
 
 /// Flies one flight, in a task of its own that no caller's end can cancel, and lands it whatever happens.
 pub(super) fn take_off(

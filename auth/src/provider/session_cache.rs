@@ -118,8 +118,9 @@ impl SessionCache {
     }
 
     /// Drops a session if its token is this one.
-    pub(super) fn remove(&self, key: &Key, token: &AccessToken) {
-        write(self.shard(key)).remove_if(key, |session| session.token.is(token));
+    pub(super) fn remove(&self, key: &Key, token: &AccessToken) -> bool {
+        let removed = write(self.shard(key)).remove_if(key, |session| session.token.is(token));
+        removed.is_some()
     }
 
     /// How many there are, after the sweeps that are due. Those that have ended since the last round are counted.

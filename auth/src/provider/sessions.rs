@@ -15,7 +15,11 @@ use std::{
     time::Duration,
 };
 
-use tokio::{runtime::Handle, sync::Semaphore, time::Instant};
+use tokio::{
+    runtime::Handle,
+    sync::Semaphore,
+    time::{Instant, sleep_until, timeout_at},
+};
 
 use super::{
     AccessToken, TokenFuture, TokenProvider,
@@ -25,7 +29,7 @@ use super::{
     session_cache::{Key, Session, SessionCache},
     source::{AtDeadline, MintFuture, jitter, retrying},
 };
-use crate::{Flow, JwtFlow, JwtTokenRequest, Result, Token, clock::Tick};
+use crate::{Error, ErrorKind, Flow, JwtFlow, JwtTokenRequest, Result, Token, clock::Tick};
 
 /// Keeps the tokens of many sessions fresh: one per session name, scope, session context, duration, and
 /// account or enterprise.
@@ -36,7 +40,8 @@ use crate::{Flow, JwtFlow, JwtTokenRequest, Result, Token, clock::Tick};
 /// Each session behaves as a [`CachedProvider`](crate::CachedProvider) does, with one request for all
 /// callers of a session. The pool is bounded: over its capacity the sessions least worth keeping are
 /// dropped, as are those that nobody asked for in a while; they simply get a token anew. At most so many
-/// requests run at once.
+/// [requests](SessionPoolBuilder::concurrent_requests) run at once; when as many in a row have found a server that is
+/// down, or asks for a pause, that is as many attempts a second, whatever number of sessions want a token.
 ///
 /// ```no_run
 /// # async fn example(jwt: coze_auth::JwtFlow) -> coze_auth::Result<()> {
@@ -60,9 +65,10 @@ pub struct SessionPool(Arc<Pool>);
 struct Pool {
     flow: JwtFlow,
     sessions: SessionCache,
-    /// Only of sessions that are getting a token, or have failed to a short while ago.
+    /// Of sessions that are getting a token, or have failed to or lost one a short while ago; others are swept out.
     flights: Mutex<HashMap<Key, Arc<Flights>>>,
     minting: Semaphore,
+    outage: Outage,
     deadline: Duration,
     runtime: Runtime,
     refreshes: AtomicU64,
@@ -124,6 +130,7 @@ impl SessionPoolBuilder {
             flow: self.flow,
             flights: Mutex::default(),
             minting: Semaphore::new(self.concurrent_requests),
+            outage: Outage::after(self.concurrent_requests),
             deadline: self.deadline,
             runtime: Runtime::new(self.runtime),
             refreshes: AtomicU64::new(0),
@@ -158,6 +165,17 @@ impl Pool {
 
     fn all_flights(&self) -> MutexGuard<'_, HashMap<Key, Arc<Flights>>> {
         self.flights.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Why an attempt was not even begun.
+    fn no_turn(&self) -> Error {
+        let (_, failure) = self.outage.failed().clone();
+        failure.unwrap_or_else(|| {
+            Error::new(
+                ErrorKind::Timeout,
+                "other sessions' requests took until the deadline; more of them may run at once (concurrent_requests)",
+            )
+        })
     }
 
     /// Drops a session's flights, unless there is something to remember, or a caller is about to board: two
@@ -337,8 +355,9 @@ impl TokenProvider for SessionProvider {
 
     fn invalidate(&self, token: &AccessToken) {
         let is_current = self.look(self.pool.now(), |session| session.token.is(token));
-        if is_current == Some(true) && self.flights().may_invalidate() {
-            self.pool.sessions.remove(&self.key, token);
+        if is_current == Some(true) {
+            self.flights()
+                .invalidate(|| self.pool.sessions.remove(&self.key, token));
         }
     }
 }
@@ -348,6 +367,52 @@ impl fmt::Debug for SessionProvider {
         f.debug_struct("SessionProvider")
             .field("request", &self.request)
             .finish_non_exhaustive()
+    }
+}
+
+/// Tells when the server gives no session a token: each session pauses by itself, but a hundred thousand of them would
+/// still be a hundred thousand callers to a server that is down.
+struct Outage {
+    /// Attempts in a row, of whatever sessions, that have found a server that could not answer; and the last one's error.
+    failed: Mutex<(usize, Option<Error>)>,
+    /// As many make an outage.
+    from: usize,
+}
+
+/// In an outage, a turn ends so long after its attempt, or when the server asks for it.
+const OUTAGE_PAUSE: Duration = Duration::from_secs(1);
+/// But no later than this, so that callers hear of its end.
+const LONGEST_OUTAGE_PAUSE: Duration = Duration::from_secs(15);
+
+impl Outage {
+    fn after(failures: usize) -> Self {
+        Self {
+            failed: Mutex::default(),
+            from: failures,
+        }
+    }
+
+    fn failed(&self) -> MutexGuard<'_, (usize, Option<Error>)> {
+        self.failed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn pause_after(&self, answer: &Result<Token>, deadline: Instant) {
+        let error = answer.as_ref().err().filter(|error| error.is_retryable());
+        let Some(error) = error else {
+            *self.failed() = (0, None);
+            return;
+        };
+        {
+            let (in_a_row, last) = &mut *self.failed();
+            *last = Some(error.clone());
+            *in_a_row = in_a_row.saturating_add(1);
+            if *in_a_row <= self.from {
+                return;
+            }
+        }
+        let pause = error.retry_after().unwrap_or_default();
+        let pause = pause.clamp(OUTAGE_PAUSE, LONGEST_OUTAGE_PAUSE);
+        sleep_until(deadline.min(Instant::now() + pause)).await;
     }
 }
 
@@ -361,10 +426,15 @@ impl Destination for SessionFlight {
     fn mint(&self, deadline: Instant) -> MintFuture<'_> {
         Box::pin(async move {
             let pool = &self.session.pool;
-            // One's turn lasts for an attempt, not for the waits between two.
+            // One's turn lasts for an attempt, not for the waits between two, unless the server is down.
             let attempt = || async {
-                let _turn = pool.minting.acquire().await;
-                pool.flow.token_for(&self.session.request).await
+                let _turn = timeout_at(deadline, pool.minting.acquire()).await;
+                if Instant::now() >= deadline {
+                    return Err(pool.no_turn());
+                }
+                let answer = pool.flow.token_for(&self.session.request).await;
+                pool.outage.pause_after(&answer, deadline).await;
+                answer
             };
             retrying(deadline, AtDeadline::CutOff, attempt).await
         })

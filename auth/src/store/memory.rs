@@ -30,6 +30,8 @@ struct Entry {
 
 /// So many records are kept aside for each profile; older ones make room.
 const MOST_ASIDE: usize = 8;
+/// More than this can't be added to every clock.
+const FOR_EVER: Duration = Duration::from_secs(30 * 365 * 24 * 3600);
 
 impl Entry {
     fn stored(&self) -> Option<Stored> {
@@ -142,7 +144,7 @@ impl Store for MemoryStore {
                 });
             }
             entry.leases += 1;
-            entry.leased = Some((entry.leases, now + hold));
+            entry.leased = Some((entry.leases, now + hold.min(FOR_EVER)));
             Ok(Leasing::Got(Box::new(MemoryLease {
                 store: self.clone(),
                 profile: profile.clone(),

@@ -20,7 +20,7 @@
 //! use coze_auth::{CachedProvider, store::{FileStore, SignIn}};
 //!
 //! let sign_in = SignIn::new(FileStore::in_default_folder("my-program")?, "default")?;
-//! if sign_in.load().await?.is_none() {
+//! if sign_in.is_needed().await? {
 //!     let authorization = device.start().await?;
 //!     println!("open {}", authorization.verification_uri());
 //!     sign_in.put(&device.poll(&authorization).await?).await?;

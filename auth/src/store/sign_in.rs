@@ -13,7 +13,7 @@ use crate::{Error, Result, Token};
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> coze_auth::Result<()> {
 /// let sign_in = SignIn::new(MemoryStore::new(), "default")?;
-/// assert!(sign_in.load().await?.is_none());
+/// assert!(sign_in.is_needed().await?);
 /// # Ok(()) }
 /// ```
 #[derive(Clone)]
@@ -79,6 +79,17 @@ impl SignIn {
     /// Those of the store.
     pub async fn load(&self) -> Result<Option<Stored>> {
         self.store.load(&self.profile).await
+    }
+
+    /// Whether a person has to sign in: nobody has, or the sign-in [is over](Record::dead). It is not always known
+    /// beforehand: also sign in when a call ends with an error that says [so](Error::needs_sign_in).
+    ///
+    /// # Errors
+    ///
+    /// Those of the store.
+    pub async fn is_needed(&self) -> Result<bool> {
+        let stored = self.load().await?;
+        Ok(stored.is_none_or(|stored| stored.record.dead().is_some()))
     }
 
     /// Forgets the sign-in: Coze has no way to end one, so the tokens stay valid until they expire.

@@ -4,12 +4,12 @@ use std::{future::Future, time::Duration};
 
 use tokio::time::{Instant, timeout};
 
-use crate::{Error, ErrorKind, Result};
+use crate::{Error, ErrorKind, Result, provider::flight::LONGEST_PATIENCE};
 
 /// A save that fails is tried for this long before the token is handed out unsaved.
 pub(super) const LONGEST_SAVE: Duration = Duration::from_secs(10);
 /// For a look into the store when time is up.
-const LAST_LOOK: Duration = Duration::from_secs(2);
+pub(super) const LAST_LOOK: Duration = Duration::from_secs(2);
 
 /// The time that one refresh has. The lease is held for all of it, so that nothing begins that could outlive it.
 pub(super) struct Budget {
@@ -21,7 +21,10 @@ pub(super) struct Budget {
 
 impl Budget {
     pub(super) fn until(deadline: Instant, request: Duration) -> Self {
-        Self { deadline, request }
+        Self {
+            deadline,
+            request: request.min(LONGEST_PATIENCE),
+        }
     }
 
     pub(super) fn left(&self) -> Duration {
@@ -40,10 +43,14 @@ impl Budget {
         self.left() + self.request + LONGEST_SAVE
     }
 
-    /// Bounds a look into the store: one that hangs must not hold up a caller for ever. Even when time is up there
+    /// What the store may take: one that hangs must not hold up a caller for ever. Even when time is up there
     /// is some for a last look, because `invalid_grant` is not believed without it.
+    pub(super) fn for_the_store(&self) -> Duration {
+        self.left().max(LAST_LOOK)
+    }
+
     pub(super) async fn bound<T>(&self, asked: impl Future<Output = Result<T>>) -> Result<T> {
-        timeout(self.left().max(LAST_LOOK), asked)
+        timeout(self.for_the_store(), asked)
             .await
             .unwrap_or_else(|_| Err(no_answer()))
     }

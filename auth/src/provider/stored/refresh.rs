@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::{
     Doubted, Owner, RefreshMode,
-    budget::{Budget, LONGEST_SAVE, no_answer},
+    budget::{Budget, LAST_LOOK, LONGEST_SAVE, no_answer},
     save::Kept,
     shut_down,
 };
@@ -50,10 +50,12 @@ enum Refreshed {
 const FIRST_LOOK: Duration = Duration::from_millis(25);
 const LONGEST_LOOK: Duration = Duration::from_millis(400);
 const LONGEST_RELEASE: Duration = Duration::from_secs(2);
+/// A stored token that ends sooner is not worth handing out: it would be over when it is put in place.
+const LEAST_LIFE: Duration = Duration::from_millis(50);
 
 impl Owner {
     pub(super) async fn get(self: &Arc<Self>, mode: RefreshMode, budget: &Budget) -> Result<Token> {
-        if let Some(token) = self.unsaved_token().await? {
+        if let Some(token) = self.unsaved_token(budget).await? {
             return Ok(token);
         }
         let mut pause = FIRST_LOOK;
@@ -191,7 +193,7 @@ impl Owner {
                 mode == RefreshMode::InBackground || life > refresh_window(whole)
             }
         };
-        if served_on && !life.is_zero() {
+        if served_on && life > LEAST_LIFE {
             return self.take_over(&record, life).map(Look::Use);
         }
         Ok(Look::Refresh(Due {
@@ -216,7 +218,7 @@ impl Owner {
     /// What is stored, as long as it is good, though it is time to refresh.
     fn good(&self, due: &Due) -> Option<Token> {
         let life = due.ends.saturating_duration_since(Instant::now());
-        if life.is_zero() || self.state().is_refused(&due.record) {
+        if life <= LEAST_LIFE || self.state().is_refused(&due.record) {
             return None;
         }
         self.take_over(&due.record, life).ok()
@@ -300,7 +302,7 @@ impl Owner {
         let store = self.sign_in.store();
         let dead = record.died(refusal);
         let marked = store.save(self.profile(), record.refresh_token(), &dead);
-        match timeout(LONGEST_SAVE, marked).await {
+        match timeout(LAST_LOOK, marked).await {
             Ok(Ok(Saved::Saved | Saved::MovedOn(_))) => {}
             Ok(Err(error)) => {
                 tracing::warn!(profile = %self.profile(), kind = ?error.kind(), "that could not be stored");

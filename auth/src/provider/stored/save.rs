@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use super::{
     Owner,
-    budget::{LONGEST_SAVE, no_answer},
+    budget::{Budget, LONGEST_SAVE, no_answer},
 };
 use crate::{
     Error, Result, Token,
@@ -101,9 +101,11 @@ impl Owner {
         tokio::spawn(save_on(Arc::clone(self)));
     }
 
-    /// Saves what is unsaved. True if nothing is any more.
-    async fn save_unsaved(&self) -> bool {
-        let _turn = self.saving.lock().await;
+    /// Tries once to save what is unsaved. True if nothing is any more.
+    async fn save_unsaved(&self, until: Instant) -> bool {
+        let Ok(_turn) = timeout_at(until, self.saving.lock()).await else {
+            return false;
+        };
         let unsaved = {
             let state = self.state();
             let unsaved = state.unsaved.as_ref();
@@ -112,10 +114,7 @@ impl Owner {
         let Some((redeemed, token)) = unsaved else {
             return true;
         };
-        match self
-            .save(&redeemed, &token, Instant::now() + LONGEST_SAVE)
-            .await
-        {
+        match self.save(&redeemed, &token, until).await {
             Ok(saved) => {
                 if matches!(saved, Saved::Saved) {
                     tracing::info!(profile = %self.profile(), "the refreshed sign-in is saved now");
@@ -141,7 +140,7 @@ impl Owner {
 
     /// The token of an answer that is unsaved, as long as that is good. Once it is due for a refresh, it has to be
     /// saved first: nothing is refreshed that could not be saved.
-    pub(super) async fn unsaved_token(&self) -> Result<Option<Token>> {
+    pub(super) async fn unsaved_token(&self, budget: &Budget) -> Result<Option<Token>> {
         let unsaved = {
             let state = self.state();
             let unsaved = state.unsaved.as_ref();
@@ -160,7 +159,8 @@ impl Owner {
         if !is_due && !is_refused {
             return Ok(Some(token));
         }
-        if self.save_unsaved().await {
+        let until = Instant::now() + budget.for_the_store().min(LONGEST_SAVE);
+        if self.save_unsaved(until).await {
             return Ok(None);
         }
         if !token.is_expired() && !is_refused {
@@ -177,7 +177,7 @@ impl Owner {
     pub(super) async fn settle(&self) {
         let until = Instant::now() + LONGEST_SAVE;
         let mut wait = FIRST_WAIT;
-        while !self.save_unsaved().await {
+        while !self.save_unsaved(until).await {
             if Instant::now() + wait >= until {
                 tracing::error!(
                     profile = %self.profile(),
@@ -196,7 +196,7 @@ async fn save_on(owner: Arc<Owner>) {
     let mut wait = FIRST_WAIT;
     loop {
         sleep(wait).await;
-        if owner.save_unsaved().await {
+        if owner.save_unsaved(Instant::now() + LONGEST_SAVE).await {
             return;
         }
         wait = (wait * 2).min(LONGEST_WAIT);

@@ -72,7 +72,7 @@ use crate::{Error, ErrorKind, RefreshToken, Result};
 /// # let place = tempfile::tempdir()?;
 /// # let folder = place.path().join("sign-ins");
 /// let sign_in = SignIn::new(FileStore::new(folder), "default")?;
-/// assert!(sign_in.load().await?.is_none());
+/// assert!(sign_in.is_needed().await?);
 /// # Ok(()) }
 /// ```
 ///

@@ -52,7 +52,7 @@ static ASKING: Semaphore = Semaphore::const_new(MOST_ASKING);
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> coze_auth::Result<()> {
 /// let sign_in = SignIn::new(KeyringStore::new("my-program")?, "default")?;
-/// if sign_in.load().await?.is_none() {
+/// if sign_in.is_needed().await? {
 ///     println!("sign in first");
 /// }
 /// # Ok(()) }
