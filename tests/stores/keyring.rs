@@ -182,19 +182,20 @@ impl Home {
 
 impl Drop for Home {
     fn drop(&mut self) {
-        let home = format!("HOME={}", self.path().display());
-        let lives_here = |process: &Path| {
-            let environment = fs::read(process.join("environ")).unwrap_or_default();
-            environment
-                .split(|byte| *byte == 0)
-                .any(|variable| variable == home.as_bytes())
-        };
         for process in fs::read_dir("/proc").unwrap().flatten() {
-            if lives_here(&process.path()) {
+            if lives_in(&self.path().display().to_string(), &process.path()) {
                 let _ = Command::new("kill").arg(process.file_name()).status();
             }
         }
     }
+}
+
+fn lives_in(home: &str, process: &Path) -> bool {
+    let home = format!("HOME={home}");
+    let environment = fs::read(process.join("environ")).unwrap_or_default();
+    environment
+        .split(|byte| *byte == 0)
+        .any(|variable| variable == home.as_bytes())
 }
 
 fn is_installed(program: &str) -> bool {
@@ -247,6 +248,7 @@ in_sessions! {
     Unlocked: the_oldest_of_many_set_aside_goes,
     Unlocked: one_of_many_processes_saves,
     Unlocked: a_restarted_keyring_is_found_again,
+    Unlocked: a_keyring_that_hung_is_used_again,
     Unlocked: a_loose_lock_folder_is_refused,
     Locked: a_locked_keyring_is_an_error,
     Locked: a_keyring_that_waits_does_not_keep_the_program,
@@ -457,12 +459,31 @@ mod inside {
                 let error = error.await.unwrap();
                 assert_eq!(error.kind(), ErrorKind::Store, "{error}");
             }
-            let threads = fs::read_dir("/proc/self/task").unwrap().flatten();
-            let asking = threads.filter(|thread| {
-                let name = fs::read_to_string(thread.path().join("comm")).unwrap_or_default();
-                name.trim() == "coze-keyring"
+            assert!(asking_threads() <= 64);
+        }
+
+        async fn a_keyring_that_hung_is_used_again() {
+            store().put(&profile(), &record(1)).await.unwrap();
+            signal_keyring("STOP");
+            let impatient = store().answer_within(Duration::from_secs(2));
+            // More than may ask at once.
+            let asked = (0..20).map(|_| {
+                let store = impatient.clone();
+                tokio::spawn(async move { store.load(&profile()).await.map(drop) })
             });
-            assert!(asking.count() <= 16);
+            for hung in asked.collect::<Vec<_>>() {
+                let error = hung.await.unwrap().unwrap_err();
+                assert!(error.to_string().contains("has not answered"), "{error}");
+            }
+            impatient.put(&profile(), &record(2)).await.unwrap_err();
+            let redeemed = record(1);
+            let saved = impatient.save(&profile(), redeemed.refresh_token(), &record(3)).await;
+            saved.unwrap_err();
+            signal_keyring("CONT");
+            while asking_threads() > 0 {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            assert_eq!(stored_token(&store()).await.unwrap(), "hush-refresh-3", "only the save came");
         }
 
         async fn a_restarted_keyring_is_found_again() {
@@ -504,6 +525,34 @@ mod inside {
         async fn no_bus_is_an_error() {
             expect_error_everywhere("start a secret service").await;
         }
+    }
+
+    fn asking_threads() -> usize {
+        let threads = fs::read_dir("/proc/self/task").unwrap().flatten();
+        let asking = threads.filter(|thread| comm(&thread.path()) == "coze-keyring");
+        asking.count()
+    }
+
+    fn comm(of: &Path) -> String {
+        let name = fs::read_to_string(of.join("comm")).unwrap_or_default();
+        name.trim().to_owned()
+    }
+
+    /// To the keyring of this session.
+    fn signal_keyring(signal: &str) {
+        let home = env::var("HOME").unwrap();
+        let processes = fs::read_dir("/proc").unwrap().flatten();
+        let keyrings: Vec<_> = processes
+            .filter(|process| {
+                comm(&process.path()) == "gnome-keyring-d" && lives_in(&home, &process.path())
+            })
+            .collect();
+        assert_eq!(keyrings.len(), 1);
+        let sent = Command::new("kill")
+            .arg(format!("-{signal}"))
+            .arg(keyrings[0].file_name())
+            .status();
+        assert!(sent.unwrap().success());
     }
 
     fn lock_folder() -> std::path::PathBuf {

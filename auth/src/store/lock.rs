@@ -21,6 +21,8 @@ use crate::{Error, ErrorKind, Result};
 
 /// How long a change waits for the one before it. Each takes milliseconds, unless its process is stuck.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// How long for all that are before it.
+const PATIENCE_WITH_ALL: Duration = Duration::from_secs(30);
 
 pub(super) struct Lock {
     file: File,
@@ -58,18 +60,38 @@ impl Lock {
     /// Waits for the turn to change what is stored of a profile.
     pub(super) fn take_turn(folder: &Folder, name: &str, profile: &Profile) -> Result<Self> {
         let began = Instant::now();
+        // Who takes the lock writes to its file.
+        let path = folder.path_of(name);
+        let taken = || fs::symlink_metadata(&path).and_then(|file| file.modified());
+        let mut last = (taken().ok(), began);
         loop {
             if let Some(lock) = Self::try_take(folder, name)? {
                 return Ok(lock);
             }
-            if began.elapsed() >= PATIENCE {
+            let now = taken().ok();
+            if now != last.0 {
+                last = (now, Instant::now());
+            }
+            let is_stuck = last.1.elapsed() >= PATIENCE;
+            if is_stuck || began.elapsed() >= PATIENCE_WITH_ALL {
+                let by = holder(folder, name);
+                let by = by.as_deref().unwrap_or("another process");
+                let patience = if is_stuck {
+                    PATIENCE
+                } else {
+                    PATIENCE_WITH_ALL
+                };
                 return Err(Error::new(
                     ErrorKind::StoreBusy,
                     format!(
-                        "{} has been changing the sign-in of profile {profile} for more than {} s ({} is locked)",
-                        holder(folder, name).as_deref().unwrap_or("another process"),
-                        PATIENCE.as_secs(),
-                        folder.path_of(name).display()
+                        "{} been changing the sign-in of profile {profile} for more than {} s ({} is locked)",
+                        if is_stuck {
+                            format!("{by} has")
+                        } else {
+                            format!("{by} and others have")
+                        },
+                        patience.as_secs(),
+                        path.display()
                     ),
                 ));
             }

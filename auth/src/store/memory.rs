@@ -71,6 +71,11 @@ impl MemoryStore {
     pub(crate) fn put_now(&self, profile: &Profile, record: Record) {
         let mut entries = self.entries();
         let entry = entries.entry(profile.clone()).or_default();
+        if let Some((current, _)) = &entry.current
+            && current.follows(record.refresh_token())
+        {
+            return;
+        }
         let replaced = entry.current.replace((record, Instant::now()));
         if let Some((replaced, _)) = replaced.filter(|(replaced, _)| replaced.dead().is_some()) {
             entry.set_aside(replaced);

@@ -63,6 +63,8 @@ pub use file::FileStore;
 #[cfg_attr(docsrs, doc(cfg(feature = "keyring")))]
 pub use keyring::KeyringStore;
 pub use memory::MemoryStore;
+#[cfg(feature = "testing")]
+pub(crate) use record::fingerprint;
 pub use record::{Dead, Record};
 #[cfg(feature = "redis")]
 #[cfg_attr(docsrs, doc(cfg(feature = "redis")))]
@@ -132,8 +134,9 @@ pub trait Store: Send + Sync + 'static {
         successor: &'a Record,
     ) -> StoreFuture<'a, Saved>;
 
-    /// Stores a fresh sign-in, whatever is there. What can't be understood, or was
-    /// [dead](Record::dead), is set aside, never silently deleted.
+    /// Stores a fresh sign-in, whatever is there, unless that [follows](Record::follows) it: then it has been stored before,
+    /// by a try whose answer was lost, and refreshed since. What can't be understood, or was [dead](Record::dead), is
+    /// set aside, never silently deleted.
     fn put<'a>(&'a self, profile: &'a Profile, record: &'a Record) -> StoreFuture<'a, ()>;
 
     /// Forgets a sign-in, **if** its refresh token is still that of the record that was read.

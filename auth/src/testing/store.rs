@@ -67,7 +67,9 @@ use tokio::{
 
 use crate::{
     Error, ErrorKind, RefreshToken, Result,
-    store::{Lease, LeaseKind, Leasing, Profile, Record, Removed, Saved, Store, Stored},
+    store::{
+        Lease, LeaseKind, Leasing, Profile, Record, Removed, Saved, Store, Stored, fingerprint,
+    },
 };
 
 /// What the methods of a [`Subject`] return.
@@ -174,6 +176,7 @@ pub async fn check(subject: &dyn Subject) {
     run!(
         what_is_put_can_be_loaded,
         put_replaces_what_lives,
+        a_repeated_put_spares_what_was_refreshed_since,
         unknown_fields_are_kept,
         profiles_are_told_apart,
         a_save_replaces_what_was_redeemed,
@@ -443,6 +446,24 @@ async fn put_replaces_what_lives(check: &Check<'_>) {
     other.put(&profile, &check.record(2)).await;
     one.expect_number(&profile, 2).await;
     one.release(lease).await;
+}
+
+async fn a_repeated_put_spares_what_was_refreshed_since(check: &Check<'_>) {
+    let (one, other) = (check.open().await, check.open().await);
+    let profile = check.profile("");
+    let signed_in = check.record(1);
+    let mut json = record_json(2);
+    json["follows"] = fingerprint(signed_in.refresh_token()).into();
+    one.put(&profile, &signed_in).await;
+    let saved = other
+        .save(&profile, &signed_in, &check.record_of(&json))
+        .await;
+    expect_saved(check, &saved);
+    // As if its answer had been lost.
+    one.put(&profile, &signed_in).await;
+    one.expect_number(&profile, 2).await;
+    one.put(&profile, &check.record(3)).await;
+    other.expect_number(&profile, 3).await;
 }
 
 async fn unknown_fields_are_kept(check: &Check<'_>) {

@@ -12,7 +12,10 @@ mod service;
 
 use std::{
     fmt::{self, Write},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     thread,
     time::{Duration, Instant, SystemTime},
 };
@@ -24,7 +27,7 @@ use tokio::{
 };
 use zeroize::Zeroizing;
 
-use self::service::Service;
+use self::service::{Link, Service};
 use super::{
     Lease, LeaseKind, Leasing, Profile, Record, Removed, Saved, Store, StoreFuture, Stored,
     damaged_but_kept,
@@ -38,10 +41,12 @@ use crate::{Error, ErrorKind, RefreshToken, Result};
 const MOST_ASIDE: usize = 8;
 /// How long the keyring may take: a person may have to unlock it.
 const ANSWER_WITHIN: Duration = Duration::from_secs(60);
-/// So many threads of a process ask the keyring at most, also when it never answers. It does one thing at a time
-/// anyway.
+/// So many callers of a process ask the keyring at once. It does one thing at a time anyway.
 const MOST_ASKING: usize = 16;
 static ASKING: Semaphore = Semaphore::const_new(MOST_ASKING);
+/// So many threads may be left to wait for a keyring that never answers, by callers who gave up.
+const MOST_THREADS: usize = 64;
+static THREADS: AtomicUsize = AtomicUsize::new(0);
 
 /// Keeps sign-ins in the operating system's keyring, one credential for each profile: for the programs of one
 /// person. Clones are the same store.
@@ -86,7 +91,8 @@ static ASKING: Semaphore = Semaphore::const_new(MOST_ASKING);
 ///   programs come and go while it answers (its [issue 196]) is asked again as soon as it was restarted;
 ///   then it may be locked, and wait for its person.
 /// - The keyring is asked on threads of its own, which don't keep the program from ending. What was begun is not undone
-///   by dropping its future, nor by giving up on it: when the keyring is unlocked at last, a save still comes.
+///   by dropping its future, nor by giving up on it: when the keyring is unlocked at last, a save still comes. Only a
+///   [`put`](Store::put) that nobody waits for any more stores nothing.
 ///
 /// [issue 196]: https://gitlab.gnome.org/GNOME/gnome-keyring/-/issues/196
 #[derive(Clone)]
@@ -173,8 +179,11 @@ impl KeyringStore {
     ) -> impl Future<Output = Result<T>> + Send + 'static {
         let limit = self.answer_within;
         async move {
-            let answer = timeout(limit, on_its_thread(work)).await;
+            let link = Link::shared();
+            let answer = timeout(limit, on_its_thread(&link, work)).await;
             answer.unwrap_or_else(|_| {
+                // Who waits for a person may hold it for ever.
+                link.give_up();
                 Err(Error::new(
                     ErrorKind::Store,
                     format!(
@@ -257,7 +266,21 @@ impl Store for KeyringStore {
     fn put<'a>(&'a self, profile: &'a Profile, record: &'a Record) -> StoreFuture<'a, ()> {
         let (credential, record) = (self.credential(profile), record.clone());
         let asked = Instant::now();
-        Box::pin(self.asking(move || credential.changing()?.put(asked, &record)))
+        let caller = Arc::new(());
+        let waiting = Arc::downgrade(&caller);
+        let put = self.asking(move || {
+            let changing = credential.changing()?;
+            // It may have taken a person to get here, who has signed in once more since.
+            match waiting.upgrade() {
+                Some(_caller) => changing.put(asked, &record),
+                None => Err(gave_up()),
+            }
+        });
+        Box::pin(async move {
+            let done = put.await;
+            drop(caller);
+            done
+        })
     }
 
     fn remove<'a>(&'a self, profile: &'a Profile, read: &'a Record) -> StoreFuture<'a, Removed> {
@@ -407,10 +430,10 @@ impl Changing<'_> {
 
     fn put(&self, asked: Instant, record: &Record) -> Result<()> {
         if let Some(content) = self.service().read(&self.credential.user)? {
-            let kept = self.credential.opened(&content);
-            let is_alive = kept.is_ok_and(|kept| kept.record.dead().is_none());
-            if !is_alive {
-                self.put_aside(&content)?;
+            match self.credential.opened(&content) {
+                Ok(kept) if kept.record.follows(record.refresh_token()) => return Ok(()),
+                Ok(kept) if kept.record.dead().is_none() => {}
+                _ => self.put_aside(&content)?,
             }
         }
         self.write(asked, record)
@@ -494,21 +517,56 @@ fn stored(kept: Kept) -> Stored {
     Stored::new(kept.record, age)
 }
 
+/// One of the threads that ask.
+struct Thread;
+
+impl Thread {
+    fn count() -> Result<Self> {
+        let counted = Self;
+        if THREADS.fetch_add(1, Ordering::Relaxed) < MOST_THREADS {
+            return Ok(counted);
+        }
+        Err(Error::new(
+            ErrorKind::Store,
+            format!(
+                "{MOST_THREADS} requests wait for the keyring without an answer: unlock the keyring, if it waits for that"
+            ),
+        ))
+    }
+}
+
+impl Drop for Thread {
+    fn drop(&mut self) {
+        THREADS.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+fn gave_up() -> Error {
+    Error::new(
+        ErrorKind::Store,
+        "the caller has given up waiting for the keyring",
+    )
+}
+
 async fn on_its_thread<T: Send + 'static>(
+    link: &Arc<Link>,
     work: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<T> {
     // It is never closed.
-    let permit = ASKING.acquire().await.ok();
+    let _permit = ASKING.acquire().await;
+    let counted = Thread::count()?;
     let (sender, receiver) = oneshot::channel();
     let thread = thread::Builder::new().name("coze-keyring".to_owned());
     let started = thread.spawn(move || {
+        let _counted = counted;
         // Whoever asked may be gone.
         let _ = sender.send(work());
-        drop(permit);
     });
     started
         .map_err(|error| Error::of_store("no thread could be started to ask the keyring", error))?;
     receiver.await.unwrap_or_else(|_| {
+        // Its locks may be poisoned.
+        link.give_up();
         Err(Error::new(
             ErrorKind::Store,
             "the library that asks the keyring has panicked",

@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError},
 };
 
 use keyring_core::{CredentialStore, Entry, Error as Failure};
@@ -10,12 +10,17 @@ use zeroize::Zeroizing;
 
 use crate::{Error, ErrorKind, Result};
 
-/// All of a process share one connection, made when it is first needed, and again after the service was restarted.
-/// A GNOME Keyring may die of a client that comes or goes while others ask (its issue 196; 42.1 does, too), so
-/// the fewer connections, the better. It is not the process-wide default of `keyring_core`: that is the program's.
-static CONNECTION: Mutex<Option<Arc<CredentialStore>>> = Mutex::new(None);
+/// The connection to the keyring, made when it is first needed, and again after the service was restarted. All of a process
+/// share one: a GNOME Keyring may die of a client that comes or goes while others ask (its issue 196; 42.1 does, too), so
+/// the fewer, the better. It is not the process-wide default of `keyring_core`: that is the program's.
+///
+/// Locked while it is being made: whoever else needs it waits for that.
+#[derive(Default)]
+pub(super) struct Link(Mutex<Option<Arc<CredentialStore>>>);
 
-/// A service that was restarted knows nothing of our session, and another may be on its way down when we connect.
+static SHARED: LazyLock<Mutex<Arc<Link>>> = LazyLock::new(Mutex::default);
+
+/// A service that was restarted knows nothing of our session, and it may be on its way down when we connect.
 const TRIES: usize = 3;
 
 pub(super) struct Service {
@@ -56,19 +61,20 @@ impl Service {
         user: &str,
         act: impl Fn(&Entry) -> Result<T, Failure>,
     ) -> Result<Option<T>> {
+        let link = Link::shared();
         let mut tries = 0;
         loop {
             tries += 1;
-            let connection = match connection() {
+            let connection = match link.connection() {
                 Ok(connection) => connection,
-                Err(Failure::PlatformFailure(_)) if tries < TRIES => continue,
+                Err(failure) if tries < TRIES && is_cut_off(&failure) => continue,
                 Err(failure) => return Err(unreachable(failure)),
             };
             let acted = self.entry(&*connection, user).and_then(|entry| act(&entry));
             match acted {
                 Ok(value) => return Ok(Some(value)),
                 Err(Failure::NoEntry) => return Ok(None),
-                Err(Failure::PlatformFailure(_)) if tries < TRIES => forget(&connection),
+                Err(failure) if tries < TRIES && is_cut_off(&failure) => link.forget(&connection),
                 Err(failure) => return Err(failed(done, user, failure)),
             }
         }
@@ -80,26 +86,53 @@ impl Service {
     }
 }
 
-/// Whoever else needs it meanwhile waits for the one that is being made.
-fn connection() -> Result<Arc<CredentialStore>, Failure> {
-    let mut shared = shared();
-    if let Some(connection) = &*shared {
-        return Ok(Arc::clone(connection));
+impl Link {
+    pub(super) fn shared() -> Arc<Self> {
+        Arc::clone(&locked(&SHARED))
     }
-    let made = connect()?;
-    *shared = Some(Arc::clone(&made));
-    Ok(made)
+
+    /// Whoever asks from now on gets another.
+    pub(super) fn give_up(self: &Arc<Self>) {
+        let mut shared = locked(&SHARED);
+        if Arc::ptr_eq(&shared, self) {
+            *shared = Arc::default();
+        }
+    }
+
+    fn connection(&self) -> Result<Arc<CredentialStore>, Failure> {
+        let mut connection = locked(&self.0);
+        if let Some(connection) = &*connection {
+            return Ok(Arc::clone(connection));
+        }
+        let made = connect()?;
+        *connection = Some(Arc::clone(&made));
+        Ok(made)
+    }
+
+    fn forget(&self, lost: &Arc<CredentialStore>) {
+        let mut connection = locked(&self.0);
+        if connection
+            .as_ref()
+            .is_some_and(|now| Arc::ptr_eq(now, lost))
+        {
+            *connection = None;
+        }
+    }
 }
 
-fn forget(lost: &Arc<CredentialStore>) {
-    let mut shared = shared();
-    if shared.as_ref().is_some_and(|now| Arc::ptr_eq(now, lost)) {
-        *shared = None;
-    }
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn shared() -> MutexGuard<'static, Option<Arc<CredentialStore>>> {
-    CONNECTION.lock().unwrap_or_else(PoisonError::into_inner)
+/// Whether the way to a secret service failed, so that another connection may help: only such a failure has a cause of
+/// its own, that of D-Bus. A person who has said no must not be asked again.
+fn is_cut_off(failure: &Failure) -> bool {
+    match failure {
+        Failure::PlatformFailure(error) => {
+            !cfg!(any(windows, target_os = "macos")) && error.source().is_some()
+        }
+        _ => false,
+    }
 }
 
 #[cfg(any(target_os = "linux", target_os = "freebsd", target_os = "openbsd"))]

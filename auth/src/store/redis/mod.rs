@@ -339,6 +339,11 @@ impl Reply {
         Ok(Stored::new(record, age))
     }
 
+    fn follows(&self, record: &Record) -> bool {
+        let stored = self.stored();
+        stored.is_ok_and(|stored| stored.record.follows(record.refresh_token()))
+    }
+
     /// What to do with it when a fresh sign-in comes: the script's word.
     fn when_replaced(&self) -> &'static str {
         match (self.kind.as_str(), &self.record, self.stored()) {
@@ -383,6 +388,9 @@ impl Store for RedisStore {
             let asked = Instant::now();
             let mut seen = self.read(profile).await?;
             for _ in 0..PUTS {
+                if seen.follows(record) {
+                    return Ok(());
+                }
                 seen = self.put_over(asked, &seen, profile, record).await?;
                 if seen.is_done() {
                     return Ok(());

@@ -51,6 +51,7 @@ enum Fault {
     SavesOverDamage,
     SaveEndsTheLease,
     PutKeepsTheOld,
+    PutUndoesARefresh,
     PutDropsTheDead,
     PutDropsTheDamaged,
     RemovesWithoutCompare,
@@ -353,6 +354,11 @@ impl Store for Shelf {
                 if self.has(Fault::PutKeepsTheOld) && matches!(found, Ok(Some(_))) {
                     return;
                 }
+                let is_late =
+                    matches!(&found, Ok(Some(now)) if now.record.follows(record.refresh_token()));
+                if is_late && !self.has(Fault::PutUndoesARefresh) {
+                    return;
+                }
                 let aside = match found {
                     Err(_) => !self.has(Fault::PutDropsTheDamaged),
                     Ok(Some(old)) if old.record.dead().is_some() => {
@@ -584,6 +590,10 @@ async fn each_fault_is_found_by_its_check() {
         (Fault::SavesOverDamage, "damage_is_reported_and_kept"),
         (Fault::SaveEndsTheLease, "a_lease_excludes_others"),
         (Fault::PutKeepsTheOld, "put_replaces_what_lives"),
+        (
+            Fault::PutUndoesARefresh,
+            "a_repeated_put_spares_what_was_refreshed_since",
+        ),
         (Fault::PutDropsTheDead, "put_sets_the_dead_aside"),
         (Fault::PutDropsTheDamaged, "damage_is_reported_and_kept"),
         (
