@@ -110,7 +110,7 @@ pub enum ErrorKind {
     InvalidAnswer,
     /// Nobody has signed in, or the sign-in was removed: a person must sign in. Nothing was sent.
     NotSignedIn,
-    /// The store of sign-ins can't be read or written: see the source.
+    /// The store of sign-ins can't be read or written: the message says why, and what to do.
     Store,
     /// Another owner has the lease on the sign-in, and does not give it back; or the sign-in has changed meanwhile.
     StoreBusy,

@@ -41,7 +41,7 @@ pub(crate) struct Options {
     /// See in seconds that everything works; the figures mean little, and benches/RESULTS.md is not written
     #[arg(long)]
     quick: bool,
-    /// Write the rows here instead of to benches/results.json
+    /// Write the rows here, and nothing under benches/
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
 }
@@ -75,15 +75,15 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
         }
     }
 
+    let kept = options.json.is_none() && !options.quick;
     let json = match &options.json {
         Some(json) => Some(json.clone()),
-        None if options.quick => None,
-        None => Some(root.join("benches/results.json")),
+        None => kept.then(|| root.join("benches/results.json")),
     };
     if let Some(json) = json {
         write(&json, &(serde_json::to_string_pretty(&rows)? + "\n"))?;
     }
-    if !options.quick {
+    if kept {
         write(
             &root.join("benches/RESULTS.md"),
             &results(&rows, &conditions(&root)?),

@@ -73,7 +73,7 @@ use crate::{Error, ErrorKind, RefreshToken, Result};
 /// - A lease is [for its hold](LeaseKind::ForItsHold). One that is dropped unreleased is given back as well as can be.
 /// - A save that returned is in the primary's memory; whether it outlives the primary is up to Redis's
 ///   configuration. What a crash or a failover takes back is the newest refresh token, and a person has to sign in
-///   again. The README says how to run Redis so that this is rare: an append-only file that is synced at every write, and
+///   again. The README of this project's repository says how to run Redis so that this is rare: an append-only file that is synced at every write, and
 ///   a primary that takes no write without a replica.
 /// - It speaks with one primary. It does not follow a cluster's redirections, and asks no sentinel. After a failover it
 ///   connects again to the same address.
