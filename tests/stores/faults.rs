@@ -17,13 +17,15 @@ use coze_auth::{
     CachedProvider, Endpoint, Error, OAuthClient, TokenProvider, WebFlow,
     store::{FileStore, Lease, Leasing, Profile, Record, RedisStore, SignIn, Store, Stored},
 };
-use coze_mock::{Decision, Fault, MockCoze, Target, Times, defaults};
-use tokio::time::sleep;
+use coze_mock::{Decision, Fault, MockCoze, Outcome, Target, Times, defaults};
+use tokio::time::{Instant, sleep};
 
 use crate::redis::RedisServer;
 
 const REDIRECT_URI: &str = "http://127.0.0.1:8080/callback";
-const DEADLINE: Duration = Duration::from_secs(3);
+const DEADLINE: Duration = Duration::from_secs(8);
+/// How long the refresh is on its way in whose middle a fault strikes: time enough for the slowest.
+const MIDDLE: Duration = Duration::from_secs(3);
 
 /// A mock, a sign-in in a store, and the two providers that share it.
 struct Stage {
@@ -116,17 +118,30 @@ impl Stage {
         fault: &'static str,
         strike: impl AsyncFnOnce(&Self) -> Option<String>,
     ) -> Row {
-        let slow = Fault::latency(Duration::from_millis(600));
+        let slow = Fault::latency(MIDDLE);
         let faults = self.mock.faults();
         faults.add(slow, Target::refresh(), Times::ONCE);
         let seeker = self.seeker.clone();
         let seen = tokio::spawn(async move { seeker.token().await.map(drop) });
-        sleep(Duration::from_millis(300)).await;
+        let began = Instant::now();
+        while !self.is_refreshing() {
+            let waited = began.elapsed();
+            assert!(waited < Duration::from_secs(10), "{fault}: no refresh");
+            sleep(Duration::from_millis(5)).await;
+        }
         let fresh = strike(self).await;
+        assert!(self.is_refreshing(), "{fault}: it struck too late");
         let seen = seen.await.unwrap();
         let sent = self.refreshes();
         let live = fresh.unwrap_or_else(|| self.first.clone());
         self.after_chain(fault, seen, sent, &live).await
+    }
+
+    /// Whether the mock has a refresh that it has not answered.
+    fn is_refreshing(&self) -> bool {
+        self.mock.requests().iter().any(|request| {
+            request.grant_type() == Some("refresh_token") && request.outcome == Outcome::Open
+        })
     }
 
     async fn after(&self, fault: &'static str, seen: Result<(), Error>, sent: usize) -> Row {
@@ -319,7 +334,8 @@ async fn a_file_whose_lock_clock_or_owner_changes() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_redis_that_fails() {
-    let Some(mut server) = RedisServer::start_with(&["--appendonly", "yes"]) else {
+    let options = ["--appendonly", "yes", "--appendfsync", "always"];
+    let Some(mut server) = RedisServer::start_with(&options) else {
         return;
     };
     let port = Some(server.port());
@@ -336,8 +352,8 @@ async fn a_redis_that_fails() {
     rows.push(row.await.line(None, port));
 
     let stage = Stage::set(connect(&server)).await;
-    server.tell("CLIENT PAUSE 2900 ALL");
-    let row = stage.meet("Redis: slow", async |_| sleep(Duration::from_secs(2)).await);
+    server.freeze();
+    let row = stage.meet("Redis: slow", async |_| server.thaw());
     rows.push(row.await.line(None, port));
 
     let stage = Stage::set(connect(&server)).await;

@@ -81,8 +81,14 @@ is_there() {
     dbus-send --session --print-reply --dest=org.freedesktop.DBus / org.freedesktop.DBus.NameHasOwner \
         string:org.freedesktop.secrets | grep -q true
 }
-for _ in $(seq 200); do
-    if is_there; then break; fi
+tries=0
+until is_there; do
+    tries=$((tries + 1))
+    if [ $tries -ge 600 ]; then
+        echo "gnome-keyring-daemon does not come to the bus" >&2
+        cat "$HOME/keyring.log" >&2
+        exit 1
+    fi
     sleep 0.05
 done
 "$@"
@@ -433,7 +439,7 @@ mod inside {
                 command.env(PROFILE, successor.to_string()).stdout(Stdio::piped());
                 command.spawn().unwrap()
             };
-            let savers: Vec<_> = (1..9).map(|successor| (successor, start(successor))).collect();
+            let savers: Vec<_> = (1..6).map(|successor| (successor, start(successor))).collect();
             let mut won = Vec::new();
             for (successor, saver) in savers {
                 let output = saver.wait_with_output().unwrap();
@@ -445,7 +451,7 @@ mod inside {
             assert_eq!(won.len(), 1, "saved: {won:?}");
             let expected = format!("hush-refresh-{}", won[0]);
             assert_eq!(stored_token(&store).await.unwrap(), expected);
-            assert_eq!(store.set_aside(&profile()).await.unwrap().len(), 7);
+            assert_eq!(store.set_aside(&profile()).await.unwrap().len(), 4);
         }
 
         async fn a_keyring_that_waits_does_not_keep_the_program() {

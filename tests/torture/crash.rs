@@ -299,7 +299,7 @@ impl Show<'_> {
                 "{times} processes could not refresh a live sign-in: {what}"
             ));
         }
-        if self.refreshes < options.kills / 2 {
+        if self.refreshes < options.kills / 10 {
             losses.push(format!(
                 "{} refreshes only: too few were hit",
                 self.refreshes

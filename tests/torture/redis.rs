@@ -1,14 +1,17 @@
 //! A Redis server of one's own: Debian's `redis-server` on a free loopback port.
 
-use std::io::{Read as _, Write as _};
-use std::net::{TcpListener, TcpStream};
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
+use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
 use crate::Result;
 use crate::background::{Background, ends_with_input};
 
 const START_AT_MOST: Duration = Duration::from_secs(10);
+/// Between the search for a free port and its use, another program may take it.
+const PORTS_TRIED: usize = 5;
 
 pub(crate) struct Redis {
     _program: Background,
@@ -23,35 +26,55 @@ impl Redis {
         if installed.is_err() {
             return Err("redis-server is not installed: `apt-get install redis-server`".into());
         }
+        let folder = folder.canonicalize()?;
+        for _ in 0..PORTS_TRIED {
+            if let Some(redis) = Self::start_on_free_port(&folder)? {
+                return Ok(redis);
+            }
+        }
+        Err("redis-server ends as soon as it is started".into())
+    }
+
+    /// Nothing if another program was faster at the port.
+    fn start_on_free_port(folder: &Path) -> Result<Option<Self>> {
         let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
         let mut command = ends_with_input(Path::new("redis-server"));
         command
             .args(["--bind", "127.0.0.1", "--port", &address.port().to_string()])
             .args(["--save", "", "--appendonly", "no", "--dir"])
             .arg(folder);
-        let (program, _) = Background::start(command)?;
-        let redis = Self {
-            _program: program,
-            url: format!("redis://{address}/"),
-        };
+        let (program, lines) = Background::start(command)?;
         let deadline = Instant::now() + START_AT_MOST;
-        while !answers(&address.to_string()) {
+        while !answers(address, folder) {
+            if has_given_up(&lines) {
+                return Ok(None);
+            }
             if Instant::now() >= deadline {
                 return Err("redis-server does not answer".into());
             }
             std::thread::sleep(Duration::from_millis(20));
         }
-        Ok(redis)
+        Ok(Some(Self {
+            _program: program,
+            url: format!("redis://{address}/"),
+        }))
     }
 }
 
-fn answers(address: &str) -> bool {
+/// The shell that watches over it does not end with it, but its last words are there.
+fn has_given_up(lines: &Receiver<String>) -> bool {
+    lines
+        .try_iter()
+        .any(|line| line.contains("Failed listening"))
+}
+
+/// Whether the Redis at this address is the one that works in this folder.
+fn answers(address: SocketAddr, folder: &Path) -> bool {
     let asked = TcpStream::connect(address).and_then(|mut stream| {
         stream.set_read_timeout(Some(Duration::from_secs(1)))?;
-        stream.write_all(b"PING\r\n")?;
-        let mut pong = [0; 5];
-        stream.read_exact(&mut pong)?;
-        Ok(pong)
+        stream.write_all(b"CONFIG GET dir\r\n")?;
+        // An array of two strings, each after its length.
+        BufReader::new(stream).lines().nth(4).transpose()
     });
-    asked.is_ok_and(|pong| &pong == b"+PONG")
+    asked.is_ok_and(|answer| answer.is_some_and(|dir| Path::new(&dir) == folder))
 }

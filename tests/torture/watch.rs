@@ -4,11 +4,13 @@ use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
+use coze_auth::Error;
 use coze_auth::store::{SignIn, Stored};
 use coze_mock::fingerprint;
 
 use crate::ledger::Standing;
 use crate::mock::Request;
+use crate::setup::Place;
 use crate::stage::Stage;
 use crate::tally::{Tally, count, label};
 use crate::{Result, coze, millis, runtime};
@@ -16,8 +18,8 @@ use crate::{Result, coze, millis, runtime};
 /// A reader gives the processes room to breathe.
 const BETWEEN_READS: Duration = Duration::from_millis(1);
 const BETWEEN_LOOKS: Duration = Duration::from_millis(250);
-/// So long the ledger may be ahead of the store: a refresh in flight.
-const IN_FLIGHT: Duration = coze::REQUEST_AT_MOST.saturating_add(Duration::from_secs(1));
+/// A provider tries a save that fails for this long.
+const SAVE_AT_MOST: Duration = Duration::from_secs(10);
 /// A request that was not answered by then never will be.
 const ANSWERED_WITHIN: Duration = Duration::from_secs(10);
 
@@ -26,6 +28,8 @@ const ANSWERED_WITHIN: Duration = Duration::from_secs(10);
 pub(crate) struct Reads {
     pub(crate) reads: u64,
     pub(crate) missing: u64,
+    /// The store did not answer in time: nothing is known of what is in it.
+    pub(crate) slow: u64,
     pub(crate) errors: Tally,
     /// The fingerprints of the pairs that were found in it.
     pub(crate) seen: HashSet<(String, String)>,
@@ -49,12 +53,19 @@ pub(crate) fn read_on(sign_in: &SignIn, stop: &AtomicBool) -> Result<Reads> {
                     found.seen.insert(marks(&stored));
                 }
                 Ok(None) => found.missing += 1,
+                Err(error) if is_slow(&error) => found.slow += 1,
                 Err(error) => count(&mut found.errors, label(&error)),
             }
             tokio::time::sleep(BETWEEN_READS).await;
         }
     });
     Ok(found)
+}
+
+/// Only Redis has a time-out, and only its words tell that from other failures.
+fn is_slow(error: &Error) -> bool {
+    let text = error.to_string();
+    text.contains("no answer within") || text.contains("no connection within")
 }
 
 /// What the mock saw, and what became of the sign-in.
@@ -89,6 +100,9 @@ pub(crate) fn look_on(
         std::thread::sleep(BETWEEN_LOOKS);
         seen.take_up(stage.mock.requests_since(seen.last)?);
         let loaded = runtime.block_on(sign_in.load());
+        if loaded.as_ref().is_err_and(is_slow) {
+            continue;
+        }
         // Half a file may be whole a moment later.
         let damaged = !matches!(loaded, Ok(Some(_)));
         let lost = match loaded {
@@ -117,7 +131,8 @@ fn why_lost(stage: &Stage, stored: &Stored, id: u64) -> Result<Option<String>> {
     let redeemed_at = family
         .generation(&refresh_token)
         .and_then(|generation| generation.redeemed_at_unix_ms);
-    let is_stale = redeemed_at.is_some_and(|at| at + millis(IN_FLIGHT) < unix_ms());
+    let in_flight = millis(in_flight(&stage.setup.store));
+    let is_stale = redeemed_at.is_some_and(|at| at + in_flight < unix_ms());
     Ok(match family.standing(&refresh_token) {
         _ if family.is_revoked() => Some("the server revoked it".to_owned()),
         // What was put there a moment ago may have been overwritten by another's save of before.
@@ -129,6 +144,16 @@ fn why_lost(stage: &Stage, stored: &Stored, id: u64) -> Result<Option<String>> {
         Standing::Behind(_) if is_stale => Some("its token had been redeemed".to_owned()),
         _ => None,
     })
+}
+
+/// So long the ledger may be ahead of the store. What a short run does not see of that here, its survivor does.
+fn in_flight(store: &Place) -> Duration {
+    let save = match store {
+        Place::File(_) | Place::Redis(_) => SAVE_AT_MOST,
+        // Its save is one write. It loses so often that its losses are to be seen soon.
+        Place::Plain(_) => Duration::from_secs(1),
+    };
+    coze::REQUEST_AT_MOST + save
 }
 
 fn unix_ms() -> u64 {

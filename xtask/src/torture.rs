@@ -44,6 +44,10 @@ pub(crate) struct Race {
     /// The clocks of a third of the processes are an hour fast, those of another third an hour slow
     #[arg(long)]
     skewed_clocks: bool,
+    /// By how much a refresh may miss its window, in milliseconds: what the clocks' steps, rounding and the way of a
+    /// request amount to. A busy machine stalls processes for longer
+    #[arg(long, default_value_t = 50)]
+    forgive_ms: u32,
 }
 
 #[derive(Args)]
@@ -180,6 +184,7 @@ impl Race {
             ("--seconds", self.seconds),
             ("--access-token-lifetime", self.access_token_lifetime),
             ("--latency", self.latency),
+            ("--forgive-ms", self.forgive_ms),
         ] {
             arguments.extend([option.to_owned(), value.to_string()]);
         }
@@ -348,6 +353,7 @@ mod tests {
             access_token_lifetime: 5,
             latency: 50,
             skewed_clocks: true,
+            forgive_ms: 50,
         };
         assert_eq!(race.name(), "race-redis-reuse-revokes-family-skewed-clocks");
         let crash = Crash {

@@ -715,7 +715,7 @@ fn in_step(record: &Record, last: usize) -> Result<usize, String> {
 }
 
 async fn one_of_many_saves_wins(check: &Check<'_>) {
-    const SAVERS: usize = 16;
+    const SAVERS: usize = 6;
     let profile = check.profile("");
     let mut stored = check.record(0);
     check.open().await.put(&profile, &stored).await;

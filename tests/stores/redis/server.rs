@@ -12,6 +12,8 @@ use redis::FromRedisValue;
 use tempfile::TempDir;
 
 const STARTS_WITHIN: Duration = Duration::from_secs(10);
+/// Between the search for a free port and its use, another program may take it.
+const PORTS_TRIED: usize = 5;
 
 pub(crate) struct RedisServer {
     process: Option<Child>,
@@ -30,7 +32,7 @@ impl RedisServer {
 
     /// One with these options: the last of a kind counts.
     pub(crate) fn start_with(arguments: &[&str]) -> Option<Self> {
-        is_installed().then(|| Self::start_on(free_port(), None, arguments))
+        is_installed().then(|| Self::start_on_free_ports(false, arguments))
     }
 
     /// One that also speaks TLS, with the certificate and the key in these files of its folder.
@@ -49,10 +51,7 @@ impl RedisServer {
         );
         std::fs::write(&certificate, certificate_pem).unwrap();
         std::fs::write(&key, key_pem).unwrap();
-        let tls_port = free_port();
         let arguments = [
-            "--tls-port",
-            &tls_port.to_string(),
             "--tls-cert-file",
             certificate.to_str().unwrap(),
             "--tls-key-file",
@@ -60,28 +59,49 @@ impl RedisServer {
             "--tls-auth-clients",
             "no",
         ];
-        let server = Self::start_on(free_port(), Some(tls_port), &arguments);
+        let server = Self::start_on_free_ports(true, &arguments);
         // The server has read them.
         drop(folder);
         Some(server)
     }
 
-    fn start_on(port: u16, tls_port: Option<u16>, arguments: &[&str]) -> Self {
+    fn start_on_free_ports(with_tls: bool, arguments: &[&str]) -> Self {
         let mut server = Self {
             process: None,
-            port,
-            tls_port,
+            port: 0,
+            tls_port: None,
             arguments: arguments.iter().map(|&argument| argument.into()).collect(),
             folder: tempfile::tempdir().unwrap(),
         };
-        server.start_again();
-        server
+        for _ in 0..PORTS_TRIED {
+            server.port = free_port();
+            server.tls_port = with_tls.then(free_port);
+            if server.has_started() {
+                return server;
+            }
+        }
+        panic!("redis-server ends as soon as it is started");
     }
 
     /// On the same port, with nothing in it but what it has written to its folder.
     pub(crate) fn start_again(&mut self) {
+        let began = Instant::now();
+        // Until whoever has its port meanwhile gives it back.
+        while !self.has_started() {
+            assert!(began.elapsed() < STARTS_WITHIN, "its port is taken");
+            thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// Starts it, and tells whether it has its ports; else it has ended.
+    fn has_started(&mut self) -> bool {
+        // A server that is built without TLS does not know the option.
+        let tls_port = self
+            .tls_port
+            .map(|port| ["--tls-port".into(), port.to_string()]);
         let process = Command::new("redis-server")
             .args(["--port", &self.port.to_string()])
+            .args(tls_port.iter().flatten())
             .args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "no"])
             .args(&self.arguments)
             .current_dir(self.folder.path())
@@ -90,15 +110,40 @@ impl RedisServer {
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        self.process = Some(process);
+        let id = self.process.insert(process).id();
         let began = Instant::now();
-        while self.ping().is_err() {
+        while self.ask_for_id() != Ok(Some(id)) {
+            if self.has_ended() {
+                return false;
+            }
             assert!(
                 began.elapsed() < STARTS_WITHIN,
                 "redis-server does not start"
             );
             thread::sleep(Duration::from_millis(10));
         }
+        true
+    }
+
+    fn has_ended(&mut self) -> bool {
+        let process = self.process.as_mut();
+        process.is_none_or(|process| process.try_wait().unwrap().is_some())
+    }
+
+    /// From now on it takes connections and requests, and says nothing. (`CLIENT PAUSE ... ALL` can't be ended early.)
+    pub(crate) fn freeze(&self) {
+        self.signal("STOP");
+    }
+
+    /// It answers again, what it was asked meanwhile too.
+    pub(crate) fn thaw(&self) {
+        self.signal("CONT");
+    }
+
+    fn signal(&self, signal: &str) {
+        let id = self.process.as_ref().unwrap().id().to_string();
+        let kill = Command::new("kill").args(["-s", signal, &id]).status();
+        assert!(kill.unwrap().success());
     }
 
     pub(crate) fn stop(&mut self) {
@@ -153,8 +198,14 @@ impl RedisServer {
         self.ask::<redis::Value>(words);
     }
 
-    fn ping(&self) -> redis::RedisResult<()> {
-        redis::cmd("PING").exec(&mut self.connect()?)
+    /// The process id of whoever answers at its port, once it has loaded its data.
+    fn ask_for_id(&self) -> redis::RedisResult<Option<u32>> {
+        let client = redis::Client::open(self.url())?;
+        let mut connection = client.get_connection_with_timeout(Duration::from_secs(1))?;
+        connection.set_read_timeout(Some(Duration::from_secs(1)))?;
+        redis::cmd("PING").exec(&mut connection)?;
+        let info: redis::InfoDict = redis::cmd("INFO").arg("server").query(&mut connection)?;
+        Ok(info.get("process_id"))
     }
 
     fn connect(&self) -> redis::RedisResult<redis::Connection> {
