@@ -33,9 +33,8 @@ pub(crate) struct Options {
     /// The clocks of a third of the processes are an hour fast, those of another third an hour slow
     #[arg(long)]
     skewed_clocks: bool,
-    /// By how much a refresh may miss its window, in milliseconds: what the clocks' steps, rounding and the way of a
-    /// request amount to. A busy machine stalls processes for longer
-    #[arg(long, default_value_t = 50)]
+    /// By how much more a refresh may miss its window, in milliseconds, because a busy machine stalls processes
+    #[arg(long, default_value_t = 0)]
     forgive_ms: u64,
 }
 
@@ -43,6 +42,8 @@ const START_AT_MOST: Duration = Duration::from_secs(60);
 const END_AT_MOST: Duration = Duration::from_secs(30);
 const HOUR: i64 = 3600;
 
+/// What the clocks' steps, rounding to milliseconds and the way of a request amount to.
+const ROUNDING: Duration = Duration::from_millis(50);
 /// Who can't trust the own clock goes by the `Date` header, which cuts a second off, and by how long the request took.
 const BY_DATE: Duration = Duration::from_millis(1000 + 250);
 
@@ -199,9 +200,9 @@ fn window(options: &Options) -> RefreshWindow {
     RefreshWindow {
         granted: Duration::from_secs(options.access_token_lifetime),
         misjudged: if options.skewed_clocks {
-            BY_DATE
+            ROUNDING + BY_DATE
         } else {
-            Duration::ZERO
+            ROUNDING
         },
         forgiven: Duration::from_millis(options.forgive_ms),
     }

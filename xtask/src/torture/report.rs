@@ -59,10 +59,11 @@ pub(super) fn render(runs: &[Value]) -> String {
 const RACE: &str = "Processes ask for the token of one sign-in every 20 to 80 ms, and call the API with it every 250 to 1,000 ms. \
     A quarter of them refreshes in line, as one-shot programs do; the others in the background. *Refreshed before the end* is how \
     long before the access token's end its successor was issued: earliest, middle, latest. None may come before the window of the \
-    provider: a fifth of the token's life, times 1.25 for the replica whose jitter is largest, before a fiftieth of its life before \
-    its end; and 50 ms (`--forgive-ms`) for rounding and the request's way. Where clocks are wrong, replicas go by the server's `Date`, which cuts off up to a second, and \
+    provider, so the earliest at *1.25 x life / 5 + life / 50 + 50 ms* before the end: the window is a fifth of the token's life, 1.25 \
+    of that for the replica whose jitter is largest; a token is given up a fiftieth of its life early; and there are 50 ms for rounding and \
+    the request's way. Where clocks are wrong, replicas go by the server's `Date`, which cuts off up to a second, and \
     by the time that the request took: 1,250 ms more. The bound is that of the token with the longest life; each refresh is held to \
-    its own. None may come later than those 50 ms after the end. A sign-in that is lost is begun anew, so that the run goes on. With the plain \
+    its own. None may come after the end. A sign-in that is lost is begun anew, so that the run goes on. With the plain \
     store, too, it is our provider that asks: it looks into the store again before it believes `invalid_grant`, so most refusals cost it \
     nothing unless the server ends the family; a program that takes the first refusal for the end loses a sign-in with each. A refused token is one \
     that the API did not take (after a refresh, where that ends the old one); all others were recovered from by asking once more.";
