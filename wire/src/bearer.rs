@@ -33,6 +33,23 @@ impl Bearer {
     /// [`InvalidBearer`] when the credential is empty or holds anything but visible ASCII
     /// characters: a line break would end the header, and white space would end the credential.
     pub fn new(credential: &Secret) -> Result<Self, InvalidBearer> {
+        Self::of(credential, Bytes::from_owner)
+    }
+
+    /// The same, with its reference count on cache lines of its own, for 200 bytes more: for a value that one core clones
+    /// for each request, while others clone theirs.
+    ///
+    /// # Errors
+    ///
+    /// As [`new`](Self::new).
+    pub fn padded(credential: &Secret) -> Result<Self, InvalidBearer> {
+        Self::of(credential, |header| Bytes::from_owner(Padded(header)))
+    }
+
+    fn of(
+        credential: &Secret,
+        shared: impl FnOnce(Zeroizing<Vec<u8>>) -> Bytes,
+    ) -> Result<Self, InvalidBearer> {
         let text = credential.expose();
         if text.is_empty() {
             return Err(InvalidBearer::Empty);
@@ -42,7 +59,7 @@ impl Bearer {
         }
         // The header value borrows a buffer that is wiped when its last copy is dropped.
         let header = Zeroizing::new(format!("Bearer {text}").into_bytes());
-        let mut value = HeaderValue::from_maybe_shared(Bytes::from_owner(header))
+        let mut value = HeaderValue::from_maybe_shared(shared(header))
             .map_err(|_| InvalidBearer::Character { position: 0 })?;
         value.set_sensitive(true);
         Ok(Self(value))
@@ -52,6 +69,16 @@ impl Bearer {
     #[must_use]
     #[inline]
     pub fn header_value(&self) -> &HeaderValue {
+        &self.0
+    }
+}
+
+/// Two lines of 64 bytes, which processors fetch together. `Bytes` puts the reference count before it.
+#[repr(align(128))]
+struct Padded(Zeroizing<Vec<u8>>);
+
+impl AsRef<[u8]> for Padded {
+    fn as_ref(&self) -> &[u8] {
         &self.0
     }
 }
@@ -115,8 +142,12 @@ mod tests {
 
     #[test]
     fn debug_is_redacted() {
-        let bearer = Bearer::new(&Secret::from("hush")).unwrap();
-        assert_eq!(format!("{bearer:?}"), "Bearer(****)");
-        assert_eq!(format!("{:?}", bearer.header_value()), "Sensitive");
+        let credential = Secret::from("hush");
+        for bearer in [Bearer::new(&credential), Bearer::padded(&credential)] {
+            let bearer = bearer.unwrap();
+            assert_eq!(bearer.header_value().as_bytes(), b"Bearer hush");
+            assert_eq!(format!("{bearer:?}"), "Bearer(****)");
+            assert_eq!(format!("{:?}", bearer.header_value()), "Sensitive");
+        }
     }
 }

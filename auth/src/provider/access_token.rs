@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use coze_wire::{Bearer, Secret};
+use coze_wire::{Bearer, InvalidBearer, Secret};
 use http::HeaderValue;
 
 use crate::{Error, Result, input::credential};
@@ -28,9 +28,12 @@ impl AccessToken {
     }
 
     pub(crate) fn of(token: &Secret) -> Result<Self> {
-        let bearer = Bearer::new(token)
-            .map_err(|why| Error::invalid_input(format!("the access token {why}")))?;
-        Ok(Self(bearer))
+        Bearer::new(token).map(Self).map_err(unfit)
+    }
+
+    /// One that is cloned by one core while others clone theirs.
+    pub(super) fn padded(token: &Secret) -> Result<Self> {
+        Bearer::padded(token).map(Self).map_err(unfit)
     }
 
     pub(crate) fn from_bearer(bearer: Bearer) -> Self {
@@ -69,6 +72,10 @@ impl AccessToken {
         // Both are in our hands: nothing is learned from how long it takes.
         self.authorization().as_bytes() == other.authorization().as_bytes()
     }
+}
+
+fn unfit(why: InvalidBearer) -> Error {
+    Error::invalid_input(format!("the access token {why}"))
 }
 
 impl fmt::Debug for AccessToken {

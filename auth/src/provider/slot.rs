@@ -51,8 +51,9 @@ impl Slot {
     pub(super) fn new(token: &Token, life: Lifespan) -> Result<Self> {
         let copies: Result<Vec<_>> = (0..SHARDS)
             .map(|_| {
-                // Each from a buffer of its own: clones of one buffer would share its reference count.
-                let token = AccessToken::of(token.access_token())?;
+                // Each from a buffer of its own: clones of one buffer would share its reference count. Counts side by
+                // side would share a cache line.
+                let token = AccessToken::padded(token.access_token())?;
                 let reads = AtomicU64::new(0);
                 Ok(CachePadded::new(Copy { token, reads }))
             })
