@@ -3,10 +3,10 @@
 
 use std::{
     collections::HashMap,
-    hint::spin_loop,
+    hint::{black_box, spin_loop},
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     thread,
     time::{Duration, Instant},
@@ -17,6 +17,8 @@ use std::{
 pub struct Contender<'a> {
     name: String,
     threads: usize,
+    /// Whether the other core turns in circles meanwhile.
+    beside_a_spin: bool,
     repeat: Arc<dyn Fn(u64) + Send + Sync + 'a>,
 }
 
@@ -26,6 +28,7 @@ impl<'a> Contender<'a> {
         Self {
             name: name.into(),
             threads: 1,
+            beside_a_spin: false,
             repeat: Arc::new(repeat),
         }
     }
@@ -36,12 +39,45 @@ impl<'a> Contender<'a> {
         Self {
             name: format!("{}{TWO_THREADS}", self.name),
             threads: 2,
+            beside_a_spin: false,
+            repeat: Arc::clone(&self.repeat),
+        }
+    }
+
+    /// The same on one thread, while another turns in circles and touches no memory: many processors raise their clock for
+    /// a core that is busy alone, and two threads against that would measure the clock. Its name says so.
+    #[must_use]
+    pub fn beside_a_spin(&self) -> Self {
+        Self {
+            name: format!("{}{BESIDE_A_SPIN}", self.name),
+            threads: 1,
+            beside_a_spin: true,
             repeat: Arc::clone(&self.repeat),
         }
     }
 
     /// Seconds for one repetition; of all threads together, if there are several.
     fn run(&self, repetitions: u64) -> f64 {
+        if self.beside_a_spin {
+            let (spins, done) = (AtomicBool::new(false), AtomicBool::new(false));
+            return thread::scope(|scope| {
+                scope.spawn(|| {
+                    spins.store(true, Ordering::SeqCst);
+                    while !done.load(Ordering::Relaxed) {
+                        for turn in 0..1000 {
+                            black_box(turn);
+                        }
+                    }
+                });
+                while !spins.load(Ordering::SeqCst) {
+                    spin_loop();
+                }
+                (self.repeat)(repetitions.div_ceil(2));
+                let took = timed(|| (self.repeat)(repetitions));
+                done.store(true, Ordering::SeqCst);
+                took / repetitions as f64
+            });
+        }
         if self.threads == 1 {
             return timed(|| (self.repeat)(repetitions)) / repetitions as f64;
         }
@@ -70,6 +106,7 @@ impl<'a> Contender<'a> {
 }
 
 const TWO_THREADS: &str = ", two threads";
+const BESIDE_A_SPIN: &str = ", beside a spin";
 
 fn timed(work: impl FnOnce()) -> f64 {
     let began = Instant::now();
@@ -123,8 +160,16 @@ impl Rounds {
         median(ratios.collect())
     }
 
-    /// How many times as much two threads do together as one does.
+    /// How many times as much two threads do together as one does, by the same clock.
     pub fn scaling(&self, name: &str) -> f64 {
+        self.ratio(
+            &format!("{name}{BESIDE_A_SPIN}"),
+            &format!("{name}{TWO_THREADS}"),
+        )
+    }
+
+    /// The same against one that may have a higher clock, because the other core has nothing to do.
+    pub fn scaling_from_alone(&self, name: &str) -> f64 {
         self.ratio(name, &format!("{name}{TWO_THREADS}"))
     }
 

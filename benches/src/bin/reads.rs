@@ -94,11 +94,12 @@ fn main() -> Result<()> {
     };
     let one_thread = reads();
     let two_threads: Vec<_> = one_thread.iter().map(Contender::on_two_threads).collect();
+    let beside: Vec<_> = one_thread.iter().map(Contender::beside_a_spin).collect();
     let (rounds, batch) = run.choose(
         (300, Duration::from_millis(2)),
         (10, Duration::from_micros(200)),
     );
-    let measured = Rounds::measure(&[one_thread, two_threads].concat(), rounds, batch);
+    let measured = Rounds::measure(&[one_thread, two_threads, beside].concat(), rounds, batch);
 
     let mut report = Report::new();
     for (name, floor, most, least) in [
@@ -141,7 +142,12 @@ fn goals(report: &mut Report, measured: &Rounds, name: &str, floor: &str, most: 
         measured.scaling(name),
         "x",
         Goal::AtLeast(1.8),
-        format!("floor {:.2} x", measured.scaling(floor)),
+        format!(
+            "against one beside a core that turns in circles; against one alone, whose clock may be higher, {:.2} x; floor {:.2} x, {:.2} x",
+            measured.scaling_from_alone(name),
+            measured.scaling(floor),
+            measured.scaling_from_alone(floor)
+        ),
         // Reads of ours share nothing that is written; where even the bare clocks and guard don't scale, the cores don't.
         if measured.scaling("floor, borrowed") < 1.8 {
             "the bare clocks and an arc-swap guard scale no better on these cores"
