@@ -16,9 +16,7 @@ use std::{
 #[derive(Clone)]
 pub struct Contender<'a> {
     name: String,
-    threads: usize,
-    /// Whether the other core turns in circles meanwhile.
-    beside_a_spin: bool,
+    cores: Cores,
     repeat: Arc<dyn Fn(u64) + Send + Sync + 'a>,
 }
 
@@ -27,8 +25,7 @@ impl<'a> Contender<'a> {
     pub fn new(name: impl Into<String>, repeat: impl Fn(u64) + Send + Sync + 'a) -> Self {
         Self {
             name: name.into(),
-            threads: 1,
-            beside_a_spin: false,
+            cores: Cores::One,
             repeat: Arc::new(repeat),
         }
     }
@@ -36,73 +33,84 @@ impl<'a> Contender<'a> {
     /// The same on two threads at once; its name says so.
     #[must_use]
     pub fn on_two_threads(&self) -> Self {
-        Self {
-            name: format!("{}{TWO_THREADS}", self.name),
-            threads: 2,
-            beside_a_spin: false,
-            repeat: Arc::clone(&self.repeat),
-        }
+        self.on(Cores::Two, TWO_THREADS)
     }
 
     /// The same on one thread, while another turns in circles and touches no memory: many processors raise their clock for
     /// a core that is busy alone, and two threads against that would measure the clock. Its name says so.
     #[must_use]
     pub fn beside_a_spin(&self) -> Self {
+        self.on(Cores::OneBesideASpin, BESIDE_A_SPIN)
+    }
+
+    fn on(&self, cores: Cores, ending: &str) -> Self {
         Self {
-            name: format!("{}{BESIDE_A_SPIN}", self.name),
-            threads: 1,
-            beside_a_spin: true,
+            name: format!("{}{ending}", self.name),
+            cores,
             repeat: Arc::clone(&self.repeat),
         }
     }
 
-    /// Seconds for one repetition; of all threads together, if there are several.
+    /// Seconds for one repetition; of both threads together, if there are two.
     fn run(&self, repetitions: u64) -> f64 {
-        if self.beside_a_spin {
-            let (spins, done) = (AtomicBool::new(false), AtomicBool::new(false));
-            return thread::scope(|scope| {
-                scope.spawn(|| {
-                    spins.store(true, Ordering::SeqCst);
-                    while !done.load(Ordering::Relaxed) {
-                        for turn in 0..1000 {
-                            black_box(turn);
-                        }
+        match self.cores {
+            Cores::One => timed(|| (self.repeat)(repetitions)) / repetitions as f64,
+            Cores::OneBesideASpin => self.run_beside_a_spin(repetitions),
+            Cores::Two => self.run_twice(repetitions),
+        }
+    }
+
+    fn run_beside_a_spin(&self, repetitions: u64) -> f64 {
+        let (spins, done) = (AtomicBool::new(false), AtomicBool::new(false));
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                spins.store(true, Ordering::SeqCst);
+                while !done.load(Ordering::Relaxed) {
+                    for turn in 0..1000 {
+                        black_box(turn);
                     }
-                });
-                while !spins.load(Ordering::SeqCst) {
-                    spin_loop();
                 }
-                (self.repeat)(repetitions.div_ceil(2));
-                let took = timed(|| (self.repeat)(repetitions));
-                done.store(true, Ordering::SeqCst);
-                took / repetitions as f64
             });
-        }
-        if self.threads == 1 {
-            return timed(|| (self.repeat)(repetitions)) / repetitions as f64;
-        }
+            while !spins.load(Ordering::SeqCst) {
+                spin_loop();
+            }
+            (self.repeat)(warm_up(repetitions));
+            let took = timed(|| (self.repeat)(repetitions));
+            done.store(true, Ordering::SeqCst);
+            took / repetitions as f64
+        })
+    }
+
+    fn run_twice(&self, repetitions: u64) -> f64 {
         let ready = AtomicUsize::new(0);
+        let one = || {
+            (self.repeat)(warm_up(repetitions));
+            ready.fetch_add(1, Ordering::SeqCst);
+            while ready.load(Ordering::SeqCst) < 2 {
+                spin_loop();
+            }
+            repetitions as f64 / timed(|| (self.repeat)(repetitions))
+        };
         let per_second: f64 = thread::scope(|scope| {
-            let threads: Vec<_> = (0..self.threads)
-                .map(|_| {
-                    scope.spawn(|| {
-                        // The first thread has run all along; so must these two have.
-                        (self.repeat)(repetitions.div_ceil(2));
-                        ready.fetch_add(1, Ordering::SeqCst);
-                        while ready.load(Ordering::SeqCst) < self.threads {
-                            spin_loop();
-                        }
-                        repetitions as f64 / timed(|| (self.repeat)(repetitions))
-                    })
-                })
-                .collect();
-            threads
-                .into_iter()
-                .filter_map(|thread| thread.join().ok())
-                .sum()
+            let threads = [scope.spawn(one), scope.spawn(one)];
+            let ended = threads.into_iter().filter_map(|thread| thread.join().ok());
+            ended.sum()
         });
         1.0 / per_second
     }
+}
+
+/// What the cores do while a contender is measured.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Cores {
+    One,
+    OneBesideASpin,
+    Two,
+}
+
+/// A core that has just been woken is slow; the main thread's has run all along.
+fn warm_up(repetitions: u64) -> u64 {
+    repetitions.div_ceil(2)
 }
 
 const TWO_THREADS: &str = ", two threads";
@@ -199,7 +207,12 @@ fn calibrated(contender: &Contender<'_>, batch: Duration) -> u64 {
     let mut repetitions = 1;
     loop {
         let took = contender.run(repetitions) * repetitions as f64;
-        let target = batch.as_secs_f64() / contender.threads as f64;
+        let threads = if contender.cores == Cores::Two {
+            2.0
+        } else {
+            1.0
+        };
+        let target = batch.as_secs_f64() / threads;
         if took * 4.0 >= target {
             return ((repetitions as f64 * target / took) as u64).max(1);
         }

@@ -36,8 +36,8 @@ use crate::{
 /// - In the last fifth of its life (the last five minutes of a long one) a token is still served, and one
 ///   request in the background gets the next. If that fails, the old one serves until its end.
 /// - After a failure there is a pause, half a second and growing to 15 (to 60 where the server refused, or while the
-///   old token is still served), or what the server asks for, an hour at most; callers without a token get the error at once, with the
-///   time of the next try as its [`retry_after`](Error::retry_after).
+///   old token is still served), or what the server asks for, an hour at most; callers without a token get the
+///   error at once, with the time of the next try as its [`retry_after`](Error::retry_after).
 /// - At rest there is no task, but while a [stored](crate::store) sign-in could not be saved, which is tried on.
 /// - A token that the API refused ([`invalidate`](TokenProvider::invalidate)) is replaced, once in 10 seconds at
 ///   most.

@@ -76,20 +76,15 @@ impl Lock {
             if is_stuck || began.elapsed() >= PATIENCE_WITH_ALL {
                 let by = holder(folder, name);
                 let by = by.as_deref().unwrap_or("another process");
-                let patience = if is_stuck {
-                    PATIENCE
+                let (have, patience) = if is_stuck {
+                    ("has", PATIENCE)
                 } else {
-                    PATIENCE_WITH_ALL
+                    ("and others have", PATIENCE_WITH_ALL)
                 };
                 return Err(Error::new(
                     ErrorKind::StoreBusy,
                     format!(
-                        "{} been changing the sign-in of profile {profile} for more than {} s ({} is locked)",
-                        if is_stuck {
-                            format!("{by} has")
-                        } else {
-                            format!("{by} and others have")
-                        },
+                        "{by} {have} been changing the sign-in of profile {profile} for more than {} s ({} is locked)",
                         patience.as_secs(),
                         path.display()
                     ),

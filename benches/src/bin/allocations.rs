@@ -25,12 +25,7 @@ fn main() -> Result<()> {
 
     let provider = subject::provider(&server)?;
     let erased: Arc<dyn TokenProvider> = Arc::new(provider.clone());
-    let WarmPeers {
-        gcp_auth,
-        google,
-        google_headers,
-        yup,
-    } = runtime.block_on(async {
+    let peers = runtime.block_on(async {
         provider.token().await?;
         WarmPeers::of(&server).await
     })?;
@@ -63,25 +58,25 @@ fn main() -> Result<()> {
         (
             "gcp_auth",
             of_a_read(|| {
-                black_box(gcp_auth.token().now_or_never());
+                black_box(peers.gcp_auth.token().now_or_never());
             }),
         ),
         (
             "google-cloud-auth, token",
             of_a_read(|| {
-                black_box(google.token().now_or_never());
+                black_box(peers.google.token().now_or_never());
             }),
         ),
         (
             "google-cloud-auth, headers",
             of_a_read(|| {
-                black_box(google_headers.headers().now_or_never());
+                black_box(peers.google_headers.headers().now_or_never());
             }),
         ),
         (
             "yup-oauth2",
             of_a_read(|| {
-                black_box(yup.token().now_or_never());
+                black_box(peers.yup.token().now_or_never());
             }),
         ),
     ];

@@ -44,12 +44,7 @@ fn main() -> Result<()> {
 
     let provider = subject::provider(&server)?;
     let erased: Arc<dyn TokenProvider> = Arc::new(provider.clone());
-    let WarmPeers {
-        gcp_auth,
-        google,
-        google_headers,
-        yup,
-    } = runtime.block_on(async {
+    let peers = runtime.block_on(async {
         provider.token().await?;
         WarmPeers::of(&server).await
     })?;
@@ -83,13 +78,16 @@ fn main() -> Result<()> {
             ),
             contender!("owned", provider.cached()),
             contender!("owned, dyn", black_box(&*erased).cached()),
-            contender!("gcp_auth", gcp_auth.token().now_or_never()),
-            contender!("google-cloud-auth, token", google.token().now_or_never()),
+            contender!("gcp_auth", peers.gcp_auth.token().now_or_never()),
+            contender!(
+                "google-cloud-auth, token",
+                peers.google.token().now_or_never()
+            ),
             contender!(
                 "google-cloud-auth, headers",
-                google_headers.headers().now_or_never()
+                peers.google_headers.headers().now_or_never()
             ),
-            contender!("yup-oauth2", yup.token().now_or_never()),
+            contender!("yup-oauth2", peers.yup.token().now_or_never()),
         ]
     };
     let one_thread = reads();
