@@ -80,6 +80,9 @@ enum Fault {
     ProofIsKept,
 }
 
+/// How long a fault leaves a change half done: long enough for a machine that stalls to come across it.
+const IN_BETWEEN: Duration = Duration::from_millis(100);
+
 /// Where the fault lies in a store whose leases end with their owners.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum ProcessFault {
@@ -189,7 +192,7 @@ impl Shelf {
             let (bytes, _) = entry.current.as_mut().unwrap();
             bytes.truncate(bytes.len() / 2);
         });
-        sleep(Duration::from_millis(1)).await;
+        sleep(IN_BETWEEN).await;
         self.with_entry(profile, |entry| self.write(entry, record));
     }
 
@@ -296,7 +299,7 @@ impl Shelf {
         self.with_entry(&name, |entry| {
             let now = Instant::now();
             let shared = self.has(Fault::LeasesToEverybody)
-                || self.has(Fault::LeasesRarelyToTwo) && entry.leases % 20 == 19;
+                || self.has(Fault::LeasesRarelyToTwo) && entry.leases % 8 == 7;
             if entry.leased.is_some_and(|(_, until)| now < until) && !shared {
                 return Leasing::Held { by: None };
             }
@@ -330,7 +333,7 @@ impl Store for Shelf {
             }
             if self.has(Fault::ComparesThenSaves) {
                 let stored = self.load(profile).await?;
-                tokio::task::yield_now().await;
+                sleep(IN_BETWEEN).await;
                 if stored.is_some_and(|stored| stored.record.holds(redeemed)) {
                     self.with_entry(profile, |entry| self.write(entry, successor));
                     return Ok(Saved::Saved);
