@@ -45,6 +45,8 @@ const DEADLINE: u64 = 30;
 const LIFETIME: u64 = 300;
 /// A token is given up a little before its end.
 const MARGIN: u64 = 2;
+/// Who asked a silent server in an outage learns of it after the outage.
+const REQUEST_TIMEOUT: u64 = 5;
 
 struct Walk {
     stage: Stage,
@@ -83,7 +85,10 @@ impl Walk {
 
     fn client(&self) -> OAuthClient {
         let client = self.stage.client_builder();
-        client.request_timeout(secs(5)).build().unwrap()
+        client
+            .request_timeout(secs(REQUEST_TIMEOUT))
+            .build()
+            .unwrap()
     }
 
     fn now(&self) -> u64 {
@@ -151,14 +156,13 @@ impl Walk {
                 let late = if self.outage_may_be_felt_late {
                     pause
                 } else {
-                    0
+                    REQUEST_TIMEOUT
                 };
                 assert!(
                     now <= outage_ended + pause
                         && caller.token_ends <= outage_ended + late + MARGIN,
-                    "{where_}: the token ended {} s ago, and the last outage {} s ago: {error}",
-                    now - caller.token_ends,
-                    now - outage_ended
+                    "{where_}: at {now} s; the token ended at {}, the last outage at {outage_ended}: {error}",
+                    caller.token_ends
                 );
             }
         }
@@ -203,9 +207,16 @@ impl Walk {
         ]);
         // Drawn in any case: what is pending depends on the jitter.
         let faults = self.stage.mock.faults();
-        if faults.pending().len() < 3 {
+        if faults.pending().len() < 3 && !self.prolongs_an_outage() {
             faults.add(fault, Target::Any, Times::ONCE);
         }
+    }
+
+    /// Whether a request may be under way whose other attempts were used up by an outage, where that is not to be.
+    fn prolongs_an_outage(&self) -> bool {
+        let is_recent = |ended| self.now() <= ended + DEADLINE + REQUEST_TIMEOUT;
+        !self.outage_may_be_felt_late
+            && (self.outage_until.is_some() || self.last_outage_ended.is_some_and(is_recent))
     }
 
     fn begin_an_outage(&mut self) {
@@ -215,6 +226,9 @@ impl Walk {
         if self.outage_until.is_none() {
             self.stage.line.cut(cut);
             self.outage_until = Some(self.now() + span);
+            if self.prolongs_an_outage() {
+                self.stage.mock.faults().clear();
+            }
         }
     }
 
