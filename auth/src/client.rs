@@ -401,7 +401,7 @@ impl OAuthClient {
         sent: impl Future<Output = std::result::Result<A, NoAnswer>>,
     ) -> Result<Answered<A::Success>> {
         let clock = &self.0.clock;
-        let began = clock.monotonic();
+        let (began, began_wall) = (clock.monotonic(), clock.wall());
         let sent = self.in_time(sent).await;
         let ended = clock.monotonic();
         let outcome = call.exchange.outcome();
@@ -411,6 +411,7 @@ impl OAuthClient {
         };
         let timing = Timing {
             began,
+            began_wall,
             ended,
             ended_wall: clock.wall(),
             date: captured.and_then(Captured::date),

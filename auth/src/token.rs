@@ -158,6 +158,7 @@ impl fmt::Debug for RefreshToken {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Timing {
     pub(crate) began: Instant,
+    pub(crate) began_wall: SystemTime,
     pub(crate) ended: Instant,
     pub(crate) ended_wall: SystemTime,
     /// The `Date` header: whole seconds.
@@ -165,12 +166,18 @@ pub(crate) struct Timing {
 }
 
 impl Timing {
+    /// How long the exchange took, at the most: while the system sleeps, the monotonic clock may stand still.
+    fn took(&self) -> Duration {
+        let awake = self.ended.duration_since(self.began);
+        let shown = self.ended_wall.duration_since(self.began_wall);
+        awake.max(shown.unwrap_or_default())
+    }
+
     /// When the answer was complete, by the server's clock: the interval in which that moment lies. `Date`
     /// was true at some moment of the exchange, but for the second that it cuts off.
     fn server_interval(&self) -> Option<RangeInclusive<SystemTime>> {
-        let took = self.ended.duration_since(self.began);
         self.date
-            .map(|date| date..=date + Duration::from_secs(1) + took)
+            .map(|date| date..=date + Duration::from_secs(1) + self.took())
     }
 
     /// The server's time when the answer was complete: the local one if nothing speaks against it, else
@@ -219,8 +226,7 @@ fn expiry(expires_in: i64, timing: &Timing) -> (SystemTime, Duration) {
     } else {
         // It began to run when the server answered, at the earliest when the request was sent.
         let granted = Duration::from_secs(expires_in.max(0).unsigned_abs());
-        let took = timing.ended.duration_since(timing.began);
-        let lifetime = granted.saturating_sub(took);
+        let lifetime = granted.saturating_sub(timing.took());
         (server_now + lifetime, lifetime)
     }
 }
@@ -298,6 +304,7 @@ mod tests {
         let began = Instant::now();
         Timing {
             began,
+            began_wall: at(local - 0.5),
             ended: began + Duration::from_millis(500),
             ended_wall: at(local),
             date: date.map(at),
@@ -362,6 +369,38 @@ mod tests {
             assert_eq!(timing.wall_correction(), correction, "{local}");
         }
         assert_eq!(timing(server, None).wall_correction(), None);
+    }
+
+    #[test]
+    fn a_system_that_sleeps_during_the_exchange_takes_no_dead_token() {
+        let server = 1_800_000_000.0;
+        let slept = |hour: f64, date| Timing {
+            began_wall: at(server + hour),
+            ended_wall: at(server + hour + 3600.0),
+            ..timing(server, date)
+        };
+        for expires_in in [1_800_000_900, 900] {
+            for date in [Some(server), None] {
+                let (_, lifetime) = expiry(expires_in, &slept(0.0, date));
+                assert_eq!(lifetime, Duration::ZERO, "{expires_in} {date:?}");
+            }
+            // Nor where the local clock is wrong as well.
+            let (_, lifetime) = expiry(expires_in, &slept(-7200.0, Some(server)));
+            assert_eq!(lifetime, Duration::ZERO, "{expires_in}");
+        }
+    }
+
+    #[test]
+    fn a_local_clock_that_is_set_during_the_exchange_changes_no_lifetime() {
+        let server = 1_800_000_000.0;
+        for wrong in [3600.0, -3600.0] {
+            let timing = Timing {
+                began_wall: at(server + wrong),
+                ..timing(server + 0.5, Some(server))
+            };
+            let (_, lifetime) = expiry(1_800_000_900, &timing);
+            assert_eq!(lifetime, Duration::from_millis(899_500), "{wrong}");
+        }
     }
 
     #[test]

@@ -229,6 +229,7 @@ mod tests {
     fn session(now: Tick) -> Session {
         let timing = Timing {
             began: Instant::now(),
+            began_wall: SystemTime::now(),
             ended: Instant::now(),
             ended_wall: SystemTime::now(),
             date: None,

@@ -59,6 +59,7 @@ fn token(number: u64, lifetime: u64, clock: &Clock) -> Token {
     let now: StdInstant = clock.monotonic();
     let timing = Timing {
         began: now,
+        began_wall: clock.wall(),
         ended: now,
         ended_wall: clock.wall(),
         date: None,
