@@ -36,10 +36,6 @@ impl AccessToken {
         Bearer::padded(token).map(Self).map_err(unfit)
     }
 
-    pub(crate) fn from_bearer(bearer: Bearer) -> Self {
-        Self(bearer)
-    }
-
     pub(crate) fn bearer(&self) -> Bearer {
         self.0.clone()
     }

@@ -1,11 +1,11 @@
 //! A token that somebody made in the console.
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 use coze_wire::{Bearer, Secret};
 use http::HeaderValue;
 
-use super::{AccessToken, TokenFuture, TokenProvider};
+use super::{AccessToken, TokenFuture, TokenProvider, slot::Copies};
 use crate::{Error, ErrorKind, Flow, Result, input::credential};
 
 /// The environment variable that holds a personal or service access token.
@@ -28,7 +28,7 @@ pub(crate) const TOKEN_VARIABLE: &str = "COZE_API_TOKEN";
 #[derive(Clone)]
 pub struct FixedToken {
     token: Secret,
-    authorization: Bearer,
+    copies: Arc<Copies>,
 }
 
 impl FixedToken {
@@ -66,12 +66,9 @@ impl FixedToken {
     pub(crate) fn named(name: &str, token: &str) -> Result<Self> {
         let checked = || {
             let token = credential(name, token)?;
-            let authorization = Bearer::new(&token)
-                .map_err(|why| Error::invalid_input(format!("the {name} {why}")))?;
-            Ok(Self {
-                token,
-                authorization,
-            })
+            Bearer::new(&token).map_err(|why| Error::invalid_input(format!("the {name} {why}")))?;
+            let copies = Arc::new(Copies::new(&token)?);
+            Ok(Self { token, copies })
         };
         checked().map_err(|error: Error| error.in_flow(Flow::Token))
     }
@@ -85,17 +82,17 @@ impl FixedToken {
     /// A ready `Authorization` header value, `Bearer …`, marked sensitive.
     #[must_use]
     pub fn authorization(&self) -> &HeaderValue {
-        self.authorization.header_value()
+        self.copies.token().authorization()
     }
 }
 
 impl TokenProvider for FixedToken {
     fn cached(&self) -> Option<AccessToken> {
-        Some(AccessToken::from_bearer(self.authorization.clone()))
+        Some(self.copies.copy(self.copies.read()).clone())
     }
 
     fn fetch(&self) -> TokenFuture<'_> {
-        let token = AccessToken::from_bearer(self.authorization.clone());
+        let token = self.copies.token().clone();
         Box::pin(std::future::ready(Ok(token)))
     }
 }

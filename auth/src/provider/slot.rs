@@ -6,9 +6,11 @@
 
 use std::{
     cell::Cell,
+    ops::Deref,
     sync::atomic::{AtomicU64, AtomicUsize, Ordering},
 };
 
+use coze_wire::Secret;
 use crossbeam_utils::CachePadded;
 
 use super::{AccessToken, lifespan::Lifespan};
@@ -42,51 +44,72 @@ struct Copy {
 /// One token, from its arrival to its end.
 #[derive(Debug)]
 pub(super) struct Slot {
-    // An array, so that the shard is found by a mask: dividing by a length took longer than the read itself.
-    copies: Box<[CachePadded<Copy>; SHARDS]>,
+    copies: Copies,
     pub(super) life: Lifespan,
 }
 
 impl Slot {
     pub(super) fn new(token: &Token, life: Lifespan) -> Result<Self> {
+        let copies = Copies::new(token.access_token())?;
+        Ok(Self { copies, life })
+    }
+}
+
+impl Deref for Slot {
+    type Target = Copies;
+
+    #[inline]
+    fn deref(&self) -> &Copies {
+        &self.copies
+    }
+}
+
+/// A token for many threads.
+#[derive(Debug)]
+pub(super) struct Copies(
+    // An array, so that the shard is found by a mask: dividing by a length took longer than the read itself.
+    Box<[CachePadded<Copy>; SHARDS]>,
+);
+
+impl Copies {
+    pub(super) fn new(token: &Secret) -> Result<Self> {
         let copies: Result<Vec<_>> = (0..SHARDS)
             .map(|_| {
                 // Each from a buffer of its own: clones of one buffer would share its reference count. Counts side by
                 // side would share a cache line.
-                let token = AccessToken::padded(token.access_token())?;
+                let token = AccessToken::padded(token)?;
                 let reads = AtomicU64::new(0);
                 Ok(CachePadded::new(Copy { token, reads }))
             })
             .collect();
         let copies = copies?.into_boxed_slice().try_into();
-        Ok(Self {
-            copies: copies.map_err(|_| Error::invalid_input("there is a copy for each shard"))?,
-            life,
-        })
+        copies
+            .map(Self)
+            .map_err(|_| Error::invalid_input("there is a copy for each shard"))
     }
 
     /// The token, for anything but a warm read.
     pub(super) fn token(&self) -> &AccessToken {
-        &self.copies[0].token
+        &self.0[0].token
     }
 
     /// Counts a read by this thread, and says from which shard it reads.
     #[inline]
     pub(super) fn read(&self) -> usize {
         let shard = shard() % SHARDS;
-        self.copies[shard].reads.fetch_add(1, Ordering::Relaxed);
+        self.0[shard].reads.fetch_add(1, Ordering::Relaxed);
         shard
     }
 
     /// The token of a shard.
     #[inline]
     pub(super) fn copy(&self, shard: usize) -> &AccessToken {
-        &self.copies[shard % SHARDS].token
+        &self.0[shard % SHARDS].token
     }
 
     /// How often it was read.
     pub(super) fn reads(&self) -> u64 {
-        self.copies
+        self.0
             .iter()
             .map(|copy| copy.reads.load(Ordering::Relaxed))
             .sum()
