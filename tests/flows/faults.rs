@@ -392,7 +392,7 @@ async fn a_code_that_could_not_be_sent_is_sent_again_and_one_that_may_have_been_
 /// Over a socket, where resets and time-outs are real.
 async fn over_a_socket(fault: Fault) -> Error {
     let patience = match fault {
-        Fault::Timeout { .. } => secs(2),
+        Fault::Timeout { .. } => secs(6),
         _ => secs(30),
     };
     let mock = MockCoze::start().await.unwrap();

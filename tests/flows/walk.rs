@@ -207,7 +207,7 @@ impl Walk {
         ]);
         // Drawn in any case: what is pending depends on the jitter.
         let faults = self.stage.mock.faults();
-        if faults.pending().len() < 3 && !self.prolongs_an_outage() {
+        if faults.pending().is_empty() && !self.prolongs_an_outage() {
             faults.add(fault, Target::Any, Times::ONCE);
         }
     }

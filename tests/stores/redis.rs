@@ -28,13 +28,22 @@ const ASIDE: &str = "coze-auth:{ann}:aside";
 const LEASE: &str = "coze-auth:{ann}:lease";
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 const HOLD: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(20);
 
 fn ann() -> Profile {
     Profile::new("ann").unwrap()
 }
 
 fn store(server: &RedisServer) -> RedisStore {
-    RedisStore::connect(server.url()).unwrap()
+    patient(server.url())
+}
+
+/// One that a machine which stalls for seconds does not make fail.
+pub(crate) fn patient(url: String) -> RedisStore {
+    let store = RedisStore::builder(url)
+        .connect_timeout(PATIENCE)
+        .response_timeout(PATIENCE);
+    store.build().unwrap()
 }
 
 /// One that gives up soon. Even an unharmed Redis may be too slow for it, on a machine that is busy.
@@ -450,7 +459,7 @@ async fn stores_of_another_prefix_or_database_are_apart() {
         .key_prefix("my:")
         .build()
         .unwrap();
-    let of_database = RedisStore::connect(format!("{}/5", server.url())).unwrap();
+    let of_database = patient(format!("{}/5", server.url()));
     one.put(&ann(), &record(1)).await.unwrap();
     of_prefix.put(&ann(), &record(2)).await.unwrap();
     of_database.put(&ann(), &record(3)).await.unwrap();
@@ -692,7 +701,7 @@ async fn a_slow_redis_is_given_up_in_time() {
     let error = hasty.lease(&ann(), HOLD).await.unwrap_err();
     assert_says(&error, ErrorKind::Store, "within 200ms");
     assert!(
-        began.elapsed() < Duration::from_secs(3),
+        began.elapsed() < Duration::from_secs(10),
         "{:?}",
         began.elapsed()
     );
@@ -718,7 +727,7 @@ async fn many_callers_of_a_silent_redis_do_not_wait_in_line() {
         assert_says(&error, ErrorKind::Store, "no connection within 300ms");
     }
     assert!(
-        began.elapsed() < Duration::from_secs(3),
+        began.elapsed() < Duration::from_secs(10),
         "{:?}",
         began.elapsed()
     );
@@ -864,7 +873,7 @@ async fn the_documented_permissions_are_enough_and_none_is_too_much() {
     let try_with = async |rule: &str| {
         server.tell("FLUSHALL");
         server.tell(&format!("ACL SETUSER replica reset on >hush {rule}"));
-        let store = RedisStore::connect(server.url_as("replica", "hush")).unwrap();
+        let store = patient(server.url_as("replica", "hush"));
         use_all(&store, &server).await
     };
     try_with(ACL).await.unwrap();
@@ -884,7 +893,7 @@ async fn a_user_who_may_only_read_lets_no_refresh_be_sent() {
     };
     server.tell("ACL SETUSER reader on >hush ~coze-auth:* +@read +eval +time");
     store(&server).put(&ann(), &record(1)).await.unwrap();
-    let reader = RedisStore::connect(server.url_as("reader", "hush")).unwrap();
+    let reader = patient(server.url_as("reader", "hush"));
     assert_eq!(stored_number(&reader).await, Some(1));
     let error = reader.lease(&ann(), HOLD).await.unwrap_err();
     assert_says(&error, ErrorKind::Store, "lacks a permission (NOPERM)");
@@ -906,16 +915,16 @@ async fn a_wrong_password_is_an_error_that_does_not_show_it() {
         return;
     };
     server.tell("CONFIG SET requirepass right");
-    let right = RedisStore::connect(server.url_as("default", "right")).unwrap();
+    let right = patient(server.url_as("default", "right"));
     right.put(&ann(), &record(1)).await.unwrap();
-    let wrong = RedisStore::connect(server.url_as("default", "hush")).unwrap();
+    let wrong = patient(server.url_as("default", "hush"));
     let error = wrong.load(&ann()).await.unwrap_err();
     assert_says(
         &error,
         ErrorKind::Store,
         "refused the user name or the password",
     );
-    let none = RedisStore::connect(server.url()).unwrap();
+    let none = patient(server.url());
     let error = none.load(&ann()).await.unwrap_err();
     assert_says(&error, ErrorKind::Store, "wants a password (NOAUTH)");
 }

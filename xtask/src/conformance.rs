@@ -330,9 +330,7 @@ impl Sdk {
         eprintln!("{}: installing into {}", self.name, folder.display());
         let started = Instant::now();
         for step in self.install {
-            let mut command = command_in(folder, step)?;
-            child::finish(&mut command, &folder.join("install.log"), INSTALL_AT_MOST)
-                .with_context(|| format!("installing: {}", step.join(" ")))?;
+            install(folder, step).with_context(|| format!("installing: {}", step.join(" ")))?;
         }
         eprintln!(
             "{}: installed in {} s",
@@ -341,6 +339,19 @@ impl Sdk {
         );
         write(&stamp, &wanted)
     }
+}
+
+/// Takes one step of an installation, which starts anew whenever it is taken. Registries fail now and then.
+fn install(folder: &Path, step: &[&str]) -> Result<()> {
+    const TRIES: u32 = 3;
+    for tries in 1.. {
+        let mut command = command_in(folder, step)?;
+        match child::finish(&mut command, &folder.join("install.log"), INSTALL_AT_MOST) {
+            Err(error) if tries < TRIES => eprintln!("once more: {}: {error:#}", step.join(" ")),
+            ended => return ended,
+        }
+    }
+    Ok(())
 }
 
 fn our_row(places: &Places, programs: &Programs) -> Result<Row> {

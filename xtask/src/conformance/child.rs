@@ -88,7 +88,7 @@ impl Drop for Running {
     fn drop(&mut self) {
         drop(self.stdin.take());
         // If it does not end by itself, it is killed next.
-        let _ = self.child.wait(Duration::from_secs(2));
+        let _ = self.child.wait(Duration::from_secs(10));
     }
 }
 
@@ -106,8 +106,7 @@ fn lines_of(stdout: impl std::io::Read + Send + 'static) -> Receiver<String> {
 
 /// A command for a program that reads no input and is to end when its input ends. A shell watches over it.
 pub(super) fn ends_with_input(program: &Path) -> Command {
-    const WATCH: &str =
-        r#""$0" "$@" & watched=$!; trap 'kill $watched' EXIT INT TERM; cat > /dev/null"#;
+    const WATCH: &str = r#""$0" "$@" & watched=$!; trap 'kill $watched; wait $watched' EXIT INT TERM; cat > /dev/null"#;
     let mut command = Command::new("sh");
     command.args(["-c", WATCH]).arg(program);
     command
@@ -297,14 +296,14 @@ mod tests {
         let is_alive = || {
             succeeds(
                 Command::new("kill").args(["-0", &pid]),
-                Duration::from_secs(1),
+                Duration::from_secs(10),
             )
         };
         assert!(is_alive());
 
         drop(running);
 
-        let deadline = Instant::now() + Duration::from_secs(5);
+        let deadline = Instant::now() + Duration::from_secs(30);
         while is_alive() && Instant::now() < deadline {
             std::thread::sleep(Duration::from_millis(20));
         }

@@ -279,7 +279,7 @@ impl Shelf {
             Ok(()) => Leasing::Got(Box::new(ByLock {
                 shelf: self.clone(),
                 profile: profile.clone(),
-                _locked: file,
+                locked: file,
             })),
             Err(TryLockError::WouldBlock) => held(),
             Err(TryLockError::Error(error)) => panic!("{error}"),
@@ -420,8 +420,14 @@ impl Store for Shelf {
 struct ByLock {
     shelf: Shelf,
     profile: Profile,
-    /// While it is open.
-    _locked: File,
+    locked: File,
+}
+
+impl Drop for ByLock {
+    fn drop(&mut self) {
+        // Not only closed: a child process that another test starts at this moment holds it open, too.
+        let _ = self.locked.unlock();
+    }
 }
 
 impl Lease for ByLock {
