@@ -47,7 +47,7 @@ async fn main() -> anyhow::Result<()> {
     println!("other  {}", shown(other.token().await?.expose()));
     println!("stats  {:?}", other.stats());
 
-    one.shutdown().await;
-    other.shutdown().await;
+    one.shutdown().await?;
+    other.shutdown().await?;
     Ok(())
 }

@@ -447,7 +447,7 @@ async fn a_sign_in_lives_on_over_many_generations_in_an_unbroken_chain() {
             pass(secs(60)).await;
         }
         stage.mock.faults().clear();
-        provider.shutdown().await;
+        provider.shutdown().await.unwrap();
 
         let sign_in = sign_in(&stage, &first);
         let generations = &sign_in.generations;
@@ -634,7 +634,7 @@ async fn shutdown_waits_for_a_refresh_so_that_the_live_token_is_in_hand() {
     assert!(provider.cached().is_some());
     let began = Instant::now();
     pass(secs(1)).await;
-    provider.shutdown().await;
+    provider.shutdown().await.unwrap();
     assert_eq!(began.elapsed(), secs(5));
     let served = provider.cached().unwrap();
     let sign_in = sign_in(&stage, &first);

@@ -217,7 +217,7 @@ async fn replicas_refresh_once_between_them_and_not_once_each() {
             pass(secs(10)).await;
         }
         for replica in &replicas {
-            replica.shutdown().await;
+            replica.shutdown().await.unwrap();
         }
         let refreshes = refreshes(&stage, &first);
         assert!((5..=9).contains(&refreshes), "{refreshes} in 5,000 s");
@@ -394,7 +394,22 @@ async fn shutdown_tries_once_more_to_save_what_could_not_be_saved() {
     provider.invalidate(&provider.token().await.unwrap());
     store.with(|rig| rig.save = vec![Mishap::Fails; 9].into());
     provider.token().await.unwrap();
-    provider.shutdown().await;
+    provider.shutdown().await.unwrap();
+    assert_nothing_lost(&stage, &first, &store.record().await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn shutdown_says_what_could_not_be_saved_and_tries_again_when_asked_again() {
+    let stage = Stage::new();
+    let (store, first) = signed_in(&stage).await;
+    let provider = replica(&stage, &store);
+    provider.invalidate(&provider.token().await.unwrap());
+    store.with(|rig| rig.save = vec![Mishap::Fails; 1000].into());
+    provider.token().await.unwrap();
+    let error = provider.shutdown().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Store, "{error}");
+    store.with(|rig| rig.save.clear());
+    provider.shutdown().await.unwrap();
     assert_nothing_lost(&stage, &first, &store.record().await);
 }
 
@@ -570,7 +585,7 @@ async fn shutdown_sends_nothing_any_more_and_does_not_wait_for_the_lease() {
     });
     pass(secs(1)).await;
     let began = Instant::now();
-    provider.shutdown().await;
+    provider.shutdown().await.unwrap();
     assert!(began.elapsed() < secs(1), "{:?}", began.elapsed());
     assert_eq!(waiting.await.unwrap().kind(), ErrorKind::ShutDown);
     lease.release().await.unwrap();
@@ -591,7 +606,7 @@ async fn shutdown_ends_the_attempts_of_a_refresh_that_fails() {
         async move { provider.token().await }
     });
     pass(secs(1)).await;
-    provider.shutdown().await;
+    provider.shutdown().await.unwrap();
     waiting.await.unwrap().unwrap_err();
     assert_eq!(refreshes(&stage, &first), 0);
 }

@@ -299,7 +299,7 @@ async fn a_signed_in_user_never_gets_an_expired_token_and_never_has_to_sign_in_a
         let in_hand = provider.clone();
         walk.go(vec![Arc::new(provider)]).await;
 
-        in_hand.shutdown().await;
+        in_hand.shutdown().await.unwrap();
         let sign_in = mock.sign_in_of(&refresh_token).unwrap();
         assert!(sign_in.live_refresh_token().is_some(), "seed {seed}");
         assert_eq!(sign_in.reuse_attempts(), 0, "seed {seed}");

@@ -159,7 +159,7 @@ impl Stage {
         sleep(Duration::from_millis(1200)).await;
         let after = self.seeker.token().await;
         assert!(after.is_ok(), "{fault}: once it is mended: {after:?}");
-        self.seeker.shutdown().await;
+        self.seeker.shutdown().await.unwrap();
         let stored = self.store.load(&ann()).await.unwrap().unwrap();
         let stored = coze_mock::fingerprint(stored.record.refresh_token().expose());
         let lost = self.chain(refresh_token).1 != Some(stored);

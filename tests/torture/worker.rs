@@ -56,7 +56,7 @@ pub(crate) async fn run(setup: Setup, options: Options) -> Result<()> {
     wait_for_go()?;
     worker.ask_for(Duration::from_secs(options.seconds)).await;
     // A refresh that is cut off by our end would lose the sign-in.
-    worker.provider.shutdown().await;
+    worker.provider.shutdown().await?;
     let stats = worker.provider.stats();
     worker.summary.flights = stats.refreshes;
     worker.summary.adopted = stats.adopted;

@@ -297,15 +297,20 @@ impl CachedProvider {
     }
 
     /// Begins no more requests, and waits for the one that is under way and for its save, so that a rotated refresh
-    /// token is not lost. A save that failed is tried again for ten seconds; after that,
-    /// [`unsaved`](ProviderStats::unsaved) tells. Valid tokens are still served.
-    pub async fn shutdown(&self) {
+    /// token is not lost. A save that failed is tried again for ten seconds. Valid tokens are still served.
+    ///
+    /// # Errors
+    ///
+    /// Why a sign-in could not be saved: it is lost when the program ends, unless the store works again before that
+    /// and this is called once more. [`unsaved`](ProviderStats::unsaved) tells the same.
+    pub async fn shutdown(&self) -> Result<()> {
         self.0.source.close();
         if let Some(flight) = self.0.flights.close() {
             // Its callers get the result; here only its end counts.
             let _ = flight.landed().await;
         }
         self.0.source.settle().await;
+        self.0.source.unsaved().map_or(Ok(()), Err)
     }
 }
 

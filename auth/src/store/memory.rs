@@ -72,7 +72,7 @@ impl MemoryStore {
         let mut entries = self.entries();
         let entry = entries.entry(profile.clone()).or_default();
         if let Some((current, _)) = &entry.current
-            && current.follows(record.refresh_token())
+            && current.descends_from(record.refresh_token())
         {
             return;
         }

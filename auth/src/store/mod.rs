@@ -17,7 +17,7 @@
 //!
 //! ```no_run
 //! # async fn example(device: coze_auth::DeviceFlow) -> coze_auth::Result<()> {
-//! use coze_auth::{CachedProvider, store::{FileStore, SignIn}};
+//! use coze_auth::{CachedProvider, RefreshMode, store::{FileStore, SignIn}};
 //!
 //! let sign_in = SignIn::new(FileStore::in_default_folder("my-program")?, "default")?;
 //! if sign_in.is_needed().await? {
@@ -25,8 +25,11 @@
 //!     println!("open {}", authorization.verification_uri());
 //!     sign_in.put(&device.poll(&authorization).await?).await?;
 //! }
-//! let provider = CachedProvider::device(device, sign_in).build();
+//! // In line: a program that ends would take a refresh in the background with it.
+//! let provider = CachedProvider::device(device, sign_in).refresh(RefreshMode::InLine).build();
 //! let token = provider.token().await?;
+//! // Before the program ends: it saves what could not be saved yet.
+//! provider.shutdown().await?;
 //! # Ok(()) }
 //! ```
 //!
@@ -134,9 +137,9 @@ pub trait Store: Send + Sync + 'static {
         successor: &'a Record,
     ) -> StoreFuture<'a, Saved>;
 
-    /// Stores a fresh sign-in, whatever is there, unless that [follows](Record::follows) it: then it has been stored before,
-    /// by a try whose answer was lost, and refreshed since. What can't be understood, or was [dead](Record::dead), is
-    /// set aside, never silently deleted.
+    /// Stores a fresh sign-in, whatever is there, unless that [descends from](Record::descends_from) it: then it has
+    /// been stored before, by a try whose answer was lost, and refreshed since. What can't be understood, or was
+    /// [dead](Record::dead), is set aside, never silently deleted.
     fn put<'a>(&'a self, profile: &'a Profile, record: &'a Record) -> StoreFuture<'a, ()>;
 
     /// Forgets a sign-in, **if** its refresh token is still that of the record that was read.

@@ -35,6 +35,9 @@ pub struct Record {
     /// The fingerprint of the refresh token that was redeemed for this.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     follows: Option<String>,
+    /// The fingerprint of the refresh token that the person's sign-in brought, if it has been redeemed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    began_with: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     dead: Option<Dead>,
     #[serde(flatten)]
@@ -73,8 +76,10 @@ impl Record {
     /// refresh token was issued, the old one stays (RFC 6749 section 6).
     pub(crate) fn successor(&self, token: &Token) -> Self {
         let refresh_token = token.refresh_token().unwrap_or(&self.refresh_token);
+        let redeemed = fingerprint(&self.refresh_token);
         Self {
-            follows: Some(fingerprint(&self.refresh_token)),
+            began_with: Some(self.began_with.clone().unwrap_or_else(|| redeemed.clone())),
+            follows: Some(redeemed),
             other: self.other.clone(),
             ..Self::with(token, refresh_token.clone())
         }
@@ -94,6 +99,7 @@ impl Record {
             life_ms: u64::try_from(life).unwrap_or(u64::MAX),
             log_id: token.log_id().map(str::to_owned),
             follows: None,
+            began_with: None,
             dead: None,
             other: Map::new(),
         }
@@ -159,6 +165,13 @@ impl Record {
     #[must_use]
     pub fn follows(&self, redeemed: &RefreshToken) -> bool {
         self.follows.as_deref() == Some(fingerprint(redeemed).as_str())
+    }
+
+    /// Whether this is what has become, by one refresh or by many, of the sign-in that brought that refresh token. Then
+    /// that one is spent, and must not be [`put`](super::Store::put) in this one's place.
+    #[must_use]
+    pub fn descends_from(&self, first: &RefreshToken) -> bool {
+        self.follows(first) || self.began_with.as_deref() == Some(fingerprint(first).as_str())
     }
 
     /// What a store writes. It holds secrets, and is wiped when dropped.
@@ -307,7 +320,11 @@ mod tests {
         let mut record = Record::from_json(STORED.as_bytes()).unwrap();
         assert!(!record.follows(&redeemed));
         record.follows = Some(fingerprint(&redeemed));
-        assert!(record.follows(&redeemed));
+        assert!(record.follows(&redeemed) && record.descends_from(&redeemed));
         assert!(!record.follows(record.refresh_token()));
+        record.follows = Some(fingerprint(&RefreshToken::new("rt_between").unwrap()));
+        record.began_with = Some(fingerprint(&redeemed));
+        assert!(!record.follows(&redeemed) && record.descends_from(&redeemed));
+        assert!(!record.descends_from(record.refresh_token()));
     }
 }

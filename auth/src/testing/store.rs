@@ -453,18 +453,21 @@ async fn a_repeated_put_spares_what_was_refreshed_since(check: &Check<'_>) {
     let (one, other) = (check.open().await, check.open().await);
     let profile = check.profile("");
     let signed_in = check.record(1);
-    let mut json = record_json(2);
-    json["follows"] = fingerprint(signed_in.refresh_token()).into();
     one.put(&profile, &signed_in).await;
-    let saved = other
-        .save(&profile, &signed_in, &check.record_of(&json))
-        .await;
-    expect_saved(check, &saved);
-    // As if its answer had been lost.
-    one.put(&profile, &signed_in).await;
-    one.expect_number(&profile, 2).await;
-    one.put(&profile, &check.record(3)).await;
-    other.expect_number(&profile, 3).await;
+    let mut current = signed_in.clone();
+    for number in 2..4 {
+        let mut json = record_json(number);
+        json["follows"] = fingerprint(current.refresh_token()).into();
+        json["began_with"] = fingerprint(signed_in.refresh_token()).into();
+        let successor = check.record_of(&json);
+        expect_saved(check, &other.save(&profile, &current, &successor).await);
+        // As if its answer had been lost.
+        one.put(&profile, &signed_in).await;
+        one.expect_number(&profile, number).await;
+        current = successor;
+    }
+    one.put(&profile, &check.record(4)).await;
+    other.expect_number(&profile, 4).await;
 }
 
 async fn unknown_fields_are_kept(check: &Check<'_>) {

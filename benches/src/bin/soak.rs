@@ -76,7 +76,7 @@ fn main() -> Result<ExitCode> {
         for caller in callers {
             caller.await.context("a caller panicked")?;
         }
-        provider.shutdown().await;
+        provider.shutdown().await?;
         anyhow::Ok(())
     })?;
 

@@ -370,7 +370,7 @@ async fn shutdown_waits_for_the_running_request_and_begins_no_other() {
     pass(secs(90)).await;
     assert!(stage.provider.cached().is_some());
     let began = Instant::now();
-    stage.provider.shutdown().await;
+    stage.provider.shutdown().await.unwrap();
     assert_eq!(began.elapsed(), Duration::from_millis(100));
     assert_eq!(stage.provider.cached().unwrap().expose(), "czs_2");
     pass(secs(101)).await;

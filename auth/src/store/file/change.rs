@@ -64,7 +64,7 @@ impl<'a> Changing<'a> {
     pub(super) fn put(&self, new: &New<'_>) -> Result<()> {
         match self.current() {
             // A put that replaced what was there, and could not make that durable, may be tried again.
-            Ok(Some(kept)) if kept.record.follows(new.record.refresh_token()) => {
+            Ok(Some(kept)) if kept.record.descends_from(new.record.refresh_token()) => {
                 return self.files.folder.sync();
             }
             Ok(Some(kept)) if kept.record.dead().is_some() => self.set_current_aside()?,

@@ -431,7 +431,7 @@ impl Changing<'_> {
     fn put(&self, asked: Instant, record: &Record) -> Result<()> {
         if let Some(content) = self.service().read(&self.credential.user)? {
             match self.credential.opened(&content) {
-                Ok(kept) if kept.record.follows(record.refresh_token()) => return Ok(()),
+                Ok(kept) if kept.record.descends_from(record.refresh_token()) => return Ok(()),
                 Ok(kept) if kept.record.dead().is_none() => {}
                 _ => self.put_aside(&content)?,
             }

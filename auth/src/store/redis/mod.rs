@@ -339,9 +339,9 @@ impl Reply {
         Ok(Stored::new(record, age))
     }
 
-    fn follows(&self, record: &Record) -> bool {
+    fn descends_from(&self, record: &Record) -> bool {
         let stored = self.stored();
-        stored.is_ok_and(|stored| stored.record.follows(record.refresh_token()))
+        stored.is_ok_and(|stored| stored.record.descends_from(record.refresh_token()))
     }
 
     /// What to do with it when a fresh sign-in comes: the script's word.
@@ -388,7 +388,7 @@ impl Store for RedisStore {
             let asked = Instant::now();
             let mut seen = self.read(profile).await?;
             for _ in 0..PUTS {
-                if seen.follows(record) {
+                if seen.descends_from(record) {
                     return Ok(());
                 }
                 seen = self.put_over(asked, &seen, profile, record).await?;

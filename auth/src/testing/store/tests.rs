@@ -358,7 +358,7 @@ impl Store for Shelf {
                     return;
                 }
                 let is_late =
-                    matches!(&found, Ok(Some(now)) if now.record.follows(record.refresh_token()));
+                    matches!(&found, Ok(Some(now)) if now.record.descends_from(record.refresh_token()));
                 if is_late && !self.has(Fault::PutUndoesARefresh) {
                     return;
                 }
