@@ -276,7 +276,8 @@ impl OAuthClient {
             bearer: client_secret,
             body: vec![refresh_token.secret()],
         };
-        self.issue_token(&credentials, grant.into()).await
+        let token = self.issue_token(&credentials, grant.into()).await?;
+        Ok(token.issued_to(client_id))
     }
 
     /// Redeems an authorization code. Only where no connection could be made, and so no byte was sent, is it
@@ -289,10 +290,11 @@ impl OAuthClient {
         for wait in CONNECT_AGAIN_AFTER {
             match self.issue_token(credentials, grant.clone().into()).await {
                 Err(error) if error.kind() == ErrorKind::Connect => self.clock().sleep(wait).await,
-                outcome => return outcome,
+                outcome => return outcome.map(|token| token.issued_to(&grant.client_id)),
             }
         }
-        self.issue_token(credentials, grant.into()).await
+        let token = self.issue_token(credentials, grant.clone().into()).await?;
+        Ok(token.issued_to(&grant.client_id))
     }
 
     /// Sends a JWT grant to the token endpoint of the app, an account or an enterprise.

@@ -27,6 +27,7 @@ pub struct Token {
     received: Instant,
     received_wall: SystemTime,
     log_id: Option<String>,
+    client_id: Option<String>,
     clock: Clock,
 }
 
@@ -91,6 +92,18 @@ impl Token {
     #[must_use]
     pub fn log_id(&self) -> Option<&str> {
         self.log_id.as_deref()
+    }
+
+    /// The app that may redeem the refresh token.
+    pub(crate) fn client_id(&self) -> Option<&str> {
+        self.client_id.as_deref()
+    }
+
+    pub(crate) fn issued_to(self, client_id: &str) -> Self {
+        Self {
+            client_id: Some(client_id.to_owned()),
+            ..self
+        }
     }
 }
 
@@ -263,6 +276,7 @@ impl Token {
             received: timing.ended,
             received_wall: timing.ended_wall,
             log_id,
+            client_id: None,
             clock: clock.clone(),
         })
     }
@@ -286,6 +300,7 @@ impl Token {
             received: clock.monotonic(),
             received_wall: clock.wall(),
             log_id: record.log_id().map(str::to_owned),
+            client_id: record.client_id().map(str::to_owned),
             clock: clock.clone(),
         })
     }

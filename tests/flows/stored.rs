@@ -387,6 +387,29 @@ async fn an_answer_that_could_not_be_saved_is_served_and_saved_as_soon_as_possib
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_sign_in_of_another_app_is_neither_used_nor_spent() {
+    let stage = Stage::new();
+    let (store, first) = signed_in(&stage).await;
+    let other = stage.pkce();
+    let provider = CachedProvider::pkce(other, store.sign_in()).build();
+    let error = provider.token().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidInput);
+    assert!(error.to_string().contains("profile default"), "{error}");
+    assert_eq!(refreshes(&stage, &first), 0);
+    // Nor when it is due.
+    pass(secs(1000)).await;
+    provider.token().await.unwrap_err();
+    assert_eq!(refreshes(&stage, &first), 0);
+    let stored = store.record().await;
+    assert!(stored.dead().is_none());
+    // It is still the first app's, and so is what follows it.
+    replica(&stage, &store).token().await.unwrap();
+    assert_eq!(store.record().await.client_id(), stored.client_id());
+    provider.token().await.unwrap_err();
+    assert_eq!(refreshes(&stage, &first), 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn shutdown_tries_once_more_to_save_what_could_not_be_saved() {
     let stage = Stage::new();
     let (store, first) = signed_in(&stage).await;

@@ -184,7 +184,7 @@ impl DeviceFlow {
         };
         let credentials = credentials(&authorization.device_code);
         match self.client.issue_token(&credentials, grant.into()).await {
-            Ok(token) => Ok(Poll::Granted(token)),
+            Ok(token) => Ok(Poll::Granted(token.issued_to(&self.client_id))),
             Err(error) => match error.code() {
                 Some(ErrorCode::AuthorizationPending) => Ok(Poll::Pending),
                 Some(ErrorCode::SlowDown) => Ok(Poll::SlowDown),
@@ -206,6 +206,10 @@ impl DeviceFlow {
 
     pub(crate) fn client(&self) -> &OAuthClient {
         &self.client
+    }
+
+    pub(crate) fn client_id(&self) -> &str {
+        &self.client_id
     }
 }
 

@@ -95,6 +95,10 @@ impl PkceFlow {
     pub(crate) fn client(&self) -> &OAuthClient {
         &self.client
     }
+
+    pub(crate) fn client_id(&self) -> &str {
+        &self.client_id
+    }
 }
 
 fn credentials(body: Vec<&Secret>) -> Credentials<'_> {

@@ -129,6 +129,10 @@ impl WebFlow {
     pub(crate) fn client(&self) -> &OAuthClient {
         &self.client
     }
+
+    pub(crate) fn client_id(&self) -> &str {
+        &self.client_id
+    }
 }
 
 impl fmt::Debug for WebFlow {

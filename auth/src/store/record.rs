@@ -32,6 +32,8 @@ pub struct Record {
     life_ms: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     log_id: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    client_id: Option<String>,
     /// The fingerprint of the refresh token that was redeemed for this.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     follows: Option<String>,
@@ -98,6 +100,7 @@ impl Record {
             expires_at: since_epoch.as_secs(),
             life_ms: u64::try_from(life).unwrap_or(u64::MAX),
             log_id: token.log_id().map(str::to_owned),
+            client_id: token.client_id().map(str::to_owned),
             follows: None,
             began_with: None,
             dead: None,
@@ -147,6 +150,13 @@ impl Record {
     #[must_use]
     pub fn log_id(&self) -> Option<&str> {
         self.log_id.as_deref()
+    }
+
+    /// The client id of the app that the person granted it to: no other can redeem its refresh token. `None` if it is
+    /// not known.
+    #[must_use]
+    pub fn client_id(&self) -> Option<&str> {
+        self.client_id.as_deref()
     }
 
     /// Why the sign-in is over, if it is. Its refresh token is not sent any more.

@@ -29,7 +29,7 @@ use super::{
     source::{MintFuture, SettleFuture, Source},
 };
 use crate::{
-    Error, ErrorCode, ErrorKind, Flow, RefreshToken, Token,
+    Error, ErrorCode, ErrorKind, Flow, RefreshToken, Result, Token,
     store::{Profile, Record, SignIn},
 };
 
@@ -155,6 +155,19 @@ impl Owner {
             ErrorKind::NotSignedIn,
             format!("nobody is signed in under profile {}", self.profile()),
         )
+    }
+
+    /// Another app's refresh token would be refused, and its sign-in marked as over though it lives.
+    fn expect_of_this_app(&self, record: &Record) -> Result<()> {
+        let ours = self.flow.client_id();
+        match record.client_id() {
+            Some(theirs) if theirs != ours => Err(Error::invalid_input(format!(
+                "profile {} holds the sign-in of another app: its client id is {theirs}, not {ours}; name another \
+                 profile, or sign in anew",
+                self.profile()
+            ))),
+            _ => Ok(()),
+        }
     }
 
     fn over(&self, record: &Record) -> Error {

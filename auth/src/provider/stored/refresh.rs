@@ -176,6 +176,7 @@ impl Owner {
         let loaded = budget.bound(self.sign_in.load()).await?;
         let stored = loaded.ok_or_else(|| self.nobody())?;
         let record = stored.record;
+        self.expect_of_this_app(&record)?;
         if record.dead().is_some() {
             return Err(self.over(&record));
         }

@@ -26,6 +26,14 @@ impl UserFlow {
         }
     }
 
+    pub(super) fn client_id(&self) -> &str {
+        match self {
+            Self::Web(flow) => flow.client_id(),
+            Self::Pkce(flow) => flow.client_id(),
+            Self::Device(flow) => flow.client_id(),
+        }
+    }
+
     pub(super) async fn refresh(&self, refresh_token: &RefreshToken) -> Result<Token> {
         match self {
             Self::Web(flow) => flow.refresh(refresh_token).await,
