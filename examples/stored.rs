@@ -5,7 +5,7 @@
 //! platform's folder for the state of programs; against the mock, in a temporary one.
 
 use coze_auth::{
-    CachedProvider, Flow,
+    CachedProvider, ErrorKind, Flow,
     store::{FileStore, SignIn},
 };
 use coze_examples::{Stage, approve_soon, flow, shown, users_me};
@@ -23,7 +23,15 @@ async fn main() -> anyhow::Result<()> {
     println!("store  {}", store.folder().display());
     let sign_in = SignIn::new(store, "default")?;
 
-    if sign_in.is_needed().await? {
+    let is_needed = match sign_in.is_needed().await {
+        // The message says what could be restored. A fresh sign-in sets it aside.
+        Err(error) if error.kind() == ErrorKind::StoreDamaged => {
+            println!("error  {error}");
+            true
+        }
+        known => known?,
+    };
+    if is_needed {
         let authorization = device.start().await?;
         println!("open   {}", authorization.verification_url());
         println!("and confirm the code {}\n", authorization.user_code());

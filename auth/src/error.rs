@@ -402,7 +402,7 @@ impl Error {
                 "restore or update what the message names, or sign in again: what is there will be set aside"
             }
             (ErrorKind::StoreExposed, ..) => {
-                "make it readable and writable by its owner only, or sign in elsewhere"
+                "do as the message says, or keep the sign-in elsewhere"
             }
             (ErrorKind::Refused, ..) if self.is_retryable() => "try again later",
             (ErrorKind::Refused, ..) => "see the message; quote the log id to Coze's support",

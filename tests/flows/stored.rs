@@ -38,6 +38,8 @@ struct Rig {
     /// Leases end after this time, whatever was asked for.
     hold: Option<Duration>,
     until_owner_dies: bool,
+    /// Stored just before the next save.
+    moves_on_to: Option<Record>,
 }
 
 #[derive(Clone, Copy)]
@@ -115,8 +117,13 @@ impl Store for Rigged {
         redeemed: &'a RefreshToken,
         successor: &'a Record,
     ) -> StoreFuture<'a, Saved> {
-        let save = self.store.save(profile, redeemed, successor);
-        Box::pin(self.through(|rig| &mut rig.save, save))
+        let save = async move {
+            if let Some(record) = self.with(|rig| rig.moves_on_to.take()) {
+                self.store.put(profile, &record).await?;
+            }
+            self.store.save(profile, redeemed, successor).await
+        };
+        Box::pin(self.through(|rig| &mut rig.save, Box::pin(save)))
     }
 
     fn put<'a>(&'a self, profile: &'a Profile, record: &'a Record) -> StoreFuture<'a, ()> {
@@ -154,6 +161,10 @@ impl Lease for RiggedLease {
     fn prove_save<'a>(&'a self, record: &'a Record) -> StoreFuture<'a, ()> {
         let prove = self.1.prove_save(record);
         Box::pin(self.0.through(|rig| &mut rig.prove, prove))
+    }
+
+    fn was_taken_over(&self) -> bool {
+        self.1.was_taken_over()
     }
 
     fn release(self: Box<Self>) -> StoreFuture<'static, ()> {
@@ -517,7 +528,7 @@ async fn after_invalid_grant_a_former_owner_has_time_to_save() {
     });
     let (former, other) = (replica(&stage, &store), replica(&stage, &store));
     let former = tokio::spawn(async move { former.token().await.unwrap() });
-    pass(secs(2)).await;
+    pass(millis(1500)).await;
     let began = Instant::now();
     let got = other.token().await.unwrap();
     assert!(began.elapsed() >= secs(1), "{:?}", began.elapsed());
@@ -652,12 +663,40 @@ async fn a_one_shot_program_with_a_valid_token_does_not_wait_for_the_lease() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_refusal_is_believed_at_once_where_no_former_owner_can_save() {
+    for was_released in [true, false] {
+        let stage = Stage::new();
+        let (store, first) = signed_in(&stage).await;
+        let refresh_token = first.refresh_token().unwrap().expose();
+        assert!(stage.mock.revoke_sign_in(refresh_token));
+        let former = store.hold_lease(secs(30)).await;
+        let _kept = if was_released {
+            former.release().await.unwrap();
+            None
+        } else {
+            Some(former)
+        };
+        // Whoever has kept the lease for so long can't save any more either.
+        pass(secs(1000)).await;
+        let provider = CachedProvider::web(stage.web(), store.sign_in())
+            .deadline(secs(5))
+            .build();
+        let began = Instant::now();
+        let error = provider.token().await.unwrap_err();
+        assert!(error.needs_sign_in(), "{error}");
+        assert!(began.elapsed() < secs(1), "{:?}", began.elapsed());
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_refusal_that_is_not_believed_yet_does_not_ask_for_a_sign_in() {
     let stage = Stage::new();
     let (store, first) = signed_in(&stage).await;
     let refresh_token = first.refresh_token().unwrap().expose();
     assert!(stage.mock.revoke_sign_in(refresh_token));
     pass(secs(1000)).await;
+    let _former = store.hold_lease(secs(30)).await;
+    pass(secs(31)).await;
     let before = stage.line.attempts();
     let provider = CachedProvider::web(stage.web(), store.sign_in())
         .deadline(secs(5))
@@ -708,6 +747,7 @@ async fn a_sign_in_that_was_removed_in_the_middle_stays_removed() {
     store.sign_in().remove().await.unwrap();
     let error = refreshing.await.unwrap();
     assert_eq!(error.kind(), ErrorKind::NotSignedIn, "{error}");
+    assert!(error.to_string().contains("are set aside"), "{error}");
     assert!(store.sign_in().load().await.unwrap().is_none());
     assert_eq!(store.set_aside().len(), 1);
 }
@@ -766,6 +806,20 @@ async fn invalid_grant_is_not_believed_of_a_record_that_has_changed() {
     let got = refreshing.await.unwrap();
     assert_eq!(got.expose(), fresh.access_token().expose());
     assert!(store.record().await.dead().is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_sign_in_that_was_replaced_just_before_it_is_called_over_is_used() {
+    let stage = Stage::new();
+    let (store, first) = signed_in(&stage).await;
+    let refresh_token = first.refresh_token().unwrap().expose();
+    assert!(stage.mock.revoke_sign_in(refresh_token));
+    pass(secs(1000)).await;
+    let fresh = stage.web_sign_in().await;
+    store.with(|rig| rig.moves_on_to = Some(Record::of(&fresh).unwrap()));
+    let got = replica(&stage, &store).token().await.unwrap();
+    assert_eq!(got.expose(), fresh.access_token().expose());
+    assert_nothing_lost(&stage, &fresh, &store.record().await);
 }
 
 #[tokio::test(start_paused = true)]

@@ -26,6 +26,7 @@ pub(crate) use server::RedisServer;
 const KEY: &str = "coze-auth:{ann}";
 const ASIDE: &str = "coze-auth:{ann}:aside";
 const LEASE: &str = "coze-auth:{ann}:lease";
+const UNRELEASED: &str = "coze-auth:{ann}:unreleased";
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 const HOLD: Duration = Duration::from_secs(30);
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -531,6 +532,69 @@ async fn a_lease_ends_with_its_hold_and_its_former_owner_can_only_save() {
     );
     lease.release().await.unwrap();
     assert!(!is_held(&former).await);
+}
+
+#[tokio::test]
+async fn a_lease_that_was_not_released_is_remembered_for_as_long_again() {
+    let Some(server) = RedisServer::start() else {
+        return;
+    };
+    let (former, heir) = (store(&server), store(&server));
+    let lost = leased(&former, HOLD).await;
+    assert!(!lost.was_taken_over());
+    let left: u64 = server.ask(&format!("PTTL {UNRELEASED}"));
+    assert!(left > 50_000 && left <= 60_000, "{left}");
+
+    // As if its hold were over, and a heir's after it.
+    for _ in 0..2 {
+        server.tell(&format!("DEL {LEASE}"));
+        let lease = leased(&heir, Duration::from_millis(1)).await;
+        assert!(lease.was_taken_over());
+        lease.release().await.unwrap();
+        let left: u64 = server.ask(&format!("PTTL {UNRELEASED}"));
+        assert!(left > 40_000 && left <= 60_000, "{left}");
+    }
+    // Too late: others have been told.
+    lost.release().await.unwrap();
+    assert!(leased(&heir, HOLD).await.was_taken_over());
+}
+
+#[tokio::test]
+async fn a_release_after_the_hold_still_counts_if_nobody_took_over() {
+    let Some(server) = RedisServer::start() else {
+        return;
+    };
+    let (former, heir) = (store(&server), store(&server));
+    let lost = leased(&former, HOLD).await;
+    server.tell(&format!("DEL {LEASE}"));
+    lost.release().await.unwrap();
+    assert_eq!(server.ask::<Vec<String>>("KEYS *"), [""; 0]);
+    assert!(!leased(&heir, HOLD).await.was_taken_over());
+}
+
+#[tokio::test]
+async fn whoever_asks_again_for_a_lease_takes_it_over_from_nobody() {
+    const ASK: &str = concat!(
+        include_str!("../../auth/src/store/redis/common.lua"),
+        include_str!("../../auth/src/store/redis/lease.lua")
+    );
+    type Answer = (Option<String>, bool);
+    let Some(server) = RedisServer::start() else {
+        return;
+    };
+    let ask = |owner: &str| -> Answer {
+        server.ask_words(&["EVAL", ASK, "2", LEASE, UNRELEASED, owner, "30000", "60000"])
+    };
+    let again = |owner: &str, answer: Answer| {
+        assert_eq!(ask(owner), answer, "{owner}");
+        assert_eq!(ask(owner), answer, "{owner}, whose answer was lost");
+        server.tell(&format!("DEL {LEASE}"));
+        assert_eq!(ask(owner), answer, "{owner}, whose lease has ended");
+    };
+    again("one", (None, false));
+    assert_eq!(ask("other"), (Some("one".to_owned()), false));
+    server.tell(&format!("DEL {LEASE}"));
+    again("other", (None, true));
 }
 
 #[tokio::test]

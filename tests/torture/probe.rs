@@ -120,6 +120,10 @@ impl Lease for ProbedLease {
         })
     }
 
+    fn was_taken_over(&self) -> bool {
+        self.lease.was_taken_over()
+    }
+
     fn release(self: Box<Self>) -> StoreFuture<'static, ()> {
         self.lease.release()
     }

@@ -64,7 +64,10 @@ impl Folder {
             Err(error) => return Err(failed("looked at", &self.0, error)),
         };
         if metadata.is_symlink() {
-            return Err(symlink(&self.0));
+            return Err(symlink(
+                &self.0,
+                "name the folder that it points to, or put that in its place",
+            ));
         }
         if !metadata.is_dir() {
             return Err(failed("used", &self.0, Io::NotADirectory.into()));
@@ -86,12 +89,12 @@ impl Folder {
     pub(super) fn open(&self, name: &str, options: &mut OpenOptions) -> Result<Option<File>> {
         let path = self.path_of(name);
         if cfg!(not(unix)) && is_symlink(&path) {
-            return Err(symlink(&path));
+            return Err(symlink(&path, IN_ITS_PLACE));
         }
         let file = match never_following(options).open(&path) {
             Ok(file) => file,
             // The link itself is what could not be opened.
-            Err(_) if is_symlink(&path) => return Err(symlink(&path)),
+            Err(_) if is_symlink(&path) => return Err(symlink(&path, IN_ITS_PLACE)),
             Err(error) if error.kind() == Io::NotFound => return Ok(None),
             Err(error) => return Err(failed("opened", &path, error)),
         };
@@ -216,11 +219,13 @@ pub(super) fn failed(done: &str, path: &Path, error: io::Error) -> Error {
     )
 }
 
-fn symlink(path: &Path) -> Error {
+const IN_ITS_PLACE: &str = "put what it points to in its place";
+
+fn symlink(path: &Path, advice: &str) -> Error {
     Error::new(
         ErrorKind::StoreExposed,
         format!(
-            "{} is a symbolic link, which is not followed: put what it points to in its place",
+            "{} is a symbolic link, which is not followed: {advice}",
             path.display()
         ),
     )
@@ -292,11 +297,12 @@ fn refuse_exposed(path: &Path, metadata: &Metadata, mode: &str) -> Result<()> {
     use std::os::unix::fs::MetadataExt;
     let exposed = |what: String| Err(Error::new(ErrorKind::StoreExposed, what));
     let path = path.display();
-    let user = rustix::process::geteuid().as_raw();
-    if metadata.uid() != user {
+    let (owner, user) = (metadata.uid(), rustix::process::geteuid().as_raw());
+    if owner != user {
+        // Not chown: under sudo, that would lock the owner out.
         return exposed(format!(
-            "{path} belongs to user {}, and this program runs as user {user}: chown {user} {path}",
-            metadata.uid()
+            "{path} belongs to user {owner}, and this program runs as user {user}: \
+             run it as user {owner}, or name another folder"
         ));
     }
     let found = metadata.mode() & 0o7777;

@@ -23,9 +23,17 @@ pub struct MemoryStore(Arc<Mutex<HashMap<Profile, Entry>>>);
 struct Entry {
     current: Option<(Record, Instant)>,
     aside: Vec<Record>,
-    /// Who has the lease, and until when.
-    leased: Option<(u64, Instant)>,
+    /// Who has the lease, or had it last and has not released it.
+    leased: Option<Leased>,
+    /// Until when owners before that may still save who have not released it.
+    formerly_until: Option<Instant>,
     leases: u64,
+}
+
+struct Leased {
+    by: u64,
+    until: Instant,
+    may_save_until: Instant,
 }
 
 /// So many records are kept aside for each profile; older ones make room.
@@ -47,8 +55,8 @@ impl Entry {
     }
 
     fn is_leased_by(&self, owner: u64) -> bool {
-        self.leased
-            .is_some_and(|(leased_by, until)| leased_by == owner && Instant::now() < until)
+        let leased = self.leased.as_ref();
+        leased.is_some_and(|leased| leased.by == owner && Instant::now() < leased.until)
     }
 }
 
@@ -143,17 +151,26 @@ impl Store for MemoryStore {
             let mut entries = self.entries();
             let entry = entries.entry(profile.clone()).or_default();
             let now = Instant::now();
-            if entry.leased.is_some_and(|(_, until)| now < until) {
+            let last = entry.leased.as_ref();
+            if last.is_some_and(|last| now < last.until) {
                 return Ok(Leasing::Held {
                     by: Some("this process".to_owned()),
                 });
             }
+            let last_until = last.map(|last| last.may_save_until);
+            entry.formerly_until = entry.formerly_until.max(last_until);
             entry.leases += 1;
-            entry.leased = Some((entry.leases, now + hold.min(FOR_EVER)));
+            let until = now + hold.min(FOR_EVER);
+            entry.leased = Some(Leased {
+                by: entry.leases,
+                until,
+                may_save_until: until + hold.min(FOR_EVER),
+            });
             Ok(Leasing::Got(Box::new(MemoryLease {
                 store: self.clone(),
                 profile: profile.clone(),
                 owner: entry.leases,
+                was_taken_over: entry.formerly_until.is_some_and(|until| now < until),
             })))
         })
     }
@@ -175,6 +192,7 @@ struct MemoryLease {
     store: MemoryStore,
     profile: Profile,
     owner: u64,
+    was_taken_over: bool,
 }
 
 impl Lease for MemoryLease {
@@ -192,6 +210,10 @@ impl Lease for MemoryLease {
         })
     }
 
+    fn was_taken_over(&self) -> bool {
+        self.was_taken_over
+    }
+
     fn release(self: Box<Self>) -> StoreFuture<'static, ()> {
         drop(self);
         Box::pin(async { Ok(()) })
@@ -202,7 +224,8 @@ impl Drop for MemoryLease {
     fn drop(&mut self) {
         let mut entries = self.store.entries();
         if let Some(entry) = entries.get_mut(&self.profile)
-            && entry.is_leased_by(self.owner)
+            && let Some(leased) = &entry.leased
+            && leased.by == self.owner
         {
             entry.leased = None;
         }

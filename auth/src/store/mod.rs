@@ -33,6 +33,9 @@
 //! # Ok(()) }
 //! ```
 //!
+//! When what is stored can't be understood, `?` ends this with an error that says so. [`SignIn::is_needed`] shows how to
+//! offer a fresh sign-in then.
+//!
 //! # How a sign-in is refreshed
 //!
 //! 1. Take the store's [lease](Store::lease), and [load](Store::load) again. What another owner has refreshed
@@ -44,8 +47,10 @@
 //!    redeemed, its answer is the only live one.
 //! 4. Release the lease.
 //!
-//! `invalid_grant` is not believed at once: the store is loaded again, because another process may have won.
-//! A sign-in that is really over stays in the store, [marked](Record::dead), until a fresh one replaces it.
+//! `invalid_grant` is not believed before the store was loaded again, because another process may have won; and where the
+//! lease was [taken over](Lease::was_taken_over) from an owner who has not released it, not before that owner has had
+//! the time to save. A sign-in that is really over stays in the store, [marked](Record::dead), until a fresh one
+//! replaces it.
 
 mod envelope;
 mod file;
@@ -168,6 +173,18 @@ pub trait Lease: Send + Sync {
     /// - [`StoreDamaged`](crate::ErrorKind::StoreDamaged) when what is stored can't be understood.
     /// - Others when nothing could be saved.
     fn prove_save<'a>(&'a self, record: &'a Record) -> StoreFuture<'a, ()>;
+
+    /// Whether a former owner has not released it, so that what that owner has redeemed may yet be saved: then
+    /// `invalid_grant` is not believed at once. Asked only where a lease ends [with its hold](LeaseKind::ForItsHold).
+    ///
+    /// It must be said as long as a former owner may still save: from the end of its hold for as long again, since a
+    /// hold covers a whole refresh. The release of the next owner does not end that. Whoever asks again because the
+    /// answer was lost is no former owner.
+    ///
+    /// A store that can't tell says yes, as this does: then a sign-in that is really over is reported late.
+    fn was_taken_over(&self) -> bool {
+        true
+    }
 
     /// Ends it. A lease that has been lost is let be.
     fn release(self: Box<Self>) -> StoreFuture<'static, ()>;

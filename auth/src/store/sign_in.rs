@@ -84,9 +84,29 @@ impl SignIn {
     /// Whether a person has to sign in: nobody has, or the sign-in [is over](Record::dead). It is not always known
     /// beforehand: also sign in when a call ends with an error that says [so](Error::needs_sign_in).
     ///
+    /// What can't be understood is an error, because it may yet be restored, or be a newer program's. To whoever would
+    /// rather sign in again, offer that: [`put`](Self::put) sets aside what is there.
+    ///
+    /// ```
+    /// use coze_auth::{ErrorKind, store::{MemoryStore, SignIn}};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> coze_auth::Result<()> {
+    /// # let sign_in = SignIn::new(MemoryStore::new(), "default")?;
+    /// let is_needed = match sign_in.is_needed().await {
+    ///     Err(error) if error.kind() == ErrorKind::StoreDamaged => {
+    ///         eprintln!("{error}");
+    ///         true
+    ///     }
+    ///     known => known?,
+    /// };
+    /// # assert!(is_needed);
+    /// # Ok(()) }
+    /// ```
+    ///
     /// # Errors
     ///
-    /// Those of the store.
+    /// Those of the store; [`StoreDamaged`](crate::ErrorKind::StoreDamaged) when what is stored can't be understood.
     pub async fn is_needed(&self) -> Result<bool> {
         let stored = self.load().await?;
         Ok(stored.is_none_or(|stored| stored.record.dead().is_some()))

@@ -197,6 +197,7 @@ pub async fn check(subject: &dyn Subject) {
         many_tries_make_one_owner,
         a_proof_changes_nothing,
         a_lease_ends_as_its_kind_says,
+        a_lease_tells_whether_it_was_taken_over,
         a_proof_is_of_what_is_stored,
         a_thousand_profiles,
     );
@@ -206,6 +207,10 @@ const LONGEST_CHECK: Duration = Duration::from_secs(600);
 /// How long a store may take to notice that a lease has ended.
 const PATIENCE: Duration = Duration::from_secs(10);
 const SHORT_HOLD: Duration = Duration::from_millis(300);
+/// A machine that stalls for too long to say how a short hold ends is asked again, with a longer one.
+const LONGER: [u32; 5] = [1, 2, 4, 8, 16];
+/// Clocks of machines tick differently, by a few parts in a million.
+const SLACK: Duration = Duration::from_millis(10);
 /// Longer than any check takes.
 const LONG_HOLD: Duration = Duration::from_secs(900);
 /// How coarse the clock of a store may be.
@@ -1052,11 +1057,8 @@ async fn a_lease_ends_as_its_kind_says(check: &Check<'_>) {
 }
 
 async fn a_lease_lasts_its_hold(check: &Check<'_>) {
-    // Clocks of machines tick differently, by a few parts in a million.
-    const SLACK: Duration = Duration::from_millis(10);
     let (owner, other) = (check.open().await, check.open().await);
-    // A machine that stalls for too long to say is asked again, with a longer hold.
-    for longer in [1, 2, 4, 8, 16] {
+    for longer in LONGER {
         let hold = SHORT_HOLD * longer;
         let profile = check.profile(&format!("for {hold:?}"));
         let began = Instant::now();
@@ -1111,6 +1113,58 @@ async fn a_lease_ends_with_its_hold(check: &Check<'_>) {
     heir.release(lease).await;
     let lease = third.leased(&profile, LONG_HOLD).await;
     third.release(lease).await;
+}
+
+async fn a_lease_tells_whether_it_was_taken_over(check: &Check<'_>) {
+    if check.open().await.store.lease_kind() == LeaseKind::ForItsHold {
+        a_lease_after_a_release_is_not_taken_over(check).await;
+        a_lease_after_its_hold_is_taken_over(check).await;
+    }
+}
+
+async fn a_lease_after_a_release_is_not_taken_over(check: &Check<'_>) {
+    let (one, other) = (check.open().await, check.open().await);
+    let profile = check.profile("released");
+    let first = one.leased(&profile, LONG_HOLD).await;
+    // From nobody: so the store can't tell.
+    let is_said_of_all = first.was_taken_over();
+    one.release(first).await;
+    let second = other.leased(&profile, LONG_HOLD).await;
+    check.expect(
+        !second.was_taken_over() || is_said_of_all,
+        "that a lease which was released is not taken over",
+        &"one that is",
+    );
+    other.release(second).await;
+}
+
+async fn a_lease_after_its_hold_is_taken_over(check: &Check<'_>) {
+    let former = check.open().await;
+    let heirs = [check.open().await, check.open().await];
+    'longer: for longer in LONGER {
+        let hold = SHORT_HOLD * longer;
+        let profile = check.profile(&format!("kept for {hold:?}"));
+        let began = Instant::now();
+        let kept = former.leased(&profile, hold).await;
+        for heir in &heirs {
+            let lease = heir.leased_in_time(&profile, LONG_HOLD, "with its hold");
+            let lease = lease.await;
+            let took = began.elapsed();
+            if !lease.was_taken_over() {
+                check.expect(
+                    took + SLACK >= hold * 2,
+                    "that a lease is taken over whose owner has not released it, though the next one has",
+                    &format!("one that is not, {took:?} after it was given for {hold:?}"),
+                );
+                heir.release(lease).await;
+                continue 'longer;
+            }
+            heir.release(lease).await;
+        }
+        // It is lost.
+        let _ = kept.release().await;
+        return;
+    }
 }
 
 async fn a_long_lease_outlives_its_hold(check: &Check<'_>) {

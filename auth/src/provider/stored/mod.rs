@@ -40,8 +40,6 @@ pub(super) struct StoredSource(Arc<Owner>);
 struct Owner {
     flow: UserFlow,
     sign_in: SignIn,
-    /// Nobody else can reach the store.
-    alone: bool,
     /// No refresh is begun any more.
     closing: AtomicBool,
     state: Mutex<State>,
@@ -60,6 +58,8 @@ struct State {
     refreshed_for_refusal: Option<Instant>,
     unsaved: Option<Unsaved>,
     doubted: Option<Doubted>,
+    /// An answer of ours was set aside, because its sign-in had been removed meanwhile.
+    was_removed: bool,
 }
 
 /// A refresh token that Coze refused, though another owner may have redeemed it, and save yet.
@@ -71,7 +71,7 @@ struct Doubted {
 
 impl StoredSource {
     pub(super) fn new(flow: UserFlow, sign_in: SignIn) -> Self {
-        Self::of(flow, sign_in, State::default(), false)
+        Self::of(flow, sign_in, State::default())
     }
 
     /// The same, kept in memory. A token without a refresh token is served to its end.
@@ -81,14 +81,13 @@ impl StoredSource {
             ..State::default()
         };
         let sign_in = SignIn::in_memory(Record::of(signed_in).ok());
-        Self::of(flow, sign_in, state, true)
+        Self::of(flow, sign_in, state)
     }
 
-    fn of(flow: UserFlow, sign_in: SignIn, state: State, alone: bool) -> Self {
+    fn of(flow: UserFlow, sign_in: SignIn, state: State) -> Self {
         Self(Arc::new(Owner {
             flow,
             sign_in,
-            alone,
             closing: AtomicBool::new(false),
             state: Mutex::new(state),
             saving: tokio::sync::Mutex::default(),
@@ -151,10 +150,16 @@ impl Owner {
     }
 
     fn nobody(&self) -> Error {
-        Error::new(
-            ErrorKind::NotSignedIn,
-            format!("nobody is signed in under profile {}", self.profile()),
-        )
+        let profile = self.profile();
+        let what = if self.state().was_removed {
+            format!(
+                "the sign-in of profile {profile} was removed while it was refreshed; \
+                 the tokens that came for it are set aside in the store"
+            )
+        } else {
+            format!("nobody is signed in under profile {profile}")
+        };
+        Error::new(ErrorKind::NotSignedIn, what)
     }
 
     /// Another app's refresh token would be refused, and its sign-in marked as over though it lives.

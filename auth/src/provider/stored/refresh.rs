@@ -141,7 +141,7 @@ impl Owner {
                 Kept::Aside => Ok(Refreshed::Anew),
             },
             Err(error) if error.code() == Some(&ErrorCode::InvalidGrant) => {
-                let believed_from = Instant::now() + self.grace(budget);
+                let believed_from = Instant::now() + self.grace(lease, budget);
                 self.state().doubted = Some(Doubted {
                     refresh_token: redeemed.refresh_token().clone(),
                     refusal: error.clone(),
@@ -213,6 +213,7 @@ impl Owner {
             tracing::debug!(profile = %self.profile(), ?life, "using the token that is stored");
         }
         state.given = Some(access_token);
+        state.was_removed = false;
         Ok(token)
     }
 
@@ -249,6 +250,7 @@ impl Owner {
         state.refused = None;
         state.given = Some(access_token);
         state.doubted = None;
+        state.was_removed = false;
         Ok(token)
     }
 
@@ -282,8 +284,13 @@ impl Owner {
             }
             let left = believed_from.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                self.mark_dead(redeemed, &refusal).await;
-                return Err(refusal);
+                if !self.mark_dead(redeemed, &refusal).await {
+                    return Err(refusal);
+                }
+                return Ok(match self.look(mode, budget).await? {
+                    Look::Use(token) => Refreshed::Token(token),
+                    Look::Refresh(_) => Refreshed::Anew,
+                });
             }
             if budget.is_spent() || self.closing.load(Ordering::Relaxed) {
                 return Err(self.in_doubt(&refusal, left));
@@ -294,32 +301,38 @@ impl Owner {
     }
 
     /// Says in the store that only a person can help, so that nobody sends the refresh token again. The record stays:
-    /// should its answer turn up after all, it can still be saved.
-    async fn mark_dead(&self, record: &Record, refusal: &Error) {
+    /// should its answer turn up after all, it can still be saved. True if a sign-in that lives was stored just before.
+    async fn mark_dead(&self, record: &Record, refusal: &Error) -> bool {
+        let store = self.sign_in.store();
+        let dead = record.died(refusal);
+        let marked = store.save(self.profile(), record.refresh_token(), &dead);
+        let marked = timeout(LAST_LOOK, marked).await;
+        if let Ok(Ok(Saved::MovedOn(Some(now)))) = &marked
+            && now.record.dead().is_none()
+        {
+            return true;
+        }
         tracing::warn!(
             profile = %self.profile(), log_id = refusal.log_id(),
             "the sign-in is over: the person must sign in again"
         );
-        let store = self.sign_in.store();
-        let dead = record.died(refusal);
-        let marked = store.save(self.profile(), record.refresh_token(), &dead);
-        match timeout(LAST_LOOK, marked).await {
-            Ok(Ok(Saved::Saved | Saved::MovedOn(_))) => {}
+        match marked {
+            Ok(Ok(_)) => {}
             Ok(Err(error)) => {
                 tracing::warn!(profile = %self.profile(), kind = ?error.kind(), "that could not be stored");
             }
             Err(_) => tracing::warn!(profile = %self.profile(), "that could not be stored in time"),
         }
+        false
     }
 
     /// How long after `invalid_grant` another owner may still save what the refresh token was redeemed for: as long as
-    /// its request and its save may take. A lease that ends only with its owner is kept until its answer is saved, so
-    /// there is no other.
-    fn grace(&self, budget: &Budget) -> Duration {
+    /// its request and its save may take. A lease that was released, or ends only with its owner, is kept until its
+    /// answer is saved, so there is no other.
+    fn grace(&self, lease: &dyn Lease, budget: &Budget) -> Duration {
         match self.sign_in.store().lease_kind() {
-            _ if self.alone => Duration::ZERO,
-            LeaseKind::UntilOwnerDies => Duration::ZERO,
-            LeaseKind::ForItsHold => budget.request + LONGEST_SAVE,
+            LeaseKind::ForItsHold if lease.was_taken_over() => budget.request + LONGEST_SAVE,
+            LeaseKind::ForItsHold | LeaseKind::UntilOwnerDies => Duration::ZERO,
         }
     }
 

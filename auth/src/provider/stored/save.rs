@@ -84,7 +84,8 @@ impl Owner {
         let saving = store.save(self.profile(), redeemed.refresh_token(), &successor);
         let saved = timeout_at(until, saving).await;
         let saved = saved.unwrap_or_else(|_| Err(no_answer()))?;
-        if matches!(saved, Saved::MovedOn(_)) {
+        if let Saved::MovedOn(now) = &saved {
+            self.state().was_removed = now.is_none();
             tracing::warn!(
                 profile = %self.profile(),
                 "the sign-in moved on while it was refreshed: the answer was set aside, and what is stored is used"

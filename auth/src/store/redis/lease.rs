@@ -1,4 +1,5 @@
-//! The lease in Redis: a key with its owner's name, which goes away by itself.
+//! The lease in Redis: a key with its owner's name, which goes away by itself. Another, which lives longer, tells who has
+//! not released it.
 
 use std::{future::Future, time::Duration};
 
@@ -11,7 +12,7 @@ use crate::{
     store::{Lease, Leasing, Profile, Record, StoreFuture, record::fingerprint},
 };
 
-const ASK: &str = include_str!("lease.lua");
+const ASK: &str = script!("lease.lua");
 const PROVE: &str = script!("prove.lua");
 const RELEASE: &str = include_str!("release.lua");
 
@@ -21,6 +22,7 @@ pub(super) struct RedisLease {
     owner: String,
     /// Whether Redis may hold it for this owner.
     may_be_held: bool,
+    was_taken_over: bool,
 }
 
 impl RedisLease {
@@ -36,10 +38,16 @@ impl RedisLease {
             profile: profile.clone(),
             owner: format!("{:032x} {}", random()?, this_process()),
             may_be_held: true,
+            was_taken_over: false,
         };
-        let mut command = eval(ASK, &[lease.key()]);
-        command.arg(&lease.owner).arg(milliseconds(hold));
-        let held_by: Option<Vec<u8>> = store.run("lease the sign-in", profile, &command).await?;
+        let mut command = eval(ASK, &lease.keys());
+        command
+            .arg(&lease.owner)
+            .arg(milliseconds(hold))
+            .arg(milliseconds(hold.saturating_mul(2)));
+        let (held_by, was_taken_over): (Option<Vec<u8>>, bool) =
+            store.run("lease the sign-in", profile, &command).await?;
+        lease.was_taken_over = was_taken_over;
         Ok(match held_by {
             None => Leasing::Got(Box::new(lease)),
             Some(owner) => {
@@ -53,6 +61,10 @@ impl RedisLease {
 
     fn key(&self) -> String {
         self.store.key(&self.profile, ":lease")
+    }
+
+    fn keys(&self) -> [String; 2] {
+        [self.key(), self.store.key(&self.profile, ":unreleased")]
     }
 
     async fn prove(&self, record: &Record) -> Result<()> {
@@ -81,7 +93,7 @@ impl RedisLease {
     /// Gives it back, if it is still this owner's.
     fn give_back(&mut self) -> impl Future<Output = Result<()>> + Send + use<> {
         self.may_be_held = false;
-        let mut command = eval(RELEASE, &[self.key()]);
+        let mut command = eval(RELEASE, &self.keys());
         command.arg(&self.owner);
         let (store, profile) = (self.store.clone(), self.profile.clone());
         async move {
@@ -95,6 +107,10 @@ impl RedisLease {
 impl Lease for RedisLease {
     fn prove_save<'a>(&'a self, record: &'a Record) -> StoreFuture<'a, ()> {
         Box::pin(self.prove(record))
+    }
+
+    fn was_taken_over(&self) -> bool {
+        self.was_taken_over
     }
 
     fn release(mut self: Box<Self>) -> StoreFuture<'static, ()> {

@@ -1,5 +1,16 @@
--- KEYS: the lease. ARGV: who should have it.
+-- KEYS: the lease, who has not released it. ARGV: who should have it.
+local released = 0
 if redis.call('GET', KEYS[1]) == ARGV[1] then
-  return redis.call('DEL', KEYS[1])
+  released = redis.call('DEL', KEYS[1])
 end
-return 0
+local unreleased = redis.call('HMGET', KEYS[2], 'owner', 'formerly_until')
+if unreleased[1] ~= ARGV[1] then
+  return released
+end
+if unreleased[2] == '0' then
+  redis.call('DEL', KEYS[2])
+else
+  -- Owners before this one may still save.
+  redis.call('HSET', KEYS[2], 'owner', '', 'until', '0')
+end
+return released

@@ -75,6 +75,11 @@ enum Fault {
     LeaseNeverEnds,
     LeaseOutlivesItsRelease,
     ReleaseEndsThatOfTheHeir,
+    TakesNothingOver,
+    TakesOverWhatWasReleased,
+    ReleaseForgetsFormerOwners,
+    /// That is none: it may say that it took over each lease.
+    CanNotTellWhoReleased,
     ProofForgetsTheLease,
     ProofForgetsTheRecord,
     ProofIsKept,
@@ -106,6 +111,9 @@ struct Entry {
     current: Option<(Vec<u8>, Instant)>,
     aside: Vec<Vec<u8>>,
     leased: Option<(u64, Instant)>,
+    /// Who had the lease last, and until when that one may save if the lease is not released.
+    unreleased: Option<(u64, Instant)>,
+    formerly_until: Option<Instant>,
     leases: u64,
 }
 
@@ -305,10 +313,18 @@ impl Shelf {
             }
             entry.leases += 1;
             entry.leased = Some((entry.leases, now + hold));
+            let last = entry.unreleased.map(|(_, until)| until);
+            entry.formerly_until = entry.formerly_until.max(last);
+            entry.unreleased = Some((entry.leases, now + hold * 2));
             Leasing::Got(Box::new(ForItsHold {
                 shelf: self.clone(),
                 profile: name.clone(),
                 owner: entry.leases,
+                was_taken_over: match self.fault {
+                    Some(Fault::TakesNothingOver) => false,
+                    Some(Fault::CanNotTellWhoReleased) => true,
+                    _ => entry.formerly_until.is_some_and(|until| now < until),
+                },
             }))
         })
     }
@@ -457,6 +473,7 @@ struct ForItsHold {
     shelf: Shelf,
     profile: Profile,
     owner: u64,
+    was_taken_over: bool,
 }
 
 impl Lease for ForItsHold {
@@ -478,9 +495,20 @@ impl Lease for ForItsHold {
         })
     }
 
+    fn was_taken_over(&self) -> bool {
+        self.was_taken_over
+    }
+
     fn release(self: Box<Self>) -> StoreFuture<'static, ()> {
         let shelf = &self.shelf;
         shelf.with_entry(&self.profile, |entry| {
+            let was_last = entry.unreleased.is_some_and(|(last, _)| last == self.owner);
+            if was_last && !shelf.has(Fault::TakesOverWhatWasReleased) {
+                entry.unreleased = None;
+            }
+            if shelf.has(Fault::ReleaseForgetsFormerOwners) {
+                entry.formerly_until = None;
+            }
             let is_ours = entry.leased.is_some_and(|(owner, _)| owner == self.owner);
             let ends = is_ours || shelf.has(Fault::ReleaseEndsThatOfTheHeir);
             if ends && !shelf.has(Fault::LeaseOutlivesItsRelease) {
@@ -632,6 +660,19 @@ async fn each_fault_is_found_by_its_check() {
             Fault::ReleaseEndsThatOfTheHeir,
             "a_lease_ends_as_its_kind_says",
         ),
+        (
+            Fault::TakesNothingOver,
+            "a_lease_tells_whether_it_was_taken_over",
+        ),
+        (
+            Fault::TakesOverWhatWasReleased,
+            "a_lease_tells_whether_it_was_taken_over",
+        ),
+        (
+            Fault::ReleaseForgetsFormerOwners,
+            "a_lease_tells_whether_it_was_taken_over",
+        ),
+        (Fault::CanNotTellWhoReleased, "none"),
         (Fault::ProofForgetsTheLease, "a_lease_ends_as_its_kind_says"),
         (Fault::ProofForgetsTheRecord, "a_proof_is_of_what_is_stored"),
         (Fault::ProofIsKept, "a_proof_changes_nothing"),

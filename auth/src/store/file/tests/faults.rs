@@ -75,10 +75,8 @@ async fn a_symbolic_link_is_not_followed() {
     let place = Place::signed_in().await;
     fs::remove_file(place.file("json")).unwrap();
     symlink(&target, place.file("json")).unwrap();
-    assert_exposed(
-        &refusals(&place.store).await,
-        &["default.json is a symbolic link"],
-    );
+    let says = ["default.json is a symbolic link", "put what it points to"];
+    assert_exposed(&refusals(&place.store).await, &says);
     assert!(is_symlink(&place.file("json")), "it stays");
 
     let dangling = Place::signed_in().await;
@@ -92,7 +90,10 @@ async fn a_symbolic_link_is_not_followed() {
     symlink(elsewhere.store.folder(), &link).unwrap();
     for path in [link.clone(), link.join("")] {
         let store = FileStore::new(path);
-        assert_exposed(&refusals(&store).await, &["sign-ins is a symbolic link"]);
+        assert_exposed(
+            &refusals(&store).await,
+            &["sign-ins is a symbolic link", "name the folder"],
+        );
     }
 
     for ending in ["lease", "lock"] {
@@ -156,7 +157,8 @@ async fn a_file_of_another_user_is_refused() {
     let place = Place::signed_in().await;
     for path in [place.file("json"), place.store.folder().to_owned()] {
         chown(&path, Some(NOBODY), None).unwrap();
-        assert_exposed(&refusals(&place.store).await, &["belongs to user 65534"]);
+        let says = ["belongs to user 65534", "run it as user 65534"];
+        assert_exposed(&refusals(&place.store).await, &says);
         chown(&path, Some(0), None).unwrap();
     }
 }
