@@ -1,6 +1,6 @@
 //! The client: a token for each call, and a second try when it was dead.
 
-use std::{fmt, future::Future, ops::Deref, sync::Arc};
+use std::{fmt, future::Future, ops::Deref, sync::Arc, time::Duration};
 
 use coze_api_client::Client;
 use coze_auth::{AccessToken, Endpoint, OAuthClient, OAuthClientBuilder, Result, TokenProvider};
@@ -35,6 +35,30 @@ impl CozeApi {
     ///
     /// The closure gets the typed client, with the token in it, and makes one operation's `exchange`. It is run
     /// for each attempt.
+    ///
+    /// A function around any call has the same bounds:
+    ///
+    /// ```
+    /// use coze_api::{Answer, Client, CozeApi, NoAnswer, Reply, Result};
+    ///
+    /// /// Says which call failed, and what to quote to Coze's support.
+    /// async fn logged<F, Sent, A>(name: &str, coze: &CozeApi, operation: F) -> Result<Reply<A::Success>>
+    /// where
+    ///     F: Fn(Client) -> Sent,
+    ///     Sent: Future<Output = std::result::Result<A, NoAnswer>>,
+    ///     A: Answer,
+    /// {
+    ///     let outcome = coze.call(operation).await;
+    ///     if let Err(error) = &outcome {
+    ///         eprintln!("{name}: {:?} (log id {:?})", error.kind(), error.log_id());
+    ///     }
+    ///     outcome
+    /// }
+    ///
+    /// # async fn example(coze: CozeApi) -> Result<()> {
+    /// let me = logged("me", &coze, |api| async move { api.get_current_user().exchange().await }).await?;
+    /// # Ok(()) }
+    /// ```
     ///
     /// # Errors
     ///
@@ -138,8 +162,45 @@ impl CozeApiBuilder {
     }
 
     /// An HTTP client of one's own making, which is finished here: see [`OAuthClientBuilder::http`].
+    ///
+    /// What it says of time-outs and of the user agent does not count:
+    /// [`connect_timeout`](Self::connect_timeout), [`request_timeout`](Self::request_timeout) and
+    /// [`product`](Self::product), or their defaults, replace its `connect_timeout`, `timeout` and
+    /// `user_agent`.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// use coze_api::{CozeApi, reqwest};
+    /// use coze_auth::FixedToken;
+    ///
+    /// let coze = CozeApi::builder(FixedToken::new("pat_abc")?)
+    ///     .http(reqwest::Client::builder().no_proxy()) // `.timeout(…)` here would be replaced
+    ///     .request_timeout(Duration::from_secs(120))
+    ///     .build()?;
+    /// # Ok::<(), coze_api::Error>(())
+    /// ```
     pub fn http(mut self, http: reqwest::ClientBuilder) -> Self {
         self.client = self.client.http(http);
+        self
+    }
+
+    /// How long a connection may take; 5 seconds by default.
+    pub fn connect_timeout(mut self, connect_timeout: Duration) -> Self {
+        self.client = self.client.connect_timeout(connect_timeout);
+        self
+    }
+
+    /// How long a whole request may take, up to the last byte of its answer; 30 seconds by default. It holds
+    /// for each attempt of a call; how long getting the token may take, its provider says.
+    pub fn request_timeout(mut self, request_timeout: Duration) -> Self {
+        self.client = self.client.request_timeout(request_timeout);
+        self
+    }
+
+    /// Names the caller's own product at the end of the user agent, as `name/version`; none by default.
+    pub fn product(mut self, product: impl Into<String>) -> Self {
+        self.client = self.client.product(product);
         self
     }
 
@@ -161,5 +222,65 @@ impl fmt::Debug for CozeApiBuilder {
         f.debug_struct("CozeApiBuilder")
             .field("client", &self.client)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use coze_auth::{
+        ErrorKind, FixedToken,
+        testing::{SendFuture, Transport},
+    };
+
+    use super::*;
+
+    /// A Coze that takes this long for each answer.
+    struct Slow(Duration);
+
+    impl Transport for Slow {
+        fn send(&self, _: reqwest::Request) -> SendFuture<'_> {
+            Box::pin(async {
+                tokio::time::sleep(self.0).await;
+                let answer = r#"{"code":0,"msg":"","data":{"workspaces":[],"total_count":0}}"#;
+                Ok(http::Response::new(answer).into())
+            })
+        }
+    }
+
+    fn builder() -> CozeApiBuilder {
+        CozeApi::builder(FixedToken::new("pat_1").unwrap())
+    }
+
+    /// Why a call failed whose answer takes this long, if it did.
+    async fn failure(mut builder: CozeApiBuilder, answer_takes: Duration) -> Option<ErrorKind> {
+        builder.client = builder.client.transport(Slow(answer_takes));
+        let api = builder.build().unwrap();
+        let call = api.call(|api| async move { api.list_workspaces().exchange().await });
+        call.await.err().map(|error| error.kind())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_is_waited_for_as_long_as_the_builder_says() {
+        let secs = Duration::from_secs;
+        let patient = || builder().request_timeout(secs(120));
+        assert_eq!(failure(patient(), secs(119)).await, None);
+        assert_eq!(
+            failure(patient(), secs(121)).await,
+            Some(ErrorKind::Timeout)
+        );
+        assert_eq!(failure(builder(), secs(29)).await, None);
+        assert_eq!(failure(builder(), secs(31)).await, Some(ErrorKind::Timeout));
+    }
+
+    #[test]
+    fn what_the_builder_is_told_reaches_the_client() {
+        let told = builder()
+            .connect_timeout(Duration::from_millis(1234))
+            .request_timeout(Duration::from_millis(5678))
+            .product("my-service/1.2");
+        let shown = format!("{told:?}");
+        for part in ["1.234s", "5.678s", "my-service/1.2"] {
+            assert!(shown.contains(part), "{part} is not in {shown}");
+        }
     }
 }

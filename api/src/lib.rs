@@ -42,13 +42,22 @@
 //! A provider needs nothing of this crate. With plain `reqwest`:
 //!
 //! ```no_run
-//! # async fn example(provider: coze_auth::CachedProvider) -> Result<(), Box<dyn std::error::Error>> {
+//! # async fn example(
+//! #     http: reqwest::Client,
+//! #     provider: coze_auth::CachedProvider,
+//! # ) -> Result<(), Box<dyn std::error::Error>> {
+//! use coze_auth::{AccessToken, TokenProvider};
+//!
+//! let get = |token: &AccessToken| {
+//!     let request = http.get("https://api.coze.com/v1/users/me");
+//!     request.header("Authorization", token.authorization()).send()
+//! };
 //! let token = provider.token().await?;
-//! let answer = reqwest::Client::new()
-//!     .get("https://api.coze.com/v1/users/me")
-//!     .header("Authorization", token.authorization())
-//!     .send()
-//!     .await?;
+//! let mut answer = get(&token).await?;
+//! if answer.status() == 401 {
+//!     provider.invalidate(&token); // so that the provider gets another
+//!     answer = get(&provider.token().await?).await?;
+//! }
 //! # Ok(()) }
 //! ```
 //!
@@ -66,6 +75,11 @@ pub use client::{CozeApi, CozeApiBuilder, Reply};
 #[cfg(feature = "middleware")]
 pub use middleware::TokenMiddleware;
 
-/// The typed client whose operations [`CozeApi::call`] makes, and its types.
+/// The typed client whose operations [`CozeApi::call`] makes, and its types. Where the docs of an operation say
+/// `client`, it is what the closure of the call gets.
 pub use coze_api_client::{Client, types};
-pub use coze_auth::{Error, ErrorCode, ErrorKind, Result, TokenProvider};
+pub use coze_auth::{
+    Endpoint, Error, ErrorCode, ErrorKind, OAuthClient, Result, TokenProvider, reqwest,
+};
+/// What the operation of a [`CozeApi::call`] gives: an answer, or none.
+pub use coze_wire::{Answer, NoAnswer};

@@ -138,14 +138,18 @@ impl OAuthClientBuilder {
     /// An HTTP client of one's own making: a proxy, root certificates, a resolver.
     ///
     /// It is a builder, because it is finished here: redirects and repeated requests are switched
-    /// off, which a finished client can't be told, and the time-outs of this builder are set. Make it
-    /// with the `reqwest` that this crate re-exports.
+    /// off, which a finished client can't be told. What it says of time-outs and of the user agent does not
+    /// count: [`connect_timeout`](Self::connect_timeout), [`request_timeout`](Self::request_timeout) and
+    /// [`product`](Self::product), or their defaults, replace its `connect_timeout`, `timeout` and
+    /// `user_agent`. Make it with the `reqwest` that this crate re-exports.
     ///
     /// ```
+    /// use std::time::Duration;
+    ///
     /// use coze_auth::{OAuthClient, reqwest};
     ///
-    /// let http = reqwest::Client::builder().no_proxy();
-    /// let client = OAuthClient::builder().http(http).build()?;
+    /// let http = reqwest::Client::builder().no_proxy(); // `.timeout(…)` here would be replaced
+    /// let client = OAuthClient::builder().http(http).request_timeout(Duration::from_secs(10)).build()?;
     /// # Ok::<(), coze_auth::Error>(())
     /// ```
     pub fn http(mut self, http: reqwest::ClientBuilder) -> Self {
@@ -165,7 +169,7 @@ impl OAuthClientBuilder {
         self
     }
 
-    /// Names the caller's own product at the end of the user agent, as `name/version`.
+    /// Names the caller's own product at the end of the user agent, as `name/version`; none by default.
     pub fn product(mut self, product: impl Into<String>) -> Self {
         self.product = Some(product.into());
         self

@@ -1,7 +1,7 @@
 //! API calls whose token is the caller's least concern: each answer is typed, each refusal tells what to quote to
 //! Coze, and a token that died early costs one more request for a token and one more call, never a loop.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use coze_api::{CozeApi, Reply, TokenMiddleware, types};
@@ -338,6 +338,41 @@ async fn an_api_that_redirects_gets_no_token_elsewhere() {
     let error = me(&service.api()).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Redirected);
     assert_eq!(elsewhere.request_count(), 0);
+}
+
+#[tokio::test]
+async fn the_time_outs_of_the_http_builder_are_replaced() {
+    let mock = MockCoze::start().await.unwrap();
+    let at_once = http()
+        .timeout(Duration::ZERO)
+        .connect_timeout(Duration::ZERO);
+    let api = CozeApi::builder(FixedToken::new(defaults::PERSONAL_ACCESS_TOKEN).unwrap())
+        .endpoint(endpoint(&mock))
+        .http(at_once.user_agent("another"))
+        .product("my-service/1.2")
+        .build()
+        .unwrap();
+    me(&api).await.unwrap();
+    let request = mock.requests().pop().unwrap();
+    let user_agent = request.header("user-agent").unwrap();
+    assert!(user_agent.ends_with(" my-service/1.2"), "{user_agent}");
+    mock.assert_clean();
+}
+
+#[tokio::test]
+async fn a_server_that_never_answers_is_given_the_builders_time() {
+    // The connection stands, and nobody reads from it.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", silent.local_addr().unwrap());
+    let api = CozeApi::builder(FixedToken::new("pat_1").unwrap())
+        .endpoint(Endpoint::custom(url).unwrap())
+        .http(http().timeout(secs(3600)))
+        .request_timeout(millis(1))
+        .build()
+        .unwrap();
+    let outcome = tokio::time::timeout(secs(10), me(&api)).await;
+    let error = outcome.expect("it gives up by itself").unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Timeout, "{error}");
 }
 
 // The layer for other clients

@@ -4164,7 +4164,7 @@ let response = client.list_bots()
     .page_size(page_size)
     .publish_status(publish_status)
     .workspace_id(workspace_id)
-    .send()
+    .exchange()
     .await;
 ```*/
     pub fn list_bots(&self) -> builder::ListBots<'_> {
@@ -4188,7 +4188,7 @@ absent.
 let response = client.get_bot()
     .bot_id(bot_id)
     .is_published(is_published)
-    .send()
+    .exchange()
     .await;
 ```*/
     pub fn get_bot(&self) -> builder::GetBot<'_> {
@@ -4202,7 +4202,7 @@ Sends a `GET` request to `/v1/users/me`
 
 ```ignore
 let response = client.get_current_user()
-    .send()
+    .exchange()
     .await;
 ```*/
     pub fn get_current_user(&self) -> builder::GetCurrentUser<'_> {
@@ -4231,7 +4231,7 @@ let response = client.list_workspaces()
     .page_num(page_num)
     .page_size(page_size)
     .user_id(user_id)
-    .send()
+    .exchange()
     .await;
 ```*/
     pub fn list_workspaces(&self) -> builder::ListWorkspaces<'_> {

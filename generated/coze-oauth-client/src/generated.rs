@@ -2137,7 +2137,7 @@ Arguments:
 let response = client.issue_account_token()
     .account_id(account_id)
     .body(body)
-    .send()
+    .exchange()
     .await;
 ```*/
     pub fn issue_account_token(&self) -> builder::IssueAccountToken<'_> {
@@ -2158,7 +2158,7 @@ Arguments:
 ```ignore
 let response = client.start_device_authorization()
     .body(body)
-    .send()
+    .exchange()
     .await;
 ```*/
     pub fn start_device_authorization(&self) -> builder::StartDeviceAuthorization<'_> {
@@ -2180,7 +2180,7 @@ Arguments:
 let response = client.issue_enterprise_token()
     .enterprise_id(enterprise_id)
     .body(body)
-    .send()
+    .exchange()
     .await;
 ```*/
     pub fn issue_enterprise_token(&self) -> builder::IssueEnterpriseToken<'_> {
@@ -2205,7 +2205,7 @@ Arguments:
 ```ignore
 let response = client.issue_token()
     .body(body)
-    .send()
+    .exchange()
     .await;
 ```*/
     pub fn issue_token(&self) -> builder::IssueToken<'_> {
@@ -2227,7 +2227,7 @@ Arguments:
 let response = client.start_workspace_device_authorization()
     .workspace_id(workspace_id)
     .body(body)
-    .send()
+    .exchange()
     .await;
 ```*/
     pub fn start_workspace_device_authorization(
