@@ -552,6 +552,15 @@ impl Error {
         self
     }
 
+    /// What others than the one to whom it happened may hear of it: that it did, but no URL, text or log id of a
+    /// request that was not theirs.
+    pub(crate) fn for_others(&self, what: impl Into<String>) -> Self {
+        Self::new(self.kind(), what).with(|d| {
+            d.status = self.0.status;
+            d.code.clone_from(&self.0.code);
+        })
+    }
+
     pub(crate) fn in_flow(self, flow: Flow) -> Self {
         self.with(|d| d.flow = Some(flow))
     }

@@ -17,8 +17,8 @@ use std::{
 
 use tokio::{
     runtime::Handle,
-    sync::Semaphore,
-    time::{Instant, sleep_until, timeout_at},
+    sync::{OwnedSemaphorePermit, Semaphore, watch},
+    time::{Instant, sleep, sleep_until},
 };
 
 use super::{
@@ -40,8 +40,13 @@ use crate::{Error, ErrorKind, Flow, JwtFlow, JwtTokenRequest, Result, Token, clo
 /// Each session behaves as a [`CachedProvider`](crate::CachedProvider) does, with one request for all
 /// callers of a session. The pool is bounded: over its capacity the sessions least worth keeping are
 /// dropped, as are those that nobody asked for in a while; they simply get a token anew. At most so many
-/// [requests](SessionPoolBuilder::concurrent_requests) run at once; when as many in a row have found a server that is
-/// down, or asks for a pause, that is as many attempts a second, whatever number of sessions want a token.
+/// [requests](SessionPoolBuilder::concurrent_requests) run at once, and others wait for their turn.
+///
+/// When more in a row than may run at once have found a server that is down, or asks for a pause, that is an outage:
+/// as many attempts a second (or in the pause that the server asks for, up to 15 seconds) find out when it is back,
+/// whatever number of sessions want a token. Meanwhile nobody waits: whoever finds no turn free gets the kind and
+/// status of the last failure at once, and about when a turn may be free as its
+/// [`retry_after`](Error::retry_after). Tokens that are valid are still served.
 ///
 /// ```no_run
 /// # async fn example(jwt: coze_auth::JwtFlow) -> coze_auth::Result<()> {
@@ -67,7 +72,7 @@ struct Pool {
     sessions: SessionCache,
     /// Of sessions that are getting a token, or have failed to or lost one a short while ago; others are swept out.
     flights: Mutex<HashMap<Key, Arc<Flights>>>,
-    minting: Semaphore,
+    minting: Arc<Semaphore>,
     outage: Outage,
     deadline: Duration,
     runtime: Runtime,
@@ -102,14 +107,15 @@ impl SessionPoolBuilder {
         self
     }
 
-    /// How many requests for tokens may run at once; 32 by default.
+    /// How many requests for tokens may run at once; 32 by default. So many are also made each second of an outage,
+    /// and when more than so many in a row have failed, [it is one](SessionPool).
     pub fn concurrent_requests(mut self, concurrent_requests: usize) -> Self {
         self.concurrent_requests = concurrent_requests.clamp(1, Semaphore::MAX_PERMITS);
         self
     }
 
     /// How long getting a token may take, with all attempts and the wait for one's turn; 60 seconds by
-    /// default.
+    /// default. In an [outage](SessionPool) nobody waits for a turn.
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.deadline = deadline;
         self
@@ -129,7 +135,7 @@ impl SessionPoolBuilder {
             sessions: SessionCache::new(self.capacity, self.idle, now),
             flow: self.flow,
             flights: Mutex::default(),
-            minting: Semaphore::new(self.concurrent_requests),
+            minting: Arc::new(Semaphore::new(self.concurrent_requests)),
             outage: Outage::after(self.concurrent_requests),
             deadline: self.deadline,
             runtime: Runtime::new(self.runtime),
@@ -140,9 +146,6 @@ impl SessionPoolBuilder {
     }
 }
 
-/// What is remembered of sessions without a token is swept whenever it has grown to this many more.
-const SWEEP_EVERY: usize = 1024;
-
 /// How a [`SessionPool`] has done so far, for one's own metrics.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
@@ -150,11 +153,11 @@ pub struct PoolStats {
     /// Sessions that are kept now. One that has ended, or that nobody asks for, is dropped within the next
     /// minute in which the pool is used or asked for this.
     pub sessions: u64,
-    /// Requests for a token that were begun (each may have taken several attempts).
+    /// Requests for a token that were begun (each may have taken several attempts, or, in an outage, none).
     pub refreshes: u64,
     /// Callers who waited for a request that another had begun.
     pub coalesced: u64,
-    /// Requests that ended without a token.
+    /// Requests that ended without a token. Who was refused one in an outage began none.
     pub failures: u64,
 }
 
@@ -167,15 +170,25 @@ impl Pool {
         self.flights.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Why an attempt was not even begun.
-    fn no_turn(&self) -> Error {
-        let (_, failure) = self.outage.failed().clone();
-        failure.unwrap_or_else(|| {
-            Error::new(
+    /// Why there is no point in asking for a turn, if there is none.
+    fn refusal(&self) -> Option<Error> {
+        if self.minting.available_permits() > 0 {
+            return None;
+        }
+        self.outage.refusal()
+    }
+
+    /// Waits for a turn to make an attempt, or says why there is none.
+    async fn turn(&self, deadline: Instant) -> Result<OwnedSemaphorePermit> {
+        tokio::select! {
+            biased;
+            () = sleep_until(deadline) => Err(Error::new(
                 ErrorKind::Timeout,
                 "other sessions' requests took until the deadline; more of them may run at once (concurrent_requests)",
-            )
-        })
+            )),
+            Ok(turn) = Arc::clone(&self.minting).acquire_owned() => Ok(turn),
+            Some(refusal) = self.outage.next_refusal() => Err(refusal),
+        }
     }
 
     /// Drops a session's flights, unless there is something to remember, or a caller is about to board: two
@@ -267,9 +280,12 @@ impl SessionProvider {
     async fn fetch_token(&self) -> Result<AccessToken> {
         let runtime = self.pool.runtime.handle()?;
         let flights = self.flights();
-        let boarded = flights.board(|| self.good());
-        let landed = match boarded {
-            Err(token) => return Ok(token),
+        let known = || {
+            let token = self.good().map(Ok);
+            token.or_else(|| self.pool.refusal().map(Err))
+        };
+        let landed = match flights.board(known) {
+            Err(known) => return known,
             Ok(Boarding::Joined(waiting)) => {
                 // Whoever waits has boarded: the flights may be forgotten when they have landed.
                 drop(flights);
@@ -288,8 +304,13 @@ impl SessionProvider {
 
     fn flights(&self) -> Arc<Flights> {
         let mut all = self.pool.all_flights();
-        if all.len() % SWEEP_EVERY == SWEEP_EVERY - 1 && !all.contains_key(&self.key) {
+        // When it is full it is swept, and has room for as many again as are left: so sweeps cost each entry no more
+        // than growth does, however many there are.
+        if all.len() == all.capacity() && !all.contains_key(&self.key) {
             all.retain(|_, flights| Arc::strong_count(flights) > 1 || !flights.is_at_rest());
+            let left = all.len();
+            all.shrink_to(2 * left);
+            all.reserve(left);
         }
         Arc::clone(
             all.entry(Arc::clone(&self.key))
@@ -373,10 +394,34 @@ impl fmt::Debug for SessionProvider {
 /// Tells when the server gives no session a token: each session pauses by itself, but a hundred thousand of them would
 /// still be a hundred thousand callers to a server that is down.
 struct Outage {
-    /// Attempts in a row, of whatever sessions, that have found a server that could not answer; and the last one's error.
-    failed: Mutex<(usize, Option<Error>)>,
-    /// As many make an outage.
-    from: usize,
+    failures: watch::Sender<Failures>,
+    /// When more than so many are in a row, it is one.
+    tolerated: usize,
+}
+
+#[derive(Default)]
+struct Failures {
+    /// Attempts, of whatever sessions, that have found a server that could not answer.
+    in_a_row: usize,
+    /// In an outage only.
+    refusal: Option<Refusal>,
+}
+
+/// What those hear in an outage who find no turn free.
+struct Refusal {
+    error: Error,
+    /// When the turn ends that failed last.
+    until: Instant,
+}
+
+impl Failures {
+    /// All who hear it come again when a turn may be free, but not at the same moment.
+    fn refusal(&self) -> Option<Error> {
+        let Refusal { error, until } = self.refusal.as_ref()?;
+        let left = until.saturating_duration_since(Instant::now());
+        let pause = left.max(FIRST_PAUSE).mul_f64(jitter());
+        Some(error.clone().with_retry_after(Some(pause)))
+    }
 }
 
 /// In an outage, a turn ends so long after its attempt, or when the server asks for it.
@@ -385,34 +430,56 @@ const OUTAGE_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_OUTAGE_PAUSE: Duration = Duration::from_secs(15);
 
 impl Outage {
-    fn after(failures: usize) -> Self {
+    fn after(tolerated: usize) -> Self {
         Self {
-            failed: Mutex::default(),
-            from: failures,
+            failures: watch::Sender::default(),
+            tolerated,
         }
     }
 
-    fn failed(&self) -> MutexGuard<'_, (usize, Option<Error>)> {
-        self.failed.lock().unwrap_or_else(PoisonError::into_inner)
+    fn refusal(&self) -> Option<Error> {
+        self.failures.borrow().refusal()
     }
 
-    async fn pause_after(&self, answer: &Result<Token>, deadline: Instant) {
-        let error = answer.as_ref().err().filter(|error| error.is_retryable());
-        let Some(error) = error else {
-            *self.failed() = (0, None);
-            return;
-        };
-        {
-            let (in_a_row, last) = &mut *self.failed();
-            *last = Some(error.clone());
-            *in_a_row = in_a_row.saturating_add(1);
-            if *in_a_row <= self.from {
-                return;
+    /// The same, once there is an outage.
+    async fn next_refusal(&self) -> Option<Error> {
+        let mut failures = self.failures.subscribe();
+        let outage = failures.wait_for(|failures| failures.refusal.is_some());
+        outage.await.ok()?.refusal()
+    }
+
+    /// Hears how an attempt ended; in an outage it says how long its turn lasts yet.
+    fn pause_after(&self, answer: &Result<Token>) -> Option<Duration> {
+        let error = match answer {
+            Err(error) if error.is_retryable() => error,
+            // It has not asked the server.
+            Err(error) if error.status().is_none() => return None,
+            _ => {
+                self.failures.send_if_modified(|failures| {
+                    *failures = Failures::default();
+                    false // Nobody waits for that.
+                });
+                return None;
             }
-        }
+        };
         let pause = error.retry_after().unwrap_or_default();
         let pause = pause.clamp(OUTAGE_PAUSE, LONGEST_OUTAGE_PAUSE);
-        sleep_until(deadline.min(Instant::now() + pause)).await;
+        let mut is_outage = false;
+        self.failures.send_if_modified(|failures| {
+            failures.in_a_row = failures.in_a_row.saturating_add(1);
+            is_outage = failures.in_a_row > self.tolerated;
+            if !is_outage {
+                return false;
+            }
+            let refusal = Refusal {
+                error: error.for_others(
+                    "the server gives no session a token now, so it was not asked for this one",
+                ),
+                until: Instant::now() + pause,
+            };
+            failures.refusal.replace(refusal).is_none()
+        });
+        is_outage.then_some(pause)
     }
 }
 
@@ -426,17 +493,23 @@ impl Destination for SessionFlight {
     fn mint(&self, deadline: Instant) -> MintFuture<'_> {
         Box::pin(async move {
             let pool = &self.session.pool;
-            // One's turn lasts for an attempt, not for the waits between two, unless the server is down.
+            // One's turn lasts for an attempt, not for the waits between two; in an outage it lasts on, whatever
+            // becomes of the flight. To be refused one is no failed attempt, and final: hence a result in a result.
             let attempt = || async {
-                let _turn = timeout_at(deadline, pool.minting.acquire()).await;
-                if Instant::now() >= deadline {
-                    return Err(pool.no_turn());
-                }
+                let turn = match pool.turn(deadline).await {
+                    Ok(turn) => turn,
+                    Err(refusal) => return Ok(Err(refusal)),
+                };
                 let answer = pool.flow.token_for(&self.session.request).await;
-                pool.outage.pause_after(&answer, deadline).await;
-                answer
+                if let Some(pause) = pool.outage.pause_after(&answer) {
+                    tokio::spawn(async move {
+                        sleep(pause).await;
+                        drop(turn);
+                    });
+                }
+                answer.map(Ok)
             };
-            retrying(deadline, AtDeadline::CutOff, attempt).await
+            retrying(deadline, AtDeadline::CutOff, attempt).await?
         })
     }
 

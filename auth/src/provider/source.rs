@@ -79,13 +79,13 @@ pub(super) enum AtDeadline {
 
 /// Tries until it works, an error comes that waiting does not mend, or time runs out: exponential waits
 /// with full jitter, never shorter than `Retry-After` asks.
-pub(super) async fn retrying<F>(
+pub(super) async fn retrying<T, F>(
     deadline: Instant,
     at_deadline: AtDeadline,
     attempt: impl FnMut() -> F,
-) -> Result<Token>
+) -> Result<T>
 where
-    F: Future<Output = Result<Token>>,
+    F: Future<Output = Result<T>>,
 {
     let mut last_error = None;
     let waits = ExponentialBuilder::default()
