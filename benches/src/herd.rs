@@ -6,6 +6,7 @@ use std::{
 };
 
 use anyhow::Result;
+use tokio::task::JoinHandle;
 
 /// What became of a herd.
 #[derive(Debug, Clone, Copy)]
@@ -15,7 +16,7 @@ pub struct Herd {
     pub errors: usize,
 }
 
-/// Starts so many callers, each a task of its own, and waits for all of them.
+/// Starts so many callers, each a task of its own, and waits for all of them. When it is dropped before, they end with it.
 ///
 /// # Errors
 ///
@@ -28,7 +29,7 @@ where
     E: Send + 'static,
 {
     let began = Instant::now();
-    let tasks: Vec<_> = (0..callers)
+    let tasks = (0..callers)
         .map(|_| {
             let asking = caller();
             tokio::spawn(async move {
@@ -37,14 +38,26 @@ where
             })
         })
         .collect();
+    let mut tasks = Tasks(tasks);
     let mut herd = Herd {
         last_served: Duration::ZERO,
         errors: 0,
     };
-    for task in tasks {
+    for task in &mut tasks.0 {
         let (ended, failed) = task.await?;
         herd.last_served = herd.last_served.max(ended.duration_since(began));
         herd.errors += usize::from(failed);
     }
     Ok(herd)
+}
+
+/// They end when it is dropped.
+struct Tasks<T>(Vec<JoinHandle<T>>);
+
+impl<T> Drop for Tasks<T> {
+    fn drop(&mut self) {
+        for task in &self.0 {
+            task.abort();
+        }
+    }
 }

@@ -89,6 +89,10 @@ fn main() -> Result<()> {
         stats.refreshes,
         count(&counts.slowest_nanos) / 1e6
     );
+    let why = match stats.failures {
+        0 => String::new(),
+        failures => format!("{failures} of {} refreshes failed", stats.refreshes),
+    };
     let mut report = Report::new();
     report.goal(
         "background refresh under load: callers who waited after the first",
@@ -96,7 +100,7 @@ fn main() -> Result<()> {
         "",
         Goal::Exactly(0.0),
         load,
-        "",
+        &why,
     );
     report.goal(
         "background refresh under load: errors",
@@ -104,7 +108,7 @@ fn main() -> Result<()> {
         "",
         Goal::Exactly(0.0),
         "",
-        "",
+        &why,
     );
     report.goal(
         "background refresh under load: reads",

@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use coze_auth::{CachedProvider, JwtFlow};
 use coze_benches::{
     floor::BareExchange,
@@ -130,9 +130,9 @@ async fn ours(run: &Run, report: &mut Report) -> Result<()> {
     }
 
     for ((cache, callers), kept) in &kept {
-        let cache = cache.name();
+        let name = cache.name();
         report.goal(
-            format!("herd of {callers}, {cache}: requests"),
+            format!("herd of {callers}, {name}: requests"),
             kept.most_requests(),
             "",
             Goal::Exactly(1.0),
@@ -140,7 +140,7 @@ async fn ours(run: &Run, report: &mut Report) -> Result<()> {
             "",
         );
         report.goal(
-            format!("herd of {callers}, {cache}: callers with an error"),
+            format!("herd of {callers}, {name}: callers with an error"),
             kept.errors as f64,
             "",
             Goal::Exactly(0.0),
@@ -155,17 +155,24 @@ async fn ours(run: &Run, report: &mut Report) -> Result<()> {
         let in_round_trips = median(kept.round_trips.clone());
         let against_shared = median(kept.bare_shared.clone());
         if *callers == SIZES[0] {
+            let shared = median(shared.get(callers).cloned().unwrap_or_default());
+            // Nobody who makes the request can be faster than a task for each caller and the bare request.
+            let why = if shared > 1.2 && *cache != Cache::InsideTheWindow {
+                format!("a bare shared future takes {shared:.2} of them")
+            } else {
+                String::new()
+            };
             report.goal(
-                format!("herd of {callers}, {cache}: last caller served"),
+                format!("herd of {callers}, {name}: last caller served"),
                 in_round_trips,
                 "round trips",
                 Goal::AtMost(1.2),
                 took,
-                "",
+                &why,
             );
         } else {
             report.goal(
-                format!("herd of {callers}, {cache}: against a bare shared future"),
+                format!("herd of {callers}, {name}: against a bare shared future"),
                 against_shared,
                 "x",
                 Goal::AtMost(1.1),
@@ -222,15 +229,149 @@ async fn shared_future(bare: &Arc<BareExchange>, callers: usize) -> Result<Herd>
 const PATIENCE: Duration = Duration::from_secs(15);
 
 async fn peers(run: &Run, report: &mut Report) -> Result<()> {
-    let callers = SIZES[0];
     let server = TokenServer::start()?;
     let bare = BareExchange::new(&server)?;
     bare.post().await?;
     server.set_delay(SERVER_TAKES);
     let began = Instant::now();
     bare.post().await?;
-    let round_trip = began.elapsed();
-    let mut row = |name: &str, cache: Cache, requests: u64, herd: Option<Herd>| {
+    let mut herds = PeerHerds {
+        server,
+        round_trip: began.elapsed(),
+        report,
+    };
+    for callers in run.choose(SIZES.as_slice(), &SIZES[..1]) {
+        for cache in Cache::ALL {
+            herds.of_gcp_auth(cache, *callers).await?;
+            herds.of_yup_oauth2(cache, *callers).await?;
+            if run.quick && cache == Cache::JustExpired {
+                continue;
+            }
+            herds.of_google_cloud_auth(cache, *callers).await?;
+        }
+    }
+    Ok(())
+}
+
+/// What the herds of the peers share.
+struct PeerHerds<'a> {
+    server: TokenServer,
+    round_trip: Duration,
+    report: &'a mut Report,
+}
+
+impl PeerHerds<'_> {
+    async fn of_gcp_auth(&mut self, cache: Cache, callers: usize) -> Result<()> {
+        let gcp_auth = Arc::new(GcpAuth::new(&self.server)?);
+        match cache {
+            Cache::Empty => {}
+            Cache::JustExpired => {
+                // It counts as expired 20 s before its end.
+                self.while_tokens_live(22, gcp_auth.token()).await?;
+                sleep(UNTIL_EXPIRED).await;
+            }
+            // It knows no such window.
+            Cache::InsideTheWindow => return Ok(()),
+        }
+        let before = self.server.requests();
+        let asking = || {
+            let gcp_auth = Arc::clone(&gcp_auth);
+            async move { gcp_auth.token().await }
+        };
+        let served = in_time(herd(callers, asking)).await?;
+        self.row("gcp_auth", cache, callers, before, served).await;
+        Ok(())
+    }
+
+    async fn of_yup_oauth2(&mut self, cache: Cache, callers: usize) -> Result<()> {
+        let yup = Arc::new(YupOauth2::new(&self.server).await?);
+        match cache {
+            Cache::Empty => {}
+            Cache::JustExpired => {
+                // It counts as expired 60 s before its end.
+                self.while_tokens_live(62, yup.token()).await?;
+                sleep(UNTIL_EXPIRED).await;
+            }
+            // It knows no such window.
+            Cache::InsideTheWindow => return Ok(()),
+        }
+        let before = self.server.requests();
+        let asking = || {
+            let yup = Arc::clone(&yup);
+            async move { yup.token().await }
+        };
+        let served = in_time(herd(callers, asking)).await?;
+        self.row("yup-oauth2", cache, callers, before, served).await;
+        Ok(())
+    }
+
+    async fn of_google_cloud_auth(&mut self, cache: Cache, callers: usize) -> Result<()> {
+        let server = self.server.clone();
+        // Its task asks for the first token at once.
+        let with_a_token = async {
+            let google = GoogleCloudAuth::new(&server)?;
+            google.token().await?;
+            Ok(google)
+        };
+        let (google, before) = match cache {
+            Cache::Empty => {
+                let before = self.server.requests();
+                (GoogleCloudAuth::new(&self.server)?, before)
+            }
+            Cache::JustExpired => {
+                let google = self.while_tokens_live(2, with_a_token).await?;
+                sleep(UNTIL_EXPIRED).await;
+                (google, self.server.requests())
+            }
+            Cache::InsideTheWindow => {
+                // Its task refreshes 240 s before the end. The herd comes when that request has reached the server.
+                let google = self.while_tokens_live(242, with_a_token).await?;
+                let before = self.server.requests();
+                let refreshing = async {
+                    while server.requests() == before {
+                        sleep(Duration::from_millis(1)).await;
+                    }
+                };
+                let begun = timeout(PATIENCE, refreshing).await;
+                begun.context("google-cloud-auth does not refresh its token")?;
+                (google, before)
+            }
+        };
+        let google = Arc::new(google);
+        let asking = || {
+            let google = Arc::clone(&google);
+            async move { google.token().await }
+        };
+        let served = in_time(herd(callers, asking)).await?;
+        self.row("google-cloud-auth", cache, callers, before, served)
+            .await;
+        Ok(())
+    }
+
+    /// Does something while the server answers at once, with tokens that live so many seconds.
+    async fn while_tokens_live<T>(
+        &self,
+        seconds: u64,
+        work: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
+        self.server.set_delay(Duration::ZERO);
+        self.server.set_expires_in(seconds);
+        let done = work.await;
+        self.server.set_delay(SERVER_TAKES);
+        self.server.set_expires_in(A_DAY);
+        done
+    }
+
+    /// What became of a herd; `None` when it was not waited for any longer.
+    async fn row(
+        &mut self,
+        name: &str,
+        cache: Cache,
+        callers: usize,
+        requests_before: u64,
+        herd: Option<Herd>,
+    ) {
+        let requests = self.server.requests() - requests_before;
         let note = match herd {
             Some(herd) => format!(
                 "{requests} requests, {} errors; {:.1} ms",
@@ -240,85 +381,19 @@ async fn peers(run: &Run, report: &mut Report) -> Result<()> {
             None => format!("{requests} requests; not all served within {PATIENCE:?}"),
         };
         let served = herd.map_or(PATIENCE, |herd| herd.last_served);
-        report.figure(
+        self.report.figure(
             format!("herd of {callers}, {}: {name}", cache.name()),
-            served.as_secs_f64() / round_trip.as_secs_f64(),
+            served.as_secs_f64() / self.round_trip.as_secs_f64(),
             "round trips",
             note,
         );
-    };
-
-    // Their tokens count as expired 20 s, 60 s and 0 s before their end.
-    let prime = |seconds: u64| {
-        server.set_delay(Duration::ZERO);
-        server.set_expires_in(seconds);
-    };
-    let primed = || {
-        server.set_delay(SERVER_TAKES);
-        server.set_expires_in(A_DAY);
-    };
-    let expire = || sleep(Duration::from_millis(2_100));
-
-    for cache in [Cache::Empty, Cache::JustExpired] {
-        let gcp_auth = Arc::new(GcpAuth::new(&server)?);
-        if cache == Cache::JustExpired {
-            prime(22);
-            gcp_auth.token().await?;
-            primed();
-            expire().await;
-        }
-        let before = server.requests();
-        let asking = || {
-            let gcp_auth = Arc::clone(&gcp_auth);
-            async move { gcp_auth.token().await }
-        };
-        let served = in_time(herd(callers, asking)).await?;
-        row("gcp_auth", cache, server.requests() - before, served);
-
-        let yup = Arc::new(YupOauth2::new(&server).await?);
-        if cache == Cache::JustExpired {
-            prime(62);
-            yup.token().await?;
-            primed();
-            expire().await;
-        }
-        let before = server.requests();
-        let asking = || {
-            let yup = Arc::clone(&yup);
-            async move { yup.token().await }
-        };
-        let served = in_time(herd(callers, asking)).await?;
-        row("yup-oauth2", cache, server.requests() - before, served);
-
-        if run.quick && cache == Cache::JustExpired {
-            continue;
-        }
-        let before = server.requests();
-        if cache == Cache::JustExpired {
-            prime(2);
-        }
-        let google = Arc::new(GoogleCloudAuth::new(&server)?);
-        let mut before = before;
-        if cache == Cache::JustExpired {
-            google.token().await?;
-            primed();
-            expire().await;
-            before = server.requests();
-        }
-        let asking = || {
-            let google = Arc::clone(&google);
-            async move { google.token().await }
-        };
-        let served = in_time(herd(callers, asking)).await?;
-        row(
-            "google-cloud-auth",
-            cache,
-            server.requests() - before,
-            served,
-        );
+        // What is under way yet must not be in the way of the next herd.
+        sleep(2 * SERVER_TAKES).await;
     }
-    Ok(())
 }
+
+/// A token that is primed counts as expired 2 s later.
+const UNTIL_EXPIRED: Duration = Duration::from_millis(2_100);
 
 async fn in_time(herd: impl Future<Output = Result<Herd>>) -> Result<Option<Herd>> {
     timeout(PATIENCE, herd).await.ok().transpose()

@@ -1,11 +1,12 @@
-//! Making a JWT, claims and signature, beside the raw signature; on one thread and on two.
+//! Making a JWT, claims and signature, beside the raw signature; on one thread and on two. And what signing on an
+//! executor's own threads costs the other tasks there, beside signing on blocking threads.
 
 #![forbid(unsafe_code)]
 
 use std::{
     hint::black_box,
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result};
@@ -14,20 +15,24 @@ use coze_auth::{Endpoint, JwtFlow, OAuthClient, PrivateKey, SignFuture, Signer};
 use coze_benches::{
     keys::{self, RawSigner},
     report::{Goal, Report},
-    rounds::{Contender, Rounds},
+    rounds::{Contender, Rounds, median},
     run::Run,
 };
 use futures_util::FutureExt;
+use tokio::{
+    task::{JoinSet, spawn_blocking},
+    time::interval,
+};
 
 /// Signs, puts the JWT together, and refuses to give the signature away: so a call for a token ends where the
 /// request would begin. What is measured is all that a JWT takes, plus the error, which is a little too much.
-struct StopsHere {
-    key: PrivateKey,
+struct StopsHere<S> {
+    key: S,
     /// The last message that was signed.
     message: Option<Arc<Mutex<Vec<u8>>>>,
 }
 
-impl Signer for StopsHere {
+impl<S: Signer> Signer for StopsHere<S> {
     fn sign<'a>(&'a self, message: &'a [u8]) -> SignFuture<'a> {
         if let Some(kept) = &self.message {
             message.clone_into(&mut kept.lock().unwrap_or_else(PoisonError::into_inner));
@@ -43,11 +48,25 @@ impl Signer for StopsHere {
     }
 }
 
-fn flow(message: Option<Arc<Mutex<Vec<u8>>>>) -> Result<JwtFlow> {
-    let signer = StopsHere {
-        key: PrivateKey::from_pem(keys::private_key_pem()?)?,
-        message,
-    };
+/// Signs on a blocking thread of the executor. Sends it a copy of the message.
+struct OnABlockingThread(Arc<PrivateKey>);
+
+impl Signer for OnABlockingThread {
+    fn sign<'a>(&'a self, message: &'a [u8]) -> SignFuture<'a> {
+        let (key, message) = (Arc::clone(&self.0), message.to_vec());
+        Box::pin(async move {
+            let signing = spawn_blocking(move || key.sign(&message).now_or_never());
+            signing.await?.ok_or("signing waits for nothing")?
+        })
+    }
+}
+
+fn key() -> Result<PrivateKey> {
+    Ok(PrivateKey::from_pem(keys::private_key_pem()?)?)
+}
+
+fn flow(key: impl Signer, message: Option<Arc<Mutex<Vec<u8>>>>) -> Result<JwtFlow> {
+    let signer = StopsHere { key, message };
     let flow = JwtFlow::builder(OAuthClient::new(Endpoint::COM)?)
         .client_id("1234567890123")
         .key_id("AbCdEfGhIjKlMnOpQrStUvWxYz0123456789-_AbCdE")
@@ -58,10 +77,18 @@ fn flow(message: Option<Arc<Mutex<Vec<u8>>>>) -> Result<JwtFlow> {
 
 fn main() -> Result<()> {
     let run = Run::from_args()?;
+    let mut report = Report::new();
+    against_the_raw_signature(&run, &mut report)?;
+    beside_a_bystander(&run, &mut report)?;
+    report.finish(&run)
+}
 
+fn against_the_raw_signature(run: &Run, report: &mut Report) -> Result<()> {
     // What is signed: the raw signature gets a message of the same length.
     let message = Arc::new(Mutex::new(Vec::new()));
-    let ended = flow(Some(Arc::clone(&message)))?.token().now_or_never();
+    let ended = flow(key()?, Some(Arc::clone(&message)))?
+        .token()
+        .now_or_never();
     ended
         .context("signing waits for nothing")?
         .err()
@@ -72,7 +99,7 @@ fn main() -> Result<()> {
         .clone();
 
     let raw = RawSigner::new()?;
-    let flow = flow(None)?;
+    let flow = flow(key()?, None)?;
     let one_thread = vec![
         Contender::new("raw signature", |repetitions| {
             for _ in 0..repetitions {
@@ -92,7 +119,6 @@ fn main() -> Result<()> {
     );
     let measured = Rounds::measure(&[one_thread, two_threads].concat(), rounds, batch);
 
-    let mut report = Report::new();
     for threads in ["", ", two threads"] {
         let (mint, raw) = (format!("mint{threads}"), format!("raw signature{threads}"));
         report.goal(
@@ -109,5 +135,113 @@ fn main() -> Result<()> {
             "",
         );
     }
-    report.finish(&run)
+    Ok(())
+}
+
+/// So many mints are begun together, and the next ones when all of them have ended.
+const AT_A_TIME: usize = 64;
+const WORKERS: usize = 2;
+/// How often the bystander wants to run.
+const TICK: Duration = Duration::from_millis(1);
+
+/// What a round showed.
+struct Beside {
+    mints_per_second: f64,
+    /// How much later than it wanted to the bystander ran, in milliseconds, each time.
+    delays: Vec<f64>,
+}
+
+fn beside_a_bystander(run: &Run, report: &mut Report) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(WORKERS)
+        .enable_all()
+        .build()?;
+    let inline = flow(key()?, None)?;
+    let blocking = flow(OnABlockingThread(Arc::new(key()?)), None)?;
+    let contenders = [
+        (
+            format!("{AT_A_TIME} JWT mints at a time, inline"),
+            Some(&inline),
+        ),
+        (
+            format!("{AT_A_TIME} JWT mints at a time, on blocking threads"),
+            Some(&blocking),
+        ),
+        ("no JWT mint".to_owned(), None),
+    ];
+    let (rounds, lasting) =
+        run.choose((5, Duration::from_secs(1)), (1, Duration::from_millis(200)));
+    // The first round starts the blocking threads, and does not count.
+    let mut kept = [const { Vec::new() }; 3];
+    for round in 0..=rounds {
+        for ((_, flow), kept) in contenders.iter().zip(&mut kept) {
+            let beside = runtime.block_on(mint_beside_a_bystander(*flow, lasting))?;
+            if round > 0 {
+                kept.push(beside);
+            }
+        }
+    }
+
+    for ((name, flow), kept) in contenders.iter().zip(kept) {
+        if flow.is_some() {
+            report.figure(
+                format!("{name}: mints"),
+                median(kept.iter().map(|beside| beside.mints_per_second).collect()),
+                "per s",
+                format!("on an executor with {WORKERS} worker threads"),
+            );
+        }
+        let mut delays: Vec<f64> = kept.into_iter().flat_map(|beside| beside.delays).collect();
+        delays.sort_by(f64::total_cmp);
+        let at = |share: f64| {
+            let index = delays.len().saturating_sub(1) as f64 * share;
+            delays.get(index as usize).copied().unwrap_or(f64::NAN)
+        };
+        for (which, share) in [("99th percentile", 0.99), ("longest", 1.0)] {
+            report.figure(
+                format!("{name}: a bystander is late, {which}"),
+                at(share),
+                "ms",
+                format!(
+                    "{} ticks, one each {TICK:?}; median {:.2} ms",
+                    delays.len(),
+                    at(0.5)
+                ),
+            );
+        }
+    }
+    Ok(())
+}
+
+/// Mints for so long, if there is something to mint with, while another task of the same executor ticks.
+async fn mint_beside_a_bystander(flow: Option<&JwtFlow>, lasting: Duration) -> Result<Beside> {
+    let began = Instant::now();
+    let bystander = tokio::spawn(async move {
+        let mut delays = Vec::new();
+        // Ticks that it missed come one after the other, so that each has its delay.
+        let mut ticks = interval(TICK);
+        while began.elapsed() < lasting {
+            let due = ticks.tick().await;
+            delays.push(due.elapsed().as_secs_f64() * 1e3);
+        }
+        delays
+    });
+    let mut mints = 0;
+    if let Some(flow) = flow {
+        while began.elapsed() < lasting {
+            let minting = (0..AT_A_TIME).map(|_| {
+                let flow = flow.clone();
+                async move {
+                    let _ = black_box(flow.token().await);
+                }
+            });
+            minting.collect::<JoinSet<_>>().join_all().await;
+            mints += AT_A_TIME;
+        }
+    }
+    let mints_per_second = mints as f64 / began.elapsed().as_secs_f64();
+    Ok(Beside {
+        mints_per_second,
+        delays: bystander.await?,
+    })
 }

@@ -135,6 +135,13 @@ fn goals(report: &mut Report, measured: &Rounds, name: &str, floor: &str, most: 
         ),
         "",
     );
+    // Reads of ours share nothing that is written; where even the bare clocks and guard don't scale, the cores don't.
+    let bare_scales = measured.scaling("floor, borrowed");
+    let why_not_scaling = if bare_scales < 1.8 {
+        format!("on these cores the bare clocks and an arc-swap guard scale {bare_scales:.2} x")
+    } else {
+        String::new()
+    };
     report.goal(
         format!("warm read, {name}: two threads against one"),
         measured.scaling(name),
@@ -146,20 +153,25 @@ fn goals(report: &mut Report, measured: &Rounds, name: &str, floor: &str, most: 
             measured.scaling(floor),
             measured.scaling_from_alone(floor)
         ),
-        // Reads of ours share nothing that is written; where even the bare clocks and guard don't scale, the cores don't.
-        if measured.scaling("floor, borrowed") < 1.8 {
-            "the bare clocks and an arc-swap guard scale no better on these cores"
-        } else {
-            ""
-        },
+        &why_not_scaling,
     );
     let fastest = measured.fastest(&PEERS);
+    let floor_is_faster = measured.ratio(fastest, floor);
+    // A read of ours is the floor and some more: where the floor alone is too slow, no read can come to the goal.
+    let why_not_faster = if floor_is_faster < least {
+        format!("even the floor is only {floor_is_faster:.2} x faster than that peer")
+    } else {
+        format!(
+            "the floor is {floor_is_faster:.2} x faster than that peer, and this read takes {:.2} x the floor",
+            measured.ratio(name, floor)
+        )
+    };
     report.goal(
         format!("warm read, {name}: faster than the fastest peer"),
         measured.ratio(fastest, name),
         "x",
         Goal::AtLeast(least),
         format!("{fastest}: {:.1} ns", measured.nanos(fastest)),
-        "",
+        &why_not_faster,
     );
 }

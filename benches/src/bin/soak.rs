@@ -110,7 +110,7 @@ fn report_on(seen: &Seen, provider: &CachedProvider, lasting: Duration, report: 
             stats.refreshes,
             stats.failures
         ),
-        "",
+        what_was_first(&seen.expired),
     );
     let singles = seen.faults.iter().filter(|fault| !fault.is_outage).count();
     report.goal(
@@ -123,9 +123,7 @@ fn report_on(seen: &Seen, provider: &CachedProvider, lasting: Duration, report: 
             seen.faults.len() - singles,
             seen.errors_in_outages,
         ),
-        seen.wrong_errors
-            .first()
-            .map_or("", |event| event.what.as_str()),
+        what_was_first(&seen.wrong_errors),
     );
     // These are the price of the pauses: callers cannot learn sooner that a server is back that nobody asks.
     report.figure(
@@ -146,6 +144,10 @@ fn report_on(seen: &Seen, provider: &CachedProvider, lasting: Duration, report: 
         "s",
         "from the server's return to the last error",
     );
+}
+
+fn what_was_first(events: &[Event]) -> &str {
+    events.first().map_or("", |event| event.what.as_str())
 }
 
 /// Asks again and again, and has every answer judged.

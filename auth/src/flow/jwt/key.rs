@@ -91,6 +91,10 @@ impl PrivateKey {
     }
 }
 
+/// It signs where it is polled, and not on a blocking thread: a signature with 2,048 bits takes a quarter of a
+/// millisecond, a token needs one in its life, and no runtime is needed for it. What many at a time cost the other tasks
+/// of an executor, either way, is measured in `benches/` (`mint`). For many mints beside tasks that must not be late, wrap
+/// the key in a [`Signer`] that calls `tokio::task::spawn_blocking`.
 impl Signer for PrivateKey {
     fn sign<'a>(&'a self, message: &'a [u8]) -> SignFuture<'a> {
         Box::pin(async move {
