@@ -45,8 +45,9 @@
 //! # What to rely on
 //!
 //! - Secrets (tokens, codes, verifiers, client secrets, keys, JWTs) are in no `Debug`, error, log or panic
-//!   message. The values that hold them are wiped from memory when dropped; what the HTTP and TLS stacks copy
-//!   on the way is theirs.
+//!   message. The values that hold them are wiped from memory when dropped; what the HTTP and TLS stacks and the
+//!   clients of the stores (Redis's command buffers, the keyring's D-Bus messages) copy on the way is theirs, and is
+//!   not wiped.
 //! - An [`Error`] tells flow, endpoint, HTTP status, [Coze's word](ErrorCode), message, log id, and what to do.
 //!   Branch on [`Error::kind`] and [`Error::code`].
 //! - Requests go to `https` only (loopback, and hosts that you allow by name, excepted) and follow no redirect.

@@ -4,6 +4,8 @@
 
 use std::{collections::HashMap, fs, path::PathBuf, process::Command};
 
+use crate::left_out::left_out;
+
 /// One step of a change of the folder, in the order of the trace.
 #[derive(Debug, PartialEq, Eq)]
 enum Step {
@@ -15,18 +17,10 @@ enum Step {
 /// Makes a save that can't be traced a failure.
 const REQUIRED: &str = "COZE_TESTS_REQUIRE_STRACE";
 
-fn skipped(why: &str) {
-    assert!(
-        std::env::var_os(REQUIRED).is_none(),
-        "{why}, and {REQUIRED} is set"
-    );
-    println!("skipped: {why}");
-}
-
 #[test]
 fn a_save_is_written_synced_renamed_and_its_folder_synced() {
     let Some(program) = one_save() else {
-        return skipped("the example one-save of coze-tests is not built");
+        return left_out("the example one-save of coze-tests is not built", REQUIRED);
     };
     let place = tempfile::tempdir().unwrap();
     let folder = place.path().join("sign-ins");
@@ -40,11 +34,11 @@ fn a_save_is_written_synced_renamed_and_its_folder_synced() {
         .output();
     let traced = match traced {
         Ok(traced) => traced,
-        Err(error) => return skipped(&format!("no strace here ({error})")),
+        Err(error) => return left_out(&format!("no strace here ({error})"), REQUIRED),
     };
     let said = String::from_utf8_lossy(&traced.stderr);
     if said.contains("PTRACE_TRACEME") || said.contains("Operation not permitted") {
-        return skipped(&format!("nothing can be traced here: {said}"));
+        return left_out(&format!("nothing can be traced here: {said}"), REQUIRED);
     }
     assert!(traced.status.success(), "{said}");
 

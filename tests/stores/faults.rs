@@ -20,7 +20,10 @@ use coze_auth::{
 use coze_mock::{Decision, Fault, MockCoze, Outcome, Target, Times, defaults};
 use tokio::time::{Instant, sleep};
 
-use crate::redis::{RedisServer, patient};
+use crate::{
+    left_out::{left_out, skipped},
+    redis::{RedisServer, patient},
+};
 
 const REDIRECT_URI: &str = "http://127.0.0.1:8080/callback";
 const DEADLINE: Duration = Duration::from_secs(12);
@@ -387,6 +390,8 @@ async fn a_redis_that_fails() {
     check(&rows);
 }
 
+/// Makes a machine on which nothing can be mounted a failure.
+const REQUIRED: &str = "COZE_TESTS_REQUIRE_MOUNTS";
 /// Where the test program finds a file system of its own.
 const MOUNTED: &str = "COZE_TESTS_MOUNTED";
 
@@ -407,8 +412,7 @@ fn a_disk_that_takes_nothing() {
         .arg(place.path())
         .output();
     if !mount.is_ok_and(|mount| mount.status.success()) {
-        println!("skipped: nothing can be mounted here");
-        return;
+        return left_out("nothing can be mounted here", REQUIRED);
     }
     let passed = unshare()
         .arg(std::env::current_exe().unwrap())
@@ -423,7 +427,7 @@ fn a_disk_that_takes_nothing() {
 #[ignore = "what a_disk_that_takes_nothing runs in a mount namespace"]
 async fn on_mounts() {
     let Some(at) = std::env::var_os(MOUNTED).map(PathBuf::from) else {
-        return;
+        return skipped("not in a mount namespace of its own");
     };
     let mount = |arguments: &[&str]| {
         let mount = Command::new("mount").args(arguments).arg(&at).status();

@@ -18,6 +18,8 @@ use coze_auth::{
     store::{KeyringStore, Leasing, Profile, Record, Saved, Store},
 };
 
+use crate::left_out::{left_out, skipped};
+
 /// Makes a missing keyring a failure.
 const REQUIRED: &str = "COZE_TESTS_REQUIRE_KEYRING";
 /// Set in the sessions of these tests only.
@@ -149,12 +151,7 @@ fn run_inside(session: Session, test: &str) {
         .into_iter()
         .find(|program| !is_installed(program))
     {
-        assert!(
-            env::var_os(REQUIRED).is_none(),
-            "{missing} is not installed, and {REQUIRED} is set"
-        );
-        println!("skipped: no secret service to test with, because {missing} is not installed");
-        return;
+        return left_out(&format!("{missing} is not installed"), REQUIRED);
     }
     let mut tries = 0;
     loop {
@@ -259,6 +256,7 @@ in_sessions! {
     Unlocked: a_lease_without_its_file_is_lost,
     Unlocked: programs_are_told_apart,
     Unlocked: the_oldest_of_many_set_aside_goes,
+    Unlocked: all_set_aside_has_one_shape,
     Unlocked: one_of_many_processes_saves,
     Unlocked: a_restarted_keyring_is_found_again,
     Unlocked: a_keyring_that_hung_is_used_again,
@@ -275,6 +273,13 @@ fn record(number: usize) -> Record {
             "expires_at":1900000000,"life_ms":899000}}"#
     );
     Record::from_json(json.as_bytes()).unwrap()
+}
+
+/// Of what is stored, or set aside.
+fn record_in(content: &[u8]) -> Record {
+    let content: serde_json::Value = serde_json::from_slice(content).unwrap();
+    assert!(content["saved_at_ms"].is_u64());
+    Record::from_json(content["record"].to_string().as_bytes()).unwrap()
 }
 
 fn profile() -> Profile {
@@ -310,7 +315,7 @@ mod inside {
     fn is_in_session() -> bool {
         let is = env::var_os(SESSION).is_some();
         if !is {
-            println!("skipped: not in a session of its own");
+            skipped("not in a session of its own");
         }
         is
     }
@@ -422,11 +427,32 @@ mod inside {
                 }
             }
             let aside = store.set_aside(&profile()).await.unwrap();
-            let records: Vec<_> = aside.iter().map(|one| Record::from_json(one).unwrap()).collect();
+            let records: Vec<_> = aside.iter().map(|one| record_in(one)).collect();
             assert_eq!(records.len(), 8);
             for (nth, found) in records.iter().enumerate() {
                 assert!(found.holds(record(nth + 3).refresh_token()), "place {nth}: {found:?}");
             }
+        }
+
+        async fn all_set_aside_has_one_shape() {
+            let store = store();
+            store.put(&profile(), &record(1)).await.unwrap();
+            let over = r#"{"version":1,"access_token":"hush-access-1","refresh_token":"hush-refresh-1",
+                "expires_at":1900000000,"life_ms":899000,"dead":{"code":"invalid_grant"}}"#;
+            let over = Record::from_json(over.as_bytes()).unwrap();
+            assert!(over.dead().is_some());
+            let saved = store.save(&profile(), record(1).refresh_token(), &over).await;
+            assert!(matches!(saved.unwrap(), Saved::Saved));
+            store.put(&profile(), &record(2)).await.unwrap();
+            let late = save(&store, 1, 3).await;
+            assert!(matches!(late, Saved::MovedOn(Some(_))), "{late:?}");
+
+            let aside = store.set_aside(&profile()).await.unwrap();
+            let [over, late] = &aside[..] else {
+                panic!("{} are set aside", aside.len());
+            };
+            assert!(record_in(over).dead().is_some());
+            assert!(record_in(late).holds(record(3).refresh_token()));
         }
 
         async fn saves_for_another_test() {

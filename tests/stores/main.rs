@@ -6,13 +6,15 @@
 //! | [`redis`] | `RedisStore` | Redis servers of the tests' own |
 //! | [`faults`] | `FileStore`, `RedisStore` | disks, locks, files and servers that fail, with the mock of Coze |
 //! | [`durability`] | `FileStore` | the system calls of one save |
+//!
+//! What of that this machine lacks, [`left_out`] tells.
 
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
     clippy::print_stdout,
-    reason = "a test stops at the first surprise; helpers of tests do too, and say what was left out"
+    reason = "a test stops at the first surprise; helpers of tests do too, and processes talk by their standard output"
 )]
 
 mod durability;
@@ -20,4 +22,5 @@ mod durability;
 mod faults;
 #[cfg(target_os = "linux")]
 mod keyring;
+mod left_out;
 mod redis;

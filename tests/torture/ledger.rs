@@ -78,15 +78,12 @@ pub(crate) struct RefreshWindow {
     pub(crate) granted: Duration,
     /// By how much a process may believe the end of a token to be nearer than it is.
     pub(crate) misjudged: Duration,
-    /// By how much a refresh may come too early or too late.
-    pub(crate) forgiven: Duration,
 }
 
 /// How long before an access token's end its successor was issued, and how long before it might have been.
 pub(crate) struct Lead {
     pub(crate) lead_ms: i64,
     pub(crate) most_ms: i64,
-    pub(crate) least_ms: i64,
 }
 
 impl Lead {
@@ -96,7 +93,7 @@ impl Lead {
 
     /// After the end: somebody had to do without a token.
     pub(crate) fn is_late(&self) -> bool {
-        self.lead_ms < self.least_ms
+        self.lead_ms < 0
     }
 }
 
@@ -106,7 +103,7 @@ impl RefreshWindow {
     fn longest(&self, life_ms: u64) -> u64 {
         let window_ms = (life_ms / 5).min(300_000) * 5 / 4;
         let margin_ms = (life_ms / 50).min(2_000);
-        window_ms + margin_ms + crate::millis(self.misjudged + self.forgiven)
+        window_ms + margin_ms + crate::millis(self.misjudged)
     }
 
     pub(crate) fn leads(&self, sign_in: &SignIn) -> Vec<Lead> {
@@ -118,7 +115,6 @@ impl RefreshWindow {
             Some(Lead {
                 lead_ms: expires_at.cast_signed() - redeemed_at.cast_signed(),
                 most_ms: self.longest(expires_at - issued_at).cast_signed(),
-                least_ms: -crate::millis(self.forgiven).cast_signed(),
             })
         };
         sign_in.generations.iter().filter_map(of).collect()
@@ -153,7 +149,6 @@ mod tests {
     const WINDOW: RefreshWindow = RefreshWindow {
         granted: Duration::from_secs(5),
         misjudged: Duration::from_millis(20),
-        forgiven: Duration::from_millis(30),
     };
 
     #[test]
@@ -177,18 +172,18 @@ mod tests {
 
     #[test]
     fn a_refresh_is_early_before_its_window_and_late_after_the_tokens_end() {
-        // It ends at 15,000 and had 4,700 to live: 1,175 and 94 before its end, 20 misjudged, and 30 forgiven.
+        // It ends at 15,000 and had 4,700 to live: 1,175 and 94 before its end, and 20 misjudged.
         let leads = WINDOW.leads(&sign_in());
-        assert_eq!((leads[0].lead_ms, leads[0].most_ms), (1_300, 1_319));
-        assert!(!leads[0].is_early() && !leads[0].is_late());
+        assert_eq!((leads[0].lead_ms, leads[0].most_ms), (1_300, 1_289));
 
         let at = |redeemed| {
             let mut sign_in = sign_in();
             sign_in.generations[0].redeemed_at_unix_ms = Some(redeemed);
             WINDOW.leads(&sign_in).remove(0)
         };
-        assert!(at(13_680).is_early());
-        assert!(!at(15_030).is_late());
-        assert!(at(15_031).is_late());
+        assert!(at(13_710).is_early());
+        assert!(!at(13_711).is_early());
+        assert!(!at(15_000).is_late());
+        assert!(at(15_001).is_late());
     }
 }

@@ -77,6 +77,9 @@ struct Common {
     /// The mock ends the old access token with each refresh
     #[arg(long)]
     refresh_revokes_access_token: bool,
+    /// The machine is busy, or stalls: what only comes at the wrong time, or too seldom, fails nothing
+    #[arg(long)]
+    forgive_slowness: bool,
     /// Write the figures here
     #[arg(long, value_name = "FILE")]
     json: PathBuf,

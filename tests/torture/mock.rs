@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::Result;
 use crate::ledger::SignIn;
 
-const AT_MOST: Duration = Duration::from_secs(10);
+const AT_MOST: Duration = Duration::from_secs(60);
 /// Thousands of requests of a race.
 const MOST_READ: u64 = 1 << 30;
 

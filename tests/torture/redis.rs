@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use crate::Result;
 use crate::background::{Background, ends_with_input};
 
-const START_AT_MOST: Duration = Duration::from_secs(10);
+const START_AT_MOST: Duration = Duration::from_secs(60);
 /// Between the search for a free port and its use, another program may take it.
 const PORTS_TRIED: usize = 5;
 
@@ -71,7 +71,7 @@ fn has_given_up(lines: &Receiver<String>) -> bool {
 /// Whether the Redis at this address is the one that works in this folder.
 fn answers(address: SocketAddr, folder: &Path) -> bool {
     let asked = TcpStream::connect(address).and_then(|mut stream| {
-        stream.set_read_timeout(Some(Duration::from_secs(1)))?;
+        stream.set_read_timeout(Some(Duration::from_secs(5)))?;
         stream.write_all(b"CONFIG GET dir\r\n")?;
         // An array of two strings, each after its length.
         BufReader::new(stream).lines().nth(4).transpose()

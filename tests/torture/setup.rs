@@ -7,9 +7,9 @@ use clap::ValueEnum;
 use coze_auth::store::{FileStore, RedisStore, SignIn};
 use serde::{Deserialize, Serialize};
 
-use crate::Result;
 use crate::plain::PlainStore;
 use crate::probe::{Probe, Timings};
+use crate::{Result, coze};
 
 /// The variable by which a process tells those that it starts.
 const VARIABLE: &str = "COZE_TORTURE";
@@ -72,7 +72,12 @@ impl Setup {
     pub(crate) fn sign_in(&self, profile: &str) -> Result<SignIn> {
         Ok(match &self.store {
             Place::File(folder) => SignIn::new(FileStore::new(folder.clone()), profile)?,
-            Place::Redis(url) => SignIn::new(RedisStore::connect(url)?, profile)?,
+            Place::Redis(url) => {
+                let redis = RedisStore::builder(url)
+                    .connect_timeout(coze::REDIS_AT_MOST)
+                    .response_timeout(coze::REDIS_AT_MOST);
+                SignIn::new(redis.build()?, profile)?
+            }
             Place::Plain(folder) => SignIn::new(PlainStore::new(folder.clone()), profile)?,
         })
     }

@@ -14,7 +14,7 @@ use crate::redis::Redis;
 use crate::setup::{Place, Setup, StoreName};
 use crate::{Result, coze};
 
-const START_AT_MOST: Duration = Duration::from_secs(30);
+const START_AT_MOST: Duration = Duration::from_secs(120);
 
 pub(crate) struct Stage {
     pub(crate) mock: Mock,

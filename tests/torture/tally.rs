@@ -1,8 +1,8 @@
-//! Counts, in the order of their names, and the middle of a list.
+//! Counts, in the order of their names, what errors are counted as, and the middle of a list.
 
 use std::collections::BTreeMap;
 
-use coze_auth::Error;
+use coze_auth::{Error, ErrorKind};
 
 /// How often each thing happened.
 pub(crate) type Tally = BTreeMap<String, u64>;
@@ -17,12 +17,37 @@ pub(crate) fn add(tally: &mut Tally, more: &Tally) {
     }
 }
 
-/// The kind and Coze's word: an error in short.
+/// The kind and Coze's word: an error in short. It says if time ran out, and nothing else is known to be wrong.
 pub(crate) fn label(error: &Error) -> String {
     match error.code() {
         Some(code) => format!("{:?} {code}", error.kind()),
+        None if is_slow(error) => format!("{SLOW}{:?}", error.kind()),
         None => format!("{:?}", error.kind()),
     }
+}
+
+const SLOW: &str = "too slow: ";
+
+/// Of stores, only their words tell that from other failures.
+pub(crate) fn is_slow(error: &Error) -> bool {
+    let text = error.to_string();
+    error.kind() == ErrorKind::Timeout
+        || [
+            "no answer within",
+            "no connection within",
+            "did not answer before the deadline",
+            "for too long",
+            "been changing the sign-in",
+        ]
+        .iter()
+        .any(|words| text.contains(words))
+}
+
+/// Those that count: without those that only took too long, where that is forgiven.
+pub(crate) fn unforgiven(errors: &Tally, forgive_slowness: bool) -> Tally {
+    let mut errors = errors.clone();
+    errors.retain(|what, _| !forgive_slowness || !what.contains(SLOW));
+    errors
 }
 
 /// The value that this share of all are below.

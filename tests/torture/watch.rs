@@ -4,7 +4,6 @@ use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
-use coze_auth::Error;
 use coze_auth::store::{SignIn, Stored};
 use coze_mock::fingerprint;
 
@@ -12,7 +11,7 @@ use crate::ledger::Standing;
 use crate::mock::Request;
 use crate::setup::Place;
 use crate::stage::Stage;
-use crate::tally::{Tally, count, label};
+use crate::tally::{Tally, count, is_slow, label};
 use crate::{Result, coze, millis, runtime};
 
 /// A reader gives the processes room to breathe.
@@ -62,12 +61,6 @@ pub(crate) fn read_on(sign_in: &SignIn, stop: &AtomicBool) -> Result<Reads> {
     Ok(found)
 }
 
-/// Only Redis has a time-out, and only its words tell that from other failures.
-fn is_slow(error: &Error) -> bool {
-    let text = error.to_string();
-    text.contains("no answer within") || text.contains("no connection within")
-}
-
 /// What the mock saw, and what became of the sign-in.
 #[derive(Default)]
 pub(crate) struct Seen {
@@ -99,6 +92,8 @@ pub(crate) fn look_on(
     while !stop.load(Ordering::Relaxed) {
         std::thread::sleep(BETWEEN_LOOKS);
         seen.take_up(stage.mock.requests_since(seen.last)?);
+        // What is redeemed from here on may not be in it yet, however long we are stalled.
+        let looked_at = unix_ms();
         let loaded = runtime.block_on(sign_in.load());
         if loaded.as_ref().is_err_and(is_slow) {
             continue;
@@ -106,7 +101,7 @@ pub(crate) fn look_on(
         // Half a file may be whole a moment later.
         let damaged = !matches!(loaded, Ok(Some(_)));
         let lost = match loaded {
-            Ok(Some(stored)) => why_lost(stage, &stored, id)?,
+            Ok(Some(stored)) => why_lost(stage, &stored, id, looked_at)?,
             Ok(None) if damaged_before => Some("nothing was stored".to_owned()),
             Err(error) if damaged_before => Some(format!("unreadable: {}", label(&error))),
             _ => None,
@@ -120,19 +115,25 @@ pub(crate) fn look_on(
         }
     }
     // The last answers may be on their way.
-    std::thread::sleep(BETWEEN_LOOKS);
-    seen.take_up(stage.mock.requests_since(seen.last)?);
-    Ok(seen)
+    loop {
+        std::thread::sleep(BETWEEN_LOOKS);
+        let rest = stage.mock.requests_since(seen.last)?;
+        let all_answered = !rest.iter().any(Request::is_open);
+        seen.take_up(rest);
+        if all_answered {
+            return Ok(seen);
+        }
+    }
 }
 
-fn why_lost(stage: &Stage, stored: &Stored, id: u64) -> Result<Option<String>> {
+fn why_lost(stage: &Stage, stored: &Stored, id: u64, looked_at: u64) -> Result<Option<String>> {
     let family = stage.mock.sign_in(id)?;
     let (refresh_token, _) = marks(stored);
     let redeemed_at = family
         .generation(&refresh_token)
         .and_then(|generation| generation.redeemed_at_unix_ms);
     let in_flight = millis(in_flight(&stage.setup.store));
-    let is_stale = redeemed_at.is_some_and(|at| at + in_flight < unix_ms());
+    let is_stale = redeemed_at.is_some_and(|at| at + in_flight < looked_at);
     Ok(match family.standing(&refresh_token) {
         _ if family.is_revoked() => Some("the server revoked it".to_owned()),
         // What was put there a moment ago may have been overwritten by another's save of before.

@@ -1,5 +1,6 @@
-//! What figures were measured on.
+//! What figures were measured on, and of what.
 
+use std::path::Path;
 use std::process::Command;
 
 /// Processor, cores, system.
@@ -25,6 +26,30 @@ pub(crate) fn date() -> String {
 
 pub(crate) fn compiler() -> String {
     said_by("rustc", &["--version"])
+}
+
+/// The commit that is checked out, with a plus sign if anything but what lies under `written` is not as it was committed.
+/// None where git is missing, or this is no working tree.
+pub(crate) fn commit(root: &Path, written: &[&str]) -> Option<String> {
+    let git = |arguments: &[&str]| {
+        let output = Command::new("git")
+            .arg("-C")
+            .arg(root)
+            .args(arguments)
+            .output()
+            .ok()?;
+        let said = String::from_utf8(output.stdout).ok()?;
+        output.status.success().then(|| said.trim().to_owned())
+    };
+    let hash = git(&["rev-parse", "--short", "HEAD"])?;
+    let but: Vec<_> = written
+        .iter()
+        .map(|path| format!(":(exclude){path}"))
+        .collect();
+    let mut status = vec!["status", "--porcelain", "--", "."];
+    status.extend(but.iter().map(String::as_str));
+    let mark = if git(&status)?.is_empty() { "" } else { "+" };
+    Some(format!("{hash}{mark}"))
 }
 
 /// What a program prints.

@@ -1,7 +1,8 @@
 //! Tortures stored sign-ins, and writes down what was lost.
 //!
-//! The program is the example `torture` of `coze-tests`, and the mock is another process. Each run is one JSON file under
-//! `benches/torture/`, written here with what it ran on; `benches/TORTURE.md` is made of all of them.
+//! The program is the example `torture` of `coze-tests`, and the mock is another process. Each run is one JSON file, written
+//! here with what it ran on. Those with the default numbers are kept under `benches/torture/`, and `benches/TORTURE.md` is made
+//! of all of them; others are written under `target/torture/`.
 
 mod report;
 
@@ -27,33 +28,37 @@ pub(crate) enum Show {
     Report,
 }
 
+/// The numbers of the runs that are kept, unless told otherwise.
+const PROCESSES: u32 = 64;
+const SECONDS: u32 = 120;
+const ACCESS_TOKEN_LIFETIME: u32 = 5;
+const LATENCY: u32 = 50;
+const KILLS: u32 = 1000;
+
 #[derive(Args)]
 pub(crate) struct Race {
     #[command(flatten)]
     common: Common,
-    #[arg(long, default_value_t = 64)]
+    #[arg(long, default_value_t = PROCESSES)]
     processes: u32,
-    #[arg(long, default_value_t = 120)]
+    #[arg(long, default_value_t = SECONDS)]
     seconds: u32,
     /// How long access tokens live, in seconds
-    #[arg(long, default_value_t = 5)]
+    #[arg(long, default_value_t = ACCESS_TOKEN_LIFETIME)]
     access_token_lifetime: u32,
     /// How long the mock takes for a refresh, in milliseconds
-    #[arg(long, default_value_t = 50)]
+    #[arg(long, default_value_t = LATENCY)]
     latency: u32,
     /// The clocks of a third of the processes are an hour fast, those of another third an hour slow
     #[arg(long)]
     skewed_clocks: bool,
-    /// By how much more a refresh may miss its window, in milliseconds, because a busy machine stalls processes
-    #[arg(long, default_value_t = 0)]
-    forgive_ms: u32,
 }
 
 #[derive(Args)]
 pub(crate) struct Crash {
     #[command(flatten)]
     common: Common,
-    #[arg(long, default_value_t = 1000)]
+    #[arg(long, default_value_t = KILLS)]
     kills: u32,
 }
 
@@ -68,7 +73,11 @@ struct Common {
     /// The mock ends the old access token with each refresh
     #[arg(long)]
     refresh_revokes_access_token: bool,
-    /// Write the figures here, instead of under benches/torture/, and leave benches/TORTURE.md alone
+    /// The machine is busy, or stalls: what only comes at the wrong time, or too seldom, fails nothing
+    #[arg(long)]
+    forgive_slowness: bool,
+    /// Write the figures here, and leave benches/TORTURE.md alone; without, those of a run with the default numbers
+    /// are written under benches/torture/, and others under target/torture/
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
     /// Build without optimisation, to see in less time that nothing is lost; the times mean little
@@ -99,8 +108,8 @@ impl Store {
 pub(crate) fn run(show: &Show) -> Result<ExitCode> {
     let root = root::find()?;
     match show {
-        Show::Race(race) => torture(&root, &race.common, &race.name(), &race.arguments()),
-        Show::Crash(crash) => torture(&root, &crash.common, &crash.name(), &crash.arguments()),
+        Show::Race(race) => torture(&root, race.run()),
+        Show::Crash(crash) => torture(&root, crash.run()),
         Show::All => run_all(),
         Show::Report => write_report(&root),
     }
@@ -144,17 +153,16 @@ const ALL: [&str; 5] = [
     "crash --store STORE",
 ];
 
-fn torture(root: &Path, common: &Common, name: &str, arguments: &[String]) -> Result<ExitCode> {
-    let programs = Programs::build(root, common.debug)?;
-    let (mut figures, succeeded) = programs.torture(arguments)?;
-    figures["on"] = conditions(common);
+fn torture(root: &Path, run: Run<'_>) -> Result<ExitCode> {
+    // As it is built, whatever is changed while it runs.
+    let conditions = conditions(root, run.common);
+    let programs = Programs::build(root, run.common.debug)?;
+    let (mut figures, succeeded) = programs.torture(&run.arguments)?;
+    figures["on"] = conditions;
     let text = serde_json::to_string_pretty(&figures)? + "\n";
-    match &common.json {
-        Some(json) => write(json, &text)?,
-        None => {
-            write(&folder(root).join(format!("{name}.json")), &text)?;
-            write_report(root)?;
-        }
+    write(&run.file(root), &text)?;
+    if run.is_kept() {
+        write_report(root)?;
     }
     Ok(if succeeded {
         ExitCode::SUCCESS
@@ -163,46 +171,87 @@ fn torture(root: &Path, common: &Common, name: &str, arguments: &[String]) -> Re
     })
 }
 
-fn folder(root: &Path) -> PathBuf {
-    root.join("benches/torture")
+/// What the runs that are kept write.
+const KEPT: &str = "benches/torture";
+const REPORT: &str = "benches/TORTURE.md";
+/// Where the others are written.
+const OTHERS: &str = "target/torture";
+
+/// One run, as it was asked for.
+struct Run<'a> {
+    common: &'a Common,
+    name: String,
+    arguments: Vec<String>,
+    has_default_numbers: bool,
+}
+
+impl Run<'_> {
+    /// Whether it is one of the report: hurried ones must not take their place.
+    fn is_kept(&self) -> bool {
+        let common = self.common;
+        let is_strict = !common.debug && !common.forgive_slowness;
+        common.json.is_none() && is_strict && self.has_default_numbers
+    }
+
+    fn file(&self, root: &Path) -> PathBuf {
+        if let Some(json) = &self.common.json {
+            return json.clone();
+        }
+        let folder = if self.is_kept() { KEPT } else { OTHERS };
+        root.join(folder).join(format!("{}.json", self.name))
+    }
+}
+
+/// An option with a number: what it is, and what it is by default.
+type Number = (&'static str, u32, u32);
+
+fn with_numbers(mut arguments: Vec<String>, numbers: &[Number]) -> Vec<String> {
+    for (option, number, _) in numbers {
+        arguments.extend([(*option).to_owned(), number.to_string()]);
+    }
+    arguments
+}
+
+fn are_defaults(numbers: &[Number]) -> bool {
+    numbers.iter().all(|(_, number, default)| number == default)
 }
 
 impl Race {
-    fn name(&self) -> String {
+    fn run(&self) -> Run<'_> {
+        let numbers = [
+            ("--processes", self.processes, PROCESSES),
+            ("--seconds", self.seconds, SECONDS),
+            (
+                "--access-token-lifetime",
+                self.access_token_lifetime,
+                ACCESS_TOKEN_LIFETIME,
+            ),
+            ("--latency", self.latency, LATENCY),
+        ];
         let mut name = self.common.name("race");
+        let mut arguments = with_numbers(self.common.arguments("race"), &numbers);
         if self.skewed_clocks {
             name.push_str("-skewed-clocks");
-        }
-        name
-    }
-
-    fn arguments(&self) -> Vec<String> {
-        let mut arguments = self.common.arguments("race");
-        for (option, value) in [
-            ("--processes", self.processes),
-            ("--seconds", self.seconds),
-            ("--access-token-lifetime", self.access_token_lifetime),
-            ("--latency", self.latency),
-            ("--forgive-ms", self.forgive_ms),
-        ] {
-            arguments.extend([option.to_owned(), value.to_string()]);
-        }
-        if self.skewed_clocks {
             arguments.push("--skewed-clocks".to_owned());
         }
-        arguments
+        Run {
+            common: &self.common,
+            name,
+            arguments,
+            has_default_numbers: are_defaults(&numbers),
+        }
     }
 }
 
 impl Crash {
-    fn name(&self) -> String {
-        self.common.name("crash")
-    }
-
-    fn arguments(&self) -> Vec<String> {
-        let mut arguments = self.common.arguments("crash");
-        arguments.extend(["--kills".to_owned(), self.kills.to_string()]);
-        arguments
+    fn run(&self) -> Run<'_> {
+        let numbers = [("--kills", self.kills, KILLS)];
+        Run {
+            common: &self.common,
+            name: self.common.name("crash"),
+            arguments: with_numbers(self.common.arguments("crash"), &numbers),
+            has_default_numbers: are_defaults(&numbers),
+        }
     }
 }
 
@@ -236,6 +285,9 @@ impl Common {
             self.store.as_str().to_owned(),
         ];
         arguments.extend(self.options().map(|option| format!("--{option}")));
+        if self.forgive_slowness {
+            arguments.push("--forgive-slowness".to_owned());
+        }
         arguments
     }
 }
@@ -284,30 +336,32 @@ impl Programs {
 }
 
 /// What it ran on.
-fn conditions(common: &Common) -> Value {
+fn conditions(root: &Path, common: &Common) -> Value {
     let redis = (common.store == Store::Redis)
         .then(|| machine::said_by("redis-server", &["--version"]))
         .and_then(|said| {
             let version = said.split(' ').find_map(|word| word.strip_prefix("v="))?;
             Some(version.to_owned())
         });
-    json!({
+    let mut conditions = json!({
         "machine": machine::name(),
         "date": machine::date(),
         "rustc": machine::compiler(),
         "version": env!("CARGO_PKG_VERSION"),
         "redis": redis,
         "optimised": !common.debug,
-    })
+    });
+    // What the runs before this one wrote is no change.
+    if let Some(commit) = machine::commit(root, &[KEPT, REPORT]) {
+        conditions["commit"] = commit.into();
+    }
+    conditions
 }
 
 fn write_report(root: &Path) -> Result<ExitCode> {
-    let runs = report::read(&folder(root))?;
-    ensure!(
-        !runs.is_empty(),
-        "there is nothing under benches/torture/ yet"
-    );
-    write(&root.join("benches/TORTURE.md"), &report::render(&runs))?;
+    let runs = report::read(&root.join(KEPT))?;
+    ensure!(!runs.is_empty(), "there is nothing under {KEPT} yet");
+    write(&root.join(REPORT), &report::render(&runs))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -330,8 +384,19 @@ mod tests {
             store,
             reuse_revokes_family: true,
             refresh_revokes_access_token: false,
+            forgive_slowness: false,
             json: None,
             debug: false,
+        }
+    }
+
+    /// The file of a run that is asked for with these words.
+    fn file_of(line: &str) -> PathBuf {
+        let root = Path::new("");
+        match parsed(line).unwrap() {
+            Show::Race(race) => race.run().file(root),
+            Show::Crash(crash) => crash.run().file(root),
+            Show::All | Show::Report => panic!("{line}"),
         }
     }
 
@@ -340,7 +405,27 @@ mod tests {
         for line in ALL {
             let show = parsed(&line.replace("STORE", "plain")).unwrap();
             assert!(matches!(show, Show::Race(_) | Show::Crash(_)), "{line}");
+            let file = file_of(&line.replace("STORE", "file"));
+            assert!(file.starts_with(KEPT), "{line}: {}", file.display());
         }
+    }
+
+    #[test]
+    fn a_run_that_was_hurried_or_forgiven_does_not_replace_one_that_is_kept() {
+        for line in [
+            "race --store file --seconds 5",
+            "race --store file --processes 8",
+            "race --store file --access-token-lifetime 60",
+            "race --store file --latency 0",
+            "race --store file --debug",
+            "race --store file --forgive-slowness",
+        ] {
+            assert_eq!(file_of(line), Path::new("target/torture/race-file.json"));
+        }
+        let crash = file_of("crash --store redis --kills 50");
+        assert_eq!(crash, Path::new("target/torture/crash-redis.json"));
+        let elsewhere = file_of("race --store file --json here.json");
+        assert_eq!(elsewhere, Path::new("here.json"));
     }
 
     #[test]
@@ -352,16 +437,18 @@ mod tests {
             access_token_lifetime: 5,
             latency: 50,
             skewed_clocks: true,
-            forgive_ms: 0,
         };
-        assert_eq!(race.name(), "race-redis-reuse-revokes-family-skewed-clocks");
+        assert_eq!(
+            race.run().name,
+            "race-redis-reuse-revokes-family-skewed-clocks"
+        );
         let crash = Crash {
             common: common(Store::Plain),
             kills: 1000,
         };
-        assert_eq!(crash.name(), "crash-plain-reuse-revokes-family");
+        assert_eq!(crash.run().name, "crash-plain-reuse-revokes-family");
         assert_eq!(
-            crash.arguments().join(" "),
+            crash.run().arguments.join(" "),
             "crash --store plain --reuse-revokes-family --kills 1000"
         );
     }

@@ -4,6 +4,8 @@
 //! ends when its owner unlocks it or dies, and excludes other openings in the same process too. The file is never
 //! renamed or deleted: a lock on a file that has lost its name excludes nobody. Should somebody else have done so, the
 //! lock does not count any more.
+//!
+//! On Windows a lock also keeps others from reading what is locked, so there a lock's holder is never named.
 
 use std::{
     fs::{self, File, Metadata, OpenOptions, TryLockError},
@@ -115,7 +117,7 @@ fn pause() -> Duration {
     Duration::from_micros(1000 + u64::from(random % 8000))
 }
 
-/// Who wrote its name into that file last: "process 4711".
+/// Who wrote its name into that file last: "process 4711". None on Windows while the file is locked.
 pub(super) fn holder(folder: &Folder, name: &str) -> Option<String> {
     let options = &mut OpenOptions::new();
     let file = folder.open(name, options.read(true)).ok()??;

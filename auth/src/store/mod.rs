@@ -207,7 +207,8 @@ pub enum Leasing {
     Got(Box<dyn Lease>),
     /// Somebody else has it.
     Held {
-        /// Who, as far as the store can tell: "process 4711".
+        /// Who, as far as the store can tell: "process 4711". On Windows, the stores whose lease is a lock on a file
+        /// can't: its holder's name stands in that file, and nobody else can read a locked one there.
         by: Option<String>,
     },
 }

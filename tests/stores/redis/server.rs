@@ -1,7 +1,6 @@
 //! A `redis-server` of a test's own, on a free port of this machine. It ends with the test.
 
 use std::{
-    io::Write,
     net::TcpListener,
     process::{Child, Command, Stdio},
     thread,
@@ -11,6 +10,10 @@ use std::{
 use redis::FromRedisValue;
 use tempfile::TempDir;
 
+use crate::left_out::left_out;
+
+/// Makes a missing server a failure.
+const REQUIRED: &str = "COZE_TESTS_REQUIRE_REDIS";
 const STARTS_WITHIN: Duration = Duration::from_secs(10);
 /// Between the search for a free port and its use, another program may take it.
 const PORTS_TRIED: usize = 5;
@@ -41,7 +44,7 @@ impl RedisServer {
             return None;
         }
         if !is_built_with_tls() {
-            left_out("this redis-server is built without TLS");
+            left_out("this redis-server is built without TLS", REQUIRED);
             return None;
         }
         let folder = tempfile::tempdir().unwrap();
@@ -223,7 +226,7 @@ fn is_installed() -> bool {
     if version().is_some() {
         return true;
     }
-    left_out("no redis-server on PATH");
+    left_out("no redis-server on PATH", REQUIRED);
     false
 }
 
@@ -243,13 +246,6 @@ fn is_built_with_tls() -> bool {
         .unwrap();
     !String::from_utf8_lossy(&output.stdout).contains("Bad directive")
         && !String::from_utf8_lossy(&output.stderr).contains("Bad directive")
-}
-
-fn left_out(why: &str) {
-    let must_run = std::env::var("COZE_TESTS_REQUIRE_REDIS").is_ok_and(|value| value == "1");
-    assert!(!must_run, "{why}, and COZE_TESTS_REQUIRE_REDIS is set");
-    let test = thread::current().name().unwrap_or("a test").to_owned();
-    let _ = writeln!(std::io::stderr(), "{test}: skipped: {why}");
 }
 
 fn free_port() -> u16 {

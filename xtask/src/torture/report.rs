@@ -47,6 +47,10 @@ pub(super) fn render(runs: &[Value]) -> String {
          by the ledger of the mock, a process of its own. *plain* is a JSON file without lock or compare, as most programs \
          have it, under the same provider.\n\n",
     );
+    let has_changes = |run: &Value| text(&run["on"]["commit"]).ends_with('+');
+    if runs.iter().any(has_changes) {
+        out.push_str("A plus sign after a commit: with changes that were not committed.\n\n");
+    }
     for line in conditions(runs) {
         // Writing to a string cannot fail.
         let _ = writeln!(out, "- {line}");
@@ -241,8 +245,12 @@ fn conditions(runs: &[Value]) -> BTreeSet<String> {
                 Value::String(version) => format!("; Redis {version}"),
                 _ => String::new(),
             };
+            let commit = match &on["commit"] {
+                Value::String(commit) => format!(" at {commit}"),
+                _ => String::new(),
+            };
             format!(
-                "{}: {}; {}; coze-auth {}{unoptimised}{redis}",
+                "{}: {}; {}; coze-auth {}{commit}{unoptimised}{redis}",
                 text(&on["date"]),
                 text(&on["machine"]),
                 text(&on["rustc"]),
@@ -280,6 +288,17 @@ mod tests {
         assert!(file < plain, "{report}");
         assert!(report[file..plain].contains("nothing lost"), "{report}");
         assert!(report[plain..].contains("**3 sign-ins lost**"), "{report}");
-        assert_eq!(report.matches("- d: m; r; coze-auth v").count(), 1);
+        assert_eq!(report.matches("- d: m; r; coze-auth v\n").count(), 1);
+    }
+
+    #[test]
+    fn it_says_of_which_commit_the_figures_are() {
+        let mut run = race("file", &[]);
+        run["on"]["commit"] = "79843d4+".into();
+        let report = render(&[run]);
+        assert!(
+            report.contains("- d: m; r; coze-auth v at 79843d4+\n"),
+            "{report}"
+        );
     }
 }

@@ -76,6 +76,8 @@ use crate::{Error, ErrorKind, RefreshToken, Result};
 /// # Ok(()) }
 /// ```
 ///
+/// It was run on Linux only. For macOS and Windows it is written, and was never run.
+///
 /// # Whose it is
 ///
 /// The folder is created when it is first needed, with mode 0700, and its files have mode 0600. A folder or file
@@ -89,7 +91,8 @@ use crate::{Error, ErrorKind, RefreshToken, Result};
 ///
 /// - A record is written beside the old one, synced, renamed over it, and the folder synced, in this order.
 /// - The lease is the operating system's lock on a file beside it. It ends with its owner, and is never stolen. A
-///   fork of the owner that does not start another program shares it.
+///   fork of the owner that does not start another program shares it. An error about a lease that another process has
+///   names that process, but not on Windows, where what is locked can't be read.
 /// - Age is told by the clock that stamps the files, so machines that share a folder need not agree on the time. If it
 ///   is set back, the sign-in is refreshed once. They need a file system that locks across machines (NFS does, many others don't).
 /// - Loading works on a read-only file system, by this machine's clock. Nothing can be leased or saved there.

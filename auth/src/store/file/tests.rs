@@ -10,6 +10,8 @@ use crate::store::record::fingerprint;
 use crate::store::{envelope, folder, lock};
 
 mod faults;
+#[cfg(unix)]
+mod left_out;
 #[cfg(feature = "testing")]
 mod suite;
 

@@ -78,7 +78,8 @@ static THREADS: AtomicUsize = AtomicUsize::new(0);
 /// - The lease is the operating system's lock on a file, named after the credential, in
 ///   `~/.local/state/coze-auth/keyring-locks` (`$XDG_STATE_HOME`; on macOS `~/Library/Application Support`, on
 ///   Windows `%LOCALAPPDATA%`). It ends with its owner, and is never stolen. Programs that use the same
-///   credential need the same such folder, and its files must not be deleted while a program uses them.
+///   credential need the same such folder, and its files must not be deleted while a program uses them. On
+///   Windows its holder is not named.
 /// - A save is a compare-and-set among all that use this crate. A keyring has no such thing, so another program
 ///   that writes the credential at the same moment is not noticed.
 /// - A save is as durable as the keyring makes it: it has said that it has it.
@@ -149,8 +150,11 @@ impl KeyringStore {
         self
     }
 
-    /// What is set aside for a profile, the oldest first, as it was found: sign-ins that were over or could
-    /// not be understood when a fresh one came, and answers that came too late. They hold tokens.
+    /// What is set aside for a profile, the oldest first, in the shape in which sign-ins are stored: those that were
+    /// over or could not be understood when a fresh one came, as they were found, and answers that came too late.
+    /// They hold tokens.
+    ///
+    /// That shape is `{"saved_at_ms": 1800000000000, "record": …}`, with what [`Record::to_json`] gives in it.
     ///
     /// # Errors
     ///
@@ -410,7 +414,7 @@ impl Changing<'_> {
         let current = match self.credential.current() {
             // The successor may hold the only live refresh token.
             Err(error) if error.kind() == ErrorKind::StoreDamaged => {
-                let place = self.put_successor_aside(successor)?;
+                let place = self.put_successor_aside(asked, successor)?;
                 return Err(damaged_but_kept(&error, place.escape_debug()));
             }
             found => found?,
@@ -422,7 +426,7 @@ impl Changing<'_> {
             }
             Some(kept) if kept.record.holds(successor.refresh_token()) => Ok(Saved::Saved),
             kept => {
-                self.put_successor_aside(successor)?;
+                self.put_successor_aside(asked, successor)?;
                 Ok(Saved::MovedOn(kept.map(|kept| Box::new(stored(kept)))))
             }
         }
@@ -463,23 +467,22 @@ impl Changing<'_> {
     }
 
     fn write(&self, asked: Instant, record: &Record) -> Result<()> {
-        let saved_at = envelope::asked_at(asked, SystemTime::now());
-        let content = envelope::sealed(&record.to_json()?, saved_at);
+        let content = sealed(asked, record)?;
         self.service().write(&self.credential.user, &content)
     }
 
     /// The credential that it is in now. One that an earlier try of the same save has put aside stays alone, or
     /// repeated tries would push the others out.
-    fn put_successor_aside(&self, successor: &Record) -> Result<String> {
+    fn put_successor_aside(&self, asked: Instant, successor: &Record) -> Result<String> {
         let found = self.credential.set_aside()?;
         let is_there = |content: &Zeroizing<Vec<u8>>| {
-            let kept = Record::from_json(content);
-            kept.is_ok_and(|kept| kept.holds(successor.refresh_token()))
+            let kept = self.credential.opened(content);
+            kept.is_ok_and(|kept| kept.record.holds(successor.refresh_token()))
         };
         if let Some(place) = found.iter().rposition(is_there) {
             return Ok(self.credential.aside(place + 1));
         }
-        self.put_aside_after(&found, successor.to_json()?.as_bytes())
+        self.put_aside_after(&found, &sealed(asked, successor)?)
     }
 
     fn put_aside(&self, content: &[u8]) -> Result<()> {
@@ -510,6 +513,12 @@ impl Changing<'_> {
     fn service(&self) -> &Service {
         &self.credential.service
     }
+}
+
+/// What a record is stored as, by somebody who was asked to then.
+fn sealed(asked: Instant, record: &Record) -> Result<Zeroizing<Vec<u8>>> {
+    let saved_at = envelope::asked_at(asked, SystemTime::now());
+    Ok(envelope::sealed(&record.to_json()?, saved_at))
 }
 
 fn stored(kept: Kept) -> Stored {

@@ -1,7 +1,7 @@
 //! Exposed files, other processes, and file systems that fail.
 //!
 //! Root ignores modes, so what binds it too is used (a full or read-only mount, in a mount namespace that ends with
-//! its process), or an unprivileged user. A test that can't bind says that it was skipped.
+//! its process), or an unprivileged user. A test that can't bind says that it was skipped; with the variables below it fails.
 
 #![cfg(unix)]
 
@@ -12,7 +12,13 @@ use std::{
     process::{Child, ChildStdout, Command, Output, Stdio},
 };
 
+use super::left_out::{left_out, skipped};
 use super::*;
+
+/// Makes a machine on which nothing can be mounted a failure.
+const REQUIRED_MOUNTS: &str = "COZE_TESTS_REQUIRE_MOUNTS";
+/// Makes one a failure on which nothing can be given to, or run by, another user.
+const REQUIRED_USERS: &str = "COZE_TESTS_REQUIRE_USERS";
 
 fn set_mode(path: &Path, mode: u32) {
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
@@ -141,9 +147,7 @@ async fn what_is_no_file_is_refused_and_not_waited_for() {
         .args(["-m", "600"])
         .arg(&pipe)
         .status();
-    if !made.is_ok_and(|made| made.success()) {
-        return eprintln!("skipped: no mkfifo here");
-    }
+    assert!(made.unwrap().success(), "every Unix has mkfifo");
     let profile = Profile::new("pipe").unwrap();
     let load = tokio::time::timeout(Duration::from_secs(5), place.store.load(&profile));
     assert_exposed(&[load.await.unwrap().unwrap_err()], &["no regular file"]);
@@ -152,7 +156,7 @@ async fn what_is_no_file_is_refused_and_not_waited_for() {
 #[tokio::test]
 async fn a_file_of_another_user_is_refused() {
     if !is_root() {
-        return eprintln!("skipped: only root gives files away");
+        return left_out("only root gives files away", REQUIRED_USERS);
     }
     let place = Place::signed_in().await;
     for path in [place.file("json"), place.store.folder().to_owned()] {
@@ -362,7 +366,10 @@ fn without_permission_nothing_is_lost() {
     command.arg(program);
     match Role::MeetNoPermission.of(&mut command, &folder).output() {
         Ok(output) => assert_passed(&output),
-        Err(error) => eprintln!("skipped: no setpriv here ({error}), and root ignores modes"),
+        Err(error) => left_out(
+            &format!("no setpriv here ({error}), and root ignores modes"),
+            REQUIRED_USERS,
+        ),
     }
 }
 
@@ -473,7 +480,7 @@ impl Role {
             .arg(parent.path())
             .output();
         if !mounted.is_ok_and(|mounted| mounted.status.success()) {
-            return eprintln!("skipped: {self:?}: nothing can be mounted here");
+            return left_out("nothing can be mounted here", REQUIRED_MOUNTS);
         }
         let program = std::env::current_exe().unwrap();
         let output = self
@@ -488,7 +495,7 @@ impl Role {
 #[ignore = "what a child process of other tests does"]
 async fn child() {
     let (Ok(role), Some(folder)) = (std::env::var(ROLE), std::env::var_os(FOLDER)) else {
-        return eprintln!("skipped: this is started by other tests");
+        return skipped("this is started by other tests");
     };
     let folder = PathBuf::from(folder);
     let role = Role::ALL
