@@ -406,16 +406,21 @@ mod tests {
     }
 
     #[test]
-    fn a_local_clock_that_is_set_during_the_exchange_changes_no_lifetime() {
+    fn a_local_clock_that_is_set_during_the_exchange_lengthens_no_life() {
         let server = 1_800_000_000.0;
+        let set_right_from = |wrong: f64| Timing {
+            began_wall: at(server + wrong),
+            ..timing(server + 0.5, Some(server))
+        };
         for wrong in [3600.0, -3600.0] {
-            let timing = Timing {
-                began_wall: at(server + wrong),
-                ..timing(server + 0.5, Some(server))
-            };
-            let (_, lifetime) = expiry(1_800_000_900, &timing);
+            let (_, lifetime) = expiry(1_800_000_900, &set_right_from(wrong));
             assert_eq!(lifetime, Duration::from_millis(899_500), "{wrong}");
         }
+        // A duration ran on while the system slept, for all that is known.
+        let (_, lifetime) = expiry(900, &set_right_from(-3600.0));
+        assert_eq!(lifetime, Duration::ZERO);
+        let (_, lifetime) = expiry(900, &set_right_from(3600.0));
+        assert_eq!(lifetime, Duration::from_millis(899_500));
     }
 
     #[test]

@@ -4,7 +4,7 @@
 use std::{collections::HashSet, time::Duration};
 
 use coze_auth::{
-    AccessToken, Error, ErrorKind, JwtTokenRequest, Scope, SessionContext, SessionPool,
+    AccessToken, Error, ErrorKind, Flow, JwtTokenRequest, Scope, SessionContext, SessionPool,
     SessionProvider, TokenProvider,
 };
 use coze_mock::{Endpoint as At, Fault, Times};
@@ -559,6 +559,32 @@ async fn an_outage_is_told_to_those_who_wait_for_their_turn() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_server_that_is_silent_until_the_deadline_is_down() {
+    let stage = Stage::new();
+    let pool = SessionPool::builder(stage.jwt())
+        .concurrent_requests(4)
+        .deadline(secs(10))
+        .build();
+    stage.line.cut(Cut::Silent);
+    for users in [0..100, 100..200] {
+        let began = Instant::now();
+        ask_in_vain(&pool, users).await;
+        assert_eq!(began.elapsed(), secs(10));
+    }
+    // Four at a time were let through, and one in a row more than that is an outage.
+    let began = Instant::now();
+    let refused = ask_in_vain(&pool, 200..300).await;
+    assert_eq!(began.elapsed(), Duration::ZERO);
+    assert!(
+        refused
+            .iter()
+            .all(|error| error.kind() == ErrorKind::Timeout)
+    );
+    assert_eq!(stage.line.attempts(), 8);
+    assert_eq!(pool.stats().failures, 200);
+}
+
+#[tokio::test(start_paused = true)]
 async fn after_an_outage_callers_are_served_and_not_those_who_have_gone_away() {
     let stage = Stage::new();
     let builder = SessionPool::builder(stage.jwt());
@@ -646,7 +672,15 @@ async fn nobody_hears_of_another_sessions_request() {
     assert!(!requests.is_empty());
     for (account, error) in accounts.iter().zip(errors) {
         assert_eq!(status(&error), Some(429), "{error}");
+        assert_eq!(error.flow(), Some(Flow::Jwt), "{error}");
         let shown = format!("{error} {error:?}");
+        let mut own = requests
+            .iter()
+            .filter(|request| request.path.contains(account));
+        if own.clone().next().is_some() {
+            let hears = own.any(|request| shown.contains(&request.log_id));
+            assert!(hears, "{account} hears nothing of its own request: {shown}");
+        }
         for other in accounts.iter().filter(|other| *other != account) {
             assert!(
                 !shown.contains(other),

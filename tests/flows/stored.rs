@@ -528,11 +528,34 @@ async fn after_invalid_grant_a_former_owner_has_time_to_save() {
     });
     let (former, other) = (replica(&stage, &store), replica(&stage, &store));
     let former = tokio::spawn(async move { former.token().await.unwrap() });
-    pass(millis(1500)).await;
+    pass(secs(2)).await;
     let began = Instant::now();
     let got = other.token().await.unwrap();
     assert!(began.elapsed() >= secs(1), "{:?}", began.elapsed());
     assert_eq!(former.await.unwrap().expose(), got.expose());
+    assert!(store.record().await.dead().is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_could_not_save_for_minutes_is_waited_for() {
+    let stage = Stage::new();
+    let (store, _) = signed_in(&stage).await;
+    pass(secs(1000)).await;
+    let cut_off = Rigged {
+        rig: Arc::default(),
+        ..store.clone()
+    };
+    cut_off.with(|rig| {
+        rig.hold = Some(secs(1));
+        rig.save = vec![Mishap::Fails; 1000].into();
+    });
+    let former = replica(&stage, &cut_off);
+    let got = former.token().await.unwrap();
+    pass(secs(300)).await;
+    cut_off.with(|rig| rig.save.clear());
+    // It tries again every ten seconds.
+    let other = replica(&stage, &store);
+    assert_eq!(other.token().await.unwrap().expose(), got.expose());
     assert!(store.record().await.dead().is_none());
 }
 
@@ -676,8 +699,8 @@ async fn a_refusal_is_believed_at_once_where_no_former_owner_can_save() {
         } else {
             Some(former)
         };
-        // Whoever has kept the lease for so long can't save any more either.
-        pass(secs(1000)).await;
+        // A former owner is not waited for any more, either.
+        pass(secs(4000)).await;
         let provider = CachedProvider::web(stage.web(), store.sign_in())
             .deadline(secs(5))
             .build();

@@ -271,11 +271,24 @@ impl Show<'_> {
         let mut crippled = Tally::new();
         let cases = std::mem::take(&mut self.cases);
         for case in &cases {
+            if let Some(why) = self.cannot_go_on(case)? {
+                count(&mut crippled, &why);
+            }
+        }
+        self.cases = cases;
+        Ok(crippled)
+    }
+
+    /// Why a fresh process can't go on with a sign-in, however often it tries: everybody else is dead.
+    fn cannot_go_on(&mut self, case: &Case) -> Result<Option<String>> {
+        const TRIES: u32 = 3;
+        let mut why = None;
+        for _ in 0..TRIES {
             let finding = self.look_at(case)?;
             if finding != Finding::Current {
                 // A slow server committed after we had looked what the killed process had sent.
                 self.found_late(finding);
-                continue;
+                return Ok(None);
             }
             let role = [
                 "victim",
@@ -287,13 +300,13 @@ impl Show<'_> {
             ];
             let mut command = self.stage.setup.process(&role)?;
             let output = command.stderr(std::process::Stdio::null()).output()?;
-            if !output.status.success() {
-                let said = String::from_utf8_lossy(&output.stdout);
-                count(&mut crippled, said.lines().last().unwrap_or("nothing"));
+            if output.status.success() {
+                return Ok(None);
             }
+            let said = String::from_utf8_lossy(&output.stdout);
+            why = Some(said.lines().last().unwrap_or("nothing").to_owned());
         }
-        self.cases = cases;
-        Ok(crippled)
+        Ok(why)
     }
 
     fn found_late(&mut self, finding: Finding) {
@@ -315,7 +328,7 @@ impl Show<'_> {
         }
         let forgive_slowness = options.common.forgive_slowness;
         let mut errors = unforgiven(&self.errors, forgive_slowness);
-        add(&mut errors, &unforgiven(crippled, forgive_slowness));
+        add(&mut errors, crippled);
         for (what, times) in &errors {
             losses.push(format!(
                 "{times} processes could not refresh a live sign-in: {what}"

@@ -301,8 +301,8 @@ impl CachedProvider {
     ///
     /// # Errors
     ///
-    /// Why a sign-in could not be saved: it is lost when the program ends, unless the store works again before that
-    /// and this is called once more. [`unsaved`](ProviderStats::unsaved) tells the same.
+    /// Why a sign-in could not be saved: it is lost when the program ends, unless the store works again before that. Called
+    /// once more, this waits for that again. [`unsaved`](ProviderStats::unsaved) tells the same.
     pub async fn shutdown(&self) -> Result<()> {
         self.0.source.close();
         if let Some(flight) = self.0.flights.close() {

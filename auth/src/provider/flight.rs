@@ -177,6 +177,15 @@ impl Flights {
         pause
     }
 
+    /// Ends a flight that has not left the ground, so that nothing is known by it: nobody has to pause for that. Returns
+    /// when to try again.
+    pub(super) fn call_off(&self, takeoff: &Takeoff, error: Error) -> Option<Duration> {
+        let pause = error.retry_after();
+        self.state().in_the_air = None;
+        takeoff.0.send_replace(Some(Err(error)));
+        pause
+    }
+
     /// Whether there is nothing to remember: no flight, no pause.
     pub(super) fn is_at_rest(&self) -> bool {
         let state = self.state();

@@ -18,7 +18,7 @@ use std::{
 use tokio::{
     runtime::Handle,
     sync::{OwnedSemaphorePermit, Semaphore, watch},
-    time::{Instant, sleep, sleep_until},
+    time::{Instant, sleep, sleep_until, timeout_at},
 };
 
 use super::{
@@ -157,7 +157,7 @@ pub struct PoolStats {
     pub refreshes: u64,
     /// Callers who waited for a request that another had begun.
     pub coalesced: u64,
-    /// Requests that ended without a token. Who was refused one in an outage began none.
+    /// Requests that were made and ended without a token; not those that an outage left unmade.
     pub failures: u64,
 }
 
@@ -353,6 +353,7 @@ impl SessionProvider {
         let session = SessionFlight {
             session: self.clone(),
             flights,
+            attempts: Mutex::default(),
         };
         take_off(takeoff, session, self.pool.deadline, runtime);
     }
@@ -420,7 +421,8 @@ impl Failures {
         let Refusal { error, until } = self.refusal.as_ref()?;
         let left = until.saturating_duration_since(Instant::now());
         let pause = left.max(FIRST_PAUSE).mul_f64(jitter());
-        Some(error.clone().with_retry_after(Some(pause)))
+        let error = error.clone().in_flow(Flow::Jwt);
+        Some(error.with_retry_after(Some(pause)))
     }
 }
 
@@ -487,28 +489,74 @@ impl Outage {
 struct SessionFlight {
     session: SessionProvider,
     flights: Arc<Flights>,
+    attempts: Mutex<Attempts>,
+}
+
+#[derive(Default)]
+struct Attempts {
+    last_error: Option<Error>,
+    /// There is none, because of an outage.
+    unmade: bool,
+}
+
+/// A server that has not answered for so long at the deadline counts as one that is down.
+const SILENCE: Duration = Duration::from_secs(5);
+
+impl SessionFlight {
+    fn attempts(&self) -> MutexGuard<'_, Attempts> {
+        self.attempts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes one attempt when it is its turn. The turn lasts for an attempt, not for the waits between two; in an
+    /// outage it lasts on, whatever becomes of the flight. That there is no turn is final: hence a result in a result.
+    async fn attempt(&self, deadline: Instant) -> Result<Result<Token>> {
+        let pool = &self.session.pool;
+        let turn = match pool.turn(deadline).await {
+            Ok(turn) => turn,
+            Err(refusal) => return Ok(Err(self.refused(refusal))),
+        };
+        let began = Instant::now();
+        let asked = pool.flow.token_for(&self.session.request);
+        let answer = match timeout_at(deadline, asked).await {
+            Ok(answer) => answer,
+            Err(_) => {
+                let late = Error::new(ErrorKind::Timeout, "no token came before the deadline");
+                if began.elapsed() < SILENCE {
+                    return Err(late);
+                }
+                Err(late)
+            }
+        };
+        if let Some(pause) = pool.outage.pause_after(&answer) {
+            tokio::spawn(async move {
+                sleep(pause).await;
+                drop(turn);
+            });
+        }
+        if let Err(error) = &answer {
+            self.attempts().last_error = Some(error.clone());
+        }
+        answer.map(Ok)
+    }
+
+    /// Who has asked the server hears what it said, and when to ask again.
+    fn refused(&self, refusal: Error) -> Error {
+        let mut attempts = self.attempts();
+        match attempts.last_error.take() {
+            Some(own) => own.with_retry_after(refusal.retry_after()),
+            None => {
+                // Who has waited in vain until the deadline is not told when to come again.
+                attempts.unmade = refusal.retry_after().is_some();
+                refusal
+            }
+        }
+    }
 }
 
 impl Destination for SessionFlight {
     fn mint(&self, deadline: Instant) -> MintFuture<'_> {
         Box::pin(async move {
-            let pool = &self.session.pool;
-            // One's turn lasts for an attempt, not for the waits between two; in an outage it lasts on, whatever
-            // becomes of the flight. To be refused one is no failed attempt, and final: hence a result in a result.
-            let attempt = || async {
-                let turn = match pool.turn(deadline).await {
-                    Ok(turn) => turn,
-                    Err(refusal) => return Ok(Err(refusal)),
-                };
-                let answer = pool.flow.token_for(&self.session.request).await;
-                if let Some(pause) = pool.outage.pause_after(&answer) {
-                    tokio::spawn(async move {
-                        sleep(pause).await;
-                        drop(turn);
-                    });
-                }
-                answer.map(Ok)
-            };
+            let attempt = || self.attempt(deadline);
             retrying(deadline, AtDeadline::CutOff, attempt).await?
         })
     }
@@ -531,11 +579,15 @@ impl Destination for SessionFlight {
                 pool.forget(key, &self.flights);
             }
             Err(error) => {
-                pool.failures.fetch_add(1, Ordering::Relaxed);
-                let left = self
-                    .session
-                    .look(now, |session| session.life.remaining(now));
-                let pause = self.flights.land(takeoff, Err(error), left);
+                let pause = if self.attempts().unmade {
+                    self.flights.call_off(takeoff, error)
+                } else {
+                    pool.failures.fetch_add(1, Ordering::Relaxed);
+                    let left = self
+                        .session
+                        .look(now, |session| session.life.remaining(now));
+                    self.flights.land(takeoff, Err(error), left)
+                };
                 let next_try = now + pause.unwrap_or(FIRST_PAUSE);
                 self.session
                     .look(now, |session| session.life.refresh_again(next_try));

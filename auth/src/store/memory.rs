@@ -38,6 +38,8 @@ struct Leased {
 
 /// So many records are kept aside for each profile; older ones make room.
 const MOST_ASIDE: usize = 8;
+/// How long after its hold an owner that has not released its lease is remembered.
+const REMEMBERED: Duration = Duration::from_secs(3600);
 /// More than this can't be added to every clock.
 const FOR_EVER: Duration = Duration::from_secs(30 * 365 * 24 * 3600);
 
@@ -164,7 +166,7 @@ impl Store for MemoryStore {
             entry.leased = Some(Leased {
                 by: entry.leases,
                 until,
-                may_save_until: until + hold.min(FOR_EVER),
+                may_save_until: until + REMEMBERED,
             });
             Ok(Leasing::Got(Box::new(MemoryLease {
                 store: self.clone(),

@@ -49,7 +49,7 @@
 //!
 //! `invalid_grant` is not believed before the store was loaded again, because another process may have won; and where the
 //! lease was [taken over](Lease::was_taken_over) from an owner who has not released it, not before that owner has had
-//! the time to save. A sign-in that is really over stays in the store, [marked](Record::dead), until a fresh one
+//! more time to save. A sign-in that is really over stays in the store, [marked](Record::dead), until a fresh one
 //! replaces it.
 
 mod envelope;
@@ -177,9 +177,10 @@ pub trait Lease: Send + Sync {
     /// Whether a former owner has not released it, so that what that owner has redeemed may yet be saved: then
     /// `invalid_grant` is not believed at once. Asked only where a lease ends [with its hold](LeaseKind::ForItsHold).
     ///
-    /// It must be said as long as a former owner may still save: from the end of its hold for as long again, since a
-    /// hold covers a whole refresh. The release of the next owner does not end that. Whoever asks again because the
-    /// answer was lost is no former owner.
+    /// It must be said as long as a former owner may still save: from the end of its hold for as long again at the
+    /// least, since a hold covers a whole refresh. The stores of this crate say it for an hour, because an owner whose
+    /// saves fail goes on trying. The release of the next owner does not end that. Whoever asks again because the answer
+    /// was lost is no former owner.
     ///
     /// A store that can't tell says yes, as this does: then a sign-in that is really over is reported late.
     fn was_taken_over(&self) -> bool {

@@ -7,6 +7,9 @@ use crate::{Error, Result, Token};
 
 /// A person's sign-in, kept in a [`Store`] under the name of a profile. Clones are the same sign-in.
 ///
+/// It belongs to the app that it was granted to: a provider of another app neither uses nor spends it, and says so. Give
+/// each app, and so each of coze.com and coze.cn, profiles of its own; [`Record::client_id`] tells whose it is.
+///
 /// ```
 /// use coze_auth::store::{MemoryStore, SignIn};
 ///

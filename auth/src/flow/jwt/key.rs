@@ -92,11 +92,10 @@ impl PrivateKey {
 }
 
 /// It signs where it is polled, and not on a blocking thread. A signature with 2,048 bits takes a quarter of a millisecond,
-/// and a token needs one in its life. Measured on two cores with 64 mints at a time, without a pause: either way as many
-/// mints a second, and a task beside them is late by some 12 ms inline and 10 ms with blocking threads (99th percentile;
-/// 2 ms without mints), because the cores are what is short. `benches/` of this project's repository measures it (`mint`).
-/// Who has more cores than that, mints so much, and has tasks that must not be late can wrap the key in a [`Signer`] that
-/// calls `tokio::task::spawn_blocking`.
+/// and a token needs one in its life. Measured on two cores with 64 mints at a time, without a pause: about as many mints
+/// a second either way, and a task beside them is hardly less late with blocking threads, because the cores are what is
+/// short. `benches/` of this project's repository has the figures (`mint`). Who has more cores than that, mints so much,
+/// and has tasks that must not be late can wrap the key in a [`Signer`] that calls `tokio::task::spawn_blocking`.
 impl Signer for PrivateKey {
     fn sign<'a>(&'a self, message: &'a [u8]) -> SignFuture<'a> {
         Box::pin(async move {

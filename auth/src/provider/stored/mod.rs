@@ -30,6 +30,7 @@ use super::{
 };
 use crate::{
     Error, ErrorCode, ErrorKind, Flow, RefreshToken, Result, Token,
+    error::presentable,
     store::{Profile, Record, SignIn},
 };
 
@@ -167,9 +168,10 @@ impl Owner {
         let ours = self.flow.client_id();
         match record.client_id() {
             Some(theirs) if theirs != ours => Err(Error::invalid_input(format!(
-                "profile {} holds the sign-in of another app: its client id is {theirs}, not {ours}; name another \
-                 profile, or sign in anew",
-                self.profile()
+                "profile {} holds the sign-in of another app: its client id is {}, not {ours}; name another profile, \
+                 or remove that sign-in first",
+                self.profile(),
+                presentable(theirs, &[])
             ))),
             _ => Ok(()),
         }

@@ -12,6 +12,9 @@ use crate::{
     store::{Lease, Leasing, Profile, Record, StoreFuture, record::fingerprint},
 };
 
+/// How long after its hold an owner that has not released its lease is remembered.
+const REMEMBERED: Duration = Duration::from_secs(3600);
+
 const ASK: &str = script!("lease.lua");
 const PROVE: &str = script!("prove.lua");
 const RELEASE: &str = include_str!("release.lua");
@@ -44,7 +47,7 @@ impl RedisLease {
         command
             .arg(&lease.owner)
             .arg(milliseconds(hold))
-            .arg(milliseconds(hold.saturating_mul(2)));
+            .arg(milliseconds(hold.saturating_add(REMEMBERED)));
         let (held_by, was_taken_over): (Option<Vec<u8>>, bool) =
             store.run("lease the sign-in", profile, &command).await?;
         lease.was_taken_over = was_taken_over;

@@ -58,7 +58,7 @@ use crate::{Error, ErrorKind, RefreshToken, Result};
 /// |---|---|---|
 /// | `coze-auth:{customer-1}` | hash | the sign-in: `record` (JSON), `sum` (its SHA-1), `refresh` (the fingerprint of its refresh token), `saved_at` (milliseconds) |
 /// | `coze-auth:{customer-1}:lease` | string | who refreshes now |
-/// | `coze-auth:{customer-1}:unreleased` | hash | `owner`, who has the lease or had it last and did not release it; `until` (milliseconds), by when that one must have saved; `formerly_until`, by when those before must have. It is gone with a release, or some time after the lease |
+/// | `coze-auth:{customer-1}:unreleased` | hash | `owner`, who has the lease or had it last and did not release it; `until` (milliseconds), by when that one must have saved; `formerly_until`, by when those before must have. It is gone with a release, or an hour after the lease |
 /// | `coze-auth:{customer-1}:aside` | list | up to 8 records that were [set aside](Self::set_aside), the newest first |
 /// | `coze-auth:{customer-1}:proof` | hash | for an instant: what [`prove_save`](super::Lease::prove_save) writes |
 /// | `coze-auth:{customer-1}:other:…` | any | what was in the way of a sign-in, and is no hash |
@@ -72,7 +72,7 @@ use crate::{Error, ErrorKind, RefreshToken, Result};
 ///   [proof](super::Lease::prove_save) before a refresh. If it becomes full afterwards, a save succeeds all the same
 ///   (from Redis 7 on).
 /// - A lease is [for its hold](LeaseKind::ForItsHold). One that is dropped unreleased is given back as well as can be.
-///   One that was not given back is remembered for as long again: whoever takes it over is
+///   One that was not given back is remembered for an hour: whoever takes it over is
 ///   [told](super::Lease::was_taken_over).
 /// - A save that returned is in the primary's memory; whether it outlives the primary is up to Redis's
 ///   configuration. What a crash or a failover takes back is the newest refresh token, and a person has to sign in
