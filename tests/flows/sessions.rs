@@ -7,7 +7,7 @@ use coze_auth::{
     AccessToken, Error, ErrorKind, Flow, JwtTokenRequest, Scope, SessionContext, SessionPool,
     SessionProvider, TokenProvider,
 };
-use coze_mock::{Endpoint as At, Fault, Times};
+use coze_mock::{Endpoint as At, Fault, Times, When};
 use tokio::time::Instant;
 
 use crate::support::{Cut, Stage, edit_json, jwt_flow, millis, pass, secs, status};
@@ -582,6 +582,49 @@ async fn a_server_that_is_silent_until_the_deadline_is_down() {
     );
     assert_eq!(stage.line.attempts(), 8);
     assert_eq!(pool.stats().failures, 200);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_server_is_down_for_a_steady_stream_of_sessions_too() {
+    let stage = Stage::new();
+    let pool = SessionPool::builder(stage.jwt())
+        .concurrent_requests(4)
+        .deadline(secs(10))
+        .build();
+    let _ = token(&pool, "earlier").await;
+    stage.line.cut(Cut::Silent);
+    let mut callers = Vec::new();
+    for user in 0..300 {
+        let session = pool.session(format!("user-{user}"));
+        callers.push(tokio::spawn(async move {
+            let asked = Instant::now();
+            session.token().await.map(drop).unwrap_err();
+            asked.elapsed()
+        }));
+        pass(millis(100)).await;
+    }
+    let mut waited = Vec::new();
+    for caller in callers {
+        waited.push(caller.await.unwrap());
+    }
+    // Those of the last ten seconds; but for the four who find out when it is back.
+    let long = waited[200..].iter().filter(|waited| **waited > millis(1));
+    assert!(long.count() <= 4 * 10, "{waited:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_server_has_said_is_told_though_it_falls_silent() {
+    let stage = Stage::new();
+    let pool = SessionPool::builder(stage.jwt()).deadline(secs(10)).build();
+    let faults = stage.mock.faults();
+    faults.add(Fault::internal_error(), At::Token, Times::ONCE);
+    let when = When::BeforeProcessing;
+    faults.add(Fault::Timeout { when }, At::Token, Times::Forever);
+    let began = Instant::now();
+    let error = pool.session("a").token().await.unwrap_err();
+    assert_eq!(began.elapsed(), secs(10));
+    assert_eq!(status(&error), Some(500), "{error}");
+    assert!(error.log_id().is_some(), "{error}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -286,9 +286,12 @@ impl Show<'_> {
         for _ in 0..TRIES {
             let finding = self.look_at(case)?;
             if finding != Finding::Current {
-                // A slow server committed after we had looked what the killed process had sent.
-                self.found_late(finding);
-                return Ok(None);
+                // A slow server committed after we had looked what the killed process had sent; or ours, which was not
+                // killed, lost it.
+                if why.is_none() {
+                    self.found_late(finding);
+                }
+                return Ok(why);
             }
             let role = [
                 "victim",

@@ -6,7 +6,6 @@
 
 use std::{
     collections::HashMap,
-    convert::Infallible,
     fmt,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -157,7 +156,8 @@ pub struct PoolStats {
     pub refreshes: u64,
     /// Callers who waited for a request that another had begun.
     pub coalesced: u64,
-    /// Requests that were made and ended without a token; not those that an outage left unmade.
+    /// Requests that ended without a token, also for want of a turn before the deadline; not those that an outage left
+    /// unmade.
     pub failures: u64,
 }
 
@@ -337,14 +337,13 @@ impl SessionProvider {
             return;
         }
         let flights = self.flights();
-        match flights.board(|| None::<Infallible>) {
+        match flights.board(|| self.pool.refusal()) {
             Ok(Boarding::Started(takeoff, _)) => self.take_off(flights, takeoff, &runtime),
             Ok(Boarding::Joined(_)) => {}
-            Ok(Boarding::Refused(error)) => {
+            Ok(Boarding::Refused(error)) | Err(error) => {
                 let pause = error.retry_after().unwrap_or(self.pool.deadline);
                 self.look(now, |session| session.life.refresh_again(now + pause));
             }
-            Err(never) => match never {},
         }
     }
 
@@ -402,7 +401,9 @@ struct Outage {
 
 #[derive(Default)]
 struct Failures {
-    /// Attempts, of whatever sessions, that have found a server that could not answer.
+    /// When the server last decided anything, for whatever session.
+    heard: Option<Instant>,
+    /// Attempts since then that have found a server that could not answer.
     in_a_row: usize,
     /// In an outage only.
     refusal: Option<Refusal>,
@@ -428,6 +429,8 @@ impl Failures {
 
 /// In an outage, a turn ends so long after its attempt, or when the server asks for it.
 const OUTAGE_PAUSE: Duration = Duration::from_secs(1);
+/// A server that has decided nothing for so long is down for whoever is cut off at the deadline.
+const SILENCE: Duration = Duration::from_secs(5);
 /// But no later than this, so that callers hear of its end.
 const LONGEST_OUTAGE_PAUSE: Duration = Duration::from_secs(15);
 
@@ -450,6 +453,12 @@ impl Outage {
         outage.await.ok()?.refusal()
     }
 
+    /// Whether it tells anything about the server that an attempt was cut off.
+    fn is_silent(&self) -> bool {
+        let heard = self.failures.borrow().heard;
+        heard.is_none_or(|heard| heard.elapsed() >= SILENCE)
+    }
+
     /// Hears how an attempt ended; in an outage it says how long its turn lasts yet.
     fn pause_after(&self, answer: &Result<Token>) -> Option<Duration> {
         let error = match answer {
@@ -458,7 +467,10 @@ impl Outage {
             Err(error) if error.status().is_none() => return None,
             _ => {
                 self.failures.send_if_modified(|failures| {
-                    *failures = Failures::default();
+                    *failures = Failures {
+                        heard: Some(Instant::now()),
+                        ..Failures::default()
+                    };
                     false // Nobody waits for that.
                 });
                 return None;
@@ -499,9 +511,6 @@ struct Attempts {
     unmade: bool,
 }
 
-/// A server that has not answered for so long at the deadline counts as one that is down.
-const SILENCE: Duration = Duration::from_secs(5);
-
 impl SessionFlight {
     fn attempts(&self) -> MutexGuard<'_, Attempts> {
         self.attempts.lock().unwrap_or_else(PoisonError::into_inner)
@@ -515,28 +524,26 @@ impl SessionFlight {
             Ok(turn) => turn,
             Err(refusal) => return Ok(Err(self.refused(refusal))),
         };
-        let began = Instant::now();
         let asked = pool.flow.token_for(&self.session.request);
-        let answer = match timeout_at(deadline, asked).await {
-            Ok(answer) => answer,
-            Err(_) => {
-                let late = Error::new(ErrorKind::Timeout, "no token came before the deadline");
-                if began.elapsed() < SILENCE {
-                    return Err(late);
-                }
-                Err(late)
-            }
-        };
-        if let Some(pause) = pool.outage.pause_after(&answer) {
+        let answer = timeout_at(deadline, asked).await;
+        let is_cut_off = answer.is_err();
+        let answer = answer.unwrap_or_else(|_| {
+            let late = "no token came before the deadline";
+            Err(Error::new(ErrorKind::Timeout, late))
+        });
+        if (!is_cut_off || pool.outage.is_silent())
+            && let Some(pause) = pool.outage.pause_after(&answer)
+        {
             tokio::spawn(async move {
                 sleep(pause).await;
                 drop(turn);
             });
         }
-        if let Err(error) = &answer {
-            self.attempts().last_error = Some(error.clone());
-        }
-        answer.map(Ok)
+        answer.map(Ok).map_err(|error| {
+            let before = self.attempts().last_error.replace(error.clone());
+            // That time ran out tells less than what the server had said before.
+            before.filter(|_| is_cut_off).unwrap_or(error)
+        })
     }
 
     /// Who has asked the server hears what it said, and when to ask again.
@@ -556,8 +563,9 @@ impl SessionFlight {
 impl Destination for SessionFlight {
     fn mint(&self, deadline: Instant) -> MintFuture<'_> {
         Box::pin(async move {
+            // Each attempt ends at the deadline by itself.
             let attempt = || self.attempt(deadline);
-            retrying(deadline, AtDeadline::CutOff, attempt).await?
+            retrying(deadline, AtDeadline::Await, attempt).await?
         })
     }
 
