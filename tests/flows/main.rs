@@ -7,6 +7,7 @@
 //! | [`faults`] | What does a caller learn from each thing that can go wrong? |
 //! | [`provider`] | Is the cached token valid, got once, and never lost? |
 //! | [`sessions`] | Has each end user's session a token of its own, and only one? |
+//! | [`outage`] | What does a pool of them do to a server that is down, and to its callers? |
 //! | [`api`] | Do API calls carry a token, and recover once from a dead one? |
 //! | [`stored`] | Is a stored sign-in shared by its replicas, and never lost? |
 //! | [`walk`] | Does all of this hold together, over thousands of random steps? |
@@ -24,6 +25,7 @@
 mod api;
 mod clean;
 mod faults;
+mod outage;
 mod provider;
 mod sessions;
 mod stored;

@@ -8,7 +8,7 @@ use std::{
 };
 
 use coze_auth::{
-    CachedProvider, Error, ErrorKind, RefreshMode, RefreshToken, Token, TokenProvider,
+    AccessToken, CachedProvider, Error, ErrorKind, RefreshMode, RefreshToken, Token, TokenProvider,
     store::{
         Lease, LeaseKind, Leasing, MemoryStore, Profile, Record, Removed, Saved, SignIn, Store,
         StoreFuture, Stored,
@@ -536,11 +536,12 @@ async fn after_invalid_grant_a_former_owner_has_time_to_save() {
     assert!(store.record().await.dead().is_none());
 }
 
-#[tokio::test(start_paused = true)]
-async fn whoever_could_not_save_for_minutes_is_waited_for() {
-    let stage = Stage::new();
-    let (store, _) = signed_in(&stage).await;
-    pass(secs(1000)).await;
+/// An owner that redeems the refresh token, but whose saves fail, and whose lease runs out: its way to the store, itself,
+/// and the token.
+async fn redeemed_and_unsaved(
+    stage: &Stage,
+    store: &Rigged,
+) -> (Rigged, CachedProvider, AccessToken) {
     let cut_off = Rigged {
         rig: Arc::default(),
         ..store.clone()
@@ -549,8 +550,17 @@ async fn whoever_could_not_save_for_minutes_is_waited_for() {
         rig.hold = Some(secs(1));
         rig.save = vec![Mishap::Fails; 1000].into();
     });
-    let former = replica(&stage, &cut_off);
-    let got = former.token().await.unwrap();
+    let owner = replica(stage, &cut_off);
+    let got = owner.token().await.unwrap();
+    (cut_off, owner, got)
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_could_not_save_for_minutes_is_waited_for() {
+    let stage = Stage::new();
+    let (store, _) = signed_in(&stage).await;
+    pass(secs(1000)).await;
+    let (cut_off, _former, got) = redeemed_and_unsaved(&stage, &store).await;
     pass(secs(300)).await;
     cut_off.with(|rig| rig.save.clear());
     // It tries again every ten seconds.
@@ -564,17 +574,7 @@ async fn a_save_that_comes_after_the_sign_in_was_given_up_brings_it_back() {
     let stage = Stage::new();
     let (store, first) = signed_in(&stage).await;
     pass(secs(1000)).await;
-    // The former owner redeems the refresh token, but its saves fail, and its lease runs out.
-    let cut_off = Rigged {
-        rig: Arc::default(),
-        ..store.clone()
-    };
-    cut_off.with(|rig| {
-        rig.hold = Some(secs(1));
-        rig.save = vec![Mishap::Fails; 1000].into();
-    });
-    let former = replica(&stage, &cut_off);
-    let got = former.token().await.unwrap();
+    let (cut_off, former, got) = redeemed_and_unsaved(&stage, &store).await;
     // Another owner does not know that, and gives up at once.
     store.with(|rig| rig.until_owner_dies = true);
     let other = replica(&stage, &store);

@@ -22,5 +22,6 @@ mod durability;
 mod faults;
 #[cfg(target_os = "linux")]
 mod keyring;
+#[path = "../../auth/src/store/file/tests/left_out.rs"]
 mod left_out;
 mod redis;

@@ -286,7 +286,7 @@ impl CachedProvider {
         if !self.0.serves(current) {
             return None;
         }
-        let shard = current.read();
+        let shard = current.copies.read();
         Some(BorrowedToken { slot, shard })
     }
 
@@ -322,8 +322,8 @@ impl TokenProvider for CachedProvider {
         if !self.0.serves(slot) {
             return None;
         }
-        let shard = slot.read();
-        Some(slot.copy(shard).clone())
+        let shard = slot.copies.read();
+        Some(slot.copies.copy(shard).clone())
     }
 
     fn fetch(&self) -> TokenFuture<'_> {
@@ -356,7 +356,7 @@ impl Deref for BorrowedToken {
     #[inline]
     fn deref(&self) -> &AccessToken {
         match &*self.slot {
-            Some(slot) => slot.copy(self.shard),
+            Some(slot) => slot.copies.copy(self.shard),
             None => unreachable!("a borrowed token is made of a slot"),
         }
     }
@@ -417,7 +417,7 @@ impl Shared {
             let now = self.clock.tick();
             let in_line = self.options.refresh == RefreshMode::InLine;
             (slot.life.is_good(now) && (slot.life.is_fresh(now) || !in_line))
-                .then(|| slot.token().clone())
+                .then(|| slot.copies.token().clone())
         };
         let runtime = self.runtime.handle()?;
         let landed = match self.flights.board(good) {
@@ -441,7 +441,7 @@ impl Shared {
         let slot = slot.as_ref()?;
         slot.life
             .is_good(self.clock.tick())
-            .then(|| slot.token().clone())
+            .then(|| slot.copies.token().clone())
     }
 
     fn take_off(self: &Arc<Self>, takeoff: Takeoff, runtime: &Handle) {
@@ -454,18 +454,21 @@ impl Shared {
     fn install(&self, token: &Token) -> Result<AccessToken> {
         let life = Lifespan::of(token, self.clock.tick(), self.options.jitter)?;
         let slot = Slot::new(token, life)?;
-        let access_token = slot.token().clone();
+        let access_token = slot.copies.token().clone();
         if let Some(replaced) = self.slot.swap(Some(Arc::new(slot))) {
             self.counters
                 .served_before
-                .fetch_add(replaced.reads(), Ordering::Relaxed);
+                .fetch_add(replaced.copies.reads(), Ordering::Relaxed);
         }
         Ok(access_token)
     }
 
     fn invalidate(&self, token: &AccessToken) {
         let current = self.slot.load();
-        let Some(slot) = current.as_ref().filter(|slot| slot.token().is(token)) else {
+        let Some(slot) = current
+            .as_ref()
+            .filter(|slot| slot.copies.token().is(token))
+        else {
             return;
         };
         let give_up = || {
@@ -476,7 +479,7 @@ impl Shared {
             if was_there {
                 self.counters
                     .served_before
-                    .fetch_add(slot.reads(), Ordering::Relaxed);
+                    .fetch_add(slot.copies.reads(), Ordering::Relaxed);
                 tracing::debug!("the API refused the access token; the next caller gets another");
             }
             was_there
@@ -494,7 +497,7 @@ impl Shared {
         let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         ProviderStats {
             served_from_cache: count(&self.counters.served_before)
-                + slot.as_ref().map_or(0, |slot| slot.reads()),
+                + slot.as_ref().map_or(0, |slot| slot.copies.reads()),
             refreshes: count(&self.counters.refreshes),
             coalesced: count(&self.counters.coalesced),
             adopted: self.source.adopted(),

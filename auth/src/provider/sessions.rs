@@ -352,7 +352,7 @@ impl SessionProvider {
         let session = SessionFlight {
             session: self.clone(),
             flights,
-            attempts: Mutex::default(),
+            last_error: Mutex::default(),
         };
         take_off(takeoff, session, self.pool.deadline, runtime);
     }
@@ -429,10 +429,10 @@ impl Failures {
 
 /// In an outage, a turn ends so long after its attempt, or when the server asks for it.
 const OUTAGE_PAUSE: Duration = Duration::from_secs(1);
-/// A server that has decided nothing for so long is down for whoever is cut off at the deadline.
-const SILENCE: Duration = Duration::from_secs(5);
 /// But no later than this, so that callers hear of its end.
 const LONGEST_OUTAGE_PAUSE: Duration = Duration::from_secs(15);
+/// A server that has decided nothing for so long is down for whoever is cut off at the deadline.
+const SILENCE: Duration = Duration::from_secs(5);
 
 impl Outage {
     fn after(tolerated: usize) -> Self {
@@ -501,19 +501,15 @@ impl Outage {
 struct SessionFlight {
     session: SessionProvider,
     flights: Arc<Flights>,
-    attempts: Mutex<Attempts>,
-}
-
-#[derive(Default)]
-struct Attempts {
-    last_error: Option<Error>,
-    /// There is none, because of an outage.
-    unmade: bool,
+    /// Of its attempts.
+    last_error: Mutex<Option<Error>>,
 }
 
 impl SessionFlight {
-    fn attempts(&self) -> MutexGuard<'_, Attempts> {
-        self.attempts.lock().unwrap_or_else(PoisonError::into_inner)
+    fn last_error(&self) -> MutexGuard<'_, Option<Error>> {
+        self.last_error
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Makes one attempt when it is its turn. The turn lasts for an attempt, not for the waits between two; in an
@@ -540,7 +536,7 @@ impl SessionFlight {
             });
         }
         answer.map(Ok).map_err(|error| {
-            let before = self.attempts().last_error.replace(error.clone());
+            let before = self.last_error().replace(error.clone());
             // That time ran out tells less than what the server had said before.
             before.filter(|_| is_cut_off).unwrap_or(error)
         })
@@ -548,15 +544,16 @@ impl SessionFlight {
 
     /// Who has asked the server hears what it said, and when to ask again.
     fn refused(&self, refusal: Error) -> Error {
-        let mut attempts = self.attempts();
-        match attempts.last_error.take() {
-            Some(own) => own.with_retry_after(refusal.retry_after()),
-            None => {
-                // Who has waited in vain until the deadline is not told when to come again.
-                attempts.unmade = refusal.retry_after().is_some();
-                refusal
-            }
+        match &*self.last_error() {
+            Some(own) => own.clone().with_retry_after(refusal.retry_after()),
+            None => refusal,
         }
+    }
+
+    /// Whether an outage has left it without an attempt. Who has waited in vain until the deadline is not told when to
+    /// come again.
+    fn is_unmade(&self, error: &Error) -> bool {
+        self.last_error().is_none() && error.retry_after().is_some()
     }
 }
 
@@ -587,7 +584,7 @@ impl Destination for SessionFlight {
                 pool.forget(key, &self.flights);
             }
             Err(error) => {
-                let pause = if self.attempts().unmade {
+                let pause = if self.is_unmade(&error) {
                     self.flights.call_off(takeoff, error)
                 } else {
                     pool.failures.fetch_add(1, Ordering::Relaxed);

@@ -6,7 +6,6 @@
 
 use std::{
     cell::Cell,
-    ops::Deref,
     sync::atomic::{AtomicU64, AtomicUsize, Ordering},
 };
 
@@ -44,7 +43,7 @@ struct Copy {
 /// One token, from its arrival to its end.
 #[derive(Debug)]
 pub(super) struct Slot {
-    copies: Copies,
+    pub(super) copies: Copies,
     pub(super) life: Lifespan,
 }
 
@@ -52,15 +51,6 @@ impl Slot {
     pub(super) fn new(token: &Token, life: Lifespan) -> Result<Self> {
         let copies = Copies::new(token.access_token())?;
         Ok(Self { copies, life })
-    }
-}
-
-impl Deref for Slot {
-    type Target = Copies;
-
-    #[inline]
-    fn deref(&self) -> &Copies {
-        &self.copies
     }
 }
 

@@ -1,0 +1,324 @@
+//! A pool of sessions while the server is down: it sees a few attempts, nobody waits, and each hears only of itself.
+
+use std::time::Duration;
+
+use coze_auth::{Error, ErrorKind, Flow, JwtTokenRequest, SessionPool};
+use coze_mock::{Endpoint as At, Fault, Times, When};
+use tokio::time::Instant;
+
+use crate::support::{Cut, Stage, jwt_flow, millis, pass, secs, status};
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_is_down_is_not_hammered_by_many_sessions() {
+    let stage = Stage::new();
+    let pool = SessionPool::builder(stage.jwt())
+        .concurrent_requests(8)
+        .deadline(secs(20))
+        .build();
+    stage.line.cut(Cut::Refused);
+    let users: Vec<_> = (0..1000)
+        .map(|user| {
+            let session = pool.session(format!("user-{user}"));
+            tokio::spawn(async move {
+                let error = session.token().await.unwrap_err();
+                assert_eq!(error.kind(), ErrorKind::Connect, "{error}");
+                while let Err(error) = session.token().await {
+                    tokio::time::sleep(error.retry_after().unwrap_or(secs(1))).await;
+                }
+            })
+        })
+        .collect();
+    pass(secs(60)).await;
+    // As many as make an outage; then 8 at most a second.
+    let attempts = stage.line.attempts();
+    assert!((8 * 50..8 * 62).contains(&attempts), "{attempts} attempts");
+    assert_eq!(pool.stats().sessions, 0);
+
+    stage.line.mend();
+    let mended = Instant::now();
+    for user in users {
+        user.await.unwrap();
+    }
+    assert!(mended.elapsed() < secs(20), "{:?}", mended.elapsed());
+    assert_eq!(pool.stats().sessions, 1000);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pause_that_the_server_asks_for_is_kept_by_all_sessions() {
+    let stage = Stage::new();
+    let pool = SessionPool::builder(stage.jwt())
+        .concurrent_requests(2)
+        .build();
+    let faults = stage.mock.faults();
+    faults.add(Fault::too_many_requests(10), At::Token, Times::Forever);
+    let users: Vec<_> = (0..100)
+        .map(|user| {
+            let session = pool.session(format!("user-{user}"));
+            tokio::spawn(async move {
+                while let Err(error) = session.token().await {
+                    assert_eq!(status(&error), Some(429), "{error}");
+                    assert!(error.is_retryable(), "{error}");
+                    pass(error.retry_after().unwrap()).await;
+                }
+            })
+        })
+        .collect();
+    pass(secs(61)).await;
+    for user in users {
+        assert!(!user.is_finished(), "it tries on");
+    }
+    let attempts = stage.token_requests().len();
+    assert!((12..=18).contains(&attempts), "{attempts} attempts");
+}
+
+/// Callers of so many sessions, all at once. Each hears an error.
+async fn ask_in_vain(pool: &SessionPool, users: std::ops::Range<u32>) -> Vec<Error> {
+    let callers: Vec<_> = users
+        .map(|user| {
+            let session = pool.session(format!("user-{user}"));
+            tokio::spawn(async move { session.token().await.unwrap_err() })
+        })
+        .collect();
+    let mut errors = Vec::new();
+    for caller in callers {
+        errors.push(caller.await.unwrap());
+    }
+    errors
+}
+
+#[tokio::test(start_paused = true)]
+async fn in_an_outage_a_new_session_hears_so_at_once_and_one_with_a_token_is_served() {
+    let stage = Stage::new();
+    let builder = SessionPool::builder(stage.jwt());
+    let pool = builder.concurrent_requests(8).build();
+    let lucky = pool.session("lucky");
+    let held = lucky.token().await.unwrap();
+    let before = stage.line.attempts();
+    stage.line.cut(Cut::Refused);
+
+    // A hundred new ones each second.
+    for users in (0..6000).step_by(100) {
+        let asked = Instant::now();
+        for error in ask_in_vain(&pool, users..users + 100).await {
+            assert_eq!(error.kind(), ErrorKind::Connect, "{error}");
+            let retry_after = error.retry_after().unwrap();
+            assert!(
+                (millis(375)..=millis(1250)).contains(&retry_after),
+                "{error:?}"
+            );
+        }
+        // Those who were let through have tried to be so once more.
+        assert!(asked.elapsed() <= millis(201), "{:?}", asked.elapsed());
+
+        let asked = Instant::now();
+        ask_in_vain(&pool, 10_000 + users..10_100 + users).await;
+        assert_eq!(asked.elapsed(), Duration::ZERO);
+        assert_eq!(lucky.token().await.unwrap().expose(), held.expose());
+        pass(millis(1010)).await;
+    }
+    let attempts = stage.line.attempts() - before;
+    assert!((8 * 50..8 * 62).contains(&attempts), "{attempts} attempts");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_outage_is_told_to_those_who_wait_for_their_turn() {
+    let stage = Stage::new();
+    let client = stage.client_builder().request_timeout(secs(5));
+    let pool = SessionPool::builder(jwt_flow(client.build().unwrap()))
+        .concurrent_requests(4)
+        .build();
+    stage.line.cut(Cut::Silent);
+    let began = Instant::now();
+    for error in ask_in_vain(&pool, 0..100).await {
+        assert_eq!(error.kind(), ErrorKind::Timeout, "{error}");
+    }
+    // Four requests that timed out, and four more: then it is known.
+    let waited = began.elapsed();
+    assert!((secs(10)..secs(11)).contains(&waited), "{waited:?}");
+    assert_eq!(stage.line.attempts(), 8);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_is_silent_until_the_deadline_is_down() {
+    let stage = Stage::new();
+    let pool = SessionPool::builder(stage.jwt())
+        .concurrent_requests(4)
+        .deadline(secs(10))
+        .build();
+    stage.line.cut(Cut::Silent);
+    for users in [0..100, 100..200] {
+        let began = Instant::now();
+        ask_in_vain(&pool, users).await;
+        assert_eq!(began.elapsed(), secs(10));
+    }
+    // Four at a time were let through, and one in a row more than that is an outage.
+    let began = Instant::now();
+    let refused = ask_in_vain(&pool, 200..300).await;
+    assert_eq!(began.elapsed(), Duration::ZERO);
+    assert!(
+        refused
+            .iter()
+            .all(|error| error.kind() == ErrorKind::Timeout)
+    );
+    assert_eq!(stage.line.attempts(), 8);
+    assert_eq!(pool.stats().failures, 200);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_server_is_down_for_a_steady_stream_of_sessions_too() {
+    let stage = Stage::new();
+    let pool = SessionPool::builder(stage.jwt())
+        .concurrent_requests(4)
+        .deadline(secs(10))
+        .build();
+    pool.session("earlier").token().await.unwrap();
+    stage.line.cut(Cut::Silent);
+    let mut callers = Vec::new();
+    for user in 0..300 {
+        let session = pool.session(format!("user-{user}"));
+        callers.push(tokio::spawn(async move {
+            let asked = Instant::now();
+            session.token().await.map(drop).unwrap_err();
+            asked.elapsed()
+        }));
+        pass(millis(100)).await;
+    }
+    let mut waited = Vec::new();
+    for caller in callers {
+        waited.push(caller.await.unwrap());
+    }
+    // Those of the last ten seconds; but for the four who find out when it is back.
+    let long = waited[200..].iter().filter(|waited| **waited > millis(1));
+    assert!(long.count() <= 4 * 10, "{waited:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_server_has_said_is_told_though_it_falls_silent() {
+    let stage = Stage::new();
+    let pool = SessionPool::builder(stage.jwt()).deadline(secs(10)).build();
+    let faults = stage.mock.faults();
+    faults.add(Fault::internal_error(), At::Token, Times::ONCE);
+    let when = When::BeforeProcessing;
+    faults.add(Fault::Timeout { when }, At::Token, Times::Forever);
+    let began = Instant::now();
+    let error = pool.session("a").token().await.unwrap_err();
+    assert_eq!(began.elapsed(), secs(10));
+    assert_eq!(status(&error), Some(500), "{error}");
+    assert!(error.log_id().is_some(), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_an_outage_callers_are_served_and_not_those_who_have_gone_away() {
+    let stage = Stage::new();
+    let builder = SessionPool::builder(stage.jwt());
+    let pool = builder.concurrent_requests(8).build();
+    stage.line.cut(Cut::Refused);
+    for user in 0..3000 {
+        let session = pool.session(format!("impatient-{user}"));
+        let _ = tokio::time::timeout(millis(10), session.token()).await;
+    }
+    stage.line.takes(millis(50));
+    stage.line.mend();
+    let mended = Instant::now();
+    let callers: Vec<_> = (0..100)
+        .map(|user| {
+            let session = pool.session(format!("user-{user}"));
+            tokio::spawn(async move {
+                while let Err(error) = session.token().await {
+                    pass(error.retry_after().unwrap()).await;
+                }
+            })
+        })
+        .collect();
+    for caller in callers {
+        caller.await.unwrap();
+    }
+    assert!(mended.elapsed() < secs(4), "{:?}", mended.elapsed());
+    assert!(stage.token_requests().len() <= 110, "nobody else wants one");
+
+    // And then it is as it was.
+    let other = pool.session("other");
+    let asked = Instant::now();
+    other.token().await.unwrap();
+    assert_eq!(asked.elapsed(), millis(50));
+}
+
+#[tokio::test(start_paused = true)]
+async fn requests_that_cannot_be_hide_no_outage() {
+    let stage = Stage::new();
+    let builder = SessionPool::builder(stage.jwt());
+    let pool = builder.concurrent_requests(8).build();
+    stage.line.cut(Cut::Refused);
+    let callers: Vec<_> = (0..200)
+        .map(|user| {
+            let request = JwtTokenRequest::new().session_name(format!("user-{user}"));
+            let session = pool.provider(match user % 2 {
+                0 => request,
+                _ => request.duration(Duration::MAX),
+            });
+            tokio::spawn(async move { session.token().await.is_err() })
+        })
+        .collect();
+    for caller in callers {
+        assert!(caller.await.unwrap());
+    }
+    let attempts = stage.line.attempts();
+    assert!((9..=16).contains(&attempts), "{attempts} attempts");
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_hears_of_another_sessions_request() {
+    let stage = Stage::new();
+    let pool = SessionPool::builder(stage.jwt())
+        .concurrent_requests(2)
+        .build();
+    let faults = stage.mock.faults();
+    faults.add(
+        Fault::too_many_requests(10),
+        At::AccountToken,
+        Times::Forever,
+    );
+    let accounts: Vec<_> = (0..100).map(|number| format!("90000{number:03}")).collect();
+    let callers: Vec<_> = accounts
+        .iter()
+        .map(|account| {
+            let request = JwtTokenRequest::new().account(account);
+            let session = pool.provider(request);
+            tokio::spawn(async move { session.token().await.map(drop).unwrap_err() })
+        })
+        .collect();
+    let mut errors = Vec::new();
+    for caller in callers {
+        errors.push(caller.await.unwrap());
+    }
+    let requests = stage.token_requests();
+    assert!(!requests.is_empty());
+    for (account, error) in accounts.iter().zip(errors) {
+        assert_eq!(status(&error), Some(429), "{error}");
+        assert_eq!(error.flow(), Some(Flow::Jwt), "{error}");
+        let shown = format!("{error} {error:?}");
+        let mut own = requests
+            .iter()
+            .filter(|request| request.path.contains(account));
+        if own.clone().next().is_some() {
+            let hears = own.any(|request| shown.contains(&request.log_id));
+            assert!(hears, "{account} hears nothing of its own request: {shown}");
+        }
+        for other in accounts.iter().filter(|other| *other != account) {
+            assert!(
+                !shown.contains(other),
+                "{account} hears of {other}: {shown}"
+            );
+        }
+        for request in requests
+            .iter()
+            .filter(|request| !request.path.contains(account))
+        {
+            let log_id = &request.log_id;
+            assert!(
+                !shown.contains(log_id),
+                "{account} hears of {log_id}: {shown}"
+            );
+        }
+    }
+}
