@@ -3,7 +3,9 @@
 use std::{fmt, future::Future, ops::Deref, sync::Arc, time::Duration};
 
 use coze_api_client::Client;
-use coze_auth::{AccessToken, Endpoint, OAuthClient, OAuthClientBuilder, Result, TokenProvider};
+use coze_auth::{
+    AccessToken, Endpoint, Error, OAuthClient, OAuthClientBuilder, Result, TokenProvider,
+};
 use coze_wire::{Answer, NoAnswer};
 
 /// A client of the Coze API. Clones are cheap and share their connections and their token.
@@ -83,7 +85,8 @@ impl CozeApi {
             return Err(refused);
         }
         tracing::debug!("the API refused the access token; trying once more with the next");
-        self.attempt(&next, &operation).await
+        let outcome = self.attempt(&next, &operation).await;
+        outcome.map_err(Error::with_renewed_token)
     }
 
     async fn attempt<F, Sent, A>(

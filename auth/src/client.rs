@@ -1,25 +1,23 @@
 //! The one place where a request leaves.
 //!
-//! Every flow hands its typed request to an [`OAuthClient`], which sends it through the generated
-//! client, and reads what came back from the [`Exchange`]: the generated client's own errors drop the
-//! headers and print the body, so they are never shown, logged or chained.
+//! Every flow hands its typed request to an [`OAuthClient`], which sends it through the generated client. What comes back is
+//! read from the [`Exchange`], by [`Answer`].
 
 use std::{fmt, sync::Arc, time::Duration};
 
 use coze_oauth_client::{Client, types};
 use coze_wire::{
-    Answer, Bearer, Captured, Exchange, NoAnswer, Outcome, Secret, SendError, SendErrorKind,
-    Transport,
+    Bearer, Captured, Exchange, NoAnswer, Outcome, Secret, SendError, SendErrorKind, Transport,
 };
 use http::{HeaderName, HeaderValue, header::USER_AGENT};
 
 use crate::{
     AccessToken, Endpoint, Error, ErrorKind, Flow, RefreshToken, Result, Token,
+    answer::{Answer, Object},
     clock::Clock,
     error::presentable,
+    expiry::{Granted, Timing},
     input::PathId,
-    refusal::{refusal, refusal_in_object, shown_log_id},
-    token::Timing,
     user_agent::{self, CLIENT_USER_AGENT},
 };
 
@@ -247,7 +245,6 @@ pub struct Call {
 pub struct Answered<T> {
     pub answer: T,
     pub log_id: Option<String>,
-    pub(crate) timing: Timing,
 }
 
 impl OAuthClient {
@@ -259,7 +256,18 @@ impl OAuthClient {
     ) -> Result<Token> {
         let (call, client) = self.oauth_call(credentials)?;
         let sent = client.issue_token().body(grant).exchange();
-        call.accept(self.finish(&call, sent).await?, self.token_reader())
+        self.token(&call, sent, &Granted::token(None)).await
+    }
+
+    /// Waits for the answer, and reads the token in it.
+    async fn token<A>(
+        &self,
+        call: &Call,
+        sent: impl Future<Output = std::result::Result<A, NoAnswer>>,
+        granted: &Granted,
+    ) -> Result<Token> {
+        self.read(call, sent, |answer| answer.token(granted, &self.0.clock))
+            .await
     }
 
     /// Redeems a refresh token.
@@ -307,6 +315,7 @@ impl OAuthClient {
         path: &TokenPath,
         credentials: &Credentials<'_>,
         grant: types::JwtBearerGrant,
+        asked: Option<Duration>,
     ) -> Result<Token> {
         let (call, client) = self.oauth_call(credentials)?;
         let sent = async {
@@ -322,7 +331,7 @@ impl OAuthClient {
                 }
             }
         };
-        call.accept(self.finish(&call, sent).await?, self.token_reader())
+        self.token(&call, sent, &Granted::token(asked)).await
     }
 
     /// Starts a device authorization, for one workspace or for all.
@@ -330,7 +339,7 @@ impl OAuthClient {
         &self,
         client_id: &str,
         workspace: Option<&PathId>,
-        read: impl FnOnce(types::DeviceCode, &Timing, Option<String>) -> Result<T>,
+        read: impl FnOnce(&Answer<'_>, &Object<'_>) -> Result<T>,
     ) -> Result<T> {
         let (call, client) = self.oauth_call(&Credentials {
             flow: Flow::Device,
@@ -353,13 +362,10 @@ impl OAuthClient {
                 }
             }
         };
-        call.accept(self.finish(&call, sent).await?, read)
-    }
-
-    fn token_reader(
-        &self,
-    ) -> impl FnOnce(types::OAuthToken, &Timing, Option<String>) -> Result<Token> + '_ {
-        |answer, timing, log_id| Token::from_answer(answer, timing, self.clock(), log_id)
+        self.read(&call, sent, |answer| {
+            answer.read(|object| read(answer, object))
+        })
+        .await
     }
 
     fn oauth_call(&self, credentials: &Credentials<'_>) -> Result<(Call, Client)> {
@@ -399,13 +405,29 @@ impl OAuthClient {
         exchange
     }
 
-    /// Waits for the answer and makes sense of it: the typed client's own errors are looked up in the exchange.
+    /// Waits for the answer of an API call, and reads it into its type.
     #[doc(hidden)]
-    pub async fn finish<A: Answer>(
+    pub async fn finish<A: coze_wire::Answer>(
         &self,
         call: &Call,
         sent: impl Future<Output = std::result::Result<A, NoAnswer>>,
     ) -> Result<Answered<A::Success>> {
+        self.read(call, sent, |answer| {
+            Ok(Answered {
+                answer: answer.typed()?,
+                log_id: answer.log_id(None),
+            })
+        })
+        .await
+    }
+
+    /// Waits for the answer and reads it as it was captured, whatever the typed client makes of it.
+    async fn read<A, T>(
+        &self,
+        call: &Call,
+        sent: impl Future<Output = std::result::Result<A, NoAnswer>>,
+        read: impl FnOnce(&Answer<'_>) -> Result<T>,
+    ) -> Result<T> {
         let clock = &self.0.clock;
         let (began, began_wall) = (clock.monotonic(), clock.wall());
         let sent = self.in_time(sent).await;
@@ -422,36 +444,30 @@ impl OAuthClient {
             ended_wall: clock.wall(),
             date: captured.and_then(Captured::date),
         };
-        let (success, unbuilt) = match sent {
-            Some(Ok(answer)) => (answer.into_success(), None),
-            Some(Err(no_answer)) => (None, no_answer.why_unbuilt()),
-            None => (None, None),
-        };
-        let read = match (success, &outcome) {
-            (Some(success), Some(Outcome::Answered(_))) => Ok(success),
-            (None, Some(Outcome::Answered(captured))) => {
-                Err(refusal(captured, &call.secrets, &timing))
-            }
-            (_, Some(Outcome::Failed(error))) => Err(Error::unanswered(error.clone())),
-            (_, None) if call.exchange.url().is_none() => {
-                let why = unbuilt.map(|why| presentable(&why, &call.secrets));
+        let answer = captured.map(|captured| Answer {
+            captured,
+            timing: &timing,
+            secrets: &call.secrets,
+        });
+        let log_id = answer.as_ref().and_then(|answer| answer.log_id(None));
+        let read = match (answer, &outcome) {
+            (Some(answer), _) => read(&answer),
+            (None, Some(Outcome::Failed(error))) => Err(Error::unanswered(error.clone())),
+            (None, _) if call.exchange.url().is_none() => {
+                let why = match sent {
+                    Some(Err(no_answer)) => no_answer.why_unbuilt(),
+                    _ => None,
+                };
+                let why = why.map(|why| presentable(&why, &call.secrets));
                 Err(Error::invalid_input("the request could not be built").with_message(why))
             }
-            (_, None) => Err(Error::unanswered(SendError::new(
+            (None, _) => Err(Error::unanswered(SendError::new(
                 SendErrorKind::Timeout,
                 format!("nothing within {:?}", self.0.request_timeout),
             ))),
         };
-        let log_id = captured.and_then(|captured| shown_log_id(captured, &call.secrets));
         call.trace(captured, log_id.as_deref(), &timing, read.as_ref().err());
-        match read {
-            Ok(answer) => Ok(Answered {
-                answer,
-                timing,
-                log_id,
-            }),
-            Err(error) => Err(call.locate(error.with_wall_correction(timing.wall_correction()))),
-        }
+        read.map_err(|error| call.locate(error.with_wall_correction(timing.wall_correction())))
     }
 
     /// reqwest keeps the time by itself; another transport is held to the same limit here. `None`
@@ -490,32 +506,6 @@ impl Call {
     #[must_use]
     pub fn exchange(&self) -> &Exchange {
         &self.exchange
-    }
-
-    /// Reads an answer that has the form of a success. One that holds nothing usable may be an error with the
-    /// empty fields of a success.
-    fn accept<A, T>(
-        &self,
-        answered: Answered<A>,
-        read: impl FnOnce(A, &Timing, Option<String>) -> Result<T>,
-    ) -> Result<T> {
-        let Answered {
-            answer,
-            log_id,
-            timing,
-        } = answered;
-        read(answer, &timing, log_id.clone()).map_err(|unusable| {
-            let captured = self.exchange.captured();
-            let refused = captured
-                .as_ref()
-                .and_then(|captured| serde_json::from_slice(captured.body()).ok())
-                .and_then(|body| refusal_in_object(&body, &self.secrets));
-            let error = refused.unwrap_or(unusable).with_log_id(log_id);
-            self.locate(match captured {
-                Some(captured) => error.with_status(captured.status()),
-                None => error,
-            })
-        })
     }
 
     /// Says where an error happened.

@@ -151,6 +151,11 @@ impl EndpointBuilder {
     /// As [`Endpoint::custom`]; also when the audience is empty.
     pub fn build(self) -> Result<Endpoint> {
         let api = self.checked_base("API base", &self.api_base)?;
+        if let Some(right) = api.host_str().and_then(api_host_of_site) {
+            return Err(Error::invalid_input(format!(
+                "the API base is a site for people, which issues no tokens; write https://{right}"
+            )));
+        }
         let www = match &self.www_base {
             Some(www_base) => self.checked_base("WWW base", www_base)?,
             None => www_of(&api)?,
@@ -207,6 +212,16 @@ impl EndpointBuilder {
         self.http_hosts
             .iter()
             .any(|allowed| allowed.trim().eq_ignore_ascii_case(&host))
+    }
+}
+
+/// The API's host, where the host of one of Coze's sites stands in its place.
+fn api_host_of_site(host: &str) -> Option<&'static str> {
+    let host = host.strip_suffix('.').unwrap_or(host);
+    match host.strip_prefix("www.").unwrap_or(host) {
+        "coze.com" => Some("api.coze.com"),
+        "coze.cn" => Some("api.coze.cn"),
+        _ => None,
     }
 }
 
@@ -300,6 +315,15 @@ mod tests {
             let error = Endpoint::custom(base).unwrap_err().to_string();
             assert!(error.contains(expected), "{base}: {error}");
             assert!(!error.contains("hush"), "{base}: {error}");
+        }
+        for (site, right) in [
+            ("https://www.coze.cn", "https://api.coze.cn"),
+            ("https://coze.cn/", "https://api.coze.cn"),
+            ("https://WWW.coze.com/x", "https://api.coze.com"),
+            ("https://coze.com.", "https://api.coze.com"),
+        ] {
+            let error = Endpoint::custom(site).unwrap_err().to_string();
+            assert!(error.contains(right), "{site}: {error}");
         }
         let error = Endpoint::builder("https://api.coze.com")
             .www_base("www.coze.com")

@@ -9,6 +9,8 @@ use std::{borrow::Cow, fmt, sync::Arc, time::Duration};
 use coze_wire::{Secret, SendError, SendErrorKind};
 use http::StatusCode;
 
+use crate::RefreshToken;
+
 /// The result of everything in this crate that can fail.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -35,8 +37,13 @@ struct Details {
     status: Option<StatusCode>,
     code: Option<ErrorCode>,
     message: Option<String>,
+    /// What the message says, read before anything in it was hidden.
+    told: Told,
+    /// The token that was refused had just been got.
+    is_renewed: bool,
     log_id: Option<String>,
     retry_after: Option<Duration>,
+    refresh_token: Option<RefreshToken>,
     /// By how many seconds the local clock differs from the server's, if it does.
     wall_correction: Option<i64>,
     source: Option<Arc<dyn std::error::Error + Send + Sync>>,
@@ -105,9 +112,12 @@ pub enum ErrorKind {
     Interrupted,
     /// The server pointed to another address, which is never followed with credentials.
     Redirected,
-    /// An answer came that is not one of Coze's: HTML, nothing, cut short, too long, or without a
-    /// token.
+    /// An answer came that is not one of Coze's: HTML, nothing, cut short, too long, without a
+    /// token, or with a field of another type than described.
     InvalidAnswer,
+    /// The request succeeded, but the access token in its answer can't be used. A refresh token beside it is kept: in
+    /// the store, or in [`Error::refresh_token`].
+    UnusableToken,
     /// Nobody has signed in, or the sign-in was removed: a person must sign in. Nothing was sent.
     NotSignedIn,
     /// The store of sign-ins can't be read or written: the message says why, and what to do.
@@ -193,6 +203,75 @@ impl ErrorCode {
 impl fmt::Display for ErrorCode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.as_str())
+    }
+}
+
+/// What a message of Coze's says beyond its code. Messages are read only here, from the raw text; callers branch on
+/// [`Error::code`] and on the questions that [`Error`] answers.
+///
+/// Texts seen in public or documented: `oauth_jwt`, `troubleshooting_4100_4101` under
+/// <https://www.coze.cn/open/docs/developer_guides/authentication>; issues coze-py 123, 148, 230; coze-go 43; coze-js
+/// 212, 313, 314.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum Told {
+    /// Nothing more.
+    #[default]
+    Nothing,
+    /// The access token is wrong, where the code alone may also mean a missing permission.
+    WrongToken,
+    /// The user's login has ended.
+    LoginInvalid,
+    /// The app is of another type.
+    AppType,
+    /// The app was deactivated by its owner.
+    Deactivated,
+    /// The channel app is not bound to a channel.
+    Unbound,
+    /// The key id is not known: `invalid jwt: kid not been registred`.
+    UnknownKey,
+    /// The audience is wrong.
+    Audience,
+    /// The JWT's times are wrong.
+    JwtTimes,
+    /// The JWT's id was used before.
+    JwtId,
+    /// No JWT came.
+    NoJwt,
+    /// A client secret is missing, or wrong.
+    ClientSecret,
+}
+
+impl Told {
+    /// Reads a message, beside the code that it came with.
+    pub(crate) fn by(code: Option<&ErrorCode>, message: &str) -> Self {
+        let message = message.to_lowercase();
+        let says = |text: &str| message.contains(text);
+        let names = |words: &[&str]| {
+            let mut all = message.split(|c: char| !c.is_alphanumeric() && c != '_');
+            all.any(|word| words.contains(&word))
+        };
+        if says("connector app should bind connector id") {
+            return Self::Unbound;
+        }
+        match code {
+            Some(ErrorCode::Api(NO_PERMISSION)) if says("token") => Self::WrongToken,
+            Some(ErrorCode::AccessDeny) if says("login session invalid") => Self::LoginInvalid,
+            Some(ErrorCode::AccessDeny) if says("app type") => Self::AppType,
+            Some(ErrorCode::AccessDeny) if says("deactivated") => Self::Deactivated,
+            Some(ErrorCode::InvalidClient) if says("jwt empty") => Self::NoJwt,
+            Some(ErrorCode::InvalidClient) if names(&["kid"]) => Self::UnknownKey,
+            Some(ErrorCode::InvalidClient) if names(&["aud", "audience"]) => Self::Audience,
+            Some(ErrorCode::InvalidClient) if names(&["iat", "exp", "nbf", "expired"]) => {
+                Self::JwtTimes
+            }
+            Some(ErrorCode::InvalidClient) if names(&["jti"]) => Self::JwtId,
+            Some(ErrorCode::InvalidRequest | ErrorCode::InvalidClient)
+                if names(&["client_secret"]) =>
+            {
+                Self::ClientSecret
+            }
+            _ => Self::Nothing,
+        }
     }
 }
 
@@ -299,6 +378,15 @@ impl Error {
         self.0.log_id.as_deref()
     }
 
+    /// The refresh token of an answer that could not be used otherwise: its access token is
+    /// [unusable](ErrorKind::UnusableToken), or it was [cut](ErrorKind::Interrupted) behind the refresh token. It is the only
+    /// copy: keep it with [`SignIn::put_refresh_token`](crate::store::SignIn::put_refresh_token), or redeem it. A
+    /// provider with a stored sign-in has kept it already.
+    #[must_use]
+    pub fn refresh_token(&self) -> Option<&RefreshToken> {
+        self.0.refresh_token.as_ref()
+    }
+
     /// How long to wait before the next try: what the server asked for in its `Retry-After` header (RFC 9110
     /// section 10.2.3; a day at most), or what is left of a provider's own pause after a failure. It does not
     /// say that a next try can help: see [`is_retryable`](Self::is_retryable).
@@ -335,29 +423,39 @@ impl Error {
         }
     }
 
-    /// Whether the API refused the access token itself: HTTP 401, code 4100 or 700012006. Then
+    /// Whether the API refused the access token itself: HTTP 401, code 4100 or 700012006, or 4101 with a message that
+    /// speaks of the token (`POST /v3/chat` answers so, with HTTP 200). Then
     /// [`invalidate`](crate::TokenProvider::invalidate) it and try once more.
+    ///
+    /// Source: <https://www.coze.cn/open/docs/developer_guides/troubleshooting_4100_4101>.
     #[must_use]
     pub fn is_token_refused(&self) -> bool {
         match self.0.code {
             Some(ErrorCode::Api(AUTHENTICATION_INVALID | ACCESS_TOKEN_INVALID)) => true,
-            Some(ErrorCode::Api(NO_PERMISSION)) => false,
+            Some(ErrorCode::Api(NO_PERMISSION)) => {
+                self.0.told == Told::WrongToken && !self.0.is_renewed
+            }
             _ => self.0.status == Some(StatusCode::UNAUTHORIZED),
         }
     }
 
-    /// Whether only a person can help, by signing in again: nobody is signed in, or the refresh token is invalid, used
-    /// or too old.
+    /// Whether only the user can help, by signing in again: nobody is signed in; the refresh token is invalid, used
+    /// or too old; or the login has ended.
     #[must_use]
     pub fn needs_sign_in(&self) -> bool {
-        self.0.kind == ErrorKind::NotSignedIn || self.0.code == Some(ErrorCode::InvalidGrant)
+        self.0.kind == ErrorKind::NotSignedIn
+            || self.0.code == Some(ErrorCode::InvalidGrant)
+            || self.0.told == Told::LoginInvalid
     }
 
     /// What to do about it, for the person who reads the message.
     #[must_use]
     pub fn hint(&self) -> &'static str {
+        if let Some(hint) = self.hint_for_what_was_told() {
+            return hint;
+        }
         match (&self.0.kind, &self.0.code, self.0.flow) {
-            (_, Some(code), flow) => hint_for_code(code, self.0.message.as_deref(), flow),
+            (_, Some(code), flow) => hint_for_code(code, flow),
             (ErrorKind::InvalidInput, ..) => "correct the value and try again",
             (ErrorKind::Configuration, ..) => {
                 "complete the configuration; the console offers it as coze_oauth_config.json"
@@ -389,6 +487,9 @@ impl Error {
             (ErrorKind::Redirected, ..) => {
                 "check the API base URL: Coze's endpoints do not redirect"
             }
+            (ErrorKind::UnusableToken, ..) => {
+                "get another token: its refresh token is kept; quote the log id to Coze's support"
+            }
             (ErrorKind::InvalidAnswer, ..) if self.is_retryable() => "try again later",
             (ErrorKind::InvalidAnswer, ..) => {
                 "check the API base URL and what stands between (proxy, gateway); quote the log id to Coze's support"
@@ -410,10 +511,100 @@ impl Error {
     }
 }
 
-fn hint_for_code(code: &ErrorCode, message: Option<&str>, flow: Option<Flow>) -> &'static str {
-    if message.is_some_and(|m| m.contains("connector app should bind connector id")) {
-        return "bind the channel app to its channel in the Coze console";
+/// Which of Coze's two sites was asked.
+enum Site {
+    Com,
+    Cn,
+    Other,
+}
+
+impl Error {
+    fn site(&self) -> Site {
+        let url = self
+            .0
+            .endpoint
+            .as_deref()
+            .and_then(|url| url::Url::parse(url).ok());
+        match url.as_ref().and_then(url::Url::host_str) {
+            Some("api.coze.com") => Site::Com,
+            Some("api.coze.cn") => Site::Cn,
+            _ => Site::Other,
+        }
     }
+
+    /// What to do, where the message says more than the code.
+    fn hint_for_what_was_told(&self) -> Option<&'static str> {
+        let is_permission = self.0.code == Some(ErrorCode::Api(NO_PERMISSION));
+        let hint = match self.0.told {
+            _ if self.0.is_renewed && !is_permission => {
+                "a token that had just been got was refused too, so the token is not what is wrong: check the API base (an app and its tokens belong to api.coze.com or to api.coze.cn), the resource that was asked for, and that nothing on the way changes the Authorization header"
+            }
+            Told::WrongToken if !self.0.is_renewed => match self.site() {
+                Site::Com => {
+                    "check the access token (the key): it is wrong, expired, or was issued on coze.cn while api.coze.com was asked; then the permission and the workspace that it was granted"
+                }
+                Site::Cn => {
+                    "check the access token (the key): it is wrong, expired, or was issued on coze.com while api.coze.cn was asked; then the permission and the workspace that it was granted"
+                }
+                Site::Other => {
+                    "check the access token (the key): it is wrong, expired, or of another site (coze.com, coze.cn) than the one that was asked; then the permission and the workspace that it was granted"
+                }
+            },
+            _ if is_permission => match self.site() {
+                Site::Com => {
+                    "grant the access token (the key) the permission for this resource and its workspace; if it has the permission, check the token itself, and that it was issued on coze.com, whose site was asked, not on coze.cn"
+                }
+                Site::Cn => {
+                    "grant the access token (the key) the permission for this resource and its workspace; if it has the permission, check the token itself, and that it was issued on coze.cn, whose site was asked, not on coze.com"
+                }
+                Site::Other => {
+                    "grant the access token (the key) the permission for this resource and its workspace; if it has the permission, check the token itself, and that it was issued on the site that was asked (coze.com, coze.cn)"
+                }
+            },
+            Told::Nothing | Told::WrongToken => return None,
+            Told::Unbound => "bind the channel app to its channel in the Coze console",
+            Told::LoginInvalid => "the login has ended: sign in again",
+            Told::AppType => {
+                "the app is of another type than this flow: use an app of this type, or the flow of the app's type"
+            }
+            Told::Deactivated => {
+                "the app's owner has deactivated it: enable it in the Coze console"
+            }
+            Told::UnknownKey => match self.site() {
+                Site::Com => {
+                    "api.coze.com does not know this key: if the app was made on coze.cn, ask https://api.coze.cn (Endpoint::CN); else compare the key id with the public key's fingerprint in the console"
+                }
+                Site::Cn => {
+                    "api.coze.cn does not know this key: if the app was made on coze.com, ask https://api.coze.com (Endpoint::COM); else compare the key id with the public key's fingerprint in the console"
+                }
+                Site::Other => {
+                    "the site that was asked does not know this key: an app belongs to api.coze.com or to api.coze.cn, so check the API base; else compare the key id with the public key's fingerprint in the console"
+                }
+            },
+            Told::Audience => {
+                "check the JWT's audience (aud): it is the API's host without a port, api.coze.com or api.coze.cn; set it on the endpoint or the flow if a proxy stands between"
+            }
+            Told::JwtTimes => {
+                "check this machine's clock (the JWT's iat and exp follow it) and the JWT's lifetime"
+            }
+            Told::JwtId => {
+                "the JWT's jti was used before: each JWT is single-use, so check that nothing on the way sends requests twice"
+            }
+            Told::NoJwt => {
+                "no JWT reached Coze: check that nothing on the way (a proxy, a gateway) removes the Authorization header"
+            }
+            Told::ClientSecret => match self.0.flow {
+                Some(Flow::Web) => "check the client secret: it is missing, or of another app",
+                _ => {
+                    "Coze wants a client secret, so the app is of another type than this flow: use an app of this type, or the web flow with the app's secret"
+                }
+            },
+        };
+        Some(hint)
+    }
+}
+
+fn hint_for_code(code: &ErrorCode, flow: Option<Flow>) -> &'static str {
     match code {
         ErrorCode::AuthorizationPending => "keep polling until the person has decided",
         ErrorCode::SlowDown => "poll more slowly: add 5 seconds to the interval",
@@ -437,9 +628,6 @@ fn hint_for_code(code: &ErrorCode, message: Option<&str>, flow: Option<Flow>) ->
         ErrorCode::InternalError => "Coze failed; try again later",
         ErrorCode::Api(AUTHENTICATION_INVALID | ACCESS_TOKEN_INVALID) => {
             "the access token is missing, expired or revoked; get a new one"
-        }
-        ErrorCode::Api(NO_PERMISSION) => {
-            "the token lacks a permission for this resource; grant it to the app or the token"
         }
         ErrorCode::Api(RATE_LIMIT) => "too many requests; wait, then try again",
         ErrorCode::Api(_) | ErrorCode::Other(_) => {
@@ -525,8 +713,11 @@ impl Error {
             status: None,
             code: None,
             message: None,
+            told: Told::Nothing,
+            is_renewed: false,
             log_id: None,
             retry_after: None,
+            refresh_token: None,
             wall_correction: None,
             source: None,
         }))
@@ -581,6 +772,26 @@ impl Error {
         self.with(|d| d.message = message)
     }
 
+    pub(crate) fn with_told(self, told: Told) -> Self {
+        self.with(|d| d.told = told)
+    }
+
+    pub(crate) fn with_refresh_token(self, refresh_token: Option<RefreshToken>) -> Self {
+        self.with(|d| d.refresh_token = refresh_token)
+    }
+
+    /// Says that the token which was refused had just been got, for crates that are built on this one: then another would
+    /// be refused as well.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn with_renewed_token(self) -> Self {
+        if self.is_token_refused() {
+            self.with(|d| d.is_renewed = true)
+        } else {
+            self
+        }
+    }
+
     pub(crate) fn with_log_id(self, log_id: Option<String>) -> Self {
         self.with(|d| d.log_id = log_id)
     }
@@ -626,6 +837,28 @@ pub(crate) fn presentable(text: &str, secrets: &[Secret]) -> String {
         Some((end, _)) => format!("{}…", &trimmed[..end]),
     }
 }
+
+/// A log id fit to be shown. It is read raw where it has a log id's form (they are digits, or hexadecimal), unless it is a
+/// secret that the server repeats.
+pub(crate) fn shown_log_id(log_id: &str, secrets: &[Secret]) -> Option<String> {
+    let has_form = log_id.len() <= 64
+        && log_id
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'));
+    let holds = |secret: &Secret| {
+        let secret = secret.expose();
+        secret == log_id || secret.len() >= SHORTEST_IN_A_LOG_ID && log_id.contains(secret)
+    };
+    let shown = if has_form && !secrets.iter().any(holds) {
+        log_id.to_owned()
+    } else {
+        presentable(log_id, secrets)
+    };
+    (!shown.is_empty()).then_some(shown)
+}
+
+/// A shorter text stands in a log id by chance.
+const SHORTEST_IN_A_LOG_ID: usize = 6;
 
 #[cfg(test)]
 mod tests {

@@ -91,15 +91,16 @@
 #![deny(missing_docs)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+mod answer;
 mod client;
 mod clock;
 mod config;
 mod endpoint;
 mod error;
+mod expiry;
 mod flow;
 mod input;
 mod provider;
-mod refusal;
 pub mod store;
 #[cfg(feature = "testing")]
 pub mod testing;

@@ -9,7 +9,7 @@ use std::fmt;
 /// need not know any of them.
 pub trait Answer {
     /// What was asked for.
-    type Success;
+    type Success: serde::de::DeserializeOwned;
 
     /// What was asked for; `None` when the answer is an error.
     fn into_success(self) -> Option<Self::Success>;

@@ -13,7 +13,7 @@ use std::{
 use bytes::Bytes;
 use http::{
     HeaderMap, HeaderName, HeaderValue, StatusCode,
-    header::{AUTHORIZATION, DATE},
+    header::{AGE, AUTHORIZATION, DATE},
 };
 
 use zeroize::Zeroizing;
@@ -160,38 +160,43 @@ impl Exchange {
     }
 
     async fn capture(&self, mut response: reqwest::Response) -> reqwest::Response {
-        let status = response.status();
-        let headers = response.headers().clone();
-        // Wiped when the last copy is dropped: it holds tokens.
-        let mut body = Zeroizing::new(Vec::with_capacity(USUAL_BODY));
+        let mut arriving = Arriving {
+            exchange: self,
+            status: response.status(),
+            headers: response.headers().clone(),
+            body: Zeroizing::new(Vec::with_capacity(USUAL_BODY)),
+            is_kept: false,
+        };
         let body_state = loop {
             match response.chunk().await {
                 Ok(None) => break BodyState::Complete,
-                Ok(Some(chunk)) if body.len() + chunk.len() > BODY_LIMIT => {
-                    break BodyState::TooLarge;
+                Ok(Some(chunk)) => {
+                    let room = BODY_LIMIT - arriving.body.len();
+                    let fits = &chunk[..chunk.len().min(room)];
+                    arriving.body.extend_from_slice(fits);
+                    if chunk.len() > room {
+                        break BodyState::TooLarge;
+                    }
                 }
-                Ok(Some(chunk)) => body.extend_from_slice(&chunk),
                 Err(error) => break BodyState::Broken(SendError::from_reqwest(&error)),
             }
         };
-        let body = Bytes::from_owner(body);
-        let failure = match &body_state {
-            BodyState::Complete => None,
-            BodyState::TooLarge => Some(SendError::new(
-                SendErrorKind::Interrupted,
-                format!("the answer is longer than {BODY_LIMIT} bytes"),
-            )),
-            BodyState::Broken(error) => Some(error.clone()),
-        };
-        self.keep(Outcome::Answered(Captured {
+        let Captured {
             status,
-            headers: headers.clone(),
-            body: body.clone(),
+            headers,
+            body,
             body_state,
-        }));
-        match failure {
-            None => rebuilt_response(status, headers, body.into()),
-            Some(error) => failing_response(status, headers, error),
+        } = arriving.keep(body_state);
+        match body_state {
+            BodyState::Complete => rebuilt_response(status, headers, body.into()),
+            BodyState::TooLarge => {
+                let error = SendError::new(
+                    SendErrorKind::Interrupted,
+                    format!("the answer is longer than {BODY_LIMIT} bytes"),
+                );
+                failing_response(status, headers, error)
+            }
+            BodyState::Broken(error) => failing_response(status, headers, error),
         }
     }
 
@@ -210,6 +215,42 @@ impl fmt::Debug for Exchange {
             .field("bearer", &self.bearer)
             .field("outcome", &self.outcome())
             .finish_non_exhaustive()
+    }
+}
+
+/// An answer whose body is being read. When the reader is dropped (time ran out), what has come is kept: it may hold the
+/// only copy of a token.
+struct Arriving<'e> {
+    exchange: &'e Exchange,
+    status: StatusCode,
+    headers: HeaderMap,
+    /// Wiped when the last copy is dropped: it holds tokens.
+    body: Zeroizing<Vec<u8>>,
+    is_kept: bool,
+}
+
+impl Arriving<'_> {
+    fn keep(&mut self, body_state: BodyState) -> Captured {
+        self.is_kept = true;
+        let captured = Captured {
+            status: self.status,
+            headers: std::mem::take(&mut self.headers),
+            body: Bytes::from_owner(std::mem::take(&mut self.body)),
+            body_state,
+        };
+        self.exchange.keep(Outcome::Answered(captured.clone()));
+        captured
+    }
+}
+
+impl Drop for Arriving<'_> {
+    fn drop(&mut self) {
+        if !self.is_kept {
+            self.keep(BodyState::Broken(SendError::new(
+                SendErrorKind::Timeout,
+                "the answer did not end in time",
+            )));
+        }
     }
 }
 
@@ -288,9 +329,13 @@ impl Captured {
         self.headers.get(LOG_ID_HEADER)?.to_str().ok()
     }
 
-    /// The server's clock, from the `Date` header: whole seconds.
+    /// The server's clock, from the `Date` header: whole seconds. `None` for an answer with an `Age` header: a cache
+    /// made it, some time ago (RFC 9111 section 5.1).
     #[must_use]
     pub fn date(&self) -> Option<SystemTime> {
+        if self.headers.contains_key(AGE) {
+            return None;
+        }
         httpdate::parse_http_date(self.headers.get(DATE)?.to_str().ok()?).ok()
     }
 

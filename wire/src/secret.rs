@@ -21,7 +21,7 @@ use zeroize::Zeroizing;
 /// assert_eq!(format!("{token:?}"), "Secret(****)");
 /// assert_eq!(token.expose(), "czu_abc");
 /// ```
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub struct Secret(Zeroizing<String>);
 
 impl Secret {

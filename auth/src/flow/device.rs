@@ -2,19 +2,21 @@
 
 use std::{
     fmt,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use coze_oauth_client::types;
 use coze_wire::Secret;
+use serde_json::Value;
 use url::Url;
 
 use crate::{
     Error, ErrorCode, ErrorKind, Flow, OAuthClient, RefreshToken, Result, Token,
+    answer::{Answer, Object},
     client::Credentials,
     clock::Clock,
+    expiry::{Granted, poll_interval},
     input::{PathId, required},
-    token::Timing,
 };
 
 /// The device authorization flow: a terminal, a television, anything where a person signs in on
@@ -84,26 +86,28 @@ impl DeviceFlow {
     async fn start_for(&self, workspace: Option<&PathId>) -> Result<DeviceAuthorization> {
         let clock = self.client.clock();
         self.client
-            .start_device_authorization(&self.client_id, workspace, |answer, timing, log_id| {
-                DeviceAuthorization::from_answer(answer, timing, log_id, clock)
+            .start_device_authorization(&self.client_id, workspace, |answer, object| {
+                DeviceAuthorization::from_answer(answer, object, clock)
             })
             .await
     }
 
-    /// Waits until the person has decided.
+    /// Waits until the user has decided.
     ///
-    /// It asks every [`interval`](DeviceAuthorization::interval), 5 seconds slower after each
-    /// `slow_down`, and at half the pace after a time-out, a broken connection, HTTP 429 or 5xx (RFC 8628
-    /// section 3.5), honouring `Retry-After`. It ends by itself when the device code expires. Drop the
-    /// future to cancel: it stops at once.
+    /// It asks every [`interval`](DeviceAuthorization::interval), and 5 seconds slower after each `slow_down` (RFC 8628
+    /// section 3.5). What decides nothing ends nothing: after a time-out, a broken connection, an HTTP error, or an answer
+    /// that is not Coze's (the page of a captive portal), it asks at half the pace, honouring `Retry-After`, until Coze
+    /// answers again. The last request is made just before the device code expires, and its answer is awaited. Then it
+    /// ends by itself. Drop the future to cancel: it stops at once.
     ///
     /// # Errors
     ///
-    /// - [`Refused`](ErrorKind::Refused) with [`AccessDenied`](ErrorCode::AccessDenied): the person said
-    ///   no; with [`ExpiredToken`](ErrorCode::ExpiredToken): Coze calls the device code too old.
+    /// - [`Refused`](ErrorKind::Refused) with [`AccessDenied`](ErrorCode::AccessDenied): the user refused;
+    ///   with [`ExpiredToken`](ErrorCode::ExpiredToken): Coze calls the device code too old; with another code: polling
+    ///   can't help.
     /// - [`DeviceCodeExpired`](ErrorKind::DeviceCodeExpired): time ran out. If the last request failed,
     ///   its error is the source.
-    /// - Any other error that waiting does not mend.
+    /// - Those of answers that granted a token which can't be used: [`Error::refresh_token`] may hold the sign-in.
     pub async fn poll(&self, authorization: &DeviceAuthorization) -> Result<Token> {
         self.poll_with(authorization, |_| {}).await
     }
@@ -123,22 +127,19 @@ impl DeviceFlow {
         let mut pace = Pace::new(authorization.interval);
         let mut last_error: Option<Error> = None;
         let mut requests = 0;
+        let mut was_last = false;
         loop {
             let remaining = authorization.remaining();
-            if pace.next >= remaining {
+            if was_last || remaining.is_zero() {
                 clock.sleep(remaining).await;
                 return Err(authorization.expired(last_error));
             }
-            clock.sleep(pace.next).await;
+            let wait = pace.wait(remaining);
+            was_last = wait.is_last;
+            clock.sleep(wait.duration).await;
 
-            let asked = self.poll_once(authorization);
-            let outcome = tokio::select! {
-                biased;
-                outcome = asked => outcome,
-                () = clock.sleep(authorization.remaining()) => {
-                    return Err(authorization.expired(last_error));
-                }
-            };
+            // An answer that comes late may hold the only copy of a token: the request's own time-out ends it.
+            let outcome = self.poll_once(authorization).await;
             requests += 1;
             let status = match outcome {
                 Ok(Poll::Granted(token)) => return Ok(token),
@@ -152,18 +153,19 @@ impl DeviceFlow {
                     last_error = None;
                     PollStatus::SlowDown
                 }
-                Err(error) if error.is_retryable() => {
+                Err(error) if decides(&error) => return Err(error),
+                Err(error) => {
                     pace.back_off(error.retry_after());
                     last_error = Some(error.clone());
                     PollStatus::Failed(error)
                 }
-                Err(error) => return Err(error),
             };
+            let remaining = authorization.remaining();
             observe(&PollStep {
                 requests,
                 status,
-                next_in: pace.next,
-                remaining: authorization.remaining(),
+                next_in: pace.wait(remaining).duration,
+                remaining,
             });
         }
     }
@@ -221,40 +223,78 @@ fn credentials(in_body: &Secret) -> Credentials<'_> {
     }
 }
 
+/// Whether polling can't help any more: Coze refused, has granted a token that can't be used, or nothing could be sent.
+/// Everything else, whatever came instead of Coze's answer, may be over at the next request.
+fn decides(error: &Error) -> bool {
+    match error.kind() {
+        ErrorKind::Refused => error.code().is_some() && !error.is_retryable(),
+        ErrorKind::Connect
+        | ErrorKind::Timeout
+        | ErrorKind::Interrupted
+        | ErrorKind::Redirected
+        | ErrorKind::InvalidAnswer => error.refresh_token().is_some(),
+        _ => true,
+    }
+}
+
 /// How long to wait between two polls (RFC 8628 section 3.5).
 struct Pace {
-    /// The interval from now on.
+    /// What the server asks for.
     interval: Duration,
-    /// The wait before the next request: the interval, or what `Retry-After` asked for.
+    /// What failures have made of it.
+    backed_off: Duration,
+    /// The wait before the next request: one of both, or what `Retry-After` asked for.
     next: Duration,
 }
 
+/// A wait before a request.
+struct Wait {
+    duration: Duration,
+    /// Its request is the one just before the code's end.
+    is_last: bool,
+}
+
 impl Pace {
-    /// What `slow_down` adds for good.
+    /// What each `slow_down` adds, permanently.
     const SLOWER_BY: Duration = Duration::from_secs(5);
     /// Failures double the interval up to this.
     const LONGEST_BACK_OFF: Duration = Duration::from_secs(60);
+    /// The last request is made so long before the code's end.
+    const LAST_BEFORE_END: Duration = Duration::from_millis(500);
 
     fn new(interval: Duration) -> Self {
         Self {
             interval,
+            backed_off: interval,
             next: interval,
         }
     }
 
+    /// The wait before the next request. The last one comes just before the code's end, and one interval at least after
+    /// the request before it: so a wait is stretched to the end if no further request would fit behind it.
+    fn wait(&self, remaining: Duration) -> Wait {
+        let last = remaining.saturating_sub(Self::LAST_BEFORE_END.min(remaining / 4));
+        let is_last = self.next + self.interval > last;
+        Wait {
+            duration: if is_last { last } else { self.next },
+            is_last,
+        }
+    }
+
     fn keep(&mut self) {
+        self.backed_off = self.interval;
         self.next = self.interval;
     }
 
     fn slow_down(&mut self) {
         self.interval += Self::SLOWER_BY;
-        self.next = self.interval;
+        self.keep();
     }
 
     fn back_off(&mut self, retry_after: Option<Duration>) {
-        let doubled = (self.interval * 2).min(Self::LONGEST_BACK_OFF);
-        self.interval = self.interval.max(doubled);
-        self.next = self.interval.max(retry_after.unwrap_or_default());
+        let doubled = (self.backed_off * 2).min(Self::LONGEST_BACK_OFF);
+        self.backed_off = self.backed_off.max(doubled);
+        self.next = self.backed_off.max(retry_after.unwrap_or_default());
     }
 }
 
@@ -269,55 +309,55 @@ pub struct DeviceAuthorization {
     interval: Duration,
     expires_in: Duration,
     expires: Instant,
+    expires_wall: SystemTime,
     log_id: Option<String>,
     clock: Clock,
 }
 
 impl DeviceAuthorization {
-    /// When the server gives no interval or no sensible one (RFC 8628 section 3.2).
-    const DEFAULT_INTERVAL: Duration = Duration::from_secs(5);
-    /// A year: far beyond any device code, and nowhere near an overflow.
-    const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
-
-    fn from_answer(
-        answer: types::DeviceCode,
-        timing: &Timing,
-        log_id: Option<String>,
-        clock: &Clock,
-    ) -> Result<Self> {
-        let user_code = match answer.user_code {
-            types::UserCode::String(code) => code,
-            types::UserCode::Int64(code) => code.to_string(),
+    /// The answer may hold the only device code of a login that goes on: only what can't be done without is asked for.
+    fn from_answer(answer: &Answer<'_>, object: &Object<'_>, clock: &Clock) -> Result<Self> {
+        let missing = |name: &str, expected: &str| {
+            let mismatch = object.mismatch(name, expected);
+            answer.refusal_or(object, Error::new(ErrorKind::InvalidAnswer, mismatch))
         };
-        if answer.device_code.is_empty() || user_code.is_empty() {
-            return Err(Error::new(
-                ErrorKind::InvalidAnswer,
-                "the answer holds an empty device code or user code",
-            ));
-        }
-        let opens_in_a_browser = Url::parse(&answer.verification_uri)
-            .is_ok_and(|url| matches!(url.scheme(), "https" | "http"));
+        let device_code = object
+            .text("device_code")
+            .ok_or_else(|| missing("device_code", "a string"))?;
+        // The documentation calls it an Integer, and shows a string.
+        let user_code = match object.value("user_code") {
+            Some(Value::String(code)) if !code.is_empty() => code,
+            Some(Value::Number(code)) => code.to_string(),
+            _ => return Err(missing("user_code", "a string or a number")),
+        };
+        let verification_uri = object
+            .text("verification_uri")
+            .ok_or_else(|| missing("verification_uri", "the address that the user opens"))?;
+        let opens_in_a_browser =
+            Url::parse(&verification_uri).is_ok_and(|url| matches!(url.scheme(), "https" | "http"));
         if !opens_in_a_browser {
             return Err(Error::new(
                 ErrorKind::InvalidAnswer,
-                "the answer holds no address for the person to open",
+                "the answer's verification_uri is not an address that a browser opens",
             ));
         }
-        let interval = match u64::try_from(answer.interval) {
-            Ok(seconds @ 1..) => Duration::from_secs(seconds).min(Self::LONGEST),
-            _ => Self::DEFAULT_INTERVAL,
+        let timing = answer.timing;
+        let granted = Granted::device_code();
+        let life = granted.life(object.value("expires_in").as_ref(), timing);
+        // A code that nobody could use says nothing.
+        let lifetime = match life.lifetime {
+            Duration::ZERO => granted.life(None, timing).lifetime,
+            lifetime => lifetime,
         };
-        let expires_in = u64::try_from(answer.expires_in).unwrap_or_default();
-        let expires_in = Duration::from_secs(expires_in).min(Self::LONGEST);
         Ok(Self {
-            device_code: answer.device_code,
+            device_code: Secret::from(device_code.as_str()),
             user_code,
-            verification_uri: answer.verification_uri,
-            interval,
-            expires_in,
-            // It began to run when the server answered, at the earliest when the request was sent.
-            expires: timing.began + expires_in,
-            log_id,
+            verification_uri: verification_uri.to_string(),
+            interval: poll_interval(object.value("interval").as_ref()),
+            expires_in: lifetime,
+            expires: timing.ended + lifetime,
+            expires_wall: timing.ended_wall + lifetime,
+            log_id: answer.log_id(Some(object)),
             clock: clock.clone(),
         })
     }
@@ -359,11 +399,15 @@ impl DeviceAuthorization {
         self.expires_in
     }
 
-    /// How long the person still has to decide.
+    /// How long the user still has to decide: by the monotonic clock, or by the wall clock if that says less, because
+    /// the former may stand still while a system is suspended.
     #[must_use]
     pub fn remaining(&self) -> Duration {
-        self.expires
-            .saturating_duration_since(self.clock.monotonic())
+        let monotonic = self
+            .expires
+            .saturating_duration_since(self.clock.monotonic());
+        let wall = self.expires_wall.duration_since(self.clock.wall());
+        monotonic.min(wall.unwrap_or_default())
     }
 
     /// Coze's log id of the answer that began it.
@@ -460,14 +504,43 @@ mod tests {
         assert_eq!(pace.next, secs(22));
         pace.back_off(Some(secs(100)));
         assert_eq!(pace.next, secs(100), "Retry-After counts once");
-        pace.keep();
-        assert_eq!(pace.next, secs(44));
-        pace.back_off(None);
         pace.back_off(None);
         assert_eq!(pace.next, secs(60), "up to a minute");
-        pace.slow_down();
-        assert_eq!(pace.next, secs(65), "but slow_down is always obeyed");
+        pace.keep();
+        assert_eq!(pace.next, secs(11), "until Coze answers again");
+        pace.interval = secs(65);
+        pace.keep();
         pace.back_off(None);
-        assert_eq!(pace.next, secs(65), "and never taken back");
+        assert_eq!(pace.next, secs(65), "slow_down is never taken back");
+    }
+
+    #[test]
+    fn the_last_poll_comes_just_before_the_end_and_no_sooner_than_an_interval_after_the_one_before()
+    {
+        for (interval, life, polls) in [
+            (1, 3, &[1000, 2500][..]),
+            (5, 12, &[5000, 11_500]),
+            (5, 300, &[]),
+            // An interval of the code's life or more.
+            (5, 5, &[4500]),
+            (600, 300, &[299_500]),
+            (1, 1, &[750]),
+        ] {
+            let pace = Pace::new(Duration::from_secs(interval));
+            let life = Duration::from_secs(life);
+            let mut at = Duration::ZERO;
+            let mut made = Vec::new();
+            loop {
+                let wait = pace.wait(life - at);
+                assert!(made.is_empty() || wait.duration >= pace.interval);
+                at += wait.duration;
+                made.push(at.as_millis());
+                if wait.is_last {
+                    break;
+                }
+            }
+            assert!(life - at <= Pace::LAST_BEFORE_END, "{interval} {life:?}");
+            assert!(polls.is_empty() || made == polls, "{made:?}");
+        }
     }
 }

@@ -210,12 +210,9 @@ fn nanos(duration: Duration) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use std::time::{Instant, SystemTime};
-
-    use coze_oauth_client::types::OAuthToken;
 
     use super::*;
-    use crate::{Token, clock::Clock, token::Timing};
+    use crate::{Token, clock::Clock};
 
     fn at(seconds: u64) -> Tick {
         let nanos = seconds * 1_000_000_000;
@@ -227,20 +224,7 @@ mod tests {
 
     /// One that comes now and lives for 1000 seconds, and is served for all but two of them.
     fn session(now: Tick) -> Session {
-        let timing = Timing {
-            began: Instant::now(),
-            began_wall: SystemTime::now(),
-            ended: Instant::now(),
-            ended_wall: SystemTime::now(),
-            date: None,
-        };
-        let answer = OAuthToken {
-            access_token: "czs_1".into(),
-            expires_in: 1000,
-            refresh_token: None,
-            token_type: None,
-        };
-        let token = Token::from_answer(answer, &timing, &Clock::System, None).unwrap();
+        let token = Token::living("czs_1", Duration::from_secs(1000), &Clock::System);
         let life = Lifespan::of(&token, now, 1.0).unwrap();
         Session::new(AccessToken::new("czs_1").unwrap(), life, now)
     }

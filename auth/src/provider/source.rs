@@ -96,7 +96,8 @@ where
     let attempts = attempt
         .retry(waits)
         .sleep(tokio::time::sleep)
-        .when(Error::is_retryable)
+        // An answer that was cut behind its refresh token has redeemed what was sent.
+        .when(|error: &Error| error.is_retryable() && error.refresh_token().is_none())
         .adjust(|error, wait| {
             let wait = wait?
                 .mul_f64(random_fraction())

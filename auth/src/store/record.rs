@@ -24,6 +24,8 @@ const VERSION: u64 = 1;
 #[derive(Clone, Serialize, Deserialize)]
 pub struct Record {
     version: u64,
+    /// Empty where the answer's could not be used.
+    #[serde(default)]
     access_token: Secret,
     refresh_token: RefreshToken,
     /// By the server's clock.
@@ -74,16 +76,46 @@ impl Record {
         Ok(Self::with(token, refresh_token.clone()))
     }
 
+    /// The record of a refresh token alone, which comes with no access token: the first refresh brings one.
+    pub(crate) fn of_refresh_token(refresh_token: RefreshToken, client_id: &str) -> Self {
+        Self {
+            version: VERSION,
+            access_token: Secret::default(),
+            refresh_token,
+            expires_at: 0,
+            life_ms: 0,
+            log_id: None,
+            client_id: Some(client_id.to_owned()),
+            follows: None,
+            began_with: None,
+            dead: None,
+            other: Map::new(),
+        }
+    }
+
     /// The record that takes this one's place, of the token that its refresh token was redeemed for. If no other
     /// refresh token was issued, the old one stays (RFC 6749 section 6).
     pub(crate) fn successor(&self, token: &Token) -> Self {
         let refresh_token = token.refresh_token().unwrap_or(&self.refresh_token);
+        self.followed_by(Self::with(token, refresh_token.clone()))
+    }
+
+    /// The same, where the answer's access token can't be used.
+    pub(crate) fn successor_without_access_token(&self, refresh_token: &RefreshToken) -> Self {
+        let client_id = self.client_id.clone();
+        self.followed_by(Self {
+            client_id,
+            ..Self::of_refresh_token(refresh_token.clone(), "")
+        })
+    }
+
+    fn followed_by(&self, successor: Self) -> Self {
         let redeemed = fingerprint(&self.refresh_token);
         Self {
             began_with: Some(self.began_with.clone().unwrap_or_else(|| redeemed.clone())),
             follows: Some(redeemed),
             other: self.other.clone(),
-            ..Self::with(token, refresh_token.clone())
+            ..successor
         }
     }
 
@@ -120,7 +152,7 @@ impl Record {
         }
     }
 
-    /// The access token.
+    /// The access token; empty, with a life of zero, where the answer's could not be used, or none is known yet.
     #[must_use]
     pub fn access_token(&self) -> &Secret {
         &self.access_token
@@ -232,13 +264,12 @@ impl Record {
             ));
         }
         let record: Self = serde_json::from_slice(json).map_err(damaged)?;
-        // What can't be sent must not come up at the next refresh.
-        RefreshToken::new(record.refresh_token.expose()).map_err(|error| {
-            Error::new(
+        if record.refresh_token.secret().is_empty() {
+            return Err(Error::new(
                 ErrorKind::StoreDamaged,
-                format!("what is stored is not a sign-in: {}", error.what()),
-            )
-        })?;
+                "what is stored is not a sign-in: its refresh token is empty",
+            ));
+        }
         Ok(record)
     }
 }

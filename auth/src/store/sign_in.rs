@@ -3,7 +3,7 @@
 use std::{fmt, sync::Arc};
 
 use super::{MemoryStore, Profile, Record, Removed, Store, Stored};
-use crate::{Error, Result, Token};
+use crate::{Error, RefreshToken, Result, Token};
 
 /// A person's sign-in, kept in a [`Store`] under the name of a profile. Clones are the same sign-in.
 ///
@@ -72,6 +72,22 @@ impl SignIn {
     ///   caller's hands: put it again.
     pub async fn put(&self, token: &Token) -> Result<()> {
         let record = Record::of(token)?;
+        self.store.put(&self.profile, &record).await
+    }
+
+    /// Keeps a refresh token that comes without an access token, in place of whatever is there: one from
+    /// [`Error::refresh_token`], or from elsewhere. The first refresh brings the access token. Only the app that it was
+    /// granted to can redeem it: name its client id.
+    ///
+    /// # Errors
+    ///
+    /// Those of the store, as [`put`](Self::put).
+    pub async fn put_refresh_token(
+        &self,
+        refresh_token: &RefreshToken,
+        client_id: &str,
+    ) -> Result<()> {
+        let record = Record::of_refresh_token(refresh_token.clone(), client_id);
         self.store.put(&self.profile, &record).await
     }
 

@@ -60,6 +60,9 @@ enum DeviceInfo<'a> {
     CustomConsumer(&'a str),
 }
 
+/// A JWT is valid from so long ago, for servers without leeway and local clocks that are a little fast.
+const BACKDATED: Duration = Duration::from_secs(30);
+
 impl<'a> Claims<'a> {
     pub(super) fn new(
         client_id: &'a str,
@@ -69,10 +72,12 @@ impl<'a> Claims<'a> {
         lifetime: Duration,
         request: &'a JwtTokenRequest,
     ) -> Result<Self> {
+        let backdated = BACKDATED.min(lifetime / 2);
         let iat = local_now
             .duration_since(SystemTime::UNIX_EPOCH)
             .ok()
             .and_then(|since| since.as_secs().checked_add_signed(wall_correction))
+            .and_then(|now| now.checked_sub(backdated.as_secs()))
             .ok_or_else(|| Error::invalid_input("the local clock is set before 1970"))?;
         Ok(Self {
             iss: client_id,

@@ -91,7 +91,7 @@ impl JwtFlow {
     /// - [`Signing`](crate::ErrorKind::Signing) when the signer fails: nothing is sent.
     /// - [`Refused`](crate::ErrorKind::Refused) with
     ///   [`InvalidClient`](crate::ErrorCode::InvalidClient) when Coze does not take the JWT. If the local clock
-    ///   is off by more than 5 seconds, a JWT with the server's time has been tried before.
+    ///   differs from the server's, by a day at most, a JWT with the server's time has been tried before.
     /// - Those of the transport and of answers that are none. The next call makes a new JWT, so it may
     ///   simply be repeated.
     pub async fn token_for(&self, request: &JwtTokenRequest) -> Result<Token> {
@@ -100,9 +100,10 @@ impl JwtFlow {
             Err(error) if error.code() == Some(&ErrorCode::InvalidClient) => error,
             outcome => return outcome,
         };
-        // A clock that is off makes a JWT that is not valid yet or any more: sign by the server's.
+        // A clock that is off makes a JWT that is not valid yet or any more: sign by the server's. Whoever answers could
+        // choose the time, so no JWT is signed for a far one.
         let found = refused.wall_correction().unwrap_or(0);
-        if found.abs_diff(known) <= CLOCK_TOLERANCE {
+        if found == known || found.unsigned_abs() > LARGEST_CORRECTION {
             return Err(refused);
         }
         tracing::debug!(found, "the local clock is off; signing by the server's");
@@ -129,7 +130,7 @@ impl JwtFlow {
             body: Vec::new(),
         };
         self.client
-            .issue_token_for(&path, &credentials, grant)
+            .issue_token_for(&path, &credentials, grant, request.duration)
             .await
     }
 
@@ -164,8 +165,8 @@ impl fmt::Debug for JwtFlow {
 /// a few minutes off, short enough to be of little use to a thief.
 const DEFAULT_JWT_LIFETIME: Duration = Duration::from_secs(600);
 
-/// By how many seconds the local clock may be off before a refused JWT is signed again by the server's.
-const CLOCK_TOLERANCE: u64 = 5;
+/// The largest clock correction that a JWT is signed with, in seconds: a day.
+const LARGEST_CORRECTION: u64 = 24 * 3600;
 
 /// Makes a [`JwtFlow`].
 #[must_use]
@@ -203,8 +204,9 @@ impl JwtFlowBuilder {
         self
     }
 
-    /// How long a JWT may be used to ask for a token (claim `exp`), in whole seconds; 10 minutes by
-    /// default. The token's own life is [`JwtTokenRequest::duration`].
+    /// How long a JWT may be used to ask for a token (`exp` minus `iat`), in whole seconds; 10 minutes by
+    /// default. It begins 30 seconds in the past (or half of this, if that is less), so that a local clock that is
+    /// a little fast does not matter. The token's own life is [`JwtTokenRequest::duration`].
     pub fn jwt_lifetime(mut self, jwt_lifetime: Duration) -> Self {
         self.jwt_lifetime = jwt_lifetime;
         self

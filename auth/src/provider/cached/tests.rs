@@ -7,16 +7,10 @@
     reason = "clippy does not see that a module with two conditions is one of tests"
 )]
 
-use std::{
-    collections::VecDeque,
-    sync::Mutex,
-    time::{Instant as StdInstant, SystemTime},
-};
-
-use coze_oauth_client::types::OAuthToken;
+use std::{collections::VecDeque, sync::Mutex, time::SystemTime};
 
 use super::*;
-use crate::{ErrorKind, provider::source::MintFuture, testing::TestClock, token::Timing};
+use crate::{ErrorKind, provider::source::MintFuture, testing::TestClock};
 
 /// What the server does for one request.
 enum Act {
@@ -56,21 +50,11 @@ impl Source for Arc<Script> {
 }
 
 fn token(number: u64, lifetime: u64, clock: &Clock) -> Token {
-    let now: StdInstant = clock.monotonic();
-    let timing = Timing {
-        began: now,
-        began_wall: clock.wall(),
-        ended: now,
-        ended_wall: clock.wall(),
-        date: None,
-    };
-    let answer = OAuthToken {
-        access_token: format!("czs_{number}").into(),
-        expires_in: lifetime.cast_signed(),
-        refresh_token: None,
-        token_type: None,
-    };
-    Token::from_answer(answer, &timing, clock, None).unwrap()
+    Token::living(
+        &format!("czs_{number}"),
+        Duration::from_secs(lifetime),
+        clock,
+    )
 }
 
 struct Stage {

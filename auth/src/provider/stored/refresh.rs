@@ -10,11 +10,11 @@ use tokio::time::{Instant, sleep, timeout};
 use super::{
     Doubted, Owner, RefreshMode,
     budget::{Budget, LAST_LOOK, LONGEST_SAVE, no_answer},
-    save::Kept,
+    save::{Kept, Successor},
     shut_down,
 };
 use crate::{
-    AccessToken, Error, ErrorCode, ErrorKind, Result, Token,
+    AccessToken, Error, ErrorKind, Result, Token,
     provider::{
         lifespan::{margin, refresh_window},
         source::{AtDeadline, random_fraction, retrying},
@@ -42,6 +42,8 @@ enum Refreshed {
     Token(Token),
     /// The answer could not be saved yet, so the lease is kept.
     Unsaved(Token),
+    /// The same, of an answer without a token for callers.
+    UnsavedError(Error),
     /// Nothing: it is better to look anew.
     Anew,
 }
@@ -104,6 +106,10 @@ impl Owner {
                 self.save_in_background(lease);
                 return Ok(Some(token));
             }
+            Ok(Refreshed::UnsavedError(error)) => {
+                self.save_in_background(lease);
+                return Err(error);
+            }
             Ok(Refreshed::Token(token)) => Ok(Some(token)),
             Ok(Refreshed::Anew) => Ok(None),
             Err(error) => Err(error),
@@ -135,12 +141,23 @@ impl Owner {
         })
         .await;
         match refreshed {
-            Ok(token) => match self.keep(redeemed, &token).await {
-                Kept::Stored => self.give(redeemed, token).map(Refreshed::Token),
-                Kept::InMemory => self.give(redeemed, token).map(Refreshed::Unsaved),
-                Kept::Aside => Ok(Refreshed::Anew),
-            },
-            Err(error) if error.code() == Some(&ErrorCode::InvalidGrant) => {
+            Ok(token) => {
+                let successor = Successor::Token(Box::new(token.clone()));
+                match self.keep(redeemed, &successor).await {
+                    Kept::Stored => self.give(redeemed, token).map(Refreshed::Token),
+                    Kept::InMemory => self.give(redeemed, token).map(Refreshed::Unsaved),
+                    Kept::Aside => Ok(Refreshed::Anew),
+                }
+            }
+            // The refresh token was redeemed, and its successor is all that came of it.
+            Err(error) if let Some(successor) = Successor::of(&error) => {
+                match self.keep(redeemed, &successor).await {
+                    Kept::Stored => Err(error),
+                    Kept::InMemory => Ok(Refreshed::UnsavedError(error)),
+                    Kept::Aside => Ok(Refreshed::Anew),
+                }
+            }
+            Err(error) if error.needs_sign_in() => {
                 let believed_from = Instant::now() + self.grace(lease, budget);
                 self.state().doubted = Some(Doubted {
                     refresh_token: redeemed.refresh_token().clone(),

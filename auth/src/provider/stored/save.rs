@@ -12,15 +12,40 @@ use super::{
     budget::{Budget, LONGEST_SAVE, no_answer},
 };
 use crate::{
-    Error, Result, Token,
+    Error, RefreshToken, Result, Token,
     provider::lifespan::refresh_window,
     store::{Lease, Record, Saved},
 };
 
+/// What a refresh token was redeemed for.
+#[derive(Clone)]
+pub(super) enum Successor {
+    Token(Box<Token>),
+    /// The answer's access token can't be used.
+    RefreshToken(RefreshToken),
+}
+
+impl Successor {
+    /// What is left of an answer that is an error.
+    pub(super) fn of(error: &Error) -> Option<Self> {
+        error.refresh_token().cloned().map(Self::RefreshToken)
+    }
+
+    /// Made anew for each save, because the token's life runs on.
+    fn record(&self, redeemed: &Record) -> Record {
+        match self {
+            Self::Token(token) => redeemed.successor(token),
+            Self::RefreshToken(refresh_token) => {
+                redeemed.successor_without_access_token(refresh_token)
+            }
+        }
+    }
+}
+
 /// An answer that the store did not take, though it had proved that it could.
 pub(super) struct Unsaved {
     redeemed: Record,
-    token: Token,
+    successor: Successor,
     why: Error,
     lease: Option<Box<dyn Lease>>,
 }
@@ -48,12 +73,12 @@ const LONGEST_WAIT: Duration = Duration::from_secs(10);
 
 impl Owner {
     /// Saves an answer, or remembers that it is unsaved.
-    pub(super) async fn keep(&self, redeemed: &Record, token: &Token) -> Kept {
+    pub(super) async fn keep(&self, redeemed: &Record, successor: &Successor) -> Kept {
         let until = Instant::now() + PATIENCE;
         let mut wait = FIRST_WAIT;
         let _turn = self.saving.lock().await;
         loop {
-            let why = match self.save(redeemed, token, until).await {
+            let why = match self.save(redeemed, successor, until).await {
                 Ok(Saved::Saved) => return Kept::Stored,
                 Ok(Saved::MovedOn(_)) => return Kept::Aside,
                 Err(why) => why,
@@ -69,7 +94,7 @@ impl Owner {
             );
             self.state().unsaved = Some(Unsaved {
                 redeemed: redeemed.clone(),
-                token: token.clone(),
+                successor: successor.clone(),
                 why,
                 lease: None,
             });
@@ -77,9 +102,14 @@ impl Owner {
         }
     }
 
-    /// One try. The record is made anew for each, because the token's life runs on.
-    async fn save(&self, redeemed: &Record, token: &Token, until: Instant) -> Result<Saved> {
-        let successor = redeemed.successor(token);
+    /// One try.
+    async fn save(
+        &self,
+        redeemed: &Record,
+        successor: &Successor,
+        until: Instant,
+    ) -> Result<Saved> {
+        let successor = successor.record(redeemed);
         let store = self.sign_in.store();
         let saving = store.save(self.profile(), redeemed.refresh_token(), &successor);
         let saved = timeout_at(until, saving).await;
@@ -110,12 +140,12 @@ impl Owner {
         let unsaved = {
             let state = self.state();
             let unsaved = state.unsaved.as_ref();
-            unsaved.map(|unsaved| (unsaved.redeemed.clone(), unsaved.token.clone()))
+            unsaved.map(|unsaved| (unsaved.redeemed.clone(), unsaved.successor.clone()))
         };
-        let Some((redeemed, token)) = unsaved else {
+        let Some((redeemed, successor)) = unsaved else {
             return true;
         };
-        match self.save(&redeemed, &token, until).await {
+        match self.save(&redeemed, &successor, until).await {
             Ok(saved) => {
                 if matches!(saved, Saved::Saved) {
                     tracing::info!(profile = %self.profile(), "the refreshed sign-in is saved now");
@@ -147,24 +177,29 @@ impl Owner {
             let unsaved = state.unsaved.as_ref();
             unsaved.map(|unsaved| {
                 (
-                    unsaved.token.clone(),
-                    unsaved.redeemed.successor(&unsaved.token),
+                    unsaved.successor.clone(),
+                    unsaved.successor.record(&unsaved.redeemed),
                 )
             })
         };
-        let Some((token, record)) = unsaved else {
+        let Some((successor, record)) = unsaved else {
             return Ok(None);
         };
         let is_refused = self.state().is_refused(&record);
-        let is_due = token.remaining() <= refresh_window(token.lifetime());
-        if !is_due && !is_refused {
-            return Ok(Some(token));
+        let token = match successor {
+            Successor::Token(token) if !is_refused => Some(*token),
+            _ => None,
+        };
+        if let Some(token) = &token
+            && token.remaining() > refresh_window(token.lifetime())
+        {
+            return Ok(Some(token.clone()));
         }
         let until = Instant::now() + budget.for_the_store().min(LONGEST_SAVE);
         if self.save_unsaved(until).await {
             return Ok(None);
         }
-        if !token.is_expired() && !is_refused {
+        if let Some(token) = token.filter(|token| !token.is_expired()) {
             return Ok(Some(token));
         }
         let state = self.state();

@@ -1,0 +1,483 @@
+//! The one place where an answer is read: tolerantly, from the captured bytes.
+//!
+//! An answer may hold the only copy of a sign-in: the successor of a refresh token that has just been redeemed, the
+//! token of a code or of an approved device. So a detail that is not as documented never costs the rest of it. The typed
+//! client is for what is sent: its own errors drop the headers and print the body.
+//!
+//! - A *success* is a status of 200 to 299 and a JSON object without an error member. Nothing else is taken for one.
+//! - The object must be closed; what stands behind it, or a broken framing around it, does not matter.
+//! - Of a repeated member the last counts. Members that are not asked for may hold anything.
+
+use std::{ops::Deref, time::Duration};
+
+use coze_wire::{Bearer, BodyState, Captured, Secret};
+use http::header::{CONTENT_TYPE, LOCATION, RETRY_AFTER};
+use serde::{
+    Deserializer as _,
+    de::{DeserializeOwned, MapAccess, Visitor},
+};
+use serde_json::{Value, value::RawValue};
+use zeroize::Zeroizing;
+
+use crate::{
+    Error, ErrorCode, ErrorKind, RefreshToken, Result, Token,
+    clock::Clock,
+    error::{Told, presentable, shown_log_id},
+    expiry::{Granted, Timing},
+};
+
+/// What a body holds, as far as it came.
+pub(crate) struct Object<'a> {
+    members: Vec<(String, &'a RawValue)>,
+    is_closed: bool,
+}
+
+/// Members that make an answer an error unless they are absent, null, empty or zero.
+const ERROR_MEMBERS: [&str; 3] = ["error_code", "error", "code"];
+
+impl<'a> Object<'a> {
+    /// Reads the object that a text begins with. `None` if it begins with something else, or breaks JSON's grammar.
+    fn parse(text: &'a str) -> Option<Self> {
+        let mut members = Vec::new();
+        let mut deserializer = serde_json::Deserializer::from_str(text);
+        match deserializer.deserialize_map(Members(&mut members)) {
+            Ok(()) => Some(Self {
+                members,
+                is_closed: true,
+            }),
+            Err(error) if error.is_eof() && text.trim_start().starts_with('{') => Some(Self {
+                members,
+                is_closed: false,
+            }),
+            Err(_) => None,
+        }
+    }
+
+    /// A member by its name; the last one of that name.
+    fn get(&self, name: &str) -> Option<&'a RawValue> {
+        let (_, value) = self.members.iter().rev().find(|(key, _)| key == name)?;
+        Some(value)
+    }
+
+    pub(crate) fn value(&self, name: &str) -> Option<Value> {
+        serde_json::from_str(self.get(name)?.get()).ok()
+    }
+
+    /// A member that is a string and not empty.
+    pub(crate) fn text(&self, name: &str) -> Option<Zeroizing<String>> {
+        text_of(self.get(name)?)
+    }
+
+    fn is_error(&self) -> bool {
+        ERROR_MEMBERS
+            .iter()
+            .any(|name| self.get(name).is_some_and(|value| !is_nothing(value.get())))
+    }
+
+    /// The refresh token of a cut answer: its string is closed, and no error member stands before it.
+    fn salvaged(&self) -> Option<RefreshToken> {
+        let last = |(name, _): &(String, _)| name == "refresh_token";
+        let position = self.members.iter().rposition(last)?;
+        let is_error = |(name, value): &(String, &RawValue)| {
+            ERROR_MEMBERS.contains(&name.as_str()) && !is_nothing(value.get())
+        };
+        if self.members[..position].iter().any(is_error) {
+            return None;
+        }
+        text_of(self.members[position].1).map(RefreshToken::of_answer)
+    }
+
+    /// What is wrong with a member that should be of another kind; never its value.
+    pub(crate) fn mismatch(&self, name: &str, expected: &str) -> String {
+        match self.get(name) {
+            None => format!("the answer has no {name}: {expected} was expected"),
+            Some(value) => format!(
+                "the answer's {name} is {}, where {expected} was expected",
+                kind_of(value.get())
+            ),
+        }
+    }
+}
+
+/// Collects the members of an object, so that those before a cut are not lost. The values stay text: one that can't be
+/// represented (a lone surrogate, a number beyond all types) costs nobody anything until it is asked for.
+struct Members<'m, 'a>(&'m mut Vec<(String, &'a RawValue)>);
+
+impl<'a> Visitor<'a> for Members<'_, 'a> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<M: MapAccess<'a>>(self, mut map: M) -> std::result::Result<(), M::Error> {
+        while let Some(key) = map.next_key::<&RawValue>()? {
+            let value: &RawValue = map.next_value()?;
+            if let Ok(name) = serde_json::from_str(key.get()) {
+                self.0.push((name, value));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Null, empty or zero, in JSON's text.
+fn is_nothing(json: &str) -> bool {
+    match serde_json::from_str(json) {
+        Ok(Value::Null) => true,
+        Ok(Value::String(text)) => text.is_empty() || text == "0",
+        Ok(Value::Number(number)) => number.as_f64() == Some(0.0),
+        Ok(Value::Array(items)) => items.is_empty(),
+        Ok(Value::Object(members)) => members.is_empty(),
+        Ok(Value::Bool(_)) | Err(_) => false,
+    }
+}
+
+fn text_of(value: &RawValue) -> Option<Zeroizing<String>> {
+    let text: String = serde_json::from_str(value.get()).ok()?;
+    Some(Zeroizing::new(text)).filter(|text| !text.is_empty())
+}
+
+/// What kind of value JSON's text is, with its article.
+fn kind_of(json: &str) -> &'static str {
+    match json.as_bytes().first() {
+        Some(b'"') if json.len() == 2 => "an empty string",
+        Some(b'"') => "a string",
+        Some(b'{') => "an object",
+        Some(b'[') => "an array",
+        Some(b't' | b'f') => "a boolean",
+        Some(b'n') => "null",
+        _ => "a number",
+    }
+}
+
+/// A body as text: without a byte order mark, and with what is not UTF-8 replaced.
+enum Text<'a> {
+    Whole(&'a str),
+    Mended(Zeroizing<String>),
+}
+
+impl<'a> Text<'a> {
+    fn of(body: &'a [u8]) -> Self {
+        match std::str::from_utf8(body) {
+            Ok(text) => Self::Whole(text),
+            Err(_) => Self::Mended(Zeroizing::new(String::from_utf8_lossy(body).into_owned())),
+        }
+    }
+}
+
+impl Deref for Text<'_> {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        let text = match self {
+            Self::Whole(text) => text,
+            Self::Mended(text) => text.as_str(),
+        };
+        text.strip_prefix('\u{feff}').unwrap_or(text)
+    }
+}
+
+/// An answer, and what is needed to make sense of it.
+pub(crate) struct Answer<'a> {
+    pub(crate) captured: &'a Captured,
+    pub(crate) timing: &'a Timing,
+    /// What the request carried: it is not shown, should the answer repeat it.
+    pub(crate) secrets: &'a [Secret],
+}
+
+impl Answer<'_> {
+    /// Reads a token.
+    ///
+    /// # Errors
+    ///
+    /// - [`UnusableToken`](ErrorKind::UnusableToken) for a success whose access token can't be used; a refresh token
+    ///   beside it is in the error, as it is in that of an answer which was cut behind it.
+    /// - As [`read`](Self::read).
+    pub(crate) fn token(&self, granted: &Granted, clock: &Clock) -> Result<Token> {
+        self.read(|object| {
+            let refresh_token = object.text("refresh_token").map(RefreshToken::of_answer);
+            match usable_access_token(object) {
+                Ok((access_token, bearer)) => {
+                    let life = granted.life(object.value("expires_in").as_ref(), self.timing);
+                    Ok(Token::received(
+                        access_token,
+                        bearer,
+                        refresh_token,
+                        life,
+                        self.timing,
+                        self.log_id(Some(object)),
+                        clock,
+                    ))
+                }
+                Err(why) if refresh_token.is_none() && object.get("access_token").is_none() => {
+                    Err(self.refusal_or(object, Error::new(ErrorKind::InvalidAnswer, why)))
+                }
+                Err(why) => {
+                    Err(Error::new(ErrorKind::UnusableToken, why).with_refresh_token(refresh_token))
+                }
+            }
+        })
+    }
+
+    /// Reads a success by hand.
+    ///
+    /// # Errors
+    ///
+    /// - [`Refused`](ErrorKind::Refused) for one of Coze's error shapes, at any status.
+    /// - Others for what does not come from Coze, or not whole.
+    pub(crate) fn read<T>(&self, read: impl FnOnce(&Object<'_>) -> Result<T>) -> Result<T> {
+        let text = Text::of(self.captured.body());
+        let object = Object::parse(&text);
+        let is_success = self.captured.status().is_success();
+        let outcome = match &object {
+            Some(object) if is_success && object.is_closed && !object.is_error() => read(object),
+            Some(object) => {
+                let cut = is_success && !object.is_closed;
+                let salvaged = cut.then(|| object.salvaged()).flatten();
+                Err(match salvaged {
+                    Some(refresh_token) => Error::new(
+                        ErrorKind::Interrupted,
+                        format!(
+                            "the answer was cut short after {} bytes, behind its refresh token",
+                            self.captured.body().len()
+                        ),
+                    )
+                    .with_refresh_token(Some(refresh_token)),
+                    None => self
+                        .refusal(object)
+                        .unwrap_or_else(|| self.not_coze(object.is_closed, &text)),
+                })
+            }
+            None => Err(self.not_coze(false, &text)),
+        };
+        outcome.map_err(|error| {
+            error
+                .with_status(self.captured.status())
+                .with_log_id(self.log_id(object.as_ref()))
+                .with_retry_after(self.retry_after())
+        })
+    }
+
+    /// Reads a success of the API into its type. A member of another type than described is named by its path.
+    ///
+    /// # Errors
+    ///
+    /// As [`read`](Self::read).
+    pub(crate) fn typed<T: DeserializeOwned>(&self) -> Result<T> {
+        let text = Text::of(self.captured.body());
+        self.read(|_| {
+            let mut deserializer = serde_json::Deserializer::from_str(&text);
+            serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
+                let path = error.path().to_string();
+                Error::new(
+                    ErrorKind::InvalidAnswer,
+                    wrong_type(&path, error.inner(), &text),
+                )
+            })
+        })
+    }
+
+    /// The error without a code that an answer without the members of a success may be, else this one.
+    pub(crate) fn refusal_or(&self, object: &Object<'_>, unusable: Error) -> Error {
+        let messages = ["error_message", "error_description"];
+        let is_error = messages.iter().any(|name| object.get(name).is_some());
+        let refusal = is_error.then(|| self.refusal(object)).flatten();
+        refusal.unwrap_or(unusable)
+    }
+
+    /// Coze's shapes of an error. In shape A the code is `error_code`, and `error` is free text; in shape B the code is
+    /// `error`; shape C has a number. A body may mix them, write the number as text, or put an object into `error`.
+    fn refusal(&self, object: &Object<'_>) -> Option<Error> {
+        let members = object.value("error").filter(Value::is_object);
+        let inner = |name: &str| members.as_ref()?.get(name).cloned();
+        let code_in = |value: Option<Value>| value.as_ref().and_then(code_of);
+        let error = code_in(object.value("error"));
+        // Beside a number, a word that nobody knows is free text.
+        let known = error
+            .clone()
+            .filter(|code| !matches!(code, ErrorCode::Other(_)));
+        let word = code_in(object.value("error_code"))
+            .or(known)
+            .or_else(|| code_in(object.value("code")))
+            .or(error)
+            .or_else(|| {
+                ["error_code", "code", "type"]
+                    .iter()
+                    .find_map(|name| code_in(inner(name)))
+            });
+        let text = |name: &str| Some(object.text(name)?.to_string());
+        let inner_text =
+            |name: &str| Some(inner(name)?.as_str()?.to_owned()).filter(|t| !t.is_empty());
+        let is_code = |text: &String| word.as_ref().is_some_and(|code| code.as_str() == *text);
+        let message = ["error_message", "error_description", "msg", "message"]
+            .iter()
+            .find_map(|name| text(name))
+            .or_else(|| {
+                ["message", "error_message", "msg", "error_description"]
+                    .iter()
+                    .find_map(|name| inner_text(name))
+            })
+            .or_else(|| text("error").filter(|text| !is_code(text)));
+        if word.is_none() && message.is_none() {
+            return None;
+        }
+        let told = Told::by(word.as_ref(), message.as_deref().unwrap_or_default());
+        let error = Error::new(ErrorKind::Refused, "Coze refused").with_told(told);
+        let error = match word {
+            Some(ErrorCode::Other(word)) => {
+                error.with_code(ErrorCode::Other(presentable(&word, self.secrets)))
+            }
+            Some(code) => error.with_code(code),
+            None => error,
+        };
+        let shown = message.map(|message| presentable(&message, self.secrets));
+        Some(error.with_message(shown.filter(|message| !message.is_empty())))
+    }
+
+    /// Not what was asked for, and not one of Coze's errors.
+    fn not_coze(&self, is_closed: bool, text: &str) -> Error {
+        let length = self.captured.body().len();
+        if self.captured.status().is_redirection() {
+            let elsewhere = self.captured.headers().contains_key(LOCATION);
+            return Error::new(
+                ErrorKind::Redirected,
+                if elsewhere {
+                    "the server redirected the request; credentials follow no redirect"
+                } else {
+                    "the server answered with a redirect that leads nowhere"
+                },
+            );
+        }
+        let what = match self.captured.body_state() {
+            BodyState::Broken(cause) if !is_closed => return Error::unanswered(cause.clone()),
+            BodyState::TooLarge if !is_closed => {
+                format!("the answer is longer than {} bytes", coze_wire::BODY_LIMIT)
+            }
+            _ if is_closed => "the answer holds neither what was asked for nor an error".to_owned(),
+            _ if text.trim().is_empty() => "the answer is empty".to_owned(),
+            _ => match serde_json::from_str::<serde::de::IgnoredAny>(text) {
+                Ok(_) => "the answer is JSON, but not an object".to_owned(),
+                Err(error) if error.is_eof() => {
+                    format!("the answer is cut short after {length} bytes")
+                }
+                Err(_) => {
+                    let content_type = self.captured.headers().get(CONTENT_TYPE);
+                    let content_type = content_type.and_then(|value| value.to_str().ok());
+                    let shown = content_type.map(|text| presentable(text, self.secrets));
+                    let shown = shown.as_deref().unwrap_or("of no stated type");
+                    format!("the answer is not JSON, but {shown}")
+                }
+            },
+        };
+        Error::new(ErrorKind::InvalidAnswer, what)
+    }
+
+    /// Coze's log id: the header's, else the one in the body.
+    pub(crate) fn log_id(&self, object: Option<&Object<'_>>) -> Option<String> {
+        let shown = |log_id: &str| shown_log_id(log_id, self.secrets);
+        if let Some(log_id) = self.captured.log_id().and_then(shown) {
+            return Some(log_id);
+        }
+        let object = object?;
+        let within = |name: &str| {
+            let log_id = object.value(name)?.get("logid")?.as_str()?.to_owned();
+            shown(&log_id)
+        };
+        let beside = |name: &str| shown(object.value(name)?.as_str()?);
+        within("detail")
+            .or_else(|| within("error"))
+            .or_else(|| beside("logid"))
+    }
+
+    /// `Retry-After` in seconds, or as a date by the server's clock (RFC 9110 section 10.2.3).
+    fn retry_after(&self) -> Option<Duration> {
+        let value = self.captured.headers().get(RETRY_AFTER)?.to_str().ok()?;
+        let value = value.trim();
+        if let Ok(seconds) = value.parse::<u64>() {
+            return Some(Duration::from_secs(seconds).min(LONGEST_RETRY_AFTER));
+        }
+        let until = httpdate::parse_http_date(value).ok()?;
+        let server_now = self.captured.date().unwrap_or(self.timing.ended_wall);
+        let wait = until.duration_since(server_now).unwrap_or_default();
+        Some(wait.min(LONGEST_RETRY_AFTER))
+    }
+}
+
+/// A longer `Retry-After` means this; it can be added to any time without an overflow.
+const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(24 * 3600);
+
+/// An error code: a word, or a number, which may stand in a string.
+fn code_of(value: &Value) -> Option<ErrorCode> {
+    match value {
+        Value::String(text) => match (text.trim(), text.trim().parse()) {
+            ("", _) | (_, Ok(0)) => None,
+            (_, Ok(number)) => Some(ErrorCode::Api(number)),
+            (word, Err(_)) => Some(ErrorCode::from_word(word)),
+        },
+        Value::Number(number) => number
+            .as_i64()
+            .or_else(|| integral(number.as_f64()?))
+            .filter(|number| *number != 0)
+            .map(ErrorCode::Api),
+        _ => None,
+    }
+}
+
+fn integral(number: f64) -> Option<i64> {
+    // 2^53: beyond it, not every integer is a float.
+    (number.fract() == 0.0 && number.abs() <= 9_007_199_254_740_992.0).then_some(number as i64)
+}
+
+/// The access token of a success, ready for a header; or why it can't be used.
+fn usable_access_token(object: &Object<'_>) -> Result<(Secret, Bearer), String> {
+    let Some(access_token) = object.text("access_token") else {
+        return Err(object.mismatch("access_token", "a string"));
+    };
+    let access_token = Secret::from(access_token.to_string());
+    let bearer =
+        Bearer::new(&access_token).map_err(|why| format!("the answer's access token {why}"))?;
+    match object.value("token_type") {
+        None | Some(Value::Null) => {}
+        Some(Value::String(kind)) if kind.trim().is_empty() => {}
+        Some(Value::String(kind)) if kind.trim().eq_ignore_ascii_case("bearer") => {}
+        Some(Value::String(_)) => {
+            return Err("the answer's token_type is not Bearer".to_owned());
+        }
+        Some(_) => return Err(object.mismatch("token_type", "the string Bearer")),
+    }
+    Ok((access_token, bearer))
+}
+
+/// Says of a typed answer which member is not as described: its path, what was expected, and what kind of value came.
+fn wrong_type(path: &str, error: &serde_json::Error, text: &str) -> String {
+    // Behind the last "expected" stands the type's own text; before it may be the value.
+    let said = error.to_string();
+    let said = said
+        .rsplit_once(" at line ")
+        .map_or(said.as_str(), |(said, _)| said);
+    if let Some(field) = said.strip_prefix("missing field ") {
+        return match path {
+            "." => format!("the answer has no {field}"),
+            path => format!("the answer has no {field} in {path}"),
+        };
+    }
+    let expected = said
+        .rsplit_once(", expected ")
+        .map_or("another value", |(_, expected)| expected);
+    let found = serde_json::from_str(text).ok().and_then(|value: Value| {
+        let pointer = path.split('.').try_fold(&value, |value, step| {
+            let mut steps = step.split('[');
+            let name = steps.next().filter(|name| !name.is_empty());
+            let value = name.map_or(Some(value), |name| value.get(name))?;
+            steps.try_fold(value, |value, index| {
+                value.get(index.strip_suffix(']')?.parse::<usize>().ok()?)
+            })
+        })?;
+        Some(kind_of(&pointer.to_string()))
+    });
+    match found {
+        Some(found) => format!("the answer's {path} is {found}, where {expected} was expected"),
+        None => format!("the answer's {path} is not what was expected: {expected}"),
+    }
+}
