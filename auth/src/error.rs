@@ -904,6 +904,149 @@ mod tests {
         assert!(!refused(400, None));
     }
 
+    /// An error as it comes from this site, with this code and message.
+    fn told(flow: Option<Flow>, host: &str, code: ErrorCode, message: &str) -> Error {
+        let error = Error::new(ErrorKind::Refused, "Coze refused")
+            .with_told(Told::by(Some(&code), message))
+            .with_code(code)
+            .at_endpoint(format!("https://{host}/api/permission/oauth2/token"));
+        match flow {
+            Some(flow) => error.in_flow(flow),
+            None => error,
+        }
+    }
+
+    #[test]
+    fn an_app_of_the_other_site_is_told_apart_from_a_wrong_key() {
+        let message = "invalid jwt: kid not been registred";
+        for (host, other) in [
+            ("api.coze.com", "https://api.coze.cn"),
+            ("api.coze.cn", "https://api.coze.com"),
+        ] {
+            let error = told(Some(Flow::Jwt), host, ErrorCode::InvalidClient, message);
+            let hint = error.hint();
+            assert!(hint.contains(host) && hint.contains(other), "{hint}");
+        }
+        let error = told(
+            Some(Flow::Jwt),
+            "127.0.0.1",
+            ErrorCode::InvalidClient,
+            message,
+        );
+        assert!(error.hint().contains("api.coze.cn"), "{}", error.hint());
+    }
+
+    #[test]
+    fn a_message_that_says_more_than_its_code_has_a_hint_of_its_own() {
+        use ErrorCode::{AccessDeny, Api, InvalidClient, InvalidRequest};
+        for (flow, code, message, expected) in [
+            (
+                Some(Flow::Jwt),
+                InvalidClient,
+                "invalid jwt: aud is wrong",
+                "audience",
+            ),
+            (
+                Some(Flow::Jwt),
+                InvalidClient,
+                "invalid jwt: iat in the future",
+                "clock",
+            ),
+            (Some(Flow::Jwt), InvalidClient, "invalid jwt: exp", "clock"),
+            (
+                Some(Flow::Jwt),
+                InvalidClient,
+                "invalid jwt: jti was used",
+                "jti",
+            ),
+            (
+                Some(Flow::Jwt),
+                InvalidClient,
+                "Verify JWT empty",
+                "Authorization header",
+            ),
+            (Some(Flow::Jwt), InvalidClient, "who knows", "private key"),
+            (
+                Some(Flow::Pkce),
+                InvalidRequest,
+                "invalid request: client_secret",
+                "another type",
+            ),
+            (
+                Some(Flow::Device),
+                InvalidRequest,
+                "invalid request: client_secret",
+                "another type",
+            ),
+            (
+                Some(Flow::Web),
+                InvalidRequest,
+                "invalid request: client_secret",
+                "missing",
+            ),
+            (
+                Some(Flow::Web),
+                InvalidRequest,
+                "invalid request: code",
+                "parameter",
+            ),
+            (
+                Some(Flow::Web),
+                AccessDeny,
+                "login session invalid",
+                "sign in again",
+            ),
+            (
+                Some(Flow::Web),
+                AccessDeny,
+                "invalid app type",
+                "another type",
+            ),
+            (
+                Some(Flow::Web),
+                AccessDeny,
+                "app: hush is currently deactivated by the owner",
+                "deactivated",
+            ),
+            (
+                None,
+                Api(4000),
+                "connector app should bind connector id",
+                "bind the channel app",
+            ),
+            (
+                None,
+                Api(4101),
+                "The Token you entered is incorrect",
+                "check the access token",
+            ),
+            (None, Api(4101), "no permission", "grant"),
+        ] {
+            let error = told(flow, "api.coze.com", code, message);
+            assert!(
+                error.hint().contains(expected),
+                "{message}: {}",
+                error.hint()
+            );
+        }
+    }
+
+    #[test]
+    fn a_login_that_ended_needs_a_sign_in_and_a_wrong_token_another_token() {
+        let error = told(
+            Some(Flow::Web),
+            "api.coze.com",
+            ErrorCode::AccessDeny,
+            "login session invalid",
+        );
+        assert!(error.needs_sign_in());
+        let wrong = |message| told(None, "api.coze.com", ErrorCode::Api(NO_PERMISSION), message);
+        assert!(wrong("the TOKEN is wrong").is_token_refused());
+        assert!(!wrong("no permission").is_token_refused());
+        let again = wrong("the token is wrong").with_renewed_token();
+        assert!(!again.is_token_refused() && again.hint().contains("permission"));
+    }
+
     #[test]
     fn foreign_text_is_shown_short_on_one_line_and_without_secrets() {
         let secrets = [Secret::from("hush"), Secret::from("")];

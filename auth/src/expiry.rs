@@ -67,6 +67,9 @@ const CLOSE: Duration = Duration::from_secs(5);
 /// How long something lives, and by which clock that was found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Life {
+    /// When the answer was sent, as far as that is known.
+    pub(crate) granted: Duration,
+    /// What was left of it when the answer was complete.
     pub(crate) lifetime: Duration,
     /// By the server's clock.
     pub(crate) expires_at: SystemTime,
@@ -128,22 +131,14 @@ impl Granted {
             return self.assumed_life(timing);
         }
         // It began to run when the server answered, at the earliest when the request was sent.
-        self.ending_in(granted.saturating_sub(timing.took()), timing)
+        ending_in(granted, timing)
     }
 
     /// What is usually granted, counted as a duration.
     fn assumed_life(&self, timing: &Timing) -> Life {
         Life {
             is_assumed: true,
-            ..self.ending_in(self.assumed.saturating_sub(timing.took()), timing)
-        }
-    }
-
-    fn ending_in(&self, lifetime: Duration, timing: &Timing) -> Life {
-        Life {
-            lifetime,
-            expires_at: server_time_at_end(timing) + lifetime,
-            is_assumed: false,
+            ..ending_in(self.assumed, timing)
         }
     }
 
@@ -191,10 +186,21 @@ impl Granted {
             (None, None) => return self.assumed_life(timing),
         };
         Life {
+            granted: lifetime,
             lifetime,
             expires_at,
             is_assumed: false,
         }
+    }
+}
+
+fn ending_in(granted: Duration, timing: &Timing) -> Life {
+    let lifetime = granted.saturating_sub(timing.took());
+    Life {
+        granted,
+        lifetime,
+        expires_at: server_time_at_end(timing) + lifetime,
+        is_assumed: false,
     }
 }
 

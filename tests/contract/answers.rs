@@ -4,8 +4,8 @@
 use std::time::{Duration, SystemTime};
 
 use coze_auth::{
-    Endpoint, Error, ErrorCode, ErrorKind, OAuthClient, OAuthClientBuilder, Token, WebLogin,
-    reqwest,
+    DeviceFlow, Endpoint, Error, ErrorCode, ErrorKind, OAuthClient, OAuthClientBuilder, Poll,
+    RefreshToken, Token, WebLogin, reqwest,
 };
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
@@ -146,6 +146,32 @@ async fn each_shape_of_an_error_is_understood_at_any_status_by_every_call() {
             json!({"error_code": "invalid_client", "error_message": "the text", "access_token": null}),
             InvalidClient,
         ),
+        // One step off: seen in tests of SDKs.
+        (
+            "C as text",
+            json!({"code": "4100", "msg": "the text"}),
+            Api(4100),
+        ),
+        (
+            "C as a float",
+            json!({"code": 4100.0, "msg": "the text"}),
+            Api(4100),
+        ),
+        (
+            "C with free text",
+            json!({"code": 4100, "msg": "the text", "error": "x y"}),
+            Api(4100),
+        ),
+        (
+            "C with a log id in error",
+            json!({"code": 4100, "msg": "the text", "error": {"logid": "log_in_body"}}),
+            Api(4100),
+        ),
+        (
+            "an object in error",
+            json!({"error": {"code": "invalid_client", "message": "the text"}}),
+            InvalidClient,
+        ),
     ];
     for call in Call::ALL {
         for (shape, body, code) in &shapes {
@@ -167,6 +193,71 @@ async fn each_shape_of_an_error_is_understood_at_any_status_by_every_call() {
                 }
             }
         }
+    }
+}
+
+#[tokio::test]
+async fn an_error_that_is_only_a_message_is_told_and_a_body_that_is_not_utf_8_is_read() {
+    let coze = Answering::start().await;
+    for call in Call::ALL {
+        for status in [200, 400, 403] {
+            let body = json!({"error_message": "the text", "error": {"logid": "log_in_body"}});
+            let error = coze.error_of(call, json_answer(status, &body)).await;
+            assert_eq!(error.kind(), ErrorKind::Refused, "{call:?}: {error}");
+            assert_eq!(error.code(), None, "{call:?}: {error}");
+            assert_eq!(error.message(), Some("the text"), "{call:?}: {error}");
+            assert_eq!(error.log_id(), Some("log_in_body"), "{call:?}: {error}");
+
+            let mut body = br#"{"code":4100,"msg":"the text "#.to_vec();
+            body.extend(b"\xb4\xed\"}");
+            let error = coze
+                .error_of(call, text_answer(status, body, "application/json"))
+                .await;
+            assert_eq!(
+                error.code(),
+                Some(&ErrorCode::Api(4100)),
+                "{call:?}: {error}"
+            );
+            let message = error.message().unwrap_or_default();
+            assert!(message.starts_with("the text"), "{call:?}: {error}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_code_and_a_log_id_are_read_before_anything_in_them_is_hidden() {
+    let server = server(json_answer(
+        400,
+        &json!({"error": "authorization_pending", "error_description": "d"}),
+    ))
+    .await;
+    let client = client_of(&server.uri()).build().unwrap();
+    let device = DeviceFlow::new(client, "app").unwrap();
+    for (device_code, log_id) in [("d", "2026d1"), ("pending", "202611280959pending")] {
+        server.reset().await;
+        let start = json!({
+            "device_code": device_code, "user_code": "U", "verification_uri": "https://x.y",
+        });
+        let answers = [
+            json_answer(200, &start),
+            json_answer(400, &json!({"error": "authorization_pending"})),
+            json_answer(
+                400,
+                &json!({"error": "access_denied", "error_description": "d"}),
+            )
+            .insert_header("x-tt-logid", log_id),
+        ];
+        for answer in answers {
+            let once = Mock::given(any()).respond_with(answer).up_to_n_times(1);
+            once.mount(&server).await;
+        }
+        let authorization = device.start().await.unwrap();
+        let pending = device.poll_once(&authorization).await;
+        assert!(matches!(pending, Ok(Poll::Pending)), "{pending:?}");
+        let denied = device.poll_once(&authorization).await.unwrap_err();
+        assert_eq!(denied.code(), Some(&ErrorCode::AccessDenied), "{denied}");
+        let hides = device_code.len() > 5;
+        assert_eq!(denied.log_id() == Some(log_id), !hides, "{denied}");
     }
 }
 
@@ -258,31 +349,25 @@ async fn an_answer_that_is_not_cozes_is_told_what_it_is_and_quoted_nowhere() {
             "array",
             "[\"hush\"]".to_owned(),
             "application/json",
-            "JSON, but no object",
+            "JSON, but not an object",
         ),
         (
             "null",
             "null".to_owned(),
             "application/json",
-            "JSON, but no object",
+            "JSON, but not an object",
         ),
         (
             "string",
             "\"hush\"".to_owned(),
             "application/json",
-            "JSON, but no object",
+            "JSON, but not an object",
         ),
         (
             "object",
-            "{}".to_owned(),
+            r#"{"other":"hush"}"#.to_owned(),
             "application/json",
             "neither what was asked for nor an error",
-        ),
-        (
-            "code 0",
-            r#"{"code":0,"msg":"hush"}"#.to_owned(),
-            "application/json",
-            "neither",
         ),
         (
             "empty words",
@@ -340,6 +425,11 @@ async fn an_answer_that_is_not_cozes_is_told_what_it_is_and_quoted_nowhere() {
                 assert_eq!(error.status().map(|s| s.as_u16()), Some(status), "{what}");
                 assert_eq!(error.log_id(), Some("log_1"), "{what}");
                 assert_eq!(error.is_retryable(), status == 502, "{what}");
+                // A success without what was asked for names it.
+                let expected = match status {
+                    200 if expected.starts_with("neither") => "the answer has no ",
+                    _ => expected,
+                };
                 assert!(what.contains(expected), "{expected} is not in: {what}");
                 assert!(!format!("{error} {error:?}").contains("hush"), "{what}");
             }
@@ -375,15 +465,22 @@ async fn an_answer_without_a_usable_token_is_no_token() {
             "a token that is a number",
             json!({"access_token": 1, "expires_in": 900}),
         ),
-        ("no expiry", json!({"access_token": "at_1"})),
+        (
+            "a token of another type",
+            json!({"access_token": "at_1", "token_type": "mac", "expires_in": 900}),
+        ),
+        ("no token at all", json!({"expires_in": 900})),
     ] {
         for call in Call::ALL.into_iter().filter(|call| call.brings_token()) {
             let error = coze.error_of(call, json_answer(200, &body)).await;
-            assert_eq!(
-                error.kind(),
-                ErrorKind::InvalidAnswer,
-                "{call:?}, {what}: {error}"
-            );
+            let holds_one = body.get("access_token").or(body.get("refresh_token"));
+            let kind = match holds_one {
+                Some(_) => ErrorKind::UnusableToken,
+                None => ErrorKind::InvalidAnswer,
+            };
+            assert_eq!(error.kind(), kind, "{call:?}, {what}: {error}");
+            let kept = error.refresh_token().map(RefreshToken::expose);
+            assert_eq!(kept, body["refresh_token"].as_str(), "{call:?}, {what}");
             assert_eq!(
                 error.status().map(|s| s.as_u16()),
                 Some(200),
@@ -633,26 +730,25 @@ async fn the_log_id_comes_from_the_header_or_else_from_the_body() {
 async fn an_expiry_may_be_absolute_relative_or_absurd() {
     let coze = Answering::start().await;
     let unix = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
-    for (expires_in, expected) in [
-        (4_102_444_800_i64, Some(unix(4_102_444_800))),
-        (i64::MAX, Some(unix(253_402_300_799))),
-        (900, None),
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    let in_15_minutes = now.unwrap().as_secs() + 900;
+    for expires_in in [
+        json!(in_15_minutes),
+        json!(in_15_minutes * 1000),
+        json!(900),
+        json!("900"),
+        json!(i64::MAX),
+        json!(null),
     ] {
         let mut body = token_answer();
-        body["expires_in"] = json!(expires_in);
-        let began = SystemTime::now();
-        let token = coze.token_of(Call::Jwt, json_answer(200, &body)).await;
-        match expected {
-            Some(expected) => assert_eq!(token.expires_at(), expected, "{expires_in}"),
-            None => {
-                let in_15_minutes = began + Duration::from_secs(900);
-                let off = match token.expires_at().duration_since(in_15_minutes) {
-                    Ok(later) => later,
-                    Err(earlier) => earlier.duration(),
-                };
-                assert!(off < Duration::from_secs(10), "{expires_in}: {token:?}");
-            }
-        }
+        body["expires_in"] = expires_in.clone();
+        let token = coze
+            .token_of(Call::WebExchange, json_answer(200, &body))
+            .await;
+        let off = token.lifetime().abs_diff(Duration::from_secs(900));
+        assert!(off < Duration::from_secs(10), "{expires_in}: {token:?}");
+        let is_assumed = expires_in.is_null() || expires_in == i64::MAX;
+        assert_eq!(token.is_lifetime_assumed(), is_assumed, "{expires_in}");
         assert!(!token.is_expired(), "{expires_in}: {token:?}");
     }
 }

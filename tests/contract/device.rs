@@ -147,13 +147,36 @@ async fn ends_by_itself_when_the_device_code_expires() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_interval_beyond_the_expiry_waits_for_the_expiry_and_asks_nothing() {
-    let sign_in = SignIn::start(started(60, 10), [granted()]).await;
-    let error = sign_in.poll().await.unwrap_err();
+async fn an_interval_of_the_codes_life_or_more_leaves_one_poll_before_the_end() {
+    for interval in [10, 60, 86_400] {
+        let sign_in = SignIn::start(started(interval, 10), [granted()]).await;
+        sign_in
+            .assert_granted_after_polls_at(&[9], "one poll")
+            .await;
+    }
+}
 
-    assert_eq!(error.kind(), ErrorKind::DeviceCodeExpired);
-    assert_eq!(sign_in.server.elapsed(), secs(10));
-    assert_eq!(sign_in.polled_at(), Vec::<u64>::new());
+#[tokio::test(start_paused = true)]
+async fn an_approval_in_the_last_second_is_not_missed() {
+    for (interval, life) in [(1, 3), (5, 300), (7, 20)] {
+        let sign_in = SignIn::start(started(interval, life), [pending()]).await;
+        let server = sign_in.server.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(secs(life) - Duration::from_millis(800)).await;
+            server.answers_from_now_on(granted());
+        });
+        let result = sign_in.poll().await;
+        assert!(result.is_ok(), "{interval} {life}: {result:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_code_that_went_while_the_system_slept_is_not_polled_for_its_whole_life() {
+    let sign_in = SignIn::start(started(5, 300), [pending()]).await;
+    sign_in.server.clock().set_wall_offset_secs(290);
+    assert_eq!(sign_in.authorization.remaining(), secs(10));
+    sign_in.server.clock().set_wall_offset_secs(-3600);
+    assert_eq!(sign_in.authorization.remaining(), secs(300));
 }
 
 #[tokio::test(start_paused = true)]
@@ -165,7 +188,7 @@ async fn the_expiry_counts_from_the_start_and_not_from_the_first_poll() {
 
     assert_eq!(error.kind(), ErrorKind::DeviceCodeExpired);
     assert_eq!(sign_in.server.elapsed(), secs(60));
-    assert_eq!(sign_in.polled_at(), [55]);
+    assert_eq!(sign_in.polled_at(), [59]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -207,7 +230,7 @@ async fn after_a_failure_that_may_pass_it_asks_half_as_often_and_goes_on() {
     ] {
         let sign_in = SignIn::start(started(2, 300), [failure.clone(), pending(), granted()]).await;
         sign_in
-            .assert_granted_after_polls_at(&[2, 6, 10], what)
+            .assert_granted_after_polls_at(&[2, 6, 8], what)
             .await;
 
         let again = SignIn::start(started(2, 300), [failure.clone(), failure, granted()]).await;
@@ -219,9 +242,9 @@ async fn after_a_failure_that_may_pass_it_asks_half_as_often_and_goes_on() {
 async fn a_request_without_an_answer_is_given_up_at_its_time_out_and_doubles_the_interval() {
     let script = [Step::Hang, pending(), granted()];
     let sign_in = SignIn::start_with_timeout(secs(1), started(2, 300), script).await;
-    // Asked at 2, given up at 3, and then 4 apart.
+    // Asked at 2, given up at 3, then 4 apart, and 2 again after a good answer.
     sign_in
-        .assert_granted_after_polls_at(&[2, 7, 11], "hang")
+        .assert_granted_after_polls_at(&[2, 7, 9], "hang")
         .await;
 }
 
@@ -232,7 +255,10 @@ async fn failures_slow_it_down_to_a_minute_and_no_further() {
     let error = sign_in.poll().await.unwrap_err();
 
     assert_eq!(error.kind(), ErrorKind::DeviceCodeExpired);
-    assert_eq!(sign_in.polled_at(), [10, 30, 70, 130, 190, 250, 310, 370]);
+    assert_eq!(
+        sign_in.polled_at(),
+        [10, 30, 70, 130, 190, 250, 310, 370, 399]
+    );
     assert_eq!(sign_in.server.elapsed(), secs(400));
 }
 
@@ -246,23 +272,23 @@ async fn retry_after_is_honoured_once_in_seconds_or_as_a_date() {
         (
             "seconds",
             busy().with_header("retry-after", "20"),
-            [1, 21, 23],
+            [1, 21, 22],
         ),
-        ("a date by the server's clock", date, [1, 21, 23]),
+        ("a date by the server's clock", date, [1, 21, 22]),
         (
             "less than the interval",
             busy().with_header("retry-after", "1"),
-            [1, 3, 5],
+            [1, 3, 4],
         ),
         (
             "nonsense",
             busy().with_header("retry-after", "soon"),
-            [1, 3, 5],
+            [1, 3, 4],
         ),
         (
             "503",
             Step::text(503, "").with_header("retry-after", "20"),
-            [1, 21, 23],
+            [1, 21, 22],
         ),
     ] {
         let sign_in = SignIn::start(started(1, 300), [failure, pending(), granted()]).await;
@@ -344,30 +370,53 @@ fn shapes(word: &str) -> [(&'static str, Value); 4] {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_answer_that_is_not_cozes_and_will_not_pass_stops_polling() {
+async fn what_a_captive_portal_or_a_proxy_answers_ends_no_login() {
+    let page = |status| Step::text(status, "<html>Sign in to the hotel's network</html>");
     for (what, answer) in [
+        ("a portal's page", page(200)),
+        ("a page that is not found", page(404)),
+        ("a page that is forbidden", page(403)),
+        ("a proxy that wants a password", page(407)),
         (
-            "a page that is not found",
-            Step::text(404, "<html>no such page</html>"),
-        ),
-        (
-            "a token without a token",
-            Step::json(200, &json!({"expires_in": 900})),
+            "JSON of a proxy",
+            Step::json(403, &json!({"message": "Forbidden"})),
         ),
         ("an empty answer", Step::text(200, "")),
+        ("half an answer", Step::text(200, r#"{"access_to"#)),
+        (
+            "an answer without a token",
+            Step::json(200, &json!({"expires_in": 900})),
+        ),
         (
             "a redirect",
             Step::text(302, "").with_header("location", "https://example.com"),
         ),
     ] {
-        let sign_in = SignIn::start(started(1, 300), [answer]).await;
+        let sign_in = SignIn::start(started(1, 300), [answer, pending(), granted()]).await;
+        sign_in
+            .assert_granted_after_polls_at(&[1, 3, 4], what)
+            .await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_grant_whose_access_token_cannot_be_used_ends_the_login_with_its_refresh_token() {
+    for (body, kind) in [
+        (
+            json!({"access_token": "a b", "refresh_token": "rt_1"}).to_string(),
+            ErrorKind::UnusableToken,
+        ),
+        (
+            r#"{"refresh_token":"rt_1","access_tok"#.to_owned(),
+            ErrorKind::Interrupted,
+        ),
+    ] {
+        let sign_in = SignIn::start(started(1, 300), [Step::text(200, &body)]).await;
         let error = sign_in.poll().await.unwrap_err();
-        assert_ne!(
-            error.kind(),
-            ErrorKind::DeviceCodeExpired,
-            "{what}: {error}"
-        );
-        assert_eq!(sign_in.polled_at(), [1], "{what}: {error}");
+        assert_eq!(error.kind(), kind, "{error}");
+        assert_eq!(error.refresh_token().map(|rt| rt.expose()), Some("rt_1"));
+        assert!(!format!("{error} {error:?}").contains("rt_1"), "{error:?}");
+        assert_eq!(sign_in.polled_at(), [1]);
     }
 }
 
@@ -435,13 +484,13 @@ async fn the_observer_sees_each_step() {
         (1, "pending", 2, 298),
         (2, "slow down", 7, 296),
         (3, "failed, HTTP Some(429)", 20, 289),
-        (4, "pending", 14, 269),
+        (4, "pending", 7, 269),
     ];
     assert_eq!(
         *seen.lock().unwrap(),
         expected.map(|(n, status, next, left)| (n, status.to_owned(), next, left))
     );
-    assert_eq!(sign_in.polled_at(), [2, 4, 11, 31, 45]);
+    assert_eq!(sign_in.polled_at(), [2, 4, 11, 31, 38]);
 }
 
 #[tokio::test(start_paused = true)]

@@ -338,20 +338,6 @@ async fn a_pool_without_a_deadline_can_be_had() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_token_that_never_ends_is_kept() {
-    let stage = Stage::new();
-    stage.line.rewrites(|response| {
-        edit_json(response, |json| json["expires_in"] = i64::MAX.into());
-    });
-    let pool = SessionPool::builder(stage.jwt())
-        .idle(Duration::MAX)
-        .build();
-    let first = token(&pool, "alice").await;
-    pass(secs(3600)).await;
-    assert_eq!(token(&pool, "alice").await.expose(), first.expose());
-}
-
-#[tokio::test(start_paused = true)]
 async fn an_expired_session_gets_another_token_and_never_the_old() {
     let stage = Stage::new();
     let pool = pool(&stage);

@@ -137,9 +137,17 @@ impl DeviceFlow {
             let wait = pace.wait(remaining);
             was_last = wait.is_last;
             clock.sleep(wait.duration).await;
+            if wait.skips_request {
+                continue;
+            }
 
-            // An answer that comes late may hold the only copy of a token: the request's own time-out ends it.
-            let outcome = self.poll_once(authorization).await;
+            // An answer that comes a little late may hold the only copy of a token.
+            let patience = authorization.remaining().max(LATEST_ANSWER);
+            let outcome = tokio::select! {
+                biased;
+                outcome = self.poll_once(authorization) => outcome,
+                () = clock.sleep(patience) => return Err(authorization.expired(last_error)),
+            };
             requests += 1;
             let status = match outcome {
                 Ok(Poll::Granted(token)) => return Ok(token),
@@ -237,13 +245,18 @@ fn decides(error: &Error) -> bool {
     }
 }
 
+/// A request that is under way when the device code expires is waited for until it has had this long.
+const LATEST_ANSWER: Duration = Duration::from_secs(5);
+
 /// How long to wait between two polls (RFC 8628 section 3.5).
 struct Pace {
     /// What the server asks for.
     interval: Duration,
     /// What failures have made of it.
     backed_off: Duration,
-    /// The wait before the next request: one of both, or what `Retry-After` asked for.
+    /// What `Retry-After` asked for.
+    asked: Duration,
+    /// The wait before the next request: the longest of these.
     next: Duration,
 }
 
@@ -252,6 +265,8 @@ struct Wait {
     duration: Duration,
     /// Its request is the one just before the code's end.
     is_last: bool,
+    /// The server asked to be left alone until the code's end.
+    skips_request: bool,
 }
 
 impl Pace {
@@ -266,6 +281,7 @@ impl Pace {
         Self {
             interval,
             backed_off: interval,
+            asked: Duration::ZERO,
             next: interval,
         }
     }
@@ -275,15 +291,20 @@ impl Pace {
     fn wait(&self, remaining: Duration) -> Wait {
         let last = remaining.saturating_sub(Self::LAST_BEFORE_END.min(remaining / 4));
         let is_last = self.next + self.interval > last;
+        let skips_request = self.asked > last;
         Wait {
-            duration: if is_last { last } else { self.next },
+            duration: match (skips_request, is_last) {
+                (true, _) => remaining,
+                (_, true) => last,
+                (_, false) => self.next,
+            },
             is_last,
+            skips_request,
         }
     }
 
     fn keep(&mut self) {
-        self.backed_off = self.interval;
-        self.next = self.interval;
+        *self = Self::new(self.interval);
     }
 
     fn slow_down(&mut self) {
@@ -294,7 +315,8 @@ impl Pace {
     fn back_off(&mut self, retry_after: Option<Duration>) {
         let doubled = (self.backed_off * 2).min(Self::LONGEST_BACK_OFF);
         self.backed_off = self.backed_off.max(doubled);
-        self.next = self.backed_off.max(retry_after.unwrap_or_default());
+        self.asked = retry_after.unwrap_or_default();
+        self.next = self.backed_off.max(self.asked);
     }
 }
 
@@ -343,20 +365,19 @@ impl DeviceAuthorization {
         }
         let timing = answer.timing;
         let granted = Granted::device_code();
-        let life = granted.life(object.value("expires_in").as_ref(), timing);
-        // A code that nobody could use says nothing.
-        let lifetime = match life.lifetime {
-            Duration::ZERO => granted.life(None, timing).lifetime,
-            lifetime => lifetime,
-        };
+        let mut life = granted.life(object.value("expires_in").as_ref(), timing);
+        if life.granted.is_zero() {
+            // Nobody could use the code: that can't be meant.
+            life = granted.life(None, timing);
+        }
         Ok(Self {
             device_code: Secret::from(device_code.as_str()),
             user_code,
             verification_uri: verification_uri.to_string(),
             interval: poll_interval(object.value("interval").as_ref()),
-            expires_in: lifetime,
-            expires: timing.ended + lifetime,
-            expires_wall: timing.ended_wall + lifetime,
+            expires_in: life.granted,
+            expires: timing.ended + life.lifetime,
+            expires_wall: timing.ended_wall + life.lifetime,
             log_id: answer.log_id(Some(object)),
             clock: clock.clone(),
         })

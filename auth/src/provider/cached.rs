@@ -19,7 +19,7 @@ use super::{
     flight::{Boarding, Destination, FIRST_PAUSE, Flights, Runtime, Takeoff, take_off},
     lifespan::Lifespan,
     slot::Slot,
-    source::{JwtSource, MintFuture, Source, jitter},
+    source::{AssumedLifetime, JwtSource, MintFuture, Source, jitter},
     stored::{StoredSource, UserFlow},
 };
 use crate::{
@@ -68,6 +68,7 @@ struct Shared {
     options: Options,
     runtime: Runtime,
     counters: Counters,
+    assumed_lifetime: AssumedLifetime,
 }
 
 struct Options {
@@ -183,6 +184,7 @@ impl CachedProviderBuilder {
             },
             runtime: Runtime::new(self.runtime),
             counters: Counters::default(),
+            assumed_lifetime: AssumedLifetime::default(),
         });
         if let Some(first) = self.first {
             // A token that has ended meanwhile is replaced by the first caller.
@@ -519,6 +521,7 @@ impl Destination for Arc<Shared> {
 
     fn land(&self, takeoff: &Takeoff, minted: Result<Token>) {
         let installed = minted
+            .inspect(|token| self.assumed_lifetime.warn_of(token))
             .and_then(|token| self.install(&token))
             .map_err(|error| error.in_flow(self.source.flow()));
         if installed.is_err() {

@@ -26,7 +26,7 @@ use super::{
     flight::{Boarding, Destination, FIRST_PAUSE, Flights, Runtime, Takeoff, take_off},
     lifespan::Lifespan,
     session_cache::{Key, Session, SessionCache},
-    source::{AtDeadline, MintFuture, jitter, retrying},
+    source::{AssumedLifetime, AtDeadline, MintFuture, jitter, retrying},
 };
 use crate::{Error, ErrorKind, Flow, JwtFlow, JwtTokenRequest, Result, Token, clock::Tick};
 
@@ -78,6 +78,7 @@ struct Pool {
     refreshes: AtomicU64,
     coalesced: AtomicU64,
     failures: AtomicU64,
+    assumed_lifetime: AssumedLifetime,
 }
 
 /// Makes a [`SessionPool`].
@@ -141,6 +142,7 @@ impl SessionPoolBuilder {
             refreshes: AtomicU64::new(0),
             coalesced: AtomicU64::new(0),
             failures: AtomicU64::new(0),
+            assumed_lifetime: AssumedLifetime::default(),
         }))
     }
 }
@@ -570,6 +572,7 @@ impl Destination for SessionFlight {
         let SessionProvider { pool, key, .. } = &self.session;
         let now = pool.now();
         let session = minted
+            .inspect(|token| pool.assumed_lifetime.warn_of(token))
             .and_then(|token| {
                 let life = Lifespan::of(&token, now, jitter())?;
                 let token = AccessToken::of(token.access_token())?;

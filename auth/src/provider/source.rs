@@ -1,6 +1,11 @@
 //! Where a cached provider's next token comes from: the seam between caching and the flows.
 
-use std::{future::Future, pin::Pin, time::Duration};
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
 
 use backon::{ExponentialBuilder, Retryable};
 use tokio::time::Instant;
@@ -59,6 +64,21 @@ impl Source for JwtSource {
         Box::pin(retrying(deadline, AtDeadline::CutOff, || {
             self.flow.token_for(&self.request)
         }))
+    }
+}
+
+/// Tells the log, once per provider, that the server's answers have no lifetime that can be read.
+#[derive(Debug, Default)]
+pub(super) struct AssumedLifetime(AtomicBool);
+
+impl AssumedLifetime {
+    pub(super) fn warn_of(&self, token: &Token) {
+        if token.is_lifetime_assumed() && !self.0.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                lifetime = ?token.lifetime(), log_id = token.log_id(),
+                "the token answer has no expires_in that can be right: Coze's default lifetime is assumed"
+            );
+        }
     }
 }
 

@@ -179,11 +179,12 @@ impl Owner {
 
     fn over(&self, record: &Record) -> Error {
         let dead = record.dead();
+        let code = dead.map(|dead| ErrorCode::from_word(&presentable(&dead.code, &[])));
         Error::new(
             ErrorKind::NotSignedIn,
             format!("the sign-in of profile {} is over", self.profile()),
         )
-        .with_code(ErrorCode::InvalidGrant)
+        .with_code(code.unwrap_or(ErrorCode::InvalidGrant))
         .with_log_id(dead.and_then(|dead| dead.log_id.clone()))
     }
 
