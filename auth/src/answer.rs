@@ -211,7 +211,7 @@ impl Answer<'_> {
                     ))
                 }
                 Err(why) if refresh_token.is_none() && object.get("access_token").is_none() => {
-                    Err(self.refusal_or(object, Error::new(ErrorKind::InvalidAnswer, why)))
+                    Err(self.refusal_or(object, not_as_described(why)))
                 }
                 Err(why) => {
                     Err(Error::new(ErrorKind::UnusableToken, why).with_refresh_token(refresh_token))
@@ -270,10 +270,7 @@ impl Answer<'_> {
             let mut deserializer = serde_json::Deserializer::from_str(&text);
             serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
                 let path = error.path().to_string();
-                Error::new(
-                    ErrorKind::InvalidAnswer,
-                    wrong_type(&path, error.inner(), &text),
-                )
+                not_as_described(wrong_type(&path, error.inner(), &text))
             })
         })
     }
@@ -402,6 +399,11 @@ impl Answer<'_> {
         let wait = until.duration_since(server_now).unwrap_or_default();
         Some(wait.min(LONGEST_RETRY_AFTER))
     }
+}
+
+/// A success that lacks what was asked for, or has it in another form.
+pub(crate) fn not_as_described(what: String) -> Error {
+    Error::new(ErrorKind::InvalidAnswer, what).with_told(Told::NotAsDescribed)
 }
 
 /// A longer `Retry-After` means this; it can be added to any time without an overflow.

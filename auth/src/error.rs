@@ -239,6 +239,8 @@ pub(crate) enum Told {
     NoJwt,
     /// A client secret is missing, or wrong.
     ClientSecret,
+    /// Not a message: a success whose fields are not as described.
+    NotAsDescribed,
 }
 
 impl Told {
@@ -487,8 +489,11 @@ impl Error {
             (ErrorKind::Redirected, ..) => {
                 "check the API base URL: Coze's endpoints do not redirect"
             }
+            (ErrorKind::UnusableToken, ..) if self.0.refresh_token.is_some() => {
+                "redeem the refresh token that came with it: it is kept; quote the log id to Coze's support"
+            }
             (ErrorKind::UnusableToken, ..) => {
-                "get another token: its refresh token is kept; quote the log id to Coze's support"
+                "try again; if it happens again, quote the log id to Coze's support"
             }
             (ErrorKind::InvalidAnswer, ..) if self.is_retryable() => "try again later",
             (ErrorKind::InvalidAnswer, ..) => {
@@ -562,6 +567,9 @@ impl Error {
                 }
             },
             Told::Nothing | Told::WrongToken => return None,
+            Told::NotAsDescribed => {
+                "Coze's answer is not as described: update this crate, or report it with the log id"
+            }
             Told::Unbound => "bind the channel app to its channel in the Coze console",
             Told::LoginInvalid => "the login has ended: sign in again",
             Told::AppType => {

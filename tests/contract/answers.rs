@@ -729,7 +729,6 @@ async fn the_log_id_comes_from_the_header_or_else_from_the_body() {
 #[tokio::test]
 async fn an_expiry_may_be_absolute_relative_or_absurd() {
     let coze = Answering::start().await;
-    let unix = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
     let in_15_minutes = now.unwrap().as_secs() + 900;
     for expires_in in [

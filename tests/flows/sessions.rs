@@ -10,7 +10,7 @@ use coze_auth::{
 use coze_mock::{Endpoint as At, Fault, Times};
 use tokio::time::Instant;
 
-use crate::support::{Cut, Stage, edit_json, millis, pass, secs, status};
+use crate::support::{Cut, Stage, millis, pass, secs, status};
 
 fn pool(stage: &Stage) -> SessionPool {
     SessionPool::builder(stage.jwt()).build()

@@ -421,6 +421,38 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_came_of_a_body_that_never_ends_is_kept() {
+        use futures_util::{StreamExt, stream};
+
+        struct Endless;
+        impl Transport for Endless {
+            fn send(&self, _: reqwest::Request) -> SendFuture<'_> {
+                let begun = stream::iter([Ok::<_, SendError>(Bytes::from("{\"refresh"))]);
+                let body = reqwest::Body::wrap_stream(begun.chain(stream::pending()));
+                Box::pin(async { Ok(http::Response::new(body).into()) })
+            }
+        }
+        let exchange = Exchange::new().with_transport(Arc::new(Endless));
+        let answer = get(&exchange, "http://127.0.0.1:1/");
+        let in_time = tokio::time::timeout(std::time::Duration::from_millis(20), answer).await;
+        assert!(in_time.is_err(), "it never ends");
+        let captured = exchange.captured().unwrap();
+        assert_eq!(captured.body(), b"{\"refresh");
+        assert!(matches!(captured.body_state(), BodyState::Broken(_)));
+    }
+
+    #[tokio::test]
+    async fn the_date_of_an_answer_from_a_cache_is_not_the_servers_clock() {
+        let answer = ResponseTemplate::new(200)
+            .insert_header("date", "Sun, 22 Nov 2026 12:00:00 GMT")
+            .insert_header("age", "3600");
+        let server = server_answering(answer).await;
+        let exchange = Exchange::new();
+        get(&exchange, &server.uri()).await.unwrap();
+        assert_eq!(exchange.captured().unwrap().date(), None);
+    }
+
+    #[tokio::test]
     async fn the_bearer_goes_in_and_progenitors_own_header_is_left_out() {
         let server = MockServer::start().await;
         Mock::given(header("authorization", "Bearer hush"))

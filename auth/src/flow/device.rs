@@ -12,7 +12,7 @@ use url::Url;
 
 use crate::{
     Error, ErrorCode, ErrorKind, Flow, OAuthClient, RefreshToken, Result, Token,
-    answer::{Answer, Object},
+    answer::{Answer, Object, not_as_described},
     client::Credentials,
     clock::Clock,
     expiry::{Granted, poll_interval},
@@ -341,7 +341,7 @@ impl DeviceAuthorization {
     fn from_answer(answer: &Answer<'_>, object: &Object<'_>, clock: &Clock) -> Result<Self> {
         let missing = |name: &str, expected: &str| {
             let mismatch = object.mismatch(name, expected);
-            answer.refusal_or(object, Error::new(ErrorKind::InvalidAnswer, mismatch))
+            answer.refusal_or(object, not_as_described(mismatch))
         };
         let device_code = object
             .text("device_code")
@@ -358,9 +358,8 @@ impl DeviceAuthorization {
         let opens_in_a_browser =
             Url::parse(&verification_uri).is_ok_and(|url| matches!(url.scheme(), "https" | "http"));
         if !opens_in_a_browser {
-            return Err(Error::new(
-                ErrorKind::InvalidAnswer,
-                "the answer's verification_uri is not an address that a browser opens",
+            return Err(not_as_described(
+                "the answer's verification_uri is not an address that a browser opens".to_owned(),
             ));
         }
         let timing = answer.timing;
