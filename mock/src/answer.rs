@@ -1,5 +1,6 @@
 //! Answers: Coze's success bodies and its three shapes of error.
 
+use crate::script::{End, HeaderEdit};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use serde::{Deserialize, Serialize};
@@ -205,6 +206,9 @@ pub(crate) struct Answer {
     pub(crate) body: Bytes,
     /// Coze's word or code, for the record.
     pub(crate) error: Option<String>,
+    /// Headers that a fault sets or leaves out, last of all.
+    pub(crate) header_edits: Vec<HeaderEdit>,
+    pub(crate) end: End,
 }
 
 pub(crate) const JSON: HeaderValue = HeaderValue::from_static("application/json; charset=utf-8");
@@ -217,6 +221,8 @@ impl Answer {
             headers: HeaderMap::new(),
             body: Bytes::new(),
             error: None,
+            header_edits: Vec::new(),
+            end: End::Whole,
         }
     }
 

@@ -13,13 +13,13 @@ use crate::keys::VerifyingKey;
 use crate::record::{
     Finding, Log, Outcome, RequestRecord, redact_body, redact_headers, redact_query,
 };
+use crate::script::End;
 use crate::secret::{digest_of, hex};
-use crate::service::ServiceError;
+use crate::service::{MockBody, ServiceError};
 use crate::state::{Flow, GrantedToken, State};
 use crate::{api, authorize, control, device, keys, pages, secret, token};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, header};
-use http_body_util::Full;
 use serde_json::Value;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -317,7 +317,7 @@ impl Core {
     pub(crate) async fn respond(
         &self,
         incoming: Incoming,
-    ) -> Result<Response<Full<Bytes>>, ServiceError> {
+    ) -> Result<Response<MockBody>, ServiceError> {
         let arrived = self.now();
         let log_id = self.next_log_id(arrived);
         let folded = fold_slashes(&incoming.path);
@@ -447,22 +447,38 @@ impl Core {
         }
     }
 
-    fn finish(&self, answer: Answer, log_id: &str, skew_seconds: i64) -> Response<Full<Bytes>> {
+    fn finish(&self, answer: Answer, log_id: &str, skew_seconds: i64) -> Response<MockBody> {
         let Answer {
             status,
-            headers,
+            mut headers,
             body,
+            header_edits,
+            end,
             ..
         } = answer
             .with_header(header::DATE, &fault::http_date(self.now(), skew_seconds))
             .with_header(LOG_ID, log_id);
-        let length = HeaderValue::from(body.len());
-        let mut response = Response::new(Full::new(body));
+        for (name, value) in header_edits {
+            match value {
+                Some(value) => headers.insert(name, value),
+                None => headers.remove(name),
+            };
+        }
+        let sent = u64::try_from(body.len()).unwrap_or(u64::MAX);
+        let promised = match end {
+            End::Whole => Some(sent),
+            End::Missing(bytes) => Some(sent.saturating_add(bytes)),
+            End::NoLastChunk => None,
+        };
+        if let Some(length) = promised {
+            headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+        }
+        let mut response = Response::new(match end {
+            End::Whole => MockBody::whole(body),
+            End::Missing(_) | End::NoLastChunk => MockBody::cut_off(body),
+        });
         *response.status_mut() = status;
         *response.headers_mut() = headers;
-        response
-            .headers_mut()
-            .insert(header::CONTENT_LENGTH, length);
         response
     }
 
@@ -542,6 +558,17 @@ impl Exchange<'_> {
             Fault::Timeout { when } => {
                 self.process_if(when);
                 Ending::Never
+            }
+            Fault::Edited(edited) => {
+                let mut answer = self.process();
+                if let Some((known, sent)) = edited.apply(&mut answer, self.now) {
+                    self.core.state().rename(&known, &sent);
+                }
+                Ending::Answer(answer)
+            }
+            Fault::Scripted(scripted) => {
+                self.process_if(scripted.when());
+                Ending::Answer(scripted.answer())
             }
             fault => Ending::Answer(fault::spoil(&fault, self.process())),
         }

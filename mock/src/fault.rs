@@ -2,6 +2,7 @@
 
 use crate::answer::{Answer, ErrorShape, ErrorWord, HTML, error_body};
 use crate::endpoint::Endpoint;
+use crate::script::{EditedAnswer, ScriptedAnswer};
 use bytes::{BufMut as _, Bytes, BytesMut};
 use http::{HeaderValue, StatusCode, header};
 use serde::{Deserialize, Serialize};
@@ -62,6 +63,10 @@ pub enum Fault {
         /// The word (shape C has none: it carries code 4000).
         word: ErrorWord,
     },
+    /// The true answer, edited: a member with another value, without a header, cut somewhere.
+    Edited(EditedAnswer),
+    /// Another answer, whatever it is.
+    Scripted(ScriptedAnswer),
     /// The `Date` header is off by this much; expiry times are not. Goes together with any other fault. (A server whose whole
     /// clock is off is a mock with another [`MockClock`](crate::MockClock).)
     SkewedDate {
@@ -160,8 +165,22 @@ impl Fault {
             Self::Redirect { location, .. } if HeaderValue::from_str(location).is_err() => {
                 Err("has a location that no header can carry")
             }
+            Self::Edited(edited) => edited.check(),
+            Self::Scripted(scripted) => scripted.check(),
             _ => Ok(()),
         }
+    }
+}
+
+impl From<EditedAnswer> for Fault {
+    fn from(edited: EditedAnswer) -> Self {
+        Self::Edited(edited)
+    }
+}
+
+impl From<ScriptedAnswer> for Fault {
+    fn from(scripted: ScriptedAnswer) -> Self {
+        Self::Scripted(scripted)
     }
 }
 
@@ -181,6 +200,8 @@ impl fmt::Display for Fault {
             Self::OversizedBody => f.write_str("oversized body"),
             Self::Redirect { status, .. } => write!(f, "redirect {status}"),
             Self::ErrorWithStatus200 { word, .. } => write!(f, "200 with {word}"),
+            Self::Edited(edited) => write!(f, "edited answer {}", edited.places()),
+            Self::Scripted(scripted) => write!(f, "scripted answer {}", scripted.status()),
             Self::SkewedDate { seconds } => write!(f, "date skewed by {seconds} s"),
             Self::ShortLivedTokens { seconds } => write!(f, "tokens of {seconds} s"),
         }
@@ -275,7 +296,7 @@ impl Faults {
     /// mock.faults().add(Fault::ConnectionReset { when: When::AfterProcessing }, Target::refresh(), Times::ONCE);
     /// # Ok(()) }
     /// ```
-    pub fn add(&self, fault: Fault, target: impl Into<Target>, times: Times) -> u64 {
+    pub fn add(&self, fault: impl Into<Fault>, target: impl Into<Target>, times: Times) -> u64 {
         let mut plan = self.lock();
         plan.last_id += 1;
         let id = plan.last_id;
@@ -285,7 +306,7 @@ impl Faults {
         };
         plan.faults.push(PlannedFault {
             id,
-            fault,
+            fault: fault.into(),
             target: target.into(),
             remaining,
         });

@@ -3,8 +3,8 @@
 use crate::core::{Core, Incoming};
 use bytes::Bytes;
 use http::{Request, Response, header};
-use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
-use hyper::body::Body;
+use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use hyper::body::{Body, Frame, SizeHint};
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
@@ -13,7 +13,7 @@ use std::task::{Context, Poll};
 
 /// The mock, called in process. Clones are the same mock.
 ///
-/// It takes requests with any body, and answers with a body that is there at once.
+/// It takes requests with any body, and answers with a body that is there at once ([`MockBody`]).
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -57,6 +57,8 @@ pub struct ServiceError {
 enum Kind {
     #[error("connection reset by the mock")]
     ConnectionReset,
+    #[error("the answer ended early: the mock cut it off")]
+    CutOff,
     #[error("the request's body could not be read")]
     Body,
 }
@@ -68,10 +70,85 @@ impl ServiceError {
         }
     }
 
+    /// Whether an answer was cut off in the middle, by its [`Framing`](crate::Framing).
+    #[must_use]
+    pub fn is_cut_off(&self) -> bool {
+        matches!(self.kind, Kind::CutOff)
+    }
+
     /// Whether [`Fault::ConnectionReset`](crate::Fault::ConnectionReset) did it.
     #[must_use]
     pub fn is_connection_reset(&self) -> bool {
         matches!(self.kind, Kind::ConnectionReset)
+    }
+}
+
+/// The body of an answer: all of it at once, and then its end, which is an error where a fault cut the answer off.
+#[derive(Debug)]
+pub struct MockBody {
+    bytes: Bytes,
+    end: BodyEnd,
+}
+
+#[derive(Debug)]
+enum BodyEnd {
+    Whole,
+    /// Whoever sends the bytes gets a turn to send them before it hears of the error.
+    CutOff {
+        had_a_turn: bool,
+    },
+    Over,
+}
+
+impl MockBody {
+    pub(crate) fn whole(bytes: Bytes) -> Self {
+        let end = BodyEnd::Whole;
+        Self { bytes, end }
+    }
+
+    pub(crate) fn cut_off(bytes: Bytes) -> Self {
+        let end = BodyEnd::CutOff { had_a_turn: false };
+        Self { bytes, end }
+    }
+}
+
+impl Body for MockBody {
+    type Data = Bytes;
+    type Error = ServiceError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, ServiceError>>> {
+        if !self.bytes.is_empty() {
+            let bytes = std::mem::take(&mut self.bytes);
+            return Poll::Ready(Some(Ok(Frame::data(bytes))));
+        }
+        match self.end {
+            BodyEnd::Whole | BodyEnd::Over => Poll::Ready(None),
+            BodyEnd::CutOff { had_a_turn: false } => {
+                self.end = BodyEnd::CutOff { had_a_turn: true };
+                context.waker().wake_by_ref();
+                Poll::Pending
+            }
+            BodyEnd::CutOff { had_a_turn: true } => {
+                self.end = BodyEnd::Over;
+                let kind = Kind::CutOff;
+                Poll::Ready(Some(Err(ServiceError { kind })))
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.bytes.is_empty() && !matches!(self.end, BodyEnd::CutOff { .. })
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let left = u64::try_from(self.bytes.len()).unwrap_or(u64::MAX);
+        match self.end {
+            BodyEnd::CutOff { .. } => SizeHint::default(),
+            BodyEnd::Whole | BodyEnd::Over => SizeHint::with_exact(left),
+        }
     }
 }
 
@@ -84,7 +161,7 @@ where
     B::Data: Send,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    type Response = Response<Full<Bytes>>;
+    type Response = Response<MockBody>;
     type Error = ServiceError;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
 

@@ -14,7 +14,7 @@ use coze_auth::{
     testing::{SendError, SendErrorKind, ServiceTransport, TestClock},
 };
 use coze_mock::{Builder, Decision, GrantedToken, MockClock, MockCoze, RequestRecord, defaults};
-use http_body_util::{BodyExt, Full};
+use http_body_util::{BodyExt, Full, combinators::UnsyncBoxBody};
 use serde_json::Value;
 use tower::ServiceExt;
 
@@ -202,6 +202,7 @@ pub(crate) fn status(error: &Error) -> Option<u16> {
 
 type Rewrite = Box<dyn Fn(&mut http::Response<Bytes>) + Send>;
 type Unreached = Box<dyn StdError + Send + Sync>;
+type AnswerBody = UnsyncBoxBody<Bytes, Unreached>;
 
 /// The line to the mock. Clones are the same line.
 #[derive(Clone)]
@@ -272,7 +273,7 @@ impl Line {
     async fn carry(
         self,
         request: http::Request<reqwest::Body>,
-    ) -> Result<http::Response<Full<Bytes>>, Unreached> {
+    ) -> Result<http::Response<AnswerBody>, Unreached> {
         let bearer = request.headers().get("authorization");
         let bearer = bearer.and_then(|bearer| bearer.to_str().ok()?.strip_prefix("Bearer "));
         let (cut, takes) = self.with(|state| {
@@ -291,14 +292,18 @@ impl Line {
         if !takes.is_zero() {
             tokio::time::sleep(takes).await;
         }
-        let (parts, body) = self.0.mock.service().oneshot(request).await?.into_parts();
+        let response = self.0.mock.service().oneshot(request).await?;
+        if self.with(|state| state.rewrite.is_none()) {
+            return Ok(response.map(|body| body.map_err(Into::into).boxed_unsync()));
+        }
+        let (parts, body) = response.into_parts();
         let mut response = http::Response::from_parts(parts, body.collect().await?.to_bytes());
         self.with(|state| {
             if let Some(rewrite) = &state.rewrite {
                 rewrite(&mut response);
             }
         });
-        Ok(response.map(Full::new))
+        Ok(response.map(|body| Full::new(body).map_err(Into::into).boxed_unsync()))
     }
 }
 

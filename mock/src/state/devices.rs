@@ -87,6 +87,16 @@ impl Devices {
         true
     }
 
+    /// Knows an authorization by another device code from now on.
+    pub(crate) fn rename(&mut self, known: &str, sent: &str) {
+        let (known, sent) = (digest_of(known), digest_of(sent));
+        if let Some(kept) = self.devices.remove(&known) {
+            self.by_user_code
+                .insert(normalized(&kept.device.user_code), sent);
+            self.devices.insert(sent, kept);
+        }
+    }
+
     pub(crate) fn poll(&mut self, device_code: &str, client_id: &str, now: Duration) -> Poll {
         let Some(kept) = self.devices.get_mut(&digest_of(device_code)) else {
             return Poll::Unknown;

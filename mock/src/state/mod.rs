@@ -7,6 +7,8 @@ mod jti;
 mod tickets;
 mod tokens;
 
+use serde_json::Value;
+
 pub(crate) use codes::{AuthorizationCode, Challenge, Codes};
 pub(crate) use devices::{DeviceAuthorization, Devices, Poll};
 pub(crate) use jti::SeenJwts;
@@ -22,6 +24,25 @@ pub(crate) struct State {
     pub(crate) tokens: Tokens,
     pub(crate) seen_jwts: SeenJwts,
     pub(crate) tickets: Tickets,
+}
+
+impl State {
+    /// Knows tokens and device codes that an edited answer brings by the strings that were sent.
+    pub(crate) fn rename(&mut self, known: &Value, sent: &Value) {
+        let renamed = |name: &str| {
+            let (known, sent) = (known.get(name)?.as_str()?, sent.get(name)?.as_str()?);
+            (known != sent).then_some((known, sent))
+        };
+        if let Some((known, sent)) = renamed("access_token") {
+            self.tokens.rename_access(known, sent);
+        }
+        if let Some((known, sent)) = renamed("refresh_token") {
+            self.tokens.rename_refresh(known, sent);
+        }
+        if let Some((known, sent)) = renamed("device_code") {
+            self.devices.rename(known, sent);
+        }
+    }
 }
 
 /// When to look for entries that have lapsed: each time as many came in as were left the last time, so that the cost per

@@ -245,6 +245,38 @@ impl Tokens {
         self.insert_access(pair.access_token, granted, now);
     }
 
+    /// Knows an access token by another string from now on.
+    pub(crate) fn rename_access(&mut self, known: &str, sent: &str) {
+        let (known, sent) = (digest_of(known), digest_of(sent));
+        let Some(granted) = self.access.remove(&known) else {
+            return;
+        };
+        self.access.insert(sent, granted);
+        let generations = self
+            .sign_ins
+            .values_mut()
+            .rev()
+            .flat_map(|family| &mut family.generations);
+        if let Some(generation) = { generations }.find(|one| one.access_digest == known) {
+            generation.access_digest = sent;
+            generation.access_token = fingerprint_of(&sent);
+        }
+    }
+
+    /// Knows a refresh token by another string from now on.
+    pub(crate) fn rename_refresh(&mut self, known: &str, sent: &str) {
+        let (known, sent) = (digest_of(known), digest_of(sent));
+        let Some((sign_in, at)) = self.refresh.remove(&known) else {
+            return;
+        };
+        self.refresh.insert(sent, (sign_in, at));
+        let family = self.sign_ins.get_mut(&sign_in);
+        if let Some(generation) = family.and_then(|family| family.generations.get_mut(at)) {
+            generation.refresh_digest = sent;
+            generation.refresh_token = fingerprint_of(&sent);
+        }
+    }
+
     /// Redeems a refresh token, which is dead from then on, and returns its sign-in.
     pub(crate) fn redeem_refresh(
         &mut self,

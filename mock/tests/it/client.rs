@@ -1,6 +1,8 @@
 //! A client with no opinions: it sends what a test says, in process.
 
-use coze_mock::{Builder, Decision, MockClock, MockCoze, MockService, ServiceError, defaults};
+use coze_mock::{
+    Builder, Decision, MockBody, MockClock, MockCoze, MockService, ServiceError, defaults,
+};
 use http::{HeaderMap, Method, Request, StatusCode};
 use http_body_util::{BodyExt as _, Full};
 use jsonwebtoken::{Algorithm, EncodingKey};
@@ -31,6 +33,23 @@ pub(crate) struct Reply {
     pub(crate) body: bytes::Bytes,
     /// The body, or null if it is not JSON.
     pub(crate) json: Value,
+    /// Whether the body ended in an error.
+    pub(crate) cut_off: bool,
+}
+
+/// What comes of a body, and whether its end was missing.
+async fn read(mut body: MockBody) -> (bytes::Bytes, bool) {
+    let mut bytes = bytes::BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        match frame {
+            Ok(frame) => bytes.extend_from_slice(&frame.into_data().expect("bytes")),
+            Err(error) => {
+                assert!(error.is_cut_off(), "{error}");
+                return (bytes.freeze(), true);
+            }
+        }
+    }
+    (bytes.freeze(), false)
 }
 
 impl Reply {
@@ -79,17 +98,14 @@ impl Client {
         request: Request<Full<bytes::Bytes>>,
     ) -> Result<Reply, ServiceError> {
         let (parts, body) = self.service.clone().oneshot(request).await?.into_parts();
-        let body = body
-            .collect()
-            .await
-            .expect("a body that is there at once")
-            .to_bytes();
+        let (body, cut_off) = read(body).await;
         let json = serde_json::from_slice(&body).unwrap_or_default();
         Ok(Reply {
             status: parts.status,
             headers: parts.headers,
             body,
             json,
+            cut_off,
         })
     }
 

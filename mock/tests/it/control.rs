@@ -153,6 +153,17 @@ async fn faults_are_planned_listed_and_cleared() {
         json!({"error_with_status200": {"shape": "a", "word": "invalid_grant"}}),
         json!({"skewed_date": {"seconds": -60}}),
         json!({"short_lived_tokens": {"seconds": 2}}),
+        json!({"edited": {"edits": [
+            {"set": {"at": "/expires_in", "value": "900"}},
+            {"remove": {"at": "/token_type"}},
+            {"repeat": {"at": "/refresh_token", "value": "x", "true_one": "last"}},
+            {"expiry": {"form": "absolute_millis", "text": true, "shift_seconds": -1}}],
+            "headers": {"Age": "30", "Date": null},
+            "framing": {"before": "\u{feff}", "behind": "x", "cut": {"behind": "refresh_token"}, "end": {"missing": 9}}}}),
+        json!({"edited": {"framing": {"cut": {"bytes": 3}, "end": "no_last_chunk"}}}),
+        json!({"scripted": {"status": 200, "headers": {"Content-Type": "text/html"}, "body": "<html>",
+            "framing": {"end": "no_last_chunk"}, "when": "after_processing"}}),
+        json!({"scripted": {"status": 400, "body": [255, 123]}}),
     ] {
         let target = json!({"endpoint": "users_me"});
         let added = post(
@@ -193,6 +204,12 @@ async fn faults_are_planned_listed_and_cleared() {
         json!({"fault": {"redirect": {"status": 200, "location": "x"}}}),
         json!({"fault": {"redirect": {"status": 307, "location": "x\ny"}}}),
         json!({"fault": "truncated_json", "times": "often"}),
+        json!({"fault": {"edited": {"edits": [{"remove": {"at": "expires_in"}}]}}}),
+        json!({"fault": {"edited": {"edits": [{"expiry": {"form": "roman"}}]}}}),
+        json!({"fault": {"edited": {"headers": {"Content-Length": "7"}}}}),
+        json!({"fault": {"scripted": {"status": 101}}}),
+        json!({"fault": {"scripted": {"status": 200, "headers": {"a b": "c"}}}}),
+        json!({"fault": {"scripted": {"status": 200, "framing": {"end": "well"}}}}),
     ] {
         assert_eq!(
             post(&client, "faults", nonsense.clone()).await.status,

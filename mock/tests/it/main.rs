@@ -6,6 +6,7 @@
     reason = "the client of the tests fails as tests do"
 )]
 
+mod answers;
 mod api;
 mod client;
 mod contract;

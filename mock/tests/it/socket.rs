@@ -1,6 +1,6 @@
 //! The same mock over a socket, seen by a client that knows nothing but TCP.
 
-use coze_mock::{Endpoint, Fault, MockCoze, Times, When, defaults};
+use coze_mock::{Endpoint, Fault, Framing, MockCoze, ScriptedAnswer, Times, When, defaults};
 use std::io::ErrorKind;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -60,6 +60,51 @@ async fn a_connection_reset_is_a_reset() {
         exchange(&mock, &users_me(&mock)).await.is_ok(),
         "the next connection is served"
     );
+}
+
+#[tokio::test]
+async fn a_body_that_does_not_come_to_its_end_is_sent_as_far_as_it_goes() {
+    let mock = MockCoze::start().await.expect("a mock");
+    let body = "{\"code\":0}";
+    for (framing, head, sent) in [
+        (Framing::new(), "content-length: 10\r\n", body),
+        (Framing::new().missing(7), "content-length: 17\r\n", body),
+        (
+            Framing::new().cut_after(4).missing(7),
+            "content-length: 11\r\n",
+            "{\"co",
+        ),
+        (
+            Framing::new().without_last_chunk(),
+            "transfer-encoding: chunked\r\n",
+            "A\r\n{\"code\":0}\r\n",
+        ),
+    ] {
+        let scripted = ScriptedAnswer::new(200, body).framed(framing);
+        mock.faults().add(scripted, Endpoint::UsersMe, Times::ONCE);
+        let answer = exchange(&mock, &users_me(&mock))
+            .await
+            .expect("an orderly close");
+        let (headers, rest) = answer.split_once("\r\n\r\n").expect("a head");
+        let headers = format!("{headers}\r\n").to_lowercase();
+        assert!(headers.contains(head), "{answer}");
+        assert_eq!(rest, sent, "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn statuses_that_have_no_body_have_none() {
+    let mock = MockCoze::start().await.expect("a mock");
+    for status in [204, 304] {
+        let scripted = ScriptedAnswer::new(status, "");
+        mock.faults().add(scripted, Endpoint::UsersMe, Times::ONCE);
+        let answer = exchange(&mock, &users_me(&mock)).await.expect("an answer");
+        assert!(
+            answer.starts_with(&format!("HTTP/1.1 {status}")),
+            "{answer}"
+        );
+        assert!(answer.ends_with("\r\n\r\n"), "{answer}");
+    }
 }
 
 #[tokio::test]

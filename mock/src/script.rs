@@ -1,0 +1,583 @@
+//! Answers as a test writes them: the true one edited, or another in its stead, each framed as it should not be.
+
+use crate::answer::{Answer, JSON};
+use crate::core::LOG_ID;
+use crate::fault::When;
+use bytes::{BufMut as _, BytesMut};
+use http::{HeaderName, HeaderValue, StatusCode, header};
+use serde::{Deserialize, Serialize};
+use serde_json::{Number, Value};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// The true answer, edited. The request takes effect first: a refresh token is redeemed, an approved device code used. A refresh
+/// token, access token or device code that an edit replaces by another string is known to the mock by that string from then on,
+/// so that a client can go on with what it was sent.
+///
+/// ```
+/// # fn main() -> Result<(), coze_mock::Error> {
+/// use coze_mock::{Edit, EditedAnswer, Framing, MockCoze, Target, Times};
+///
+/// let mock = MockCoze::builder().build()?;
+/// let lifeless = EditedAnswer::new([Edit::remove("/expires_in"), Edit::set("/token_type", "mac")]);
+/// mock.faults().add(lifeless, Target::refresh(), Times::ONCE);
+///
+/// let cut = EditedAnswer::new([]).framed(Framing::new().cut_behind("refresh_token"));
+/// mock.faults().add(cut.header("Age", "30").without_header("Date"), Target::refresh(), Times::ONCE);
+/// # Ok(()) }
+/// ```
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct EditedAnswer {
+    edits: Vec<Edit>,
+    headers: Headers,
+    framing: Framing,
+}
+
+/// An answer that is not the mock's: any status, headers and body, such as the page of a captive portal. Only `Date` is the
+/// mock's, unless a header says otherwise; `Content-Type` is JSON unless a header says otherwise.
+///
+/// ```
+/// # fn main() -> Result<(), coze_mock::Error> {
+/// use coze_mock::{Endpoint, MockCoze, ScriptedAnswer, Times};
+///
+/// let mock = MockCoze::builder().build()?;
+/// let portal = ScriptedAnswer::new(200, "<html>Please sign in</html>").header("Content-Type", "text/html");
+/// mock.faults().add(portal, Endpoint::Token, Times::ONCE);
+///
+/// let wrong_token = r#"{"code": 4101, "msg": "The token you entered is incorrect."}"#;
+/// mock.faults().add(ScriptedAnswer::new(200, wrong_token), Endpoint::UsersMe, Times::ONCE);
+/// # Ok(()) }
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ScriptedAnswer {
+    status: u16,
+    #[serde(default)]
+    headers: Headers,
+    #[serde(default)]
+    body: ScriptedBody,
+    #[serde(default)]
+    framing: Framing,
+    #[serde(default = "before_processing")]
+    when: When,
+}
+
+/// One change of a JSON answer. `at` is a JSON pointer (RFC 6901), such as `/expires_in` or `/data/user_id`; a change whose parent is
+/// not there changes nothing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+#[non_exhaustive]
+pub enum Edit {
+    /// A member gets another value, or is added.
+    Set {
+        /// The member.
+        at: String,
+        /// Its value.
+        value: Value,
+    },
+    /// A member is left out.
+    Remove {
+        /// The member.
+        at: String,
+    },
+    /// A member stands there twice: once with its true value, once with another.
+    Repeat {
+        /// The member.
+        at: String,
+        /// The untrue value.
+        value: Value,
+        /// Where the true value stands.
+        true_one: Place,
+    },
+    /// `expires_in` in another form.
+    Expiry {
+        /// The form.
+        form: ExpiryForm,
+        /// In a string.
+        #[serde(default)]
+        text: bool,
+        /// Added to the true time, negative for the past: what the client is told is off, the token's life is not.
+        #[serde(default)]
+        shift_seconds: i64,
+    },
+}
+
+/// Which of two members of the same name is meant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Place {
+    /// The first.
+    First,
+    /// The last.
+    Last,
+}
+
+/// The forms in which servers say how long a token lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ExpiryForm {
+    /// Seconds since the UNIX epoch.
+    Absolute,
+    /// Milliseconds since the UNIX epoch.
+    AbsoluteMillis,
+    /// Seconds from now.
+    Relative,
+    /// Milliseconds from now.
+    RelativeMillis,
+}
+
+/// The body of a [`ScriptedAnswer`]. In JSON: a string, or a list of bytes (`[255, 123]`) for what is not UTF-8.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum ScriptedBody {
+    /// Text.
+    Text(String),
+    /// Bytes.
+    Bytes(Vec<u8>),
+}
+
+/// How the bytes of an answer are sent. In process, a body that does not come to its end ends in an error.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Framing {
+    before: String,
+    behind: String,
+    cut: Option<Cut>,
+    end: End,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Cut {
+    Bytes(usize),
+    Behind(String),
+}
+
+/// How a body ends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum End {
+    /// With the byte that `Content-Length` says.
+    #[default]
+    Whole,
+    /// Chunked, and closed before the last chunk.
+    NoLastChunk,
+    /// Closed so many bytes before what `Content-Length` says.
+    Missing(u64),
+}
+
+/// Headers by name; without a value the header is left out.
+type Headers = BTreeMap<String, Option<String>>;
+
+/// A header as it is sent, or left out.
+pub(crate) type HeaderEdit = (HeaderName, Option<HeaderValue>);
+
+impl Edit {
+    /// A member gets another value, or is added.
+    pub fn set(at: impl Into<String>, value: impl Into<Value>) -> Self {
+        Self::Set {
+            at: at.into(),
+            value: value.into(),
+        }
+    }
+
+    /// A member is left out.
+    pub fn remove(at: impl Into<String>) -> Self {
+        Self::Remove { at: at.into() }
+    }
+
+    /// A member stands there twice.
+    pub fn repeat(at: impl Into<String>, value: impl Into<Value>, true_one: Place) -> Self {
+        Self::Repeat {
+            at: at.into(),
+            value: value.into(),
+            true_one,
+        }
+    }
+
+    /// `expires_in` in another form.
+    #[must_use]
+    pub fn expiry(form: ExpiryForm) -> Self {
+        Self::Expiry {
+            form,
+            text: false,
+            shift_seconds: 0,
+        }
+    }
+
+    fn at(&self) -> &str {
+        match self {
+            Self::Set { at, .. } | Self::Remove { at } | Self::Repeat { at, .. } => at,
+            Self::Expiry { .. } => EXPIRES_IN,
+        }
+    }
+
+    /// Edits the answer; a member that stands there twice is left for the splices.
+    fn apply(&self, answer: &mut Value, now: Duration, splices: &mut Vec<Splice>) {
+        let Some((parent, name)) = self.at().rsplit_once('/') else {
+            return;
+        };
+        let name = name.replace("~1", "/").replace("~0", "~");
+        let Some(members) = answer.pointer_mut(parent).and_then(Value::as_object_mut) else {
+            return;
+        };
+        match self {
+            Self::Set { value, .. } => {
+                members.insert(name, value.clone());
+            }
+            Self::Remove { .. } => {
+                members.remove(&name);
+            }
+            Self::Repeat {
+                value, true_one, ..
+            } => {
+                let Some(known) = members.get_mut(&name) else {
+                    return;
+                };
+                let (first, last) = match true_one {
+                    Place::First => (&*known, value),
+                    Place::Last => (value, &*known),
+                };
+                let twice = format!("{first},{}:{last}", Value::from(name));
+                let placeholder = Value::from(format!("\0coze-mock-{}\0", splices.len()));
+                splices.push(Splice {
+                    at: self.at().to_owned(),
+                    placeholder: placeholder.clone(),
+                    truth: std::mem::replace(known, placeholder),
+                    twice,
+                });
+            }
+            Self::Expiry {
+                form,
+                text,
+                shift_seconds,
+            } => {
+                let Some(known) = members.get_mut(&name) else {
+                    return;
+                };
+                let Some(told) = known.as_i64() else { return };
+                let now = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
+                let is_absolute = told >= 1_000_000_000;
+                let relative = if is_absolute { told - now } else { told };
+                let relative = relative.saturating_add(*shift_seconds);
+                let told = match form {
+                    ExpiryForm::Relative => relative,
+                    ExpiryForm::RelativeMillis => relative.saturating_mul(1000),
+                    ExpiryForm::Absolute => now.saturating_add(relative),
+                    ExpiryForm::AbsoluteMillis => now.saturating_add(relative).saturating_mul(1000),
+                };
+                *known = match text {
+                    true => Value::from(told.to_string()),
+                    false => Value::Number(Number::from(told)),
+                };
+            }
+        }
+    }
+}
+
+const EXPIRES_IN: &str = "/expires_in";
+
+/// A member that stands there twice, which no [`Value`] can hold: it goes into the text, in the place of a value that no answer holds.
+struct Splice {
+    at: String,
+    placeholder: Value,
+    truth: Value,
+    twice: String,
+}
+
+impl EditedAnswer {
+    /// The true answer with these changes, one after the other.
+    #[must_use]
+    pub fn new(edits: impl Into<Vec<Edit>>) -> Self {
+        Self {
+            edits: edits.into(),
+            ..Self::default()
+        }
+    }
+
+    /// With this header, instead of the true one if there is one.
+    #[must_use]
+    pub fn header(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.headers.insert(name.into(), Some(value.into()));
+        self
+    }
+
+    /// Without this header.
+    #[must_use]
+    pub fn without_header(mut self, name: impl Into<String>) -> Self {
+        self.headers.insert(name.into(), None);
+        self
+    }
+
+    /// Sent in this way.
+    #[must_use]
+    pub fn framed(mut self, framing: Framing) -> Self {
+        self.framing = framing;
+        self
+    }
+
+    pub(crate) fn check(&self) -> Result<(), &'static str> {
+        if !self.edits.iter().all(|edit| edit.at().starts_with('/')) {
+            return Err("has an edit that is not at a JSON pointer, such as /expires_in");
+        }
+        check_headers(&self.headers)
+    }
+
+    /// What the fault does, without values.
+    pub(crate) fn places(&self) -> String {
+        let places: Vec<&str> = self.edits.iter().map(Edit::at).collect();
+        places.join(" ")
+    }
+
+    /// Edits the true answer. Where it is JSON, returns it as it was and as it is.
+    pub(crate) fn apply(&self, answer: &mut Answer, now: Duration) -> Option<(Value, Value)> {
+        let edited = self.edit(answer, now);
+        frame(answer, &self.headers, &self.framing);
+        edited
+    }
+
+    fn edit(&self, answer: &mut Answer, now: Duration) -> Option<(Value, Value)> {
+        let known: Value = serde_json::from_slice(&answer.body).ok()?;
+        let mut edited = known.clone();
+        let mut splices = Vec::new();
+        for edit in &self.edits {
+            edit.apply(&mut edited, now, &mut splices);
+        }
+        let mut text = edited.to_string();
+        for splice in splices {
+            text = text.replace(&splice.placeholder.to_string(), &splice.twice);
+            if let Some(member) = edited.pointer_mut(&splice.at) {
+                *member = splice.truth;
+            }
+        }
+        answer.body = text.into();
+        Some((known, edited))
+    }
+}
+
+impl ScriptedAnswer {
+    /// This answer to a request that has no effect. A status below 200 is sent as 500.
+    #[must_use]
+    pub fn new(status: u16, body: impl Into<ScriptedBody>) -> Self {
+        Self {
+            status,
+            headers: Headers::new(),
+            body: body.into(),
+            framing: Framing::default(),
+            when: When::BeforeProcessing,
+        }
+    }
+
+    /// With this header.
+    #[must_use]
+    pub fn header(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.headers.insert(name.into(), Some(value.into()));
+        self
+    }
+
+    /// Without this header: `Date`, or `Content-Type`.
+    #[must_use]
+    pub fn without_header(mut self, name: impl Into<String>) -> Self {
+        self.headers.insert(name.into(), None);
+        self
+    }
+
+    /// Sent in this way.
+    #[must_use]
+    pub fn framed(mut self, framing: Framing) -> Self {
+        self.framing = framing;
+        self
+    }
+
+    /// The request takes effect first.
+    #[must_use]
+    pub fn after_processing(mut self) -> Self {
+        self.when = When::AfterProcessing;
+        self
+    }
+
+    pub(crate) fn check(&self) -> Result<(), &'static str> {
+        if !is_final(self.status) {
+            return Err("is not a status that ends a request: 200 to 999");
+        }
+        check_headers(&self.headers)
+    }
+
+    pub(crate) fn status(&self) -> u16 {
+        self.status
+    }
+
+    pub(crate) fn when(&self) -> When {
+        self.when
+    }
+
+    pub(crate) fn answer(&self) -> Answer {
+        let status = StatusCode::from_u16(self.status)
+            .ok()
+            .filter(|_| is_final(self.status))
+            .unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let body = match &self.body {
+            ScriptedBody::Text(text) => text.clone().into_bytes(),
+            ScriptedBody::Bytes(bytes) => bytes.clone(),
+        };
+        let mut answer = match body.is_empty() {
+            true => Answer::empty(status),
+            false => Answer::of_type(status, JSON, body),
+        };
+        answer.header_edits.push((LOG_ID, None));
+        frame(&mut answer, &self.headers, &self.framing);
+        answer
+    }
+}
+
+/// Statuses below 200 only announce an answer.
+fn is_final(status: u16) -> bool {
+    (200..1000).contains(&status)
+}
+
+fn before_processing() -> When {
+    When::BeforeProcessing
+}
+
+impl Default for ScriptedBody {
+    fn default() -> Self {
+        Self::Text(String::new())
+    }
+}
+
+impl From<&str> for ScriptedBody {
+    fn from(text: &str) -> Self {
+        Self::Text(text.to_owned())
+    }
+}
+
+impl From<String> for ScriptedBody {
+    fn from(text: String) -> Self {
+        Self::Text(text)
+    }
+}
+
+impl From<Vec<u8>> for ScriptedBody {
+    fn from(bytes: Vec<u8>) -> Self {
+        Self::Bytes(bytes)
+    }
+}
+
+impl From<Value> for ScriptedBody {
+    fn from(json: Value) -> Self {
+        Self::Text(json.to_string())
+    }
+}
+
+impl Framing {
+    /// Nothing amiss.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Text in front, such as a byte order mark.
+    #[must_use]
+    pub fn before(mut self, text: impl Into<String>) -> Self {
+        self.before = text.into();
+        self
+    }
+
+    /// Text behind.
+    #[must_use]
+    pub fn behind(mut self, text: impl Into<String>) -> Self {
+        self.behind = text.into();
+        self
+    }
+
+    /// The body is cut after so many bytes.
+    #[must_use]
+    pub fn cut_after(mut self, bytes: usize) -> Self {
+        self.cut = Some(Cut::Bytes(bytes));
+        self
+    }
+
+    /// The body is cut behind the value of the first member of this name.
+    #[must_use]
+    pub fn cut_behind(mut self, member: impl Into<String>) -> Self {
+        self.cut = Some(Cut::Behind(member.into()));
+        self
+    }
+
+    /// Chunked, and the connection closes in the place of the last chunk.
+    #[must_use]
+    pub fn without_last_chunk(mut self) -> Self {
+        self.end = End::NoLastChunk;
+        self
+    }
+
+    /// `Content-Length` promises so many bytes more than are sent; then the connection closes.
+    #[must_use]
+    pub fn missing(mut self, bytes: u64) -> Self {
+        self.end = End::Missing(bytes);
+        self
+    }
+
+    fn length(&self, framed: &[u8]) -> usize {
+        let cut = match &self.cut {
+            None => None,
+            Some(Cut::Bytes(bytes)) => Some(*bytes),
+            Some(Cut::Behind(member)) => end_of_value(framed, member),
+        };
+        cut.unwrap_or(framed.len()).min(framed.len())
+    }
+}
+
+/// Where the value of the first member of this name ends.
+fn end_of_value(json: &[u8], member: &str) -> Option<usize> {
+    let name = format!("{}:", Value::from(member));
+    let at = json
+        .windows(name.len())
+        .position(|window| window == name.as_bytes())?;
+    let from = at + name.len();
+    let mut values = serde_json::Deserializer::from_slice(json.get(from..)?).into_iter::<Value>();
+    values.next()?.ok()?;
+    Some(from + values.byte_offset())
+}
+
+fn frame(answer: &mut Answer, headers: &Headers, framing: &Framing) {
+    let body = std::mem::take(&mut answer.body);
+    let mut framed =
+        BytesMut::with_capacity(framing.before.len() + body.len() + framing.behind.len());
+    framed.put_slice(framing.before.as_bytes());
+    framed.put_slice(&body);
+    framed.put_slice(framing.behind.as_bytes());
+    framed.truncate(framing.length(&framed));
+    answer.body = framed.freeze();
+    answer.end = framing.end;
+    answer
+        .header_edits
+        .extend(headers.iter().filter_map(header));
+}
+
+/// A header that can be sent; those that frame a body are the mock's own.
+fn header((name, value): (&String, &Option<String>)) -> Option<HeaderEdit> {
+    let name = HeaderName::try_from(name).ok()?;
+    if [
+        header::CONTENT_LENGTH,
+        header::TRANSFER_ENCODING,
+        header::CONNECTION,
+    ]
+    .contains(&name)
+    {
+        return None;
+    }
+    let value = match value {
+        Some(value) => Some(HeaderValue::try_from(value).ok()?),
+        None => None,
+    };
+    Some((name, value))
+}
+
+fn check_headers(headers: &Headers) -> Result<(), &'static str> {
+    if headers.iter().all(|entry| header(entry).is_some()) {
+        return Ok(());
+    }
+    Err("has a header that cannot be sent, or one of those that frame a body: see framing")
+}

@@ -1,0 +1,300 @@
+//! Scripted answers: what is sent is what the script says, and the mock goes on with what it sent.
+
+use crate::client::*;
+use coze_mock::{
+    Edit, EditedAnswer, Endpoint, ExpiryForm, Fault, Framing, MockCoze, Place, ScriptedAnswer,
+    Target, Times, defaults,
+};
+use serde_json::{Value, json};
+use std::time::Duration;
+
+async fn refreshed(client: &Client, refresh_token: &str) -> Reply {
+    let body = refresh(defaults::WEB_CLIENT_ID, refresh_token);
+    client.post(TOKEN, defaults::WEB_CLIENT_SECRET, &body).await
+}
+
+/// The answer of a refresh struck by this fault, and the client that asked.
+async fn struck(fault: impl Into<Fault>) -> (Client, Reply) {
+    let client = Client::new();
+    let first = client.web_tokens().await;
+    client
+        .mock
+        .faults()
+        .add(fault, Target::refresh(), Times::ONCE);
+    let reply = refreshed(&client, first.text("refresh_token")).await;
+    assert!(client.mock.faults().pending().is_empty());
+    let spent = refreshed(&client, first.text("refresh_token")).await;
+    assert_eq!(
+        spent.refusal(),
+        "400 invalid_grant",
+        "the request took effect"
+    );
+    (client, reply)
+}
+
+#[tokio::test]
+async fn a_member_is_set_removed_or_said_in_another_form() {
+    let text = |form| Edit::Expiry {
+        form,
+        text: true,
+        shift_seconds: 0,
+    };
+    let shifted = |form, shift_seconds| Edit::Expiry {
+        form,
+        text: false,
+        shift_seconds,
+    };
+    for (edit, name, value) in [
+        (Edit::set("/expires_in", "900"), "expires_in", json!("900")),
+        (Edit::set("/expires_in", 899.5), "expires_in", json!(899.5)),
+        (Edit::set("/expires_in", 0), "expires_in", json!(0)),
+        (Edit::remove("/expires_in"), "expires_in", Value::Null),
+        (Edit::set("/token_type", "mac"), "token_type", json!("mac")),
+        (Edit::set("/refresh_token", 7), "refresh_token", json!(7)),
+        (Edit::set("/a~1b~0c", true), "a/b~c", json!(true)),
+        (Edit::expiry(ExpiryForm::Relative), "expires_in", json!(900)),
+        (
+            Edit::expiry(ExpiryForm::RelativeMillis),
+            "expires_in",
+            json!(900_000),
+        ),
+        (
+            Edit::expiry(ExpiryForm::Absolute),
+            "expires_in",
+            json!(START + 900),
+        ),
+        (
+            Edit::expiry(ExpiryForm::AbsoluteMillis),
+            "expires_in",
+            json!((START + 900) * 1000),
+        ),
+        (text(ExpiryForm::Relative), "expires_in", json!("900")),
+        (
+            shifted(ExpiryForm::Absolute, -1000),
+            "expires_in",
+            json!(START - 100),
+        ),
+        (
+            shifted(ExpiryForm::Relative, -1000),
+            "expires_in",
+            json!(-100),
+        ),
+    ] {
+        let (_, reply) = struck(EditedAnswer::new([edit.clone()])).await;
+        assert_eq!(reply.status, 200);
+        assert_eq!(reply.json[name], value, "{edit:?}");
+        assert!(reply.text("access_token").starts_with("czu_"));
+    }
+}
+
+#[tokio::test]
+async fn a_member_stands_there_twice() {
+    for (true_one, starts) in [
+        (
+            Place::Last,
+            r#"{"access_token":"false","access_token":"czu_"#,
+        ),
+        (Place::First, r#"{"access_token":"czu_"#),
+    ] {
+        let twice = EditedAnswer::new([
+            Edit::repeat("/access_token", "false", true_one),
+            Edit::repeat("/expires_in", 0, true_one),
+        ]);
+        let (_, reply) = struck(twice).await;
+        let body = String::from_utf8_lossy(&reply.body);
+        assert!(body.starts_with(starts), "{body}");
+        for name in ["\"access_token\":", "\"expires_in\":"] {
+            assert_eq!(body.matches(name).count(), 2, "{body}");
+        }
+        // The reader of the tests takes the last.
+        assert_eq!(
+            reply.text("access_token") == "false",
+            true_one == Place::First
+        );
+        assert_eq!(reply.json["expires_in"] == 0, true_one == Place::First);
+    }
+}
+
+#[tokio::test]
+async fn the_mock_knows_what_it_sent() {
+    let odd = "white space\t\r\n\u{0}\u{7f} and \"quotes\" \u{1f511}";
+    let edits = [
+        Edit::set("/refresh_token", odd),
+        Edit::set("/access_token", "another"),
+        Edit::repeat("/expires_in", 1, Place::Last),
+    ];
+    let (client, reply) = struck(EditedAnswer::new(edits)).await;
+    assert_eq!(reply.text("refresh_token"), odd);
+    assert!(client.mock.granted("another").is_some());
+    let sign_in = client.mock.sign_in_of(odd).expect("a sign-in");
+    assert_eq!(
+        sign_in.live_refresh_token(),
+        Some(coze_mock::fingerprint(odd).as_str())
+    );
+    let next = refreshed(&client, odd).await;
+    assert_eq!(next.status, 200, "{}", next.json);
+
+    let faults = client.mock.faults();
+    let spaced = EditedAnswer::new([
+        Edit::set("/device_code", "a b"),
+        Edit::set("/interval", "5"),
+    ]);
+    faults.add(spaced, Endpoint::DeviceCode, Times::ONCE);
+    let device = client.start_device().await;
+    assert_eq!(device.json["interval"], "5");
+    client
+        .mock
+        .approve_device(device.text("user_code"))
+        .expect("it waits");
+    assert_eq!(client.poll("a b").await.status, 200);
+    client.mock.assert_clean();
+}
+
+#[tokio::test]
+async fn a_repeated_token_is_known_by_its_true_value() {
+    let twice = Edit::repeat("/refresh_token", "false", Place::Last);
+    let (client, reply) = struck(EditedAnswer::new([twice])).await;
+    let next = refreshed(&client, reply.text("refresh_token")).await;
+    assert_eq!(next.status, 200, "{}", next.json);
+}
+
+#[tokio::test]
+async fn headers_are_set_and_left_out() {
+    let edited = EditedAnswer::new([])
+        .header("Age", "30")
+        .header("content-type", "text/plain")
+        .without_header("Date");
+    let (_, reply) = struck(edited).await;
+    assert_eq!(reply.header("age"), Some("30"));
+    assert_eq!(reply.header("content-type"), Some("text/plain"));
+    assert_eq!(reply.header("date"), None);
+    assert!(reply.header("x-tt-logid").is_some());
+}
+
+#[tokio::test]
+async fn bytes_stand_around_the_answer_or_are_missing() {
+    let whole = |body: &str| serde_json::from_str::<Value>(body).is_ok();
+    for (framing, cut_off, fits) in [
+        (
+            Framing::new().before("\u{feff}"),
+            false,
+            Box::new(|body: &str| body.starts_with("\u{feff}{")) as Box<dyn Fn(&str) -> bool>,
+        ),
+        (
+            Framing::new().behind("}<!-- proxy -->"),
+            false,
+            Box::new(|body| body.ends_with("}}<!-- proxy -->")),
+        ),
+        (
+            Framing::new().cut_after(10),
+            false,
+            Box::new(|body| body == "{\"access_t"),
+        ),
+        (Framing::new().cut_after(1_000_000), false, Box::new(whole)),
+        (
+            Framing::new().cut_behind("refresh_token").missing(5),
+            true,
+            Box::new(|body| {
+                let refresh_token = body
+                    .split_once("\"refresh_token\":")
+                    .expect("it is there")
+                    .1;
+                serde_json::from_str::<String>(refresh_token).is_ok()
+            }),
+        ),
+        (Framing::new().without_last_chunk(), true, Box::new(whole)),
+        (Framing::new().missing(1), true, Box::new(whole)),
+    ] {
+        let (_, reply) = struck(EditedAnswer::new([]).framed(framing.clone())).await;
+        let body = String::from_utf8_lossy(&reply.body);
+        assert!(fits(&body), "{framing:?}: {body}");
+        assert_eq!(reply.cut_off, cut_off, "{framing:?}");
+    }
+}
+
+#[tokio::test]
+async fn another_answer_in_its_stead() {
+    let client = Client::new();
+    let page = "<html>Please sign in</html>";
+    for scripted in [
+        ScriptedAnswer::new(200, page).header("Content-Type", "text/html"),
+        ScriptedAnswer::new(302, "").header("Location", "https://portal.example/"),
+        ScriptedAnswer::new(403, page).header("Content-Type", "text/html"),
+        ScriptedAnswer::new(407, ""),
+        ScriptedAnswer::new(200, ""),
+        ScriptedAnswer::new(200, "{\"access_to").framed(Framing::new().missing(90)),
+        ScriptedAnswer::new(400, json!({"error_message": "alone"})),
+        ScriptedAnswer::new(
+            400,
+            json!({"error": {"code": 1, "logid": "20261004095709"}}),
+        ),
+        ScriptedAnswer::new(400, b"{\"error_message\":\"\xff\"}".to_vec()),
+    ] {
+        let first = client.web_tokens().await;
+        let planned = client.mock.faults();
+        planned.add(scripted.clone(), Target::refresh(), Times::ONCE);
+        let script = serde_json::to_value(&scripted).expect("JSON");
+        let reply = refreshed(&client, first.text("refresh_token")).await;
+        assert_eq!(reply.status.as_u16(), script["status"], "{script}");
+        match &script["body"] {
+            Value::String(text) => assert_eq!(reply.body, text.as_bytes()),
+            bytes => assert_eq!(json!(reply.body.to_vec()), *bytes),
+        }
+        for (name, value) in script["headers"].as_object().expect("headers") {
+            assert_eq!(reply.header(name), value.as_str());
+        }
+        assert!(reply.header("x-tt-logid").is_none() && reply.header("date").is_some());
+        assert_eq!(reply.cut_off, script["framing"]["end"] != "whole");
+        let next = refreshed(&client, first.text("refresh_token")).await;
+        assert_eq!(next.status, 200, "the request had no effect");
+    }
+    let page = ScriptedAnswer::new(200, page).after_processing();
+    let (_, reply) = struck(page.without_header("Date")).await;
+    assert!(reply.json.is_null() && reply.header("date").is_none());
+}
+
+#[tokio::test]
+async fn api_calls_are_answered_by_script_too() {
+    let client = Client::new();
+    let refused = json!({"code": 4101, "msg": "The token you entered is incorrect."});
+    let faults = client.mock.faults();
+    faults.add(
+        ScriptedAnswer::new(200, refused.clone()),
+        Endpoint::UsersMe,
+        Times::ONCE,
+    );
+    faults.add(
+        EditedAnswer::new([
+            Edit::set("/data/user_id", 7),
+            Edit::remove("/no/such/parent"),
+        ]),
+        Endpoint::UsersMe,
+        Times::ONCE,
+    );
+    let token = defaults::PERSONAL_ACCESS_TOKEN;
+    let reply = client.get("/v1/users/me", token).await;
+    assert_eq!((reply.status.as_u16(), &reply.json), (200, &refused));
+    let reply = client.get("/v1/users/me", token).await;
+    assert_eq!(reply.json["data"]["user_id"], 7);
+    assert_eq!(reply.json["code"], 0);
+}
+
+#[tokio::test]
+async fn a_server_without_leeway_is_exact_to_the_second() {
+    let client = Client::of(MockCoze::builder().jwt_leeway(Duration::ZERO));
+    for (number, (issued_at, expires_at, accepted)) in [
+        (START, START + 600, true),
+        (START + 1, START + 601, false),
+        (START - 600, START + 1, true),
+        (START - 600, START, false),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let mut jwt = JwtParts::good(&number.to_string());
+        jwt.claims["iat"] = json!(issued_at);
+        jwt.claims["exp"] = json!(expires_at);
+        let reply = client.post(TOKEN, &jwt.signed(), &jwt_body()).await;
+        assert_eq!(reply.status == 200, accepted, "{}", reply.json);
+    }
+}
