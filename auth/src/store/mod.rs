@@ -52,6 +52,7 @@
 //! more time to save. A sign-in that is really over stays in the store, [marked](Record::dead), until a fresh one
 //! replaces it.
 
+pub mod contract;
 mod envelope;
 mod file;
 mod folder;
@@ -66,6 +67,7 @@ mod sign_in;
 
 use std::{fmt, future::Future, pin::Pin, time::Duration};
 
+pub use contract::Profile;
 pub use file::FileStore;
 #[cfg(feature = "keyring")]
 #[cfg_attr(docsrs, doc(cfg(feature = "keyring")))]
@@ -271,62 +273,6 @@ fn damaged_but_kept(error: &Error, place: impl fmt::Display) -> Error {
         crate::ErrorKind::StoreDamaged,
         format!("{what}; what was to replace it is set aside in {place}"),
     )
-}
-
-/// The name of a sign-in in a store: 1 to 128 bytes of UTF-8 without control characters.
-///
-/// ```
-/// use coze_auth::store::Profile;
-///
-/// let profile = Profile::new("default")?;
-/// assert_eq!(profile.name(), "default");
-/// assert!(Profile::new("").is_err());
-/// # Ok::<(), coze_auth::Error>(())
-/// ```
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Profile(String);
-
-impl Profile {
-    const LONGEST: usize = 128;
-
-    /// A profile of this name.
-    ///
-    /// # Errors
-    ///
-    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) when it is empty, too long, or holds a control
-    /// character.
-    pub fn new(name: impl Into<String>) -> Result<Self> {
-        let name = name.into();
-        if name.is_empty() || name.len() > Self::LONGEST {
-            return Err(Error::invalid_input(format!(
-                "the name of a profile has 1 to {} bytes, not {}",
-                Self::LONGEST,
-                name.len()
-            )));
-        }
-        if name.chars().any(char::is_control) {
-            return Err(Error::invalid_input(
-                "the name of a profile holds a control character",
-            ));
-        }
-        Ok(Self(name))
-    }
-
-    pub(crate) fn in_memory() -> Self {
-        Self("in memory".to_owned())
-    }
-
-    /// Its name.
-    #[must_use]
-    pub fn name(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Display for Profile {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
 }
 
 /// A store that is shared is one.
