@@ -304,40 +304,6 @@ impl Error {
         Self::new(ErrorKind::Provider, what).with_source(source)
     }
 
-    /// An error of a [`Store`](crate::store::Store): it could not be read or written. Neither the text nor the source
-    /// may hold a secret.
-    ///
-    /// ```
-    /// use coze_auth::{Error, ErrorKind};
-    ///
-    /// let full = std::io::Error::from(std::io::ErrorKind::StorageFull);
-    /// let error = Error::of_store("the database did not take the sign-in", full);
-    /// assert_eq!(error.kind(), ErrorKind::Store);
-    /// ```
-    pub fn of_store(
-        what: impl Into<String>,
-        source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
-    ) -> Self {
-        Self::new(ErrorKind::Store, what).with_source(source)
-    }
-
-    /// What a [`Lease`](crate::store::Lease) says whose time was over before it was used.
-    pub fn lease_lost(profile: &crate::store::Profile) -> Self {
-        Self::new(
-            ErrorKind::StoreBusy,
-            format!("the lease on the sign-in of profile {profile} was lost before it was used"),
-        )
-    }
-
-    /// What a [`Lease`](crate::store::Lease) says when what is stored is not the record any more that is about to be
-    /// redeemed.
-    pub fn moved_on(profile: &crate::store::Profile) -> Self {
-        Self::new(
-            ErrorKind::StoreBusy,
-            format!("the sign-in of profile {profile} has moved on since it was read"),
-        )
-    }
-
     /// What kind of thing went wrong.
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
@@ -382,7 +348,7 @@ impl Error {
 
     /// The refresh token of an answer that could not be used otherwise: its access token is
     /// [unusable](ErrorKind::UnusableToken), or it was [cut](ErrorKind::Interrupted) behind the refresh token. It is the only
-    /// copy: keep it with [`SignIn::put_refresh_token`](crate::store::SignIn::put_refresh_token), or redeem it. A
+    /// copy: keep it with [`SignIn::put_refresh_token`](crate::SignIn::put_refresh_token), or redeem it. A
     /// provider with a stored sign-in has kept it already.
     #[must_use]
     pub fn refresh_token(&self) -> Option<&RefreshToken> {

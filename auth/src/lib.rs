@@ -101,6 +101,7 @@ mod expiry;
 mod flow;
 mod input;
 mod provider;
+pub mod sign_in;
 pub mod store;
 #[cfg(feature = "testing")]
 pub mod testing;
@@ -127,6 +128,7 @@ pub use provider::{
     ProviderStats, RefreshMode, SessionPool, SessionPoolBuilder, SessionProvider, TokenFuture,
     TokenProvider,
 };
+pub use sign_in::SignIn;
 pub use token::{RefreshToken, Token};
 
 pub use coze_wire::Secret;

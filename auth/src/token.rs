@@ -14,7 +14,7 @@ use crate::{
     Error, ErrorKind, Result,
     clock::Clock,
     expiry::{Life, Timing},
-    store::Record,
+    sign_in::Record,
 };
 
 /// An access token as Coze issued it.
@@ -203,14 +203,18 @@ impl Token {
 
     /// Loads a stored token, of whose life this much is left.
     pub(crate) fn stored(record: &Record, life: Duration, clock: &Clock) -> Result<Self> {
-        let authorization = Bearer::new(record.access_token()).map_err(|why| {
+        let unusable = |why: &dyn std::fmt::Display| {
             Error::new(
                 ErrorKind::StoreDamaged,
                 format!("the stored access token {why}"),
             )
-        })?;
+        };
+        let access_token = record
+            .access_token()
+            .ok_or_else(|| unusable(&"is missing"))?;
+        let authorization = Bearer::new(access_token).map_err(|why| unusable(&why))?;
         Ok(Self {
-            access_token: record.access_token().clone(),
+            access_token: access_token.clone(),
             authorization,
             refresh_token: Some(record.refresh_token().clone()),
             expires_at: record.expires_at(),
