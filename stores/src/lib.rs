@@ -2,7 +2,7 @@
 //!
 //! | store | feature | for |
 //! |---|---|---|
-//! | `FileStore` | `file` (on by default) | the programs of one user: a file for each sign-in, in a folder |
+//! | [`FileStore`] | `file` (on by default) | the programs of one user: a file for each sign-in, in a folder |
 //! | `KeyringStore` | `keyring` | the same, in the operating system's keyring |
 //! | `RedisStore` | `redis` | a service of several replicas |
 //!
@@ -11,5 +11,19 @@
 #![warn(missing_docs)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+#[cfg(feature = "_locks")]
+mod blocking;
+#[cfg(feature = "_locks")]
+mod envelope;
+#[cfg(feature = "file")]
+mod file;
+#[cfg(feature = "_locks")]
+mod folder;
+#[cfg(feature = "_locks")]
+mod lock;
 #[cfg(feature = "redis")]
 mod redis;
+
+#[cfg(feature = "file")]
+#[cfg_attr(docsrs, doc(cfg(feature = "file")))]
+pub use file::FileStore;
