@@ -3,7 +3,7 @@
 //! | store | feature | for |
 //! |---|---|---|
 //! | [`FileStore`] | `file` (on by default) | the programs of one user: a file for each sign-in, in a folder |
-//! | `KeyringStore` | `keyring` | the same, in the operating system's keyring |
+//! | [`KeyringStore`] | `keyring` | the same, in the operating system's keyring |
 //! | `RedisStore` | `redis` | a service of several replicas |
 //!
 //! All keep the [contract](coze_auth::store::contract) that a store of your own keeps too.
@@ -19,6 +19,8 @@ mod envelope;
 mod file;
 #[cfg(feature = "_locks")]
 mod folder;
+#[cfg(feature = "keyring")]
+mod keyring;
 #[cfg(feature = "_locks")]
 mod lock;
 #[cfg(feature = "redis")]
@@ -27,3 +29,6 @@ mod redis;
 #[cfg(feature = "file")]
 #[cfg_attr(docsrs, doc(cfg(feature = "file")))]
 pub use file::FileStore;
+#[cfg(feature = "keyring")]
+#[cfg_attr(docsrs, doc(cfg(feature = "keyring")))]
+pub use keyring::KeyringStore;

@@ -119,6 +119,8 @@ fn this_process() -> String {
 
 /// The right to change what one key holds: nobody else does.
 pub(crate) struct Change {
+    /// The folder in which it is locked.
+    pub(crate) dir: Dir,
     // The lock goes first: who is next in this process finds it free.
     _lock: Lock,
     _turn: OwnedMutexGuard<Progress>,
@@ -155,7 +157,7 @@ impl Turns {
             let tried = threads.run(move || {
                 let dir = folder.create()?;
                 Ok(match Lock::try_take(&dir, &name, &this_process())? {
-                    Some(lock) => Ok(lock),
+                    Some(lock) => Ok((dir, lock)),
                     // Who takes the lock writes to its file.
                     None => Err((
                         dir.metadata(&name).ok().map(|file| folder::modified(&file)),
@@ -164,9 +166,10 @@ impl Turns {
                 })
             });
             let (taken, by) = match tried.await? {
-                Ok(lock) => {
+                Ok((dir, lock)) => {
                     *turn = None;
                     return Ok(Change {
+                        dir,
                         _lock: lock,
                         _turn: turn,
                     });

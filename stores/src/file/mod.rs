@@ -157,11 +157,7 @@ impl FileStore {
             .turns
             .change(&self.changes, &folder, files.name("change"));
         let turn = turn.await?;
-        let work = move || {
-            let _turn = turn;
-            change(&folder.create()?, &files)
-        };
-        self.changes.run(work).await
+        self.changes.run(move || change(&turn.dir, &files)).await
     }
 }
 
