@@ -13,3 +13,7 @@
 
 #[cfg(feature = "redis")]
 mod redis;
+
+#[cfg(feature = "redis")]
+#[cfg_attr(docsrs, doc(cfg(feature = "redis")))]
+pub use redis::{RedisStore, RedisStoreBuilder};
