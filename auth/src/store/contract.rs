@@ -25,10 +25,14 @@
 //! - **Any runtime.** A store may be opened on one tokio runtime, and used on another after the first has ended.
 //! - **No secrets** in errors, logs or `Debug`: contents hold live tokens.
 
+mod memory;
+
 use std::{fmt, future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use aws_lc_rs::digest::{SHA256, digest};
 use zeroize::Zeroizing;
+
+pub use memory::MemoryStore;
 
 use crate::{Error, Result, error::presentable};
 

@@ -53,32 +53,15 @@
 //! replaces it.
 
 pub mod contract;
-mod envelope;
-mod file;
-mod folder;
-#[cfg(feature = "keyring")]
-mod keyring;
-mod lock;
 mod memory;
 mod record;
-#[cfg(feature = "redis")]
-mod redis;
 mod sign_in;
 
 use std::{fmt, future::Future, pin::Pin, time::Duration};
 
 pub use contract::Profile;
-pub use file::FileStore;
-#[cfg(feature = "keyring")]
-#[cfg_attr(docsrs, doc(cfg(feature = "keyring")))]
-pub use keyring::KeyringStore;
 pub use memory::MemoryStore;
-#[cfg(feature = "testing")]
-pub(crate) use record::fingerprint;
 pub use record::{Dead, Record};
-#[cfg(feature = "redis")]
-#[cfg_attr(docsrs, doc(cfg(feature = "redis")))]
-pub use redis::{RedisStore, RedisStoreBuilder};
 pub use sign_in::SignIn;
 
 use crate::{Error, RefreshToken, Result};

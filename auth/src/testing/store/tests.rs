@@ -1,700 +1,353 @@
-//! The suite passes the stores that are right, and names what is wrong with each of those that are not.
+//! The suite passes a right store, and each of its checks fails a wrong one.
 
 use std::{
     collections::HashMap,
-    env,
-    fs::{File, TryLockError},
-    path::PathBuf,
-    sync::{Mutex, MutexGuard, PoisonError},
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Mutex,
+    thread,
 };
 
-use tempfile::TempDir;
-
 use super::*;
-use crate::store::{MemoryStore, StoreFuture};
+use crate::store::contract::{
+    Blocking, BlockingStore, MemoryStore, StoreError, StoreErrorKind, StoreFuture,
+};
 
-struct InMemory(MemoryStore);
-
-impl Subject for InMemory {
-    fn open(&self) -> SubjectFuture<'_, Arc<dyn Store>> {
-        Box::pin(async { Arc::new(self.0.clone()) as Arc<dyn Store> })
-    }
-
-    fn damage<'a>(&'a self, _: &'a Profile, _: &'a [u8]) -> SubjectFuture<'a, bool> {
-        Box::pin(async { false })
-    }
-
-    fn set_aside<'a>(&'a self, profile: &'a Profile) -> SubjectFuture<'a, Vec<Vec<u8>>> {
-        let json = |record: Record| record.to_json().unwrap().as_bytes().to_vec();
-        let aside = self.0.set_aside(profile).into_iter().map(json).collect();
-        Box::pin(async { aside })
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn the_store_in_memory_passes() {
-    check(&InMemory(MemoryStore::new())).await;
-}
-
-/// What is wrong with a [`Shelf`].
+/// What a store in memory does wrong.
 #[derive(Debug, Clone, Copy, PartialEq)]
-enum Fault {
-    SavesWithoutCompare,
-    ComparesThenSaves,
-    SavesOnlyOnce,
-    SavesWhatWasNeverStored,
-    TakesTheSameTokenForTheSameRecord,
-    LosesWhatComesTooLate,
-    LosesWhatMeetsDamage,
-    HandsBackTheSuccessor,
-    SavesForTheOwnerOnly,
-    SavesOverDamage,
-    SaveEndsTheLease,
-    PutKeepsTheOld,
-    PutUndoesARefresh,
-    PutDropsTheDead,
-    PutDropsTheDamaged,
-    RemovesWithoutCompare,
-    RemovesNothing,
-    RemovesDamage,
-    TakesDamageForNothing,
-    DropsDamageOnLoad,
-    QuotesDamage,
-    LosesUnknownFields,
-    WritesInTwoSteps,
-    FoldsCase,
-    CutsNames,
-    HasRoomForFew,
-    StaysYoung,
-    NeverRenewsItsAge,
-    CountsAgeFromItsOpening,
-    LeasesToEverybody,
-    LeasesRarelyToTwo,
-    LeasesAllAtOnce,
-    LeaseEndsAtHalfTime,
-    LeaseNeverEnds,
-    LeaseOutlivesItsRelease,
-    ReleaseEndsThatOfTheHeir,
-    TakesNothingOver,
-    TakesOverWhatWasReleased,
-    ReleaseForgetsFormerOwners,
-    /// That is none: it may say that it took over each lease.
-    CanNotTellWhoReleased,
-    ProofForgetsTheLease,
-    ProofForgetsTheRecord,
-    ProofIsKept,
+enum Wrong {
+    Nothing,
+    ChangesBytes,
+    CreatesThoughExpected,
+    CreatesOverWhatIsThere,
+    DeletesAnyVersion,
+    CountsRowsFromOne,
+    SwapsInTwoSteps,
+    NeverGrowsOld,
+    KnowsNoAge,
+    FoldsNames,
+    SharesSlots,
+    ListsQuarantine,
+    LocksForAll,
+    DeniesItsOwner,
+    UnlocksForAll,
+    LocksAllKeys,
+    ForgetsTheTtl,
+    IsNotBoundToItsProcess,
+    WritesUnderLock,
+    WaitsInside,
+    ReadsAReplica,
+    BelongsToItsRuntime,
 }
 
-/// How long a fault leaves a change half done: long enough for a machine that stalls to come across it.
-const IN_BETWEEN: Duration = Duration::from_millis(100);
-
-/// Where the fault lies in a store whose leases end with their owners.
-#[derive(Debug, Clone, Copy, PartialEq)]
-enum ProcessFault {
-    LeaseEndsWithItsHold,
-    LeaseOutlivesItsOwner,
-}
-
-/// A store of bytes, which can have a fault.
 #[derive(Clone)]
-struct Shelf {
-    entries: Arc<Mutex<HashMap<String, Entry>>>,
-    /// Where the lock files are, if a lease ends with its owner.
-    locks: Option<PathBuf>,
-    fault: Option<Fault>,
-    process_fault: Option<ProcessFault>,
-    opened: Instant,
+struct Subjected {
+    wrong: Wrong,
+    store: MemoryStore,
+    counters: Arc<Mutex<HashMap<Key, u64>>>,
+    turn: Arc<tokio::sync::Mutex<()>>,
+    copies: Arc<Mutex<HashMap<Key, Stored>>>,
+    runtime: Option<tokio::runtime::Handle>,
 }
 
-#[derive(Default)]
-struct Entry {
-    current: Option<(Vec<u8>, Instant)>,
-    aside: Vec<Vec<u8>>,
-    leased: Option<(u64, Instant)>,
-    /// Who had the lease last, and until when that one may save if the lease is not released.
-    unreleased: Option<(u64, Instant)>,
-    formerly_until: Option<Instant>,
-    leases: u64,
-}
-
-impl Shelf {
-    fn with(fault: impl Into<Option<Fault>>) -> Self {
+impl Subjected {
+    fn new(wrong: Wrong) -> Self {
         Self {
-            entries: Arc::default(),
-            locks: None,
-            fault: fault.into(),
-            process_fault: None,
-            opened: Instant::now(),
+            wrong,
+            store: MemoryStore::new(),
+            counters: Arc::default(),
+            turn: Arc::default(),
+            copies: Arc::default(),
+            runtime: None,
         }
     }
 
-    fn with_locks_in(locks: PathBuf, process_fault: Option<ProcessFault>) -> Self {
-        Self {
-            locks: Some(locks),
-            process_fault,
-            ..Self::with(None)
-        }
-    }
-
-    fn has(&self, fault: Fault) -> bool {
-        self.fault == Some(fault)
-    }
-
-    fn entries(&self) -> MutexGuard<'_, HashMap<String, Entry>> {
-        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn name(&self, profile: &Profile) -> String {
-        match self.fault {
-            Some(Fault::FoldsCase) => profile.name().to_lowercase(),
-            Some(Fault::CutsNames) => profile.name().chars().take(100).collect(),
-            _ => profile.name().to_owned(),
-        }
-    }
-
-    fn with_entry<T>(&self, profile: &Profile, act: impl FnOnce(&mut Entry) -> T) -> T {
-        act(self.entries().entry(self.name(profile)).or_default())
-    }
-
-    fn read(&self, entry: &mut Entry) -> Result<Option<Stored>> {
-        let Some((bytes, since)) = &entry.current else {
-            return Ok(None);
-        };
-        let age = match self.fault {
-            Some(Fault::StaysYoung) => Duration::ZERO,
-            Some(Fault::CountsAgeFromItsOpening) => self.opened.elapsed(),
-            _ => since.elapsed(),
-        };
-        match Record::from_json(bytes) {
-            Ok(record) => Ok(Some(Stored::new(record, age))),
-            Err(_) if self.has(Fault::TakesDamageForNothing) => Ok(None),
-            Err(error) if self.has(Fault::DropsDamageOnLoad) => {
-                entry.current = None;
-                Err(error)
-            }
-            Err(_) if self.has(Fault::QuotesDamage) => Err(Error::new(
-                ErrorKind::StoreDamaged,
-                String::from_utf8_lossy(bytes),
-            )),
-            Err(error) => Err(error),
-        }
-    }
-
-    fn write(&self, entry: &mut Entry, record: &Record) {
-        let mut json = record.to_json().unwrap().as_bytes().to_vec();
-        if self.has(Fault::LosesUnknownFields) {
-            let mut value: Value = serde_json::from_slice(&json).unwrap();
-            value.as_object_mut().unwrap().remove("of_the_future");
-            json = value.to_string().into_bytes();
-        }
-        let since = match &entry.current {
-            Some((_, since)) if self.has(Fault::NeverRenewsItsAge) => *since,
-            _ => Instant::now(),
-        };
-        entry.current = Some((json, since));
-    }
-
-    async fn write_in_two_steps(&self, profile: &Profile, record: &Record) {
-        self.with_entry(profile, |entry| {
-            self.write(entry, record);
-            let (bytes, _) = entry.current.as_mut().unwrap();
-            bytes.truncate(bytes.len() / 2);
-        });
-        sleep(IN_BETWEEN).await;
-        self.with_entry(profile, |entry| self.write(entry, record));
-    }
-
-    fn save_to(
-        &self,
-        entry: &mut Entry,
-        redeemed: &RefreshToken,
-        successor: &Record,
-    ) -> Result<Saved> {
-        let is_damaged = |found: &Result<Option<Stored>>| found.is_err();
-        let found = self.read(entry);
-        if self.has(Fault::SavesOverDamage) && is_damaged(&found) {
-            entry.aside.extend(entry.current.take().map(|old| old.0));
-            self.write(entry, successor);
-            return Ok(Saved::Saved);
-        }
-        if is_damaged(&found) && !self.has(Fault::LosesWhatMeetsDamage) {
-            let json = successor.to_json()?;
-            entry.aside.push(json.as_bytes().to_vec());
-        }
-        let stored = found?;
-        let same =
-            |token: &RefreshToken| stored.as_ref().is_some_and(|now| now.record.holds(token));
-        let shortcut = self.has(Fault::TakesTheSameTokenForTheSameRecord);
-        if shortcut && same(successor.refresh_token()) {
-            return Ok(Saved::Saved);
-        }
-        let blindly = self.has(Fault::SavesWithoutCompare) && stored.is_some()
-            || self.has(Fault::SavesWhatWasNeverStored) && stored.is_none();
-        if same(redeemed) || blindly {
-            self.write(entry, successor);
-            if self.has(Fault::SaveEndsTheLease) {
-                entry.leased = None;
-            }
-            return Ok(Saved::Saved);
-        }
-        if same(successor.refresh_token()) && !self.has(Fault::SavesOnlyOnce) {
-            return Ok(Saved::Saved);
-        }
-        if !self.has(Fault::LosesWhatComesTooLate) {
-            let json = successor.to_json()?;
-            entry.aside.push(json.as_bytes().to_vec());
-        }
-        let handed = match stored {
-            Some(_) if self.has(Fault::HandsBackTheSuccessor) => {
-                Some(Stored::new(successor.clone(), Duration::ZERO))
-            }
-            stored => stored,
-        };
-        Ok(Saved::MovedOn(handed.map(Box::new)))
-    }
-
-    fn lock_file(&self, profile: &Profile) -> Option<PathBuf> {
-        let name: String = profile
-            .name()
-            .bytes()
-            .map(|byte| format!("{byte:02x}"))
-            .collect();
-        // Longer than a file's name may be, for the longest profiles.
-        let (start, end) = name.split_at(name.len() / 2);
-        Some(self.locks.as_ref()?.join(format!("{start}~")).join(end))
-    }
-
-    fn compare(&self, profile: &Profile, record: &Record) -> Result<()> {
-        let stored = self.with_entry(profile, |entry| self.read(entry))?;
-        let is_stored = stored.is_some_and(|now| now.record.holds(record.refresh_token()));
-        if is_stored || self.has(Fault::ProofForgetsTheRecord) {
-            return Ok(());
-        }
-        Err(Error::moved_on(profile))
-    }
-
-    fn try_lock(&self, profile: &Profile, path: PathBuf) -> Leasing {
-        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-        let held = || Leasing::Held { by: None };
-        if self.process_fault == Some(ProcessFault::LeaseOutlivesItsOwner) {
-            return match File::create_new(&path) {
-                Ok(_) => Leasing::Got(Box::new(ByExistence(path))),
-                Err(_) => held(),
-            };
-        }
-        let file = File::create(path).unwrap();
-        match file.try_lock() {
-            Ok(()) => Leasing::Got(Box::new(ByLock {
-                shelf: self.clone(),
-                profile: profile.clone(),
-                locked: file,
-            })),
-            Err(TryLockError::WouldBlock) => held(),
-            Err(TryLockError::Error(error)) => panic!("{error}"),
-        }
-    }
-
-    fn lease_for_its_hold(&self, profile: &Profile, hold: Duration) -> Leasing {
-        let name = match self.fault {
-            Some(Fault::LeasesAllAtOnce) => Profile::new("all").unwrap(),
-            _ => profile.clone(),
-        };
-        let hold = match self.fault {
-            Some(Fault::LeaseEndsAtHalfTime) => hold / 2,
-            Some(Fault::LeaseNeverEnds) => LONG_HOLD,
-            _ => hold,
-        };
-        self.with_entry(&name, |entry| {
-            let now = Instant::now();
-            let shared = self.has(Fault::LeasesToEverybody)
-                || self.has(Fault::LeasesRarelyToTwo) && entry.leases % 8 == 7;
-            if entry.leased.is_some_and(|(_, until)| now < until) && !shared {
-                return Leasing::Held { by: None };
-            }
-            entry.leases += 1;
-            entry.leased = Some((entry.leases, now + hold));
-            let last = entry.unreleased.map(|(_, until)| until);
-            entry.formerly_until = entry.formerly_until.max(last);
-            entry.unreleased = Some((entry.leases, now + hold * 2));
-            Leasing::Got(Box::new(ForItsHold {
-                shelf: self.clone(),
-                profile: name.clone(),
-                owner: entry.leases,
-                was_taken_over: match self.fault {
-                    Some(Fault::TakesNothingOver) => false,
-                    Some(Fault::CanNotTellWhoReleased) => true,
-                    _ => entry.formerly_until.is_some_and(|until| now < until),
-                },
-            }))
+    fn opened(&self) -> Arc<dyn Store> {
+        let runtime = Some(tokio::runtime::Handle::current());
+        Arc::new(Self {
+            runtime,
+            ..self.clone()
         })
     }
-}
 
-impl Store for Shelf {
-    fn load<'a>(&'a self, profile: &'a Profile) -> StoreFuture<'a, Option<Stored>> {
-        Box::pin(async { self.with_entry(profile, |entry| self.read(entry)) })
+    fn key(&self, key: &Key) -> Key {
+        let name = key.profile().name();
+        match (self.wrong, key.slot()) {
+            (Wrong::FoldsNames, None) => Key::record(&Profile::new(name.to_lowercase()).unwrap()),
+            (Wrong::SharesSlots, Some(slot)) => Key::quarantine(key.profile(), slot / 2).unwrap(),
+            _ => key.clone(),
+        }
     }
 
-    fn save<'a>(
+    /// The row's counter, which a delete starts again.
+    fn version(&self, key: &Key, stored: &Stored) -> Version {
+        if self.wrong == Wrong::CountsRowsFromOne {
+            let counters = self.counters.lock().unwrap();
+            let count = counters.get(key).copied().unwrap_or_default();
+            return Version::new(count.to_be_bytes());
+        }
+        stored.version.clone()
+    }
+}
+
+impl Store for Subjected {
+    fn load<'a>(&'a self, key: &'a Key) -> StoreFuture<'a, Option<Stored>> {
+        Box::pin(async move {
+            let key = self.key(key);
+            if self.wrong == Wrong::ReadsAReplica {
+                return Ok(self.copies.lock().unwrap().get(&key).cloned());
+            }
+            let mut stored = self.store.load(&key).await?;
+            if let Some(stored) = &mut stored {
+                stored.version = self.version(&key, stored);
+                match self.wrong {
+                    Wrong::ChangesBytes => stored.contents = b"{}".to_vec().into(),
+                    Wrong::NeverGrowsOld => stored.age = Some(Duration::ZERO),
+                    Wrong::KnowsNoAge => stored.age = None,
+                    _ => {}
+                }
+            }
+            Ok(stored)
+        })
+    }
+
+    fn compare_and_set<'a>(
         &'a self,
-        profile: &'a Profile,
-        redeemed: &'a RefreshToken,
-        successor: &'a Record,
-    ) -> StoreFuture<'a, Saved> {
+        key: &'a Key,
+        expected: Option<&'a Version>,
+        new: Option<&'a Contents>,
+    ) -> StoreFuture<'a, CompareAndSet> {
         Box::pin(async move {
-            if self.has(Fault::SavesForTheOwnerOnly)
-                && self.with_entry(profile, |entry| entry.leased.is_some())
-            {
-                return Err(Error::lease_lost(profile));
+            let key = self.key(key);
+            if self.wrong == Wrong::WaitsInside {
+                drop(self.turn.lock().await);
             }
-            if self.has(Fault::ComparesThenSaves) {
-                let stored = self.load(profile).await?;
-                sleep(IN_BETWEEN).await;
-                if stored.is_some_and(|stored| stored.record.holds(redeemed)) {
-                    self.with_entry(profile, |entry| self.write(entry, successor));
-                    return Ok(Saved::Saved);
-                }
+            let now = self.store.load(&key).await?;
+            if let (Wrong::ReadsAReplica, Some(now)) = (self.wrong, &now) {
+                // It lags one write behind.
+                self.copies.lock().unwrap().insert(key.clone(), now.clone());
             }
-            let saved = self.with_entry(profile, |entry| self.save_to(entry, redeemed, successor));
-            if self.has(Fault::WritesInTwoSteps) && matches!(saved, Ok(Saved::Saved)) {
-                self.write_in_two_steps(profile, successor).await;
-            }
-            saved
-        })
-    }
-
-    fn put<'a>(&'a self, profile: &'a Profile, record: &'a Record) -> StoreFuture<'a, ()> {
-        Box::pin(async move {
-            if self.has(Fault::HasRoomForFew) && self.entries().len() > 500 {
-                return Err(Error::new(ErrorKind::Store, "the shelf is full"));
-            }
-            self.with_entry(profile, |entry| {
-                let found = self.read(entry);
-                if self.has(Fault::PutKeepsTheOld) && matches!(found, Ok(Some(_))) {
-                    return;
-                }
-                let is_late =
-                    matches!(&found, Ok(Some(now)) if now.record.descends_from(record.refresh_token()));
-                if is_late && !self.has(Fault::PutUndoesARefresh) {
-                    return;
-                }
-                let aside = match found {
-                    Err(_) => !self.has(Fault::PutDropsTheDamaged),
-                    Ok(Some(old)) if old.record.dead().is_some() => {
-                        !self.has(Fault::PutDropsTheDead)
+            if self.wrong == Wrong::WritesUnderLock {
+                let owner = owner(200);
+                match self.store.try_lock(&key, &owner, SLACK).await? {
+                    TryLock::Acquired(_) => self.store.unlock(&key, &owner).await?,
+                    TryLock::Held { .. } => {
+                        return Err(StoreError::new(StoreErrorKind::Busy, "locked"));
                     }
-                    Ok(_) => false,
+                }
+            }
+            if self.wrong == Wrong::SwapsInTwoSteps {
+                let version = now.as_ref().map(|now| &now.version);
+                if version != expected {
+                    return Ok(CompareAndSet::Conflict);
+                }
+                sleep(Duration::from_millis(5)).await;
+                loop {
+                    let now = self.store.load(&key).await?.map(|now| now.version);
+                    let set = self.store.compare_and_set(&key, now.as_ref(), new).await?;
+                    if set != CompareAndSet::Conflict {
+                        return Ok(set);
+                    }
+                }
+            }
+            let real = now.as_ref().map(|now| now.version.clone());
+            let shown = now.as_ref().map(|now| self.version(&key, now));
+            let fits = shown.as_ref() == expected
+                || match self.wrong {
+                    Wrong::CreatesThoughExpected => now.is_none() && new.is_some(),
+                    Wrong::CreatesOverWhatIsThere => expected.is_none() && new.is_some(),
+                    Wrong::DeletesAnyVersion => new.is_none(),
+                    _ => false,
                 };
-                let old = entry.current.clone().filter(|_| aside);
-                entry.aside.extend(old.map(|old| old.0));
-                self.write(entry, record);
-            });
-            Ok(())
+            if !fits {
+                return Ok(CompareAndSet::Conflict);
+            }
+            let set = self.store.compare_and_set(&key, real.as_ref(), new).await?;
+            if self.wrong != Wrong::CountsRowsFromOne {
+                return Ok(set);
+            }
+            let mut counters = self.counters.lock().unwrap();
+            if new.is_none() {
+                counters.remove(&key);
+                return Ok(set);
+            }
+            let counter = counters.entry(key).or_default();
+            *counter += 1;
+            Ok(CompareAndSet::Done(Some(Version::new(
+                counter.to_be_bytes(),
+            ))))
         })
     }
 
-    fn remove<'a>(&'a self, profile: &'a Profile, read: &'a Record) -> StoreFuture<'a, Removed> {
+    fn try_lock<'a>(
+        &'a self,
+        key: &'a Key,
+        owner: &'a Owner,
+        ttl: Duration,
+    ) -> StoreFuture<'a, TryLock> {
         Box::pin(async move {
-            self.with_entry(profile, |entry| {
-                let found = self.read(entry);
-                if self.has(Fault::RemovesDamage) && found.is_err() {
-                    entry.current = None;
-                    return Ok(Removed::Removed);
+            let key = match self.wrong {
+                Wrong::LocksAllKeys => Key::record(&Profile::new("all").unwrap()),
+                _ => key.clone(),
+            };
+            let ttl = match self.wrong {
+                Wrong::ForgetsTheTtl => LONGEST_CHECK,
+                _ => ttl,
+            };
+            let asked = Instant::now();
+            let lock = loop {
+                let turn = self.turn.lock().await;
+                let lock = self.store.try_lock(&key, owner, ttl).await?;
+                let waits = self.wrong == Wrong::WaitsInside
+                    && matches!(lock, TryLock::Held { .. })
+                    && asked.elapsed() < SLACK / 2;
+                if !waits {
+                    break lock;
                 }
-                let moved_on = found?.is_some_and(|now| !now.record.holds(read.refresh_token()));
-                if moved_on && !self.has(Fault::RemovesWithoutCompare) {
-                    return Ok(Removed::MovedOn);
+                sleep(SLACK / 2).await;
+                drop(turn);
+            };
+            let acquired = TryLock::Acquired(LockLifetime::Ttl);
+            Ok(match self.wrong {
+                Wrong::LocksForAll => acquired,
+                Wrong::IsNotBoundToItsProcess if lock == acquired => {
+                    TryLock::Acquired(LockLifetime::ProcessBound)
                 }
-                if !self.has(Fault::RemovesNothing) {
-                    entry.current = None;
+                Wrong::DeniesItsOwner if lock == acquired => {
+                    let mut counters = self.counters.lock().unwrap();
+                    if counters.insert(key, 1).is_some() {
+                        TryLock::Held { by: None }
+                    } else {
+                        acquired
+                    }
                 }
-                Ok(Removed::Removed)
+                _ => lock,
             })
         })
     }
 
-    fn lease<'a>(&'a self, profile: &'a Profile, hold: Duration) -> StoreFuture<'a, Leasing> {
+    fn unlock<'a>(&'a self, key: &'a Key, by: &'a Owner) -> StoreFuture<'a, ()> {
         Box::pin(async move {
-            if self.process_fault == Some(ProcessFault::LeaseEndsWithItsHold) {
-                return Ok(self.lease_for_its_hold(profile, hold));
+            if self.wrong == Wrong::BelongsToItsRuntime {
+                // Whoever drives its connection has ended with that runtime.
+                let runtime = self.runtime.clone().unwrap();
+                let driven = runtime.spawn(async {});
+                driven
+                    .await
+                    .map_err(|error| StoreError::transient("the connection is gone", error))?;
             }
-            Ok(match self.lock_file(profile) {
-                Some(path) => self.try_lock(profile, path),
-                None => self.lease_for_its_hold(profile, hold),
-            })
-        })
-    }
-
-    fn lease_kind(&self) -> LeaseKind {
-        match self.locks {
-            Some(_) => LeaseKind::UntilOwnerDies,
-            None => LeaseKind::ForItsHold,
-        }
-    }
-}
-
-struct ByLock {
-    shelf: Shelf,
-    profile: Profile,
-    locked: File,
-}
-
-impl Drop for ByLock {
-    fn drop(&mut self) {
-        // Not only closed: a child process that another test starts at this moment holds it open, too.
-        let _ = self.locked.unlock();
-    }
-}
-
-impl Lease for ByLock {
-    fn prove_save<'a>(&'a self, record: &'a Record) -> StoreFuture<'a, ()> {
-        Box::pin(async { self.shelf.compare(&self.profile, record) })
-    }
-
-    fn release(self: Box<Self>) -> StoreFuture<'static, ()> {
-        Box::pin(async { Ok(()) })
-    }
-}
-
-struct ByExistence(PathBuf);
-
-impl Lease for ByExistence {
-    fn prove_save<'a>(&'a self, _: &'a Record) -> StoreFuture<'a, ()> {
-        Box::pin(async { Ok(()) })
-    }
-
-    fn release(self: Box<Self>) -> StoreFuture<'static, ()> {
-        std::fs::remove_file(self.0).unwrap();
-        Box::pin(async { Ok(()) })
-    }
-}
-
-struct ForItsHold {
-    shelf: Shelf,
-    profile: Profile,
-    owner: u64,
-    was_taken_over: bool,
-}
-
-impl Lease for ForItsHold {
-    fn prove_save<'a>(&'a self, record: &'a Record) -> StoreFuture<'a, ()> {
-        Box::pin(async {
-            let shelf = &self.shelf;
-            shelf.with_entry(&self.profile, |entry| {
-                let owner = entry.leased.filter(|(_, until)| Instant::now() < *until);
-                let is_ours = owner.is_some_and(|(owner, _)| owner == self.owner);
-                if !is_ours && !shelf.has(Fault::ProofForgetsTheLease) {
-                    return Err(Error::lease_lost(&self.profile));
+            if self.wrong == Wrong::UnlocksForAll {
+                for number in 0..=100 {
+                    self.store.unlock(key, &owner(number)).await?;
                 }
-                if shelf.has(Fault::ProofIsKept) {
-                    shelf.write(entry, record);
-                }
-                Ok(())
-            })?;
-            shelf.compare(&self.profile, record)
+            }
+            if self.wrong == Wrong::LocksAllKeys {
+                let all = Key::record(&Profile::new("all").unwrap());
+                return self.store.unlock(&all, by).await;
+            }
+            self.store.unlock(key, by).await
         })
     }
 
-    fn was_taken_over(&self) -> bool {
-        self.was_taken_over
-    }
-
-    fn release(self: Box<Self>) -> StoreFuture<'static, ()> {
-        let shelf = &self.shelf;
-        shelf.with_entry(&self.profile, |entry| {
-            let was_last = entry.unreleased.is_some_and(|(last, _)| last == self.owner);
-            if was_last && !shelf.has(Fault::TakesOverWhatWasReleased) {
-                entry.unreleased = None;
+    fn list(&self) -> StoreFuture<'_, Option<Vec<Profile>>> {
+        Box::pin(async move {
+            let mut listed = self.store.list().await?;
+            if let (Wrong::ListsQuarantine, Some(listed)) = (self.wrong, &mut listed) {
+                let again = listed.clone();
+                listed.extend(again);
             }
-            if shelf.has(Fault::ReleaseForgetsFormerOwners) {
-                entry.formerly_until = None;
-            }
-            let is_ours = entry.leased.is_some_and(|(owner, _)| owner == self.owner);
-            let ends = is_ours || shelf.has(Fault::ReleaseEndsThatOfTheHeir);
-            if ends && !shelf.has(Fault::LeaseOutlivesItsRelease) {
-                entry.leased = None;
-            }
-        });
-        Box::pin(async { Ok(()) })
-    }
-}
-
-const LOCKS: &str = "COZE_AUTH_TEST_LOCKS";
-const PROFILE: &str = "COZE_AUTH_TEST_PROFILE";
-const LEAVES_IT: &str = "COZE_AUTH_TEST_LEAVES_IT";
-
-impl Subject for Shelf {
-    fn open(&self) -> SubjectFuture<'_, Arc<dyn Store>> {
-        Box::pin(async {
-            let opened = Instant::now();
-            Arc::new(Self {
-                opened,
-                ..self.clone()
-            }) as Arc<dyn Store>
+            Ok(listed)
         })
     }
-
-    fn damage<'a>(&'a self, profile: &'a Profile, bytes: &'a [u8]) -> SubjectFuture<'a, bool> {
-        Box::pin(async {
-            let damaged = (bytes.to_vec(), Instant::now());
-            self.with_entry(profile, |entry| entry.current = Some(damaged));
-            true
-        })
-    }
-
-    fn set_aside<'a>(&'a self, profile: &'a Profile) -> SubjectFuture<'a, Vec<Vec<u8>>> {
-        Box::pin(async { self.with_entry(profile, |entry| entry.aside.clone()) })
-    }
-
-    fn lease_holder(&self, profile: &Profile) -> Option<Command> {
-        let mut command = Command::new(env::current_exe().unwrap());
-        command
-            .args([
-                "testing::store::tests::holds_a_lease_for_another_test",
-                "--exact",
-            ])
-            .env(LOCKS, self.locks.as_ref()?)
-            .env(PROFILE, profile.name());
-        if self.process_fault == Some(ProcessFault::LeaseOutlivesItsOwner) {
-            command.env(LEAVES_IT, "");
-        }
-        Some(command)
-    }
 }
 
-#[tokio::test]
-async fn holds_a_lease_for_another_test() {
-    let (Some(locks), Ok(profile)) = (env::var_os(LOCKS), env::var(PROFILE)) else {
-        return;
-    };
-    let fault = env::var_os(LEAVES_IT).map(|_| ProcessFault::LeaseOutlivesItsOwner);
-    let shelf = Shelf::with_locks_in(locks.into(), fault);
-    hold_lease(&shelf, &Profile::new(profile).unwrap()).await;
+fn checked(wrong: Wrong) -> Result<(), String> {
+    let subject = Subjected::new(wrong);
+    let checked = catch_unwind(AssertUnwindSafe(|| {
+        check(|| async { subject.opened() });
+    }));
+    checked.map_err(|panic| match panic.downcast::<String>() {
+        Ok(text) => *text,
+        Err(_) => String::new(),
+    })
 }
 
-/// The name of the check that a store does not pass.
-async fn failed_check(shelf: Shelf) -> String {
-    let checked = tokio::spawn(async move { check(&shelf).await }).await;
-    let panic = match checked {
-        Ok(()) => return "none".to_owned(),
-        Err(error) => error.into_panic(),
-    };
-    let message = panic.downcast::<String>().unwrap();
-    let after = message
-        .split_once("fails the check ")
-        .map_or(&**message, |(_, after)| after);
-    after.split(':').next().unwrap_or_default().to_owned()
+#[test]
+fn a_right_store_passes() {
+    checked(Wrong::Nothing).unwrap();
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_shelf_without_a_fault_passes() {
-    check(&Shelf::with(None)).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_shelf_with_lock_files_passes() {
-    let locks = TempDir::new().unwrap();
-    check(&Shelf::with_locks_in(locks.path().to_owned(), None)).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn each_fault_is_found_by_its_check() {
-    let faults = [
-        (
-            Fault::SavesWithoutCompare,
-            "a_save_is_refused_when_the_record_moved_on",
-        ),
-        (Fault::ComparesThenSaves, "one_of_many_saves_wins"),
-        (Fault::SavesOnlyOnce, "a_repeated_save_succeeds"),
-        (
-            Fault::SavesWhatWasNeverStored,
-            "a_save_is_refused_when_nothing_is_stored",
-        ),
-        (
-            Fault::TakesTheSameTokenForTheSameRecord,
-            "a_successor_may_keep_the_refresh_token",
-        ),
-        (
-            Fault::LosesWhatComesTooLate,
-            "a_save_is_refused_when_the_record_moved_on",
-        ),
-        (
-            Fault::HandsBackTheSuccessor,
-            "a_save_is_refused_when_the_record_moved_on",
-        ),
-        (Fault::SavesForTheOwnerOnly, "a_save_needs_no_lease"),
-        (Fault::LosesWhatMeetsDamage, "damage_is_reported_and_kept"),
-        (Fault::SavesOverDamage, "damage_is_reported_and_kept"),
-        (Fault::SaveEndsTheLease, "a_lease_excludes_others"),
-        (Fault::PutKeepsTheOld, "put_replaces_what_lives"),
-        (
-            Fault::PutUndoesARefresh,
-            "a_repeated_put_spares_what_was_refreshed_since",
-        ),
-        (Fault::PutDropsTheDead, "put_sets_the_dead_aside"),
-        (Fault::PutDropsTheDamaged, "damage_is_reported_and_kept"),
-        (
-            Fault::RemovesWithoutCompare,
-            "remove_spares_what_has_changed",
-        ),
-        (Fault::RemovesNothing, "profiles_are_told_apart"),
-        (Fault::RemovesDamage, "damage_is_reported_and_kept"),
-        (Fault::TakesDamageForNothing, "damage_is_reported_and_kept"),
-        (Fault::DropsDamageOnLoad, "damage_is_reported_and_kept"),
-        (Fault::QuotesDamage, "damage_is_reported_and_kept"),
-        (Fault::LosesUnknownFields, "unknown_fields_are_kept"),
-        (Fault::WritesInTwoSteps, "readers_see_whole_records"),
-        (Fault::FoldsCase, "profiles_are_told_apart"),
-        (Fault::CutsNames, "profiles_are_told_apart"),
-        (Fault::HasRoomForFew, "a_thousand_profiles"),
-        (Fault::StaysYoung, "the_age_is_by_one_clock"),
-        (Fault::NeverRenewsItsAge, "the_age_is_by_one_clock"),
-        (Fault::CountsAgeFromItsOpening, "the_age_is_by_one_clock"),
-        (Fault::LeasesToEverybody, "profiles_are_told_apart"),
-        (Fault::LeasesRarelyToTwo, "many_tries_make_one_owner"),
-        (Fault::LeasesAllAtOnce, "profiles_are_told_apart"),
-        (Fault::LeaseEndsAtHalfTime, "a_lease_ends_as_its_kind_says"),
-        (Fault::LeaseNeverEnds, "a_lease_ends_as_its_kind_says"),
-        (Fault::LeaseOutlivesItsRelease, "a_lease_excludes_others"),
-        (
-            Fault::ReleaseEndsThatOfTheHeir,
-            "a_lease_ends_as_its_kind_says",
-        ),
-        (
-            Fault::TakesNothingOver,
-            "a_lease_tells_whether_it_was_taken_over",
-        ),
-        (
-            Fault::TakesOverWhatWasReleased,
-            "a_lease_tells_whether_it_was_taken_over",
-        ),
-        (
-            Fault::ReleaseForgetsFormerOwners,
-            "a_lease_tells_whether_it_was_taken_over",
-        ),
-        (Fault::CanNotTellWhoReleased, "none"),
-        (Fault::ProofForgetsTheLease, "a_lease_ends_as_its_kind_says"),
-        (Fault::ProofForgetsTheRecord, "a_proof_is_of_what_is_stored"),
-        (Fault::ProofIsKept, "a_proof_changes_nothing"),
+#[test]
+fn each_check_fails_a_wrong_store() {
+    let wrong = [
+        (Wrong::ChangesBytes, "contents_are_created_replaced"),
+        (Wrong::ReadsAReplica, "contents_are_created_replaced"),
+        (Wrong::CreatesThoughExpected, "a_conflict_changes_nothing"),
+        (Wrong::CreatesOverWhatIsThere, "a_conflict_changes_nothing"),
+        (Wrong::DeletesAnyVersion, "a_conflict_changes_nothing"),
+        (Wrong::CountsRowsFromOne, "a_version_is_never_used_again"),
+        (Wrong::SwapsInTwoSteps, "one_of_many_writers_wins"),
+        (Wrong::NeverGrowsOld, "an_age_counts"),
+        (Wrong::KnowsNoAge, "an_age_counts"),
+        (Wrong::FoldsNames, "keys_do_not_touch"),
+        (Wrong::SharesSlots, "keys_do_not_touch"),
+        (Wrong::ListsQuarantine, "profiles_are_listed"),
+        (Wrong::LocksForAll, "a_lock_excludes"),
+        (Wrong::DeniesItsOwner, "a_lock_excludes"),
+        (Wrong::UnlocksForAll, "a_lock_excludes"),
+        (Wrong::LocksAllKeys, "a_lock_excludes"),
+        (Wrong::ForgetsTheTtl, "a_lock_lives"),
+        (Wrong::IsNotBoundToItsProcess, "a_lock_lives"),
+        (Wrong::WritesUnderLock, "a_write_needs_no_lock"),
+        (Wrong::WaitsInside, "waiting_for_one_key"),
+        (Wrong::BelongsToItsRuntime, "the_runtime_that_opened_it"),
     ];
-    let mut tried = JoinSet::new();
-    for (fault, check) in faults {
-        tried.spawn(async move { (fault, check, failed_check(Shelf::with(fault)).await) });
-    }
-    for (fault, expected, found) in tried.join_all().await {
-        assert_eq!(found, expected, "for {fault:?}");
+    // All at once: most of their time they sleep.
+    let checks = wrong.map(|(wrong, by)| (wrong, by, thread::spawn(move || checked(wrong))));
+    for (wrong, by, check) in checks {
+        match check.join().unwrap() {
+            Ok(()) => panic!("{wrong:?} passes"),
+            Err(said) => assert!(said.starts_with(by), "{wrong:?}: {said}"),
+        }
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_lease_of_the_wrong_kind_is_found() {
-    for fault in [
-        ProcessFault::LeaseEndsWithItsHold,
-        ProcessFault::LeaseOutlivesItsOwner,
-    ] {
-        let locks = TempDir::new().unwrap();
-        let shelf = Shelf::with_locks_in(locks.path().to_owned(), Some(fault));
-        let found = failed_check(shelf).await;
-        assert_eq!(found, "a_lease_ends_as_its_kind_says", "for {fault:?}");
+/// A store whose client blocks.
+struct Slow(MemoryStore);
+
+fn wait<T>(future: StoreFuture<'_, T>) -> Result<T, StoreError> {
+    thread::sleep(Duration::from_millis(1));
+    futures_util::FutureExt::now_or_never(future).unwrap()
+}
+
+impl BlockingStore for Slow {
+    fn load(&self, key: &Key) -> Result<Option<Stored>, StoreError> {
+        wait(self.0.load(key))
     }
+
+    fn compare_and_set(
+        &self,
+        key: &Key,
+        expected: Option<&Version>,
+        new: Option<&Contents>,
+    ) -> Result<CompareAndSet, StoreError> {
+        wait(self.0.compare_and_set(key, expected, new))
+    }
+
+    fn try_lock(&self, key: &Key, owner: &Owner, ttl: Duration) -> Result<TryLock, StoreError> {
+        wait(self.0.try_lock(key, owner, ttl))
+    }
+
+    fn unlock(&self, key: &Key, owner: &Owner) -> Result<(), StoreError> {
+        wait(self.0.unlock(key, owner))
+    }
+
+    fn list(&self) -> Result<Option<Vec<Profile>>, StoreError> {
+        wait(self.0.list())
+    }
+}
+
+#[test]
+fn a_blocking_store_passes_through_its_adapter() {
+    let store = Blocking::new(Slow(MemoryStore::new()));
+    check(|| async { Arc::new(store.clone()) as Arc<dyn Store> });
 }

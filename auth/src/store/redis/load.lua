@@ -1,1 +1,0 @@
-return read(KEYS[1])
