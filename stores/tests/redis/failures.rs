@@ -11,8 +11,8 @@ async fn unlock(store: &RedisStore) -> Result<(), StoreError> {
 }
 
 async fn write_error(store: &RedisStore, expected: Option<&Version>) -> StoreError {
-    let error = store.compare_and_set(&ann(), expected, Some(&contents(9)));
-    error.await.unwrap_err()
+    let error = change(store, &ann(), expected, Some(contents(9))).await;
+    error.unwrap_err()
 }
 
 /// One that gives up soon. Even an unharmed Redis may be too slow for it, on a machine that is busy.
@@ -44,8 +44,7 @@ async fn a_change_whose_answer_was_lost_is_repeated_without_harm() {
     number(&store).await;
     let losing = async |expected: Option<&Version>, new: Option<u32>| {
         proxy.lose_next_answer();
-        let new = new.map(contents);
-        let done = store.compare_and_set(&ann(), expected, new.as_ref()).await;
+        let done = change(&store, &ann(), expected, new.map(contents)).await;
         assert!(proxy.has_lost_answer());
         match done.unwrap() {
             CompareAndSet::Done(version) => version,
@@ -75,7 +74,7 @@ async fn a_repeat_is_no_excuse_for_a_conflict() {
         (Some(&first), None),
     ] {
         proxy.lose_next_answer();
-        let done = store.compare_and_set(&ann(), expected, new.as_ref()).await;
+        let done = change(&store, &ann(), expected, new).await;
         assert!(proxy.has_lost_answer());
         assert_eq!(done.unwrap(), CompareAndSet::Conflict);
         assert_eq!(load(&store, &ann()).await.unwrap().version, second);
@@ -115,8 +114,14 @@ async fn after_a_failover_that_took_back_a_write_its_ancestor_can_be_replaced() 
     let first = create(&store, 1).await;
     replica.tell(&format!("REPLICAOF 127.0.0.1 {}", primary.port()));
     let began = Instant::now();
-    while replica.ask::<Option<String>>(&format!("GET {KEY}")).is_none() {
-        assert!(began.elapsed() < Duration::from_secs(20), "it does not follow");
+    while replica
+        .ask::<Option<String>>(&format!("GET {KEY}"))
+        .is_none()
+    {
+        assert!(
+            began.elapsed() < Duration::from_secs(20),
+            "it does not follow"
+        );
         sleep(Duration::from_millis(10)).await;
     }
     // It lags behind.
@@ -140,20 +145,27 @@ fn server_number(server: &RedisServer) -> u32 {
 
 #[tokio::test]
 async fn a_replica_is_neither_read_nor_written_until_it_is_promoted() {
-    let (Some(primary), Some(replica)) = (RedisServer::start(), RedisServer::start()) else {
+    let Some(server) = RedisServer::start() else {
         return;
     };
-    let store = store(&replica);
-    create(&store, 1).await;
-    replica.tell(&format!("REPLICAOF 127.0.0.1 {}", primary.port()));
-    let why = "read-only replica (READONLY)";
-    let error = store.load(&ann()).await.unwrap_err();
-    assert_says(&error, StoreErrorKind::Transient, why);
-    assert_says(&lock(&store).await.unwrap_err(), StoreErrorKind::Transient, why);
-    assert_says(&write_error(&store, None).await, StoreErrorKind::Transient, why);
-    replica.tell("REPLICAOF NO ONE");
-    load(&store, &ann()).await;
-    lock(&store).await.unwrap();
+    let store = store(&server);
+    let first = create(&store, 1).await;
+    // Of a primary that is down, so what it holds stays as it is.
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = nobody.local_addr().unwrap().port();
+    drop(nobody);
+    server.tell(&format!("REPLICAOF 127.0.0.1 {port}"));
+    for error in [
+        store.load(&ann()).await.map(drop).unwrap_err(),
+        lock(&store).await.unwrap_err(),
+        write_error(&store, Some(&first)).await,
+    ] {
+        let why = "read-only replica (READONLY)";
+        assert_says(&error, StoreErrorKind::Transient, why);
+    }
+    server.tell("REPLICAOF NO ONE");
+    assert_eq!(number(&store).await, Some(1));
+    assert!(write(&store, Some(&first), 2).await.is_some());
 }
 
 #[tokio::test]
@@ -166,14 +178,9 @@ async fn a_full_redis_takes_what_does_not_grow_a_record_and_what_is_quarantined(
     server.tell("CONFIG SET maxmemory 1");
     let second = write(&store, Some(&first), 2).await.expect("a save");
     for slot in [slot(0), slot(7)] {
-        let mut before = None;
-        for number in [3, 4] {
-            let done = store.compare_and_set(&slot, before.as_ref(), Some(&contents(number)));
-            let CompareAndSet::Done(version) = done.await.unwrap() else {
-                panic!("a conflict in quarantine");
-            };
-            before = version;
-        }
+        let written = write_to(&store, &slot, None, 3).await;
+        let replaced = write_to(&store, &slot, written.as_ref(), 4).await;
+        assert!(replaced.is_some());
         assert_eq!(number_in(&load(&store, &slot).await.unwrap()), 4);
     }
     assert_eq!(number(&store).await, Some(2), "what is there can be read");
@@ -182,17 +189,17 @@ async fn a_full_redis_takes_what_does_not_grow_a_record_and_what_is_quarantined(
 
     let why = "out of memory (OOM)";
     let longer = Contents::from([contents(5).expose(), b" "].concat());
-    let error = store.compare_and_set(&ann(), Some(&second), Some(&longer));
-    assert_says(&error.await.unwrap_err(), StoreErrorKind::Full, why);
+    let error = change(&store, &ann(), Some(&second), Some(longer)).await;
+    assert_says(&error.unwrap_err(), StoreErrorKind::Full, why);
     let bob = Key::record(&profile("bob"));
-    let error = store.compare_and_set(&bob, None, Some(&contents(1)));
-    assert_says(&error.await.unwrap_err(), StoreErrorKind::Full, why);
+    let error = change(&store, &bob, None, Some(contents(1))).await;
+    assert_says(&error.unwrap_err(), StoreErrorKind::Full, why);
     assert_says(&lock(&store).await.unwrap_err(), StoreErrorKind::Full, why);
     assert_eq!(load(&store, &ann()).await.unwrap().version, second);
 
     assert!(delete(&store, &second).await);
     server.tell("CONFIG SET maxmemory 0");
-    lock(&store).await.unwrap();
+    let _ = lock(&store).await.unwrap();
 }
 
 #[tokio::test]
@@ -201,7 +208,7 @@ async fn a_full_redis_takes_an_unlock() {
         return;
     };
     let store = store(&server);
-    lock(&store).await.unwrap();
+    let _ = lock(&store).await.unwrap();
     server.tell("CONFIG SET maxmemory 1");
     unlock(&store).await.unwrap();
     assert_eq!(server.ask::<u64>("DBSIZE"), 0);
@@ -307,7 +314,9 @@ fn a_store_outlives_the_runtime_that_it_connected_in() {
     for number_of_runtime in 1..4 {
         runtime().block_on(async {
             let before = load(&store, &ann()).await.map(|stored| stored.version);
-            write(&store, before.as_ref(), number_of_runtime).await.unwrap();
+            write(&store, before.as_ref(), number_of_runtime)
+                .await
+                .unwrap();
             assert_eq!(number(&store).await, Some(number_of_runtime));
         });
     }

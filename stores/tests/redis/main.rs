@@ -19,6 +19,7 @@ mod server;
 
 use std::{
     error::Error as _,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -78,16 +79,31 @@ async fn number(store: &RedisStore) -> Option<u32> {
     load(store, &ann()).await.as_ref().map(number_in)
 }
 
-/// Writes this over that, and returns the version.
-async fn write(store: &RedisStore, expected: Option<&Version>, new: u32) -> Option<Version> {
-    match store
-        .compare_and_set(&ann(), expected, Some(&contents(new)))
-        .await
-        .unwrap()
-    {
+async fn change(
+    store: &RedisStore,
+    key: &Key,
+    expected: Option<&Version>,
+    new: Option<Contents>,
+) -> Result<CompareAndSet, StoreError> {
+    store.compare_and_set(key, expected, new.as_ref()).await
+}
+
+/// Writes this to a key, and returns the version; or nothing after a conflict.
+async fn write_to(
+    store: &RedisStore,
+    key: &Key,
+    expected: Option<&Version>,
+    new: u32,
+) -> Option<Version> {
+    let done = change(store, key, expected, Some(contents(new))).await;
+    match done.unwrap() {
         CompareAndSet::Done(version) => Some(version.expect("it was not deleted")),
         CompareAndSet::Conflict => None,
     }
+}
+
+async fn write(store: &RedisStore, expected: Option<&Version>, new: u32) -> Option<Version> {
+    write_to(store, &ann(), expected, new).await
 }
 
 async fn create(store: &RedisStore, new: u32) -> Version {
@@ -95,8 +111,8 @@ async fn create(store: &RedisStore, new: u32) -> Version {
 }
 
 async fn delete(store: &RedisStore, expected: &Version) -> bool {
-    let deleted = store.compare_and_set(&ann(), Some(expected), None).await;
-    deleted.unwrap() == CompareAndSet::Done(None)
+    let done = change(store, &ann(), Some(expected), None).await;
+    done.unwrap() == CompareAndSet::Done(None)
 }
 
 /// It says what failed, where and why, and nothing that is secret.
@@ -120,9 +136,7 @@ async fn contents_come_back_with_their_version() {
     for bytes in [&b"{}"[..], b"", b"\0\r\n\xff 1900000000000 "] {
         let new = Contents::from(bytes.to_vec());
         let before = load(&other, &ann()).await.map(|stored| stored.version);
-        let done = one
-            .compare_and_set(&ann(), before.as_ref(), Some(&new))
-            .await;
+        let done = change(&one, &ann(), before.as_ref(), Some(new)).await;
         let stored = load(&other, &ann()).await.unwrap();
         assert_eq!(stored.contents.expose(), bytes);
         assert_eq!(done.unwrap(), CompareAndSet::Done(Some(stored.version)));
@@ -227,8 +241,8 @@ async fn a_profile_has_ten_keys_at_most() {
     for round in 0..3 {
         for key in std::iter::once(ann()).chain(Key::quarantine_slots(&profile("ann"))) {
             let before = load(&store, &key).await.map(|stored| stored.version);
-            let done = store.compare_and_set(&key, before.as_ref(), Some(&contents(round)));
-            assert!(matches!(done.await, Ok(CompareAndSet::Done(Some(_)))));
+            let written = write_to(&store, &key, before.as_ref(), round).await;
+            assert!(written.is_some());
         }
         let _ = store.try_lock(&ann(), &owner, TTL).await.unwrap();
         let mut keys: Vec<String> = server.ask("KEYS *");
@@ -249,8 +263,8 @@ async fn a_key_of_another_type_can_be_quarantined_and_replaced() {
     let stored = load(&store, &ann()).await.unwrap();
     assert_eq!(stored.age, None);
     assert_eq!(write(&store, None, 1).await, None);
-    let quarantined = store.compare_and_set(&slot(0), None, Some(&stored.contents));
-    assert!(matches!(quarantined.await, Ok(CompareAndSet::Done(_))));
+    let quarantined = change(&store, &slot(0), None, Some(stored.contents)).await;
+    assert!(matches!(quarantined, Ok(CompareAndSet::Done(_))));
     write(&store, Some(&stored.version), 2).await.unwrap();
     assert_eq!(number(&store).await, Some(2));
     let kept = load(&store, &slot(0)).await.unwrap();
@@ -266,12 +280,19 @@ async fn profiles_of_odd_names_do_not_meet_and_are_listed() {
     };
     let store = store(&server);
     let names = [
-        "*", "a", "a b", "a%7D", "a:lock", "a}", "a}:quarantine:0", "{a}", "扣子",
+        "*",
+        "a",
+        "a b",
+        "a%7D",
+        "a:lock",
+        "a}",
+        "a}:quarantine:0",
+        "{a}",
+        "扣子",
     ];
     for (number, name) in (0..).zip(names) {
         let key = Key::record(&profile(name));
-        let done = store.compare_and_set(&key, None, Some(&contents(number)));
-        assert!(matches!(done.await, Ok(CompareAndSet::Done(_))));
+        assert!(write_to(&store, &key, None, number).await.is_some());
     }
     for (number, name) in (0..).zip(names) {
         let stored = load(&store, &Key::record(&profile(name))).await;
@@ -294,8 +315,7 @@ async fn the_list_holds_records_only_however_many_other_keys_there_are() {
     let _: redis::Value = server.ask_words(&["EVAL", fill, "0"]);
     let owner = Owner::new([1; 16], "");
     for key in [ann(), slot(3), Key::record(&profile("bob"))] {
-        let done = my.compare_and_set(&key, None, Some(&contents(1))).await;
-        assert!(matches!(done, Ok(CompareAndSet::Done(_))));
+        assert!(write_to(&my, &key, None, 1).await.is_some());
         let _ = my.try_lock(&key, &owner, TTL).await.unwrap();
     }
     for key in [slot(4), Key::record(&profile("carl"))] {
@@ -319,4 +339,13 @@ async fn stores_of_another_prefix_or_database_are_apart() {
     for (new, store) in (1..).zip([&one, &of_prefix, &of_database]) {
         assert_eq!(number(store).await, Some(new));
     }
+}
+
+#[test]
+fn the_store_passes_the_suite() {
+    let Some(server) = RedisServer::start() else {
+        return;
+    };
+    coze_auth::testing::store::check(|| async { Arc::new(store(&server)) as Arc<dyn Store> });
+    assert_eq!(server.ask::<u64>("DBSIZE"), 0, "keys are left behind");
 }

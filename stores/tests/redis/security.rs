@@ -9,18 +9,18 @@ async fn use_all(store: &RedisStore, server: &RedisServer) -> Result<(), StoreEr
     let owner = Owner::new([1; 16], "");
     server.tell(&format!("LPUSH {KEY} of-another-type"));
     let before = store.load(&ann()).await?.unwrap().version;
-    let done = store.compare_and_set(&ann(), Some(&before), Some(&contents(1)));
-    let CompareAndSet::Done(Some(version)) = done.await? else {
+    let done = change(store, &ann(), Some(&before), Some(contents(1))).await?;
+    let CompareAndSet::Done(Some(version)) = done else {
         panic!("a conflict");
     };
     let _ = store.try_lock(&ann(), &owner, TTL).await?;
     assert_eq!(store.list().await?, Some(vec![profile("ann")]));
-    let done = store.compare_and_set(&ann(), Some(&version), Some(&contents(2)));
-    let CompareAndSet::Done(Some(version)) = done.await? else {
+    let done = change(store, &ann(), Some(&version), Some(contents(2))).await?;
+    let CompareAndSet::Done(Some(version)) = done else {
         panic!("a conflict");
     };
     store.unlock(&ann(), &owner).await?;
-    let done = store.compare_and_set(&ann(), Some(&version), None).await?;
+    let done = change(store, &ann(), Some(&version), None).await?;
     assert_eq!(done, CompareAndSet::Done(None));
     Ok(())
 }
@@ -70,11 +70,11 @@ async fn a_user_who_may_not_write_changes_nothing() {
         user("remover", "+@read +time +del +pexpire"),
     ] {
         assert_eq!(number(&store).await, Some(1));
-        let new = contents(2);
-        let written = store.compare_and_set(&ann(), Some(&first), Some(&new));
-        assert_says(&written.await.unwrap_err(), StoreErrorKind::NotPermitted, why);
-        let locked = store.try_lock(&ann(), &Owner::new([1; 16], ""), TTL);
-        assert_says(&locked.await.unwrap_err(), StoreErrorKind::NotPermitted, why);
+        let error = change(&store, &ann(), Some(&first), Some(contents(2))).await;
+        assert_says(&error.unwrap_err(), StoreErrorKind::NotPermitted, why);
+        let owner = Owner::new([1; 16], "");
+        let error = store.try_lock(&ann(), &owner, TTL).await.unwrap_err();
+        assert_says(&error, StoreErrorKind::NotPermitted, why);
         assert_eq!(number(&store).await, Some(1));
     }
 }
