@@ -192,8 +192,6 @@ impl fmt::Display for Failure {
     }
 }
 
-impl std::error::Error for Failure {}
-
 #[cfg(test)]
 mod tests {
     use redis::{ServerErrorKind, make_extension_error};

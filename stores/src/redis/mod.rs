@@ -21,7 +21,7 @@ use redis::{Cmd, FromRedisValue};
 
 pub use builder::RedisStoreBuilder;
 
-use self::{connection::Connections, failure::Failure};
+use self::connection::Connections;
 
 /// Keeps sign-ins in Redis (5 or newer), for the replicas of a service. Clones are the same store, and share its connections.
 ///
@@ -140,13 +140,11 @@ impl RedisStore {
         command: impl Fn(bool) -> Cmd + Send + Sync,
     ) -> Result<T, StoreError> {
         let outcome = self.connections.run(command).await;
-        outcome.map_err(|failure| self.failed(verb, what, failure))
-    }
-
-    fn failed(&self, verb: &str, what: &dyn fmt::Display, failure: Failure) -> StoreError {
-        let redis = &self.connections;
-        let message = format!("Redis at {redis} could not {verb} {what}");
-        StoreError::new(failure.kind(), &message).with_source(failure)
+        outcome.map_err(|failure| {
+            let redis = &self.connections;
+            let message = format!("Redis at {redis} could not {verb} {what}: {failure}");
+            StoreError::new(failure.kind(), &message)
+        })
     }
 
     async fn scan(&self) -> Result<Vec<Profile>, StoreError> {
