@@ -100,6 +100,7 @@ mod flow;
 mod input;
 mod provider;
 mod refusal;
+mod runtime;
 pub mod store;
 #[cfg(feature = "testing")]
 pub mod testing;
@@ -122,9 +123,9 @@ pub use flow::{
     web::{WebFlow, WebLogin, WebLoginBuilder},
 };
 pub use provider::{
-    AccessToken, BorrowedToken, CachedProvider, CachedProviderBuilder, FixedToken, PoolStats,
-    ProviderStats, RefreshMode, SessionPool, SessionPoolBuilder, SessionProvider, TokenFuture,
-    TokenProvider,
+    AccessToken, BorrowedToken, CachedProvider, CachedProviderBuilder, FixedToken, PoolBuilder,
+    PoolStats, ProviderStats, RefreshMode, SessionPool, SessionProvider, TokenFuture,
+    TokenProvider, UserPool, UserProvider,
 };
 pub use token::{RefreshToken, Token};
 

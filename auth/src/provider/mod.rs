@@ -5,14 +5,19 @@
 
 mod access_token;
 mod cached;
+mod circuit_breaker;
+mod engine;
 mod fixed;
-mod flight;
 mod lifespan;
-mod session_cache;
+mod pool;
+mod retry;
 mod sessions;
+mod single_flight;
 mod slot;
 mod source;
 mod stored;
+mod token_cache;
+mod users;
 
 use std::{future::Future, pin::Pin, sync::Arc};
 
@@ -22,7 +27,9 @@ pub use cached::{
 };
 pub use fixed::FixedToken;
 pub(crate) use fixed::TOKEN_VARIABLE;
-pub use sessions::{PoolStats, SessionPool, SessionPoolBuilder, SessionProvider};
+pub use pool::{PoolBuilder, PoolStats};
+pub use sessions::{SessionPool, SessionProvider};
+pub use users::{UserPool, UserProvider};
 
 use crate::Result;
 

@@ -1,6 +1,12 @@
 //! One person's sign-in: a store, and the name of the profile in it.
 
-use std::{fmt, sync::Arc};
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
 use super::{MemoryStore, Profile, Record, Removed, Store, Stored};
 use crate::{Error, Result, Token};
@@ -23,6 +29,8 @@ use crate::{Error, Result, Token};
 pub struct SignIn {
     store: Arc<dyn Store>,
     profile: Profile,
+    /// How often a fresh one was put.
+    puts: Arc<AtomicU64>,
 }
 
 impl SignIn {
@@ -35,6 +43,7 @@ impl SignIn {
         Ok(Self {
             store: Arc::new(store),
             profile: Profile::new(profile)?,
+            puts: Arc::default(),
         })
     }
 
@@ -48,6 +57,7 @@ impl SignIn {
         Self {
             store: Arc::new(store),
             profile,
+            puts: Arc::default(),
         }
     }
 
@@ -72,7 +82,15 @@ impl SignIn {
     ///   caller's hands: put it again.
     pub async fn put(&self, token: &Token) -> Result<()> {
         let record = Record::of(token)?;
-        self.store.put(&self.profile, &record).await
+        let put = self.store.put(&self.profile, &record).await;
+        // Though its answer may have been lost.
+        self.puts.fetch_add(1, Ordering::SeqCst);
+        put
+    }
+
+    /// How often a fresh one was put by this process.
+    pub(crate) fn puts(&self) -> u64 {
+        self.puts.load(Ordering::SeqCst)
     }
 
     /// What is stored, if anything.

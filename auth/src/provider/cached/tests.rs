@@ -16,7 +16,14 @@ use std::{
 use coze_oauth_client::types::OAuthToken;
 
 use super::*;
-use crate::{ErrorKind, provider::source::MintFuture, testing::TestClock, token::Timing};
+use tokio::{runtime::Handle, time::Instant};
+
+use crate::{
+    ErrorKind,
+    provider::{retry::FIRST_BACKOFF, source::SourceFuture},
+    testing::TestClock,
+    token::Timing,
+};
 
 /// What the server does for one request.
 enum Act {
@@ -34,11 +41,11 @@ struct Script {
 }
 
 impl Source for Arc<Script> {
-    fn flow(&self) -> crate::Flow {
-        crate::Flow::Jwt
+    fn flow(&self) -> Option<crate::Flow> {
+        None
     }
 
-    fn mint(&self, _: RefreshMode, deadline: Instant) -> MintFuture<'_> {
+    fn mint(&self, _: RefreshMode, deadline: Instant) -> SourceFuture<'_, Result<Token>> {
         Box::pin(async move {
             let number = self.requests.fetch_add(1, Ordering::SeqCst) + 1;
             let act = self.acts.lock().unwrap().pop_front();
@@ -96,7 +103,8 @@ fn stage_with(
         requests: AtomicU64::new(0),
         clock: Clock::Test(clock.clone()),
     });
-    let builder = CachedProviderBuilder::new(Arc::clone(&script), Clock::Test(clock.clone()));
+    let builder =
+        CachedProviderBuilder::new(&script.clock, RunsOn::Callers, |_| Arc::clone(&script));
     Stage {
         provider: options(builder).build(),
         script,
@@ -219,7 +227,7 @@ async fn after_an_error_callers_get_it_at_once_with_the_time_of_the_next_try() {
     stage.served().await.unwrap_err();
     for _ in 0..100 {
         let error = stage.served().await.unwrap_err();
-        assert_eq!(error.retry_after(), Some(FIRST_PAUSE));
+        assert_eq!(error.retry_after(), Some(FIRST_BACKOFF));
     }
     assert_eq!(stage.requests(), 1, "a dead server is not hammered");
     pass(secs(1)).await;

@@ -4,7 +4,7 @@ use std::{future::Future, time::Duration};
 
 use tokio::time::{Instant, timeout};
 
-use crate::{Error, ErrorKind, Result, provider::flight::LONGEST_PATIENCE};
+use crate::{Error, ErrorKind, Result, provider::retry::LONGEST_DEADLINE};
 
 /// A save that fails is tried for this long before the token is handed out unsaved.
 pub(super) const LONGEST_SAVE: Duration = Duration::from_secs(10);
@@ -23,7 +23,7 @@ impl Budget {
     pub(super) fn until(deadline: Instant, request: Duration) -> Self {
         Self {
             deadline,
-            request: request.min(LONGEST_PATIENCE),
+            request: request.min(LONGEST_DEADLINE),
         }
     }
 

@@ -25,8 +25,9 @@ pub(super) use self::user_flow::UserFlow;
 use self::{budget::Budget, save::Unsaved};
 use super::{
     AccessToken, RefreshMode,
-    flight::BETWEEN_INVALIDATIONS,
-    source::{MintFuture, SettleFuture, Source},
+    circuit_breaker::CircuitBreaker,
+    retry::BETWEEN_INVALIDATIONS,
+    source::{Source, SourceFuture},
 };
 use crate::{
     Error, ErrorCode, ErrorKind, Flow, RefreshToken, Result, Token,
@@ -39,26 +40,30 @@ pub(super) struct StoredSource(Arc<Owner>);
 
 /// One of those who may own the sign-in for the time of a refresh.
 struct Owner {
-    flow: UserFlow,
+    flow: Arc<UserFlow>,
     sign_in: SignIn,
+    breaker: Arc<CircuitBreaker>,
     /// No refresh is begun any more.
     closing: AtomicBool,
     state: Mutex<State>,
     /// Saves don't overlap, so that a late one does not find its record replaced by the next.
     saving: tokio::sync::Mutex<()>,
-    adopted: AtomicU64,
+    reused: AtomicU64,
 }
 
 #[derive(Default)]
 struct State {
     /// The token that the cache was given last.
     given: Option<AccessToken>,
-    /// The token that the API refused last.
-    refused: Option<AccessToken>,
+    /// The token that the API refused last, and when it would have ended.
+    refused: Option<(AccessToken, Instant)>,
     /// When a token was last refreshed because the API refused the one before.
     refreshed_for_refusal: Option<Instant>,
     unsaved: Option<Unsaved>,
     doubted: Option<Doubted>,
+    /// The refresh token that was loaded last, and how often the sign-in had been put then.
+    loaded: Option<RefreshToken>,
+    puts: u64,
     /// An answer of ours was set aside, because its sign-in had been removed meanwhile.
     was_removed: bool,
 }
@@ -71,44 +76,67 @@ struct Doubted {
 }
 
 impl StoredSource {
-    pub(super) fn new(flow: UserFlow, sign_in: SignIn) -> Self {
-        Self::of(flow, sign_in, State::default())
+    pub(super) fn new(flow: Arc<UserFlow>, sign_in: SignIn, breaker: Arc<CircuitBreaker>) -> Self {
+        Self::of(flow, sign_in, breaker, State::default())
     }
 
     /// The same, kept in memory. A token without a refresh token is served to its end.
-    pub(super) fn in_memory(flow: UserFlow, signed_in: &Token) -> Self {
+    pub(super) fn in_memory(
+        flow: Arc<UserFlow>,
+        signed_in: &Token,
+        breaker: Arc<CircuitBreaker>,
+    ) -> Self {
         let state = State {
             given: AccessToken::of(signed_in.access_token()).ok(),
             ..State::default()
         };
         let sign_in = SignIn::in_memory(Record::of(signed_in).ok());
-        Self::of(flow, sign_in, state)
+        Self::of(flow, sign_in, breaker, state)
     }
 
-    fn of(flow: UserFlow, sign_in: SignIn, state: State) -> Self {
+    fn of(
+        flow: Arc<UserFlow>,
+        sign_in: SignIn,
+        breaker: Arc<CircuitBreaker>,
+        state: State,
+    ) -> Self {
         Self(Arc::new(Owner {
             flow,
             sign_in,
+            breaker,
             closing: AtomicBool::new(false),
             state: Mutex::new(state),
             saving: tokio::sync::Mutex::default(),
-            adopted: AtomicU64::new(0),
+            reused: AtomicU64::new(0),
         }))
     }
 }
 
 impl Source for StoredSource {
-    fn flow(&self) -> Flow {
-        self.0.flow.kind()
+    fn flow(&self) -> Option<Flow> {
+        Some(self.0.flow.kind())
     }
 
-    fn mint(&self, mode: RefreshMode, deadline: Instant) -> MintFuture<'_> {
+    fn mint(&self, mode: RefreshMode, deadline: Instant) -> SourceFuture<'_, Result<Token>> {
         let budget = Budget::until(deadline, self.0.flow.client().request_timeout());
         Box::pin(async move { self.0.get(mode, &budget).await })
     }
 
-    fn heeds_refusal(&self, refused: &AccessToken) -> bool {
-        self.0.state().refused = Some(refused.clone());
+    fn serves(&self, current: &AccessToken) {
+        self.0.state().given = Some(current.clone());
+    }
+
+    fn look(&self) -> SourceFuture<'_, bool> {
+        Box::pin(self.0.has_fresh_sign_in())
+    }
+
+    fn news(&self) -> Option<bool> {
+        let known = self.0.state().puts;
+        Some(self.0.sign_in.puts() != known)
+    }
+
+    fn heeds_refusal(&self, refused: &AccessToken, valid_until: Instant) -> bool {
+        self.0.state().refused = Some((refused.clone(), valid_until));
         true
     }
 
@@ -116,12 +144,24 @@ impl Source for StoredSource {
         self.0.closing.store(true, Ordering::Relaxed);
     }
 
-    fn settle(&self) -> SettleFuture<'_> {
+    fn settle(&self) -> SourceFuture<'_, ()> {
         Box::pin(self.0.settle())
     }
 
-    fn adopted(&self) -> u64 {
-        self.0.adopted.load(Ordering::Relaxed)
+    fn is_idle(&self) -> bool {
+        let now = Instant::now();
+        let state = self.0.state();
+        state.unsaved.is_none()
+            && state.doubted.is_none()
+            && !state.has_just_refreshed_for_refusal()
+            && state
+                .refused
+                .as_ref()
+                .is_none_or(|(_, until)| *until <= now)
+    }
+
+    fn reused(&self) -> u64 {
+        self.0.reused.load(Ordering::Relaxed)
     }
 
     fn unsaved(&self) -> Option<Error> {
@@ -203,11 +243,13 @@ impl Owner {
 
 impl State {
     fn is_refused(&self, record: &Record) -> bool {
-        is(&self.refused, record)
+        let refused = self.refused.as_ref();
+        refused.is_some_and(|(token, _)| is(token, record))
     }
 
     fn is_given(&self, record: &Record) -> bool {
-        is(&self.given, record)
+        let given = self.given.as_ref();
+        given.is_some_and(|token| is(token, record))
     }
 
     fn has_just_refreshed_for_refusal(&self) -> bool {
@@ -216,9 +258,8 @@ impl State {
     }
 }
 
-fn is(token: &Option<AccessToken>, record: &Record) -> bool {
-    let token = token.as_ref();
-    token.is_some_and(|token| record.access_token().ct_eq(token.expose()))
+fn is(token: &AccessToken, record: &Record) -> bool {
+    record.access_token().ct_eq(token.expose())
 }
 
 fn shut_down() -> Error {

@@ -17,7 +17,7 @@ use crate::{
     AccessToken, Error, ErrorCode, ErrorKind, Result, Token,
     provider::{
         lifespan::{margin, refresh_window},
-        source::{AtDeadline, random_fraction, retrying},
+        retry::{AtDeadline, random_fraction, retrying},
     },
     store::{Lease, LeaseKind, Leasing, Record, Saved},
 };
@@ -129,10 +129,15 @@ impl Owner {
                 .await;
         }
         // The same refresh token again: if the first attempt went through, it is spent either way.
-        let refreshed = retrying(budget.deadline, AtDeadline::Await, || async {
-            self.may_send(lease, redeemed, budget).await?;
-            self.flow.refresh(redeemed.refresh_token()).await
-        })
+        let refreshed = retrying(
+            &self.breaker,
+            budget.deadline,
+            AtDeadline::Await,
+            || async {
+                self.may_send(lease, redeemed, budget).await?;
+                self.flow.refresh(redeemed.refresh_token()).await
+            },
+        )
         .await;
         match refreshed {
             Ok(token) => match self.keep(redeemed, &token).await {
@@ -173,7 +178,14 @@ impl Owner {
     /// Loads what is stored, and says what to do with it.
     async fn look(&self, mode: RefreshMode, budget: &Budget) -> Result<Look> {
         let asked = Instant::now();
+        let puts = self.sign_in.puts();
         let loaded = budget.bound(self.sign_in.load()).await?;
+        {
+            let mut state = self.state();
+            state.puts = puts;
+            let record = loaded.as_ref().map(|stored| stored.record.refresh_token());
+            state.loaded = record.cloned();
+        }
         let stored = loaded.ok_or_else(|| self.nobody())?;
         let record = stored.record;
         self.expect_of_this_app(&record)?;
@@ -203,13 +215,25 @@ impl Owner {
         }))
     }
 
+    /// Whether another sign-in that lives is stored than the one that was loaded last.
+    pub(super) async fn has_fresh_sign_in(&self) -> bool {
+        let puts = self.sign_in.puts();
+        let loaded = timeout(LAST_LOOK, self.sign_in.load()).await;
+        self.state().puts = puts;
+        let Ok(Ok(Some(stored))) = loaded else {
+            return false;
+        };
+        let known = self.state().loaded.clone();
+        stored.record.dead().is_none() && known.is_none_or(|known| !stored.record.holds(&known))
+    }
+
     /// Uses a token that is stored.
     fn take_over(&self, record: &Record, life: Duration) -> Result<Token> {
         let token = Token::stored(record, life, self.flow.client().clock())?;
         let access_token = AccessToken::of(token.access_token())?;
         let mut state = self.state();
         if !state.is_given(record) {
-            self.adopted.fetch_add(1, Ordering::Relaxed);
+            self.reused.fetch_add(1, Ordering::Relaxed);
             tracing::debug!(profile = %self.profile(), ?life, "using the token that is stored");
         }
         state.given = Some(access_token);
@@ -317,7 +341,8 @@ impl Owner {
             "the sign-in is over: the person must sign in again"
         );
         match marked {
-            Ok(Ok(_)) => {}
+            // From now on the store tells.
+            Ok(Ok(_)) => self.state().doubted = None,
             Ok(Err(error)) => {
                 tracing::warn!(profile = %self.profile(), kind = ?error.kind(), "that could not be stored");
             }

@@ -14,6 +14,7 @@ use super::{
 use crate::{
     Error, Result, Token,
     provider::lifespan::refresh_window,
+    runtime::{self, RunsOn},
     store::{Lease, Record, Saved},
 };
 
@@ -99,7 +100,9 @@ impl Owner {
         if let Some(unsaved) = &mut self.state().unsaved {
             unsaved.lease = Some(lease);
         }
-        tokio::spawn(save_on(Arc::clone(self)));
+        let clock = self.flow.client().clock();
+        // If there is no runtime for it, the next caller saves it.
+        let _ = runtime::spawn(clock, RunsOn::Process, save_on(Arc::clone(self)));
     }
 
     /// Tries once to save what is unsaved. True if nothing is any more.

@@ -10,7 +10,7 @@ pub(in crate::provider) enum UserFlow {
 }
 
 impl UserFlow {
-    pub(super) fn kind(&self) -> Flow {
+    pub(in crate::provider) fn kind(&self) -> Flow {
         match self {
             Self::Web(_) => Flow::Web,
             Self::Pkce(_) => Flow::Pkce,
