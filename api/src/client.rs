@@ -178,12 +178,15 @@ impl CozeApiBuilder {
     /// use coze_auth::FixedToken;
     ///
     /// let coze = CozeApi::builder(FixedToken::new("pat_abc")?)
-    ///     .http(reqwest::Client::builder().no_proxy()) // `.timeout(…)` here would be replaced
+    ///     .http(|| reqwest::Client::builder().no_proxy()) // `.timeout(…)` here would be replaced
     ///     .request_timeout(Duration::from_secs(120))
     ///     .build()?;
     /// # Ok::<(), coze_api::Error>(())
     /// ```
-    pub fn http(mut self, http: reqwest::ClientBuilder) -> Self {
+    pub fn http(
+        mut self,
+        http: impl Fn() -> reqwest::ClientBuilder + Send + Sync + 'static,
+    ) -> Self {
         self.client = self.client.http(http);
         self
     }

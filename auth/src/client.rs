@@ -18,6 +18,7 @@ use crate::{
     error::presentable,
     expiry::{Granted, Timing},
     input::PathId,
+    runtime,
     user_agent::{self, CLIENT_USER_AGENT},
 };
 
@@ -41,6 +42,8 @@ pub struct OAuthClient(Arc<Shared>);
 struct Shared {
     endpoint: Endpoint,
     http: reqwest::Client,
+    /// For requests that redeem something: each has a connection of its own, so it depends on no runtime but its own.
+    http_without_pool: reqwest::Client,
     transport: Option<Arc<dyn Transport>>,
     request_timeout: Duration,
     user_agent: HeaderValue,
@@ -92,7 +95,7 @@ impl fmt::Debug for OAuthClient {
 #[must_use]
 pub struct OAuthClientBuilder {
     endpoint: Endpoint,
-    http: reqwest::ClientBuilder,
+    http: Box<dyn Fn() -> reqwest::ClientBuilder + Send + Sync>,
     transport: Option<Arc<dyn Transport>>,
     connect_timeout: Duration,
     request_timeout: Duration,
@@ -104,7 +107,7 @@ impl Default for OAuthClientBuilder {
     fn default() -> Self {
         Self {
             endpoint: Endpoint::default(),
-            http: reqwest::Client::builder(),
+            http: Box::new(reqwest::Client::builder),
             transport: None,
             connect_timeout: coze_wire::CONNECT_TIMEOUT,
             request_timeout: coze_wire::REQUEST_TIMEOUT,
@@ -133,10 +136,11 @@ impl OAuthClientBuilder {
         self
     }
 
-    /// An HTTP client of one's own making: a proxy, root certificates, a resolver.
+    /// Your own HTTP client: a proxy, root certificates, a resolver.
     ///
-    /// It is a builder, because it is finished here: redirects and repeated requests are switched
-    /// off, which a finished client can't be told. What it says of time-outs and of the user agent does not
+    /// It is a function that makes a builder, because two clients are made, and finished here: redirects and repeated
+    /// requests are switched off, which a finished client can't be told; and requests that redeem something single-use (a
+    /// code, a device code, a refresh token) share no connections. What it says of time-outs and of the user agent does not
     /// count: [`connect_timeout`](Self::connect_timeout), [`request_timeout`](Self::request_timeout) and
     /// [`product`](Self::product), or their defaults, replace its `connect_timeout`, `timeout` and
     /// `user_agent`. Make it with the `reqwest` that this crate re-exports.
@@ -146,12 +150,15 @@ impl OAuthClientBuilder {
     ///
     /// use coze_auth::{OAuthClient, reqwest};
     ///
-    /// let http = reqwest::Client::builder().no_proxy(); // `.timeout(…)` here would be replaced
+    /// let http = || reqwest::Client::builder().no_proxy(); // `.timeout(…)` here would be replaced
     /// let client = OAuthClient::builder().http(http).request_timeout(Duration::from_secs(10)).build()?;
     /// # Ok::<(), coze_auth::Error>(())
     /// ```
-    pub fn http(mut self, http: reqwest::ClientBuilder) -> Self {
-        self.http = http;
+    pub fn http(
+        mut self,
+        http: impl Fn() -> reqwest::ClientBuilder + Send + Sync + 'static,
+    ) -> Self {
+        self.http = Box::new(http);
         self
     }
 
@@ -194,16 +201,21 @@ impl OAuthClientBuilder {
     /// [`InvalidInput`](ErrorKind::InvalidInput) when the product can't stand in a header, or the HTTP
     /// client can't be built (its cause is the error's source).
     pub fn build(self) -> Result<OAuthClient> {
-        let http = coze_wire::harden(self.http)
-            .connect_timeout(self.connect_timeout)
-            .timeout(self.request_timeout)
-            .build()
-            .map_err(|error| {
+        let built = |http: reqwest::ClientBuilder| {
+            let http = coze_wire::harden(http)
+                .connect_timeout(self.connect_timeout)
+                .timeout(self.request_timeout)
+                .build();
+            http.map_err(|error| {
                 Error::invalid_input("the HTTP client could not be built").with_source(error)
-            })?;
+            })
+        };
+        let http = built((self.http)())?;
+        let http_without_pool = built((self.http)().pool_max_idle_per_host(0))?;
         Ok(OAuthClient(Arc::new(Shared {
             endpoint: self.endpoint,
             http,
+            http_without_pool,
             transport: self.transport,
             request_timeout: self.request_timeout,
             user_agent: user_agent::user_agent(self.product.as_deref())?,
@@ -292,8 +304,8 @@ impl OAuthClient {
         Ok(token.issued_to(client_id))
     }
 
-    /// Redeems an authorization code. Only where no connection could be made, and so no byte was sent, is it
-    /// tried again: a code is spent by the first request that reaches Coze.
+    /// Redeems an authorization code. Only where no connection could be made, and so no byte was sent, or the server says
+    /// that it has not processed the request, is it sent again: a code is spent by the first request that reaches Coze.
     pub(crate) async fn redeem_code(
         &self,
         credentials: &Credentials<'_>,
@@ -301,7 +313,11 @@ impl OAuthClient {
     ) -> Result<Token> {
         for wait in CONNECT_AGAIN_AFTER {
             match self.issue_token(credentials, grant.clone().into()).await {
-                Err(error) if error.kind() == ErrorKind::Connect => self.clock().sleep(wait).await,
+                Err(error)
+                    if matches!(error.kind(), ErrorKind::Connect | ErrorKind::NotProcessed) =>
+                {
+                    self.clock().sleep(wait).await;
+                }
                 outcome => return outcome.map(|token| token.issued_to(&grant.client_id)),
             }
         }
@@ -381,9 +397,16 @@ impl OAuthClient {
             secrets: secrets.map(|secret| (*secret).clone()).collect(),
             exchange: self.exchange(bearer),
         };
+        // A JWT is no loss: its requests share connections, unless their runtime soon ends.
+        let shares = credentials.flow == Flow::Jwt && !runtime::is_process_runtime();
+        let http = if shares {
+            &self.0.http
+        } else {
+            &self.0.http_without_pool
+        };
         let client = Client::new_with_client(
             self.0.endpoint.api_base(),
-            self.0.http.clone(),
+            http.clone(),
             call.exchange.clone(),
         );
         Ok((call, client))

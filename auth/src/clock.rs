@@ -18,6 +18,11 @@ pub(crate) enum Clock {
 }
 
 impl Clock {
+    /// Whether it is the system's, not a test's.
+    pub(crate) fn is_systems(&self) -> bool {
+        matches!(self, Self::System)
+    }
+
     /// Never goes back; stands still while the system sleeps.
     pub(crate) fn monotonic(&self) -> Instant {
         match self {

@@ -46,6 +46,8 @@ struct Details {
     refresh_token: Option<RefreshToken>,
     /// By how many seconds the local clock differs from the server's, if it does.
     wall_correction: Option<i64>,
+    /// Another attempt may help, as the caller's own code says.
+    is_transient: bool,
     source: Option<Arc<dyn std::error::Error + Send + Sync>>,
 }
 
@@ -106,6 +108,8 @@ pub enum ErrorKind {
     DeviceCodeExpired,
     /// No connection could be made: nothing was sent.
     Connect,
+    /// The server says that it has not processed the request (HTTP/2 `REFUSED_STREAM`, RFC 9113 section 8.7).
+    NotProcessed,
     /// Time ran out before an answer came; Coze may have acted on the request.
     Timeout,
     /// The connection broke before an answer was complete; Coze may have acted on the request.
@@ -304,6 +308,21 @@ impl Error {
         Self::new(ErrorKind::Provider, what).with_source(source)
     }
 
+    /// Says that another attempt may help: an error of your own [provider](Self::of_provider), exchange or
+    /// [signer](crate::Signer) is then retried within the deadline.
+    ///
+    /// ```
+    /// use coze_auth::Error;
+    ///
+    /// let busy = std::io::Error::from(std::io::ErrorKind::ResourceBusy);
+    /// let error = Error::of_provider("the gateway is busy", busy).transient();
+    /// assert!(error.is_retryable());
+    /// ```
+    #[must_use]
+    pub fn transient(self) -> Self {
+        self.with(|d| d.is_transient = true)
+    }
+
     /// What kind of thing went wrong.
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
@@ -364,16 +383,17 @@ impl Error {
     }
 
     /// Whether the cause may pass by itself: no connection, a time-out, a broken connection, HTTP 408, 429
-    /// or 5xx, `internal_error`, or the API's rate limit (4013).
+    /// or 5xx, `internal_error`, the API's rate limit (4013), or an error of your own that is
+    /// [transient](Self::transient).
     ///
     /// It says nothing about whether the *same* request may be sent again. Codes are single-use, so
     /// an exchange that was interrupted may have spent its code; a device poll or a JWT exchange may
     /// simply be called again.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
-        use ErrorKind::{Connect, Interrupted, InvalidAnswer, Refused, Timeout};
+        use ErrorKind::{Connect, Interrupted, InvalidAnswer, NotProcessed, Refused, Timeout};
         match self.0.kind {
-            Connect | Timeout | Interrupted => true,
+            Connect | NotProcessed | Timeout | Interrupted => true,
             Refused | InvalidAnswer => {
                 let by_status = self.0.status.is_some_and(|status| {
                     status.is_server_error()
@@ -387,7 +407,7 @@ impl Error {
                     Some(_) => false,
                 }
             }
-            _ => false,
+            _ => self.0.is_transient,
         }
     }
 
@@ -449,6 +469,7 @@ impl Error {
             (ErrorKind::Connect, ..) => {
                 "check the network, the proxy and the base URL, then try again"
             }
+            (ErrorKind::NotProcessed, ..) => "try again",
             (ErrorKind::Timeout | ErrorKind::Interrupted, ..) => {
                 "try again; a code or refresh token that was in the request may be spent"
             }
@@ -632,6 +653,12 @@ impl fmt::Display for Error {
         if let Some(message) = message {
             write!(f, ": {message}")?;
         }
+        // The caller's own code has said why, and nobody else tells.
+        if let (ErrorKind::Signing | ErrorKind::Provider, Some(source)) =
+            (self.kind(), &self.0.source)
+        {
+            write!(f, ": {source}")?;
+        }
         let mut notes = Vec::new();
         if let Some(status) = status {
             notes.push(format!("HTTP {}", status.as_u16()));
@@ -693,6 +720,7 @@ impl Error {
             retry_after: None,
             refresh_token: None,
             wall_correction: None,
+            is_transient: false,
             source: None,
         }))
     }
@@ -705,6 +733,10 @@ impl Error {
     pub(crate) fn unanswered(error: SendError) -> Self {
         let (kind, what) = match error.kind() {
             SendErrorKind::Connect => (ErrorKind::Connect, "no connection to the server"),
+            SendErrorKind::NotProcessed => (
+                ErrorKind::NotProcessed,
+                "the server has not processed the request",
+            ),
             SendErrorKind::Timeout => (ErrorKind::Timeout, "no answer in time"),
             SendErrorKind::Request => (ErrorKind::InvalidInput, "the request could not be built"),
             _ => (ErrorKind::Interrupted, "the connection broke off"),

@@ -101,6 +101,7 @@ mod expiry;
 mod flow;
 mod input;
 mod provider;
+mod runtime;
 pub mod sign_in;
 pub mod store;
 #[cfg(feature = "testing")]
@@ -124,9 +125,9 @@ pub use flow::{
     web::{WebFlow, WebLogin, WebLoginBuilder},
 };
 pub use provider::{
-    AccessToken, BorrowedToken, CachedProvider, CachedProviderBuilder, FixedToken, PoolStats,
-    ProviderStats, RefreshMode, SessionPool, SessionPoolBuilder, SessionProvider, TokenFuture,
-    TokenProvider,
+    AccessToken, BorrowedToken, CachedProvider, CachedProviderBuilder, FixedToken, PoolBuilder,
+    PoolStats, ProviderStats, RefreshMode, SessionPool, SessionProvider, TokenFuture,
+    TokenProvider, UserPool, UserProvider,
 };
 pub use sign_in::SignIn;
 pub use token::{RefreshToken, Token};

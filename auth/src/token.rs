@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use crate::{
-    Error, ErrorKind, Result,
+    AccessToken, Error, ErrorKind, Result,
     clock::Clock,
     expiry::{Life, Timing},
     sign_in::Record,
@@ -225,6 +225,28 @@ impl Token {
             log_id: record.log_id().map(str::to_owned),
             client_id: record.client_id().map(str::to_owned),
             clock: clock.clone(),
+        })
+    }
+}
+
+// Of an exchange of the user's own.
+impl Token {
+    /// A token that lives so long from now on.
+    pub(crate) fn exchanged(access_token: &AccessToken, life: Duration) -> Result<Self> {
+        let clock = Clock::System;
+        let now = clock.wall();
+        Ok(Self {
+            access_token: Secret::from(access_token.expose()),
+            authorization: access_token.bearer(),
+            refresh_token: None,
+            expires_at: now.checked_add(life).unwrap_or(now),
+            lifetime: life,
+            is_lifetime_assumed: false,
+            received: clock.monotonic(),
+            received_wall: now,
+            log_id: None,
+            client_id: None,
+            clock,
         })
     }
 }

@@ -20,7 +20,7 @@ use crate::support::{
 fn client_of(base_url: &str) -> OAuthClientBuilder {
     OAuthClient::builder()
         .endpoint(Endpoint::custom(base_url).unwrap())
-        .http(reqwest::Client::builder().no_proxy())
+        .http(|| reqwest::Client::builder().no_proxy())
 }
 
 /// A server that gives the same answer to everything.
@@ -662,9 +662,11 @@ async fn a_callers_own_redirect_policy_does_not_change_that() {
     let stranger = server(json_answer(200, &token_answer())).await;
     let answer = ResponseTemplate::new(307).insert_header("location", stranger.uri());
     let server = server(answer).await;
-    let following = reqwest::Client::builder()
-        .no_proxy()
-        .redirect(reqwest::redirect::Policy::limited(10));
+    let following = || {
+        reqwest::Client::builder()
+            .no_proxy()
+            .redirect(reqwest::redirect::Policy::limited(10))
+    };
     let client = client_of(&server.uri()).http(following).build().unwrap();
     let error = Call::WebRefresh.make(&client).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Redirected, "{error}");

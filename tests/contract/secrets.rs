@@ -224,7 +224,7 @@ impl Signer for NotingSigner {
 fn client_of(base_url: &str) -> OAuthClientBuilder {
     OAuthClient::builder()
         .endpoint(Endpoint::custom(base_url).unwrap())
-        .http(reqwest::Client::builder().no_proxy())
+        .http(|| reqwest::Client::builder().no_proxy())
 }
 
 fn refresh_token() -> RefreshToken {
@@ -320,9 +320,11 @@ async fn no_secret_shows_when_all_is_well() {
     go_through_all_flows(&mut witness, &client, None, "HTTP/1.1").await;
 
     // The frames of HTTP/2 are traced in detail.
-    let http2 = reqwest::Client::builder()
-        .no_proxy()
-        .http2_prior_knowledge();
+    let http2 = || {
+        reqwest::Client::builder()
+            .no_proxy()
+            .http2_prior_knowledge()
+    };
     let client = client_of(&server.uri()).http(http2).build().unwrap();
     go_through_all_flows(&mut witness, &client, None, "HTTP/2").await;
 
@@ -711,9 +713,11 @@ async fn no_secret_shows_in_a_value_that_is_refused_or_in_a_configuration() {
     headers.insert("x-api-key", "hush-header".parse().unwrap());
     let refusing = Refusing::new().base_url();
     let proxy = refusing.replace("http://", "http://user:hush@");
-    let http = reqwest::Client::builder()
-        .default_headers(headers)
-        .proxy(reqwest::Proxy::all(proxy).unwrap());
+    let http = move || {
+        reqwest::Client::builder()
+            .default_headers(headers.clone())
+            .proxy(reqwest::Proxy::all(&proxy).unwrap())
+    };
     let builder = OAuthClient::builder().http(http);
     witness.sees("client builder", &builder);
     let client = builder.build().unwrap();

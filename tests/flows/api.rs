@@ -37,9 +37,7 @@ impl Service {
 
     async fn start() -> Self {
         let mock = MockCoze::start().await.unwrap();
-        let client = OAuthClient::builder()
-            .endpoint(endpoint(&mock))
-            .http(http());
+        let client = OAuthClient::builder().endpoint(endpoint(&mock)).http(http);
         let provider = CachedProvider::jwt(jwt_flow(client.build().unwrap())).build();
         Self { mock, provider }
     }
@@ -77,7 +75,7 @@ fn http() -> reqwest::ClientBuilder {
 fn api_with(provider: impl TokenProvider, mock: &MockCoze) -> CozeApi {
     CozeApi::builder(provider)
         .endpoint(endpoint(mock))
-        .http(http())
+        .http(http)
         .build()
         .unwrap()
 }
@@ -451,12 +449,15 @@ async fn an_api_that_redirects_gets_no_token_elsewhere() {
 #[tokio::test]
 async fn the_time_outs_of_the_http_builder_are_replaced() {
     let mock = MockCoze::start().await.unwrap();
-    let at_once = http()
-        .timeout(Duration::ZERO)
-        .connect_timeout(Duration::ZERO);
+    let at_once = || {
+        http()
+            .timeout(Duration::ZERO)
+            .connect_timeout(Duration::ZERO)
+            .user_agent("another")
+    };
     let api = CozeApi::builder(FixedToken::new(defaults::PERSONAL_ACCESS_TOKEN).unwrap())
         .endpoint(endpoint(&mock))
-        .http(at_once.user_agent("another"))
+        .http(at_once)
         .product("my-service/1.2")
         .build()
         .unwrap();
@@ -474,7 +475,7 @@ async fn a_server_that_never_answers_is_given_the_builders_time() {
     let url = format!("http://{}", silent.local_addr().unwrap());
     let api = CozeApi::builder(FixedToken::new("pat_1").unwrap())
         .endpoint(Endpoint::custom(url).unwrap())
-        .http(http().timeout(secs(3600)))
+        .http(|| http().timeout(secs(3600)))
         .request_timeout(millis(1))
         .build()
         .unwrap();

@@ -398,7 +398,7 @@ async fn over_a_socket(fault: Fault) -> Error {
     mock.faults().add(fault, At::Token, Times::ONCE);
     let client = OAuthClient::builder()
         .endpoint(Endpoint::custom(mock.url()).unwrap())
-        .http(reqwest::Client::builder().no_proxy())
+        .http(|| reqwest::Client::builder().no_proxy())
         .request_timeout(patience)
         .build()
         .unwrap();
@@ -450,7 +450,7 @@ async fn a_server_that_is_gone_is_no_connection() {
     let url = format!("http://{}", taken.local_addr().unwrap());
     let client = OAuthClient::builder()
         .endpoint(Endpoint::custom(url).unwrap())
-        .http(reqwest::Client::builder().no_proxy())
+        .http(|| reqwest::Client::builder().no_proxy())
         .build()
         .unwrap();
     let device = coze_auth::DeviceFlow::new(client, defaults::DEVICE_CLIENT_ID).unwrap();

@@ -12,7 +12,7 @@ use crate::support::{Cut, Stage, jwt_flow, millis, pass, secs, status};
 async fn a_server_that_is_down_is_not_hammered_by_many_sessions() {
     let stage = Stage::new();
     let pool = SessionPool::builder(stage.jwt())
-        .concurrent_requests(8)
+        .max_concurrent_requests(8)
         .deadline(secs(20))
         .build();
     stage.line.cut(Cut::Refused);
@@ -32,7 +32,7 @@ async fn a_server_that_is_down_is_not_hammered_by_many_sessions() {
     // As many as make an outage; then 8 at most a second.
     let attempts = stage.line.attempts();
     assert!((8 * 50..8 * 62).contains(&attempts), "{attempts} attempts");
-    assert_eq!(pool.stats().sessions, 0);
+    assert_eq!(pool.stats().cached, 0);
 
     stage.line.mend();
     let mended = Instant::now();
@@ -40,14 +40,14 @@ async fn a_server_that_is_down_is_not_hammered_by_many_sessions() {
         user.await.unwrap();
     }
     assert!(mended.elapsed() < secs(20), "{:?}", mended.elapsed());
-    assert_eq!(pool.stats().sessions, 1000);
+    assert_eq!(pool.stats().cached, 1000);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_pause_that_the_server_asks_for_is_kept_by_all_sessions() {
     let stage = Stage::new();
     let pool = SessionPool::builder(stage.jwt())
-        .concurrent_requests(2)
+        .max_concurrent_requests(2)
         .build();
     let faults = stage.mock.faults();
     faults.add(Fault::too_many_requests(10), At::Token, Times::Forever);
@@ -90,7 +90,7 @@ async fn ask_in_vain(pool: &SessionPool, users: std::ops::Range<u32>) -> Vec<Err
 async fn in_an_outage_a_new_session_hears_so_at_once_and_one_with_a_token_is_served() {
     let stage = Stage::new();
     let builder = SessionPool::builder(stage.jwt());
-    let pool = builder.concurrent_requests(8).build();
+    let pool = builder.max_concurrent_requests(8).build();
     let lucky = pool.session("lucky");
     let held = lucky.token().await.unwrap();
     let before = stage.line.attempts();
@@ -125,7 +125,7 @@ async fn an_outage_is_told_to_those_who_wait_for_their_turn() {
     let stage = Stage::new();
     let client = stage.client_builder().request_timeout(secs(5));
     let pool = SessionPool::builder(jwt_flow(client.build().unwrap()))
-        .concurrent_requests(4)
+        .max_concurrent_requests(4)
         .build();
     stage.line.cut(Cut::Silent);
     let began = Instant::now();
@@ -142,7 +142,7 @@ async fn an_outage_is_told_to_those_who_wait_for_their_turn() {
 async fn a_server_that_is_silent_until_the_deadline_is_down() {
     let stage = Stage::new();
     let pool = SessionPool::builder(stage.jwt())
-        .concurrent_requests(4)
+        .max_concurrent_requests(4)
         .deadline(secs(10))
         .build();
     stage.line.cut(Cut::Silent);
@@ -168,7 +168,7 @@ async fn a_server_that_is_silent_until_the_deadline_is_down() {
 async fn a_silent_server_is_down_for_a_steady_stream_of_sessions_too() {
     let stage = Stage::new();
     let pool = SessionPool::builder(stage.jwt())
-        .concurrent_requests(4)
+        .max_concurrent_requests(4)
         .deadline(secs(10))
         .build();
     pool.session("earlier").token().await.unwrap();
@@ -211,7 +211,7 @@ async fn what_a_server_has_said_is_told_though_it_falls_silent() {
 async fn after_an_outage_callers_are_served_and_not_those_who_have_gone_away() {
     let stage = Stage::new();
     let builder = SessionPool::builder(stage.jwt());
-    let pool = builder.concurrent_requests(8).build();
+    let pool = builder.max_concurrent_requests(8).build();
     stage.line.cut(Cut::Refused);
     for user in 0..3000 {
         let session = pool.session(format!("impatient-{user}"));
@@ -247,7 +247,7 @@ async fn after_an_outage_callers_are_served_and_not_those_who_have_gone_away() {
 async fn requests_that_cannot_be_hide_no_outage() {
     let stage = Stage::new();
     let builder = SessionPool::builder(stage.jwt());
-    let pool = builder.concurrent_requests(8).build();
+    let pool = builder.max_concurrent_requests(8).build();
     stage.line.cut(Cut::Refused);
     let callers: Vec<_> = (0..200)
         .map(|user| {
@@ -270,7 +270,7 @@ async fn requests_that_cannot_be_hide_no_outage() {
 async fn nobody_hears_of_another_sessions_request() {
     let stage = Stage::new();
     let pool = SessionPool::builder(stage.jwt())
-        .concurrent_requests(2)
+        .max_concurrent_requests(2)
         .build();
     let faults = stage.mock.faults();
     faults.add(

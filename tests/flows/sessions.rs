@@ -10,7 +10,7 @@ use coze_auth::{
 use coze_mock::{Endpoint as At, Fault, Times};
 use tokio::time::Instant;
 
-use crate::support::{Cut, Stage, millis, pass, secs, status};
+use crate::support::{Cut, Stage, edit_json, millis, pass, secs, status};
 
 fn pool(stage: &Stage) -> SessionPool {
     SessionPool::builder(stage.jwt()).build()
@@ -125,7 +125,7 @@ async fn a_thousand_callers_on_fifty_sessions_cause_fifty_requests() {
     assert_eq!(stage.token_requests().len(), 50);
     let stats = pool.stats();
     assert_eq!((stats.refreshes, stats.coalesced), (50, 950));
-    assert_eq!((stats.failures, stats.sessions), (0, 50));
+    assert_eq!((stats.failures, stats.cached), (0, 50));
 
     // All have just expired: the same again.
     pass(secs(900)).await;
@@ -157,7 +157,7 @@ async fn sessions_get_their_tokens_so_many_at_once_and_no_more() {
     let stage = Stage::new();
     stage.line.takes(millis(50));
     let builder = SessionPool::builder(stage.jwt());
-    let pool = builder.concurrent_requests(4).build();
+    let pool = builder.max_concurrent_requests(4).build();
     let began = Instant::now();
     thousand_callers_on_fifty_sessions(&stage, &pool).await;
     assert_eq!(stage.line.most_in_flight(), 4, "no more, and no fewer");
@@ -170,7 +170,7 @@ async fn the_wait_for_ones_turn_counts_for_the_deadline() {
     let stage = Stage::new();
     stage.line.takes(secs(4));
     let pool = SessionPool::builder(stage.jwt())
-        .concurrent_requests(1)
+        .max_concurrent_requests(1)
         .deadline(secs(6))
         .build();
     let session = |user| pool.session(user);
@@ -186,7 +186,7 @@ async fn the_wait_for_ones_turn_counts_for_the_deadline() {
 async fn a_session_that_waits_for_a_retry_keeps_nobody_else_waiting() {
     let stage = Stage::new();
     let builder = SessionPool::builder(stage.jwt());
-    let pool = builder.concurrent_requests(1).build();
+    let pool = builder.max_concurrent_requests(1).build();
     let faults = stage.mock.faults();
     faults.add(Fault::too_many_requests(30), At::Token, Times::ONCE);
     let (unlucky, lucky) = (pool.session("unlucky"), pool.session("lucky"));
@@ -219,7 +219,7 @@ async fn no_more_sessions_are_kept_than_there_is_room_for() {
         let granted = stage.mock.granted(granted.expose()).unwrap();
         assert_eq!(granted.session_name, Some(user));
     }
-    let sessions = pool.stats().sessions;
+    let sessions = pool.stats().cached;
     assert!((1..=100).contains(&sessions), "{sessions}");
     assert!(sessions >= 90, "room is used: {sessions}");
 }
@@ -235,7 +235,7 @@ async fn a_session_that_was_dropped_simply_gets_a_token_anew() {
             assert_eq!(granted.session_name.as_deref(), Some(user));
         }
     }
-    assert!(pool.stats().sessions <= 1);
+    assert!(pool.stats().cached <= 1);
 }
 
 #[tokio::test(start_paused = true)]
@@ -267,7 +267,9 @@ async fn a_small_pool_still_pauses_each_session_after_its_failure() {
 #[tokio::test(start_paused = true)]
 async fn sessions_that_nobody_asks_for_are_dropped_while_others_are_asked_for() {
     let stage = Stage::new();
-    let pool = SessionPool::builder(stage.jwt()).idle(secs(120)).build();
+    let pool = SessionPool::builder(stage.jwt())
+        .idle_timeout(secs(120))
+        .build();
     let one = token(&pool, "alice").await;
     for _ in 0..5 {
         token(&pool, "bob").await;
@@ -278,7 +280,7 @@ async fn sessions_that_nobody_asks_for_are_dropped_while_others_are_asked_for() 
         token(&pool, "bob").await;
         pass(secs(50)).await;
     }
-    assert_eq!(pool.stats().sessions, 1, "bob's");
+    assert_eq!(pool.stats().cached, 1, "bob's");
     let other = token(&pool, "alice").await;
     assert_ne!(one.expose(), other.expose());
     assert_eq!(stage.token_requests().len(), 3);
@@ -287,21 +289,23 @@ async fn sessions_that_nobody_asks_for_are_dropped_while_others_are_asked_for() 
 #[tokio::test(start_paused = true)]
 async fn an_idle_session_is_gone_on_time_whoever_looks() {
     let stage = Stage::new();
-    let pool = SessionPool::builder(stage.jwt()).idle(secs(120)).build();
+    let pool = SessionPool::builder(stage.jwt())
+        .idle_timeout(secs(120))
+        .build();
     token(&pool, "alice").await;
     pass(secs(119)).await;
-    assert_eq!(pool.stats().sessions, 1);
+    assert_eq!(pool.stats().cached, 1);
     pass(secs(1)).await;
     assert!(pool.session("alice").cached().is_none());
     pass(secs(60)).await;
-    assert_eq!(pool.stats().sessions, 0);
+    assert_eq!(pool.stats().cached, 0);
 }
 
 #[tokio::test(start_paused = true)]
 async fn an_idle_time_of_nothing_keeps_nothing() {
     let stage = Stage::new();
     let builder = SessionPool::builder(stage.jwt());
-    let pool = builder.idle(Duration::ZERO).build();
+    let pool = builder.idle_timeout(Duration::ZERO).build();
     let one = token(&pool, "alice").await;
     let other = token(&pool, "alice").await;
     assert_ne!(one.expose(), other.expose());
@@ -314,19 +318,19 @@ async fn ended_sessions_are_dropped_from_all_of_a_large_pool() {
     for number in 0..300 {
         token(&pool, &format!("user-{number}")).await;
     }
-    assert_eq!(pool.stats().sessions, 300);
+    assert_eq!(pool.stats().cached, 300);
     pass(secs(900)).await;
-    assert_eq!(pool.stats().sessions, 0);
+    assert_eq!(pool.stats().cached, 0);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_pool_that_drops_no_idle_sessions_can_be_had() {
     let stage = Stage::new();
     let pool = SessionPool::builder(stage.jwt())
-        .idle(Duration::MAX)
+        .idle_timeout(Duration::MAX)
         .build();
     token(&pool, "alice").await;
-    assert_eq!(pool.stats().sessions, 1);
+    assert_eq!(pool.stats().cached, 1);
 }
 
 #[tokio::test(start_paused = true)]
@@ -335,6 +339,20 @@ async fn a_pool_without_a_deadline_can_be_had() {
     let builder = SessionPool::builder(stage.jwt());
     let pool = builder.deadline(Duration::MAX).build();
     pool.session("alice").token().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_that_never_ends_is_kept() {
+    let stage = Stage::new();
+    stage.line.rewrites(|response| {
+        edit_json(response, |json| json["expires_in"] = i64::MAX.into());
+    });
+    let pool = SessionPool::builder(stage.jwt())
+        .idle_timeout(Duration::MAX)
+        .build();
+    let first = token(&pool, "alice").await;
+    pass(secs(3600)).await;
+    assert_eq!(token(&pool, "alice").await.expose(), first.expose());
 }
 
 #[tokio::test(start_paused = true)]

@@ -232,7 +232,7 @@ async fn replicas_refresh_once_between_them_and_not_once_each() {
         }
         let refreshes = refreshes(&stage, &first);
         assert!((5..=9).contains(&refreshes), "{refreshes} in 5,000 s");
-        let adopted: u64 = replicas.iter().map(|one| one.stats().adopted).sum();
+        let adopted: u64 = replicas.iter().map(|one| one.stats().reused).sum();
         assert!(adopted >= 7 * refreshes as u64, "{adopted}");
         assert_nothing_lost(&stage, &first, &store.record().await);
         stage.mock.assert_clean();
@@ -286,7 +286,7 @@ async fn in_the_refresh_window_a_replica_without_the_lease_serves_on_and_looks_a
     assert_ne!(new.expose(), old.expose());
     assert_eq!(other.cached().unwrap().expose(), new.expose());
     assert_eq!(refreshes(&stage, &first), 1);
-    assert_eq!(one.stats().adopted + other.stats().adopted, 3, "cold twice");
+    assert_eq!(one.stats().reused + other.stats().reused, 3, "cold twice");
 }
 
 #[tokio::test(start_paused = true)]

@@ -27,7 +27,7 @@ fn http() -> reqwest::ClientBuilder {
 pub(crate) fn client(setup: &Setup) -> Result<OAuthClientBuilder> {
     Ok(OAuthClient::builder()
         .endpoint(Endpoint::custom(&setup.api_base)?)
-        .http(http())
+        .http(http)
         .request_timeout(REQUEST_AT_MOST))
 }
 

@@ -66,6 +66,8 @@ pub struct SendError {
 pub enum SendErrorKind {
     /// No connection could be made: no byte of the request was sent.
     Connect,
+    /// The server says that it has not processed the request: the same may be sent again.
+    NotProcessed,
     /// Time ran out after a connection was made; the server may have acted.
     Timeout,
     /// The connection failed once it was made; the server may have acted.
@@ -96,6 +98,8 @@ impl SendError {
             SendErrorKind::Request
         } else if error.is_connect() {
             SendErrorKind::Connect
+        } else if is_refused_stream(error) {
+            SendErrorKind::NotProcessed
         } else if error.is_timeout() {
             SendErrorKind::Timeout
         } else {
@@ -103,6 +107,21 @@ impl SendError {
         };
         Self::new(kind, causes(error))
     }
+}
+
+/// RFC 9113 section 8.7: a refused stream was not processed. The same would hold for a stream above the last id of a
+/// GOAWAY, but the error does not tell that from one below it, which may have been processed.
+fn is_refused_stream(error: &reqwest::Error) -> bool {
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        if let Some(h2) = cause.downcast_ref::<h2::Error>() {
+            return h2.is_reset()
+                && h2.is_remote()
+                && h2.reason() == Some(h2::Reason::REFUSED_STREAM);
+        }
+        source = cause.source();
+    }
+    false
 }
 
 /// The causes below reqwest's own message, which would quote the URL.
@@ -129,6 +148,7 @@ impl fmt::Display for SendError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let what = match self.kind {
             SendErrorKind::Connect => "no connection",
+            SendErrorKind::NotProcessed => "not processed",
             SendErrorKind::Timeout => "time-out",
             SendErrorKind::Interrupted => "connection broke off",
             SendErrorKind::Request => "request could not be built",

@@ -1,8 +1,8 @@
 //! A token that is always valid: read without a lock, got once for all callers, and got anew before it ends.
 
 use std::{
-    convert::Infallible,
     fmt,
+    future::Future,
     ops::Deref,
     sync::{
         Arc,
@@ -12,18 +12,20 @@ use std::{
 };
 
 use arc_swap::{ArcSwapOption, Guard};
-use tokio::{runtime::Handle, time::Instant};
 
 use super::{
     AccessToken, TokenFuture, TokenProvider,
-    flight::{Boarding, Destination, FIRST_PAUSE, Flights, Runtime, Takeoff, take_off},
+    circuit_breaker::CircuitBreaker,
+    engine::{self, Engine, Key, Options, Requests, refresh_when_due},
     lifespan::Lifespan,
+    retry::jitter,
     slot::Slot,
-    source::{AssumedLifetime, JwtSource, MintFuture, Source, jitter},
+    source::{FnSource, JwtSource, Source},
 };
 use crate::{
     DeviceFlow, Error, JwtFlow, JwtTokenRequest, PkceFlow, Result, Token, WebFlow,
     clock::{Clock, Tick},
+    runtime::RunsOn,
     sign_in::{SignIn, StoredSource, UserFlow},
 };
 
@@ -34,14 +36,16 @@ use crate::{
 ///   who goes away stops nobody else's.
 /// - In the last fifth of its life (the last five minutes of a long one) a token is still served, and one
 ///   request in the background gets the next. If that fails, the old one serves until its end.
-/// - After a failure there is a pause, half a second and growing to 15 (to 60 where the server refused, or while the
+/// - After a failure there is a backoff, half a second and growing to 15 (to 60 where the server refused, or while the
 ///   old token is still served), or what the server asks for, an hour at most; callers without a token get the
-///   error at once, with the time of the next try as its [`retry_after`](Error::retry_after).
-/// - At rest there is no task, but while a [stored](crate::store) sign-in could not be saved, which is tried on.
+///   error at once, with the time of the next try as its [`retry_after`](Error::retry_after). A fresh sign-in that is put
+///   into the [store](crate::store) ends it, within a second also if another process has put it there.
+/// - No task runs while it is idle, except to retry a failed save to the store.
 /// - A token that the API refused ([`invalidate`](TokenProvider::invalidate)) is replaced, once in 10 seconds at
 ///   most.
 ///
-/// It needs a tokio runtime.
+/// Refreshes of rotating tokens run on a runtime of their own, whose thread is started when it is needed and ends ten
+/// seconds later. All else runs on the caller's tokio runtime, if that has worker threads; else there, too.
 ///
 /// ```no_run
 /// # async fn example(jwt: coze_auth::JwtFlow) -> coze_auth::Result<()> {
@@ -61,28 +65,11 @@ pub struct CachedProvider(Arc<Shared>);
 
 struct Shared {
     slot: ArcSwapOption<Slot>,
-    clock: Clock,
-    flights: Flights,
-    source: Box<dyn Source>,
-    options: Options,
-    runtime: Runtime,
-    counters: Counters,
-    assumed_lifetime: AssumedLifetime,
-}
-
-struct Options {
-    refresh: RefreshMode,
-    deadline: Duration,
-    jitter: f64,
-}
-
-#[derive(Default)]
-struct Counters {
+    engine: Engine<Arc<Shared>>,
+    requests: Arc<Requests>,
+    source: Arc<dyn Source>,
     /// Reads of tokens that were replaced; those of the current one are in its slot.
     served_before: AtomicU64,
-    refreshes: AtomicU64,
-    coalesced: AtomicU64,
-    failures: AtomicU64,
 }
 
 /// When a token that will end soon is replaced.
@@ -106,16 +93,20 @@ pub(super) const DEFAULT_DEADLINE: Duration = Duration::from_secs(60);
 pub struct ProviderStats {
     /// Tokens served without a wait. Reads at the very moment when a token is replaced may be missed.
     pub served_from_cache: u64,
-    /// Requests for a token that were begun (each may have taken several attempts).
+    /// Times that a new token was wanted. Each may have been loaded from a [store](crate::store), or may have taken several
+    /// requests.
     pub refreshes: u64,
-    /// Callers who waited for a request that another had begun.
+    /// Requests made to Coze, each attempt counted.
+    pub requests: u64,
+    /// Callers who waited for a refresh that another had begun.
     pub coalesced: u64,
-    /// Tokens that another owner of the same [stored](crate::store) sign-in had refreshed: no request was sent.
-    pub adopted: u64,
+    /// Tokens that were loaded from the [store](crate::store), where another owner of the sign-in had saved them: no
+    /// request was sent for them.
+    pub reused: u64,
     /// Why the sign-in that the current token belongs to is not in its [store](crate::store), if it is not: it is in
-    /// memory only, and saving it is tried on. If the process ends before that, the person has to sign in again.
+    /// memory only, and the save is retried. If the process ends before that, the user has to sign in again.
     pub unsaved: Option<Error>,
-    /// Requests that ended without a token.
+    /// Refreshes that ended without a token.
     pub failures: u64,
     /// The last failure, if none has succeeded since.
     pub last_error: Option<Error>,
@@ -126,23 +117,30 @@ pub struct ProviderStats {
 /// Makes a [`CachedProvider`].
 #[must_use]
 pub struct CachedProviderBuilder {
-    source: Box<dyn Source>,
+    source: Arc<dyn Source>,
+    breaker: Arc<CircuitBreaker>,
     first: Option<Token>,
     clock: Clock,
     refresh: RefreshMode,
     deadline: Duration,
-    runtime: Option<Handle>,
+    runs_on: RunsOn,
 }
 
 impl CachedProviderBuilder {
-    fn new(source: impl Source, clock: Clock) -> Self {
+    fn new<S: Source>(
+        clock: &Clock,
+        runs_on: RunsOn,
+        source: impl FnOnce(Arc<CircuitBreaker>) -> S,
+    ) -> Self {
+        let breaker = Arc::new(CircuitBreaker::always_closed());
         Self {
-            source: Box::new(source),
+            source: Arc::new(source(Arc::clone(&breaker))),
+            breaker,
             first: None,
-            clock,
+            clock: clock.clone(),
             refresh: RefreshMode::default(),
             deadline: DEFAULT_DEADLINE,
-            runtime: None,
+            runs_on,
         }
     }
 
@@ -161,33 +159,34 @@ impl CachedProviderBuilder {
         self
     }
 
-    /// Gets tokens on this runtime, instead of the caller's own: for callers whose runtime may end, or stand
-    /// still, while a token is being got.
-    pub fn runtime(mut self, runtime: Handle) -> Self {
-        self.runtime = Some(runtime);
+    /// Takes the time from this clock, for tests; a provider of one of Coze's flows has that of its client.
+    #[cfg(feature = "testing")]
+    pub fn test_clock(mut self, clock: crate::testing::TestClock) -> Self {
+        self.clock = Clock::Test(clock);
         self
     }
 
     /// The provider. Nothing is sent before the first caller asks.
     #[must_use]
     pub fn build(self) -> CachedProvider {
+        let options = Options {
+            refresh: self.refresh,
+            deadline: self.deadline,
+            runs_on: self.runs_on,
+            refuses_at_once: self.source.news().is_none(),
+        };
         let shared = Arc::new(Shared {
             slot: ArcSwapOption::empty(),
-            clock: self.clock,
-            flights: Flights::new(),
+            engine: Engine::new(self.clock, self.breaker, options),
+            requests: Arc::new(Requests::of(Arc::clone(&self.source))),
             source: self.source,
-            options: Options {
-                refresh: self.refresh,
-                deadline: self.deadline,
-                jitter: jitter(),
-            },
-            runtime: Runtime::new(self.runtime),
-            counters: Counters::default(),
-            assumed_lifetime: AssumedLifetime::default(),
+            served_before: AtomicU64::new(0),
         });
         if let Some(first) = self.first {
-            // A token that has ended meanwhile is replaced by the first caller.
-            let _ = shared.install(&first);
+            // A token that has ended is replaced by the first caller.
+            let now = shared.engine.clock.tick();
+            let life = Lifespan::of(&first, now, jitter());
+            let _ = life.and_then(|life| shared.install(&first, life, now));
         }
         CachedProvider(shared)
     }
@@ -211,7 +210,43 @@ impl CachedProvider {
     /// The application's tokens, by JWT: for less, for longer, or for somebody else.
     pub fn jwt_for(flow: JwtFlow, request: JwtTokenRequest) -> CachedProviderBuilder {
         let clock = flow.client().clock().clone();
-        CachedProviderBuilder::new(JwtSource { flow, request }, clock)
+        let flow = Arc::new(flow);
+        CachedProviderBuilder::new(&clock, RunsOn::Callers, |breaker| JwtSource {
+            flow,
+            request,
+            breaker,
+        })
+    }
+
+    /// The tokens of another exchange: a gateway, workload identity, or anything else that yields an access token and how
+    /// long that lives from then on. One exchange at a time serves all callers, and is made again ahead of the token's end;
+    /// after a failure there is a backoff. An error that [says so](Error::is_retryable) is retried within the deadline.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use coze_auth::{AccessToken, CachedProvider, Error};
+    ///
+    /// async fn ask_gateway() -> coze_auth::Result<(AccessToken, Duration)> {
+    ///     // A request to the gateway, whose errors become `Error::of_provider(..)`, and `.transient()` where another
+    ///     // attempt may help.
+    ///     Ok((AccessToken::new("token-of-the-gateway")?, Duration::from_secs(900)))
+    /// }
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> coze_auth::Result<()> {
+    /// let provider = CachedProvider::from_fn(ask_gateway).build();
+    /// assert_eq!(provider.token().await?.expose(), "token-of-the-gateway");
+    /// # Ok(()) }
+    /// ```
+    pub fn from_fn<F, Fut>(exchange: F) -> CachedProviderBuilder
+    where
+        F: Fn() -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<(AccessToken, Duration)>> + Send + 'static,
+    {
+        CachedProviderBuilder::new(&Clock::System, RunsOn::Callers, |breaker| FnSource {
+            exchange,
+            breaker,
+        })
     }
 
     /// The tokens of a person who signed in through a web application. The sign-in is kept in a store, and
@@ -236,7 +271,9 @@ impl CachedProvider {
 
     fn stored(flow: UserFlow, sign_in: SignIn) -> CachedProviderBuilder {
         let clock = flow.client().clock().clone();
-        CachedProviderBuilder::new(StoredSource::new(Arc::new(flow), sign_in), clock)
+        CachedProviderBuilder::new(&clock, RunsOn::Process, |breaker| {
+            StoredSource::new(Arc::new(flow), sign_in, breaker)
+        })
     }
 
     /// The tokens of a person who signed in through a web application, **kept in memory only**: when the
@@ -257,10 +294,13 @@ impl CachedProvider {
 
     fn in_memory(flow: UserFlow, signed_in: Token) -> CachedProviderBuilder {
         let clock = flow.client().clock().clone();
-        let source = StoredSource::in_memory(Arc::new(flow), &signed_in);
-        let mut builder = CachedProviderBuilder::new(source, clock);
-        builder.first = Some(signed_in);
-        builder
+        let builder = CachedProviderBuilder::new(&clock, RunsOn::Process, |breaker| {
+            StoredSource::in_memory(Arc::new(flow), &signed_in, breaker)
+        });
+        CachedProviderBuilder {
+            first: Some(signed_in),
+            ..builder
+        }
     }
 
     /// A token: the cached one, else a fetched one.
@@ -272,7 +312,7 @@ impl CachedProvider {
     pub async fn token(&self) -> Result<AccessToken> {
         match self.cached() {
             Some(token) => Ok(token),
-            None => self.0.fetch().await,
+            None => engine::fetch(&self.0).await,
         }
     }
 
@@ -305,13 +345,8 @@ impl CachedProvider {
     /// Why a sign-in could not be saved: it is lost when the program ends, unless the store works again before that. Called
     /// once more, this waits for that again. [`unsaved`](ProviderStats::unsaved) tells the same.
     pub async fn shutdown(&self) -> Result<()> {
-        self.0.source.close();
-        if let Some(flight) = self.0.flights.close() {
-            // Its callers get the result; here only its end counts.
-            let _ = flight.landed().await;
-        }
-        self.0.source.settle().await;
-        self.0.source.unsaved().map_or(Ok(()), Err)
+        self.0.engine.close();
+        self.0.requests.settle().await
     }
 }
 
@@ -328,18 +363,18 @@ impl TokenProvider for CachedProvider {
     }
 
     fn fetch(&self) -> TokenFuture<'_> {
-        Box::pin(self.0.fetch())
+        Box::pin(engine::fetch(&self.0))
     }
 
     fn invalidate(&self, token: &AccessToken) {
-        self.0.invalidate(token);
+        engine::invalidate(&self.0, token);
     }
 }
 
 impl fmt::Debug for CachedProvider {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("CachedProvider")
-            .field("refresh", &self.0.options.refresh)
+            .field("refresh", &self.0.engine.refresh_mode())
             .field("stats", &self.0.stats())
             .finish_non_exhaustive()
     }
@@ -373,173 +408,94 @@ impl Shared {
     /// Whether this token may be served without a wait; starts its refresh where that is due.
     #[inline]
     fn serves(self: &Arc<Self>, slot: &Slot) -> bool {
-        let now = self.clock.tick();
-        slot.life.is_fresh(now) || self.serves_though_not_fresh(slot, now)
+        let now = self.engine.clock.tick();
+        slot.life.is_fresh(now) || self.serves_when_due(slot, now)
     }
 
     #[cold]
-    fn serves_though_not_fresh(self: &Arc<Self>, slot: &Slot, now: Tick) -> bool {
-        if !slot.life.is_good(now) {
+    fn serves_when_due(self: &Arc<Self>, slot: &Slot, now: Tick) -> bool {
+        if self.engine.refresh_mode() == RefreshMode::InLine || !slot.life.is_good(now) {
             return false;
         }
-        match self.options.refresh {
-            RefreshMode::InLine => false,
-            RefreshMode::InBackground => {
-                if slot.life.claim_refresh(now) {
-                    self.refresh_in_background(slot, now);
-                }
-                true
-            }
-        }
-    }
-
-    fn refresh_in_background(self: &Arc<Self>, slot: &Slot, now: Tick) {
-        let Ok(runtime) = self.runtime.handle() else {
-            // Nobody can get one here; perhaps the next caller can.
-            slot.life.refresh_again(now);
-            return;
-        };
-        match self.flights.board(|| None::<Infallible>) {
-            Ok(Boarding::Started(takeoff, _)) => self.take_off(takeoff, &runtime),
-            // Its landing brings another token, or gives the duty back.
-            Ok(Boarding::Joined(_)) => {}
-            Ok(Boarding::Refused(error)) => {
-                let pause = error.retry_after().unwrap_or(self.options.deadline);
-                slot.life.refresh_again(now + pause);
-            }
-            Err(never) => match never {},
-        }
-    }
-
-    async fn fetch(self: &Arc<Self>) -> Result<AccessToken> {
-        let good = || {
-            let slot = self.slot.load();
-            let slot = slot.as_ref()?;
-            let now = self.clock.tick();
-            let in_line = self.options.refresh == RefreshMode::InLine;
-            (slot.life.is_good(now) && (slot.life.is_fresh(now) || !in_line))
-                .then(|| slot.copies.token().clone())
-        };
-        let runtime = self.runtime.handle()?;
-        let landed = match self.flights.board(good) {
-            Err(token) => return Ok(token),
-            Ok(Boarding::Joined(waiting)) => {
-                self.counters.coalesced.fetch_add(1, Ordering::Relaxed);
-                waiting.landed().await
-            }
-            Ok(Boarding::Started(takeoff, waiting)) => {
-                self.take_off(takeoff, &runtime);
-                waiting.landed().await
-            }
-            Ok(Boarding::Refused(error)) => Err(error),
-        };
-        // A refresh that failed leaves the old token, as long as that is valid.
-        landed.or_else(|error| self.still_good().ok_or(error))
-    }
-
-    fn still_good(&self) -> Option<AccessToken> {
-        let slot = self.slot.load();
-        let slot = slot.as_ref()?;
-        slot.life
-            .is_good(self.clock.tick())
-            .then(|| slot.copies.token().clone())
-    }
-
-    fn take_off(self: &Arc<Self>, takeoff: Takeoff, runtime: &Handle) {
-        self.counters.refreshes.fetch_add(1, Ordering::Relaxed);
-        let patience = self.options.deadline;
-        take_off(takeoff, Arc::clone(self), patience, runtime);
-    }
-
-    /// Puts a token in place, for everybody to read.
-    fn install(&self, token: &Token) -> Result<AccessToken> {
-        let life = Lifespan::of(token, self.clock.tick(), self.options.jitter)?;
-        let slot = Slot::new(token, life)?;
-        let access_token = slot.copies.token().clone();
-        if let Some(replaced) = self.slot.swap(Some(Arc::new(slot))) {
-            self.counters
-                .served_before
-                .fetch_add(replaced.copies.reads(), Ordering::Relaxed);
-        }
-        Ok(access_token)
-    }
-
-    fn invalidate(&self, token: &AccessToken) {
-        let current = self.slot.load();
-        let Some(slot) = current
-            .as_ref()
-            .filter(|slot| slot.copies.token().is(token))
-        else {
-            return;
-        };
-        let give_up = || {
-            let previous = self.slot.compare_and_swap(&current, None);
-            let was_there = previous
-                .as_ref()
-                .is_some_and(|previous| Arc::ptr_eq(previous, slot));
-            if was_there {
-                self.counters
-                    .served_before
-                    .fetch_add(slot.copies.reads(), Ordering::Relaxed);
-                tracing::debug!("the API refused the access token; the next caller gets another");
-            }
-            was_there
-        };
-        if self.source.heeds_refusal(token) {
-            give_up();
-        } else {
-            self.flights.invalidate(give_up);
-        }
+        refresh_when_due(self, now);
+        true
     }
 
     fn stats(&self) -> ProviderStats {
         let slot = self.slot.load();
-        let now = self.clock.tick();
-        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let now = self.engine.clock.tick();
+        let counted = self.engine.counted();
         ProviderStats {
-            served_from_cache: count(&self.counters.served_before)
+            served_from_cache: self.served_before.load(Ordering::Relaxed)
                 + slot.as_ref().map_or(0, |slot| slot.copies.reads()),
-            refreshes: count(&self.counters.refreshes),
-            coalesced: count(&self.counters.coalesced),
-            adopted: self.source.adopted(),
+            refreshes: counted.refreshes,
+            requests: counted.requests,
+            coalesced: counted.coalesced,
+            reused: self.source.reused(),
             unsaved: self.source.unsaved(),
-            failures: count(&self.counters.failures),
-            last_error: self.flights.last_error(),
+            failures: counted.failures,
+            last_error: counted.last_error,
             expires_in: slot
                 .as_ref()
                 .filter(|slot| slot.life.is_good(now))
                 .map(|slot| slot.life.remaining(now)),
         }
     }
+
+    /// Counts the reads of a token that was replaced.
+    fn replaced(&self, slot: &Slot) {
+        let reads = slot.copies.reads();
+        self.served_before.fetch_add(reads, Ordering::Relaxed);
+    }
 }
 
-impl Destination for Arc<Shared> {
-    fn mint(&self, deadline: Instant) -> MintFuture<'_> {
-        self.source.mint(self.options.refresh, deadline)
+impl Key for Arc<Shared> {
+    fn engine(&self) -> &Engine<Self> {
+        &self.engine
     }
 
-    fn land(&self, takeoff: &Takeoff, minted: Result<Token>) {
-        let installed = minted
-            .inspect(|token| self.assumed_lifetime.warn_of(token))
-            .and_then(|token| self.install(&token))
-            .map_err(|error| error.in_flow(self.source.flow()));
-        if installed.is_err() {
-            self.counters.failures.fetch_add(1, Ordering::Relaxed);
-        }
-        if installed.is_ok() {
-            self.flights.land(takeoff, installed, None);
-            return;
-        }
-        // The old token, if there is one, is served on; its refresh waits as everybody does.
-        let now = self.clock.tick();
-        let slot = self.slot.load();
-        let still_served = slot.as_ref().filter(|slot| slot.life.is_good(now));
-        let left = still_served.map(|slot| slot.life.remaining(now));
-        let pause = self.flights.land(takeoff, installed, left);
-        if let Some(slot) = still_served {
-            slot.life.refresh_again(now + pause.unwrap_or(FIRST_PAUSE));
-        }
+    fn requests(&self) -> Arc<Requests> {
+        Arc::clone(&self.requests)
     }
+
+    fn new_source(&self) -> Result<Arc<dyn Source>> {
+        Ok(Arc::clone(&self.source))
+    }
+
+    fn look<T>(&self, now: Tick, look: impl FnOnce(&AccessToken, &Lifespan) -> T) -> Option<T> {
+        let slot = self.slot.load();
+        let slot = slot.as_ref().filter(|slot| slot.life.is_good(now))?;
+        Some(look(slot.copies.token(), &slot.life))
+    }
+
+    fn install(&self, token: &Token, life: Lifespan, _: Tick) -> Result<AccessToken> {
+        let slot = Slot::new(token, life)?;
+        let access_token = slot.copies.token().clone();
+        if let Some(replaced) = self.slot.swap(Some(Arc::new(slot))) {
+            self.replaced(&replaced);
+        }
+        Ok(access_token)
+    }
+
+    fn remove(&self, token: &AccessToken) -> bool {
+        let current = self.slot.load();
+        let Some(slot) = &*current else {
+            return false;
+        };
+        if !slot.copies.token().is(token) {
+            return false;
+        }
+        let previous = self.slot.compare_and_swap(&current, None);
+        let was_there = previous
+            .as_ref()
+            .is_some_and(|previous| Arc::ptr_eq(previous, slot));
+        if was_there {
+            self.replaced(slot);
+        }
+        was_there
+    }
+
+    fn release(&self, _: &Arc<Requests>) {}
 }
 
 #[cfg(all(test, feature = "testing"))]

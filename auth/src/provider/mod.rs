@@ -5,13 +5,18 @@
 
 mod access_token;
 mod cached;
+pub(crate) mod circuit_breaker;
+mod engine;
 mod fixed;
-pub(crate) mod flight;
 pub(crate) mod lifespan;
-mod session_cache;
+mod pool;
+pub(crate) mod retry;
 mod sessions;
+mod single_flight;
 mod slot;
 pub(crate) mod source;
+mod token_cache;
+mod users;
 
 use std::{future::Future, pin::Pin, sync::Arc};
 
@@ -21,7 +26,9 @@ pub use cached::{
 };
 pub use fixed::FixedToken;
 pub(crate) use fixed::TOKEN_VARIABLE;
-pub use sessions::{PoolStats, SessionPool, SessionPoolBuilder, SessionProvider};
+pub use pool::{PoolBuilder, PoolStats};
+pub use sessions::{SessionPool, SessionProvider};
+pub use users::{UserPool, UserProvider};
 
 use crate::Result;
 

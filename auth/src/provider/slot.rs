@@ -6,19 +6,25 @@
 
 use std::{
     cell::Cell,
-    sync::atomic::{AtomicU64, AtomicUsize, Ordering},
+    sync::{
+        LazyLock,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+    thread::available_parallelism,
 };
 
 use coze_wire::Secret;
 use crossbeam_utils::CachePadded;
 
 use super::{AccessToken, lifespan::Lifespan};
-use crate::{Error, Result, Token};
+use crate::{Result, Token};
 
-/// How many copies there are of a token that many threads read.
-const SHARDS: usize = 16;
+/// How many copies there are of a token that many threads read: as many as cores, rounded up to a power of two, so that
+/// a mask finds one; dividing by a length took longer than the read itself.
+static SHARDS: LazyLock<usize> =
+    LazyLock::new(|| available_parallelism().map_or(16, |cores| cores.get().next_power_of_two()));
 
-/// The shard of this thread: threads are dealt out in turn.
+/// The number of this thread: threads are numbered in turn, and a mask makes a shard of it.
 #[inline]
 fn shard() -> usize {
     static NEXT: AtomicUsize = AtomicUsize::new(0);
@@ -56,14 +62,11 @@ impl Slot {
 
 /// A token for many threads.
 #[derive(Debug)]
-pub(super) struct Copies(
-    // An array, so that the shard is found by a mask: dividing by a length took longer than the read itself.
-    Box<[CachePadded<Copy>; SHARDS]>,
-);
+pub(super) struct Copies(Box<[CachePadded<Copy>]>);
 
 impl Copies {
     pub(super) fn new(token: &Secret) -> Result<Self> {
-        let copies: Result<Vec<_>> = (0..SHARDS)
+        (0..*SHARDS)
             .map(|_| {
                 // Each from a buffer of its own: clones of one buffer would share its reference count. Counts side by
                 // side would share a cache line.
@@ -71,11 +74,8 @@ impl Copies {
                 let reads = AtomicU64::new(0);
                 Ok(CachePadded::new(Copy { token, reads }))
             })
-            .collect();
-        let copies = copies?.into_boxed_slice().try_into();
-        copies
+            .collect::<Result<_>>()
             .map(Self)
-            .map_err(|_| Error::invalid_input("there is a copy for each shard"))
     }
 
     /// The token, for anything but a warm read.
@@ -86,7 +86,7 @@ impl Copies {
     /// Counts a read by this thread, and says from which shard it reads.
     #[inline]
     pub(super) fn read(&self) -> usize {
-        let shard = shard() % SHARDS;
+        let shard = shard() & (self.0.len() - 1);
         self.0[shard].reads.fetch_add(1, Ordering::Relaxed);
         shard
     }
@@ -94,7 +94,7 @@ impl Copies {
     /// The token of a shard.
     #[inline]
     pub(super) fn copy(&self, shard: usize) -> &AccessToken {
-        &self.0[shard % SHARDS].token
+        &self.0[shard].token
     }
 
     /// How often it was read.

@@ -1,43 +1,43 @@
-//! Where a cached provider's next token comes from: the seam between caching and the flows.
+//! Where a provider's next token comes from: the seam between the engine and the flows.
 
-use std::{
-    future::Future,
-    pin::Pin,
-    sync::atomic::{AtomicBool, Ordering},
-    time::Duration,
-};
+use std::{future::Future, pin::Pin, sync::Arc};
 
-use backon::{ExponentialBuilder, Retryable};
 use tokio::time::Instant;
 
-use super::{AccessToken, RefreshMode};
-use crate::{Error, ErrorKind, Flow, JwtFlow, JwtTokenRequest, Result, Token};
+use super::{
+    AccessToken, RefreshMode,
+    circuit_breaker::CircuitBreaker,
+    retry::{AtDeadline, retrying},
+};
+use crate::{Error, Flow, JwtFlow, JwtTokenRequest, Result, Token};
 
-pub(crate) type MintFuture<'a> = Pin<Box<dyn Future<Output = Result<Token>> + Send + 'a>>;
-pub(crate) type LookFuture<'a> = Pin<Box<dyn Future<Output = Result<Option<Token>>> + Send + 'a>>;
-pub(crate) type SettleFuture<'a> = Pin<Box<dyn Future<Output = ()> + Send + 'a>>;
+pub(crate) type SourceFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
-/// Gets new tokens. Calls never overlap.
+/// Gets new tokens for one key. Calls of `mint` and `look` never overlap.
 pub(crate) trait Source: Send + Sync + 'static {
-    /// The flow that it goes by.
-    fn flow(&self) -> Flow;
+    /// The flow that it goes by, if it is one of Coze's.
+    fn flow(&self) -> Option<Flow>;
 
-    /// Gets one before the deadline, trying again where that can help.
-    fn mint(&self, mode: RefreshMode, deadline: Instant) -> MintFuture<'_>;
+    /// Gets a token before the deadline, trying again where that can help.
+    fn mint(&self, mode: RefreshMode, deadline: Instant) -> SourceFuture<'_, Result<Token>>;
 
-    /// A token that is there without a request, another than it gave last: a provider in backoff asks once a second at most.
-    fn look(&self, _mode: RefreshMode, _deadline: Instant) -> LookFuture<'_> {
-        Box::pin(async { Ok(None) })
+    /// Whether another sign-in is stored than the last `mint` knew, so that a backoff after that is over. It loads, and
+    /// sends nothing.
+    fn look(&self) -> SourceFuture<'_, bool> {
+        Box::pin(std::future::ready(false))
     }
 
-    /// Moves when a fresh sign-in was put by this process: it ends every backoff.
-    fn changes(&self) -> u64 {
-        0
+    /// Whether there is a store to look into; and if so, whether a fresh sign-in is known to have been put there.
+    fn news(&self) -> Option<bool> {
+        None
     }
 
-    /// Hears that the API refused a token that it got. True if it keeps by itself from getting another for every
-    /// refusal.
-    fn heeds_refusal(&self, _refused: &AccessToken) -> bool {
+    /// Hears, when it is made, which token is served: a stored one that is the same is due for its refresh.
+    fn serves(&self, _current: &AccessToken) {}
+
+    /// Hears that the API refused a token, which would have been valid until then. True if the source itself limits how
+    /// often it gets another for that.
+    fn heeds_refusal(&self, _refused: &AccessToken, _valid_until: Instant) -> bool {
         false
     }
 
@@ -45,8 +45,8 @@ pub(crate) trait Source: Send + Sync + 'static {
     fn close(&self) {}
 
     /// Does what is undone, as far as that is possible.
-    fn settle(&self) -> SettleFuture<'_> {
-        Box::pin(async {})
+    fn settle(&self) -> SourceFuture<'_, ()> {
+        Box::pin(std::future::ready(()))
     }
 
     /// Why the last token's sign-in is not saved, if it is not.
@@ -54,109 +54,61 @@ pub(crate) trait Source: Send + Sync + 'static {
         None
     }
 
-    /// How many of the tokens it got had been refreshed by another owner.
-    fn adopted(&self) -> u64 {
+    /// How many of the tokens it got were loaded from its store: no request was sent for them.
+    fn reused(&self) -> u64 {
         0
+    }
+
+    /// Whether nothing is lost when it is dropped, and made again by the next caller.
+    fn is_idle(&self) -> bool {
+        true
     }
 }
 
 /// The JWT flow: a fresh JWT for each attempt.
 pub(super) struct JwtSource {
-    pub(super) flow: JwtFlow,
+    pub(super) flow: Arc<JwtFlow>,
     pub(super) request: JwtTokenRequest,
+    pub(super) breaker: Arc<CircuitBreaker>,
 }
 
 impl Source for JwtSource {
-    fn flow(&self) -> Flow {
-        Flow::Jwt
+    fn flow(&self) -> Option<Flow> {
+        Some(Flow::Jwt)
     }
 
-    fn mint(&self, _: RefreshMode, deadline: Instant) -> MintFuture<'_> {
-        Box::pin(retrying(deadline, AtDeadline::CutOff, || {
-            self.flow.token_for(&self.request)
-        }))
-    }
-}
-
-/// Tells the log, once per provider, that the server's answers have no lifetime that can be read.
-#[derive(Debug, Default)]
-pub(super) struct AssumedLifetime(AtomicBool);
-
-impl AssumedLifetime {
-    pub(super) fn warn_of(&self, token: &Token) {
-        if token.is_lifetime_assumed() && !self.0.swap(true, Ordering::Relaxed) {
-            tracing::warn!(
-                lifetime = ?token.lifetime(), log_id = token.log_id(),
-                "the token answer has no expires_in that can be right: Coze's default lifetime is assumed"
-            );
-        }
+    fn mint(&self, _: RefreshMode, deadline: Instant) -> SourceFuture<'_, Result<Token>> {
+        let attempt = || self.flow.token_for(&self.request);
+        Box::pin(retrying(
+            &self.breaker,
+            deadline,
+            AtDeadline::CutOff,
+            attempt,
+        ))
     }
 }
 
-/// The first wait between two attempts, before jitter; each later one doubles.
-const FIRST_WAIT: Duration = Duration::from_millis(200);
-const LONGEST_WAIT: Duration = Duration::from_secs(5);
-/// Attempts after the first.
-const MOST_RETRIES: usize = 4;
-
-/// What becomes of an attempt that is under way at the deadline. None is begun after it.
-#[derive(Clone, Copy)]
-pub(crate) enum AtDeadline {
-    /// It is cut off.
-    CutOff,
-    /// It is waited for, as long as a request may take: it may redeem something that works once.
-    Await,
+/// An exchange of the user's own.
+pub(super) struct FnSource<F> {
+    pub(super) exchange: F,
+    pub(super) breaker: Arc<CircuitBreaker>,
 }
 
-/// Tries until it works, an error comes that waiting does not mend, or time runs out: exponential waits
-/// with full jitter, never shorter than `Retry-After` asks.
-pub(crate) async fn retrying<T, F>(
-    deadline: Instant,
-    at_deadline: AtDeadline,
-    attempt: impl FnMut() -> F,
-) -> Result<T>
+impl<F, Fut> Source for FnSource<F>
 where
-    F: Future<Output = Result<T>>,
+    F: Fn() -> Fut + Send + Sync + 'static,
+    Fut: Future<Output = Result<(AccessToken, std::time::Duration)>> + Send + 'static,
 {
-    let mut last_error = None;
-    let waits = ExponentialBuilder::default()
-        .with_min_delay(FIRST_WAIT)
-        .with_factor(2.0)
-        .with_max_delay(LONGEST_WAIT)
-        .with_max_times(MOST_RETRIES);
-    let attempts = attempt
-        .retry(waits)
-        .sleep(tokio::time::sleep)
-        // An answer that was cut behind its refresh token has redeemed what was sent.
-        .when(|error: &Error| error.is_retryable() && error.refresh_token().is_none())
-        .adjust(|error, wait| {
-            let wait = wait?
-                .mul_f64(random_fraction())
-                .max(error.retry_after().unwrap_or_default());
-            let left = deadline.saturating_duration_since(Instant::now());
-            (wait < left).then_some(wait)
-        })
-        .notify(|error: &Error, wait| {
-            tracing::debug!(kind = ?error.kind(), ?wait, "Coze gave no token; trying again");
-            last_error = Some(error.clone());
-        });
-    match at_deadline {
-        AtDeadline::Await => attempts.await,
-        AtDeadline::CutOff => match tokio::time::timeout_at(deadline, attempts).await {
-            Ok(outcome) => outcome,
-            Err(_) => Err(last_error.unwrap_or_else(|| {
-                Error::new(ErrorKind::Timeout, "no token came before the deadline")
-            })),
-        },
+    fn flow(&self) -> Option<Flow> {
+        None
     }
-}
 
-/// Spreads the refreshes of many instances: 0.75 to 1.25.
-pub(super) fn jitter() -> f64 {
-    0.75 + random_fraction() / 2.0
-}
-
-/// Evenly spread over 0 to 1; 1 where the system has no random bytes.
-pub(crate) fn random_fraction() -> f64 {
-    getrandom::u32().map_or(1.0, |random| f64::from(random) / f64::from(u32::MAX))
+    fn mint(&self, _: RefreshMode, deadline: Instant) -> SourceFuture<'_, Result<Token>> {
+        Box::pin(async move {
+            let exchange = || (self.exchange)();
+            let exchanged = retrying(&self.breaker, deadline, AtDeadline::CutOff, exchange);
+            let (access_token, life) = exchanged.await?;
+            Token::exchanged(&access_token, life)
+        })
+    }
 }

@@ -21,9 +21,8 @@ use crate::{
     Error, ErrorKind, RefreshMode, Result, Token,
     clock::Clock,
     provider::{
-        flight::LONGEST_PATIENCE,
         lifespan::{margin, refresh_window},
-        source::{AtDeadline, random_fraction, retrying},
+        retry::{AtDeadline, LONGEST_DEADLINE, random_fraction, retrying},
     },
     store::contract::{
         Key, LockLifetime, Owner, Store, StoreError, StoreErrorKind, TryLock, Version,
@@ -34,7 +33,7 @@ use crate::{
 const FIRST_LOOK: Duration = Duration::from_millis(25);
 const LONGEST_LOOK: Duration = Duration::from_millis(400);
 /// For a look into the store when time is up.
-const LAST_LOOK: Duration = Duration::from_secs(2);
+pub(super) const LAST_LOOK: Duration = Duration::from_secs(2);
 const LONGEST_RELEASE: Duration = Duration::from_secs(2);
 /// A stored token that ends sooner is not worth handing out: it would have ended when it is put in place.
 const LEAST_LIFE: Duration = Duration::from_millis(50);
@@ -54,7 +53,7 @@ impl Budget {
     pub(super) fn until(deadline: Instant, request: Duration) -> Self {
         Self {
             deadline,
-            request: request.min(LONGEST_PATIENCE),
+            request: request.min(LONGEST_DEADLINE),
         }
     }
 
@@ -255,7 +254,7 @@ impl Refresher {
         let refreshed = match self.refused_grant(&run.current().record) {
             Some(_) => Err(None),
             // The same refresh token again: if the first attempt was processed, it has been redeemed either way.
-            None => retrying(budget.deadline, AtDeadline::Await, || {
+            None => retrying(&self.breaker, budget.deadline, AtDeadline::Await, || {
                 self.attempt(&run, budget)
             })
             .await
@@ -332,7 +331,10 @@ impl Refresher {
         let redeemed = current.record.clone();
         let successor = Successor::new(redeemed, refresh_token, token.as_ref().ok().cloned());
         let known = (current.record.clone(), current.version);
-        let kept = self.sign_in.keep(&successor, known, lock).await;
+        let kept = self
+            .sign_in
+            .keep(&successor, known, lock, self.clock())
+            .await;
         match kept {
             Kept::Saved(Saved::Stored) | Kept::InMemory => {
                 self.holds(successor.record());
@@ -423,7 +425,9 @@ impl Refresher {
         loop {
             let asked = Moment::now(clock);
             let until = budget.for_the_store();
+            let puts = self.sign_in.puts();
             let loaded = self.sign_in.look(until).await.map_err(store_error)?;
+            self.has_loaded(puts, loaded.as_ref());
             let (record, stored) = match loaded {
                 Some(Loaded {
                     entry: Entry::Record(record),
@@ -454,6 +458,15 @@ impl Refresher {
             };
             return self.judge(current, mode);
         }
+    }
+
+    fn has_loaded(&self, puts: u64, loaded: Option<&Loaded>) {
+        let mut state = self.state();
+        state.puts = puts;
+        state.loaded = match loaded.map(|loaded| &loaded.entry) {
+            Some(Entry::Record(record)) => Some(print(record.refresh_token().expose())),
+            _ => None,
+        };
     }
 
     fn judge(&self, current: Current, mode: RefreshMode) -> Result<Look> {
@@ -494,7 +507,7 @@ impl Refresher {
                 .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
             tracing::debug!(profile = %self.sign_in.profile(), ?life, "using the token that is stored");
         }
-        state.given = Some(print(token.access_token()));
+        state.given = Some(print(token.access_token().expose()));
         state.was_signed_out = false;
         drop(state);
         self.holds(record.clone());
@@ -541,7 +554,7 @@ impl Refresher {
             state.refreshed_for_refusal = Some(Instant::now());
         }
         state.refused = None;
-        state.given = Some(print(token.access_token()));
+        state.given = Some(print(token.access_token().expose()));
         state.was_signed_out = false;
     }
 
@@ -551,7 +564,7 @@ impl Refresher {
         let Some(successor) = self.sign_in.unsaved_successor() else {
             return Ok(None);
         };
-        self.sign_in.save_in_background();
+        self.sign_in.save_in_background(self.clock());
         let is_refused = self.state().is_refused(&successor.record());
         let token = successor.token().filter(|_| !is_refused);
         if let Some(token) = token
@@ -589,7 +602,7 @@ impl Refresher {
                 Some((_, until)) => *until,
                 // It waits at most that long from first sight, whatever ages the store tells.
                 None => {
-                    let until = now + left.min(LONGEST_PATIENCE);
+                    let until = now + left.min(LONGEST_DEADLINE);
                     state.holders.push((intent.owner.clone(), until));
                     until
                 }

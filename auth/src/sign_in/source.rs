@@ -10,13 +10,12 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use coze_wire::Secret;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use super::{
     Record, SignIn, UserFlow,
     record::hash,
-    refresh::{Budget, Look},
+    refresh::{Budget, LAST_LOOK},
     save::Successor,
     store_error,
 };
@@ -25,8 +24,9 @@ use crate::{
     clock::Clock,
     error::presentable,
     provider::{
-        flight::BETWEEN_INVALIDATIONS,
-        source::{LookFuture, MintFuture, SettleFuture, Source},
+        circuit_breaker::CircuitBreaker,
+        retry::BETWEEN_INVALIDATIONS,
+        source::{Source, SourceFuture},
     },
 };
 
@@ -37,6 +37,7 @@ pub(crate) struct StoredSource(Arc<Refresher>);
 pub(super) struct Refresher {
     pub(super) flow: Arc<UserFlow>,
     pub(super) sign_in: SignIn,
+    pub(super) breaker: Arc<CircuitBreaker>,
     /// No refresh is begun any more.
     pub(super) is_closing: AtomicBool,
     state: Mutex<State>,
@@ -50,8 +51,8 @@ pub(super) type Print = Box<str>;
 pub(super) struct State {
     /// The token that the provider was given last.
     pub(super) given: Option<Print>,
-    /// The token that the API refused last.
-    pub(super) refused: Option<Print>,
+    /// The token that the API refused last, and when it would have ended.
+    pub(super) refused: Option<(Print, Instant)>,
     /// When a token was last refreshed because the API refused the one before.
     pub(super) refreshed_for_refusal: Option<Instant>,
     /// The successor that was saved last: a failover may lose it.
@@ -60,6 +61,9 @@ pub(super) struct State {
     pub(super) refused_grants: Vec<RefusedGrant>,
     /// Owners whose intents hold the lock, and until when at most, by this process's clock.
     pub(super) holders: Vec<(String, Instant)>,
+    /// The refresh token that was loaded last, and how often this process had put the sign-in then.
+    pub(super) loaded: Option<Print>,
+    pub(super) puts: u64,
     /// A successor of ours came after the user had signed out.
     pub(super) was_signed_out: bool,
 }
@@ -85,23 +89,33 @@ pub(super) struct RefusedGrant {
 pub(super) const MOST_REFUSED: usize = 8;
 
 impl StoredSource {
-    pub(crate) fn new(flow: Arc<UserFlow>, sign_in: SignIn) -> Self {
-        Self::of(flow, sign_in, State::default())
+    pub(crate) fn new(flow: Arc<UserFlow>, sign_in: SignIn, breaker: Arc<CircuitBreaker>) -> Self {
+        Self::of(flow, sign_in, breaker, State::default())
     }
 
     /// The same, kept in memory. A token without a refresh token is served to its end.
-    pub(crate) fn in_memory(flow: Arc<UserFlow>, signed_in: &Token) -> Self {
+    pub(crate) fn in_memory(
+        flow: Arc<UserFlow>,
+        signed_in: &Token,
+        breaker: Arc<CircuitBreaker>,
+    ) -> Self {
         let state = State {
-            given: Some(print(signed_in.access_token())),
+            given: Some(print(signed_in.access_token().expose())),
             ..State::default()
         };
-        Self::of(flow, SignIn::in_memory(signed_in), state)
+        Self::of(flow, SignIn::in_memory(signed_in), breaker, state)
     }
 
-    fn of(flow: Arc<UserFlow>, sign_in: SignIn, state: State) -> Self {
+    fn of(
+        flow: Arc<UserFlow>,
+        sign_in: SignIn,
+        breaker: Arc<CircuitBreaker>,
+        state: State,
+    ) -> Self {
         Self(Arc::new(Refresher {
             flow,
             sign_in,
+            breaker,
             is_closing: AtomicBool::new(false),
             state: Mutex::new(state),
             reused: AtomicU64::new(0),
@@ -110,31 +124,30 @@ impl StoredSource {
 }
 
 impl Source for StoredSource {
-    fn flow(&self) -> Flow {
-        self.0.flow.kind()
+    fn flow(&self) -> Option<Flow> {
+        Some(self.0.flow.kind())
     }
 
-    fn mint(&self, mode: RefreshMode, deadline: Instant) -> MintFuture<'_> {
+    fn mint(&self, mode: RefreshMode, deadline: Instant) -> SourceFuture<'_, Result<Token>> {
         let budget = Budget::until(deadline, self.0.flow.client().request_timeout());
         Box::pin(async move { self.0.get(mode, &budget).await })
     }
 
-    fn look(&self, mode: RefreshMode, deadline: Instant) -> LookFuture<'_> {
-        let budget = Budget::until(deadline, self.0.flow.client().request_timeout());
-        Box::pin(async move {
-            Ok(match self.0.look(mode, &budget).await? {
-                Look::Use(token) => Some(token),
-                Look::Refresh(_) | Look::NotBefore(..) => None,
-            })
-        })
+    fn look(&self) -> SourceFuture<'_, bool> {
+        Box::pin(self.0.has_fresh_sign_in())
     }
 
-    fn changes(&self) -> u64 {
-        self.0.sign_in.puts()
+    fn news(&self) -> Option<bool> {
+        let known = self.0.state().puts;
+        Some(self.0.sign_in.puts() != known)
     }
 
-    fn heeds_refusal(&self, refused: &AccessToken) -> bool {
-        self.0.state().refused = Some(hash(refused.expose().as_bytes()).into());
+    fn serves(&self, current: &AccessToken) {
+        self.0.state().given = Some(print(current.expose()));
+    }
+
+    fn heeds_refusal(&self, refused: &AccessToken, valid_until: Instant) -> bool {
+        self.0.state().refused = Some((print(refused.expose()), valid_until));
         true
     }
 
@@ -142,16 +155,26 @@ impl Source for StoredSource {
         self.0.is_closing.store(true, Ordering::Relaxed);
     }
 
-    fn settle(&self) -> SettleFuture<'_> {
+    fn settle(&self) -> SourceFuture<'_, ()> {
         Box::pin(self.0.sign_in.settle())
-    }
-
-    fn adopted(&self) -> u64 {
-        self.0.reused.load(Ordering::Relaxed)
     }
 
     fn unsaved(&self) -> Option<Error> {
         self.0.sign_in.why_unsaved()
+    }
+
+    fn reused(&self) -> u64 {
+        self.0.reused.load(Ordering::Relaxed)
+    }
+
+    fn is_idle(&self) -> bool {
+        let now = Instant::now();
+        let state = self.0.state();
+        let is_refused = state.refused.as_ref();
+        self.0.sign_in.unsaved_successor().is_none()
+            && state.refused_grants.is_empty()
+            && !state.has_just_refreshed_for_refusal()
+            && is_refused.is_none_or(|(_, until)| *until <= now)
     }
 }
 
@@ -180,6 +203,18 @@ impl Refresher {
             ))),
             _ => Ok(()),
         }
+    }
+
+    /// Whether another sign-in that lives is stored than the one that was loaded last.
+    async fn has_fresh_sign_in(&self) -> bool {
+        let puts = self.sign_in.puts();
+        let loaded = timeout(LAST_LOOK, self.sign_in.load()).await;
+        let mut state = self.state();
+        state.puts = puts;
+        let Ok(Ok(Some(record))) = loaded else {
+            return false;
+        };
+        record.ended().is_none() && state.loaded != Some(print(record.refresh_token().expose()))
     }
 
     /// A failover rolled back a save that was acknowledged: saves it again, without its access token. True if it did.
@@ -261,11 +296,11 @@ impl Refresher {
 
 impl State {
     pub(super) fn is_refused(&self, record: &Record) -> bool {
-        is(&self.refused, record)
+        is(self.refused.as_ref().map(|(token, _)| token), record)
     }
 
     pub(super) fn is_given(&self, record: &Record) -> bool {
-        is(&self.given, record)
+        is(self.given.as_ref(), record)
     }
 
     pub(super) fn has_just_refreshed_for_refusal(&self) -> bool {
@@ -274,13 +309,13 @@ impl State {
     }
 }
 
-fn is(known: &Option<Print>, record: &Record) -> bool {
-    let token = record.access_token();
-    known.is_some() && token.map(print) == *known
+fn is(known: Option<&Print>, record: &Record) -> bool {
+    let token = record.access_token().map(|token| print(token.expose()));
+    token.is_some_and(|token| known == Some(&token))
 }
 
-pub(super) fn print(access_token: &Secret) -> Print {
-    hash(access_token.expose().as_bytes()).into()
+pub(super) fn print(secret: &str) -> Print {
+    hash(secret.as_bytes()).into()
 }
 
 pub(super) fn shut_down() -> Error {

@@ -1,12 +1,12 @@
 //! A successor that the store did not take, though the intent had shown that it could: it is kept in memory, with the lock, and saved as
 //! soon as possible.
 
-use std::time::Duration;
-
-use tokio::{
-    task::JoinHandle,
-    time::{Instant, sleep, timeout_at},
+use std::{
+    sync::{Arc, Weak},
+    time::Duration,
 };
+
+use tokio::time::{Instant, sleep, timeout_at};
 
 use super::record::Record;
 use super::{
@@ -15,7 +15,12 @@ use super::{
     save::{Saved, Successor},
     store_error,
 };
-use crate::{Error, store::contract::Version};
+use crate::{
+    Error,
+    clock::Clock,
+    runtime::{self, RunsOn},
+    store::contract::Version,
+};
 
 /// A save that fails is tried for this long before a program ends, and for each try in the background.
 pub(super) const LONGEST_SAVE: Duration = Duration::from_secs(10);
@@ -31,7 +36,8 @@ pub(super) struct Unsaved {
     lock: Option<Lock>,
     /// Why the last try failed; none while the first ones run.
     why: Option<Error>,
-    saver: Option<JoinHandle<()>>,
+    /// Gone when nobody tries to save it in the background.
+    saver: Weak<()>,
 }
 
 /// Where a successor went.
@@ -60,12 +66,13 @@ impl SignIn {
         successor: &Successor,
         known: (Record, Version),
         lock: Lock,
+        clock: &Clock,
     ) -> Kept {
         *self.unsaved() = Some(Box::new(Unsaved {
             successor: successor.clone(),
             lock: Some(lock),
             why: None,
-            saver: None,
+            saver: Weak::new(),
         }));
         let until = Instant::now() + LONGEST_WAIT_FOR_SAVE;
         let mut known = Some(known);
@@ -85,18 +92,22 @@ impl SignIn {
             profile = %self.profile(),
             "the refreshed sign-in could not be saved: it is kept in memory, and saved as soon as possible"
         );
-        self.save_in_background();
+        self.save_in_background(clock);
         Kept::InMemory
     }
 
     /// Tries to save until it works, unless somebody does already. The runtime of an earlier try may have ended.
-    pub(super) fn save_in_background(&self) {
+    pub(super) fn save_in_background(&self, clock: &Clock) {
         let mut unsaved = self.unsaved();
         let Some(unsaved) = unsaved.as_mut() else {
             return;
         };
-        if unsaved.saver.as_ref().is_none_or(JoinHandle::is_finished) {
-            unsaved.saver = Some(tokio::spawn(save_until_it_works(self.clone())));
+        if unsaved.saver.upgrade().is_none() {
+            let saver = Arc::new(());
+            unsaved.saver = Arc::downgrade(&saver);
+            let saving = save_until_it_works(self.clone(), saver);
+            // If there is no runtime for it, the next caller saves it.
+            let _ = runtime::spawn(clock, RunsOn::Process, saving);
         }
     }
 
@@ -155,7 +166,7 @@ impl SignIn {
 }
 
 /// It outlives the provider: it has the only live sign-in there is.
-async fn save_until_it_works(sign_in: SignIn) {
+async fn save_until_it_works(sign_in: SignIn, _saver: Arc<()>) {
     let mut wait = FIRST_WAIT;
     loop {
         sleep(wait).await;

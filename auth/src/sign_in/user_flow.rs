@@ -18,7 +18,7 @@ pub(crate) enum UserFlow {
 }
 
 impl UserFlow {
-    pub(super) fn kind(&self) -> Flow {
+    pub(crate) fn kind(&self) -> Flow {
         match self {
             Self::Web(_) => Flow::Web,
             Self::Pkce(_) => Flow::Pkce,

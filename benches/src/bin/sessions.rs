@@ -60,8 +60,8 @@ fn main() -> Result<()> {
     let new_pool = |capacity| {
         SessionPool::builder(flow.clone())
             .capacity(capacity)
-            .idle(Duration::from_secs(24 * 3600))
-            .concurrent_requests(FILLERS as usize)
+            .idle_timeout(Duration::from_secs(24 * 3600))
+            .max_concurrent_requests(FILLERS as usize)
             .build()
     };
 
@@ -82,7 +82,7 @@ fn main() -> Result<()> {
     let began = Instant::now();
     runtime.block_on(fill(&pool, sessions))?;
     let filling = began.elapsed();
-    let kept = pool.stats().sessions;
+    let kept = pool.stats().cached;
     ensure!(
         kept == sessions,
         "of {sessions} sessions only {kept} are kept"

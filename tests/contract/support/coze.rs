@@ -78,9 +78,10 @@ impl Coze {
 
     /// A client whose base URL has something after the host.
     pub(crate) fn client_at(&self, rest: &str) -> OAuthClientBuilder {
-        OAuthClient::builder()
-            .endpoint(self.endpoint(rest))
-            .http(self.http())
+        OAuthClient::builder().endpoint(self.endpoint(rest)).http({
+            let address = self.address();
+            move || http_finding(address)
+        })
     }
 
     pub(crate) fn client(&self) -> OAuthClient {
@@ -89,9 +90,7 @@ impl Coze {
 
     /// Finds the API host here, and nowhere else.
     pub(crate) fn http(&self) -> reqwest::ClientBuilder {
-        reqwest::Client::builder()
-            .no_proxy()
-            .resolve(API_HOST, self.address())
+        http_finding(self.address())
     }
 
     pub(crate) fn web(&self) -> WebFlow {
@@ -186,4 +185,10 @@ pub(crate) fn device_answer() -> Value {
         "expires_in": 300,
         "interval": 5,
     })
+}
+
+fn http_finding(address: std::net::SocketAddr) -> reqwest::ClientBuilder {
+    reqwest::Client::builder()
+        .no_proxy()
+        .resolve(API_HOST, address)
 }

@@ -108,7 +108,15 @@ pub(super) async fn signed(
 ) -> Result<Secret> {
     let mut jwt = format!("{encoded_header}.{}", encoded(claims)?);
     let signature = signer.sign(jwt.as_bytes()).await.map_err(|error| {
-        Error::new(ErrorKind::Signing, "the JWT could not be signed").with_source(error)
+        let own = error.downcast_ref::<Error>();
+        let is_transient = own.is_some_and(Error::is_retryable);
+        let failed =
+            Error::new(ErrorKind::Signing, "the JWT could not be signed").with_source(error);
+        if is_transient {
+            failed.transient()
+        } else {
+            failed
+        }
     })?;
     if signature.is_empty() {
         return Err(Error::new(

@@ -340,19 +340,17 @@ impl JwtTokenRequest {
         self
     }
 
-    /// A text that only equal requests share.
-    pub(crate) fn key(&self) -> String {
-        let Self {
-            duration,
-            scope,
-            session_name,
-            session_context,
-            on_behalf_of,
-        } = self;
-        // `Debug` of strings is quoted and escaped, so no two values run into one another.
-        match (duration, scope, session_name, session_context, on_behalf_of) {
-            (None, None, Some(session_name), None, None) => format!("{session_name:?}"),
-            rest => format!("{rest:?}"),
+    /// The session name, if the request is nothing but that.
+    pub(crate) fn only_session_name(&self) -> Option<&str> {
+        match self {
+            Self {
+                duration: None,
+                scope: None,
+                session_name: Some(session_name),
+                session_context: None,
+                on_behalf_of: None,
+            } => Some(session_name),
+            _ => None,
         }
     }
 

@@ -36,7 +36,23 @@ pub trait Signer: Send + Sync + 'static {
     /// # Errors
     ///
     /// Whatever the signer says; it becomes the source of an error of kind
-    /// [`Signing`](crate::ErrorKind::Signing). It must hold no secret.
+    /// [`Signing`](crate::ErrorKind::Signing), whose text includes its own. It must hold no secret. A provider signs again
+    /// within its deadline if the error is a [transient](crate::Error::transient) one:
+    ///
+    /// ```
+    /// use coze_auth::{Error, SignFuture, Signer};
+    ///
+    /// struct Busy;
+    ///
+    /// impl Signer for Busy {
+    ///     fn sign<'a>(&'a self, _: &'a [u8]) -> SignFuture<'a> {
+    ///         Box::pin(async {
+    ///             let busy = std::io::Error::from(std::io::ErrorKind::ResourceBusy);
+    ///             Err(Error::of_provider("the key service", busy).transient().into())
+    ///         })
+    ///     }
+    /// }
+    /// ```
     fn sign<'a>(&'a self, message: &'a [u8]) -> SignFuture<'a>;
 }
 

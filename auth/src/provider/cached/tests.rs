@@ -10,7 +10,13 @@
 use std::{collections::VecDeque, sync::Mutex, time::SystemTime};
 
 use super::*;
-use crate::{ErrorKind, provider::source::MintFuture, testing::TestClock};
+use tokio::{runtime::Handle, time::Instant};
+
+use crate::{
+    ErrorKind,
+    provider::{retry::FIRST_BACKOFF, source::SourceFuture},
+    testing::TestClock,
+};
 
 /// What the server does for one request.
 enum Act {
@@ -28,11 +34,11 @@ struct Script {
 }
 
 impl Source for Arc<Script> {
-    fn flow(&self) -> crate::Flow {
-        crate::Flow::Jwt
+    fn flow(&self) -> Option<crate::Flow> {
+        None
     }
 
-    fn mint(&self, _: RefreshMode, deadline: Instant) -> MintFuture<'_> {
+    fn mint(&self, _: RefreshMode, deadline: Instant) -> SourceFuture<'_, Result<Token>> {
         Box::pin(async move {
             let number = self.requests.fetch_add(1, Ordering::SeqCst) + 1;
             let act = self.acts.lock().unwrap().pop_front();
@@ -50,11 +56,8 @@ impl Source for Arc<Script> {
 }
 
 fn token(number: u64, lifetime: u64, clock: &Clock) -> Token {
-    Token::living(
-        &format!("czs_{number}"),
-        Duration::from_secs(lifetime),
-        clock,
-    )
+    let lifetime = Duration::from_secs(lifetime);
+    Token::living(&format!("czs_{number}"), lifetime, clock)
 }
 
 struct Stage {
@@ -80,7 +83,8 @@ fn stage_with(
         requests: AtomicU64::new(0),
         clock: Clock::Test(clock.clone()),
     });
-    let builder = CachedProviderBuilder::new(Arc::clone(&script), Clock::Test(clock.clone()));
+    let builder =
+        CachedProviderBuilder::new(&script.clock, RunsOn::Callers, |_| Arc::clone(&script));
     Stage {
         provider: options(builder).build(),
         script,
@@ -203,7 +207,7 @@ async fn after_an_error_callers_get_it_at_once_with_the_time_of_the_next_try() {
     stage.served().await.unwrap_err();
     for _ in 0..100 {
         let error = stage.served().await.unwrap_err();
-        assert_eq!(error.retry_after(), Some(FIRST_PAUSE));
+        assert_eq!(error.retry_after(), Some(FIRST_BACKOFF));
     }
     assert_eq!(stage.requests(), 1, "a dead server is not hammered");
     pass(secs(1)).await;

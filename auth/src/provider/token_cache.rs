@@ -1,11 +1,11 @@
-//! The tokens of very many sessions: bounded, and rid of those that have ended or that nobody asks for.
+//! The tokens of very many keys: bounded, without those that have ended or that nobody asks for.
 //!
 //! It is many small caches, each behind a lock of its own, for two reasons: a look takes a lock that hardly anybody
-//! else wants, and one of them can be swept in a moment. So nothing needs to run in the background: whoever asks for
+//! else wants, and one of them can be swept in a moment. So nothing needs to run in the background: a caller who asks for
 //! a token when the next sweep is due sweeps one of them.
 
 use std::{
-    hash::{BuildHasher, RandomState},
+    hash::{BuildHasher, Hash, Hasher, RandomState},
     sync::{
         Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
         atomic::{AtomicU64, AtomicUsize, Ordering},
@@ -18,18 +18,71 @@ use quick_cache::{UnitWeighter, unsync::Cache};
 use super::{AccessToken, lifespan::Lifespan};
 use crate::clock::Tick;
 
-/// A request for a token, in a form that only equal requests share.
-pub(super) type Key = Arc<str>;
+/// The name of a key, and its hash, which is computed once.
+#[derive(Clone)]
+pub(super) struct Name {
+    hash: u64,
+    text: Arc<str>,
+}
 
-/// A session's token.
-pub(super) struct Session {
+impl Name {
+    pub(super) fn as_str(&self) -> &str {
+        &self.text
+    }
+}
+
+impl PartialEq for Name {
+    fn eq(&self, other: &Self) -> bool {
+        self.hash == other.hash && self.text == other.text
+    }
+}
+
+impl Eq for Name {}
+
+impl Hash for Name {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u64(self.hash);
+    }
+}
+
+/// Takes the hash that a name has.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct AsHashed(u64);
+
+impl BuildHasher for AsHashed {
+    type Hasher = Self;
+
+    fn build_hasher(&self) -> Self {
+        *self
+    }
+}
+
+impl Hasher for AsHashed {
+    fn write(&mut self, bytes: &[u8]) {
+        // Names write one number only.
+        self.0 = bytes
+            .iter()
+            .fold(self.0, |hash, byte| hash.rotate_left(8) ^ u64::from(*byte));
+    }
+
+    fn write_u64(&mut self, hash: u64) {
+        self.0 = hash;
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
+
+/// A key's token.
+pub(super) struct Cached {
     pub(super) token: AccessToken,
     pub(super) life: Lifespan,
-    /// When somebody last asked for it, nearly.
+    /// When it was last asked for, about.
     asked: AtomicU64,
 }
 
-impl Session {
+impl Cached {
     pub(super) fn new(token: AccessToken, life: Lifespan, now: Tick) -> Self {
         Self {
             token,
@@ -39,11 +92,11 @@ impl Session {
     }
 }
 
-/// The sessions that are kept.
-pub(super) struct SessionCache {
-    // Each entry holds its session itself: behind an `Arc` it took more memory, and one more wait for it.
-    shards: Box<[RwLock<Shard>]>,
-    /// Randomly keyed, because session names may be chosen by end users.
+/// The tokens that are kept.
+pub(super) struct TokenCache {
+    // Each entry holds its token itself: behind an `Arc` it took more memory, and one more wait for it.
+    shards: Box<[Shard]>,
+    /// Randomly keyed, because names may be chosen by end users.
     hasher: RandomState,
     capacity_of_shard: usize,
     idle: u64,
@@ -53,11 +106,17 @@ pub(super) struct SessionCache {
     sweeps: AtomicUsize,
 }
 
-type Shard = Cache<Key, Session, UnitWeighter, RandomState>;
+struct Shard {
+    tokens: RwLock<Tokens>,
+    /// How many were served.
+    served: AtomicU64,
+}
+
+type Tokens = Cache<Name, Cached, UnitWeighter, AsHashed>;
 
 /// So many that few shards are full before all are; so few that a caller can sweep one: measured, 6 us when there is
 /// nothing to drop, and 0.8 ms when all of them are dropped.
-const SESSIONS_OF_SHARD: u64 = 1024;
+const TOKENS_OF_SHARD: u64 = 1024;
 /// How many are dropped before others get a turn at the shard.
 const DROPPED_AT_ONCE: usize = 64;
 const MOST_SHARDS: u64 = 4096;
@@ -67,16 +126,19 @@ const SHORTEST_ROUND: Duration = Duration::from_secs(1);
 /// A later call of a session is written down after this time, so that most calls write nothing.
 const LONGEST_UNNOTICED: u64 = 1_000_000_000;
 
-impl SessionCache {
+impl TokenCache {
     /// Room for so many, each of which is dropped when nobody has asked for it for so long.
     pub(super) fn new(capacity: u64, idle: Duration, now: Tick) -> Self {
-        let shards = (capacity / SESSIONS_OF_SHARD).clamp(1, MOST_SHARDS);
+        let shards = (capacity / TOKENS_OF_SHARD).clamp(1, MOST_SHARDS);
         let capacity_of_shard = usize::try_from(capacity / shards).unwrap_or(usize::MAX);
         let round = nanos(idle.clamp(SHORTEST_ROUND, LONGEST_ROUND));
         let between_sweeps = round / shards;
         Self {
             shards: (0..shards)
-                .map(|_| RwLock::new(new_shard(capacity_of_shard)))
+                .map(|_| Shard {
+                    tokens: RwLock::new(new_tokens(capacity_of_shard)),
+                    served: AtomicU64::new(0),
+                })
                 .collect(),
             hasher: RandomState::new(),
             capacity_of_shard,
@@ -87,40 +149,67 @@ impl SessionCache {
         }
     }
 
-    /// Looks at a session for somebody who wants its token, if there is one that is good. Keep the look short: nobody
-    /// can put another in the shard meanwhile.
+    /// The name of a key.
+    pub(super) fn name(&self, text: impl Into<Arc<str>>) -> Name {
+        let text = text.into();
+        Name {
+            hash: self.hasher.hash_one(&*text),
+            text,
+        }
+    }
+
+    /// The token of a key for a caller, if there is one that is good.
+    #[inline]
+    pub(super) fn serve<T>(
+        &self,
+        name: &Name,
+        now: Tick,
+        look: impl FnOnce(&Cached) -> T,
+    ) -> Option<T> {
+        let served = self.get(name, now, look)?;
+        self.shard(name).served.fetch_add(1, Ordering::Relaxed);
+        Some(served)
+    }
+
+    /// How many tokens were served.
+    pub(super) fn served(&self) -> u64 {
+        let served = self.shards.iter().map(|shard| &shard.served);
+        served.map(|served| served.load(Ordering::Relaxed)).sum()
+    }
+
+    /// Looks at the token of a key, if there is one that is good. Keep the look short: nobody can put another in the
+    /// shard at the same time.
     #[inline]
     pub(super) fn get<T>(
         &self,
-        key: &Key,
+        name: &Name,
         now: Tick,
-        look: impl FnOnce(&Session) -> T,
+        look: impl FnOnce(&Cached) -> T,
     ) -> Option<T> {
         if self.sweep_is_due(now) {
             self.sweep_next(now);
         }
-        let shard = read(self.shard(key));
-        let session = shard.get(key)?;
-        if !self.keeps(session, now) {
+        let shard = read(self.shard(name));
+        let cached = shard.get(name)?;
+        if !self.keeps(cached, now) {
             return None;
         }
         let unnoticed = LONGEST_UNNOTICED.min(self.idle / 16);
-        let asked = session.asked.load(Ordering::Relaxed);
+        let asked = cached.asked.load(Ordering::Relaxed);
         if now.monotonic > asked.saturating_add(unnoticed) {
-            session.asked.store(now.monotonic, Ordering::Relaxed);
+            cached.asked.store(now.monotonic, Ordering::Relaxed);
         }
-        Some(look(session))
+        Some(look(cached))
     }
 
-    /// Puts one in place of any other with its key.
-    pub(super) fn insert(&self, key: Key, session: Session) {
-        write(self.shard(&key)).insert(key, session);
+    /// Puts one in place of any other of its key.
+    pub(super) fn insert(&self, name: Name, cached: Cached) {
+        write(self.shard(&name)).insert(name, cached);
     }
 
-    /// Drops a session if its token is this one.
-    pub(super) fn remove(&self, key: &Key, token: &AccessToken) -> bool {
-        let removed = write(self.shard(key)).remove_if(key, |session| session.token.is(token));
-        removed.is_some()
+    /// Removes the token of a key, if it is one of these.
+    pub(super) fn remove_if(&self, name: &Name, is: impl FnOnce(&Cached) -> bool) -> bool {
+        write(self.shard(name)).remove_if(name, is).is_some()
     }
 
     /// How many there are, after the sweeps that are due. Those that have ended since the last round are counted.
@@ -131,16 +220,16 @@ impl SessionCache {
         self.shards.iter().map(|shard| read(shard).len()).sum()
     }
 
-    fn shard(&self, key: &Key) -> &RwLock<Shard> {
+    fn shard(&self, name: &Name) -> &Shard {
         let count = self.shards.len() as u64;
-        // A hash that is evenly spread over all of `u64`, spread over the shards.
-        let hash = self.hasher.hash_one(key) as u32;
+        // Some bits of the hash, evenly spread over the shards; the caches use others.
+        let hash = name.hash as u32;
         &self.shards[((u64::from(hash) * count) >> 32) as usize]
     }
 
-    fn keeps(&self, session: &Session, now: Tick) -> bool {
-        let asked = session.asked.load(Ordering::Relaxed);
-        session.life.is_good(now) && now.monotonic.saturating_sub(asked) < self.idle
+    fn keeps(&self, cached: &Cached, now: Tick) -> bool {
+        let asked = cached.asked.load(Ordering::Relaxed);
+        cached.life.is_good(now) && now.monotonic.saturating_sub(asked) < self.idle
     }
 
     #[inline]
@@ -166,42 +255,42 @@ impl SessionCache {
         }
     }
 
-    fn sweep(&self, shard: &RwLock<Shard>, now: Tick) {
-        let dropped: Vec<Key> = read(shard)
+    fn sweep(&self, shard: &Shard, now: Tick) {
+        let dropped: Vec<Name> = read(shard)
             .iter()
-            .filter(|(_, session)| !self.keeps(session, now))
-            .map(|(key, _)| Arc::clone(key))
+            .filter(|(_, cached)| !self.keeps(cached, now))
+            .map(|(name, _)| name.clone())
             .collect();
-        for keys in dropped.chunks(DROPPED_AT_ONCE) {
-            let mut shard = write(shard);
-            for key in keys {
-                // Somebody may have put another in its place meanwhile.
-                shard.remove_if(key, |session| !self.keeps(session, now));
+        for names in dropped.chunks(DROPPED_AT_ONCE) {
+            let mut tokens = write(shard);
+            for name in names {
+                // Another may have been put in its place.
+                tokens.remove_if(name, |cached| !self.keeps(cached, now));
             }
-            if shard.is_empty() {
+            if tokens.is_empty() {
                 // The room for its entries goes, too.
-                *shard = new_shard(self.capacity_of_shard);
+                *tokens = new_tokens(self.capacity_of_shard);
             }
         }
     }
 }
 
-fn new_shard(capacity: usize) -> Shard {
+fn new_tokens(capacity: usize) -> Tokens {
     Cache::with(
         capacity,
         capacity as u64,
         UnitWeighter,
-        RandomState::new(),
+        AsHashed::default(),
         Default::default(),
     )
 }
 
-fn read(shard: &RwLock<Shard>) -> RwLockReadGuard<'_, Shard> {
-    shard.read().unwrap_or_else(PoisonError::into_inner)
+fn read(shard: &Shard) -> RwLockReadGuard<'_, Tokens> {
+    shard.tokens.read().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn write(shard: &RwLock<Shard>) -> RwLockWriteGuard<'_, Shard> {
-    shard.write().unwrap_or_else(PoisonError::into_inner)
+fn write(shard: &Shard) -> RwLockWriteGuard<'_, Tokens> {
+    shard.tokens.write().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn nanos(duration: Duration) -> u64 {
@@ -223,25 +312,27 @@ mod tests {
     }
 
     /// One that comes now and lives for 1000 seconds, and is served for all but two of them.
-    fn session(now: Tick) -> Session {
+    fn session(now: Tick) -> Cached {
         let token = Token::living("czs_1", Duration::from_secs(1000), &Clock::System);
         let life = Lifespan::of(&token, now, 1.0).unwrap();
-        Session::new(AccessToken::new("czs_1").unwrap(), life, now)
+        Cached::new(AccessToken::new("czs_1").unwrap(), life, now)
     }
 
-    fn key(number: u64) -> Key {
-        format!("user-{number}").into()
+    impl TokenCache {
+        fn key(&self, number: u64) -> Name {
+            self.name(format!("user-{number}"))
+        }
     }
 
-    fn filled(capacity: u64, sessions: u64, idle: Duration) -> SessionCache {
-        let cache = SessionCache::new(capacity, idle, at(0));
+    fn filled(capacity: u64, sessions: u64, idle: Duration) -> TokenCache {
+        let cache = TokenCache::new(capacity, idle, at(0));
         for number in 0..sessions {
-            cache.insert(key(number), session(at(0)));
+            cache.insert(cache.key(number), session(at(0)));
         }
         cache
     }
 
-    fn kept(cache: &SessionCache) -> usize {
+    fn kept(cache: &TokenCache) -> usize {
         cache.shards.iter().map(|shard| read(shard).len()).sum()
     }
 
@@ -259,27 +350,30 @@ mod tests {
 
     #[test]
     fn each_of_the_calls_that_are_due_sweeps_one_shard_and_a_round_sweeps_all() {
-        let cache = filled(4 * SESSIONS_OF_SHARD, 1000, Duration::MAX);
+        let cache = filled(4 * TOKENS_OF_SHARD, 1000, Duration::MAX);
         let mut before = kept(&cache);
         assert_eq!(before, 1000);
         for shard in 1..=4 {
-            assert!(cache.get(&key(0), at(999), |_| ()).is_none(), "it ended");
+            assert!(
+                cache.get(&cache.key(0), at(999), |_| ()).is_none(),
+                "it ended"
+            );
             let after = kept(&cache);
             assert!(after < before, "{after} after {shard} calls");
             before = after;
         }
         assert_eq!(before, 0);
-        let room = |shard: &RwLock<Shard>| read(shard).memory_used().total();
+        let room = |shard: &Shard| read(shard).memory_used().total();
         assert_eq!(cache.shards.iter().map(room).sum::<usize>(), 0);
     }
 
     #[test]
     fn between_two_sweeps_calls_sweep_nothing() {
-        let cache = filled(2 * SESSIONS_OF_SHARD, 1000, Duration::MAX);
+        let cache = filled(2 * TOKENS_OF_SHARD, 1000, Duration::MAX);
         let sweeps = || cache.sweeps.load(Ordering::Relaxed);
         for second in 0..300 {
             for _ in 0..10 {
-                assert!(cache.get(&key(0), at(second), |_| ()).is_some());
+                assert!(cache.get(&cache.key(0), at(second), |_| ()).is_some());
             }
             assert_eq!(sweeps() as u64, second / 30, "at {second} s");
         }
@@ -288,9 +382,9 @@ mod tests {
 
     #[test]
     fn sweeps_that_nobody_came_for_are_made_up_for_by_one_round_at_most() {
-        let cache = filled(4 * SESSIONS_OF_SHARD, 1000, Duration::MAX);
+        let cache = filled(4 * TOKENS_OF_SHARD, 1000, Duration::MAX);
         for _ in 0..100 {
-            cache.get(&key(0), at(900), |_| ());
+            cache.get(&cache.key(0), at(900), |_| ());
         }
         let sweeps = cache.sweeps.load(Ordering::Relaxed);
         assert!((4..=5).contains(&sweeps), "{sweeps}");
@@ -300,36 +394,38 @@ mod tests {
     fn only_sessions_that_are_asked_for_are_kept_beyond_the_idle_time() {
         let cache = filled(100, 10, Duration::from_secs(100));
         for second in (0..=300).step_by(10) {
-            assert!(cache.get(&key(7), at(second), |_| ()).is_some());
-            let idle = cache.get(&key(8), at(second), |_| ()).is_none();
+            assert!(cache.get(&cache.key(7), at(second), |_| ()).is_some());
+            let idle = cache.get(&cache.key(8), at(second), |_| ()).is_none();
             assert!(!idle, "asked for, too");
             let expected = if second < 120 { 10 } else { 2 };
             assert_eq!(cache.len(at(second)), expected, "at {second} s");
         }
-        assert!(cache.get(&key(7), at(399), |_| ()).is_some());
-        assert!(cache.get(&key(8), at(400), |_| ()).is_none());
+        assert!(cache.get(&cache.key(7), at(399), |_| ()).is_some());
+        assert!(cache.get(&cache.key(8), at(400), |_| ()).is_none());
     }
 
     #[test]
     fn a_session_is_removed_by_its_own_token_only() {
         let cache = filled(100, 1, Duration::MAX);
-        cache.remove(&key(0), &AccessToken::new("czs_2").unwrap());
+        let other = AccessToken::new("czs_2").unwrap();
+        assert!(!cache.remove_if(&cache.key(0), |cached| cached.token.is(&other)));
         assert_eq!(kept(&cache), 1);
-        cache.remove(&key(0), &AccessToken::new("czs_1").unwrap());
+        let its_own = AccessToken::new("czs_1").unwrap();
+        assert!(cache.remove_if(&cache.key(0), |cached| cached.token.is(&its_own)));
         assert_eq!(kept(&cache), 0);
     }
 
     #[test]
     fn many_threads_may_use_and_sweep_it_at_once() {
-        let cache = filled(3 * SESSIONS_OF_SHARD, 0, Duration::from_secs(1));
+        let cache = filled(3 * TOKENS_OF_SHARD, 0, Duration::from_secs(1));
         std::thread::scope(|scope| {
             for thread in 0..4 {
                 let cache = &cache;
                 scope.spawn(move || {
                     for step in 0..5000 {
                         let now = at(step / 50);
-                        cache.insert(key(step % 500 + thread), session(now));
-                        cache.get(&key(step % 300), now, |session| session.token.clone());
+                        cache.insert(cache.key(step % 500 + thread), session(now));
+                        cache.get(&cache.key(step % 300), now, |session| session.token.clone());
                     }
                 });
             }

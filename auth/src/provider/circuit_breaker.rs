@@ -1,0 +1,171 @@
+//! The circuit breaker of a pool, and the permits for its requests.
+//!
+//! Each key backs off by itself, but a hundred thousand of them would still be a hundred thousand callers to a server
+//! that is down. So only so many requests run at once, each with a permit. When more in a row than there are permits have
+//! found the server down, the circuit is open: a permit is kept for a second after its attempt (half-open: these few
+//! attempts find out when the server is back), and whoever finds none free is turned away at once. The first answer of
+//! the server's closes it.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore, watch},
+    time::{Instant, sleep, sleep_until},
+};
+
+use super::retry::{CircuitOpen, after_open_circuit, permit_kept_for};
+use crate::{Error, ErrorKind, Result};
+
+/// It is asked before each request, and told how that ended.
+pub(crate) struct CircuitBreaker {
+    /// `None` for a lone provider, whose backoff does the same.
+    limit: Option<Limit>,
+    /// Attempts so far.
+    requests: AtomicU64,
+}
+
+struct Limit {
+    permits: Arc<Semaphore>,
+    most: usize,
+    failures: watch::Sender<Failures>,
+}
+
+#[derive(Default)]
+struct Failures {
+    /// When the server last decided anything, for whatever key.
+    heard: Option<Instant>,
+    /// Attempts since then that have found the server down.
+    in_a_row: usize,
+    /// While the circuit is open: the last failure, and when its permit will be free.
+    open: Option<(Error, Instant)>,
+}
+
+impl Failures {
+    fn refusal(&self) -> Option<Error> {
+        let (error, next_permit) = self.open.as_ref()?;
+        let after = after_open_circuit(*next_permit);
+        Some(error.clone().with_retry_after(Some(after)))
+    }
+}
+
+/// The right to make one attempt.
+pub(crate) struct Permit {
+    _held: Option<OwnedSemaphorePermit>,
+}
+
+/// A server that has decided nothing for so long is down when an attempt is cut off at the deadline.
+const SILENCE: Duration = Duration::from_secs(5);
+
+impl CircuitBreaker {
+    /// One that is never open, and only counts.
+    pub(crate) fn always_closed() -> Self {
+        Self {
+            limit: None,
+            requests: AtomicU64::new(0),
+        }
+    }
+
+    /// At most so many requests at once.
+    pub(super) fn with_permits(most: usize) -> Self {
+        let most = most.clamp(1, Semaphore::MAX_PERMITS);
+        Self {
+            limit: Some(Limit {
+                permits: Arc::new(Semaphore::new(most)),
+                most,
+                failures: watch::Sender::default(),
+            }),
+            ..Self::always_closed()
+        }
+    }
+
+    pub(super) fn requests(&self) -> u64 {
+        self.requests.load(Ordering::Relaxed)
+    }
+
+    /// Why there is no point in waiting for a permit, if there is none.
+    pub(super) fn refusal(&self) -> Option<Error> {
+        let limit = self.limit.as_ref()?;
+        if limit.permits.available_permits() > 0 {
+            return None;
+        }
+        limit.failures.borrow().refusal()
+    }
+
+    /// Waits for a permit, while the circuit is closed.
+    pub(super) async fn permit(&self, deadline: Instant) -> Result<Permit> {
+        let Some(limit) = &self.limit else {
+            return Ok(Permit { _held: None });
+        };
+        let mut failures = limit.failures.subscribe();
+        tokio::select! {
+            biased;
+            () = sleep_until(deadline) => Err(Error::new(
+                ErrorKind::Timeout,
+                "other requests took until the deadline; more of them may run at once (max_concurrent_requests)",
+            )),
+            Ok(permit) = Arc::clone(&limit.permits).acquire_owned() => Ok(Permit { _held: Some(permit) }),
+            Some(refusal) = async {
+                let open = failures.wait_for(|failures| failures.open.is_some());
+                open.await.ok()?.refusal()
+            } => Err(refusal),
+        }
+    }
+
+    /// Takes a permit back. `failure` says how its attempt ended.
+    pub(super) fn record(&self, permit: Permit, failure: Option<&Error>, is_cut_off: bool) {
+        self.requests.fetch_add(1, Ordering::Relaxed);
+        let Some(limit) = &self.limit else {
+            return;
+        };
+        let now = Instant::now();
+        let failure = match failure {
+            // It has not asked the server.
+            Some(error) if matches!(error.kind(), ErrorKind::Signing | ErrorKind::Provider) => {
+                return;
+            }
+            Some(error) if error.is_retryable() => error,
+            Some(error) if error.status().is_none() => return,
+            _ => {
+                limit.failures.send_if_modified(|failures| {
+                    *failures = Failures {
+                        heard: Some(now),
+                        ..Failures::default()
+                    };
+                    false // Nobody waits for that.
+                });
+                return;
+            }
+        };
+        let heard = limit.failures.borrow().heard;
+        let is_silent = heard.is_none_or(|heard| now.duration_since(heard) >= SILENCE);
+        if is_cut_off && !is_silent {
+            return;
+        }
+        let kept_for = permit_kept_for(failure);
+        let mut is_open = false;
+        limit.failures.send_if_modified(|failures| {
+            failures.in_a_row = failures.in_a_row.saturating_add(1);
+            is_open = failures.in_a_row > limit.most;
+            if !is_open {
+                return false;
+            }
+            // No URL, text or log id of a request that was another's.
+            let error = failure
+                .for_others("the server is down for all, so it was not asked for this token")
+                .with_source(CircuitOpen);
+            failures.open.replace((error, now + kept_for)).is_none()
+        });
+        if is_open {
+            tokio::spawn(async move {
+                sleep(kept_for).await;
+                drop(permit);
+            });
+        }
+    }
+}

@@ -1,0 +1,534 @@
+//! The engine of all providers: what happens when a token is asked for, due for its refresh, refused, or not to be had.
+//!
+//! A [`Key`] says where its token is kept: a lone provider has one key, whose token is laid out for being read by all cores;
+//! a pool has very many, in a bounded cache. Requests run as tasks of their own, so many at once; others queue up, as small
+//! entries, not as tasks. They run where [`runtime`](crate::runtime) says.
+
+use std::{
+    collections::VecDeque,
+    mem,
+    panic::AssertUnwindSafe,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use futures_util::FutureExt;
+use tokio::time::Instant;
+
+use super::{
+    AccessToken, RefreshMode,
+    circuit_breaker::CircuitBreaker,
+    lifespan::Lifespan,
+    retry::{CircuitOpen, FIRST_BACKOFF, LONGEST_DEADLINE, jitter},
+    single_flight::{Begin, Outcome, Purpose, SingleFlight},
+    source::Source,
+};
+use crate::{
+    Error, ErrorKind, Result, Token,
+    clock::{Clock, Tick},
+    runtime::{self, RunsOn},
+};
+
+/// One key, and where its token is kept. Cheap to clone.
+pub(super) trait Key: Clone + Send + Sync + 'static {
+    fn engine(&self) -> &Engine<Self>;
+
+    /// What is remembered of its requests; made by need.
+    fn requests(&self) -> Arc<Requests>;
+
+    /// A new source of its tokens.
+    fn new_source(&self) -> Result<Arc<dyn Source>>;
+
+    /// Looks at its token, if there is one that may be served.
+    fn look<T>(&self, now: Tick, look: impl FnOnce(&AccessToken, &Lifespan) -> T) -> Option<T>;
+
+    /// Puts a token in place.
+    fn install(&self, token: &Token, life: Lifespan, now: Tick) -> Result<AccessToken>;
+
+    /// Removes its token, if it is this one.
+    fn remove(&self, token: &AccessToken) -> bool;
+
+    /// A request has ended: what need not be remembered may go.
+    fn release(&self, requests: &Arc<Requests>);
+}
+
+/// What is remembered of the requests for a key.
+#[derive(Default)]
+pub(super) struct Requests {
+    pub(super) flight: SingleFlight,
+    source: Mutex<Option<Arc<dyn Source>>>,
+}
+
+impl Requests {
+    pub(super) fn of(source: Arc<dyn Source>) -> Self {
+        Self {
+            source: Mutex::new(Some(source)),
+            ..Self::default()
+        }
+    }
+
+    pub(super) fn source(&self) -> Option<Arc<dyn Source>> {
+        self.lock().clone()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Arc<dyn Source>>> {
+        self.source.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn source_of<K: Key>(&self, key: &K) -> Result<Arc<dyn Source>> {
+        let mut source = self.lock();
+        if let Some(source) = &*source {
+            return Ok(Arc::clone(source));
+        }
+        let new = key.new_source()?;
+        let engine = key.engine();
+        key.look(engine.clock.tick(), |token, _| new.serves(token));
+        if engine.is_closed() {
+            new.close();
+        }
+        *source = Some(Arc::clone(&new));
+        Ok(new)
+    }
+
+    /// Waits for what is in flight, and for its save. Nothing begins any more.
+    pub(super) async fn settle(&self) -> Result<()> {
+        let source = self.source();
+        if let Some(source) = &source {
+            source.close();
+        }
+        if let Some(in_flight) = self.flight.in_flight() {
+            // Its callers get the result; here only its end counts.
+            in_flight.outcome().await;
+        }
+        let Some(source) = self.source().or(source) else {
+            return Ok(());
+        };
+        source.settle().await;
+        source.unsaved().map_or(Ok(()), Err)
+    }
+
+    /// Whether there is nothing to remember.
+    pub(super) fn is_idle(&self) -> bool {
+        self.flight.is_idle() && self.lock().as_ref().is_none_or(|source| source.is_idle())
+    }
+}
+
+/// What all keys share.
+pub(super) struct Engine<K: Key> {
+    pub(super) clock: Clock,
+    pub(super) breaker: Arc<CircuitBreaker>,
+    pub(super) counters: Counters,
+    options: Options,
+    is_closed: AtomicBool,
+    workers: Mutex<Workers<K>>,
+    last_error: Mutex<Option<Error>>,
+    /// The log was told that the server's answers have no lifetime that can be read.
+    has_warned_of_lifetime: AtomicBool,
+}
+
+pub(super) struct Options {
+    pub(super) refresh: RefreshMode,
+    /// For one request, with all attempts and the wait for its start.
+    pub(super) deadline: Duration,
+    pub(super) runs_on: RunsOn,
+    /// Whether an open circuit is an answer, because there is no store to look into.
+    pub(super) refuses_at_once: bool,
+}
+
+#[derive(Default)]
+pub(super) struct Counters {
+    refreshes: AtomicU64,
+    coalesced: AtomicU64,
+    failures: AtomicU64,
+    /// By sources that have been dropped.
+    reused: AtomicU64,
+}
+
+impl Counters {
+    pub(super) fn add_reused(&self, reused: u64) {
+        self.reused.fetch_add(reused, Ordering::Relaxed);
+    }
+}
+
+/// How often something has happened.
+pub(super) struct Counted {
+    pub(super) refreshes: u64,
+    pub(super) requests: u64,
+    pub(super) coalesced: u64,
+    pub(super) failures: u64,
+    pub(super) reused: u64,
+    pub(super) last_error: Option<Error>,
+}
+
+struct Workers<K: Key> {
+    running: usize,
+    queue: VecDeque<Job<K>>,
+}
+
+/// How many requests run at once: as tasks, of a few kilobytes each. More than a circuit breaker has permits, so that those
+/// who wait for one store, or between two attempts, keep nobody else waiting.
+const MOST_WORKERS: usize = 1024;
+
+/// How often a caller starts a request again that its runtime's end has interrupted.
+const MOST_STARTS: usize = 3;
+
+impl<K: Key> Engine<K> {
+    pub(super) fn new(clock: Clock, breaker: Arc<CircuitBreaker>, options: Options) -> Self {
+        Self {
+            clock,
+            breaker,
+            counters: Counters::default(),
+            options,
+            is_closed: AtomicBool::new(false),
+            workers: Mutex::new(Workers {
+                running: 0,
+                queue: VecDeque::new(),
+            }),
+            last_error: Mutex::default(),
+            has_warned_of_lifetime: AtomicBool::new(false),
+        }
+    }
+
+    pub(super) fn refresh_mode(&self) -> RefreshMode {
+        self.options.refresh
+    }
+
+    /// From now on, no request begins.
+    pub(super) fn close(&self) {
+        self.is_closed.store(true, Ordering::SeqCst);
+    }
+
+    fn is_closed(&self) -> bool {
+        self.is_closed.load(Ordering::SeqCst)
+    }
+
+    pub(super) fn counted(&self) -> Counted {
+        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let counters = &self.counters;
+        Counted {
+            refreshes: count(&counters.refreshes),
+            requests: self.breaker.requests(),
+            coalesced: count(&counters.coalesced),
+            failures: count(&counters.failures),
+            reused: count(&counters.reused),
+            last_error: lock(&self.last_error).clone(),
+        }
+    }
+
+    /// What a worker does next. It ends if there is nothing.
+    fn next_job(&self) -> Option<Job<K>> {
+        let mut workers = lock(&self.workers);
+        let next = workers.queue.pop_front();
+        if next.is_none() {
+            workers.running -= 1;
+            // An empty queue keeps no room.
+            workers.queue = VecDeque::new();
+        }
+        next
+    }
+
+    /// Why no request may begin.
+    fn refusal(&self) -> Option<Error> {
+        if self.is_closed() {
+            let what = "the provider was shut down";
+            return Some(Error::new(ErrorKind::ShutDown, what));
+        }
+        let refuses = self.options.refuses_at_once;
+        refuses.then(|| self.breaker.refusal()).flatten()
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Gets a token for a caller who has found none.
+pub(super) async fn fetch<K: Key>(key: &K) -> Result<AccessToken> {
+    let engine = key.engine();
+    let in_line = engine.options.refresh == RefreshMode::InLine;
+    let served = || {
+        let now = engine.clock.tick();
+        key.look(now, |token, life| {
+            (!in_line || life.is_fresh(now)).then(|| token.clone())
+        })
+    };
+    let known = || {
+        let token = served().flatten().map(Ok);
+        token.or_else(|| engine.refusal().map(Err))
+    };
+    let mut outcome = Outcome::Abandoned;
+    for start in 0..MOST_STARTS {
+        let requests = key.requests();
+        let news = || requests.source()?.news();
+        let in_flight = match requests.flight.begin(known, news) {
+            Err(Ok(token)) => return Ok(token),
+            Err(Err(refusal)) => {
+                outcome = Outcome::Completed(Err(refusal));
+                break;
+            }
+            Ok(Begin::BackOff(error)) => {
+                outcome = Outcome::Completed(Err(error));
+                break;
+            }
+            Ok(Begin::Joined(in_flight)) => {
+                engine.counters.coalesced.fetch_add(1, Ordering::Relaxed);
+                in_flight
+            }
+            Ok(Begin::Leader(in_flight, purpose)) => {
+                // The runtime that a request has ended with may be the caller's own.
+                let on = match start {
+                    0 => engine.options.runs_on,
+                    _ => RunsOn::Process,
+                };
+                start_request(key, Arc::clone(&requests), purpose, on)?;
+                in_flight
+            }
+        };
+        // Whoever waits keeps no more than that: what is remembered may be forgotten when the request has ended.
+        drop(requests);
+        outcome = in_flight.outcome().await;
+        if matches!(outcome, Outcome::Completed(_)) {
+            break;
+        }
+    }
+    match outcome {
+        Outcome::Completed(Ok(token)) => Ok(token),
+        // A refresh that failed leaves the old token, as long as that is valid.
+        Outcome::Completed(Err(error)) => still_good(key).ok_or(error),
+        Outcome::Abandoned => still_good(key).ok_or_else(interrupted),
+    }
+}
+
+fn still_good<K: Key>(key: &K) -> Option<AccessToken> {
+    key.look(key.engine().clock.tick(), |token, _| token.clone())
+}
+
+fn interrupted() -> Error {
+    Error::new(
+        ErrorKind::Interrupted,
+        "the request for a token was given up: it panicked, or its runtime was shut down",
+    )
+}
+
+/// Starts a request for a token that is due for its refresh, unless another caller has.
+#[cold]
+pub(super) fn refresh_when_due<K: Key>(key: &K, now: Tick) {
+    if key.look(now, |_, life| life.claim_refresh(now)) != Some(true) {
+        return;
+    }
+    let engine = key.engine();
+    let requests = key.requests();
+    let backoff = match requests.flight.begin(|| engine.refusal(), || None) {
+        // That brings another token, or gives the duty back.
+        Ok(Begin::Joined(_)) => return,
+        Ok(Begin::Leader(_, purpose)) => {
+            match start_request(key, requests, purpose, engine.options.runs_on) {
+                Ok(()) => return,
+                // Nobody can get one here; perhaps the next caller can.
+                Err(_) => Duration::ZERO,
+            }
+        }
+        Ok(Begin::BackOff(error)) | Err(error) => {
+            error.retry_after().unwrap_or(engine.options.deadline)
+        }
+    };
+    key.look(now, |_, life| life.refresh_again(now + backoff));
+}
+
+/// Gives up a token that the API refused.
+pub(super) fn invalidate<K: Key>(key: &K, token: &AccessToken) {
+    let now = key.engine().clock.tick();
+    let current = key.look(now, |current, life| {
+        current.is(token).then(|| life.remaining(now))
+    });
+    let left = match current {
+        Some(Some(left)) => left,
+        // It is no longer current.
+        Some(None) => return,
+        // It may still be in the store.
+        None if !key.engine().options.refuses_at_once => ACCESS_TOKEN_LIFE,
+        None => return,
+    };
+    let requests = key.requests();
+    let Ok(source) = requests.source_of(key) else {
+        return;
+    };
+    if source.heeds_refusal(token, Instant::now() + left) {
+        key.remove(token);
+    } else {
+        requests.flight.invalidate(|| key.remove(token));
+    }
+    tracing::debug!("the API refused the access token; the next caller gets another");
+}
+
+/// What Coze grants by default.
+const ACCESS_TOKEN_LIFE: Duration = Duration::from_secs(900);
+
+fn start_request<K: Key>(
+    key: &K,
+    requests: Arc<Requests>,
+    purpose: Purpose,
+    on: RunsOn,
+) -> Result<()> {
+    let engine = key.engine();
+    let patience = engine.options.deadline.min(LONGEST_DEADLINE);
+    let job = Job {
+        key: key.clone(),
+        requests,
+        purpose,
+        deadline: Instant::now() + patience,
+        is_complete: false,
+    };
+    {
+        let mut workers = lock(&engine.workers);
+        if workers.running >= MOST_WORKERS {
+            workers.queue.push_back(job);
+            return Ok(());
+        }
+        workers.running += 1;
+    }
+    let worker = Worker { job: Some(job) };
+    runtime::spawn(&engine.clock, on, worker.run())
+}
+
+/// A task that does one job after another while there are any.
+struct Worker<K: Key> {
+    /// `None` when it has found none.
+    job: Option<Job<K>>,
+}
+
+impl<K: Key> Worker<K> {
+    async fn run(mut self) {
+        while let Some(job) = &mut self.job {
+            job.run().await;
+            let key = job.key.clone();
+            self.job = key.engine().next_job();
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+impl<K: Key> Drop for Worker<K> {
+    /// If its runtime has ended, another takes its place.
+    fn drop(&mut self) {
+        let Some(job) = self.job.take() else {
+            return;
+        };
+        let key = job.key.clone();
+        drop(job);
+        let engine = key.engine();
+        let mut workers = lock(&engine.workers);
+        workers.running -= 1;
+        let abandoned = match workers.queue.pop_front() {
+            Some(job) if engine.clock.is_systems() => {
+                workers.running += 1;
+                drop(workers);
+                let worker = Self { job: Some(job) };
+                let _ = runtime::spawn(&engine.clock, RunsOn::Process, worker.run());
+                return;
+            }
+            first => (first, mem::take(&mut workers.queue)),
+        };
+        drop(workers);
+        drop(abandoned);
+    }
+}
+
+/// A request for a key's token. It is abandoned when it is dropped.
+struct Job<K: Key> {
+    key: K,
+    requests: Arc<Requests>,
+    purpose: Purpose,
+    deadline: Instant,
+    is_complete: bool,
+}
+
+impl<K: Key> Job<K> {
+    async fn run(&mut self) {
+        let minted = AssertUnwindSafe(self.mint()).catch_unwind().await;
+        match minted.unwrap_or_else(|_panic| Some(Err(interrupted()))) {
+            Some(minted) => self.complete(minted),
+            None => self.requests.flight.back_off(),
+        }
+        self.is_complete = true;
+        self.key.release(&self.requests);
+    }
+
+    /// A token; nothing, if there is no fresh sign-in during a backoff.
+    async fn mint(&self) -> Option<Result<Token>> {
+        let engine = self.key.engine();
+        let source = match self.requests.source_of(&self.key) {
+            Ok(source) => source,
+            Err(error) => return Some(Err(error)),
+        };
+        if self.purpose == Purpose::Look {
+            if !source.look().await {
+                return None;
+            }
+            self.requests.flight.end_backoff();
+        }
+        engine.counters.refreshes.fetch_add(1, Ordering::Relaxed);
+        Some(source.mint(engine.options.refresh, self.deadline).await)
+    }
+
+    fn complete(&self, minted: Result<Token>) {
+        let (key, flight) = (&self.key, &self.requests.flight);
+        let engine = key.engine();
+        let now = engine.clock.tick();
+        let installed = minted.and_then(|token| {
+            if token.is_lifetime_assumed()
+                && !engine.has_warned_of_lifetime.swap(true, Ordering::Relaxed)
+            {
+                tracing::warn!(
+                    lifetime = ?token.lifetime(), log_id = token.log_id(),
+                    "the token answer has no expires_in that can be right: Coze's default lifetime is assumed"
+                );
+            }
+            let life = Lifespan::of(&token, now, jitter())?;
+            key.install(&token, life, now)
+        });
+        let error = match installed {
+            Ok(token) => {
+                *lock(&engine.last_error) = None;
+                flight.complete(token);
+                return;
+            }
+            Err(error) => error,
+        };
+        let flow = self.requests.source().and_then(|source| source.flow());
+        let error = match flow {
+            Some(flow) => error.in_flow(flow),
+            None => error,
+        };
+        tracing::warn!(
+            kind = ?error.kind(), code = ?error.code(), log_id = error.log_id(),
+            "no new access token"
+        );
+        if !CircuitOpen::caused(&error) {
+            engine.counters.failures.fetch_add(1, Ordering::Relaxed);
+            *lock(&engine.last_error) = Some(error.clone());
+        }
+        // The old token, if there is one, is served on; its refresh waits as everybody does.
+        let left = key.look(now, |_, life| life.remaining(now));
+        let backoff = flight.fail(error, left);
+        let next = now + backoff.unwrap_or(FIRST_BACKOFF);
+        key.look(now, |_, life| life.refresh_again(next));
+    }
+}
+
+impl<K: Key> Drop for Job<K> {
+    fn drop(&mut self) {
+        if self.is_complete {
+            return;
+        }
+        let engine = self.key.engine();
+        engine.counters.failures.fetch_add(1, Ordering::Relaxed);
+        let now = engine.clock.tick();
+        self.key.look(now, |_, life| life.refresh_again(now));
+        self.requests.flight.abandon();
+        self.key.release(&self.requests);
+    }
+}

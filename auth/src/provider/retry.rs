@@ -1,0 +1,328 @@
+//! When something is tried again: the delays between the attempts of one request, the backoff of a key after a request
+//! that failed, and how long the circuit breaker keeps a permit.
+
+use std::{fmt, future::Future, time::Duration};
+
+use tokio::time::{Instant, sleep, timeout_at};
+
+use super::circuit_breaker::CircuitBreaker;
+use crate::{Error, ErrorKind, Result};
+
+/// The longest deadline: a day.
+pub(crate) const LONGEST_DEADLINE: Duration = Duration::from_secs(24 * 3600);
+
+/// A token that the API refused is replaced once in this time at most: an API that refuses every token must not cause
+/// a request for each call.
+pub(crate) const BETWEEN_INVALIDATIONS: Duration = Duration::from_secs(10);
+
+// Attempts of one request
+
+/// The delay after the first attempt, before jitter; each later one doubles.
+const FIRST_DELAY: Duration = Duration::from_millis(200);
+const MOST_ATTEMPTS: u32 = 5;
+
+/// What becomes of an attempt that is under way at the deadline. None is begun after it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum AtDeadline {
+    /// It is cut off.
+    CutOff,
+    /// It is waited for, as long as a request may take: it may redeem a single-use token.
+    Await,
+}
+
+/// Makes attempts, each with a permit of the circuit breaker, until one succeeds or fails with a non-retryable error, or
+/// time runs out: exponential delays with full jitter, never shorter than `Retry-After` asks.
+pub(crate) async fn retrying<T, F>(
+    breaker: &CircuitBreaker,
+    deadline: Instant,
+    at_deadline: AtDeadline,
+    mut attempt: impl FnMut() -> F,
+) -> Result<T>
+where
+    F: Future<Output = Result<T>>,
+{
+    let mut last_error: Option<Error> = None;
+    let mut delay = FIRST_DELAY;
+    for number in 1.. {
+        let permit = match breaker.permit(deadline).await {
+            Ok(permit) => permit,
+            // What the server has said to this request tells more, but not when to ask again.
+            Err(no_permit) => {
+                let after = no_permit.retry_after();
+                return Err(last_error.map_or(no_permit, |own| own.with_retry_after(after)));
+            }
+        };
+        let attempted = attempt();
+        let outcome = match at_deadline {
+            AtDeadline::Await => Some(attempted.await),
+            AtDeadline::CutOff => timeout_at(deadline, attempted).await.ok(),
+        };
+        let is_cut_off = outcome.is_none();
+        let outcome = outcome.unwrap_or_else(|| {
+            let late = "no token came before the deadline";
+            Err(Error::new(ErrorKind::Timeout, late))
+        });
+        breaker.record(permit, outcome.as_ref().err(), is_cut_off);
+        let error = match outcome {
+            Ok(token) => return Ok(token),
+            // That time ran out tells less than what the server had said before.
+            Err(late) if is_cut_off => return Err(last_error.unwrap_or(late)),
+            Err(error) => error,
+        };
+        let wait = delay
+            .mul_f64(random_fraction())
+            .max(error.retry_after().unwrap_or_default());
+        let left = deadline.saturating_duration_since(Instant::now());
+        // An answer that was cut behind its refresh token has redeemed what was sent.
+        let may_help = error.is_retryable() && error.refresh_token().is_none();
+        if !may_help || number == MOST_ATTEMPTS || wait >= left {
+            return Err(error);
+        }
+        tracing::debug!(kind = ?error.kind(), ?wait, "Coze gave no token; trying again");
+        last_error = Some(error);
+        sleep(wait).await;
+        delay *= 2;
+    }
+    unreachable!("the last attempt returns")
+}
+
+// The circuit breaker
+
+/// While it is open, a permit is kept so long after its attempt, or as the server asks.
+const OPEN_FOR: Duration = Duration::from_secs(1);
+/// But no longer, so that callers hear when the server is back.
+const LONGEST_OPEN: Duration = Duration::from_secs(15);
+
+/// How long a permit is kept after an attempt that found the server down.
+pub(super) fn permit_kept_for(error: &Error) -> Duration {
+    let asked = error.retry_after().unwrap_or_default();
+    asked.clamp(OPEN_FOR, LONGEST_OPEN)
+}
+
+/// When a caller should come again whom an open circuit breaker turned away, if a permit may be free then. Not all at
+/// the same moment.
+pub(super) fn after_open_circuit(next_permit: Instant) -> Duration {
+    let left = next_permit.saturating_duration_since(Instant::now());
+    left.max(FIRST_BACKOFF).mul_f64(jitter())
+}
+
+/// The source of an error of the server's that a caller gets without any request of its own.
+#[derive(Debug)]
+pub(super) struct CircuitOpen;
+
+impl fmt::Display for CircuitOpen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the circuit breaker is open")
+    }
+}
+
+impl std::error::Error for CircuitOpen {}
+
+impl CircuitOpen {
+    pub(super) fn caused(error: &Error) -> bool {
+        std::error::Error::source(error).is_some_and(|source| source.is::<Self>())
+    }
+}
+
+// The backoff of a key
+
+/// What a key remembers of requests that failed. During a backoff no request is sent for it; callers get the last error.
+#[derive(Default)]
+pub(super) struct Backoff {
+    /// In a row, and since callers go without a token, if they do.
+    failures: u32,
+    callers_go_without: bool,
+    /// The last failure, and until when nothing is sent.
+    last: Option<(Error, Instant)>,
+    /// When the store was last looked into during this backoff.
+    looked: Option<Instant>,
+}
+
+/// The backoff after the first failure; each later one doubles it, and it starts again at this when the old token has
+/// ended: so when a server is back, callers wait about as long as they have been without a token, at the most.
+pub(super) const FIRST_BACKOFF: Duration = Duration::from_millis(500);
+/// While the old token is served, or while another try helps nobody, because the server has decided.
+const LONGEST_BACKOFF: Duration = Duration::from_secs(60);
+/// While callers go without a token, and another try may well help. A dead server then sees the five attempts of a
+/// request every 15 seconds and some, however many callers there are.
+const LONGEST_WITHOUT_TOKEN: Duration = Duration::from_secs(15);
+/// The longest backoff that a server's `Retry-After` can cause.
+const LONGEST_ASKED: Duration = Duration::from_secs(3600);
+/// The coarse clock, by which a token ends, lags behind the one that backoffs are measured on by less than this.
+const COARSE_STEP: Duration = Duration::from_millis(20);
+/// Backoff holds back requests, never loads: but in this time the store is looked into once at most.
+const BETWEEN_LOOKS: Duration = Duration::from_secs(1);
+
+impl Backoff {
+    /// The last failure, and when the next request will be sent; `None` when that may be now.
+    pub(super) fn error(&self) -> Option<Error> {
+        let (error, until) = self.last.as_ref()?;
+        let left = until.saturating_duration_since(Instant::now());
+        (!left.is_zero()).then(|| error.clone().with_retry_after(Some(left)))
+    }
+
+    /// Whether the store may be looked into for a fresh sign-in. At once, if one `is_known` to have been stored.
+    pub(super) fn may_look(&mut self, is_known: bool) -> bool {
+        let now = Instant::now();
+        let is_due = |looked: Instant| now.duration_since(looked) >= BETWEEN_LOOKS;
+        let may = is_known || self.looked.is_none_or(is_due);
+        if may {
+            self.looked = Some(now);
+        }
+        may
+    }
+
+    /// Remembers a failure, and tells the error when the next request will be sent. Returns the backoff, if there is one;
+    /// it does not last longer than the token that is `still_served`.
+    pub(super) fn record(
+        &mut self,
+        error: &mut Error,
+        still_served: Option<Duration>,
+    ) -> Option<Duration> {
+        self.looked = None;
+        let delay = if CircuitOpen::caused(error) {
+            // Nothing is known about this key.
+            error.retry_after()?
+        } else if is_callers_own(error.kind(), still_served.is_some()) {
+            self.last = None;
+            return None;
+        } else {
+            let goes_without = still_served.is_none();
+            if goes_without && !self.callers_go_without {
+                self.failures = 0;
+            }
+            self.callers_go_without = goes_without;
+            let delay = backoff(self.failures, error, still_served);
+            self.failures = self.failures.saturating_add(1);
+            delay
+        };
+        *error = error.clone().with_retry_after(Some(delay));
+        self.last = Some((error.clone(), Instant::now() + delay));
+        Some(delay)
+    }
+}
+
+/// While a token is still served there is no hurry, but it must not end before a healthy server was asked
+/// again: the grown backoff takes half of what is left, and one that the server asked for all of it. When there is
+/// no token, what the server asked for is kept to in full.
+fn backoff(failures_before: u32, error: &Error, still_served: Option<Duration>) -> Duration {
+    let is_decided = error.kind() == ErrorKind::Refused && !error.is_retryable();
+    let longest = if still_served.is_some() || is_decided {
+        LONGEST_BACKOFF
+    } else {
+        LONGEST_WITHOUT_TOKEN
+    };
+    let grown = FIRST_BACKOFF.saturating_mul(2_u32.saturating_pow(failures_before));
+    let grown = grown.min(longest);
+    let asked = error.retry_after().unwrap_or_default().min(LONGEST_ASKED);
+    match still_served {
+        None => grown.max(asked),
+        Some(left) => grown
+            .min((left / 2).max(FIRST_BACKOFF))
+            .max(asked)
+            .min(left.saturating_sub(COARSE_STEP)),
+    }
+}
+
+/// A caller's own mistake, which another caller need not wait for; nor need a user who has just signed in.
+fn is_callers_own(kind: ErrorKind, is_served: bool) -> bool {
+    match kind {
+        ErrorKind::InvalidInput => true,
+        ErrorKind::NotSignedIn => !is_served,
+        _ => false,
+    }
+}
+
+// Randomness
+
+/// Spreads the refreshes of many instances: 0.75 to 1.25.
+pub(super) fn jitter() -> f64 {
+    0.75 + random_fraction() / 2.0
+}
+
+/// Evenly spread over 0 to 1; 1 where the system has no random bytes.
+pub(crate) fn random_fraction() -> f64 {
+    getrandom::u32().map_or(1.0, |random| f64::from(random) / f64::from(u32::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn failure() -> Error {
+        Error::new(ErrorKind::Connect, "down")
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_backoff_grows_and_tells_when_the_next_request_is_sent() {
+        let refused = || Error::new(ErrorKind::Refused, "no");
+        let dead_server = [0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 15.0];
+        let a_decision = [0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0, 60.0];
+        for (failure, delays) in [
+            (failure as fn() -> Error, &dead_server[..]),
+            (refused, &a_decision),
+        ] {
+            let mut backoff = Backoff::default();
+            for seconds in delays {
+                let expected = Duration::from_secs_f64(*seconds);
+                assert!(backoff.error().is_none(), "the last one is over");
+                let mut error = failure();
+                assert_eq!(backoff.record(&mut error, None), Some(expected));
+                assert_eq!(error.retry_after(), Some(expected));
+                let told = backoff.error().unwrap();
+                assert_eq!(told.kind(), failure().kind());
+                assert_eq!(told.retry_after(), Some(expected));
+                tokio::time::advance(expected).await;
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_backoff_starts_again_when_callers_go_without_a_token() {
+        let mut backoff = Backoff::default();
+        let served = Some(Duration::from_secs(100));
+        let delays = [served, served, served, None, None, None]
+            .map(|still_served| backoff.record(&mut failure(), still_served).unwrap());
+        assert_eq!(
+            delays,
+            [1, 2, 4, 1, 2, 4].map(|halves| FIRST_BACKOFF * halves)
+        );
+    }
+
+    #[test]
+    fn a_backoff_ends_before_the_token_that_is_still_served_or_with_it() {
+        let secs = Duration::from_secs;
+        let asked = |seconds| failure().with_retry_after(Some(secs(seconds)));
+        for (failures, error, left, delay) in [
+            (0, failure(), secs(100), FIRST_BACKOFF),
+            (9, failure(), secs(100), secs(50)),
+            (9, failure(), secs(1), secs(1) / 2),
+            (9, failure(), secs(1) / 2, secs(1) / 2 - COARSE_STEP),
+            (9, failure(), COARSE_STEP / 2, Duration::ZERO),
+            (0, asked(30), secs(100), secs(30)),
+            (0, asked(300), secs(100), secs(100) - COARSE_STEP),
+        ] {
+            assert_eq!(backoff(failures, &error, Some(left)), delay);
+        }
+        assert_eq!(backoff(0, &asked(20), None), secs(20), "in full");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_store_is_looked_into_once_a_second_and_at_once_after_a_fresh_sign_in() {
+        let mut backoff = Backoff::default();
+        backoff.record(&mut failure(), None);
+        let looks = [true, false, false].map(|expected| (backoff.may_look(false), expected));
+        assert!(looks.iter().all(|(may, expected)| may == expected));
+        assert!(backoff.may_look(true));
+        tokio::time::advance(BETWEEN_LOOKS).await;
+        assert!(backoff.may_look(false));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_callers_own_mistake_holds_nobody_else_back() {
+        let mut backoff = Backoff::default();
+        let mut error = Error::invalid_input("wrong");
+        assert_eq!(backoff.record(&mut error, None), None);
+        assert!(backoff.error().is_none());
+    }
+}

@@ -1,0 +1,254 @@
+//! Single flight: however many callers want the token of a key, one request gets it for all of them.
+//!
+//! The request is nobody's: it ends when it is complete, or by its own deadline, never because a caller went away. If the
+//! runtime that drove it ends, it is abandoned, and those who wait for it start another.
+
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use tokio::{sync::Notify, time::Instant};
+
+use super::{
+    AccessToken,
+    retry::{BETWEEN_INVALIDATIONS, Backoff},
+};
+use crate::{Error, Result};
+
+/// The requests of one key, of which at most one is in flight.
+#[derive(Default)]
+pub(super) struct SingleFlight(Mutex<State>);
+
+#[derive(Default)]
+struct State {
+    in_flight: Option<Arc<InFlight>>,
+    backoff: Backoff,
+    /// When a token was last given up because the API refused it.
+    invalidated: Option<Instant>,
+}
+
+/// A request, and what came of it.
+#[derive(Default)]
+pub(super) struct InFlight {
+    outcome: OnceLock<Outcome>,
+    done: Notify,
+}
+
+#[derive(Clone)]
+pub(super) enum Outcome {
+    Completed(Result<AccessToken>),
+    /// Nothing: its runtime ended.
+    Abandoned,
+}
+
+/// What a request is to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// Get a token.
+    Mint,
+    /// Look whether a fresh sign-in has been stored during a backoff, and if so, get a token.
+    Look,
+}
+
+/// What a caller who wants a token is to do.
+pub(super) enum Begin {
+    /// Wait for the request that is in flight.
+    Joined(Arc<InFlight>),
+    /// Start the request, then wait for it.
+    Leader(Arc<InFlight>, Purpose),
+    /// Nothing: the last request failed a short while ago.
+    BackOff(Error),
+}
+
+impl InFlight {
+    /// Waits for its end. Needs no runtime.
+    pub(super) async fn outcome(&self) -> Outcome {
+        // Made before the look, so that an end between the two is not missed.
+        let done = self.done.notified();
+        if self.outcome.get().is_none() {
+            done.await;
+        }
+        let outcome = self.outcome.get().cloned();
+        outcome.unwrap_or(Outcome::Abandoned)
+    }
+
+    fn end(&self, outcome: Outcome) {
+        let _ = self.outcome.set(outcome);
+        self.done.notify_waiters();
+    }
+}
+
+impl SingleFlight {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Joins the request in flight, or begins one, unless `known` finds that there is no need any more. During a backoff,
+    /// `news` says whether the store may be looked into, and whether a fresh sign-in is known to be there.
+    pub(super) fn begin<T>(
+        &self,
+        known: impl FnOnce() -> Option<T>,
+        news: impl FnOnce() -> Option<bool>,
+    ) -> Result<Begin, T> {
+        let mut state = self.state();
+        if let Some(in_flight) = &state.in_flight {
+            return Ok(Begin::Joined(Arc::clone(in_flight)));
+        }
+        // A request puts its token in place before it is complete.
+        if let Some(known) = known() {
+            return Err(known);
+        }
+        let purpose = match state.backoff.error() {
+            None => Purpose::Mint,
+            Some(_) if news().is_some_and(|known| state.backoff.may_look(known)) => Purpose::Look,
+            Some(error) => return Ok(Begin::BackOff(error)),
+        };
+        let in_flight = Arc::<InFlight>::default();
+        state.in_flight = Some(Arc::clone(&in_flight));
+        Ok(Begin::Leader(in_flight, purpose))
+    }
+
+    fn end(&self, outcome: impl FnOnce(&mut State) -> Outcome) {
+        let (outcome, in_flight) = {
+            let mut state = self.state();
+            (outcome(&mut state), state.in_flight.take())
+        };
+        if let Some(in_flight) = in_flight {
+            in_flight.end(outcome);
+        }
+    }
+
+    /// Ends the request in flight, and tells all who wait.
+    pub(super) fn complete(&self, token: AccessToken) {
+        self.end(|state| {
+            state.backoff = Backoff::default();
+            Outcome::Completed(Ok(token))
+        });
+    }
+
+    /// Ends the request in flight, and tells all who wait. Returns the backoff, if there is one; it does not last longer
+    /// than the token that is `still_served`.
+    pub(super) fn fail(
+        &self,
+        mut error: Error,
+        still_served: Option<std::time::Duration>,
+    ) -> Option<std::time::Duration> {
+        let mut backoff = None;
+        self.end(|state| {
+            backoff = state.backoff.record(&mut error, still_served);
+            Outcome::Completed(Err(error))
+        });
+        backoff
+    }
+
+    /// Ends the request in flight, which has found no fresh sign-in: the backoff goes on.
+    pub(super) fn back_off(&self) {
+        self.end(|state| match state.backoff.error() {
+            Some(error) => Outcome::Completed(Err(error)),
+            None => Outcome::Abandoned,
+        });
+    }
+
+    /// Ends the request in flight, which came to no end of its own.
+    pub(super) fn abandon(&self) {
+        self.end(|_| Outcome::Abandoned);
+    }
+
+    /// A fresh sign-in has been stored.
+    pub(super) fn end_backoff(&self) {
+        self.state().backoff = Backoff::default();
+    }
+
+    pub(super) fn in_flight(&self) -> Option<Arc<InFlight>> {
+        self.state().in_flight.clone()
+    }
+
+    /// Whether there is nothing to remember.
+    pub(super) fn is_idle(&self) -> bool {
+        let state = self.state();
+        state.in_flight.is_none()
+            && state.backoff.error().is_none()
+            && !has_just_invalidated(&state)
+    }
+
+    /// Gives up a token that the API refused, unless that has just been done. Of two callers who were refused the same
+    /// token the second one waits here until it is gone, so that it does not find it again. `remove` says whether it was
+    /// there.
+    pub(super) fn invalidate(&self, remove: impl FnOnce() -> bool) {
+        let mut state = self.state();
+        if !has_just_invalidated(&state) && remove() {
+            state.invalidated = Some(Instant::now());
+        }
+    }
+}
+
+fn has_just_invalidated(state: &State) -> bool {
+    state
+        .invalidated
+        .is_some_and(|last| last.elapsed() < BETWEEN_INVALIDATIONS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ErrorKind;
+
+    fn begin(flight: &SingleFlight) -> Begin {
+        flight.begin(|| None::<()>, || None).unwrap()
+    }
+
+    fn lead(flight: &SingleFlight) -> Arc<InFlight> {
+        let Begin::Leader(in_flight, Purpose::Mint) = begin(flight) else {
+            panic!("this caller starts the request");
+        };
+        in_flight
+    }
+
+    #[tokio::test]
+    async fn everybody_joins_the_one_request_and_gets_its_result() {
+        let flight = SingleFlight::default();
+        let first = lead(&flight);
+        let Begin::Joined(second) = begin(&flight) else {
+            panic!("the second one joins");
+        };
+        flight.complete(AccessToken::new("czs_1").unwrap());
+        for waiting in [first, second] {
+            let Outcome::Completed(Ok(token)) = waiting.outcome().await else {
+                panic!("it is complete");
+            };
+            assert_eq!(token.expose(), "czs_1");
+        }
+        lead(&flight);
+    }
+
+    #[tokio::test]
+    async fn those_who_wait_for_an_abandoned_request_hear_so_and_may_start_another() {
+        let flight = SingleFlight::default();
+        let first = lead(&flight);
+        flight.abandon();
+        assert!(matches!(first.outcome().await, Outcome::Abandoned));
+        lead(&flight);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn after_a_failure_there_is_a_backoff_in_which_a_store_may_be_looked_into() {
+        let flight = SingleFlight::default();
+        lead(&flight);
+        flight.fail(Error::new(ErrorKind::Connect, "down"), None);
+        assert!(matches!(begin(&flight), Begin::BackOff(_)));
+        let look = || flight.begin(|| None::<()>, || Some(false)).unwrap();
+        assert!(matches!(look(), Begin::Leader(_, Purpose::Look)));
+        flight.back_off();
+        assert!(matches!(look(), Begin::BackOff(_)), "just looked");
+        flight.end_backoff();
+        lead(&flight);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_refused_token_is_given_up_once_in_ten_seconds() {
+        let flight = SingleFlight::default();
+        flight.invalidate(|| true);
+        assert!(!flight.is_idle());
+        flight.invalidate(|| panic!("just done"));
+        tokio::time::advance(BETWEEN_INVALIDATIONS).await;
+        assert!(flight.is_idle());
+    }
+}

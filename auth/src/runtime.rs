@@ -1,0 +1,144 @@
+//! Where requests for tokens run.
+//!
+//! A refresh of a rotating token depends on nothing but the process: it runs on one current-thread runtime of its own,
+//! whose thread is started when it is needed and ends ten seconds after the last task. A caller's runtime may be
+//! dropped right after the call, or stand still between two calls of `block_on`.
+//!
+//! Everything else runs on the caller's runtime where that has worker threads, and so makes progress without the caller;
+//! else on the runtime of the process, too. So nobody waits for a request that nobody drives.
+//!
+//! Under a test clock everything runs on the caller's runtime, whose time is the test's.
+
+use std::{
+    cell::Cell,
+    future::Future,
+    pin::Pin,
+    sync::{Mutex, MutexGuard, PoisonError},
+    thread,
+    time::Duration,
+};
+
+use tokio::{
+    runtime::{Builder, Handle, RuntimeFlavor},
+    sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
+    task::JoinSet,
+    time::sleep,
+};
+
+use crate::{Error, ErrorKind, Result, clock::Clock};
+
+/// Where a task may run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum RunsOn {
+    /// The caller's runtime, if that makes progress by itself; else the process's.
+    Callers,
+    /// The process's runtime only: the task must not end with a runtime of somebody else's.
+    Process,
+}
+
+type Task = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// Starts a task.
+///
+/// # Errors
+///
+/// When there is no runtime for it: the thread could not be started, or, under a test clock, the caller has none.
+pub(crate) fn spawn(
+    clock: &Clock,
+    on: RunsOn,
+    task: impl Future<Output = ()> + Send + 'static,
+) -> Result<()> {
+    let callers = Handle::try_current().ok();
+    if !clock.is_systems() {
+        let callers = callers.ok_or_else(|| {
+            Error::new(
+                ErrorKind::System,
+                "under a test clock, a provider needs the test's tokio runtime",
+            )
+        })?;
+        callers.spawn(task);
+        return Ok(());
+    }
+    match callers.filter(|callers| callers.runtime_flavor() != RuntimeFlavor::CurrentThread) {
+        Some(callers) if on == RunsOn::Callers => {
+            callers.spawn(task);
+            Ok(())
+        }
+        _ => spawn_on_process(Box::pin(task)),
+    }
+}
+
+/// Whether the caller runs on the runtime of the process, which soon ends, and its connections with it.
+pub(crate) fn is_process_runtime() -> bool {
+    IS_PROCESS_RUNTIME.get()
+}
+
+thread_local! {
+    static IS_PROCESS_RUNTIME: Cell<bool> = const { Cell::new(false) };
+}
+
+/// How long the thread waits for another task.
+const IDLE: Duration = Duration::from_secs(10);
+
+/// How tasks get to the thread, if there is one.
+static TASKS: Mutex<Option<UnboundedSender<Task>>> = Mutex::new(None);
+
+fn tasks() -> MutexGuard<'static, Option<UnboundedSender<Task>>> {
+    TASKS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn spawn_on_process(task: Task) -> Result<()> {
+    let mut sender = tasks();
+    let task = match &*sender {
+        // Refused by a thread that has died.
+        Some(running) => match running.send(task) {
+            Ok(()) => return Ok(()),
+            Err(refused) => refused.0,
+        },
+        None => task,
+    };
+    let no_thread = |error| {
+        Error::new(
+            ErrorKind::System,
+            "the thread that gets tokens could not be started",
+        )
+        .with_source(error)
+    };
+    let runtime = Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(no_thread)?;
+    let (started, receiver) = unbounded_channel();
+    thread::Builder::new()
+        .name("coze-auth".to_owned())
+        .spawn(move || {
+            IS_PROCESS_RUNTIME.set(true);
+            runtime.block_on(run(receiver));
+        })
+        .map_err(no_thread)?;
+    // Its receiver is held by the thread.
+    let _ = started.send(task);
+    *sender = Some(started);
+    Ok(())
+}
+
+/// Runs tasks until there has been none for a while.
+async fn run(mut receiver: UnboundedReceiver<Task>) {
+    let mut running = JoinSet::new();
+    loop {
+        tokio::select! {
+            Some(task) = receiver.recv() => {
+                running.spawn(task);
+            }
+            Some(_) = running.join_next() => {}
+            () = sleep(IDLE), if running.is_empty() => {
+                let mut sender = tasks();
+                // Nobody can send while the lock is held.
+                if receiver.is_empty() {
+                    *sender = None;
+                    return;
+                }
+            }
+        }
+    }
+}
