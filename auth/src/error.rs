@@ -223,40 +223,6 @@ impl Error {
         Self::new(ErrorKind::Provider, what).with_source(source)
     }
 
-    /// An error of a [`Store`](crate::store::Store): it could not be read or written. Neither the text nor the source
-    /// may hold a secret.
-    ///
-    /// ```
-    /// use coze_auth::{Error, ErrorKind};
-    ///
-    /// let full = std::io::Error::from(std::io::ErrorKind::StorageFull);
-    /// let error = Error::of_store("the database did not take the sign-in", full);
-    /// assert_eq!(error.kind(), ErrorKind::Store);
-    /// ```
-    pub fn of_store(
-        what: impl Into<String>,
-        source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
-    ) -> Self {
-        Self::new(ErrorKind::Store, what).with_source(source)
-    }
-
-    /// What a [`Lease`](crate::store::Lease) says whose time was over before it was used.
-    pub fn lease_lost(profile: &crate::store::Profile) -> Self {
-        Self::new(
-            ErrorKind::StoreBusy,
-            format!("the lease on the sign-in of profile {profile} was lost before it was used"),
-        )
-    }
-
-    /// What a [`Lease`](crate::store::Lease) says when what is stored is not the record any more that is about to be
-    /// redeemed.
-    pub fn moved_on(profile: &crate::store::Profile) -> Self {
-        Self::new(
-            ErrorKind::StoreBusy,
-            format!("the sign-in of profile {profile} has moved on since it was read"),
-        )
-    }
-
     /// What kind of thing went wrong.
     #[must_use]
     pub fn kind(&self) -> ErrorKind {

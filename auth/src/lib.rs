@@ -100,6 +100,7 @@ mod flow;
 mod input;
 mod provider;
 mod refusal;
+pub mod sign_in;
 pub mod store;
 #[cfg(feature = "testing")]
 pub mod testing;
@@ -126,6 +127,7 @@ pub use provider::{
     ProviderStats, RefreshMode, SessionPool, SessionPoolBuilder, SessionProvider, TokenFuture,
     TokenProvider,
 };
+pub use sign_in::SignIn;
 pub use token::{RefreshToken, Token};
 
 pub use coze_wire::Secret;

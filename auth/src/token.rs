@@ -11,7 +11,7 @@ use coze_wire::{Bearer, Secret};
 use http::HeaderValue;
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, ErrorKind, Result, clock::Clock, store::Record};
+use crate::{Error, ErrorKind, Result, clock::Clock, sign_in::Record};
 
 /// An access token as Coze issued it.
 ///
@@ -285,14 +285,18 @@ impl Token {
 impl Token {
     /// Takes up a stored token, of whose life this much is left.
     pub(crate) fn stored(record: &Record, life: Duration, clock: &Clock) -> Result<Self> {
-        let authorization = Bearer::new(record.access_token()).map_err(|why| {
+        let unusable = |why: &dyn std::fmt::Display| {
             Error::new(
                 ErrorKind::StoreDamaged,
                 format!("the stored access token {why}"),
             )
-        })?;
+        };
+        let access_token = record
+            .access_token()
+            .ok_or_else(|| unusable(&"is missing"))?;
+        let authorization = Bearer::new(access_token).map_err(|why| unusable(&why))?;
         Ok(Self {
-            access_token: record.access_token().clone(),
+            access_token: access_token.clone(),
             authorization,
             refresh_token: Some(record.refresh_token().clone()),
             expires_at: record.expires_at(),

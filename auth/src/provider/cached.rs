@@ -20,12 +20,11 @@ use super::{
     lifespan::Lifespan,
     slot::Slot,
     source::{JwtSource, MintFuture, Source, jitter},
-    stored::{StoredSource, UserFlow},
 };
 use crate::{
     DeviceFlow, Error, JwtFlow, JwtTokenRequest, PkceFlow, Result, Token, WebFlow,
     clock::{Clock, Tick},
-    store::SignIn,
+    sign_in::{SignIn, StoredSource, UserFlow},
 };
 
 /// Keeps a flow's token fresh for a whole service. Clones are cheap and the same provider.
@@ -235,7 +234,7 @@ impl CachedProvider {
 
     fn stored(flow: UserFlow, sign_in: SignIn) -> CachedProviderBuilder {
         let clock = flow.client().clock().clone();
-        CachedProviderBuilder::new(StoredSource::new(flow, sign_in), clock)
+        CachedProviderBuilder::new(StoredSource::new(Arc::new(flow), sign_in), clock)
     }
 
     /// The tokens of a person who signed in through a web application, **kept in memory only**: when the
@@ -256,7 +255,7 @@ impl CachedProvider {
 
     fn in_memory(flow: UserFlow, signed_in: Token) -> CachedProviderBuilder {
         let clock = flow.client().clock().clone();
-        let source = StoredSource::in_memory(flow, &signed_in);
+        let source = StoredSource::in_memory(Arc::new(flow), &signed_in);
         let mut builder = CachedProviderBuilder::new(source, clock);
         builder.first = Some(signed_in);
         builder

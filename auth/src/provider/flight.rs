@@ -43,7 +43,7 @@ impl State {
 }
 
 /// A token that the API refused is given up once in this time at most.
-pub(super) const BETWEEN_INVALIDATIONS: Duration = Duration::from_secs(10);
+pub(crate) const BETWEEN_INVALIDATIONS: Duration = Duration::from_secs(10);
 
 /// After a failure, nothing starts for a while.
 struct Grounded {
@@ -315,7 +315,7 @@ impl Runtime {
 }
 
 /// The longest that anybody may be willing to wait: a day.
-pub(super) const LONGEST_PATIENCE: Duration = Duration::from_secs(24 * 3600);
+pub(crate) const LONGEST_PATIENCE: Duration = Duration::from_secs(24 * 3600);
 
 /// Flies one flight, in a task of its own that no caller's end can cancel, and lands it whatever happens.
 pub(super) fn take_off(

@@ -22,13 +22,13 @@ pub(super) struct Lifespan {
 const LONGEST_WINDOW: Duration = Duration::from_secs(300);
 
 /// The last part of such a life, before jitter.
-pub(super) fn refresh_window(life: Duration) -> Duration {
+pub(crate) fn refresh_window(life: Duration) -> Duration {
     (life / 5).min(LONGEST_WINDOW)
 }
 
 /// A token is given up this much before its end, for the request that it is about to make and for the
 /// coarse clock's step: a fiftieth of its life, at most two seconds.
-pub(super) fn margin(life: Duration) -> Duration {
+pub(crate) fn margin(life: Duration) -> Duration {
     (life / 50).min(Duration::from_secs(2))
 }
 

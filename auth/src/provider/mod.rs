@@ -6,13 +6,12 @@
 mod access_token;
 mod cached;
 mod fixed;
-mod flight;
-mod lifespan;
+pub(crate) mod flight;
+pub(crate) mod lifespan;
 mod session_cache;
 mod sessions;
 mod slot;
-mod source;
-mod stored;
+pub(crate) mod source;
 
 use std::{future::Future, pin::Pin, sync::Arc};
 

@@ -8,16 +8,27 @@ use tokio::time::Instant;
 use super::{AccessToken, RefreshMode};
 use crate::{Error, ErrorKind, Flow, JwtFlow, JwtTokenRequest, Result, Token};
 
-pub(super) type MintFuture<'a> = Pin<Box<dyn Future<Output = Result<Token>> + Send + 'a>>;
-pub(super) type SettleFuture<'a> = Pin<Box<dyn Future<Output = ()> + Send + 'a>>;
+pub(crate) type MintFuture<'a> = Pin<Box<dyn Future<Output = Result<Token>> + Send + 'a>>;
+pub(crate) type LookFuture<'a> = Pin<Box<dyn Future<Output = Result<Option<Token>>> + Send + 'a>>;
+pub(crate) type SettleFuture<'a> = Pin<Box<dyn Future<Output = ()> + Send + 'a>>;
 
 /// Gets new tokens. Calls never overlap.
-pub(super) trait Source: Send + Sync + 'static {
+pub(crate) trait Source: Send + Sync + 'static {
     /// The flow that it goes by.
     fn flow(&self) -> Flow;
 
     /// Gets one before the deadline, trying again where that can help.
     fn mint(&self, mode: RefreshMode, deadline: Instant) -> MintFuture<'_>;
+
+    /// A token that is there without a request, another than it gave last: a provider in backoff asks once a second at most.
+    fn look(&self, _mode: RefreshMode, _deadline: Instant) -> LookFuture<'_> {
+        Box::pin(async { Ok(None) })
+    }
+
+    /// Moves when a fresh sign-in was put by this process: it ends every backoff.
+    fn changes(&self) -> u64 {
+        0
+    }
 
     /// Hears that the API refused a token that it got. True if it keeps by itself from getting another for every
     /// refusal.
@@ -70,7 +81,7 @@ const MOST_RETRIES: usize = 4;
 
 /// What becomes of an attempt that is under way at the deadline. None is begun after it.
 #[derive(Clone, Copy)]
-pub(super) enum AtDeadline {
+pub(crate) enum AtDeadline {
     /// It is cut off.
     CutOff,
     /// It is waited for, as long as a request may take: it may redeem something that works once.
@@ -79,7 +90,7 @@ pub(super) enum AtDeadline {
 
 /// Tries until it works, an error comes that waiting does not mend, or time runs out: exponential waits
 /// with full jitter, never shorter than `Retry-After` asks.
-pub(super) async fn retrying<T, F>(
+pub(crate) async fn retrying<T, F>(
     deadline: Instant,
     at_deadline: AtDeadline,
     attempt: impl FnMut() -> F,
@@ -125,6 +136,6 @@ pub(super) fn jitter() -> f64 {
 }
 
 /// Evenly spread over 0 to 1; 1 where the system has no random bytes.
-pub(super) fn random_fraction() -> f64 {
+pub(crate) fn random_fraction() -> f64 {
     getrandom::u32().map_or(1.0, |random| f64::from(random) / f64::from(u32::MAX))
 }

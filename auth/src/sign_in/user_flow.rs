@@ -1,9 +1,17 @@
-//! The flows whose tokens a person granted, and refresh tokens renew.
+//! The flows whose tokens a user granted, and refresh tokens renew.
 
 use crate::{DeviceFlow, Flow, OAuthClient, PkceFlow, RefreshToken, Result, Token, WebFlow};
 
-/// A flow whose tokens a person granted.
-pub(in crate::provider) enum UserFlow {
+/// What a refresh token was redeemed for.
+pub(super) struct Answer {
+    /// The refresh token that takes its place, if there is another.
+    pub(super) refresh_token: Option<RefreshToken>,
+    /// The access token, or why it can't be used. The refresh token lives either way.
+    pub(super) token: Result<Token>,
+}
+
+/// A flow whose tokens a user granted.
+pub(crate) enum UserFlow {
     Web(WebFlow),
     Pkce(PkceFlow),
     Device(DeviceFlow),
@@ -18,7 +26,7 @@ impl UserFlow {
         }
     }
 
-    pub(in crate::provider) fn client(&self) -> &OAuthClient {
+    pub(crate) fn client(&self) -> &OAuthClient {
         match self {
             Self::Web(flow) => flow.client(),
             Self::Pkce(flow) => flow.client(),
@@ -34,11 +42,15 @@ impl UserFlow {
         }
     }
 
-    pub(super) async fn refresh(&self, refresh_token: &RefreshToken) -> Result<Token> {
-        match self {
+    pub(super) async fn refresh(&self, refresh_token: &RefreshToken) -> Result<Answer> {
+        let token = match self {
             Self::Web(flow) => flow.refresh(refresh_token).await,
             Self::Pkce(flow) => flow.refresh(refresh_token).await,
             Self::Device(flow) => flow.refresh(refresh_token).await,
-        }
+        }?;
+        Ok(Answer {
+            refresh_token: token.refresh_token().cloned(),
+            token: Ok(token),
+        })
     }
 }

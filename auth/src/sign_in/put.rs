@@ -1,0 +1,88 @@
+//! Storing a fresh sign-in.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use tokio::time::Instant;
+
+use super::{
+    LONGEST_CHANGE, Loaded, SignIn, changing,
+    record::{Entry, Record},
+    store_error,
+};
+use crate::{Result, Token, store::contract::StoreError};
+
+impl SignIn {
+    /// Stores the token of a fresh sign-in, in place of whatever is there, and ends the backoff of providers that wait for one. What it
+    /// replaces is moved into quarantine first.
+    ///
+    /// If the sign-in is stored already, and has been refreshed since, it stays as it is. A put whose answer was lost, and that finds
+    /// that it was replaced or signed out meanwhile, is done.
+    ///
+    /// # Errors
+    ///
+    /// - [`InvalidAnswer`](crate::ErrorKind::InvalidAnswer) when the token came without a refresh token.
+    /// - Those of the store: the token may be stored or not, as an answer can be lost after the change. It is still in the caller's
+    ///   hands: put it again.
+    pub async fn put(&self, token: &Token) -> Result<()> {
+        let until = Instant::now() + LONGEST_CHANGE;
+        Record::fresh(token)?;
+        let was_sent = AtomicBool::new(false);
+        changing(until, || self.try_put(token, &was_sent, until))
+            .await
+            .map_err(store_error)?;
+        self.0.puts.fetch_add(1, Ordering::Release);
+        Ok(())
+    }
+
+    async fn try_put(
+        &self,
+        token: &Token,
+        was_sent: &AtomicBool,
+        until: Instant,
+    ) -> Result<Option<()>, StoreError> {
+        // Anew for each try: its life runs on.
+        let mut fresh = Record::fresh(token)
+            .map_err(|error| StoreError::other("there is no refresh token", error))?;
+        let now = self.look(until).await?;
+        if let Some(Loaded { entry, stored }) = &now {
+            let is_named = |ids: &[String]| ids.contains(&fresh.sign_in);
+            match entry {
+                Entry::Record(record)
+                    if record.sign_in == fresh.sign_in || record.holds(fresh.refresh_token()) =>
+                {
+                    return Ok(Some(()));
+                }
+                // It was stored by a try whose answer was lost, and replaced or signed out since.
+                Entry::Record(record)
+                    if was_sent.load(Ordering::Relaxed) && is_named(&record.replaced) =>
+                {
+                    return Ok(Some(()));
+                }
+                Entry::Tombstone(tombstone)
+                    if was_sent.load(Ordering::Relaxed) && is_named(&tombstone.signed_out) =>
+                {
+                    return Ok(Some(()));
+                }
+                Entry::Record(record) => self.quarantine(record, until).await?,
+                Entry::Damaged(_) => self.quarantine_damaged(&stored.contents, until).await?,
+                Entry::Tombstone(_) => {}
+            }
+            fresh.replaces(entry.ids());
+        }
+        let expected = now.as_ref().map(|now| &now.stored.version);
+        let write = fresh.write(0)?;
+        was_sent.store(true, Ordering::Relaxed);
+        if self.write(expected, &write, until).await?.is_none() {
+            return Ok(None);
+        }
+        if let Some(Loaded {
+            entry: Entry::Tombstone(tombstone),
+            ..
+        }) = &now
+        {
+            // A refresh that was under way at the sign-out may have left its successor there. The sign-in is stored either way.
+            let _ = self.sweep(Some(&tombstone.signed_out), until).await;
+        }
+        Ok(Some(()))
+    }
+}

@@ -1,0 +1,494 @@
+//! What a key of a store holds, and its JSON.
+//!
+//! ```json
+//! {"checksum":"…","record":{"version":1,"write_id":"…","refresh_token":"…"},"padding":"…"}
+//! ```
+//!
+//! The checksum is that of the bytes of `record`, so it does not depend on how a JSON library orders or formats. The padding makes room
+//! for the successor while an [intent](super::intent) stands in the record. Where a record was signed out, a tombstone stands in its
+//! place: `{"version":1,"write_id":"…","signed_out":["…"]}`.
+
+use std::{
+    fmt,
+    time::{Duration, SystemTime},
+};
+
+use aws_lc_rs::digest::{SHA256, digest};
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use coze_wire::Secret;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, value::RawValue};
+use zeroize::Zeroizing;
+
+use super::intent::Intent;
+use crate::{
+    Error, ErrorKind, RefreshToken, Result, Token,
+    store::contract::{Contents, StoreError},
+};
+
+/// The version of the JSON that this crate writes. Within a version, fields may be added.
+const VERSION: u64 = 1;
+/// So many replaced sign-ins are named.
+const MOST_REPLACED: usize = 8;
+/// Longer records grow, and are still right.
+const USUAL_LENGTH: usize = 8 * 1024;
+
+/// A sign-in as it is stored: its tokens, and how long the access token is valid.
+///
+/// `Debug` prints no secret. Fields that a later version of this crate has added are kept.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct Record {
+    version: u64,
+    /// Names the write that stored it.
+    pub(super) write_id: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    access_token: Option<Secret>,
+    refresh_token: RefreshToken,
+    /// By the server's clock, in UNIX seconds.
+    expires_at: u64,
+    /// What is left of the access token's life at this write.
+    life_ms: u64,
+    /// How long that was when the access token came.
+    #[serde(default)]
+    lifetime_ms: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    log_id: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    client_id: Option<String>,
+    /// The id of the sign-in: the fingerprint of its first refresh token.
+    pub(super) sign_in: String,
+    /// How often it was refreshed: of two records of one sign-in, the greater is the successor.
+    pub(super) generation: u64,
+    /// Ids of the sign-ins that this one replaced, the newest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) replaced: Vec<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    ended: Option<Ended>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) not_before: Option<NotBefore>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) intents: Vec<Intent>,
+    #[serde(flatten)]
+    other: Map<String, Value>,
+}
+
+/// Why a sign-in has ended: only the user can begin another.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Ended {
+    /// Coze's error code.
+    pub code: String,
+    /// Coze's log id of the refusal.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub log_id: Option<String>,
+}
+
+/// The server asked to be left alone for this long, counted from the write.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct NotBefore {
+    pub(super) ms: u64,
+    /// The HTTP status that said so; none where no connection could be made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) status: Option<u16>,
+}
+
+/// What stands in the place of a sign-in that the user has signed out of. Without it, a `put` or a save that comes late would find nothing,
+/// and sign the user in again.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Tombstone {
+    version: u64,
+    pub(super) write_id: String,
+    /// Ids of the sign-ins that it ended.
+    pub(super) signed_out: Vec<String>,
+}
+
+/// What a key holds.
+pub(super) enum Entry {
+    Record(Box<Record>),
+    Tombstone(Tombstone),
+    /// It makes no sense, or a newer program wrote it.
+    Damaged(Error),
+}
+
+/// Contents that are about to be written, and the id that names this write.
+pub(super) struct Write {
+    pub(super) contents: Contents,
+    pub(super) write_id: String,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Envelope<'a> {
+    checksum: String,
+    #[serde(borrow)]
+    record: &'a RawValue,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    padding: Option<String>,
+}
+
+impl Record {
+    /// The record of a fresh sign-in.
+    pub(super) fn fresh(token: &Token) -> Result<Self> {
+        let refresh_token = token.refresh_token().ok_or_else(|| {
+            Error::new(
+                ErrorKind::InvalidAnswer,
+                "there is no refresh token, so the sign-in can't be kept",
+            )
+            .with_log_id(token.log_id().map(str::to_owned))
+        })?;
+        let mut record = Self {
+            version: VERSION,
+            write_id: String::new(),
+            access_token: None,
+            refresh_token: refresh_token.clone(),
+            expires_at: 0,
+            life_ms: 0,
+            lifetime_ms: 0,
+            log_id: None,
+            client_id: None,
+            sign_in: fingerprint(refresh_token),
+            generation: 0,
+            replaced: Vec::new(),
+            ended: None,
+            not_before: None,
+            intents: Vec::new(),
+            other: Map::new(),
+        };
+        record.set_access_token(token);
+        Ok(record)
+    }
+
+    /// The record that takes this one's place, with the refresh token that its own was redeemed for. If the answer brought no other, the old
+    /// one stays (RFC 6749 section 6). It has no access token yet.
+    pub(super) fn successor(&self, refresh_token: Option<&RefreshToken>, generation: u64) -> Self {
+        Self {
+            access_token: None,
+            refresh_token: refresh_token.unwrap_or(&self.refresh_token).clone(),
+            expires_at: 0,
+            life_ms: 0,
+            lifetime_ms: 0,
+            log_id: None,
+            generation,
+            ended: None,
+            not_before: None,
+            intents: Vec::new(),
+            ..self.clone()
+        }
+    }
+
+    /// Takes a token's access token, and what is left of its life now.
+    pub(super) fn set_access_token(&mut self, token: &Token) {
+        let expires_at = token.expires_at().duration_since(SystemTime::UNIX_EPOCH);
+        self.access_token = Some(token.access_token().clone());
+        self.expires_at = expires_at.unwrap_or_default().as_secs();
+        self.life_ms = millis(token.remaining());
+        self.lifetime_ms = millis(token.lifetime());
+        self.log_id = token.log_id().map(str::to_owned);
+        if let Some(client_id) = token.client_id() {
+            self.client_id = Some(client_id.to_owned());
+        }
+    }
+
+    /// The same for another write, this long after the one that it was loaded from. Every duration is reduced; of an unknown age, the
+    /// access token's life and "not before" end, and intents stay as they are.
+    pub(super) fn rebased(&self, age: Option<Duration>) -> Self {
+        let mut record = self.clone();
+        record.life_ms = age.map_or(0, |age| self.life_ms.saturating_sub(millis(age)));
+        record.not_before = self.not_before.clone().and_then(|mut not_before| {
+            not_before.ms = not_before.ms.saturating_sub(millis(age?));
+            (not_before.ms > 0).then_some(not_before)
+        });
+        let fingerprint = self.fingerprint();
+        record.intents = super::intent::carried_over(&self.intents, &fingerprint, age);
+        record
+    }
+
+    /// The same, marked as ended.
+    pub(super) fn with_ended(mut self, refusal: &Error) -> Self {
+        let code = refusal.code().map(ToString::to_string);
+        self.ended = Some(Ended {
+            code: code.unwrap_or_else(|| "unknown".to_owned()),
+            log_id: refusal.log_id().map(str::to_owned),
+        });
+        self
+    }
+
+    /// What is kept of it in quarantine: a copy must not look fresher than it is.
+    pub(super) fn quarantined(&self) -> Self {
+        Self {
+            life_ms: 0,
+            not_before: None,
+            intents: Vec::new(),
+            ..self.clone()
+        }
+    }
+
+    /// Names a sign-in that this one replaces, with all that that replaced.
+    pub(super) fn replaces<'a>(&mut self, ids: impl IntoIterator<Item = &'a String>) {
+        self.replaced = newest(ids.into_iter().filter(|id| **id != self.sign_in));
+    }
+
+    /// Contents to write, with an id of their own.
+    pub(super) fn write(&self, padding: usize) -> Result<Write, StoreError> {
+        let write_id = random_id()?;
+        let record = Self {
+            write_id: write_id.clone(),
+            ..self.clone()
+        };
+        Ok(Write {
+            contents: sealed(&record, padding)?,
+            write_id,
+        })
+    }
+
+    /// The access token. `None` if the last refresh brought one that can't be used.
+    #[must_use]
+    pub fn access_token(&self) -> Option<&Secret> {
+        self.access_token.as_ref()
+    }
+
+    /// The refresh token. It is single-use.
+    #[must_use]
+    pub fn refresh_token(&self) -> &RefreshToken {
+        &self.refresh_token
+    }
+
+    /// When the access token expires, **by the server's clock**.
+    #[must_use]
+    pub fn expires_at(&self) -> SystemTime {
+        SystemTime::UNIX_EPOCH
+            .checked_add(Duration::from_secs(self.expires_at))
+            .unwrap_or(SystemTime::UNIX_EPOCH)
+    }
+
+    /// How long the access token was still valid when this was loaded. Zero if that can't be known.
+    #[must_use]
+    pub fn life(&self) -> Duration {
+        Duration::from_millis(self.life_ms)
+    }
+
+    /// How long the access token was valid when it came.
+    pub(super) fn lifetime(&self) -> Duration {
+        Duration::from_millis(self.lifetime_ms.max(self.life_ms))
+    }
+
+    /// Coze's log id of the response that brought it.
+    #[must_use]
+    pub fn log_id(&self) -> Option<&str> {
+        self.log_id.as_deref()
+    }
+
+    /// The client id of the app that the user granted it to: no other can redeem its refresh token. `None` if it is not known.
+    #[must_use]
+    pub fn client_id(&self) -> Option<&str> {
+        self.client_id.as_deref()
+    }
+
+    /// Why the sign-in has ended, if it has. Its refresh token is not sent any more.
+    #[must_use]
+    pub fn ended(&self) -> Option<&Ended> {
+        self.ended.as_ref()
+    }
+
+    /// Whether it holds this refresh token.
+    #[must_use]
+    pub fn holds(&self, refresh_token: &RefreshToken) -> bool {
+        self.refresh_token.secret().ct_eq(refresh_token.expose())
+    }
+
+    /// Whether it is that record, or what has become of it by one refresh or many.
+    pub(super) fn descends_from(
+        &self,
+        sign_in: &str,
+        generation: u64,
+        token: &RefreshToken,
+    ) -> bool {
+        self.sign_in == sign_in
+            && (self.generation > generation || self.generation == generation && self.holds(token))
+    }
+
+    pub(super) fn fingerprint(&self) -> String {
+        fingerprint(&self.refresh_token)
+    }
+}
+
+impl Tombstone {
+    /// Ends these sign-ins.
+    pub(super) fn over<'a>(ids: impl IntoIterator<Item = &'a String>) -> Result<Self, StoreError> {
+        Ok(Self {
+            version: VERSION,
+            write_id: random_id()?,
+            signed_out: newest(ids),
+        })
+    }
+
+    pub(super) fn write(&self) -> Result<Write, StoreError> {
+        Ok(Write {
+            contents: sealed(self, 0)?,
+            write_id: self.write_id.clone(),
+        })
+    }
+}
+
+impl Entry {
+    /// Reads contents. An error quotes nothing of them.
+    pub(super) fn of(contents: &Contents) -> Self {
+        Self::parse(contents.expose()).unwrap_or_else(Self::Damaged)
+    }
+
+    fn parse(json: &[u8]) -> Result<Self> {
+        #[derive(Deserialize)]
+        struct Versioned {
+            version: u64,
+            signed_out: Option<Value>,
+        }
+        let damaged = |what: String| Error::new(ErrorKind::StoreDamaged, what);
+        let unreadable = |error: serde_json::Error| {
+            damaged(format!(
+                "what is stored is not a sign-in: {} at line {}, column {}",
+                what_is_wrong(&error),
+                error.line(),
+                error.column()
+            ))
+        };
+        let Envelope {
+            checksum, record, ..
+        } = serde_json::from_slice(json).map_err(unreadable)?;
+        let record = record.get();
+        if checksum != hash(record.as_bytes()) {
+            return Err(damaged(
+                "the stored sign-in does not have its checksum: it was changed by hand, or damaged"
+                    .to_owned(),
+            ));
+        }
+        let Versioned {
+            version,
+            signed_out,
+        } = serde_json::from_str(record).map_err(unreadable)?;
+        if version > VERSION {
+            return Err(damaged(format!(
+                "the stored sign-in has version {version}, and this program knows {VERSION} at most: \
+                 a newer program wrote it, so update this one"
+            )));
+        }
+        if signed_out.is_some() {
+            return Ok(Self::Tombstone(
+                serde_json::from_str(record).map_err(unreadable)?,
+            ));
+        }
+        let record: Record = serde_json::from_str(record).map_err(unreadable)?;
+        if record.refresh_token.expose().is_empty() {
+            return Err(damaged(
+                "the stored sign-in has no refresh token".to_owned(),
+            ));
+        }
+        Ok(Self::Record(Box::new(record)))
+    }
+
+    /// The write that stored it.
+    pub(super) fn write_id(&self) -> Option<&str> {
+        match self {
+            Self::Record(record) => Some(&record.write_id),
+            Self::Tombstone(tombstone) => Some(&tombstone.write_id),
+            Self::Damaged(_) => None,
+        }
+    }
+
+    /// Ids of the sign-ins that whatever replaces this has to name, the newest first.
+    pub(super) fn ids(&self) -> Vec<&String> {
+        match self {
+            Self::Record(record) => std::iter::once(&record.sign_in)
+                .chain(&record.replaced)
+                .collect(),
+            Self::Tombstone(tombstone) => tombstone.signed_out.iter().collect(),
+            Self::Damaged(_) => Vec::new(),
+        }
+    }
+}
+
+/// The envelope around a record or a tombstone.
+fn sealed(record: &impl Serialize, padding: usize) -> Result<Contents, StoreError> {
+    let record = json(record)?;
+    let raw: &RawValue = serde_json::from_slice(&record)
+        .map_err(|error| StoreError::other("the sign-in's JSON can't be read", error))?;
+    let envelope = Envelope {
+        checksum: hash(&record),
+        record: raw,
+        padding: (padding > 0).then(|| random_text(padding)).transpose()?,
+    };
+    Ok(json(&envelope)?.into())
+}
+
+/// JSON in a buffer that is large enough: its growth would leave copies behind that nobody wipes.
+fn json(value: &impl Serialize) -> Result<Zeroizing<Vec<u8>>, StoreError> {
+    let mut json = Zeroizing::new(Vec::with_capacity(USUAL_LENGTH));
+    serde_json::to_writer(&mut *json, value)
+        .map_err(|error| StoreError::other("the sign-in can't be written as JSON", error))?;
+    Ok(json)
+}
+
+fn newest<'a>(ids: impl IntoIterator<Item = &'a String>) -> Vec<String> {
+    let mut newest: Vec<String> = Vec::new();
+    for id in ids {
+        if newest.len() < MOST_REPLACED && !newest.contains(id) {
+            newest.push(id.clone());
+        }
+    }
+    newest
+}
+
+/// serde's own text may quote a value.
+fn what_is_wrong(error: &serde_json::Error) -> &'static str {
+    match error.classify() {
+        serde_json::error::Category::Eof => "it is cut short",
+        serde_json::error::Category::Syntax => "it is not JSON",
+        serde_json::error::Category::Data => "a field is missing or of another type",
+        serde_json::error::Category::Io => "it can't be read",
+    }
+}
+
+/// Tells refresh tokens apart without revealing them: 128 bits of their SHA-256.
+pub(super) fn fingerprint(refresh_token: &RefreshToken) -> String {
+    URL_SAFE_NO_PAD.encode(&digest(&SHA256, refresh_token.expose().as_bytes()).as_ref()[..16])
+}
+
+pub(super) fn hash(bytes: &[u8]) -> String {
+    URL_SAFE_NO_PAD.encode(digest(&SHA256, bytes))
+}
+
+pub(super) fn random<const N: usize>() -> Result<[u8; N], StoreError> {
+    let mut random = [0; N];
+    getrandom::fill(&mut random)
+        .map_err(|error| StoreError::other("the system has no random bytes", error))?;
+    Ok(random)
+}
+
+fn random_id() -> Result<String, StoreError> {
+    random::<16>().map(|random| URL_SAFE_NO_PAD.encode(random))
+}
+
+/// It can't be compressed to less than three quarters.
+fn random_text(length: usize) -> Result<String, StoreError> {
+    let mut text = String::with_capacity(length + 64);
+    while text.len() < length {
+        text.push_str(&URL_SAFE_NO_PAD.encode(random::<48>()?));
+    }
+    text.truncate(length);
+    Ok(text)
+}
+
+pub(super) fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+impl fmt::Debug for Record {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Record")
+            .field("access_token", &self.access_token)
+            .field("refresh_token", &self.refresh_token)
+            .field("expires_at", &self.expires_at())
+            .field("life", &self.life())
+            .field("log_id", &self.log_id)
+            .field("ended", &self.ended)
+            .finish_non_exhaustive()
+    }
+}

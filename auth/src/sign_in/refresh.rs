@@ -1,0 +1,842 @@
+//! Getting a token of a stored sign-in: looking, locking, refreshing, and what to believe of a refusal.
+
+use std::{
+    sync::{Arc, LazyLock, Mutex, PoisonError},
+    time::Duration,
+};
+
+use tokio::time::{Instant, sleep, timeout};
+
+use super::{
+    LONGEST_CHANGE, Loaded,
+    intent::{self, Intent, PADDING},
+    record::{Entry, NotBefore, Record, millis, random},
+    save::{Saved, Successor},
+    source::{MOST_REFUSED, Moment, Refresher, RefusedGrant, SavedLast, print, shut_down},
+    store_error,
+    unsaved::{Kept, LONGEST_SAVE},
+    user_flow::Answer,
+};
+use crate::{
+    Error, ErrorCode, ErrorKind, RefreshMode, Result, Token,
+    clock::Clock,
+    provider::{
+        flight::LONGEST_PATIENCE,
+        lifespan::{margin, refresh_window},
+        source::{AtDeadline, random_fraction, retrying},
+    },
+    store::contract::{
+        Key, LockLifetime, Owner, Store, StoreError, StoreErrorKind, TryLock, Version,
+    },
+};
+
+/// Between two looks into the store while another owner has the lock: at first, and at most.
+const FIRST_LOOK: Duration = Duration::from_millis(25);
+const LONGEST_LOOK: Duration = Duration::from_millis(400);
+/// For a look into the store when time is up.
+const LAST_LOOK: Duration = Duration::from_secs(2);
+const LONGEST_RELEASE: Duration = Duration::from_secs(2);
+/// A stored token that ends sooner is not worth handing out: it would have ended when it is put in place.
+const LEAST_LIFE: Duration = Duration::from_millis(50);
+/// How long others are held back after the server, or the line to it, has failed: by default, and at most.
+const NOT_BEFORE: Duration = Duration::from_secs(5);
+const LONGEST_NOT_BEFORE: Duration = Duration::from_secs(15);
+
+/// The time that one refresh has. The lock is taken for all of it, so that nothing begins that could outlive it.
+pub(super) struct Budget {
+    /// No look and no attempt begins after it.
+    deadline: Instant,
+    /// What the last attempt may take beyond it.
+    request: Duration,
+}
+
+impl Budget {
+    pub(super) fn until(deadline: Instant, request: Duration) -> Self {
+        Self {
+            deadline,
+            request: request.min(LONGEST_PATIENCE),
+        }
+    }
+
+    fn left(&self) -> Duration {
+        self.deadline.saturating_duration_since(Instant::now())
+    }
+
+    fn is_spent(&self) -> bool {
+        self.left().is_zero()
+    }
+
+    /// What the store may take: one that hangs must not hold up a caller for ever. Even when time is up there is some for a last look,
+    /// because `invalid_grant` is not believed without it.
+    pub(super) fn for_the_store(&self) -> Instant {
+        Instant::now() + self.left().max(LAST_LOOK)
+    }
+
+    /// What the attempt that is about to begin, and its save, may take.
+    fn attempt(&self) -> Duration {
+        self.request + LONGEST_SAVE
+    }
+}
+
+/// What a look into the store says.
+pub(super) enum Look {
+    /// This token is to be used.
+    Use(Token),
+    /// It is time to refresh; what is stored may be used as long as that fails.
+    Refresh(Due),
+    /// It is time to refresh, but the server asked to be left alone.
+    NotBefore(Due, Error),
+}
+
+/// A stored sign-in that is to be refreshed.
+pub(super) struct Due {
+    current: Current,
+    /// When its access token ends.
+    ends: Instant,
+}
+
+/// A record as it stands in the store.
+#[derive(Clone)]
+struct Current {
+    record: Record,
+    version: Version,
+    /// When the store was asked for it, or to write it, and its age then.
+    age: Option<Duration>,
+    asked: Moment,
+}
+
+impl Current {
+    fn age(&self, clock: &Clock) -> Option<Duration> {
+        Some(self.age?.saturating_add(self.asked.elapsed(clock)))
+    }
+
+    /// The record for the next write.
+    fn rebased(&self, clock: &Clock) -> Record {
+        self.record.rebased(self.age(clock))
+    }
+}
+
+/// What came of the lock.
+enum Refreshed {
+    Token(Token),
+    /// Another owner holds the sign-in, by an intent that outlives its lock.
+    Held(String),
+    /// Nothing: it is better to look again.
+    Again,
+}
+
+/// One run of refresh, with all its attempts.
+struct Run {
+    owner: Owner,
+    lifetime: LockLifetime,
+    /// The lock ends this long after it was asked for.
+    began: Moment,
+    ttl: Duration,
+    current: Mutex<Current>,
+    failures: Mutex<Failures>,
+}
+
+/// How the attempts of a run have failed.
+#[derive(Default)]
+struct Failures {
+    attempts: u32,
+    server_errors: u32,
+    no_connection: u32,
+}
+
+impl Refresher {
+    pub(super) async fn get(self: &Arc<Self>, mode: RefreshMode, budget: &Budget) -> Result<Token> {
+        if let Some(token) = self.unsaved_token(budget).await? {
+            return Ok(token);
+        }
+        let mut wait = FIRST_LOOK;
+        loop {
+            let due = match self.look(mode, budget).await? {
+                Look::Use(token) => return Ok(token),
+                Look::Refresh(due) => due,
+                Look::NotBefore(due, error) => return self.instead_of(error, &due),
+            };
+            let held_by = match self.lock(budget).await {
+                Ok(Ok((lock, lifetime, began))) => {
+                    match self
+                        .refresh_under(lock, lifetime, began, mode, budget)
+                        .await
+                    {
+                        Ok(Refreshed::Token(token)) => return Ok(token),
+                        Ok(Refreshed::Held(by)) => Some(Some(by)),
+                        Ok(Refreshed::Again) => None,
+                        Err(error) => return self.instead_of(error, &due),
+                    }
+                }
+                Ok(Err(by)) => Some(by),
+                Err(error) => return self.instead_of(error, &due),
+            };
+            // In line, a caller waits for another owner only if there is no valid token.
+            if held_by.is_some()
+                && mode == RefreshMode::InLine
+                && let Some(token) = self.good(&due)
+            {
+                return Ok(token);
+            }
+            if budget.is_spent() {
+                return self.instead_of(self.busy(held_by.flatten()), &due);
+            }
+            if self.is_closing() {
+                return Err(shut_down());
+            }
+            sleep(wait.mul_f64(0.5 + random_fraction()).min(budget.left())).await;
+            wait = (wait * 2).min(LONGEST_LOOK);
+        }
+    }
+
+    /// Tries to get the lock; says who has it.
+    async fn lock(
+        &self,
+        budget: &Budget,
+    ) -> Result<Result<(Lock, LockLifetime, Moment), Option<String>>> {
+        let owner = Owner::new(random().map_err(store_error)?, &OWN_NAME);
+        let ttl = budget.left() + budget.attempt();
+        let began = Moment::now(self.clock());
+        let sign_in = &self.sign_in;
+        // It is released whatever becomes of the answer.
+        let lock = Lock {
+            store: Some(Arc::clone(sign_in.store())),
+            key: Key::record(sign_in.profile()),
+            owner,
+        };
+        let store = sign_in.store();
+        let asked = store.try_lock(&lock.key, &lock.owner, ttl);
+        match super::in_time(budget.for_the_store(), asked).await {
+            Ok(TryLock::Acquired(lifetime)) => Ok(Ok((lock, lifetime, began))),
+            Ok(TryLock::Held { by }) => {
+                lock.forget();
+                Ok(Err(by))
+            }
+            Err(error) => Err(store_error(error)),
+        }
+    }
+
+    /// Refreshes with the lock in hand, and releases it, unless the successor is still to be saved.
+    async fn refresh_under(
+        self: &Arc<Self>,
+        lock: Lock,
+        lifetime: LockLifetime,
+        began: Moment,
+        mode: RefreshMode,
+        budget: &Budget,
+    ) -> Result<Refreshed> {
+        let due = match self.look(mode, budget).await {
+            Ok(Look::Refresh(due)) => due,
+            other => {
+                lock.release().await;
+                return match other? {
+                    Look::Use(token) => Ok(Refreshed::Token(token)),
+                    Look::NotBefore(due, error) => {
+                        self.instead_of(error, &due).map(Refreshed::Token)
+                    }
+                    Look::Refresh(_) => Ok(Refreshed::Again),
+                };
+            }
+        };
+        if lifetime == LockLifetime::Ttl
+            && let Some(by) = self.holder(&due.current)
+        {
+            lock.release().await;
+            return Ok(Refreshed::Held(by));
+        }
+        let run = Run {
+            owner: lock.owner.clone(),
+            lifetime,
+            began,
+            ttl: budget.left() + budget.attempt(),
+            current: Mutex::new(due.current),
+            failures: Mutex::default(),
+        };
+        let refreshed = match self.refused_grant(&run.current().record) {
+            Some(_) => Err(None),
+            // The same refresh token again: if the first attempt was processed, it has been redeemed either way.
+            None => retrying(budget.deadline, AtDeadline::Await, || {
+                self.attempt(&run, budget)
+            })
+            .await
+            .map_err(Some),
+        };
+        match refreshed {
+            Ok(answer) => self.keep(&run, answer, lock).await,
+            Err(failure) => {
+                let ended = self.ended(&run, failure, mode, budget).await;
+                lock.release().await;
+                ended
+            }
+        }
+    }
+
+    /// One attempt. Nothing is sent unless the intent has just been written, and the rest of the lock covers the request and its save.
+    async fn attempt(&self, run: &Run, budget: &Budget) -> Result<Answer> {
+        if self.is_closing() {
+            return Err(shut_down());
+        }
+        self.write_intent(run, budget).await?;
+        if budget.is_spent() {
+            return Err(no_answer());
+        }
+        let left = run.ttl.saturating_sub(run.began.elapsed(self.clock()));
+        if run.lifetime == LockLifetime::Ttl && left < budget.attempt() {
+            return Err(changed("the lock ends too soon for another attempt"));
+        }
+        let redeemed = run.current().record.refresh_token().clone();
+        let answered = self.flow.refresh(&redeemed).await;
+        if let Err(error) = &answered {
+            run.failed(error);
+        }
+        answered
+    }
+
+    async fn write_intent(&self, run: &Run, budget: &Budget) -> Result<()> {
+        let current = run.current();
+        let clock = self.clock();
+        let asked = Moment::now(clock);
+        let mut record = current.rebased(clock);
+        let hold = run.ttl.saturating_sub(run.began.elapsed(clock));
+        let own = Intent::new(&run.owner, record.fingerprint(), hold);
+        intent::renew(&mut record.intents, own);
+        let until = budget.for_the_store();
+        let mut padding = PADDING;
+        let written = loop {
+            let write = record.write(padding).map_err(store_error)?;
+            let written = self.sign_in.write(Some(&current.version), &write, until);
+            match written.await {
+                // A store that limits the size of a record takes it without padding. One that is full takes neither.
+                Err(error) if error.kind() == StoreErrorKind::Full && padding > 0 => padding = 0,
+                written => break written.map_err(store_error)?,
+            }
+        };
+        let version =
+            written.ok_or_else(|| changed("the sign-in has changed since it was loaded"))?;
+        *lock(&run.current) = Current {
+            record,
+            version,
+            age: Some(Duration::ZERO),
+            asked,
+        };
+        Ok(())
+    }
+
+    /// Saves what the refresh token was redeemed for.
+    async fn keep(&self, run: &Run, answer: Answer, lock: Lock) -> Result<Refreshed> {
+        let current = run.current();
+        let Answer {
+            refresh_token,
+            token,
+        } = answer;
+        let redeemed = current.record.clone();
+        let successor = Successor::new(redeemed, refresh_token, token.as_ref().ok().cloned());
+        let known = (current.record.clone(), current.version);
+        let kept = self.sign_in.keep(&successor, known, lock).await;
+        match kept {
+            Kept::Saved(Saved::Stored) | Kept::InMemory => {
+                self.holds(successor.record());
+                let token = token?;
+                self.give(&current.record, &token);
+                Ok(Refreshed::Token(token))
+            }
+            Kept::Saved(saved) => {
+                self.state().was_signed_out = matches!(saved, Saved::SignedOut);
+                tracing::warn!(
+                    profile = %self.sign_in.profile(),
+                    "the sign-in was replaced or signed out while it was refreshed: what is stored is used"
+                );
+                Ok(Refreshed::Again)
+            }
+        }
+    }
+
+    /// Ends a run without tokens.
+    async fn ended(
+        &self,
+        run: &Run,
+        failure: Option<Error>,
+        mode: RefreshMode,
+        budget: &Budget,
+    ) -> Result<Refreshed> {
+        match failure {
+            None => self.believe(run, mode, budget).await,
+            Some(error) if error.code() == Some(&ErrorCode::InvalidGrant) => {
+                self.remember_refusal(&run.current().record, error, budget);
+                self.believe(run, mode, budget).await
+            }
+            Some(error) => {
+                self.withdraw(run, &error, budget).await;
+                // The record has changed, or the lock was too old.
+                if error.kind() == ErrorKind::StoreBusy {
+                    return Ok(Refreshed::Again);
+                }
+                Err(error)
+            }
+        }
+    }
+
+    fn remember_refusal(&self, record: &Record, refusal: Error, budget: &Budget) {
+        let refused = &mut self.state().refused_grants;
+        if refused.len() == MOST_REFUSED {
+            refused.remove(0);
+        }
+        refused.push(RefusedGrant {
+            refresh_token: record.fingerprint(),
+            refusal,
+            grace_until: Instant::now() + budget.attempt(),
+            waits_for: None,
+        });
+    }
+
+    /// Takes back the intent of a run that can't bring a successor any more, and holds others back if the server asked for that.
+    async fn withdraw(&self, run: &Run, error: &Error, budget: &Budget) {
+        let current = run.current();
+        let not_before = run.not_before(error);
+        let is_ours = |intent: &Intent| intent.owner == run.owner.id();
+        let has_intent = current.record.intents.iter().any(is_ours);
+        // A lock that is bound to a process tells others all that an intent does.
+        if !has_intent || run.lifetime == LockLifetime::ProcessBound && not_before.is_none() {
+            return;
+        }
+        let mut record = current.rebased(self.clock());
+        intent::withdraw(&mut record.intents, &run.owner);
+        record.not_before = not_before.or(record.not_before);
+        let until = Instant::now() + budget.left().max(LAST_LOOK).min(LONGEST_SAVE);
+        let written = match record.write(0) {
+            Ok(write) => {
+                self.sign_in
+                    .write(Some(&current.version), &write, until)
+                    .await
+            }
+            Err(error) => Err(error),
+        };
+        if let Err(error) = written {
+            // It ends by its time.
+            tracing::debug!(profile = %self.sign_in.profile(), kind = ?error.kind(), "an intent was not withdrawn");
+        }
+    }
+
+    /// Loads what is stored, and says what to do with it.
+    pub(super) async fn look(&self, mode: RefreshMode, budget: &Budget) -> Result<Look> {
+        let clock = self.clock();
+        loop {
+            let asked = Moment::now(clock);
+            let until = budget.for_the_store();
+            let loaded = self.sign_in.look(until).await.map_err(store_error)?;
+            let (record, stored) = match loaded {
+                Some(Loaded {
+                    entry: Entry::Record(record),
+                    stored,
+                }) => (*record, stored),
+                Some(Loaded {
+                    entry: Entry::Damaged(error),
+                    ..
+                }) => return Err(error),
+                Some(Loaded {
+                    entry: Entry::Tombstone(_),
+                    ..
+                })
+                | None => return Err(self.nobody()),
+            };
+            self.expect_of_this_app(&record)?;
+            if self.restore(&record, until).await? {
+                continue;
+            }
+            if record.ended().is_some() {
+                return Err(self.over(&record));
+            }
+            let current = Current {
+                record,
+                version: stored.version,
+                age: stored.age,
+                asked,
+            };
+            return self.judge(current, mode);
+        }
+    }
+
+    fn judge(&self, current: Current, mode: RefreshMode) -> Result<Look> {
+        let record = &current.record;
+        let now = current.rebased(self.clock());
+        let lifetime = record.lifetime();
+        let life = now.life().saturating_sub(margin(lifetime));
+        let is_served = {
+            let state = self.state();
+            if state.is_refused(record) {
+                // An API that refuses every token must not cause a refresh for each call.
+                state.has_just_refreshed_for_refusal()
+            } else if state.is_given(record) {
+                false
+            } else {
+                mode == RefreshMode::InBackground || life > refresh_window(lifetime)
+            }
+        };
+        if is_served && life > LEAST_LIFE && record.access_token().is_some() {
+            return self.reuse(record, life).map(Look::Use);
+        }
+        let due = Due {
+            ends: Instant::now() + life,
+            current,
+        };
+        Ok(match now.not_before {
+            Some(not_before) => Look::NotBefore(due, self.held_back(&not_before)),
+            None => Look::Refresh(due),
+        })
+    }
+
+    /// Uses a token that is stored.
+    fn reuse(&self, record: &Record, life: Duration) -> Result<Token> {
+        let token = Token::stored(record, life, self.clock())?;
+        let mut state = self.state();
+        if !state.is_given(record) {
+            self.reused
+                .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            tracing::debug!(profile = %self.sign_in.profile(), ?life, "using the token that is stored");
+        }
+        state.given = Some(print(token.access_token()));
+        state.was_signed_out = false;
+        drop(state);
+        self.holds(record.clone());
+        Ok(token)
+    }
+
+    /// Remembers the refresh token that is current, in case the store loses it.
+    fn holds(&self, record: Record) {
+        self.state().saved = Some(Box::new(SavedLast {
+            refresh_token: record.refresh_token().clone(),
+            generation: record.generation,
+            sign_in: record.sign_in,
+        }));
+    }
+
+    /// What is stored, as long as it is good, though it is time to refresh.
+    fn good(&self, due: &Due) -> Option<Token> {
+        let life = due.ends.saturating_duration_since(Instant::now());
+        let record = &due.current.record;
+        if life <= LEAST_LIFE || self.state().is_refused(record) {
+            return None;
+        }
+        self.reuse(record, life).ok()
+    }
+
+    /// What could not be refreshed may still be good. A token that the provider has is served by it anyway, and its callers are to hear of
+    /// the failure.
+    fn instead_of(&self, failure: Error, due: &Due) -> Result<Token> {
+        if self.state().is_given(&due.current.record) {
+            return Err(failure);
+        }
+        let token = self.good(due).ok_or_else(|| failure.clone())?;
+        tracing::warn!(
+            profile = %self.sign_in.profile(), kind = ?failure.kind(), what = failure.what(),
+            "the stored token could not be refreshed: it is used as it is"
+        );
+        Ok(token)
+    }
+
+    /// Hands a refreshed token to the provider.
+    fn give(&self, redeemed: &Record, token: &Token) {
+        let mut state = self.state();
+        if state.is_refused(redeemed) {
+            state.refreshed_for_refusal = Some(Instant::now());
+        }
+        state.refused = None;
+        state.given = Some(print(token.access_token()));
+        state.was_signed_out = false;
+    }
+
+    /// The token of a successor that is unsaved, as long as it is good. Once it is due for a refresh, it has to be saved first: nothing is
+    /// refreshed that could not be saved.
+    async fn unsaved_token(&self, budget: &Budget) -> Result<Option<Token>> {
+        let Some(successor) = self.sign_in.unsaved_successor() else {
+            return Ok(None);
+        };
+        self.sign_in.save_in_background();
+        let is_refused = self.state().is_refused(&successor.record());
+        let token = successor.token().filter(|_| !is_refused);
+        if let Some(token) = token
+            && token.remaining() > refresh_window(token.lifetime())
+        {
+            return Ok(Some(token.clone()));
+        }
+        let until = budget.for_the_store().min(Instant::now() + LONGEST_SAVE);
+        if self.sign_in.save_unsaved(None, until).await.is_some() {
+            return Ok(None);
+        }
+        match token {
+            Some(token) if !token.is_expired() => Ok(Some(token.clone())),
+            _ => self.sign_in.why_unsaved().map_or(Ok(None), Err),
+        }
+    }
+
+    /// Another owner whose intent holds the sign-in as a lock would: it has lost its lock, or is about to.
+    fn holder(&self, current: &Current) -> Option<String> {
+        let age = current.age(self.clock());
+        let now = Instant::now();
+        let intents = &current.record.intents;
+        let mut state = self.state();
+        state
+            .holders
+            .retain(|(owner, _)| intents.iter().any(|intent| intent.owner == *owner));
+        let mut held_by = None;
+        for intent in intents {
+            let left = intent.holds(age);
+            let known = state
+                .holders
+                .iter()
+                .find(|(owner, _)| *owner == intent.owner);
+            let until = match known {
+                Some((_, until)) => *until,
+                // It waits at most that long from first sight, whatever ages the store tells.
+                None => {
+                    let until = now + left.min(LONGEST_PATIENCE);
+                    state.holders.push((intent.owner.clone(), until));
+                    until
+                }
+            };
+            if !left.is_zero() && until > now {
+                held_by.get_or_insert_with(|| Owner::presentable_name(&intent.name));
+            }
+        }
+        held_by
+    }
+
+    /// What is known against this refresh token, if Coze has rejected it.
+    fn refused_grant(&self, record: &Record) -> Option<RefusedGrant> {
+        let refresh_token = record.fingerprint();
+        let state = self.state();
+        let mut refused = state.refused_grants.iter();
+        refused
+            .find(|refused| refused.refresh_token == refresh_token)
+            .cloned()
+    }
+
+    /// `invalid_grant` means that the user must sign in, unless another owner has redeemed the refresh token and is about to save: looks
+    /// into the store until that can't be any more.
+    async fn believe(&self, run: &Run, mode: RefreshMode, budget: &Budget) -> Result<Refreshed> {
+        let redeemed = run.current().record.refresh_token().clone();
+        let mut wait = FIRST_LOOK;
+        loop {
+            let now = match self.look(mode, budget).await? {
+                Look::Use(token) => return Ok(Refreshed::Token(token)),
+                Look::Refresh(due) | Look::NotBefore(due, _) => due.current,
+            };
+            let Some(refused) = self.refused_grant(&now.record) else {
+                return Ok(Refreshed::Again);
+            };
+            let waits_for = self.waits_for(run, &now);
+            let left = refused
+                .grace_until
+                .saturating_duration_since(Instant::now());
+            if !waits_for || left.is_zero() {
+                match self.mark_ended(run, &now, &refused.refusal, budget).await {
+                    true => return Err(refused.refusal),
+                    // Somebody else has written: load again.
+                    false => continue,
+                }
+            }
+            if budget.is_spent() || self.is_closing() {
+                return Err(self.in_doubt(&refused.refusal, left));
+            }
+            debug_assert!(now.record.holds(&redeemed));
+            sleep(wait.min(budget.left()).min(left)).await;
+            wait = (wait * 2).min(LONGEST_LOOK);
+        }
+    }
+
+    /// Whether an owner may still save that had an intent in the record when this process first loaded it after its `invalid_grant`. Where
+    /// the lock ends with its process, they are dead: we hold it.
+    fn waits_for(&self, run: &Run, now: &Current) -> bool {
+        let age = now.age(self.clock());
+        let others = now
+            .record
+            .intents
+            .iter()
+            .filter(|intent| intent.owner != run.owner.id());
+        let others: Vec<String> = others
+            .filter(|intent| intent.counts(age))
+            .map(|intent| intent.owner.clone())
+            .collect();
+        let refresh_token = now.record.fingerprint();
+        let mut state = self.state();
+        let mut refused = state.refused_grants.iter_mut();
+        let Some(refused) = refused.find(|refused| refused.refresh_token == refresh_token) else {
+            return false;
+        };
+        let waits_for = refused.waits_for.get_or_insert_with(|| others.clone());
+        run.lifetime == LockLifetime::Ttl && others.iter().any(|owner| waits_for.contains(owner))
+    }
+
+    /// Marks the record that was just loaded as ended. False if another was written in between.
+    async fn mark_ended(&self, run: &Run, now: &Current, refusal: &Error, budget: &Budget) -> bool {
+        let mut record = now.rebased(self.clock()).with_ended(refusal);
+        intent::withdraw(&mut record.intents, &run.owner);
+        record.not_before = None;
+        let marked = match record.write(0) {
+            Ok(write) => {
+                let until = budget.for_the_store();
+                self.sign_in.write(Some(&now.version), &write, until).await
+            }
+            Err(error) => Err(error),
+        };
+        if matches!(marked, Ok(None)) {
+            return false;
+        }
+        tracing::warn!(
+            profile = %self.sign_in.profile(), log_id = refusal.log_id(),
+            "the sign-in has ended: the user must sign in again"
+        );
+        if let Err(error) = marked {
+            tracing::warn!(profile = %self.sign_in.profile(), kind = ?error.kind(), "that could not be stored");
+        }
+        true
+    }
+
+    fn held_back(&self, not_before: &NotBefore) -> Error {
+        let left = Duration::from_millis(not_before.ms).min(LONGEST_NOT_BEFORE);
+        let profile = self.sign_in.profile();
+        let status = not_before
+            .status
+            .and_then(|status| http::StatusCode::from_u16(status).ok());
+        let error = match status {
+            Some(status) => Error::new(
+                ErrorKind::Refused,
+                format!("the server has just refused to refresh the sign-in of profile {profile}"),
+            )
+            .with_status(status),
+            None => Error::new(
+                ErrorKind::Connect,
+                format!(
+                    "the server could not be reached just now to refresh the sign-in of profile {profile}"
+                ),
+            ),
+        };
+        error.with_retry_after(Some(left))
+    }
+}
+
+impl Run {
+    fn current(&self) -> Current {
+        lock(&self.current).clone()
+    }
+
+    fn failed(&self, error: &Error) {
+        let mut failures = lock(&self.failures);
+        failures.attempts += 1;
+        failures.server_errors += u32::from(
+            error
+                .status()
+                .is_some_and(|status| status.is_server_error()),
+        );
+        failures.no_connection += u32::from(error.kind() == ErrorKind::Connect);
+    }
+
+    /// How long others are to leave the server alone after this last failure, if it said so.
+    fn not_before(&self, error: &Error) -> Option<NotBefore> {
+        let failures = lock(&self.failures);
+        let all = |count: u32| failures.attempts > 0 && count == failures.attempts;
+        let status = error.status().map(|status| status.as_u16());
+        let said = match status {
+            Some(429) => true,
+            Some(503) if error.retry_after().is_some() => true,
+            _ => all(failures.server_errors),
+        };
+        // A connection that one machine can't make says nothing about others.
+        let is_cut_off = self.lifetime == LockLifetime::ProcessBound && all(failures.no_connection);
+        (said || is_cut_off).then(|| NotBefore {
+            ms: millis(
+                error
+                    .retry_after()
+                    .unwrap_or(NOT_BEFORE)
+                    .min(LONGEST_NOT_BEFORE),
+            ),
+            status,
+        })
+    }
+}
+
+/// A lock that is held.
+pub(super) struct Lock {
+    /// None once it is released.
+    store: Option<Arc<dyn Store>>,
+    key: Key,
+    owner: Owner,
+}
+
+impl Lock {
+    pub(super) async fn release(mut self) {
+        let Some(store) = self.store.take() else {
+            return;
+        };
+        // If it fails, it ends by itself.
+        if !matches!(
+            timeout(LONGEST_RELEASE, store.unlock(&self.key, &self.owner)).await,
+            Ok(Ok(()))
+        ) {
+            tracing::debug!(profile = %self.key.profile(), "a lock was not released");
+        }
+    }
+
+    /// There is nothing to release.
+    fn forget(mut self) {
+        self.store = None;
+    }
+}
+
+impl Drop for Lock {
+    /// A run that was cut off, with its runtime or because its answer did not come in time, must not leave a lock behind that lasts as
+    /// long as the process.
+    fn drop(&mut self) {
+        let Some(store) = self.store.take() else {
+            return;
+        };
+        let (key, owner) = (self.key.clone(), self.owner.clone());
+        let unlock = move || {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build();
+            if let Ok(runtime) = runtime {
+                let unlocking = async { timeout(LONGEST_CHANGE, store.unlock(&key, &owner)).await };
+                let _ = runtime.block_on(unlocking);
+            }
+        };
+        let _ = std::thread::Builder::new()
+            .name("coze-unlock".to_owned())
+            .spawn(unlock);
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn changed(what: &str) -> Error {
+    Error::new(ErrorKind::StoreBusy, what)
+}
+
+fn no_answer() -> Error {
+    store_error(StoreError::new(
+        StoreErrorKind::Transient,
+        "the store of sign-ins did not answer before the deadline",
+    ))
+}
+
+/// How this process names itself to others.
+static OWN_NAME: LazyLock<String> = LazyLock::new(|| {
+    let process = std::process::id();
+    match host() {
+        Some(host) => format!("process {process} on {host}"),
+        None => format!("process {process}"),
+    }
+});
+
+#[cfg(unix)]
+fn host() -> Option<String> {
+    let host = rustix::system::uname().nodename().to_str().ok()?.to_owned();
+    (!host.is_empty()).then_some(host)
+}
+
+#[cfg(not(unix))]
+fn host() -> Option<String> {
+    std::env::var("COMPUTERNAME").ok()
+}

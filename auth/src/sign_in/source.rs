@@ -1,0 +1,309 @@
+//! A stored sign-in as a source of tokens: what one provider knows of it.
+//!
+//! How old a stored token is, the store's clock tells; this process's own is not asked.
+
+use std::{
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::{Duration, SystemTime},
+};
+
+use coze_wire::Secret;
+use tokio::time::Instant;
+
+use super::{
+    Record, SignIn, UserFlow,
+    record::hash,
+    refresh::{Budget, Look},
+    save::Successor,
+    store_error,
+};
+use crate::{
+    AccessToken, Error, ErrorCode, ErrorKind, Flow, RefreshMode, RefreshToken, Result, Token,
+    clock::Clock,
+    error::presentable,
+    provider::{
+        flight::BETWEEN_INVALIDATIONS,
+        source::{LookFuture, MintFuture, SettleFuture, Source},
+    },
+};
+
+/// The tokens of a stored sign-in.
+pub(crate) struct StoredSource(Arc<Refresher>);
+
+/// One of those who may refresh the sign-in.
+pub(super) struct Refresher {
+    pub(super) flow: Arc<UserFlow>,
+    pub(super) sign_in: SignIn,
+    /// No refresh is begun any more.
+    pub(super) is_closing: AtomicBool,
+    state: Mutex<State>,
+    pub(super) reused: AtomicU64,
+}
+
+/// Tells access tokens apart without keeping them.
+pub(super) type Print = Box<str>;
+
+#[derive(Default)]
+pub(super) struct State {
+    /// The token that the provider was given last.
+    pub(super) given: Option<Print>,
+    /// The token that the API refused last.
+    pub(super) refused: Option<Print>,
+    /// When a token was last refreshed because the API refused the one before.
+    pub(super) refreshed_for_refusal: Option<Instant>,
+    /// The successor that was saved last: a failover may lose it.
+    pub(super) saved: Option<Box<SavedLast>>,
+    /// Refresh tokens that got `invalid_grant`, the last one last.
+    pub(super) refused_grants: Vec<RefusedGrant>,
+    /// Owners whose intents hold the lock, and until when at most, by this process's clock.
+    pub(super) holders: Vec<(String, Instant)>,
+    /// A successor of ours came after the user had signed out.
+    pub(super) was_signed_out: bool,
+}
+
+pub(super) struct SavedLast {
+    pub(super) sign_in: String,
+    pub(super) generation: u64,
+    pub(super) refresh_token: RefreshToken,
+}
+
+/// A refresh token that Coze rejected, though another owner may have redeemed it, and still save. It is never sent again.
+#[derive(Clone)]
+pub(super) struct RefusedGrant {
+    pub(super) refresh_token: String,
+    pub(super) refusal: Error,
+    /// Until then other owners have time to save.
+    pub(super) grace_until: Instant,
+    /// The owners whose intents stood in the record when it was loaded after that; not known before.
+    pub(super) waits_for: Option<Vec<String>>,
+}
+
+/// So many refused grants are remembered.
+pub(super) const MOST_REFUSED: usize = 8;
+
+impl StoredSource {
+    pub(crate) fn new(flow: Arc<UserFlow>, sign_in: SignIn) -> Self {
+        Self::of(flow, sign_in, State::default())
+    }
+
+    /// The same, kept in memory. A token without a refresh token is served to its end.
+    pub(crate) fn in_memory(flow: Arc<UserFlow>, signed_in: &Token) -> Self {
+        let state = State {
+            given: Some(print(signed_in.access_token())),
+            ..State::default()
+        };
+        Self::of(flow, SignIn::in_memory(signed_in), state)
+    }
+
+    fn of(flow: Arc<UserFlow>, sign_in: SignIn, state: State) -> Self {
+        Self(Arc::new(Refresher {
+            flow,
+            sign_in,
+            is_closing: AtomicBool::new(false),
+            state: Mutex::new(state),
+            reused: AtomicU64::new(0),
+        }))
+    }
+}
+
+impl Source for StoredSource {
+    fn flow(&self) -> Flow {
+        self.0.flow.kind()
+    }
+
+    fn mint(&self, mode: RefreshMode, deadline: Instant) -> MintFuture<'_> {
+        let budget = Budget::until(deadline, self.0.flow.client().request_timeout());
+        Box::pin(async move { self.0.get(mode, &budget).await })
+    }
+
+    fn look(&self, mode: RefreshMode, deadline: Instant) -> LookFuture<'_> {
+        let budget = Budget::until(deadline, self.0.flow.client().request_timeout());
+        Box::pin(async move {
+            Ok(match self.0.look(mode, &budget).await? {
+                Look::Use(token) => Some(token),
+                Look::Refresh(_) | Look::NotBefore(..) => None,
+            })
+        })
+    }
+
+    fn changes(&self) -> u64 {
+        self.0.sign_in.puts()
+    }
+
+    fn heeds_refusal(&self, refused: &AccessToken) -> bool {
+        self.0.state().refused = Some(hash(refused.expose().as_bytes()).into());
+        true
+    }
+
+    fn close(&self) {
+        self.0.is_closing.store(true, Ordering::Relaxed);
+    }
+
+    fn settle(&self) -> SettleFuture<'_> {
+        Box::pin(self.0.sign_in.settle())
+    }
+
+    fn adopted(&self) -> u64 {
+        self.0.reused.load(Ordering::Relaxed)
+    }
+
+    fn unsaved(&self) -> Option<Error> {
+        self.0.sign_in.why_unsaved()
+    }
+}
+
+impl Refresher {
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn clock(&self) -> &Clock {
+        self.flow.client().clock()
+    }
+
+    pub(super) fn is_closing(&self) -> bool {
+        self.is_closing.load(Ordering::Relaxed)
+    }
+
+    /// Another app's refresh token would be rejected, and its sign-in marked as ended though it lives.
+    pub(super) fn expect_of_this_app(&self, record: &Record) -> Result<()> {
+        let ours = self.flow.client_id();
+        match record.client_id() {
+            Some(theirs) if theirs != ours => Err(Error::invalid_input(format!(
+                "profile {} holds the sign-in of another app: its client id is {}, not {ours}; name another profile, \
+                 or sign out of that one first",
+                self.sign_in.profile(),
+                presentable(theirs, &[])
+            ))),
+            _ => Ok(()),
+        }
+    }
+
+    /// A failover rolled back a save that was acknowledged: saves it again, without its access token. True if it did.
+    pub(super) async fn restore(&self, stored: &Record, until: Instant) -> Result<bool> {
+        let lost = {
+            let state = self.state();
+            let saved = state.saved.as_ref().filter(|saved| {
+                saved.sign_in == stored.sign_in && saved.generation > stored.generation
+            });
+            saved.map(|saved| {
+                Successor::restored(
+                    stored.clone(),
+                    saved.refresh_token.clone(),
+                    saved.generation,
+                )
+            })
+        };
+        let Some(lost) = lost else {
+            return Ok(false);
+        };
+        tracing::warn!(
+            profile = %self.sign_in.profile(),
+            "the store holds an earlier refresh token than was saved: the later one is saved again"
+        );
+        let saved = self.sign_in.save(&lost, None, until).await;
+        saved.map(|_| true).map_err(store_error)
+    }
+
+    pub(super) fn busy(&self, by: Option<String>) -> Error {
+        let by = by.map(|by| presentable(&by, &[]));
+        Error::new(
+            ErrorKind::StoreBusy,
+            format!(
+                "{} has been refreshing the sign-in of profile {} for too long",
+                by.as_deref().unwrap_or("another owner"),
+                self.sign_in.profile()
+            ),
+        )
+    }
+
+    pub(super) fn nobody(&self) -> Error {
+        let profile = self.sign_in.profile();
+        let what = if self.state().was_signed_out {
+            format!("profile {profile} was signed out while its sign-in was refreshed")
+        } else {
+            format!("nobody is signed in under profile {profile}")
+        };
+        Error::new(ErrorKind::NotSignedIn, what)
+    }
+
+    pub(super) fn over(&self, record: &Record) -> Error {
+        let log_id = record.ended().and_then(|ended| ended.log_id.as_deref());
+        Error::new(
+            ErrorKind::NotSignedIn,
+            format!(
+                "the sign-in of profile {} has ended",
+                self.sign_in.profile()
+            ),
+        )
+        .with_code(ErrorCode::InvalidGrant)
+        .with_log_id(log_id.map(|log_id| presentable(log_id, &[])))
+    }
+
+    /// Coze has rejected the refresh token, but that is not believed yet.
+    pub(super) fn in_doubt(&self, refusal: &Error, left: Duration) -> Error {
+        Error::new(
+            ErrorKind::StoreBusy,
+            format!(
+                "Coze rejected the refresh token of profile {}; another owner may have redeemed it, and still save its successor",
+                self.sign_in.profile()
+            ),
+        )
+        .with_log_id(refusal.log_id().map(str::to_owned))
+        .with_retry_after(Some(left))
+    }
+}
+
+impl State {
+    pub(super) fn is_refused(&self, record: &Record) -> bool {
+        is(&self.refused, record)
+    }
+
+    pub(super) fn is_given(&self, record: &Record) -> bool {
+        is(&self.given, record)
+    }
+
+    pub(super) fn has_just_refreshed_for_refusal(&self) -> bool {
+        self.refreshed_for_refusal
+            .is_some_and(|last| last.elapsed() < BETWEEN_INVALIDATIONS)
+    }
+}
+
+fn is(known: &Option<Print>, record: &Record) -> bool {
+    let token = record.access_token();
+    known.is_some() && token.map(print) == *known
+}
+
+pub(super) fn print(access_token: &Secret) -> Print {
+    hash(access_token.expose().as_bytes()).into()
+}
+
+pub(super) fn shut_down() -> Error {
+    Error::new(ErrorKind::ShutDown, "the provider was shut down")
+}
+
+/// A moment on both clocks: the monotonic one stands still while the machine is suspended.
+#[derive(Clone, Copy)]
+pub(super) struct Moment {
+    monotonic: std::time::Instant,
+    wall: SystemTime,
+}
+
+impl Moment {
+    pub(super) fn now(clock: &Clock) -> Self {
+        Self {
+            monotonic: clock.monotonic(),
+            wall: clock.wall(),
+        }
+    }
+
+    /// How long ago it was, by the clock that says more.
+    pub(super) fn elapsed(self, clock: &Clock) -> Duration {
+        let monotonic = clock.monotonic().saturating_duration_since(self.monotonic);
+        let wall = clock.wall().duration_since(self.wall);
+        monotonic.max(wall.unwrap_or_default())
+    }
+}
