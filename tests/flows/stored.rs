@@ -8,13 +8,15 @@ use std::{
 };
 
 use coze_auth::{
-    AccessToken, CachedProvider, Error, ErrorKind, RefreshMode, RefreshToken, Token, TokenProvider,
+    AccessToken, CachedProvider, Error, ErrorKind, RefreshMode, SignIn, Token, TokenProvider,
+    sign_in::Record,
     store::{
-        Lease, LeaseKind, Leasing, MemoryStore, Profile, Record, Removed, Saved, SignIn, Store,
-        StoreFuture, Stored,
+        CompareAndSet, Contents, Key, LockLifetime, MemoryStore, Owner, Profile, Store, StoreError,
+        StoreFuture, Stored, TryLock, Version,
     },
 };
 use coze_mock::{Fault, MockCoze, SignIn as Ledger, Target, Times, When};
+use serde_json::Value;
 use tokio::time::Instant;
 
 use crate::support::{Cut, Stage, millis, pass, secs};
@@ -31,15 +33,20 @@ struct Rigged {
 #[derive(Default)]
 struct Rig {
     load: VecDeque<Mishap>,
-    prove: VecDeque<Mishap>,
+    intent: VecDeque<Mishap>,
+    withdraw: VecDeque<Mishap>,
     save: VecDeque<Mishap>,
+    mark: VecDeque<Mishap>,
     /// From now on, each of these fails.
     down: bool,
-    /// Leases end after this time, whatever was asked for.
-    hold: Option<Duration>,
-    until_owner_dies: bool,
-    /// Stored just before the next save.
-    moves_on_to: Option<Record>,
+    /// Locks end after this time, whatever was asked for.
+    ttl: Option<Duration>,
+    is_process_bound: bool,
+    knows_no_age: bool,
+    /// Put just before the next save or mark.
+    moves_on_to: Option<Token>,
+    /// What was written to the record, in order.
+    written: Vec<Value>,
 }
 
 #[derive(Clone, Copy)]
@@ -52,11 +59,49 @@ enum Mishap {
     Hangs,
 }
 
+/// What a write of the record is for.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum For {
+    Intent,
+    Withdraw,
+    Save,
+    Mark,
+}
+
+impl For {
+    fn of(now: Option<&Stored>, new: &Value) -> Self {
+        let is_in = |record: &Value, name| record.get(name).is_some();
+        let now = now.map(|now| record_in(&now.contents));
+        if now.is_none_or(|now| now.get("refresh_token") != new.get("refresh_token")) {
+            Self::Save
+        } else if is_in(new, "ended") {
+            Self::Mark
+        } else if is_in(new, "intents") {
+            Self::Intent
+        } else {
+            Self::Withdraw
+        }
+    }
+}
+
+fn record_in(contents: &Contents) -> Value {
+    let mut envelope: Value = serde_json::from_slice(contents.expose()).unwrap();
+    envelope["record"].take()
+}
+
 impl Rigged {
     fn new() -> Self {
         Self {
             store: MemoryStore::new(),
             rig: Arc::default(),
+        }
+    }
+
+    /// Another way to the same store, with a rig of its own.
+    fn another(&self) -> Self {
+        Self {
+            rig: Arc::default(),
+            ..self.clone()
         }
     }
 
@@ -67,9 +112,9 @@ impl Rigged {
     async fn through<'a, T>(
         &'a self,
         next: impl FnOnce(&mut Rig) -> &mut VecDeque<Mishap>,
-        act: StoreFuture<'a, T>,
-    ) -> Result<T, Error> {
-        let failure = || Error::of_store("the store is rigged", "no space is left");
+        act: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
+        let failure = || StoreError::transient("the store is rigged", "no answer");
         let (down, mishap) = self.with(|rig| (rig.down, next(rig).pop_front()));
         match mishap {
             None if down => Err(failure()),
@@ -84,91 +129,111 @@ impl Rigged {
         Profile::new(PROFILE).unwrap()
     }
 
+    fn key() -> Key {
+        Key::record(&Self::profile())
+    }
+
     fn sign_in(&self) -> SignIn {
         SignIn::new(self.clone(), PROFILE).unwrap()
     }
 
+    /// Past the rig.
+    fn behind(&self) -> SignIn {
+        SignIn::new(self.store.clone(), PROFILE).unwrap()
+    }
+
     async fn record(&self) -> Record {
-        let stored = self.store.load(&Self::profile()).await.unwrap();
-        stored.expect("a sign-in is stored").record
+        let stored = self.behind().load().await.unwrap();
+        stored.expect("a sign-in is stored")
     }
 
-    fn set_aside(&self) -> Vec<Record> {
-        self.store.set_aside(&Self::profile())
+    async fn quarantined(&self) -> Vec<Record> {
+        self.behind().quarantined().await.unwrap()
     }
 
-    /// Takes the lease as another owner would.
-    async fn hold_lease(&self, hold: Duration) -> Box<dyn Lease> {
-        match self.store.lease(&Self::profile(), hold).await.unwrap() {
-            Leasing::Got(lease) => lease,
-            held => panic!("{held:?}"),
-        }
+    /// Takes the lock as another owner would.
+    async fn hold_lock(&self, ttl: Duration) -> Owner {
+        let owner = Owner::new([7; 16], "process 4711");
+        let lock = self.store.try_lock(&Self::key(), &owner, ttl).await;
+        assert!(matches!(lock, Ok(TryLock::Acquired(_))), "{lock:?}");
+        owner
+    }
+
+    async fn unlock(&self, owner: &Owner) {
+        self.store.unlock(&Self::key(), owner).await.unwrap();
     }
 }
 
 impl Store for Rigged {
-    fn load<'a>(&'a self, profile: &'a Profile) -> StoreFuture<'a, Option<Stored>> {
-        Box::pin(self.through(|rig| &mut rig.load, self.store.load(profile)))
-    }
-
-    fn save<'a>(
-        &'a self,
-        profile: &'a Profile,
-        redeemed: &'a RefreshToken,
-        successor: &'a Record,
-    ) -> StoreFuture<'a, Saved> {
-        let save = async move {
-            if let Some(record) = self.with(|rig| rig.moves_on_to.take()) {
-                self.store.put(profile, &record).await?;
-            }
-            self.store.save(profile, redeemed, successor).await
-        };
-        Box::pin(self.through(|rig| &mut rig.save, Box::pin(save)))
-    }
-
-    fn put<'a>(&'a self, profile: &'a Profile, record: &'a Record) -> StoreFuture<'a, ()> {
-        self.store.put(profile, record)
-    }
-
-    fn remove<'a>(&'a self, profile: &'a Profile, read: &'a Record) -> StoreFuture<'a, Removed> {
-        self.store.remove(profile, read)
-    }
-
-    fn lease<'a>(&'a self, profile: &'a Profile, hold: Duration) -> StoreFuture<'a, Leasing> {
+    fn load<'a>(&'a self, key: &'a Key) -> StoreFuture<'a, Option<Stored>> {
         Box::pin(async move {
-            let hold = self.with(|rig| rig.hold).unwrap_or(hold);
-            Ok(match self.store.lease(profile, hold).await? {
-                Leasing::Got(lease) => Leasing::Got(Box::new(RiggedLease(self.clone(), lease))),
-                _ => Leasing::Held {
-                    by: Some("process 4711".to_owned()),
+            let load = self.store.load(key);
+            let mut stored = self.through(|rig| &mut rig.load, load).await?;
+            if let (Some(stored), true) = (&mut stored, self.with(|rig| rig.knows_no_age)) {
+                stored.age = None;
+            }
+            Ok(stored)
+        })
+    }
+
+    fn compare_and_set<'a>(
+        &'a self,
+        key: &'a Key,
+        expected: Option<&'a Version>,
+        new: Option<&'a Contents>,
+    ) -> StoreFuture<'a, CompareAndSet> {
+        Box::pin(async move {
+            let set = self.store.compare_and_set(key, expected, new);
+            let Some(record) = new.filter(|_| key.slot().is_none()).map(record_in) else {
+                return self.through(|rig| &mut rig.save, set).await;
+            };
+            let purpose = For::of(self.store.load(key).await?.as_ref(), &record);
+            if matches!(purpose, For::Save | For::Mark)
+                && let Some(token) = self.with(|rig| rig.moves_on_to.take())
+            {
+                self.behind().put(&token).await.unwrap();
+            }
+            self.with(|rig| rig.written.push(record));
+            self.through(
+                |rig| match purpose {
+                    For::Intent => &mut rig.intent,
+                    For::Withdraw => &mut rig.withdraw,
+                    For::Save => &mut rig.save,
+                    For::Mark => &mut rig.mark,
                 },
+                set,
+            )
+            .await
+        })
+    }
+
+    fn try_lock<'a>(
+        &'a self,
+        key: &'a Key,
+        owner: &'a Owner,
+        ttl: Duration,
+    ) -> StoreFuture<'a, TryLock> {
+        Box::pin(async move {
+            let (shorter, is_process_bound) = self.with(|rig| (rig.ttl, rig.is_process_bound));
+            let lock = self
+                .store
+                .try_lock(key, owner, shorter.unwrap_or(ttl))
+                .await?;
+            Ok(match lock {
+                TryLock::Acquired(_) if is_process_bound => {
+                    TryLock::Acquired(LockLifetime::ProcessBound)
+                }
+                lock => lock,
             })
         })
     }
 
-    fn lease_kind(&self) -> LeaseKind {
-        if self.with(|rig| rig.until_owner_dies) {
-            LeaseKind::UntilOwnerDies
-        } else {
-            LeaseKind::ForItsHold
-        }
-    }
-}
-
-struct RiggedLease(Rigged, Box<dyn Lease>);
-
-impl Lease for RiggedLease {
-    fn prove_save<'a>(&'a self, record: &'a Record) -> StoreFuture<'a, ()> {
-        let prove = self.1.prove_save(record);
-        Box::pin(self.0.through(|rig| &mut rig.prove, prove))
+    fn unlock<'a>(&'a self, key: &'a Key, owner: &'a Owner) -> StoreFuture<'a, ()> {
+        self.store.unlock(key, owner)
     }
 
-    fn was_taken_over(&self) -> bool {
-        self.1.was_taken_over()
-    }
-
-    fn release(self: Box<Self>) -> StoreFuture<'static, ()> {
-        self.1.release()
+    fn list(&self) -> StoreFuture<'_, Option<Vec<Profile>>> {
+        self.store.list()
     }
 }
 
@@ -359,7 +424,7 @@ async fn no_refresh_is_sent_when_the_store_could_not_save_its_answer() {
     let provider = replica(&stage, &store);
     let token = provider.token().await.unwrap();
     let before = stage.line.attempts();
-    store.with(|rig| rig.prove = vec![Mishap::Fails; 1000].into());
+    store.with(|rig| rig.intent = vec![Mishap::Fails; 1000].into());
     let mut served = 0;
     while let Some(still) = provider.cached() {
         assert_eq!(still.expose(), token.expose());
@@ -370,7 +435,7 @@ async fn no_refresh_is_sent_when_the_store_could_not_save_its_answer() {
     let error = provider.token().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Store, "{error}");
     assert_eq!(stage.line.attempts(), before, "nothing was sent");
-    store.with(|rig| rig.prove.clear());
+    store.with(|rig| rig.intent.clear());
     pass(secs(61)).await;
     assert!(stage.takes(&provider.token().await.unwrap()));
     assert_nothing_lost(&stage, &first, &store.record().await);
@@ -393,7 +458,7 @@ async fn an_answer_that_could_not_be_saved_is_served_and_saved_as_soon_as_possib
         }
         assert_eq!(refreshes(&stage, &first), 1);
         assert_nothing_lost(&stage, &first, &store.record().await);
-        assert!(store.set_aside().is_empty());
+        assert!(store.quarantined().await.is_empty());
     }
 }
 
@@ -412,7 +477,7 @@ async fn the_sign_in_of_another_app_is_neither_used_nor_spent() {
     provider.token().await.unwrap_err();
     assert_eq!(refreshes(&stage, &first), 0);
     let stored = store.record().await;
-    assert!(stored.dead().is_none());
+    assert!(stored.ended().is_none());
     // It is still the first app's, and so is what follows it.
     replica(&stage, &store).token().await.unwrap();
     assert_eq!(store.record().await.client_id(), stored.client_id());
@@ -487,7 +552,7 @@ async fn a_lease_that_is_never_given_back_is_not_stolen_and_its_holder_is_named(
     let stage = Stage::new();
     let (store, _) = signed_in(&stage).await;
     pass(secs(1000)).await;
-    let _stuck = store.hold_lease(secs(100_000)).await;
+    let _stuck = store.hold_lock(secs(100_000)).await;
     let before = stage.line.attempts();
     let provider = replica(&stage, &store);
     let began = Instant::now();
@@ -503,7 +568,7 @@ async fn a_lease_that_is_lost_while_the_refresh_is_under_way_loses_nothing() {
     let stage = Stage::of(MockCoze::builder().reuse_revokes_family(false));
     let (store, first) = signed_in(&stage).await;
     pass(secs(1000)).await;
-    store.with(|rig| rig.hold = Some(secs(2)));
+    store.with(|rig| rig.ttl = Some(secs(2)));
     stage.line.takes(secs(5));
     let (slow, other) = (replica(&stage, &store), replica(&stage, &store));
     let former = tokio::spawn(async move { slow.token().await.unwrap() });
@@ -523,7 +588,7 @@ async fn after_invalid_grant_a_former_owner_has_time_to_save() {
     let (store, _) = signed_in(&stage).await;
     pass(secs(1000)).await;
     store.with(|rig| {
-        rig.hold = Some(secs(1));
+        rig.ttl = Some(secs(1));
         rig.save = vec![Mishap::Fails; 10].into();
     });
     let (former, other) = (replica(&stage, &store), replica(&stage, &store));
@@ -533,7 +598,7 @@ async fn after_invalid_grant_a_former_owner_has_time_to_save() {
     let got = other.token().await.unwrap();
     assert!(began.elapsed() >= secs(1), "{:?}", began.elapsed());
     assert_eq!(former.await.unwrap().expose(), got.expose());
-    assert!(store.record().await.dead().is_none());
+    assert!(store.record().await.ended().is_none());
 }
 
 /// An owner that redeems the refresh token, but whose saves fail, and whose lease runs out: its way to the store, itself,
@@ -542,12 +607,9 @@ async fn redeemed_and_unsaved(
     stage: &Stage,
     store: &Rigged,
 ) -> (Rigged, CachedProvider, AccessToken) {
-    let cut_off = Rigged {
-        rig: Arc::default(),
-        ..store.clone()
-    };
+    let cut_off = store.another();
     cut_off.with(|rig| {
-        rig.hold = Some(secs(1));
+        rig.ttl = Some(secs(1));
         rig.save = vec![Mishap::Fails; 1000].into();
     });
     let owner = replica(stage, &cut_off);
@@ -566,7 +628,7 @@ async fn whoever_could_not_save_for_minutes_is_waited_for() {
     // It tries again every ten seconds.
     let other = replica(&stage, &store);
     assert_eq!(other.token().await.unwrap().expose(), got.expose());
-    assert!(store.record().await.dead().is_none());
+    assert!(store.record().await.ended().is_none());
 }
 
 #[tokio::test(start_paused = true)]
@@ -576,17 +638,17 @@ async fn a_save_that_comes_after_the_sign_in_was_given_up_brings_it_back() {
     pass(secs(1000)).await;
     let (cut_off, former, got) = redeemed_and_unsaved(&stage, &store).await;
     // Another owner does not know that, and gives up at once.
-    store.with(|rig| rig.until_owner_dies = true);
+    store.with(|rig| rig.is_process_bound = true);
     let other = replica(&stage, &store);
     assert!(other.token().await.unwrap_err().needs_sign_in());
-    assert!(store.record().await.dead().is_some());
+    assert!(store.record().await.ended().is_some());
 
     cut_off.with(|rig| rig.save.clear());
     for _ in 0..3 {
         assert_eq!(former.token().await.unwrap().expose(), got.expose());
         pass(secs(1)).await;
     }
-    assert!(store.record().await.dead().is_none());
+    assert!(store.record().await.ended().is_none());
     assert_eq!(other.token().await.unwrap().expose(), got.expose());
     assert_eq!(refreshes(&stage, &first), 1);
 }
@@ -596,10 +658,7 @@ async fn whoever_could_not_save_keeps_the_lease_so_that_nobody_sends_the_spent_t
     let stage = Stage::of(MockCoze::builder().reuse_revokes_family(true));
     let (store, first) = signed_in(&stage).await;
     pass(secs(1000)).await;
-    let cut_off = Rigged {
-        rig: Arc::default(),
-        ..store.clone()
-    };
+    let cut_off = store.another();
     cut_off.with(|rig| rig.save = vec![Mishap::Fails; 9].into());
     let (former, other) = (replica(&stage, &cut_off), replica(&stage, &store));
     let got = former.token().await.unwrap();
@@ -618,7 +677,7 @@ async fn a_lease_that_is_lost_between_two_attempts_ends_them() {
     pass(secs(1000)).await;
     let faults = stage.mock.faults();
     faults.add(Fault::too_many_requests(10), Target::refresh(), Times::ONCE);
-    store.with(|rig| rig.hold = Some(secs(2)));
+    store.with(|rig| rig.ttl = Some(secs(2)));
     let (slow, other) = (replica(&stage, &store), replica(&stage, &store));
     let former = tokio::spawn(async move { slow.token().await.unwrap() });
     pass(secs(5)).await;
@@ -633,7 +692,7 @@ async fn shutdown_sends_nothing_any_more_and_does_not_wait_for_the_lease() {
     let stage = Stage::new();
     let (store, _) = signed_in(&stage).await;
     pass(secs(1000)).await;
-    let lease = store.hold_lease(secs(1000)).await;
+    let lease = store.hold_lock(secs(1000)).await;
     let before = stage.line.attempts();
     let provider = replica(&stage, &store);
     let waiting = tokio::spawn({
@@ -645,7 +704,7 @@ async fn shutdown_sends_nothing_any_more_and_does_not_wait_for_the_lease() {
     provider.shutdown().await.unwrap();
     assert!(began.elapsed() < secs(1), "{:?}", began.elapsed());
     assert_eq!(waiting.await.unwrap().kind(), ErrorKind::ShutDown);
-    lease.release().await.unwrap();
+    store.unlock(&lease).await;
     pass(secs(10)).await;
     assert_eq!(stage.line.attempts(), before);
 }
@@ -673,7 +732,7 @@ async fn a_one_shot_program_with_a_valid_token_does_not_wait_for_the_lease() {
     let stage = Stage::new();
     let (store, first) = signed_in(&stage).await;
     pass(secs(800)).await;
-    let _stuck = store.hold_lease(secs(1000)).await;
+    let _stuck = store.hold_lock(secs(1000)).await;
     let provider = CachedProvider::web(stage.web(), store.sign_in())
         .refresh(RefreshMode::InLine)
         .build();
@@ -692,9 +751,9 @@ async fn a_refusal_is_believed_at_once_where_no_former_owner_can_save() {
         let (store, first) = signed_in(&stage).await;
         let refresh_token = first.refresh_token().unwrap().expose();
         assert!(stage.mock.revoke_sign_in(refresh_token));
-        let former = store.hold_lease(secs(30)).await;
+        let former = store.hold_lock(secs(30)).await;
         let _kept = if was_released {
-            former.release().await.unwrap();
+            store.unlock(&former).await;
             None
         } else {
             Some(former)
@@ -718,8 +777,16 @@ async fn a_refusal_that_is_not_believed_yet_does_not_ask_for_a_sign_in() {
     let refresh_token = first.refresh_token().unwrap().expose();
     assert!(stage.mock.revoke_sign_in(refresh_token));
     pass(secs(1000)).await;
-    let _former = store.hold_lease(secs(30)).await;
-    pass(secs(31)).await;
+    // An owner whose request hangs, and that can't withdraw its intent.
+    let cut_off = store.another();
+    cut_off.with(|rig| rig.withdraw = vec![Mishap::Fails; 10].into());
+    stage.line.cut(Cut::Silent);
+    let former = CachedProvider::web(stage.web(), cut_off.sign_in())
+        .deadline(secs(5))
+        .build();
+    former.token().await.unwrap_err();
+    stage.line.mend();
+    pass(secs(100)).await;
     let before = stage.line.attempts();
     let provider = CachedProvider::web(stage.web(), store.sign_in())
         .deadline(secs(5))
@@ -731,7 +798,7 @@ async fn a_refusal_that_is_not_believed_yet_does_not_ask_for_a_sign_in() {
             break;
         }
         assert_eq!(error.kind(), ErrorKind::StoreBusy, "{error}");
-        assert!(store.record().await.dead().is_none());
+        assert!(store.record().await.ended().is_none());
         pass(error.retry_after().unwrap()).await;
     }
     assert!(began.elapsed() >= secs(35), "{:?}", began.elapsed());
@@ -754,7 +821,11 @@ async fn a_sign_in_that_was_replaced_in_the_middle_is_used_and_the_answer_set_as
     store.sign_in().put(&fresh).await.unwrap();
     let got = refreshing.await.unwrap();
     assert_eq!(got.expose(), fresh.access_token().expose());
-    assert_eq!(store.set_aside().len(), 1);
+    assert_eq!(
+        store.quarantined().await.len(),
+        2,
+        "what was replaced, and what came too late"
+    );
     assert_nothing_lost(&stage, &fresh, &store.record().await);
 }
 
@@ -767,12 +838,15 @@ async fn a_sign_in_that_was_removed_in_the_middle_stays_removed() {
     let provider = replica(&stage, &store);
     let refreshing = tokio::spawn(async move { provider.token().await.unwrap_err() });
     pass(secs(1)).await;
-    store.sign_in().remove().await.unwrap();
+    store.sign_in().sign_out().await.unwrap();
     let error = refreshing.await.unwrap();
     assert_eq!(error.kind(), ErrorKind::NotSignedIn, "{error}");
-    assert!(error.to_string().contains("are set aside"), "{error}");
+    assert!(error.to_string().contains("was signed out"), "{error}");
     assert!(store.sign_in().load().await.unwrap().is_none());
-    assert_eq!(store.set_aside().len(), 1);
+    assert!(
+        store.quarantined().await.is_empty(),
+        "no live token is left"
+    );
 }
 
 // The sign-in ends
@@ -798,11 +872,11 @@ async fn a_dead_sign_in_is_told_to_all_and_sent_by_none_until_a_person_signs_in(
     assert_eq!(stage.line.attempts(), before, "nobody sends it again");
     let dead = store.record().await;
     assert!(dead.holds(first.refresh_token().unwrap()), "kept");
-    assert_eq!(dead.dead().unwrap().code, "invalid_grant");
+    assert_eq!(dead.ended().unwrap().code, "invalid_grant");
 
     let fresh = stage.web_sign_in().await;
     store.sign_in().put(&fresh).await.unwrap();
-    assert!(store.set_aside()[0].holds(first.refresh_token().unwrap()));
+    assert!(store.quarantined().await[0].holds(first.refresh_token().unwrap()));
     for provider in [&one, &other] {
         let token = provider.token().await.unwrap();
         assert_eq!(token.expose(), fresh.access_token().expose());
@@ -828,7 +902,7 @@ async fn invalid_grant_is_not_believed_of_a_record_that_has_changed() {
     store.sign_in().put(&fresh).await.unwrap();
     let got = refreshing.await.unwrap();
     assert_eq!(got.expose(), fresh.access_token().expose());
-    assert!(store.record().await.dead().is_none());
+    assert!(store.record().await.ended().is_none());
 }
 
 #[tokio::test(start_paused = true)]
@@ -839,7 +913,7 @@ async fn a_sign_in_that_was_replaced_just_before_it_is_called_over_is_used() {
     assert!(stage.mock.revoke_sign_in(refresh_token));
     pass(secs(1000)).await;
     let fresh = stage.web_sign_in().await;
-    store.with(|rig| rig.moves_on_to = Some(Record::of(&fresh).unwrap()));
+    store.with(|rig| rig.moves_on_to = Some(fresh.clone()));
     let got = replica(&stage, &store).token().await.unwrap();
     assert_eq!(got.expose(), fresh.access_token().expose());
     assert_nothing_lost(&stage, &fresh, &store.record().await);
@@ -873,5 +947,5 @@ async fn a_lost_answer_ends_a_sign_in_and_nothing_else_does() {
     let error = provider.token().await.unwrap_err();
     assert!(error.needs_sign_in(), "{error}");
     assert_eq!(refreshes(&stage, &first), 1, "redeemed, and never heard of");
-    assert!(store.record().await.dead().is_some());
+    assert!(store.record().await.ended().is_some());
 }

@@ -37,6 +37,8 @@
 //! until a fresh one replaces it. Nothing is replaced before a copy of it is in quarantine.
 
 mod intent;
+#[cfg(test)]
+mod model;
 mod put;
 mod quarantine;
 mod record;
