@@ -5,7 +5,7 @@
 mod store;
 
 use anyhow::Context;
-use coze_auth::store::contract::{Blocking, Store};
+use coze_auth::store::{Blocking, Store};
 use store::SqliteStore;
 
 #[tokio::main]
