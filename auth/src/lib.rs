@@ -36,7 +36,9 @@
 //! | the application's own, by JWT | [`CachedProvider::jwt`] |
 //! | a signed-in person's, by refresh token, kept in a [`store`] | [`CachedProvider::web`], `pkce`, `device` |
 //! | the same, kept in memory | [`CachedProvider::web_in_memory`], `pkce_in_memory`, `device_in_memory` |
+//! | each of very many signed-in users', by refresh token, kept in a [`store`] | [`UserPool`] |
 //! | each of very many end users', by JWT | [`SessionPool`] |
+//! | that of another exchange: a gateway, workload identity | [`CachedProvider::from_fn`] |
 //! | yours | implement [`TokenProvider`] |
 //!
 //! Whoever has the console's `coze_oauth_config.json`, or the environment variables of the official SDKs'
@@ -55,7 +57,7 @@
 //!   sent, a JWT that a wrong clock spoiled; a provider tries again on errors that may pass. At most 1 MiB of
 //!   an answer is read.
 //! - A refresh token works once, so a stored sign-in has one owner at a time, across threads, processes and machines:
-//!   see [`store`].
+//!   see [`sign_in`].
 //! - Each exchange is a [`tracing`](https://docs.rs/tracing) event at level `DEBUG`: flow, endpoint, status, log
 //!   id, duration.
 //!
@@ -75,17 +77,15 @@
 //! | token for every call | `JWTOAuth` | `JWTAuth` | `NewJWTAuth` | `token: async () => …` | [`CachedProvider::jwt`] |
 //! | scope, session | arguments | arguments | options | options | [`JwtTokenRequest`] |
 //! | config file | `loadFromFile` | `load_oauth_app_from_config` | `LoadOAuthAppFromConfig` | `loadFromConfig` | [`OAuthConfig::from_file`] |
-//! | keeping the sign-in | - | - | - | - | [`CachedProvider::web`] and a [`store`] |
+//! | keeping the sign-in | - | - | - | - | [`CachedProvider::web`] and [`SignIn`] |
 //! | log id | `getLogID` | `response.logid` | `LogID` | `x-tt-logid` | [`Token::log_id`], [`Error::log_id`] |
 //!
 //! # Features
 //!
-//! All are off by default.
+//! - `testing`, off by default: a controllable clock, an in-process transport, and the suite that every store passes, in the
+//!   module `testing`.
 //!
-//! - `keyring`: `store::KeyringStore`, in the operating system's secret service.
-//! - `redis`: `store::RedisStore`, for the replicas of a service.
-//! - `testing`: a clock in one's hand, a transport to a service in the same process, and the suite that every
-//!   store passes, in the module `testing`.
+//! Stores that keep sign-ins when the program ends are in the crate `coze-auth-stores`.
 
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]

@@ -18,8 +18,8 @@ use tokio::{sync::oneshot, task::JoinHandle, time::Instant};
 use super::{SignIn, StoredSource, UserFlow};
 use crate::{
     Endpoint, OAuthClient, RefreshMode, RefreshToken, Token, WebFlow,
-    provider::source::Source,
-    store::contract::{
+    provider::{circuit_breaker::CircuitBreaker, source::Source},
+    store::{
         CompareAndSet, Contents, Key, LockLifetime, MemoryStore, Owner, Profile, Store, StoreError,
         StoreFuture, Stored, TryLock, Version,
     },
@@ -358,6 +358,7 @@ async fn run(scenario: Scenario, schedule: &mut Schedule) -> Result<(), String> 
         let source = StoredSource::new(
             Arc::new(UserFlow::Web(world.flow(Some(actor), &clock))),
             world.handle(actor),
+            Arc::new(CircuitBreaker::always_closed()),
         );
         let world = Arc::clone(&world);
         actors.push(tokio::spawn(async move {

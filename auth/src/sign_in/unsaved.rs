@@ -19,7 +19,7 @@ use crate::{
     Error,
     clock::Clock,
     runtime::{self, RunsOn},
-    store::contract::Version,
+    store::Version,
 };
 
 /// A save that fails is tried for this long before a program ends, and for each try in the background.

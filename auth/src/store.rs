@@ -1,7 +1,15 @@
-//! The contract between a sign-in and the store that keeps it: bytes under keys, with versions, ages and locks.
+//! Where sign-ins are kept: bytes under keys, with versions, ages and locks.
 //!
-//! A store knows nothing of tokens. What a sign-in is, when it is refreshed, and what a conflict means is decided once, above
-//! every store. So a store is small: five methods, four of which are a row in a table.
+//! | store | crate | for |
+//! |---|---|---|
+//! | [`MemoryStore`] | here | tests, and programs that may forget their sign-ins |
+//! | `FileStore` | `coze-auth-stores` (feature `file`, on by default) | the programs of one user: a file for each sign-in, in a folder |
+//! | `KeyringStore` | `coze-auth-stores` (feature `keyring`) | the same, in the operating system's keyring |
+//! | `RedisStore` | `coze-auth-stores` (feature `redis`) | a service of several replicas |
+//! | your own | implement [`Store`] | any database: `examples/sqlite` is one of about 100 lines |
+//!
+//! A store knows nothing of tokens. What a sign-in is, how it is refreshed, and what a conflict means is decided once, above
+//! every store, in [`sign_in`](crate::sign_in). So a store is small: five methods, four of which are a row in a table.
 //!
 //! - [`load`](Store::load) reads the contents of a key, their version, and their age by the store's own clock.
 //! - [`compare_and_set`](Store::compare_and_set) creates, replaces or deletes them, if they still have the expected version.
@@ -43,7 +51,7 @@ pub type StoreFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>>
 ///
 /// ```
 /// use std::{sync::atomic::{AtomicU64, Ordering}, time::Duration};
-/// use coze_auth::store::contract::{
+/// use coze_auth::store::{
 ///     CompareAndSet, Contents, Key, Owner, Profile, Store, StoreFuture, Stored, TryLock, Version,
 /// };
 ///
@@ -280,7 +288,7 @@ impl<S: Store + ?Sized> Store for Arc<S> {
 /// The name of a sign-in in a store: 1 to 128 bytes of UTF-8 without control characters.
 ///
 /// ```
-/// use coze_auth::store::contract::Profile;
+/// use coze_auth::store::Profile;
 ///
 /// let profile = Profile::new("default")?;
 /// assert_eq!(profile.name(), "default");
@@ -391,7 +399,7 @@ impl fmt::Display for Key {
 /// What a key holds: bytes with secrets in them, so they are wiped when dropped, and not printed.
 ///
 /// ```compile_fail
-/// let contents = coze_auth::store::contract::Contents::from(b"secret".to_vec());
+/// let contents = coze_auth::store::Contents::from(b"secret".to_vec());
 /// println!("{contents:?}");
 /// ```
 #[derive(Clone)]
@@ -420,7 +428,7 @@ impl From<Zeroizing<Vec<u8>>> for Contents {
 /// Names one write of a key. It means something only to the store that made it, and is compared for equality only.
 ///
 /// ```
-/// use coze_auth::store::contract::{Contents, Version};
+/// use coze_auth::store::{Contents, Version};
 ///
 /// let contents = Contents::from(b"{}".to_vec());
 /// assert_eq!(Version::of(&contents), Version::of(&contents));
@@ -511,7 +519,7 @@ pub enum LockLifetime {
 /// Who holds a lock: one run of refresh in one process, with all its attempts.
 ///
 /// ```
-/// use coze_auth::store::contract::Owner;
+/// use coze_auth::store::Owner;
 ///
 /// let owner = Owner::new([7; 16], "process 4711 on host\n");
 /// assert_eq!(owner.id(), "07070707070707070707070707070707");
@@ -586,7 +594,7 @@ pub enum StoreErrorKind {
 /// Its text is shown to people: it is put on one line, and cut to a sane length. Neither it nor the source may hold a secret.
 ///
 /// ```
-/// use coze_auth::store::contract::{StoreError, StoreErrorKind};
+/// use coze_auth::store::{StoreError, StoreErrorKind};
 ///
 /// let full = std::io::Error::from(std::io::ErrorKind::StorageFull);
 /// let error = StoreError::full("the database did not take the sign-in", full);
