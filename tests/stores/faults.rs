@@ -13,16 +13,19 @@ use std::{
     time::Duration,
 };
 
+use aws_lc_rs::digest::{SHA256, digest};
+use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use coze_auth::{
-    CachedProvider, Endpoint, Error, OAuthClient, TokenProvider, WebFlow,
-    store::{FileStore, Lease, Leasing, Profile, Record, RedisStore, SignIn, Store, Stored},
+    CachedProvider, Endpoint, Error, OAuthClient, SignIn, TokenProvider, WebFlow,
+    store::contract::{Key, Owner, Profile, Store, TryLock},
 };
+use coze_auth_stores::{FileStore, RedisStore};
 use coze_mock::{Decision, Fault, MockCoze, Outcome, Target, Times, defaults};
 use tokio::time::{Instant, sleep};
 
 use crate::{
     left_out::{left_out, skipped},
-    redis::{RedisServer, patient},
+    server::RedisServer,
 };
 
 const REDIRECT_URI: &str = "http://127.0.0.1:8080/callback";
@@ -34,7 +37,7 @@ const MIDDLE: Duration = Duration::from_secs(6);
 struct Stage {
     mock: MockCoze,
     flow: WebFlow,
-    store: Arc<dyn Store>,
+    sign_in: SignIn,
     holder: CachedProvider,
     seeker: CachedProvider,
     /// The one that the mock's ledger knows it by.
@@ -60,6 +63,7 @@ impl Stage {
         let secret = defaults::WEB_CLIENT_SECRET;
         let flow = WebFlow::new(client, defaults::WEB_CLIENT_ID, secret).unwrap();
         let provider = || {
+            // As if each were in a process of its own.
             let sign_in = SignIn::new(Arc::clone(&store), "ann").unwrap();
             CachedProvider::web(flow.clone(), sign_in)
                 .deadline(DEADLINE)
@@ -71,7 +75,7 @@ impl Stage {
             first: String::new(),
             mock,
             flow,
-            store,
+            sign_in: SignIn::new(Arc::clone(&store), "ann").unwrap(),
         };
         let first = stage.sign_in_anew().await;
         stage.holder.token().await.unwrap();
@@ -86,9 +90,8 @@ impl Stage {
         let callback = self.mock.authorize(page.as_str(), Decision::Approve);
         let callback = callback.unwrap().to_string();
         let token = self.flow.complete(login, &callback).await.unwrap();
-        let record = Record::of(&token).unwrap();
-        self.store.put(&ann(), &record).await.unwrap();
-        record.refresh_token().expose().to_owned()
+        self.sign_in.put(&token).await.unwrap();
+        token.refresh_token().unwrap().expose().to_owned()
     }
 
     fn refreshes(&self) -> usize {
@@ -163,8 +166,8 @@ impl Stage {
         let after = self.seeker.token().await;
         assert!(after.is_ok(), "{fault}: once it is mended: {after:?}");
         self.seeker.shutdown().await.unwrap();
-        let stored = self.store.load(&ann()).await.unwrap().unwrap();
-        let stored = coze_mock::fingerprint(stored.record.refresh_token().expose());
+        let stored = self.sign_in.load().await.unwrap().unwrap();
+        let stored = coze_mock::fingerprint(stored.refresh_token().expose());
         let lost = self.chain(refresh_token).1 != Some(stored);
         Row {
             fault,
@@ -175,8 +178,13 @@ impl Stage {
     }
 }
 
-fn ann() -> Profile {
-    Profile::new("ann").unwrap()
+fn ann() -> Key {
+    Key::record(&Profile::new("ann").unwrap())
+}
+
+/// An owner that is not one of the providers.
+fn stuck() -> Owner {
+    Owner::new([7; 16], "process 4711 on host")
 }
 
 impl Row {
@@ -192,7 +200,6 @@ impl Row {
         if let Some(port) = port {
             seen = seen.replace(&format!("127.0.0.1:{port}"), "REDIS");
         }
-        seen = seen.replace(&format!("process {}", std::process::id()), "process PID");
         let lost = if self.lost { "**yes**" } else { "no" };
         format!("| {} | {seen} | {} | {lost} |", self.fault, self.sent)
     }
@@ -252,15 +259,28 @@ impl InFolder {
     }
 }
 
-async fn leased(store: &Arc<dyn Store>) -> Box<dyn Lease> {
-    match store.lease(&ann(), Duration::from_secs(60)).await.unwrap() {
-        Leasing::Got(lease) => lease,
-        held => panic!("{held:?}"),
-    }
+async fn lock(stage: &Stage) {
+    let ttl = Duration::from_secs(60);
+    let locked = stage.sign_in.store().try_lock(&ann(), &stuck(), ttl).await;
+    assert!(matches!(locked, Ok(TryLock::Acquired(_))), "{locked:?}");
 }
 
-async fn stored(stage: &Stage) -> Stored {
-    stage.store.load(&ann()).await.unwrap().unwrap()
+/// The record of a program that knows a later version of it.
+fn of_the_future(contents: &str) -> String {
+    let (_, record) = contents.split_once("\"record\":").unwrap();
+    let record = &record[..record.rfind('}').unwrap()];
+    let record = record.replace("\"version\":1", "\"version\":2");
+    let checksum = BASE64_URL_SAFE_NO_PAD.encode(digest(&SHA256, record.as_bytes()));
+    format!("{{\"checksum\":\"{checksum}\",\"record\":{record}}}")
+}
+
+/// One that a machine which stalls for seconds does not make fail.
+fn tolerant(server: &RedisServer) -> Arc<dyn Store> {
+    const TOLERANT: Duration = Duration::from_secs(20);
+    let store = RedisStore::builder(server.url())
+        .connect_timeout(TOLERANT)
+        .response_timeout(TOLERANT);
+    Arc::new(store.build().unwrap())
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -273,8 +293,9 @@ async fn a_file_that_is_not_as_it_should_be() {
     rows.push(row.await.line(Some(&place.folder()), None));
 
     let (place, stage) = InFolder::set().await;
-    let future = fs::read_to_string(place.file("json")).unwrap();
-    let future = future.replace("\"version\":1", "\"version\":2");
+    let whole = fs::read_to_string(place.file("json")).unwrap();
+    let (_, contents) = whole.split_once('\n').unwrap();
+    let future = of_the_future(contents);
     let row = place.meet_in_its_place("file: of a future version", &stage, &future);
     rows.push(row.await.line(Some(&place.folder()), None));
 
@@ -297,37 +318,38 @@ async fn a_file_whose_lock_clock_or_owner_changes() {
     let mut rows = Vec::new();
 
     let (place, stage) = InFolder::set().await;
-    let stuck = leased(&stage.store).await;
-    let row = stage.meet("file: lock held by a stuck process", async |_| {
-        stuck.release().await.unwrap();
+    lock(&stage).await;
+    let row = stage.meet("file: lock held by a stuck process", async |stage| {
+        let store = stage.sign_in.store();
+        store.unlock(&ann(), &stuck()).await.unwrap();
     });
     rows.push(row.await.line(Some(&place.folder()), None));
 
     // A clock that was set back finds a record of the future.
     let (place, stage) = InFolder::set().await;
-    let json = fs::read_to_string(place.file("json")).unwrap();
-    let mut json: serde_json::Value = serde_json::from_str(&json).unwrap();
-    let saved_at = json["saved_at_ms"].as_u64().unwrap();
-    json["saved_at_ms"] = (saved_at + 3_600_000).into();
-    fs::write(place.file("json"), json.to_string()).unwrap();
+    let whole = fs::read_to_string(place.file("json")).unwrap();
+    let (header, contents) = whole.split_once('\n').unwrap();
+    let mut header: serde_json::Value = serde_json::from_str(header).unwrap();
+    let written_at = header["written_at_ms"].as_u64().unwrap();
+    header["written_at_ms"] = (written_at + 3_600_000).into();
+    fs::write(place.file("json"), format!("{header}\n{contents}")).unwrap();
     let row = stage.meet("file: clock set back by an hour", async |stage| {
-        assert!(
-            stored(stage).await.age < Duration::from_secs(60),
-            "stamped anew"
-        );
+        let stored = stage.sign_in.store().load(&ann()).await.unwrap().unwrap();
+        let age = stored.age.unwrap();
+        assert!(age < Duration::from_secs(60), "{age:?}");
     });
     rows.push(row.await.line(Some(&place.folder()), None));
 
     let (place, stage) = InFolder::set().await;
-    let lease = place.file("lease");
-    let row = stage.meet_in_the_middle("file: lease lost in the middle", async |_| {
-        fs::remove_file(lease).unwrap();
+    let locked = place.file("lock");
+    let row = stage.meet_in_the_middle("file: lock lost in the middle", async |_| {
+        fs::remove_file(locked).unwrap();
         None
     });
     rows.push(row.await.line(Some(&place.folder()), None));
 
     let (place, stage) = InFolder::set().await;
-    let row = stage.meet_in_the_middle("file: record moved on in the middle", async |stage| {
+    let row = stage.meet_in_the_middle("file: signed in again in the middle", async |stage| {
         Some(stage.sign_in_anew().await)
     });
     rows.push(row.await.line(Some(&place.folder()), None));
@@ -342,10 +364,9 @@ async fn a_redis_that_fails() {
         return;
     };
     let port = Some(server.port());
-    let connect = |server: &RedisServer| -> Arc<dyn Store> { Arc::new(patient(server.url())) };
     let mut rows = Vec::new();
 
-    let stage = Stage::set(connect(&server)).await;
+    let stage = Stage::set(tolerant(&server)).await;
     server.stop();
     let row = stage.meet("Redis: down, then restarted", async |_| {
         server.start_again()
@@ -358,22 +379,30 @@ async fn a_redis_that_fails() {
     let row = stage.meet("Redis: slow", async |_| server.thaw());
     rows.push(row.await.line(None, port));
 
-    let stage = Stage::set(connect(&server)).await;
+    let stage = Stage::set(tolerant(&server)).await;
     let _: String = server.ask("CONFIG SET maxmemory 1");
     let row = stage.meet("Redis: out of memory", async |_| {
         let _: String = server.ask("CONFIG SET maxmemory 0");
     });
     rows.push(row.await.line(None, port));
 
-    let stage = Stage::set(connect(&server)).await;
-    let row = stage.meet_in_the_middle("Redis: lease lost in the middle", async |_| {
-        let deleted: u64 = server.ask("DEL coze-auth:{ann}:lease");
+    let stage = Stage::set(tolerant(&server)).await;
+    let row = stage.meet_in_the_middle("Redis: out of memory in the middle", async |_| {
+        let _: String = server.ask("CONFIG SET maxmemory 1");
+        None
+    });
+    rows.push(row.await.line(None, port));
+    let _: String = server.ask("CONFIG SET maxmemory 0");
+
+    let stage = Stage::set(tolerant(&server)).await;
+    let row = stage.meet_in_the_middle("Redis: lock lost in the middle", async |_| {
+        let deleted: u64 = server.ask("DEL coze-auth:{ann}:lock");
         assert_eq!(deleted, 1);
         None
     });
     rows.push(row.await.line(None, port));
 
-    let stage = Stage::set(connect(&server)).await;
+    let stage = Stage::set(tolerant(&server)).await;
     let row = stage.meet_in_the_middle("Redis: restarted in the middle", async |_| {
         server.stop();
         server.start_again();
@@ -381,8 +410,8 @@ async fn a_redis_that_fails() {
     });
     rows.push(row.await.line(None, port));
 
-    let stage = Stage::set(connect(&server)).await;
-    let row = stage.meet_in_the_middle("Redis: record moved on in the middle", async |stage| {
+    let stage = Stage::set(tolerant(&server)).await;
+    let row = stage.meet_in_the_middle("Redis: signed in again in the middle", async |stage| {
         Some(stage.sign_in_anew().await)
     });
     rows.push(row.await.line(None, port));

@@ -1,11 +1,4 @@
-//! The stores of sign-ins, against the real thing that each keeps them in.
-//!
-//! | module | store | on |
-//! |---|---|---|
-//! | [`keyring`] | `KeyringStore` | GNOME Keyring, in D-Bus sessions of the tests' own |
-//! | [`redis`] | `RedisStore` | Redis servers of the tests' own |
-//! | [`faults`] | `FileStore`, `RedisStore` | disks, locks, files and servers that fail, with the mock of Coze |
-//! | [`durability`] | `FileStore` | the system calls of one save |
+//! Sign-ins in stores that fail, with the mock of Coze: [`faults`].
 //!
 //! What of that this machine lacks, [`left_out`] tells.
 
@@ -13,15 +6,13 @@
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
-    clippy::print_stdout,
-    reason = "a test stops at the first surprise; helpers of tests do too, and processes talk by their standard output"
+    reason = "a test stops at the first surprise; helpers of tests do too"
 )]
 
-mod durability;
 #[cfg(target_os = "linux")]
 mod faults;
-#[cfg(target_os = "linux")]
-mod keyring;
-#[path = "../../auth/src/store/file/tests/left_out.rs"]
+#[path = "../../stores/tests/support/left_out.rs"]
 mod left_out;
-mod redis;
+#[allow(dead_code, reason = "the tests of the Redis store use the rest")]
+#[path = "../../stores/tests/redis/server.rs"]
+mod server;
