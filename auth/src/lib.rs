@@ -123,8 +123,8 @@ pub use flow::{
     web::{WebFlow, WebLogin, WebLoginBuilder},
 };
 pub use provider::{
-    AccessToken, BorrowedToken, CachedProvider, CachedProviderBuilder, FixedToken, PoolBuilder,
-    PoolStats, ProviderStats, RefreshMode, SessionPool, SessionProvider, TokenFuture,
+    AccessToken, BorrowedToken, CachedProvider, CachedProviderBuilder, FixedToken, GetToken,
+    PoolBuilder, PoolStats, ProviderStats, RefreshMode, SessionPool, SessionProvider, TokenFuture,
     TokenProvider, UserPool, UserProvider,
 };
 pub use token::{RefreshToken, Token};

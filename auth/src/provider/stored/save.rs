@@ -85,6 +85,8 @@ impl Owner {
         let saving = store.save(self.profile(), redeemed.refresh_token(), &successor);
         let saved = timeout_at(until, saving).await;
         let saved = saved.unwrap_or_else(|_| Err(no_answer()))?;
+        // It is no news.
+        self.state().loaded = Some(successor.refresh_token().clone());
         if let Saved::MovedOn(now) = &saved {
             self.state().was_removed = now.is_none();
             tracing::warn!(
