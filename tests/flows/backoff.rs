@@ -9,9 +9,8 @@ use std::{
 };
 
 use coze_auth::{
-    AccessToken, CachedProvider, Error, ErrorCode, ErrorKind, JwtFlow, SignFuture, Signer,
-    TokenProvider,
-    store::{MemoryStore, SignIn},
+    AccessToken, CachedProvider, Error, ErrorCode, ErrorKind, JwtFlow, SignFuture, SignIn, Signer,
+    TokenProvider, store::MemoryStore,
 };
 use coze_mock::defaults;
 use tokio::time::Instant;

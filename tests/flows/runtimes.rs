@@ -12,9 +12,8 @@ use std::{
 
 use bytes::Bytes;
 use coze_auth::{
-    CachedProvider, Endpoint, Error, ErrorKind, OAuthClient, PkceFlow, Token, TokenProvider,
-    UserPool, WebFlow, reqwest,
-    store::{MemoryStore, SignIn},
+    CachedProvider, Endpoint, Error, ErrorKind, OAuthClient, PkceFlow, SignIn, Token,
+    TokenProvider, UserPool, WebFlow, reqwest, store::MemoryStore,
 };
 use coze_mock::{Decision, Endpoint as At, Fault, MockCoze, Target, Times, defaults};
 use tokio::{
@@ -404,7 +403,10 @@ async fn a_code_that_met_a_server_going_away_is_not_sent_again_either() {
     let outcome = redeem(client).await;
     let error = outcome.unwrap_err();
     assert!(
-        matches!(error.kind(), ErrorKind::Interrupted | ErrorKind::NotProcessed),
+        matches!(
+            error.kind(),
+            ErrorKind::Interrupted | ErrorKind::NotProcessed
+        ),
         "{error} {error:?}"
     );
     assert_eq!(processed.load(Ordering::SeqCst), 0);

@@ -8,10 +8,10 @@ use std::{
 };
 
 use coze_auth::{
-    AccessToken, ErrorKind, RefreshToken, Token, TokenProvider, UserPool,
+    AccessToken, ErrorKind, Token, TokenProvider, UserPool,
     store::{
-        LeaseKind, Leasing, MemoryStore, Profile, Record, Removed, Saved, Store, StoreFuture,
-        Stored,
+        CompareAndSet, Contents, Key, MemoryStore, Owner, Profile, Store, StoreError,
+        StoreErrorKind, StoreFuture, Stored, TryLock, Version,
     },
 };
 use tokio::time::Instant;
@@ -81,10 +81,7 @@ async fn users_stay_signed_in_for_hours_with_one_refresh_each_time() {
     pool.shutdown().await.unwrap();
     for first in signed_in.values() {
         let generations = generations(&stage, first);
-        assert!(
-            (7..=10).contains(&generations),
-            "{generations} in 6,000 s"
-        );
+        assert!((7..=10).contains(&generations), "{generations} in 6,000 s");
     }
     let stats = pool.stats();
     assert!((30..46).contains(&stats.requests), "{stats:?}");
@@ -170,10 +167,10 @@ async fn a_user_who_signs_in_again_or_out_is_believed_at_once() {
     alice.put(&fresh).await.unwrap();
     let served = alice.token().await.unwrap();
     assert_eq!(served.expose(), fresh.access_token().expose());
-    alice.remove().await.unwrap();
+    alice.sign_out().await.unwrap();
     let error = alice.token().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NotSignedIn, "{error}");
-    assert!(alice.sign_in().unwrap().is_needed().await.unwrap());
+    assert!(alice.sign_in().unwrap().requires_sign_in().await.unwrap());
 }
 
 #[tokio::test(start_paused = true)]
@@ -261,7 +258,8 @@ async fn shutdown_waits_for_the_refreshes_that_are_under_way_and_begins_no_other
     assert_eq!(error.kind(), ErrorKind::ShutDown);
 }
 
-/// A store in which the profile of one user is held by another owner, who does not give it back.
+/// A store in which the profiles of some users are locked by another owner, who does not give them back, and which can fail
+/// to save.
 #[derive(Clone)]
 struct OneStuck {
     store: Arc<MemoryStore>,
@@ -269,39 +267,46 @@ struct OneStuck {
 }
 
 impl Store for OneStuck {
-    fn load<'a>(&'a self, profile: &'a Profile) -> StoreFuture<'a, Option<Stored>> {
-        self.store.load(profile)
+    fn load<'a>(&'a self, key: &'a Key) -> StoreFuture<'a, Option<Stored>> {
+        self.store.load(key)
     }
 
-    fn save<'a>(
+    fn compare_and_set<'a>(
         &'a self,
-        profile: &'a Profile,
-        redeemed: &'a RefreshToken,
-        successor: &'a Record,
-    ) -> StoreFuture<'a, Saved> {
-        if *self.fails_to_save.lock().unwrap() {
-            return Box::pin(async { Err(coze_auth::Error::of_store("full", "no space")) });
+        key: &'a Key,
+        expected: Option<&'a Version>,
+        new: Option<&'a Contents>,
+    ) -> StoreFuture<'a, CompareAndSet> {
+        // An intent is taken: so the refresh is sent.
+        let is_intent = new.is_some_and(|new| {
+            let json = std::str::from_utf8(new.expose()).unwrap();
+            json.contains("\"intents\"")
+        });
+        if *self.fails_to_save.lock().unwrap() && !is_intent {
+            let full = StoreError::new(StoreErrorKind::Full, "full");
+            return Box::pin(async { Err(full) });
         }
-        self.store.save(profile, redeemed, successor)
+        self.store.compare_and_set(key, expected, new)
     }
 
-    fn put<'a>(&'a self, profile: &'a Profile, record: &'a Record) -> StoreFuture<'a, ()> {
-        self.store.put(profile, record)
-    }
-
-    fn remove<'a>(&'a self, profile: &'a Profile, read: &'a Record) -> StoreFuture<'a, Removed> {
-        self.store.remove(profile, read)
-    }
-
-    fn lease<'a>(&'a self, profile: &'a Profile, hold: Duration) -> StoreFuture<'a, Leasing> {
-        if profile.name().starts_with("stuck") {
-            return Box::pin(async { Ok(Leasing::Held { by: None }) });
+    fn try_lock<'a>(
+        &'a self,
+        key: &'a Key,
+        owner: &'a Owner,
+        ttl: Duration,
+    ) -> StoreFuture<'a, TryLock> {
+        if key.profile().name().starts_with("stuck") {
+            return Box::pin(async { Ok(TryLock::Held { by: None }) });
         }
-        self.store.lease(profile, hold)
+        self.store.try_lock(key, owner, ttl)
     }
 
-    fn lease_kind(&self) -> LeaseKind {
-        self.store.lease_kind()
+    fn unlock<'a>(&'a self, key: &'a Key, owner: &'a Owner) -> StoreFuture<'a, ()> {
+        self.store.unlock(key, owner)
+    }
+
+    fn list(&self) -> StoreFuture<'_, Option<Vec<Profile>>> {
+        self.store.list()
     }
 }
 
