@@ -8,6 +8,7 @@
 //! | [`provider`] | Is the cached token valid, got once, and never lost? |
 //! | [`sessions`] | Has each end user's session a token of its own, and only one? |
 //! | [`outage`] | What does a pool of them do to a server that is down, and to its callers? |
+//! | [`answers`] | What does a user suffer from an answer that is not quite as documented? |
 //! | [`api`] | Do API calls carry a token, and recover once from a dead one? |
 //! | [`stored`] | Is a stored sign-in shared by its replicas, and never lost? |
 //! | [`walk`] | Does all of this hold together, over thousands of random steps? |
@@ -22,6 +23,7 @@
     reason = "a test stops at the first surprise; helpers of tests do too"
 )]
 
+mod answers;
 mod api;
 mod clean;
 mod faults;
