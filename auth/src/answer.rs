@@ -270,7 +270,9 @@ impl Answer<'_> {
             let mut deserializer = serde_json::Deserializer::from_str(&text);
             serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
                 let path = error.path().to_string();
-                not_as_described(wrong_type(&path, error.inner(), &text))
+                // A key of a map stands in the path.
+                let what = wrong_type(&path, error.inner(), &text);
+                not_as_described(presentable(&what, self.secrets))
             })
         })
     }
@@ -323,13 +325,22 @@ impl Answer<'_> {
         let error = Error::new(ErrorKind::Refused, "Coze refused").with_told(told);
         let error = match word {
             Some(ErrorCode::Other(word)) => {
-                error.with_code(ErrorCode::Other(presentable(&word, self.secrets)))
+                error.with_code(ErrorCode::Other(self.shown(&word, object)))
             }
             Some(code) => error.with_code(code),
             None => error,
         };
-        let shown = message.map(|message| presentable(&message, self.secrets));
+        let shown = message.map(|message| self.shown(&message, object));
         Some(error.with_message(shown.filter(|message| !message.is_empty())))
+    }
+
+    /// A text of this answer, without the secrets that the request carried or the answer brings.
+    fn shown(&self, text: &str, object: &Object<'_>) -> String {
+        let brought = ["access_token", "refresh_token", "device_code"];
+        let brought = brought.iter().filter_map(|name| object.text(name));
+        let mut secrets = self.secrets.to_vec();
+        secrets.extend(brought.map(|secret| Secret::from(secret.as_str())));
+        presentable(text, &secrets)
     }
 
     /// Not what was asked for, and not one of Coze's errors.
