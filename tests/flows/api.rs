@@ -13,7 +13,6 @@ use coze_mock::{
     Endpoint as At, ErrorShape, ErrorWord, Fault, MockCoze, RequestRecord, Times, defaults,
 };
 use http_body_util::{BodyDataStream, Full};
-use serde_json::json;
 
 use crate::support::{Cut, Stage, edit_json, jwt_flow, millis, pass, secs, status};
 
@@ -229,48 +228,6 @@ async fn each_way_to_refuse_a_token_is_recovered_from() {
 /// What `POST /v3/chat` answers to a wrong token.
 const WRONG_TOKEN: &str = "The token you entered is incorrect. Please double-check";
 
-/// Lets the API refuse with HTTP 200, code 4101 and this message where it would refuse the token.
-fn refuse_with_4101(stage: &Stage, message: &'static str) {
-    stage.line.rewrites(move |response| {
-        if response.status() == 401 {
-            *response.status_mut() = http::StatusCode::OK;
-            edit_json(response, |json| {
-                json["code"] = 4101.into();
-                json["msg"] = message.into();
-            });
-        }
-    });
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_chat_that_is_refused_for_its_token_is_tried_with_the_next() {
-    for message in [WRONG_TOKEN, "invalid TOKEN"] {
-        let stage = Stage::new();
-        refuse_with_4101(&stage, message);
-        let (api, provider) = in_process(&stage);
-        let dead = provider.token().await.unwrap();
-        stage.mock.revoke_access_token(dead.expose());
-        let outcome = me(&api).await;
-        assert!(outcome.is_ok(), "{message}: {outcome:?}");
-        assert_eq!(requests(&stage.mock), (2, 2), "{message}");
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_missing_permission_costs_no_token_and_the_hint_names_the_other_causes() {
-    let stage = Stage::new();
-    refuse_with_4101(&stage, "no permission for this resource");
-    let (api, provider) = in_process(&stage);
-    let dead = provider.token().await.unwrap();
-    stage.mock.revoke_access_token(dead.expose());
-    let error = me(&api).await.unwrap_err();
-    assert!(!error.is_token_refused(), "{error}");
-    assert_eq!(requests(&stage.mock), (1, 1));
-    for named in ["key", "permission", "site"] {
-        assert!(error.hint().contains(named), "{named}: {}", error.hint());
-    }
-}
-
 #[tokio::test(start_paused = true)]
 async fn a_fresh_token_that_is_refused_as_well_is_not_what_is_wrong() {
     let stage = Stage::new();
@@ -293,44 +250,6 @@ async fn a_fresh_token_that_is_refused_as_well_is_not_what_is_wrong() {
     let error = me(&api).await.unwrap_err();
     let hint = error.hint();
     assert!(hint.contains("the token is not what is wrong"), "{hint}");
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_field_of_another_type_is_named_by_its_path_and_not_quoted() {
-    for (field, value, expected) in [
-        (
-            "user_name",
-            json!(["hush"]),
-            "data.user_name is an array, where a string was expected",
-        ),
-        (
-            "user_name",
-            json!({"hush": 1}),
-            "data.user_name is an object, where a string",
-        ),
-        (
-            "user_id",
-            json!(true),
-            "data.user_id is a boolean, where a string",
-        ),
-        ("", json!("hush"), "data is a string, where"),
-    ] {
-        let stage = Stage::new();
-        stage.line.rewrites(move |response| {
-            let body = std::str::from_utf8(response.body()).unwrap();
-            if body.contains("user_name") {
-                edit_json(response, |json| match field {
-                    "" => json["data"] = value.clone(),
-                    field => json["data"][field] = value.clone(),
-                });
-            }
-        });
-        let (api, _) = in_process(&stage);
-        let error = me(&api).await.unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::InvalidAnswer, "{error}");
-        assert!(error.to_string().contains(expected), "{error}");
-        assert!(!format!("{error} {error:?}").contains("hush"), "{error:?}");
-    }
 }
 
 /// From now on the API refuses every token.

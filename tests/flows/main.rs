@@ -11,6 +11,7 @@
 //! | [`users`] | Has each signed-in user of a pool a token of its own, which is never lost? |
 //! | [`backoff`] | When does a provider ask again after a failure, and what ends that? |
 //! | [`runtimes`] | What if a runtime ends, stands still, or shares a connection with another? |
+//! | [`answers`] | What does a user suffer from an answer that is not quite as documented? |
 //! | [`api`] | Do API calls carry a token, and recover once from a dead one? |
 //! | [`stored`] | Is a stored sign-in shared by its replicas, and never lost? |
 //! | [`walk`] | Does all of this hold together, over thousands of random steps? |
@@ -25,6 +26,7 @@
     reason = "a test stops at the first surprise; helpers of tests do too"
 )]
 
+mod answers;
 mod api;
 mod backoff;
 mod clean;

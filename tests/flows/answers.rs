@@ -1,0 +1,1027 @@
+//! What a user would suffer from an answer that is not quite as documented: a sign-in lost, a login that never
+//! ends, a token that is dead. The mock sends such answers, and knows which tokens live.
+
+use std::time::Duration;
+
+use coze_api::{CozeApi, types};
+use coze_auth::{
+    AccessToken, CachedProvider, Endpoint, Error, ErrorCode, ErrorKind, JwtTokenRequest,
+    OAuthClient, PkceFlow, PollStatus, Result, SignIn, Token, TokenProvider, reqwest,
+    sign_in::Record,
+    store::{MemoryStore, Store},
+};
+use coze_auth_stores::FileStore;
+use coze_mock::{
+    Decision, Edit, EditedAnswer, Endpoint as At, ExpiryForm, Fault, Framing, MockCoze, Place,
+    ScriptedAnswer, Target, Times, defaults,
+};
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use crate::support::{REDIRECT_URI, START, Stage, millis, pass, secs};
+
+/// A user's sign-in in a store, and the program that uses it.
+struct Kept {
+    stage: Stage,
+    sign_in: SignIn,
+    provider: CachedProvider,
+}
+
+impl Kept {
+    async fn new() -> Self {
+        Self::in_store(MemoryStore::new()).await
+    }
+
+    async fn in_store(store: impl Store) -> Self {
+        let stage = Stage::new();
+        let sign_in = SignIn::new(store, "default").unwrap();
+        sign_in.put(&stage.pkce_sign_in().await).await.unwrap();
+        Self {
+            provider: provider(&stage, &sign_in),
+            stage,
+            sign_in,
+        }
+    }
+
+    /// From now on, so many refreshes are answered so.
+    fn answers(&self, fault: impl Into<Fault>, times: Times) {
+        self.stage
+            .mock
+            .faults()
+            .add(fault, Target::refresh(), times);
+    }
+
+    /// The access token ends, and a caller asks for one.
+    async fn token_after_the_end(&self) -> Result<AccessToken> {
+        pass(secs(901)).await;
+        self.provider.token().await
+    }
+
+    /// The API refuses the access token, and a caller asks for another. A file tells how old it is by the real
+    /// time, which does not pass here.
+    async fn renewed(&self, why: &str) {
+        let refused = self.provider.token().await;
+        let refused = refused.unwrap_or_else(|error| panic!("{why}: {error}"));
+        self.stage.mock.revoke_access_token(refused.expose());
+        self.provider.invalidate(&refused);
+        let token = self.provider.token().await;
+        let token = token.unwrap_or_else(|error| panic!("{why}: {error}"));
+        assert!(self.stage.takes(&token), "{why}");
+    }
+
+    async fn record(&self) -> Record {
+        let stored = self.sign_in.load().await.unwrap();
+        stored.expect("a sign-in is stored")
+    }
+
+    fn refreshes(&self) -> usize {
+        self.stage.token_requests().len() - 1
+    }
+
+    /// The sign-in can go on: what is stored is the refresh token that lives, and no dead one was ever sent.
+    async fn assert_not_lost(&self, why: &str) {
+        let record = self.record().await;
+        assert!(record.ended().is_none(), "{why}: marked dead");
+        let refresh_token = record.refresh_token().expose();
+        let sign_in = self.stage.mock.sign_in_of(refresh_token);
+        let sign_in = sign_in.unwrap_or_else(|| panic!("{why}: an unknown token is stored"));
+        let live = sign_in.live_refresh_token().map(str::to_owned);
+        let stored = coze_mock::fingerprint(refresh_token);
+        assert_eq!(live, Some(stored), "{why}: a dead token is stored");
+        assert_eq!(sign_in.reuse_attempts(), 0, "{why}");
+    }
+
+    /// Whatever comes later, the sign-in goes on.
+    async fn assert_goes_on(&self, why: &str) {
+        self.assert_not_lost(why).await;
+        pass(secs(3700)).await;
+        let token = self.provider.token().await;
+        let token = token.unwrap_or_else(|error| panic!("{why}: {error}"));
+        assert!(self.stage.takes(&token), "{why}");
+        self.assert_not_lost(why).await;
+    }
+}
+
+fn provider(stage: &Stage, sign_in: &SignIn) -> CachedProvider {
+    CachedProvider::pkce(stage.pkce(), sign_in.clone()).build()
+}
+
+fn edited(edit: Edit) -> EditedAnswer {
+    EditedAnswer::new([edit])
+}
+
+fn expires_in(value: impl Into<Value>) -> EditedAnswer {
+    edited(Edit::set("/expires_in", value))
+}
+
+fn framed(framing: Framing) -> EditedAnswer {
+    EditedAnswer::new([]).framed(framing)
+}
+
+// 1. The only copy of something.
+
+#[tokio::test(start_paused = true)]
+async fn nobody_is_signed_out_by_a_life_that_cannot_be_read() {
+    let relative_millis = edited(Edit::expiry(ExpiryForm::RelativeMillis));
+    for answer in [
+        edited(Edit::remove("/expires_in")),
+        expires_in("900"),
+        expires_in("soon"),
+        expires_in(""),
+        expires_in(Value::Null),
+        expires_in(true),
+        expires_in(json!({"seconds": 900})),
+        expires_in(json!([900])),
+        expires_in(1e300),
+        expires_in(u64::MAX),
+        expires_in(10 * 365 * 24 * 3600),
+        expires_in(START + 10 * 365 * 24 * 3600),
+        relative_millis,
+    ] {
+        let kept = Kept::new().await;
+        let why = format!("{answer:?}");
+        kept.answers(answer, Times::ONCE);
+        let token = kept.token_after_the_end().await;
+        let token = token.unwrap_or_else(|error| panic!("{why}: {error}"));
+        assert!(kept.stage.takes(&token), "{why}");
+        let life = kept.record().await.life();
+        assert!(life > secs(890) && life <= secs(900), "{why}: {life:?}");
+        assert_eq!(kept.refreshes(), 1, "{why}");
+        kept.assert_goes_on(&why).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_first_login_is_not_lost_to_a_life_that_cannot_be_read() {
+    for answer in [edited(Edit::remove("/expires_in")), expires_in("900")] {
+        let stage = Stage::new();
+        let faults = stage.mock.faults();
+        for sign_in in 0..3 {
+            faults.add(answer.clone(), At::Token, Times::ONCE);
+            let token = match sign_in {
+                0 => stage.web_sign_in().await,
+                1 => stage.pkce_sign_in().await,
+                _ => stage.device_sign_in().await,
+            };
+            assert!(faults.pending().is_empty());
+            stage.granted(&token);
+            assert!(token.refresh_token().is_some());
+            assert_eq!(token.lifetime().as_secs().div_ceil(10), 90);
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_service_that_asked_for_less_is_served_no_dead_token_when_the_life_is_missing() {
+    let stage = Stage::new();
+    stage.mock.faults().add(
+        edited(Edit::remove("/expires_in")),
+        At::Token,
+        Times::Forever,
+    );
+    let request = JwtTokenRequest::new().duration(secs(60));
+    let provider = CachedProvider::jwt_for(stage.jwt(), request).build();
+    for _ in 0..30 {
+        let token = provider.token().await.unwrap();
+        assert!(stage.takes(&token), "a dead token was served");
+        pass(secs(7)).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_access_token_that_cannot_be_used_does_not_take_the_sign_in_with_it() {
+    for (edit, named) in [
+        (Edit::set("/access_token", "two\r\nlines"), "access"),
+        (Edit::set("/access_token", "\u{1f511}"), "access"),
+        (Edit::set("/access_token", ""), "access_token"),
+        (Edit::set("/access_token", 7), "access_token is a number"),
+        (
+            Edit::set("/access_token", json!({"a": "hush"})),
+            "access_token is an object",
+        ),
+        (Edit::remove("/access_token"), "access_token"),
+        (Edit::set("/token_type", "mac"), "token"),
+        (Edit::set("/token_type", "DPoP"), "token"),
+    ] {
+        let kept = Kept::new().await;
+        let why = format!("{edit:?}");
+        kept.answers(edited(edit), Times::ONCE);
+        let error = kept.token_after_the_end().await.unwrap_err();
+        assert!(!error.needs_sign_in(), "{why}: {error}");
+        assert_eq!(error.code(), None, "{why}: {error}");
+        assert!(error.to_string().contains(named), "{why}: {error}");
+        assert!(!format!("{error} {error:?}").contains("hush"), "{why}");
+        kept.assert_not_lost(&why).await;
+
+        pass(secs(5)).await;
+        let token = kept.provider.token().await;
+        let token = token.unwrap_or_else(|error| panic!("{why}: {error}"));
+        assert!(kept.stage.takes(&token), "{why}");
+        assert_eq!(kept.refreshes(), 2, "{why}");
+        kept.assert_goes_on(&why).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn callers_do_not_burn_a_refresh_each_while_the_access_tokens_cannot_be_used() {
+    for answer in [
+        edited(Edit::set("/token_type", "mac")),
+        edited(Edit::remove("/access_token")),
+        framed(Framing::new().cut_behind("refresh_token").missing(40)),
+    ] {
+        let kept = Kept::new().await;
+        let why = format!("{answer:?}");
+        pass(secs(901)).await;
+        kept.answers(answer, Times::Forever);
+        for _ in 0..600 {
+            let error = kept.provider.token().await.unwrap_err();
+            assert!(!error.needs_sign_in(), "{why}: {error}");
+            pass(millis(100)).await;
+        }
+        let refreshes = kept.refreshes();
+        assert!(refreshes <= 12, "{why}: {refreshes} refreshes in a minute");
+        kept.stage.mock.faults().clear();
+        pass(secs(60)).await;
+        kept.assert_goes_on(&why).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_field_that_comes_twice_costs_nobody_the_sign_in() {
+    for (name, value) in [
+        ("/access_token", json!("an untrue one")),
+        ("/refresh_token", json!("an untrue one")),
+        ("/refresh_token", json!(null)),
+        ("/refresh_token", json!({"of another": "type"})),
+        ("/expires_in", json!(7)),
+        ("/token_type", json!("mac")),
+    ] {
+        let kept = Kept::new().await;
+        let why = format!("{name} {value}");
+        kept.answers(edited(Edit::repeat(name, value, Place::Last)), Times::ONCE);
+        let token = kept.token_after_the_end().await;
+        let token = token.unwrap_or_else(|error| panic!("{why}: {error}"));
+        assert!(kept.stage.takes(&token), "{why}");
+        kept.assert_goes_on(&why).await;
+    }
+}
+
+/// JSON that is complete in a framing that is not.
+fn broken_framings() -> [Framing; 6] {
+    [
+        Framing::new().without_last_chunk(),
+        Framing::new().missing(1),
+        Framing::new().missing(100_000),
+        Framing::new().behind("\n<!-- added by a proxy -->"),
+        Framing::new()
+            .behind("}{\"error\":\"invalid_grant\"}")
+            .missing(3),
+        Framing::new().before("\u{feff}"),
+    ]
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_breaks_behind_the_answer_costs_nobody_the_sign_in() {
+    for framing in broken_framings() {
+        let kept = Kept::new().await;
+        let why = format!("{framing:?}");
+        kept.answers(framed(framing), Times::ONCE);
+        let token = kept.token_after_the_end().await;
+        let token = token.unwrap_or_else(|error| panic!("{why}: {error}"));
+        assert!(kept.stage.takes(&token), "{why}");
+        assert_eq!(kept.refreshes(), 1, "{why}");
+        kept.assert_goes_on(&why).await;
+    }
+}
+
+#[tokio::test]
+async fn a_connection_that_breaks_behind_the_answer_costs_no_sign_in_over_a_socket_either() {
+    let mock = MockCoze::start().await.unwrap();
+    let client = OAuthClient::builder()
+        .endpoint(Endpoint::custom(mock.url()).unwrap())
+        .http(|| reqwest::Client::builder().no_proxy())
+        .build()
+        .unwrap();
+    let pkce = PkceFlow::new(client, defaults::PKCE_CLIENT_ID).unwrap();
+    let (page, login) = pkce.login(REDIRECT_URI).begin().unwrap();
+    let callback = mock.authorize(page.as_str(), Decision::Approve).unwrap();
+    let mut token = pkce.complete(login, callback.as_str()).await.unwrap();
+    for framing in broken_framings() {
+        let why = format!("{framing:?}");
+        mock.faults()
+            .add(framed(framing), Target::refresh(), Times::ONCE);
+        let next = pkce.refresh(token.refresh_token().unwrap()).await;
+        token = next.unwrap_or_else(|error| panic!("{why}: {error}"));
+        assert!(mock.granted(token.access_token().expose()).is_some());
+    }
+    let sign_in = mock.sign_in_of(token.refresh_token().unwrap().expose());
+    assert_eq!(sign_in.unwrap().reuse_attempts(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_is_cut_behind_its_refresh_token_keeps_the_sign_in() {
+    for framing in [
+        Framing::new().cut_behind("refresh_token"),
+        Framing::new().cut_behind("refresh_token").missing(22),
+        Framing::new()
+            .cut_behind("refresh_token")
+            .without_last_chunk(),
+        Framing::new().cut_behind("token_type").missing(1),
+    ] {
+        let kept = Kept::new().await;
+        let why = format!("{framing:?}");
+        kept.answers(framed(framing), Times::ONCE);
+        let error = kept.token_after_the_end().await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Interrupted, "{why}: {error}");
+        assert_eq!(kept.refreshes(), 1, "{why}: nothing redeemed is sent again");
+        kept.assert_not_lost(&why).await;
+        pass(secs(5)).await;
+        let token = kept.provider.token().await;
+        let token = token.unwrap_or_else(|error| panic!("{why}: {error}"));
+        assert!(kept.stage.takes(&token), "{why}");
+        kept.assert_goes_on(&why).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn milliseconds_make_no_token_of_the_year_2554() {
+    for text in [false, true] {
+        let kept = Kept::new().await;
+        let millis = Edit::Expiry {
+            form: ExpiryForm::AbsoluteMillis,
+            text,
+            shift_seconds: 0,
+        };
+        kept.answers(edited(millis), Times::Forever);
+        // One that counts as alive for five centuries is served when it is dead.
+        for _ in 0..5 {
+            let token = kept.token_after_the_end().await.unwrap();
+            assert!(kept.stage.takes(&token), "a dead token was served");
+            let life = kept.record().await.life();
+            assert!(life > secs(890) && life <= secs(900), "{life:?}");
+        }
+        kept.assert_goes_on("milliseconds").await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn callers_do_not_burn_a_refresh_each_while_tokens_arrive_dead() {
+    let past = Edit::Expiry {
+        form: ExpiryForm::Absolute,
+        text: false,
+        shift_seconds: -1000,
+    };
+    for answer in [expires_in(0), expires_in("0"), expires_in(-5), edited(past)] {
+        let kept = Kept::new().await;
+        let why = format!("{answer:?}");
+        pass(secs(901)).await;
+        kept.answers(answer, Times::Forever);
+        for _ in 0..600 {
+            let _ = kept.provider.token().await;
+            pass(millis(100)).await;
+        }
+        let refreshes = kept.refreshes();
+        assert!(refreshes <= 12, "{why}: {refreshes} refreshes in a minute");
+        kept.stage.mock.faults().clear();
+        pass(secs(60)).await;
+        kept.assert_goes_on(&why).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_device_can_be_signed_in_whatever_the_start_says_about_times() {
+    let interval = |value: Value| Edit::set("/interval", value);
+    let life = |value: Value| Edit::set("/expires_in", value);
+    for (edits, seconds, expires_in) in [
+        (vec![Edit::remove("/interval")], 5.0, 300),
+        (vec![interval(json!(null))], 5.0, 300),
+        (vec![interval(json!("5"))], 5.0, 300),
+        (vec![interval(json!("7"))], 7.0, 300),
+        (vec![interval(json!(5.5))], 5.5, 300),
+        (vec![interval(json!("soon"))], 5.0, 300),
+        (vec![interval(json!({}))], 5.0, 300),
+        (vec![interval(json!(-1))], 5.0, 300),
+        (vec![interval(json!(365 * 24 * 3600))], 5.0, 300),
+        (vec![Edit::remove("/expires_in")], 5.0, 300),
+        (vec![life(json!("300"))], 5.0, 300),
+        (vec![life(json!(null))], 5.0, 300),
+        (vec![life(json!(true))], 5.0, 300),
+        (vec![life(json!(START + 300))], 5.0, 300),
+        (vec![life(json!((START + 300).to_string()))], 5.0, 300),
+        (vec![life(json!((START + 300) * 1000))], 5.0, 300),
+        (vec![life(json!(365 * 24 * 3600))], 5.0, 300),
+        (vec![interval(json!("x")), life(json!("x"))], 5.0, 300),
+    ] {
+        let why = format!("{edits:?}");
+        let stage = Stage::new();
+        stage
+            .mock
+            .faults()
+            .add(EditedAnswer::new(edits), At::DeviceCode, Times::ONCE);
+        let device = stage.device();
+        let started = device.start().await;
+        let authorization = started.unwrap_or_else(|error| panic!("{why}: {error}"));
+        // A clamped interval, or the one that was meant.
+        let expected = Duration::from_secs_f64(seconds);
+        assert_eq!(authorization.interval(), expected, "{why}");
+        assert_eq!(authorization.expires_in(), secs(expires_in), "{why}");
+        stage
+            .mock
+            .approve_device(authorization.user_code())
+            .unwrap();
+        let began = Instant::now();
+        let token = device.poll(&authorization).await;
+        let token = token.unwrap_or_else(|error| panic!("{why}: {error}"));
+        stage.granted(&token);
+        assert!(began.elapsed() < secs(10), "{why}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refresh_token_of_odd_characters_is_stored_and_used() {
+    for refresh_token in [
+        "white space",
+        " around ",
+        "\ttab\r\nlines\n",
+        "\u{0}\u{1}\u{7f}",
+        "\"quotes\" and \\ and \u{1f511} and \u{2028}",
+    ] {
+        let why = format!("{refresh_token:?}");
+        let folder = tempfile::tempdir().unwrap();
+        let file = || FileStore::new(folder.path().join("sign-ins"));
+        let kept = Kept::in_store(file()).await;
+        kept.answers(
+            edited(Edit::set("/refresh_token", refresh_token)),
+            Times::ONCE,
+        );
+        kept.renewed(&why).await;
+        let stored = kept.record().await;
+        assert_eq!(stored.refresh_token().expose(), refresh_token, "{why}");
+
+        // A program that starts later reads it, and goes on.
+        let sign_in = SignIn::new(file(), "default").unwrap();
+        assert!(!sign_in.requires_sign_in().await.unwrap(), "{why}");
+        let later = Kept {
+            provider: provider(&kept.stage, &sign_in),
+            sign_in,
+            ..kept
+        };
+        pass(secs(60)).await;
+        later.renewed(&why).await;
+        later.assert_not_lost(&why).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refresh_token_of_another_type_leaves_the_old_one_stored() {
+    for value in [json!(7), json!(null), json!({"a": 1}), json!("")] {
+        let kept = Kept::new().await;
+        let before = kept.record().await;
+        let why = value.to_string();
+        kept.answers(edited(Edit::set("/refresh_token", value)), Times::ONCE);
+        let token = kept.token_after_the_end().await;
+        let token = token.unwrap_or_else(|error| panic!("{why}: {error}"));
+        assert!(kept.stage.takes(&token), "{why}");
+        let after = kept.record().await;
+        assert!(after.holds(before.refresh_token()), "{why}");
+        assert!(after.ended().is_none(), "{why}");
+    }
+}
+
+/// Bodies of an error, each a step off the documented ones.
+fn pending_bodies() -> Vec<ScriptedAnswer> {
+    let word = "authorization_pending";
+    let at = |status, body: Value| ScriptedAnswer::new(status, body);
+    vec![
+        at(400, json!({"error": word})),
+        at(400, json!({"error_code": word})),
+        at(200, json!({"error": word, "error_code": word})),
+        at(500, json!({"error": word})),
+        at(
+            400,
+            json!({"error_code": word, "error": {"logid": "20261004095709"}}),
+        ),
+        at(400, json!({"error": {"code": word, "message": "wait"}})),
+        at(
+            400,
+            json!({"error": word, "access_token": null, "expires_in": "x"}),
+        ),
+        ScriptedAnswer::new(
+            400,
+            b"{\"error\":\"authorization_pending\",\"error_description\":\"\xff\xfe\"}".to_vec(),
+        ),
+        at(400, json!({"error": word})).framed(Framing::new().before("\u{feff}")),
+        at(400, json!({"error": word})).framed(Framing::new().behind("\n--\n")),
+        at(400, json!({"error": word})).framed(Framing::new().missing(9)),
+        at(400, json!({"error": word})).header("Content-Type", "text/plain"),
+    ]
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_login_goes_on_however_the_server_says_that_it_is_pending() {
+    for pending in pending_bodies() {
+        let why = format!("{pending:?}");
+        let stage = Stage::new();
+        stage.mock.faults().add(pending, At::Token, Times::Next(3));
+        let device = stage.device();
+        let authorization = device.start().await.unwrap();
+        stage
+            .mock
+            .approve_device(authorization.user_code())
+            .unwrap();
+        let mut failed = Vec::new();
+        let token = device
+            .poll_with(&authorization, |step| {
+                if let PollStatus::Failed(error) = &step.status {
+                    failed.push(error.clone());
+                }
+            })
+            .await;
+        let token = token.unwrap_or_else(|error| panic!("{why}: {error}"));
+        stage.granted(&token);
+        assert!(failed.is_empty(), "{why}: {failed:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_reports_an_error_that_is_a_step_off_can_quote_it() {
+    let text = "kid not known";
+    for (body, code, message, log_id) in [
+        (json!({"error_message": text}), None, text, None),
+        (
+            json!({"code": "4100", "msg": text}),
+            Some(ErrorCode::Api(4100)),
+            text,
+            None,
+        ),
+        (
+            json!({"code": 4100.0, "msg": text}),
+            Some(ErrorCode::Api(4100)),
+            text,
+            None,
+        ),
+        (
+            json!({"error": {"code": "invalid_client", "message": text}}),
+            Some(ErrorCode::InvalidClient),
+            text,
+            None,
+        ),
+        (
+            json!({"error_code": "invalid_client", "error_message": text, "error": {"logid": "20261004095709"}}),
+            Some(ErrorCode::InvalidClient),
+            text,
+            Some("20261004095709"),
+        ),
+    ] {
+        let stage = Stage::new();
+        let scripted = ScriptedAnswer::new(400, body.clone());
+        stage.mock.faults().add(scripted, At::Token, Times::Forever);
+        let error = stage.jwt().token().await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Refused, "{body}: {error}");
+        assert_eq!(error.code(), code.as_ref(), "{body}: {error}");
+        assert_eq!(error.message(), Some(message), "{body}: {error}");
+        assert_eq!(error.log_id(), log_id, "{body}: {error}");
+    }
+    let stage = Stage::new();
+    let body = b"{\"error_code\":\"invalid_client\",\"error_message\":\"not \xff utf-8\"}";
+    let scripted = ScriptedAnswer::new(401, body.to_vec());
+    stage.mock.faults().add(scripted, At::Token, Times::Forever);
+    let error = stage.jwt().token().await.unwrap_err();
+    assert_eq!(error.code(), Some(&ErrorCode::InvalidClient), "{error}");
+    let message = error.message().unwrap_or_default();
+    assert!(message.starts_with("not "), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_reports_a_field_of_a_wrong_type_is_told_which() {
+    let me = |edit| async move {
+        let stage = Stage::new();
+        let faults = stage.mock.faults();
+        faults.add(edited(edit), At::UsersMe, Times::ONCE);
+        let provider = CachedProvider::jwt(stage.jwt()).build();
+        call_me(&CozeApi::new(stage.client(), provider)).await
+    };
+    let start = |edit| async move {
+        let stage = Stage::new();
+        let faults = stage.mock.faults();
+        faults.add(edited(edit), At::DeviceCode, Times::ONCE);
+        stage.device().start().await
+    };
+    let hush = || json!(["hush"]);
+    for (error, told) in [
+        (
+            me(Edit::set("/data/user_name", hush())).await.unwrap_err(),
+            "data.user_name is an array, where a string was expected",
+        ),
+        (
+            me(Edit::set("/data", "hush")).await.unwrap_err(),
+            "data is a string",
+        ),
+        (
+            start(Edit::set("/device_code", hush())).await.unwrap_err(),
+            "device_code is an array, where a string",
+        ),
+        (
+            start(Edit::set("/verification_uri", hush()))
+                .await
+                .unwrap_err(),
+            "verification_uri is an array, where",
+        ),
+    ] {
+        assert_eq!(error.kind(), ErrorKind::InvalidAnswer, "{error}");
+        assert!(error.to_string().contains(told), "{error}");
+        assert!(!error.hint().contains("proxy"), "{}", error.hint());
+        assert!(!format!("{error} {error:?}").contains("hush"), "{error:?}");
+    }
+}
+
+async fn call_me(api: &CozeApi) -> Result<coze_api::Reply<types::UserEnvelope>> {
+    api.call(|api| async move { api.get_current_user().exchange().await })
+        .await
+}
+
+// 2. Clocks.
+
+#[tokio::test(start_paused = true)]
+async fn a_clock_a_few_seconds_fast_keeps_no_service_out() {
+    for ahead in 0..=10 {
+        let stage = Stage::of(MockCoze::builder().jwt_leeway(Duration::ZERO));
+        stage.clock.set_wall_offset_secs(ahead);
+        let token = stage.jwt().token().await;
+        let token = token.unwrap_or_else(|error| panic!("{ahead} s fast: {error}"));
+        stage.granted(&token);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_is_served_a_dead_token_because_a_date_was_slow() {
+    let kept = Kept::new().await;
+    kept.answers(Fault::SkewedDate { seconds: -7200 }, Times::Forever);
+    // Another machine with the same store, whose clock is right as well.
+    let elsewhere = provider(&kept.stage, &kept.sign_in);
+    kept.token_after_the_end().await.unwrap();
+    for minute in 0..120 {
+        for provider in [&kept.provider, &elsewhere] {
+            let token = provider.token().await.unwrap();
+            assert!(kept.stage.takes(&token), "dead after {minute} minutes");
+        }
+        pass(secs(60)).await;
+    }
+    kept.assert_not_lost("a slow date").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_token_is_dead_on_arrival_because_a_date_was_fast() {
+    for seconds in [600, 899, 7200, 400 * 24 * 3600] {
+        let kept = Kept::new().await;
+        kept.answers(Fault::SkewedDate { seconds }, Times::Forever);
+        let token = kept.token_after_the_end().await.unwrap();
+        pass(secs(700)).await;
+        let later = kept.provider.token().await.unwrap();
+        assert_eq!(later.expose(), token.expose(), "{seconds}");
+        assert_eq!(kept.refreshes(), 1, "{seconds}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_date_out_of_a_cache_neither_kills_nor_prolongs_a_token() {
+    for seconds in [-7200, -300, 300] {
+        let kept = Kept::new().await;
+        kept.answers(Fault::SkewedDate { seconds }, Times::Forever);
+        kept.answers(EditedAnswer::new([]).header("Age", "300"), Times::Forever);
+        let token = kept.token_after_the_end().await.unwrap();
+        assert!(kept.stage.takes(&token), "{seconds}");
+        let life = kept.record().await.life();
+        assert_eq!(life.as_secs().div_ceil(5), 180, "{seconds}: {life:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_who_answers_gets_a_jwt_signed_for_a_time_of_his_choice() {
+    for date in [
+        "Thu, 01 Jan 1970 00:00:00 GMT",
+        "Fri, 31 Dec 9999 23:59:59 GMT",
+        "Sun, 17 Jan 2027 08:00:00 GMT",
+    ] {
+        let stage = Stage::new();
+        let refusal = ScriptedAnswer::new(401, json!({"error_code": "invalid_client"}));
+        stage
+            .mock
+            .faults()
+            .add(refusal.header("Date", date), At::Token, Times::Forever);
+        let error = stage.jwt().token().await.unwrap_err();
+        assert_eq!(error.code(), Some(&ErrorCode::InvalidClient), "{error}");
+        for issued_at in stage.jwt_claims("iat") {
+            let issued_at = issued_at.as_u64().unwrap();
+            let a_day = 24 * 3600;
+            assert!(issued_at.abs_diff(START) <= a_day, "{date}: {issued_at}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_a_suspend_nobody_is_shown_a_code_that_is_over() {
+    let stage = Stage::new();
+    let authorization = stage.device().start().await.unwrap();
+    pass(secs(20)).await;
+    // While the machine was suspended, only the wall clock went on.
+    stage.clock.set_wall_offset_secs(200);
+    assert_eq!(authorization.remaining(), secs(80));
+    stage.clock.set_wall_offset_secs(7 * 24 * 3600);
+    assert_eq!(authorization.remaining(), Duration::ZERO);
+    let error = stage.device().poll(&authorization).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::DeviceCodeExpired, "{error}");
+    assert_eq!(stage.token_requests().len(), 0);
+}
+
+// 3. What is hidden, and what is told.
+
+#[tokio::test(start_paused = true)]
+async fn a_short_device_code_ends_no_login() {
+    for device_code in ["d", "pending", "authorization_pending", "_"] {
+        let stage = Stage::new();
+        let answer = edited(Edit::set("/device_code", device_code));
+        stage.mock.faults().add(answer, At::DeviceCode, Times::ONCE);
+        let device = stage.device();
+        let authorization = device.start().await.unwrap();
+        let mock = stage.mock.clone();
+        let user_code = authorization.user_code().to_owned();
+        tokio::spawn(async move {
+            pass(secs(17)).await;
+            mock.approve_device(&user_code).unwrap();
+        });
+        let token = device.poll(&authorization).await;
+        let token = token.unwrap_or_else(|error| panic!("{device_code}: {error}"));
+        stage.granted(&token);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_short_device_code_hides_no_log_id() {
+    let stage = Stage::new();
+    let faults = stage.mock.faults();
+    faults.add(
+        edited(Edit::set("/device_code", "2")),
+        At::DeviceCode,
+        Times::ONCE,
+    );
+    let device = stage.device();
+    let authorization = device.start().await.unwrap();
+    let log_id = "202610040957090123456789ABCDEF";
+    let denied = ScriptedAnswer::new(400, json!({"error": "access_denied"}));
+    faults.add(denied.header("x-tt-logid", log_id), At::Token, Times::ONCE);
+    let error = device.poll(&authorization).await.unwrap_err();
+    assert_eq!(error.code(), Some(&ErrorCode::AccessDenied));
+    assert_eq!(error.log_id(), Some(log_id));
+}
+
+const WRONG_TOKEN: &str = "The token you entered is incorrect. Please double-check the token";
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_is_refused_with_200_for_its_token_is_tried_with_the_next() {
+    let stage = Stage::new();
+    let provider = CachedProvider::jwt(stage.jwt()).build();
+    let api = CozeApi::new(stage.client(), provider);
+    let refusal = ScriptedAnswer::new(200, json!({"code": 4101, "msg": WRONG_TOKEN}));
+    stage.mock.faults().add(refusal, At::UsersMe, Times::ONCE);
+    let outcome = call_me(&api).await;
+    assert!(outcome.is_ok(), "{outcome:?}");
+    assert_eq!(stage.token_requests().len(), 2, "one renewal");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_without_permission_costs_no_token_and_its_hint_names_all_causes() {
+    let stage = Stage::new();
+    let provider = CachedProvider::jwt(stage.jwt()).build();
+    let api = CozeApi::new(stage.client(), provider);
+    let message = "You do not have permission to this resource";
+    let refusal = ScriptedAnswer::new(200, json!({"code": 4101, "msg": message}));
+    stage.mock.faults().add(refusal, At::UsersMe, Times::ONCE);
+    let error = call_me(&api).await.unwrap_err();
+    assert_eq!(error.code(), Some(&ErrorCode::Api(4101)));
+    assert_eq!(stage.token_requests().len(), 1);
+    for named in ["key", "permission", "site"] {
+        assert!(error.hint().contains(named), "{named}: {}", error.hint());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_user_whose_login_has_ended_is_asked_to_sign_in() {
+    let kept = Kept::new().await;
+    let record = kept.record().await;
+    assert!(kept.stage.mock.end_login(record.refresh_token().expose()));
+    let error = kept.token_after_the_end().await.unwrap_err();
+    assert_eq!(error.code(), Some(&ErrorCode::AccessDeny), "{error}");
+    assert!(error.needs_sign_in(), "{error}");
+    assert!(kept.sign_in.requires_sign_in().await.unwrap());
+    assert!(error.hint().contains("sign in"), "{}", error.hint());
+}
+
+/// What a JWT app hears whose exchange is refused so.
+async fn refused_at(endpoint: Endpoint, answer: ScriptedAnswer) -> Error {
+    let stage = Stage::new();
+    stage.mock.faults().add(answer, At::Token, Times::Forever);
+    let client = stage.client_builder().endpoint(endpoint);
+    let jwt = crate::support::jwt_flow(client.build().unwrap());
+    jwt.token().await.unwrap_err()
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_asks_the_wrong_site_is_told_the_other() {
+    let refusal = || {
+        let text = "invalid jwt: kid not been registred";
+        let body = json!({"error_code": "invalid_client", "error": "invalid_client", "error_message": text});
+        ScriptedAnswer::new(401, body)
+    };
+    for endpoint in [Endpoint::COM, Endpoint::CN] {
+        let hint = refused_at(endpoint, refusal()).await.hint();
+        for site in ["api.coze.com", "api.coze.cn"] {
+            assert!(hint.contains(site), "{hint}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_reason_to_refuse_a_jwt_has_a_hint_of_its_own() {
+    let mut hints = Vec::new();
+    for message in [
+        "invalid jwt: kid not been registred",
+        "invalid jwt: aud",
+        "invalid jwt: exp has passed",
+        "invalid jwt: jti was used before",
+        "verify jwt empty",
+        "something else",
+    ] {
+        let body = json!({"error_code": "invalid_client", "error_message": message});
+        let error = refused_at(Endpoint::COM, ScriptedAnswer::new(401, body)).await;
+        assert!(
+            !hints.contains(&error.hint()),
+            "{message}: {}",
+            error.hint()
+        );
+        hints.push(error.hint());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_takes_an_app_of_another_type_is_told_so() {
+    let stage = Stage::new();
+    let body =
+        json!({"error_code": "invalid_request", "error_message": "invalid request: client_secret"});
+    let refusal = ScriptedAnswer::new(400, body);
+    stage.mock.faults().add(refusal, At::Token, Times::Forever);
+    let device = stage.device();
+    let authorization = device.start().await.unwrap();
+    let error = device.poll(&authorization).await.unwrap_err();
+    assert!(error.hint().contains("another type"), "{}", error.hint());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_fresh_token_that_is_refused_too_is_not_called_wrong() {
+    let stage = Stage::new();
+    let provider = CachedProvider::jwt(stage.jwt()).build();
+    let api = CozeApi::new(stage.client(), provider);
+    let body = json!({"code": 4100, "msg": "authentication is invalid"});
+    let refusal = ScriptedAnswer::new(401, body);
+    stage
+        .mock
+        .faults()
+        .add(refusal, At::UsersMe, Times::Forever);
+    let error = call_me(&api).await.unwrap_err();
+    let hint = error.hint();
+    assert!(hint.contains("token is not what is wrong"), "{hint}");
+}
+
+#[test]
+fn a_base_that_is_the_web_site_is_refused_and_the_right_one_named() {
+    for (base, right) in [
+        ("https://www.coze.cn", "https://api.coze.cn"),
+        ("https://coze.cn", "https://api.coze.cn"),
+        ("https://www.coze.com/", "https://api.coze.com"),
+        ("https://coze.com", "https://api.coze.com"),
+    ] {
+        let error = Endpoint::custom(base).unwrap_err();
+        assert!(error.to_string().contains(right), "{base}: {error}");
+    }
+}
+
+// 4. What decides nothing.
+
+fn undecided() -> Vec<ScriptedAnswer> {
+    let page = "<html><body>Please sign in to this network</body></html>";
+    let html = |status| ScriptedAnswer::new(status, page).header("Content-Type", "text/html");
+    vec![
+        html(200),
+        ScriptedAnswer::new(302, "").header("Location", "http://portal.example/"),
+        html(403),
+        html(404),
+        ScriptedAnswer::new(407, "").header("Proxy-Authenticate", "Basic"),
+        html(511),
+        ScriptedAnswer::new(200, ""),
+        ScriptedAnswer::new(204, ""),
+        ScriptedAnswer::new(200, "{}"),
+        ScriptedAnswer::new(200, "[]"),
+        ScriptedAnswer::new(200, "{\"access_tok").framed(Framing::new().missing(200)),
+        ScriptedAnswer::new(200, "{\"access_tok"),
+        ScriptedAnswer::new(400, ""),
+    ]
+}
+
+/// A login whose user approves at this time. When the token came, or why it did not.
+async fn login(stage: &Stage, approved_after: Duration) -> (Result<Token>, Duration) {
+    let device = stage.device();
+    let authorization = device.start().await.unwrap();
+    let (mock, user_code) = (stage.mock.clone(), authorization.user_code().to_owned());
+    tokio::spawn(async move {
+        pass(approved_after).await;
+        mock.approve_device(&user_code).unwrap();
+    });
+    let began = Instant::now();
+    let outcome = device.poll(&authorization).await;
+    (outcome, began.elapsed())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_captive_portal_ends_no_login() {
+    for answer in undecided() {
+        for times in [1, 3] {
+            let why = format!("{times} times {answer:?}");
+            let stage = Stage::new();
+            let faults = stage.mock.faults();
+            faults.add(answer.clone(), At::Token, Times::Next(times));
+            let (outcome, took) = login(&stage, secs(1)).await;
+            let token = outcome.unwrap_or_else(|error| panic!("{why}: {error}"));
+            stage.granted(&token);
+            assert!(took < secs(120), "{why}: {took:?}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn behind_a_captive_portal_a_login_ends_with_its_code_and_asks_seldom() {
+    let stage = Stage::new();
+    let page = ScriptedAnswer::new(200, "<html>").header("Content-Type", "text/html");
+    stage.mock.faults().add(page, At::Token, Times::Forever);
+    let (outcome, took) = login(&stage, secs(1)).await;
+    let error = outcome.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::DeviceCodeExpired, "{error}");
+    assert!(took >= secs(299), "{took:?}");
+    let polls = stage.token_requests().len();
+    assert!((5..15).contains(&polls), "{polls} polls");
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_approves_just_before_the_end_is_signed_in() {
+    // The code lives for 300 s.
+    for left in [800, 2000, 4500] {
+        let stage = Stage::new();
+        let (outcome, _) = login(&stage, secs(300) - millis(left)).await;
+        let token = outcome.unwrap_or_else(|error| panic!("{left} ms before: {error}"));
+        stage.granted(&token);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_code_that_lives_shorter_than_the_interval_can_be_approved() {
+    for (life, interval) in [(60, 60), (60, 300), (5, 3600), (300, 86_400)] {
+        let mock = MockCoze::builder().device_code_lifetime(secs(life));
+        let stage = Stage::of(mock);
+        let answer = edited(Edit::set("/interval", interval));
+        stage.mock.faults().add(answer, At::DeviceCode, Times::ONCE);
+        let (outcome, took) = login(&stage, secs(1)).await;
+        let token = outcome.unwrap_or_else(|error| panic!("{life} {interval}: {error}"));
+        stage.granted(&token);
+        assert!(took < secs(life), "{took:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_a_few_gateway_errors_a_login_is_as_quick_as_before() {
+    let stage = Stage::new();
+    stage
+        .mock
+        .faults()
+        .add(Fault::status(502), At::Token, Times::Next(3));
+    let device = stage.device();
+    let authorization = device.start().await.unwrap();
+    let (mock, user_code) = (stage.mock.clone(), authorization.user_code().to_owned());
+    tokio::spawn(async move {
+        pass(secs(200)).await;
+        mock.approve_device(&user_code).unwrap();
+    });
+    let mut polls: Vec<(Instant, bool)> = Vec::new();
+    let observe = |step: &coze_auth::PollStep| {
+        let failed = matches!(step.status, PollStatus::Failed(_));
+        polls.push((Instant::now(), failed));
+    };
+    let token = device.poll_with(&authorization, observe).await.unwrap();
+    stage.granted(&token);
+    let waits: Vec<_> = polls.windows(2).map(|two| two[1].0 - two[0].0).collect();
+    assert_eq!(waits[..2], [secs(10), secs(20)], "slower while it fails");
+    assert!(
+        waits[3..]
+            .iter()
+            .all(|wait| *wait == authorization.interval()),
+        "{waits:?}"
+    );
+}
