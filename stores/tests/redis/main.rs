@@ -11,6 +11,7 @@
 )]
 
 mod failures;
+#[path = "../support/left_out.rs"]
 mod left_out;
 mod locks;
 mod proxy;
