@@ -125,8 +125,8 @@ pub use flow::{
     web::{WebFlow, WebLogin, WebLoginBuilder},
 };
 pub use provider::{
-    AccessToken, BorrowedToken, CachedProvider, CachedProviderBuilder, FixedToken, PoolBuilder,
-    PoolStats, ProviderStats, RefreshMode, SessionPool, SessionProvider, TokenFuture,
+    AccessToken, BorrowedToken, CachedProvider, CachedProviderBuilder, FixedToken, GetToken,
+    PoolBuilder, PoolStats, ProviderStats, RefreshMode, SessionPool, SessionProvider, TokenFuture,
     TokenProvider, UserPool, UserProvider,
 };
 pub use sign_in::SignIn;

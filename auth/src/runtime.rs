@@ -78,7 +78,11 @@ thread_local! {
 }
 
 /// How long the thread waits for another task.
-const IDLE: Duration = Duration::from_secs(10);
+const IDLE: Duration = if cfg!(test) {
+    Duration::from_millis(50)
+} else {
+    Duration::from_secs(10)
+};
 
 /// How tasks get to the thread, if there is one.
 static TASKS: Mutex<Option<UnboundedSender<Task>>> = Mutex::new(None);
@@ -140,5 +144,56 @@ async fn run(mut receiver: UnboundedReceiver<Task>) {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Runs a task, and says on which thread.
+    fn thread_of(on: RunsOn) -> thread::ThreadId {
+        let (tell, told) = std::sync::mpsc::channel();
+        spawn(&Clock::System, on, async move {
+            sleep(Duration::from_millis(1)).await;
+            tell.send((thread::current().id(), is_process_runtime()))
+                .unwrap();
+        })
+        .unwrap();
+        let (id, is_process) = told.recv().unwrap();
+        assert!(is_process || on == RunsOn::Callers);
+        id
+    }
+
+    #[test]
+    fn the_thread_is_started_by_need_and_ends_when_it_is_idle() {
+        let first = thread_of(RunsOn::Process);
+        assert_eq!(thread_of(RunsOn::Process), first, "it is still there");
+        let began = std::time::Instant::now();
+        while tasks().is_some() {
+            assert!(began.elapsed() < Duration::from_secs(10), "it never ends");
+            thread::sleep(Duration::from_millis(5));
+        }
+        assert_ne!(thread_of(RunsOn::Process), first);
+    }
+
+    #[tokio::test]
+    async fn a_runtime_that_stands_still_between_two_calls_is_not_used() {
+        let (tell, told) = tokio::sync::oneshot::channel();
+        spawn(&Clock::System, RunsOn::Callers, async {
+            tell.send(is_process_runtime()).unwrap();
+        })
+        .unwrap();
+        assert!(told.await.unwrap());
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+    async fn one_with_worker_threads_is() {
+        let (tell, told) = tokio::sync::oneshot::channel();
+        spawn(&Clock::System, RunsOn::Callers, async {
+            tell.send(is_process_runtime()).unwrap();
+        })
+        .unwrap();
+        assert!(!told.await.unwrap());
     }
 }

@@ -8,6 +8,9 @@
 //! | [`provider`] | Is the cached token valid, got once, and never lost? |
 //! | [`sessions`] | Has each end user's session a token of its own, and only one? |
 //! | [`outage`] | What does a pool of them do to a server that is down, and to its callers? |
+//! | [`users`] | Has each signed-in user of a pool a token of its own, which is never lost? |
+//! | [`backoff`] | When does a provider ask again after a failure, and what ends that? |
+//! | [`runtimes`] | What if a runtime ends, stands still, or shares a connection with another? |
 //! | [`api`] | Do API calls carry a token, and recover once from a dead one? |
 //! | [`stored`] | Is a stored sign-in shared by its replicas, and never lost? |
 //! | [`walk`] | Does all of this hold together, over thousands of random steps? |
@@ -23,11 +26,14 @@
 )]
 
 mod api;
+mod backoff;
 mod clean;
 mod faults;
 mod outage;
 mod provider;
+mod runtimes;
 mod sessions;
 mod stored;
 mod support;
+mod users;
 mod walk;

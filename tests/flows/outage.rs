@@ -321,3 +321,29 @@ async fn nobody_hears_of_another_sessions_request() {
         }
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_server_has_a_few_requests_and_no_task_for_each_session_that_waits() {
+    let stage = Stage::new();
+    let pool = SessionPool::builder(stage.jwt())
+        .max_concurrent_requests(8)
+        .build();
+    stage.line.cut(Cut::Silent);
+    let waiting: Vec<_> = (0..10_000)
+        .map(|user| {
+            let session = pool.session(format!("user-{user}"));
+            tokio::spawn(async move { session.token().await.map(drop).unwrap_err() })
+        })
+        .collect();
+    pass(secs(5)).await;
+    assert_eq!(stage.line.attempts(), 8);
+    let tasks = tokio::runtime::Handle::current()
+        .metrics()
+        .num_alive_tasks();
+    assert!(tasks < waiting.len() + 1500, "{tasks}");
+    let began = Instant::now();
+    for waiting in waiting {
+        assert_eq!(waiting.await.unwrap().kind(), ErrorKind::Timeout);
+    }
+    assert!(began.elapsed() <= secs(55), "{:?}", began.elapsed());
+}

@@ -10,7 +10,7 @@ use coze_auth::{
 use coze_mock::{Endpoint as At, Fault, Times};
 use tokio::time::Instant;
 
-use crate::support::{Cut, Stage, edit_json, millis, pass, secs, status};
+use crate::support::{Cut, Stage, millis, pass, secs, status};
 
 fn pool(stage: &Stage) -> SessionPool {
     SessionPool::builder(stage.jwt()).build()
@@ -339,20 +339,6 @@ async fn a_pool_without_a_deadline_can_be_had() {
     let builder = SessionPool::builder(stage.jwt());
     let pool = builder.deadline(Duration::MAX).build();
     pool.session("alice").token().await.unwrap();
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_token_that_never_ends_is_kept() {
-    let stage = Stage::new();
-    stage.line.rewrites(|response| {
-        edit_json(response, |json| json["expires_in"] = i64::MAX.into());
-    });
-    let pool = SessionPool::builder(stage.jwt())
-        .idle_timeout(Duration::MAX)
-        .build();
-    let first = token(&pool, "alice").await;
-    pass(secs(3600)).await;
-    assert_eq!(token(&pool, "alice").await.expose(), first.expose());
 }
 
 #[tokio::test(start_paused = true)]

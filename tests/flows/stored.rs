@@ -8,7 +8,7 @@ use std::{
 };
 
 use coze_auth::{
-    AccessToken, CachedProvider, Error, ErrorKind, RefreshMode, SignIn, Token, TokenProvider,
+    AccessToken, CachedProvider, ErrorKind, RefreshMode, SignIn, Token, TokenProvider,
     sign_in::Record,
     store::{
         CompareAndSet, Contents, Key, LockLifetime, MemoryStore, Owner, Profile, Store, StoreError,

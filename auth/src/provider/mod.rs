@@ -18,7 +18,13 @@ pub(crate) mod source;
 mod token_cache;
 mod users;
 
-use std::{future::Future, pin::Pin, sync::Arc};
+use std::{
+    fmt,
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
 
 pub use access_token::AccessToken;
 pub use cached::{
@@ -30,6 +36,8 @@ pub use pool::{PoolBuilder, PoolStats};
 pub use sessions::{SessionPool, SessionProvider};
 pub use users::{UserPool, UserProvider};
 
+use futures_util::future::Either;
+
 use crate::Result;
 
 /// What [`TokenProvider::fetch`] returns.
@@ -38,8 +46,8 @@ pub type TokenFuture<'a> = Pin<Box<dyn Future<Output = Result<AccessToken>> + Se
 /// Yields an access token, on every request.
 ///
 /// It is split in two, so that the common case costs neither an allocation nor a wait: first
-/// [`cached`](Self::cached), and only when that has none, [`fetch`](Self::fetch). Callers that hold a
-/// `dyn TokenProvider` simply call [`token`](#method.token), which does both.
+/// [`cached`](Self::cached), and only when that has none, [`fetch`](Self::fetch). Callers simply call `token`, which does
+/// both, for every provider: generic or `dyn`.
 ///
 /// ```
 /// use std::sync::Arc;
@@ -85,8 +93,20 @@ pub trait TokenProvider: Send + Sync + 'static {
     /// Those of the flow that gets it.
     fn fetch(&self) -> TokenFuture<'_>;
 
+    /// A token: the cached one, else a fetched one.
+    ///
+    /// # Errors
+    ///
+    /// As [`fetch`](Self::fetch).
+    fn token(&self) -> GetToken<'_> {
+        GetToken(match self.cached() {
+            Some(token) => Either::Left(std::future::ready(Ok(token))),
+            None => Either::Right(self.fetch()),
+        })
+    }
+
     /// Says that the API refused this token (HTTP 401, code 4100 or 700012006), so that the next caller
-    /// gets another. A token that is not the current one any more is let be. The default does nothing.
+    /// gets another. A token that is no longer current is ignored. The default does nothing.
     fn invalidate(&self, token: &AccessToken) {
         let _ = token;
     }
@@ -107,16 +127,20 @@ impl<P: TokenProvider + ?Sized> TokenProvider for Arc<P> {
     }
 }
 
-impl dyn TokenProvider {
-    /// A token: the cached one, else a fetched one.
-    ///
-    /// # Errors
-    ///
-    /// As [`fetch`](TokenProvider::fetch).
-    pub async fn token(&self) -> Result<AccessToken> {
-        match self.cached() {
-            Some(token) => Ok(token),
-            None => self.fetch().await,
-        }
+/// What [`TokenProvider::token`] returns. Nothing is allocated for a cached token.
+#[must_use = "futures do nothing unless awaited"]
+pub struct GetToken<'a>(Either<std::future::Ready<Result<AccessToken>>, TokenFuture<'a>>);
+
+impl Future for GetToken<'_> {
+    type Output = Result<AccessToken>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut self.0).poll(context)
+    }
+}
+
+impl fmt::Debug for GetToken<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("GetToken(****)")
     }
 }

@@ -6,6 +6,7 @@
 //! times only. At the end, whatever Coze's model has alive and an owner has received must be in the store or in quarantine.
 
 use std::{
+    cell::{OnceCell, RefCell},
     collections::{BTreeSet, HashSet},
     sync::{Arc, Mutex},
     time::{Duration, SystemTime},
@@ -38,6 +39,8 @@ struct Scenario {
     faults: usize,
     evictions: usize,
     kills: usize,
+    /// How often time passes while an actor stands still.
+    waits: usize,
     switches: usize,
 }
 
@@ -58,8 +61,12 @@ const TWO: Scenario = Scenario {
     faults: 1,
     evictions: 1,
     kills: 0,
+    waits: 0,
     switches: 3,
 };
+
+/// Locks are taken for the time that a refresh has, a request and a save.
+const LONGER_THAN_A_LOCK: Duration = Duration::from_secs(200);
 
 /// What becomes of a gated step.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -73,6 +80,8 @@ enum Step {
     IsHeldBack(usize),
     Evict,
     Kill(usize),
+    /// Nobody moves for longer than a lock lasts.
+    Wait,
 }
 
 enum Gate {
@@ -100,7 +109,6 @@ enum Answer {
 struct Pending {
     actor: usize,
     gate: Gate,
-    is_late: bool,
 }
 
 #[derive(Default)]
@@ -125,13 +133,62 @@ struct World {
     trace: Mutex<Vec<String>>,
 }
 
+thread_local! {
+    /// The world of the run on this thread: a client is too dear to be made for each.
+    static WORLD: RefCell<Option<Arc<World>>> = const { RefCell::new(None) };
+    static CLIENT: OnceCell<OAuthClient> = const { OnceCell::new() };
+}
+
+fn client() -> OAuthClient {
+    let made = || {
+        let start = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
+        OAuthClient::builder()
+            .endpoint(Endpoint::custom("http://localhost").unwrap())
+            .transport(ServiceTransport::new(tower::service_fn(serve)))
+            .test_clock(TestClock::starting_at(start))
+            .build()
+            .unwrap()
+    };
+    CLIENT.with(|client| client.get_or_init(made).clone())
+}
+
+async fn serve(
+    request: http::Request<reqwest::Body>,
+) -> Result<http::Response<Full<Bytes>>, SendError> {
+    let secret = request.headers()["authorization"]
+        .to_str()
+        .unwrap()
+        .to_owned();
+    let actor = secret.strip_prefix("Bearer ").unwrap().parse().ok();
+    let body = request.into_body().collect().await.unwrap().to_bytes();
+    let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
+    let sent = body["refresh_token"].as_str().unwrap().to_owned();
+    let world = WORLD.with(|world| world.borrow().clone()).unwrap();
+    let (status, json) = match world.answer(sent, actor).await {
+        Answer::Granted(token) => {
+            let life = r#""expires_in":900,"token_type":"Bearer""#;
+            let tokens = format!(r#""access_token":"at-{token}","refresh_token":"{token}""#);
+            (200, format!("{{{tokens},{life}}}"))
+        }
+        Answer::InvalidGrant => (400, r#"{"error_code":"invalid_grant"}"#.to_owned()),
+        Answer::Unavailable => (503, r#"{"error_code":"internal_error"}"#.to_owned()),
+        Answer::Lost => return Err(SendError::new(SendErrorKind::Interrupted, "cut")),
+    };
+    let mut answer = http::Response::builder()
+        .status(status)
+        .header("content-type", "application/json");
+    if status == 503 {
+        answer = answer.header("retry-after", "3");
+    }
+    Ok(answer.body(Full::from(json)).unwrap())
+}
+
 impl World {
     async fn gate<T>(&self, actor: usize, gate: impl FnOnce(oneshot::Sender<T>) -> Gate) -> T {
         let (reply, answer) = oneshot::channel();
         self.pending.lock().unwrap().push(Pending {
             actor,
             gate: gate(reply),
-            is_late: false,
         });
         match answer.await {
             Ok(answer) => answer,
@@ -157,59 +214,21 @@ impl World {
         Answer::Granted(successor)
     }
 
-    fn flow(self: &Arc<Self>, actor: Option<usize>, clock: &TestClock) -> WebFlow {
-        let world = Arc::clone(self);
-        let service = tower::service_fn(move |request: http::Request<reqwest::Body>| {
-            let world = Arc::clone(&world);
-            async move {
-                let body = request.into_body().collect().await.unwrap().to_bytes();
-                let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
-                let sent = body["refresh_token"].as_str().unwrap().to_owned();
-                let answer = match actor {
-                    None => world.redeem(usize::MAX, &sent),
-                    Some(actor) => {
-                        let answer = world.gate(actor, |reply| Gate::Commit(sent, reply)).await;
-                        let told = answer.clone();
-                        let comes = world.gate(actor, |reply| Gate::Receive(told, reply)).await;
-                        if comes { answer } else { Answer::Lost }
-                    }
-                };
-                let (status, json) = match answer {
-                    Answer::Granted(token) => (
-                        200,
-                        format!(
-                            r#"{{"access_token":"at-{token}","refresh_token":"{token}","expires_in":900,"token_type":"Bearer"}}"#
-                        ),
-                    ),
-                    Answer::InvalidGrant => (
-                        400,
-                        r#"{"error_code":"invalid_grant","error_message":"no","error":"no"}"#.to_owned(),
-                    ),
-                    Answer::Unavailable => (503, r#"{"error_code":"internal_error","error_message":"later","error":"later"}"#.to_owned()),
-                    Answer::Lost => {
-                        return Err(SendError::new(SendErrorKind::Interrupted, "cut"));
-                    }
-                };
-                let mut answer = http::Response::new(Full::<Bytes>::from(json));
-                *answer.status_mut() = http::StatusCode::from_u16(status).unwrap();
-                let headers = answer.headers_mut();
-                headers.insert(
-                    "content-type",
-                    http::HeaderValue::from_static("application/json"),
-                );
-                if status == 503 {
-                    headers.insert("retry-after", http::HeaderValue::from_static("3"));
-                }
-                Ok(answer)
-            }
-        });
-        let client = OAuthClient::builder()
-            .endpoint(Endpoint::custom("http://localhost").unwrap())
-            .transport(ServiceTransport::new(service))
-            .test_clock(clock.clone())
-            .build()
-            .unwrap();
-        WebFlow::new(client, "app", "secret").unwrap()
+    /// The flow of an actor, or of somebody whom nothing hinders.
+    fn flow(actor: Option<usize>) -> WebFlow {
+        let secret = actor.map_or("nobody".to_owned(), |actor| actor.to_string());
+        WebFlow::new(client(), "app", secret).unwrap()
+    }
+
+    async fn answer(self: Arc<Self>, sent: String, actor: Option<usize>) -> Answer {
+        let Some(actor) = actor else {
+            return self.redeem(usize::MAX, &sent);
+        };
+        let commit = |reply| Gate::Commit(sent, reply);
+        let answer = self.gate(actor, commit).await;
+        let told = answer.clone();
+        let comes = self.gate(actor, |reply| Gate::Receive(told, reply)).await;
+        if comes { answer } else { Answer::Lost }
     }
 
     fn handle(self: &Arc<Self>, actor: usize) -> SignIn {
@@ -329,7 +348,6 @@ struct Seen {
 }
 
 async fn run(scenario: Scenario, schedule: &mut Schedule) -> Result<(), String> {
-    let clock = TestClock::starting_at(SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000));
     let world = Arc::new(World {
         store: MemoryStore::new(),
         lifetime: scenario.lifetime,
@@ -339,7 +357,8 @@ async fn run(scenario: Scenario, schedule: &mut Schedule) -> Result<(), String> 
         killed: Mutex::default(),
         trace: Mutex::default(),
     });
-    let unhindered = world.flow(None, &clock);
+    WORLD.set(Some(Arc::clone(&world)));
+    let unhindered = World::flow(None);
     let fresh = async |family: &str| -> Token {
         let seed = RefreshToken::new(family).unwrap();
         unhindered.refresh(&seed).await.unwrap()
@@ -356,7 +375,7 @@ async fn run(scenario: Scenario, schedule: &mut Schedule) -> Result<(), String> 
     let mut actors: Vec<JoinHandle<()>> = Vec::new();
     for actor in 0..scenario.owners {
         let source = StoredSource::new(
-            Arc::new(UserFlow::Web(world.flow(Some(actor), &clock))),
+            Arc::new(UserFlow::Web(World::flow(Some(actor)))),
             world.handle(actor),
             Arc::new(CircuitBreaker::always_closed()),
         );
@@ -391,15 +410,13 @@ async fn run(scenario: Scenario, schedule: &mut Schedule) -> Result<(), String> 
         }));
     }
 
-    let (mut faults, mut evictions, mut kills) =
-        (scenario.faults, scenario.evictions, scenario.kills);
-    let (mut switches, mut last) = (scenario.switches, None);
+    let (mut left, mut last) = (scenario, None);
     let began = Instant::now();
     loop {
         for _ in 0..50 {
             tokio::task::yield_now().await;
         }
-        let steps = steps(&world, faults, evictions, kills, switches, last);
+        let steps = steps(&world, &left, last);
         if steps.is_empty() {
             if actors.iter().all(JoinHandle::is_finished) {
                 break;
@@ -414,9 +431,13 @@ async fn run(scenario: Scenario, schedule: &mut Schedule) -> Result<(), String> 
         let actor = take(&world, step).await;
         match step {
             Step::Goes(_) => {}
-            Step::Evict => evictions -= 1,
+            Step::Evict => left.evictions -= 1,
+            Step::Wait => {
+                left.waits -= 1;
+                tokio::time::sleep(LONGER_THAN_A_LOCK).await;
+            }
             Step::Kill(actor) => {
-                kills -= 1;
+                left.kills -= 1;
                 world.killed.lock().unwrap().insert(actor);
                 actors[actor].abort();
                 let holder = world.holder.lock().unwrap().clone();
@@ -427,11 +448,18 @@ async fn run(scenario: Scenario, schedule: &mut Schedule) -> Result<(), String> 
                     world.store.unlock(&World::key(), &owner).await.unwrap();
                 }
             }
-            _ => faults -= 1,
+            _ => left.faults -= 1,
         }
         if let Some(actor) = actor {
-            switches -= usize::from(last.is_some_and(|last| last != actor) && switches > 0);
+            let has_switched = last.is_some_and(|last| last != actor);
+            left.switches -= usize::from(has_switched && left.switches > 0);
             last = Some(actor);
+        }
+    }
+    for pending in &*world.pending.lock().unwrap() {
+        // Its owner had given up.
+        if matches!(&pending.gate, Gate::Receive(Answer::Granted(_), _)) {
+            world.coze.lock().unwrap().lost = true;
         }
     }
     let seen = std::mem::take(&mut *seen.lock().unwrap());
@@ -441,14 +469,7 @@ async fn run(scenario: Scenario, schedule: &mut Schedule) -> Result<(), String> 
 }
 
 /// What may happen next.
-fn steps(
-    world: &World,
-    faults: usize,
-    evictions: usize,
-    kills: usize,
-    switches: usize,
-    last: Option<usize>,
-) -> Vec<Step> {
+fn steps(world: &World, left: &Scenario, last: Option<usize>) -> Vec<Step> {
     let pending = world.pending.lock().unwrap();
     let killed = world.killed.lock().unwrap();
     // A request whose caller has gone is over.
@@ -461,16 +482,23 @@ fn steps(
     let mut open: Vec<usize> = (0..pending.len())
         .filter(|i| is_open(&pending[*i]))
         .collect();
+    // The writes of one actor come in their order, but for those that are late.
+    let is_late = |i: usize| match &pending[i].gate {
+        Gate::Write { reply, .. } => reply.is_closed(),
+        _ => false,
+    };
+    let mut seen = HashSet::new();
+    open.retain(|i| seen.insert((pending[*i].actor, is_late(*i))));
     open.sort_by_key(|i| (Some(pending[*i].actor) != last, *i));
     let first_is_last = open
         .first()
         .is_some_and(|i| Some(pending[*i].actor) == last);
-    if first_is_last && switches == 0 {
+    if first_is_last && left.switches == 0 {
         open.retain(|i| Some(pending[*i].actor) == last);
     }
     let mut steps: Vec<Step> = open.iter().map(|i| Step::Goes(*i)).collect();
-    if faults > 0 {
-        for i in open.iter().copied().filter(|i| !pending[*i].is_late) {
+    if left.faults > 0 {
+        for i in open.iter().copied().filter(|i| !is_late(*i)) {
             match &pending[i].gate {
                 Gate::Start(_) => {}
                 Gate::Write { .. } => {
@@ -481,14 +509,17 @@ fn steps(
             }
         }
     }
-    if evictions > 0 && world.holder.lock().unwrap().is_some() && !open.is_empty() {
+    if left.evictions > 0 && world.holder.lock().unwrap().is_some() && !open.is_empty() {
         steps.push(Step::Evict);
     }
-    if kills > 0
+    if left.kills > 0
         && let Some(last) = last.filter(|last| !killed.contains(last))
         && !open.is_empty()
     {
         steps.push(Step::Kill(last));
+    }
+    if left.waits > 0 && !open.is_empty() {
+        steps.push(Step::Wait);
     }
     steps
 }
@@ -507,6 +538,11 @@ async fn take(world: &World, step: Step) -> Option<usize> {
                 .push("the lock is lost".to_owned());
             return None;
         }
+        Step::Wait => {
+            let mut trace = world.trace.lock().unwrap();
+            trace.push("time passes".to_owned());
+            return None;
+        }
         Step::Kill(actor) => {
             world
                 .trace
@@ -521,12 +557,9 @@ async fn take(world: &World, step: Step) -> Option<usize> {
         | Step::IsSlow(i)
         | Step::IsHeldBack(i) => (i, step),
     };
-    let Pending {
-        actor,
-        gate,
-        is_late,
-    } = world.pending.lock().unwrap().remove(index);
+    let Pending { actor, gate } = world.pending.lock().unwrap().remove(index);
     let lost = || StoreError::transient("the answer is lost", "model");
+    let is_late = matches!(&gate, Gate::Write { reply, .. } if reply.is_closed());
     let is_lost_before = matches!(fate, Step::IsLostBefore(_));
     let said = match gate {
         Gate::Start(reply) => {
@@ -584,7 +617,6 @@ async fn take(world: &World, step: Step) -> Option<usize> {
                             new,
                             reply,
                         },
-                        is_late: true,
                     });
                 }
                 _ => {
@@ -751,6 +783,32 @@ fn two_owners_lose_nothing_to_two_faults() {
         faults: 2,
         evictions: 0,
         switches: 1,
+        ..TWO
+    });
+}
+
+#[test]
+fn a_slow_owner_saves_over_whatever_others_wrote_meanwhile() {
+    explore(Scenario {
+        name: "slow",
+        waits: 1,
+        evictions: 0,
+        faults: 0,
+        ..TWO
+    });
+    explore(Scenario {
+        name: "slow, and a fault",
+        waits: 1,
+        evictions: 0,
+        switches: 1,
+        ..TWO
+    });
+    explore(Scenario {
+        name: "slow, process bound",
+        lifetime: LockLifetime::ProcessBound,
+        waits: 1,
+        evictions: 0,
+        faults: 0,
         ..TWO
     });
 }

@@ -514,7 +514,9 @@ impl Refresher {
 
     /// Remembers the refresh token that is current, in case the store loses it.
     fn holds(&self, record: Record) {
-        self.state().saved = Some(Box::new(SavedLast {
+        let mut state = self.state();
+        state.loaded = Some(print(record.refresh_token().expose()));
+        state.saved = Some(Box::new(SavedLast {
             refresh_token: record.refresh_token().clone(),
             generation: record.generation,
             sign_in: record.sign_in,
