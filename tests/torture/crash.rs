@@ -60,6 +60,8 @@ enum Finding {
     Current,
     /// The server had committed, and the process died before its save: the window that the protocol leaves.
     OneBehind,
+    /// The live refresh token is in quarantine, and not in the record.
+    Quarantined,
     FurtherBehind,
     Unreadable,
     Missing,
@@ -71,13 +73,14 @@ enum Finding {
 
 impl Finding {
     fn is_our_fault(self) -> bool {
-        !matches!(self, Self::Current | Self::OneBehind)
+        !matches!(self, Self::Current | Self::OneBehind | Self::Quarantined)
     }
 
     fn as_str(self) -> &'static str {
         match self {
             Self::Current => "current",
             Self::OneBehind => "one_behind",
+            Self::Quarantined => "quarantined",
             Self::FurtherBehind => "further_behind",
             Self::Unreadable => "unreadable",
             Self::Missing => "missing",
@@ -238,12 +241,25 @@ impl Show<'_> {
         {
             self.taken_up += 1;
         }
-        match loaded {
-            Ok(Some(stored)) => self.compare(case, &stored),
-            Ok(None) => Ok(Finding::Missing),
-            Err(error) if error.kind() == ErrorKind::StoreDamaged => Ok(Finding::Unreadable),
-            Err(error) => Err(error.into()),
+        let finding = match loaded {
+            Ok(Some(stored)) => self.compare(case, &stored)?,
+            Ok(None) => Finding::Missing,
+            Err(error) if error.kind() == ErrorKind::StoreDamaged => Finding::Unreadable,
+            Err(error) => return Err(error.into()),
+        };
+        let may_be_in_quarantine = !matches!(finding, Finding::Current | Finding::BuriedAlive);
+        if may_be_in_quarantine && self.is_in_quarantine(case)? {
+            return Ok(Finding::Quarantined);
         }
+        Ok(finding)
+    }
+
+    fn is_in_quarantine(&self, case: &Case) -> Result<bool> {
+        let family = self.stage.mock.sign_in(case.id)?;
+        let quarantined = self.runtime.block_on(case.sign_in.quarantined())?;
+        Ok(quarantined
+            .iter()
+            .any(|record| family.standing(&marks(record).0) == Standing::Current))
     }
 
     fn compare(&self, case: &Case, stored: &Record) -> Result<Finding> {
@@ -369,6 +385,7 @@ impl Show<'_> {
             "profiles": self.cases.len(),
             "current": of(Finding::Current),
             "one_behind": in_window,
+            "quarantined": of(Finding::Quarantined),
             "further_behind": of(Finding::FurtherBehind),
             "unreadable": of(Finding::Unreadable),
             "missing": of(Finding::Missing),

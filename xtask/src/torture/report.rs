@@ -73,11 +73,12 @@ const RACE: &str = "Processes ask for the token of one sign-in every 20 to 80 ms
     that the API did not take (after a refresh, where that ends the old one); all others were recovered from by asking once more.";
 
 const CRASH: &str = "A process that refreshes as fast as it can is killed (SIGKILL) at a random moment of its first three refreshes. \
-    Then a fresh owner takes the lease, and what is stored is compared with the ledger. *In the window*: the server had committed, \
+    Then a fresh owner takes the lock, and what is stored is compared with the ledger. *In the window*: the server had committed, \
     and the process died before its save; no client can make that zero, and the person must sign in again. Its width is reckoned \
     from unharmed refreshes (the way back of the answer, and the save to its end), and observed: the share of kills that hit it, of \
     the time from one refresh to the next. *Taken up*: a record that the killed process had written and not yet put in place, \
-    which saved the sign-in: with files, the window ends before the save does. All that follows would be our fault: a file that can't be read, that is missing, further behind, \
+    which saved the sign-in: with files, the window ends before the save does. \
+    *In quarantine*: the record does not hold the live refresh token, but a quarantine slot of the profile does. All that follows would be our fault: a file that can't be read, that is missing, further behind, \
     or holds what was never issued; a live sign-in marked as over; a process that can't go on with a live sign-in.";
 
 type Column = (&'static str, fn(&Value) -> String);
@@ -141,6 +142,7 @@ const CRASH_COLUMNS: &[Column] = &[
     ("unharmed", |run| text(&run["current"])),
     ("taken up", |run| text(&run["taken_up"])),
     ("in the window", |run| text(&run["one_behind"])),
+    ("in quarantine", |run| text(&run["quarantined"])),
     ("window reckoned, µs", |run| {
         text(&run["window_reckoned_us"])
     }),
