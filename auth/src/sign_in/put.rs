@@ -34,7 +34,7 @@ impl SignIn {
         Ok(())
     }
 
-    async fn try_put(
+    pub(super) async fn try_put(
         &self,
         token: &Token,
         was_sent: &AtomicBool,

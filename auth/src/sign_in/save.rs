@@ -61,10 +61,6 @@ impl Successor {
         self.token.as_ref()
     }
 
-    pub(super) fn generation(&self) -> u64 {
-        self.generation
-    }
-
     pub(super) fn sign_in(&self) -> &str {
         &self.redeemed.sign_in
     }
