@@ -3,17 +3,16 @@
 use std::time::Duration;
 
 use coze_auth::reqwest::{self, StatusCode};
-use coze_auth::store::SignIn;
 use coze_auth::{
     AccessToken, CachedProvider, CachedProviderBuilder, Endpoint, OAuthClient, OAuthClientBuilder,
-    WebFlow,
+    SignIn, WebFlow,
 };
 
 use crate::Result;
 use crate::setup::Setup;
 
 /// Longer than machines stall: whoever gives up on a refresh that was committed has lost the sign-in. Not much longer, as
-/// the lease in Redis of who was killed is held for all of it.
+/// the lock in Redis of a killed process is held for all of it.
 pub(crate) const REQUEST_AT_MOST: Duration = Duration::from_secs(5);
 pub(crate) const TOKEN_AT_MOST: Duration = Duration::from_secs(8);
 /// What a Redis may take for an answer.

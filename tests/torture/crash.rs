@@ -5,8 +5,9 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use coze_auth::ErrorKind;
-use coze_auth::store::{Leasing, SignIn, Stored};
+use coze_auth::sign_in::Record;
+use coze_auth::store::contract::{Key, Owner};
+use coze_auth::{ErrorKind, SignIn};
 use serde_json::{Value, json};
 
 use crate::background::Background;
@@ -35,9 +36,9 @@ const UNHARMED: u64 = 100;
 const LIVES_FOR_REFRESHES: u32 = 3;
 /// A request that is on its way outlives who sent it.
 const SETTLE: Duration = Duration::from_millis(5);
-/// The Redis lease of a dead process is held for its time: the deadline, a request and a save. A profile is let lie for
+/// The Redis lock of a killed process is held for its TTL: the deadline, a request and a save. A profile is let lie for
 /// longer than that.
-const LEASE_IS_OVER: Duration = Duration::from_secs(24);
+const LOCK_IS_OVER: Duration = Duration::from_secs(24);
 /// After the last kill, so that a mock that is stalled has seen what was sent to it.
 const SETTLE_AT_LAST: Duration = Duration::from_secs(2);
 /// The chain grows by each refresh, and is fetched after each kill.
@@ -165,7 +166,7 @@ impl Show<'_> {
 
     fn next_case(&mut self) -> Result<Case> {
         let is_free = |case: &Case| {
-            self.store != StoreName::Redis || case.let_lie_since.elapsed() > LEASE_IS_OVER
+            self.store != StoreName::Redis || case.let_lie_since.elapsed() > LOCK_IS_OVER
         };
         if self.cases.front().is_some_and(is_free)
             && let Some(case) = self.cases.pop_front()
@@ -226,11 +227,11 @@ impl Show<'_> {
         Ok(std::iter::once(first).chain(lines).find_map(error))
     }
 
-    /// Compares what is stored with what the server knows, after a fresh owner had the lease: it takes up what a
-    /// writer had finished and not yet put in place.
+    /// Compares what is stored with what the server knows, after a fresh owner had the lock: it finishes what a
+    /// writer had not yet put in place.
     fn look_at(&mut self, case: &Case) -> Result<Finding> {
         let as_left = self.runtime.block_on(case.sign_in.load());
-        self.runtime.block_on(take_lease(&case.sign_in))?;
+        self.runtime.block_on(take_lock(&case.sign_in))?;
         let loaded = self.runtime.block_on(case.sign_in.load());
         if let (Ok(Some(as_left)), Ok(Some(now))) = (&as_left, &loaded)
             && marks(as_left) != marks(now)
@@ -245,7 +246,7 @@ impl Show<'_> {
         }
     }
 
-    fn compare(&self, case: &Case, stored: &Stored) -> Result<Finding> {
+    fn compare(&self, case: &Case, stored: &Record) -> Result<Finding> {
         let family = self.stage.mock.sign_in(case.id)?;
         let (refresh_token, access_token) = marks(stored);
         let as_issued = family
@@ -254,7 +255,7 @@ impl Show<'_> {
         Ok(match family.standing(&refresh_token) {
             _ if !as_issued => Finding::Strange,
             Standing::Unknown => Finding::Strange,
-            Standing::Current if stored.record.dead().is_some() => Finding::BuriedAlive,
+            Standing::Current if stored.ended().is_some() => Finding::BuriedAlive,
             Standing::Current => Finding::Current,
             Standing::Behind(1) => Finding::OneBehind,
             Standing::Behind(_) => Finding::FurtherBehind,
@@ -264,7 +265,7 @@ impl Show<'_> {
     /// At the end, a fresh process can go on with each sign-in. Those that can't are told, with what they said.
     fn survivors(&mut self) -> Result<Tally> {
         std::thread::sleep(if self.store == StoreName::Redis {
-            LEASE_IS_OVER
+            LOCK_IS_OVER
         } else {
             SETTLE_AT_LAST
         });
@@ -384,13 +385,11 @@ impl Show<'_> {
     }
 }
 
-async fn take_lease(sign_in: &SignIn) -> Result<()> {
-    let store = sign_in.store();
-    if let Leasing::Got(lease) = store
-        .lease(sign_in.profile(), Duration::from_secs(1))
-        .await?
-    {
-        lease.release().await?;
-    }
-    Ok(())
+async fn take_lock(sign_in: &SignIn) -> Result<()> {
+    let (store, key) = (sign_in.store(), Key::record(sign_in.profile()));
+    let mut id = [0; 16];
+    getrandom::fill(&mut id)?;
+    let owner = Owner::new(id, "the torture");
+    let _ = store.try_lock(&key, &owner, Duration::from_secs(1)).await?;
+    Ok(store.unlock(&key, &owner).await?)
 }

@@ -4,12 +4,12 @@ use std::io;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
-use coze_auth::store::{
-    Lease, LeaseKind, Leasing, Profile, Record, Removed, Saved, Store, StoreFuture, Stored,
+use coze_auth::store::contract::{
+    BlockingStore, CompareAndSet, Contents, Key, LockLifetime, Owner, Profile, StoreError, Stored,
+    TryLock, Version,
 };
-use coze_auth::{Error, RefreshToken};
 
-/// For comparison only. Everybody has the lease, and who saves last has saved.
+/// For comparison only. Everybody has the lock, and the last write wins.
 pub(crate) struct PlainStore {
     folder: PathBuf,
 }
@@ -19,82 +19,56 @@ impl PlainStore {
         Self { folder }
     }
 
-    fn path(&self, profile: &Profile) -> PathBuf {
-        self.folder.join(format!("{profile}.json"))
+    fn path(&self, key: &Key) -> PathBuf {
+        let profile = key.profile();
+        self.folder.join(match key.slot() {
+            None => format!("{profile}.json"),
+            Some(slot) => format!("{profile}.{slot}.json"),
+        })
     }
+}
 
-    fn write(&self, profile: &Profile, record: &Record) -> coze_auth::Result<()> {
-        let json = record.to_json()?;
-        std::fs::write(self.path(profile), json.as_bytes())
-            .map_err(|error| Error::of_store("the file can't be written", error))
-    }
-
-    fn read(&self, profile: &Profile) -> coze_auth::Result<Option<Stored>> {
-        let path = self.path(profile);
-        let json = match std::fs::read(&path) {
+impl BlockingStore for PlainStore {
+    fn load(&self, key: &Key) -> Result<Option<Stored>, StoreError> {
+        let path = self.path(key);
+        let contents = match std::fs::read(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            read => read.map_err(|error| Error::of_store("the file can't be read", error))?,
+            read => read.map_err(|error| StoreError::other("the file can't be read", error))?,
         };
-        let record = Record::from_json(&json)?;
+        let contents = Contents::from(contents);
         let modified = path.metadata().and_then(|metadata| metadata.modified());
-        let age = modified.map_or(Duration::ZERO, |modified| {
-            SystemTime::now()
-                .duration_since(modified)
-                .unwrap_or_default()
-        });
-        Ok(Some(Stored::new(record, age)))
-    }
-}
-
-impl Store for PlainStore {
-    fn load<'a>(&'a self, profile: &'a Profile) -> StoreFuture<'a, Option<Stored>> {
-        Box::pin(async move { self.read(profile) })
+        let age = modified.map(|modified| SystemTime::now().duration_since(modified));
+        Ok(Some(Stored {
+            version: Version::of(&contents),
+            contents,
+            age: age.ok().and_then(Result::ok),
+        }))
     }
 
-    fn save<'a>(
-        &'a self,
-        profile: &'a Profile,
-        _: &'a RefreshToken,
-        successor: &'a Record,
-    ) -> StoreFuture<'a, Saved> {
-        Box::pin(async move {
-            self.write(profile, successor)?;
-            Ok(Saved::Saved)
-        })
+    fn compare_and_set(
+        &self,
+        key: &Key,
+        _: Option<&Version>,
+        new: Option<&Contents>,
+    ) -> Result<CompareAndSet, StoreError> {
+        let path = self.path(key);
+        match new {
+            Some(new) => std::fs::write(path, new.expose()),
+            None => std::fs::remove_file(path),
+        }
+        .map_err(|error| StoreError::other("the file can't be written", error))?;
+        Ok(CompareAndSet::Done(new.map(Version::of)))
     }
 
-    fn put<'a>(&'a self, profile: &'a Profile, record: &'a Record) -> StoreFuture<'a, ()> {
-        Box::pin(async move { self.write(profile, record) })
+    fn try_lock(&self, _: &Key, _: &Owner, _: Duration) -> Result<TryLock, StoreError> {
+        Ok(TryLock::Acquired(LockLifetime::ProcessBound))
     }
 
-    fn remove<'a>(&'a self, profile: &'a Profile, _: &'a Record) -> StoreFuture<'a, Removed> {
-        Box::pin(async move {
-            match std::fs::remove_file(self.path(profile)) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    Err(Error::of_store("the file can't be removed", error))
-                }
-                _ => Ok(Removed::Removed),
-            }
-        })
+    fn unlock(&self, _: &Key, _: &Owner) -> Result<(), StoreError> {
+        Ok(())
     }
 
-    fn lease<'a>(&'a self, _: &'a Profile, _: Duration) -> StoreFuture<'a, Leasing> {
-        Box::pin(async { Ok(Leasing::Got(Box::new(NoLease))) })
-    }
-
-    fn lease_kind(&self) -> LeaseKind {
-        LeaseKind::ForItsHold
-    }
-}
-
-struct NoLease;
-
-impl Lease for NoLease {
-    fn prove_save<'a>(&'a self, _: &'a Record) -> StoreFuture<'a, ()> {
-        Box::pin(async { Ok(()) })
-    }
-
-    fn release(self: Box<Self>) -> StoreFuture<'static, ()> {
-        Box::pin(async { Ok(()) })
+    fn list(&self) -> Result<Option<Vec<Profile>>, StoreError> {
+        Ok(None)
     }
 }

@@ -3,9 +3,8 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use coze_auth::RefreshToken;
-use coze_auth::store::{
-    Lease, LeaseKind, Leasing, Profile, Record, Removed, Saved, Store, StoreFuture, Stored,
+use coze_auth::store::contract::{
+    CompareAndSet, Contents, Key, Owner, Profile, Store, StoreFuture, Stored, TryLock, Version,
 };
 
 /// The steps of the refreshes that were saved. Clones are the same.
@@ -14,14 +13,14 @@ pub(crate) struct Timings(Arc<Mutex<Watch>>);
 
 #[derive(Default)]
 struct Watch {
-    /// When the store last proved that it can save: what follows is the request.
-    proved: Option<Instant>,
+    /// When the intent of the attempt under way was written: what follows is the request.
+    intended: Option<Instant>,
     steps: Vec<Steps>,
 }
 
 #[derive(Clone, Copy)]
 pub(crate) struct Steps {
-    /// From the proof to the answer: the request, to the server and back.
+    /// From the intent to the answer: the request, to the server and back.
     pub(crate) request: Duration,
     /// From the answer to the durable record.
     pub(crate) save: Duration,
@@ -36,17 +35,15 @@ impl Timings {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn has_proved(&self) {
-        self.watch().proved = Some(Instant::now());
-    }
-
-    fn has_saved(&self, began: Instant) {
+    /// Under one lock, an unharmed refresh writes twice: its intent, and the successor.
+    fn has_written(&self, began: Instant) {
         let mut watch = self.watch();
-        if let Some(proved) = watch.proved.take() {
-            watch.steps.push(Steps {
-                request: began.saturating_duration_since(proved),
+        match watch.intended.take() {
+            None => watch.intended = Some(Instant::now()),
+            Some(intended) => watch.steps.push(Steps {
+                request: began.saturating_duration_since(intended),
                 save: began.elapsed(),
-            });
+            }),
         }
     }
 }
@@ -63,68 +60,41 @@ impl Probe {
 }
 
 impl Store for Probe {
-    fn load<'a>(&'a self, profile: &'a Profile) -> StoreFuture<'a, Option<Stored>> {
-        self.store.load(profile)
+    fn load<'a>(&'a self, key: &'a Key) -> StoreFuture<'a, Option<Stored>> {
+        self.store.load(key)
     }
 
-    fn save<'a>(
+    fn compare_and_set<'a>(
         &'a self,
-        profile: &'a Profile,
-        redeemed: &'a RefreshToken,
-        successor: &'a Record,
-    ) -> StoreFuture<'a, Saved> {
+        key: &'a Key,
+        expected: Option<&'a Version>,
+        new: Option<&'a Contents>,
+    ) -> StoreFuture<'a, CompareAndSet> {
         Box::pin(async move {
             let began = Instant::now();
-            let saved = self.store.save(profile, redeemed, successor).await?;
-            self.timings.has_saved(began);
-            Ok(saved)
+            let done = self.store.compare_and_set(key, expected, new).await?;
+            if matches!(done, CompareAndSet::Done(_)) {
+                self.timings.has_written(began);
+            }
+            Ok(done)
         })
     }
 
-    fn put<'a>(&'a self, profile: &'a Profile, record: &'a Record) -> StoreFuture<'a, ()> {
-        self.store.put(profile, record)
+    fn try_lock<'a>(
+        &'a self,
+        key: &'a Key,
+        owner: &'a Owner,
+        ttl: Duration,
+    ) -> StoreFuture<'a, TryLock> {
+        self.timings.watch().intended = None;
+        self.store.try_lock(key, owner, ttl)
     }
 
-    fn remove<'a>(&'a self, profile: &'a Profile, read: &'a Record) -> StoreFuture<'a, Removed> {
-        self.store.remove(profile, read)
+    fn unlock<'a>(&'a self, key: &'a Key, owner: &'a Owner) -> StoreFuture<'a, ()> {
+        self.store.unlock(key, owner)
     }
 
-    fn lease<'a>(&'a self, profile: &'a Profile, hold: Duration) -> StoreFuture<'a, Leasing> {
-        Box::pin(async move {
-            Ok(match self.store.lease(profile, hold).await? {
-                Leasing::Got(lease) => Leasing::Got(Box::new(ProbedLease {
-                    lease,
-                    timings: self.timings.clone(),
-                })),
-                held => held,
-            })
-        })
-    }
-
-    fn lease_kind(&self) -> LeaseKind {
-        self.store.lease_kind()
-    }
-}
-
-struct ProbedLease {
-    lease: Box<dyn Lease>,
-    timings: Timings,
-}
-
-impl Lease for ProbedLease {
-    fn prove_save<'a>(&'a self, record: &'a Record) -> StoreFuture<'a, ()> {
-        Box::pin(async move {
-            self.lease.prove_save(record).await?;
-            self.timings.has_proved();
-            Ok(())
-        })
-    }
-
-    fn was_taken_over(&self) -> bool {
-        self.lease.was_taken_over()
-    }
-
-    fn release(self: Box<Self>) -> StoreFuture<'static, ()> {
-        self.lease.release()
+    fn list(&self) -> StoreFuture<'_, Option<Vec<Profile>>> {
+        self.store.list()
     }
 }

@@ -4,7 +4,9 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use clap::ValueEnum;
-use coze_auth::store::{FileStore, RedisStore, SignIn};
+use coze_auth::SignIn;
+use coze_auth::store::contract::Blocking;
+use coze_auth_stores::{FileStore, RedisStore};
 use serde::{Deserialize, Serialize};
 
 use crate::plain::PlainStore;
@@ -78,7 +80,9 @@ impl Setup {
                     .response_timeout(coze::REDIS_AT_MOST);
                 SignIn::new(redis.build()?, profile)?
             }
-            Place::Plain(folder) => SignIn::new(PlainStore::new(folder.clone()), profile)?,
+            Place::Plain(folder) => {
+                SignIn::new(Blocking::new(PlainStore::new(folder.clone())), profile)?
+            }
         })
     }
 

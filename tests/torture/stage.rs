@@ -3,8 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use coze_auth::WebFlow;
-use coze_auth::store::SignIn;
+use coze_auth::{SignIn, WebFlow};
 use serde::Deserialize;
 use tempfile::TempDir;
 

@@ -36,6 +36,8 @@ pub(crate) fn is_slow(error: &Error) -> bool {
             "no answer within",
             "no connection within",
             "did not answer before the deadline",
+            "did not answer in time",
+            "faster than it can be",
             "for too long",
             "been changing the sign-in",
         ]

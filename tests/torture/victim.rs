@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use coze_auth::{CachedProvider, RefreshMode, TokenProvider as _, WebFlow};
+use coze_auth::{CachedProvider, RefreshMode, SignIn, TokenProvider as _, WebFlow};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
@@ -59,11 +59,7 @@ pub(crate) async fn run(setup: Setup, options: Options) -> Result<()> {
 }
 
 /// A provider of its own each time: one lets a token be refused once in ten seconds only.
-async fn refresh(
-    flow: &WebFlow,
-    sign_in: &coze_auth::store::SignIn,
-    api: Option<&Api>,
-) -> Result<(), String> {
+async fn refresh(flow: &WebFlow, sign_in: &SignIn, api: Option<&Api>) -> Result<(), String> {
     let provider = coze::provider(flow, sign_in)
         .refresh(RefreshMode::InLine)
         .build();

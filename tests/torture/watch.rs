@@ -4,7 +4,8 @@ use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
-use coze_auth::store::{SignIn, Stored};
+use coze_auth::SignIn;
+use coze_auth::sign_in::Record;
 use coze_mock::fingerprint;
 
 use crate::ledger::Standing;
@@ -34,10 +35,11 @@ pub(crate) struct Reads {
     pub(crate) seen: HashSet<(String, String)>,
 }
 
-pub(crate) fn marks(stored: &Stored) -> (String, String) {
+pub(crate) fn marks(stored: &Record) -> (String, String) {
+    let access_token = stored.access_token().map(|token| token.expose());
     (
-        fingerprint(stored.record.refresh_token().expose()),
-        fingerprint(stored.record.access_token().expose()),
+        fingerprint(stored.refresh_token().expose()),
+        fingerprint(access_token.unwrap_or_default()),
     )
 }
 
@@ -126,7 +128,7 @@ pub(crate) fn look_on(
     }
 }
 
-fn why_lost(stage: &Stage, stored: &Stored, id: u64, looked_at: u64) -> Result<Option<String>> {
+fn why_lost(stage: &Stage, stored: &Record, id: u64, looked_at: u64) -> Result<Option<String>> {
     let family = stage.mock.sign_in(id)?;
     let (refresh_token, _) = marks(stored);
     let redeemed_at = family
@@ -138,10 +140,8 @@ fn why_lost(stage: &Stage, stored: &Stored, id: u64, looked_at: u64) -> Result<O
         _ if family.is_revoked() => Some("the server revoked it".to_owned()),
         // What was put there a moment ago may have been overwritten by another's save of before.
         Standing::Unknown => Some("of an earlier sign-in".to_owned()),
-        Standing::Current if stored.record.dead().is_some() => {
-            Some("given up though alive".to_owned())
-        }
-        _ if stored.record.dead().is_some() => Some("its token had been redeemed".to_owned()),
+        Standing::Current if stored.ended().is_some() => Some("given up though alive".to_owned()),
+        _ if stored.ended().is_some() => Some("its token had been redeemed".to_owned()),
         Standing::Behind(_) if is_stale => Some("its token had been redeemed".to_owned()),
         _ => None,
     })

@@ -1,0 +1,174 @@
+//! The file name of a key.
+//!
+//! Two keys never share a file, not even on a file system that folds case or normalises Unicode: only lower-case letters, digits,
+//! `-` and `_` stand for themselves. So a name is never hidden, never leaves the folder, and a dot ends the profile's part.
+
+use std::fmt::Write;
+
+use coze_auth::store::contract::{Contents, Key, Profile, Version};
+
+use crate::envelope::hex;
+
+/// Names that are longer when encoded are told apart by a hash. With the longest ending, 143 bytes are not exceeded, which is all
+/// that eCryptfs allows; elsewhere it is 255.
+const LONGEST: usize = 88;
+/// What people can still read of a longer name.
+const READABLE: usize = 23;
+
+/// What Windows keeps for devices, whatever ending follows.
+const DEVICES: [&str; 4] = ["con", "prn", "aux", "nul"];
+const NUMBERED_DEVICES: [&str; 2] = ["com", "lpt"];
+
+/// The beginning of the names of a key's files.
+pub(super) fn stem(key: &Key) -> String {
+    let profile = profile_stem(key.profile());
+    match key.slot() {
+        None => profile,
+        Some(slot) => format!("{profile}.quarantine-{slot}"),
+    }
+}
+
+fn profile_stem(profile: &Profile) -> String {
+    let name = profile.name();
+    let mut encoded = String::with_capacity(name.len() * 3);
+    for (at, byte) in name.bytes().enumerate() {
+        let plain = matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_');
+        if plain && !(at == 0 && is_device(name)) {
+            encoded.push(char::from(byte));
+        } else {
+            // Writing to a string can't fail.
+            let _ = write!(encoded, "%{byte:02x}");
+        }
+    }
+    if encoded.len() <= LONGEST {
+        return encoded;
+    }
+    encoded.truncate(READABLE);
+    encoded.push(HASHED);
+    encoded.push_str(&hex(&Version::of(&Contents::from(
+        name.as_bytes().to_vec(),
+    ))));
+    encoded
+}
+
+/// No name is encoded to a plus sign, so no short one looks like this.
+const HASHED: char = '+';
+
+/// Whether the name of the profile can't be told from that of its file.
+pub(super) fn is_hashed(stem: &str) -> bool {
+    stem.contains(HASHED)
+}
+
+/// The name of the profile that may have this stem.
+pub(super) fn decoded(stem: &str) -> Option<String> {
+    let mut name = Vec::with_capacity(stem.len());
+    let mut rest = stem.as_bytes();
+    while let [byte, after @ ..] = rest {
+        rest = after;
+        match byte {
+            b'%' => {
+                let digits = std::str::from_utf8(rest.get(..2)?).ok()?;
+                name.push(u8::from_str_radix(digits, 16).ok()?);
+                rest = &rest[2..];
+            }
+            plain => name.push(*plain),
+        }
+    }
+    String::from_utf8(name).ok()
+}
+
+fn is_device(name: &str) -> bool {
+    let numbered = || {
+        let (word, number) = name.split_at_checked(3)?;
+        let number = number.parse::<u8>().ok()?;
+        Some(NUMBERED_DEVICES.contains(&word) && number <= 9)
+    };
+    DEVICES.contains(&name) || numbered().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    fn stem_of(name: &str) -> String {
+        stem(&Key::record(&Profile::new(name).unwrap()))
+    }
+
+    #[test]
+    fn a_plain_name_is_its_own() {
+        for name in ["default", "a-b_c9", "console", "com10", "-", "_"] {
+            assert_eq!(stem_of(name), name);
+        }
+    }
+
+    #[test]
+    fn other_characters_are_encoded() {
+        for (name, stem) in [
+            ("Default", "%44efault"),
+            ("me@example.com", "me%40example%2ecom"),
+            ("../up", "%2e%2e%2fup"),
+            (".", "%2e"),
+            ("a b", "a%20b"),
+            ("%41", "%2541"),
+            ("é", "%c3%a9"),
+            ("nul", "%6eul"),
+            ("com1", "%63om1"),
+        ] {
+            assert_eq!(stem_of(name), stem, "{name}");
+            assert_eq!(decoded(stem).unwrap(), name);
+        }
+    }
+
+    #[test]
+    fn a_quarantine_slot_has_files_of_its_own() {
+        let profile = Profile::new("default").unwrap();
+        let slot = Key::quarantine(&profile, 3).unwrap();
+        assert_eq!(stem(&slot), "default.quarantine-3");
+        for not_ours in ["%", "%4", "%zz", "%ff"] {
+            assert_eq!(decoded(not_ours), None, "{not_ours}");
+        }
+    }
+
+    #[test]
+    fn no_two_profiles_share_a_name_and_each_fits() {
+        let long = "ü".repeat(64);
+        let longer = format!("{}v", "ü".repeat(63));
+        let names = [
+            "a",
+            "A",
+            "%41",
+            "%61",
+            "a.",
+            "a.json",
+            "a.lease",
+            "a.quarantine-1",
+            "e\u{301}",
+            "\u{e9}",
+            "ß",
+            "SS",
+            "ss",
+            "con",
+            "CON",
+            "%63on",
+            "a+b",
+            "a%2bb",
+            long.as_str(),
+            longer.as_str(),
+            &long.to_uppercase(),
+            &"x".repeat(128),
+            &"x".repeat(127),
+            &stem_of(&long),
+        ]
+        .map(str::to_owned);
+        let stems: HashSet<_> = names.iter().map(|name| stem_of(name)).collect();
+        assert_eq!(stems.len(), names.len());
+        let folded: HashSet<_> = stems.iter().map(|stem| stem.to_lowercase()).collect();
+        assert_eq!(folded, stems);
+        for stem in stems {
+            assert!(stem.len() <= LONGEST, "{stem}");
+            assert!(!stem.contains(['.', '/', '\\', ':']), "{stem}");
+        }
+    }
+}

@@ -1,0 +1,196 @@
+//! The connections to Redis: made when they are needed, and again when they have failed.
+//!
+//! A connection is driven by the tokio runtime that it was made on. So each runtime has its own, and nothing is waited for that another
+//! runtime would have to do: that one may have ended, or not be running.
+//!
+//! The redis crate's own connection manager is not used. It takes TLS settings from the process-wide default of rustls and panics
+//! where there is none; it keeps a connection that no longer answers; and it reports a connection that was closed while idle instead of
+//! making another.
+
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use redis::{
+    AsyncConnectionConfig, Cmd, FromRedisValue, RedisConnectionInfo, aio::MultiplexedConnection,
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+    runtime::{self, Handle},
+    task::AbortHandle,
+    time::timeout,
+};
+
+use super::{failure::Failure, tls::Tls};
+
+/// Firewalls and load balancers drop an idle connection without telling its ends.
+const LONGEST_IDLE: Duration = Duration::from_secs(60);
+
+/// Where Redis is, how long to wait for it, and the connections to it.
+pub(super) struct Connections {
+    pub(super) host: String,
+    pub(super) port: u16,
+    pub(super) tls: Option<Tls>,
+    /// User, password and database.
+    pub(super) login: RedisConnectionInfo,
+    pub(super) connect_timeout: Duration,
+    pub(super) response_timeout: Duration,
+    pub(super) by_runtime: Mutex<HashMap<runtime::Id, Arc<OfRuntime>>>,
+}
+
+/// The connection of one runtime.
+#[derive(Default)]
+pub(super) struct OfRuntime {
+    current: Mutex<Option<Connection>>,
+    /// Held by the caller that makes a connection, with the number of those made; the others wait for it.
+    connecting: tokio::sync::Mutex<u64>,
+}
+
+#[derive(Clone)]
+struct Connection {
+    to_redis: MultiplexedConnection,
+    /// It ends with the last clone of the connection, unless a response is due that never comes.
+    driver: AbortHandle,
+    number: u64,
+    used: Instant,
+}
+
+impl Connections {
+    /// Runs the command that is made for each attempt. If the connection has broken, there is a second attempt on a new one; the command
+    /// is told so, because Redis may have done the first.
+    pub(super) async fn run<T: FromRedisValue>(
+        &self,
+        command: impl Fn(bool) -> Cmd + Send + Sync,
+    ) -> Result<T, Failure> {
+        let runtime = Handle::try_current().map_err(|_| Failure::NoRuntime)?.id();
+        let connection = self.of_runtime(runtime);
+        match self.run_once(&connection, &command, false).await {
+            Err(Failure::Broken) => self.run_once(&connection, &command, true).await,
+            outcome => outcome,
+        }
+    }
+
+    async fn run_once<T: FromRedisValue>(
+        &self,
+        of_runtime: &OfRuntime,
+        command: &(impl Fn(bool) -> Cmd + Send + Sync),
+        is_repeated: bool,
+    ) -> Result<T, Failure> {
+        let mut connection = self.connected(of_runtime).await?;
+        let command = command(is_repeated);
+        let answer = command.query_async(&mut connection.to_redis);
+        let outcome = match timeout(self.response_timeout, answer).await {
+            Ok(answer) => answer.map_err(|error| Failure::of(&error)),
+            Err(_) => Err(Failure::SlowAnswer(self.response_timeout)),
+        };
+        match &outcome {
+            Err(failure) if failure.spoils_connection() => of_runtime.discard(&connection),
+            _ => of_runtime.keep(&connection),
+        }
+        outcome
+    }
+
+    /// What this runtime uses; what is idle, or belongs to a runtime that has ended, is forgotten.
+    fn of_runtime(&self, runtime: runtime::Id) -> Arc<OfRuntime> {
+        let mut by_runtime = locked(&self.by_runtime);
+        by_runtime.retain(|&id, other| {
+            id == runtime || Arc::strong_count(other) > 1 || other.usable().is_some()
+        });
+        Arc::clone(by_runtime.entry(runtime).or_default())
+    }
+
+    async fn connected(&self, of_runtime: &OfRuntime) -> Result<Connection, Failure> {
+        if let Some(connection) = of_runtime.usable() {
+            return Ok(connection);
+        }
+        timeout(self.connect_timeout, self.connect_in_turn(of_runtime))
+            .await
+            .unwrap_or(Err(Failure::SlowConnection(self.connect_timeout)))
+    }
+
+    async fn connect_in_turn(&self, of_runtime: &OfRuntime) -> Result<Connection, Failure> {
+        let mut made = of_runtime.connecting.lock().await;
+        // Another caller may have made one in the meantime.
+        if let Some(connection) = of_runtime.usable() {
+            return Ok(connection);
+        }
+        let (to_redis, driver) = self.connect().await?;
+        *made += 1;
+        let connection = Connection {
+            to_redis,
+            driver,
+            number: *made,
+            used: Instant::now(),
+        };
+        *locked(&of_runtime.current) = Some(connection.clone());
+        Ok(connection)
+    }
+
+    async fn connect(&self) -> Result<(MultiplexedConnection, AbortHandle), Failure> {
+        let tcp = TcpStream::connect((self.host.as_str(), self.port)).await;
+        let tcp = tcp.map_err(Failure::Unconnected)?;
+        tcp.set_nodelay(true).map_err(Failure::Unconnected)?;
+        match &self.tls {
+            None => self.log_in(tcp).await,
+            Some(tls) => {
+                let stream = tls.connect(tcp).await.map_err(Failure::Unconnected)?;
+                self.log_in(stream).await
+            }
+        }
+    }
+
+    async fn log_in(
+        &self,
+        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    ) -> Result<(MultiplexedConnection, AbortHandle), Failure> {
+        let config = AsyncConnectionConfig::new().set_response_timeout(None);
+        let (connection, driver) =
+            MultiplexedConnection::new_with_config(&self.login, stream, config)
+                .await
+                .map_err(|error| Failure::of(&error))?;
+        Ok((connection, tokio::spawn(driver).abort_handle()))
+    }
+}
+
+impl OfRuntime {
+    fn usable(&self) -> Option<Connection> {
+        let current = locked(&self.current);
+        let connection = current.as_ref()?;
+        let is_usable =
+            connection.used.elapsed() < LONGEST_IDLE && !connection.driver.is_finished();
+        is_usable.then(|| connection.clone())
+    }
+
+    fn keep(&self, used: &Connection) {
+        if let Some(current) = locked(&self.current).as_mut()
+            && current.number == used.number
+        {
+            current.used = Instant::now();
+        }
+    }
+
+    /// Callers that wait for an answer on it try again on another.
+    fn discard(&self, spoiled: &Connection) {
+        locked(&self.current).take_if(|current| current.number == spoiled.number);
+        spoiled.driver.abort();
+    }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The address, without user and password.
+impl fmt::Display for Connections {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.host.contains(':') {
+            write!(f, "[{}]:{}", self.host, self.port)
+        } else {
+            write!(f, "{}:{}", self.host, self.port)
+        }
+    }
+}
