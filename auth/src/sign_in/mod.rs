@@ -46,6 +46,8 @@ mod refresh;
 mod save;
 mod sign_out;
 mod source;
+#[cfg(test)]
+mod tests;
 mod unsaved;
 mod user_flow;
 

@@ -55,7 +55,7 @@ impl SignIn {
         Ok(())
     }
 
-    async fn try_put(
+    pub(super) async fn try_put(
         &self,
         fresh: &impl Fn() -> Result<Record>,
         was_sent: &AtomicBool,

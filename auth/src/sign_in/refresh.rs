@@ -154,17 +154,12 @@ impl Refresher {
                 Look::NotBefore(due, error) => return self.instead_of(error, &due),
             };
             let held_by = match self.lock(budget).await {
-                Ok(Ok((lock, lifetime, began))) => {
-                    match self
-                        .refresh_under(lock, lifetime, began, mode, budget)
-                        .await
-                    {
-                        Ok(Refreshed::Token(token)) => return Ok(token),
-                        Ok(Refreshed::Held(by)) => Some(Some(by)),
-                        Ok(Refreshed::Again) => None,
-                        Err(error) => return self.instead_of(error, &due),
-                    }
-                }
+                Ok(Ok(lock)) => match self.refresh_under(lock, mode, budget).await {
+                    Ok(Refreshed::Token(token)) => return Ok(token),
+                    Ok(Refreshed::Held(by)) => Some(Some(by)),
+                    Ok(Refreshed::Again) => None,
+                    Err(error) => return self.instead_of(error, &due),
+                },
                 Ok(Err(by)) => Some(by),
                 Err(error) => return self.instead_of(error, &due),
             };
@@ -187,26 +182,26 @@ impl Refresher {
     }
 
     /// Tries to get the lock; says who has it.
-    async fn lock(
-        &self,
-        budget: &Budget,
-    ) -> Result<Result<(Lock, LockLifetime, Moment), Option<String>>> {
-        let owner = Owner::new(random().map_err(store_error)?, &OWN_NAME);
-        let ttl = budget.left() + budget.attempt();
-        let began = Moment::now(self.clock());
-        let sign_in = &self.sign_in;
+    async fn lock(&self, budget: &Budget) -> Result<Result<Lock, Option<String>>> {
+        let store = self.sign_in.store();
         // It is released whatever becomes of the answer.
-        let lock = Lock {
-            store: Some(Arc::clone(sign_in.store())),
-            key: Key::record(sign_in.profile()),
-            owner,
+        let mut lock = Lock {
+            store: Some(Arc::clone(store)),
+            key: Key::record(self.sign_in.profile()),
+            owner: Owner::new(random().map_err(store_error)?, &OWN_NAME),
+            lifetime: LockLifetime::Ttl,
+            began: Moment::now(self.clock()),
+            ttl: budget.left() + budget.attempt(),
         };
-        let store = sign_in.store();
-        let asked = store.try_lock(&lock.key, &lock.owner, ttl);
+        let asked = store.try_lock(&lock.key, &lock.owner, lock.ttl);
         match super::in_time(budget.for_the_store(), asked).await {
-            Ok(TryLock::Acquired(lifetime)) => Ok(Ok((lock, lifetime, began))),
+            Ok(TryLock::Acquired(lifetime)) => {
+                lock.lifetime = lifetime;
+                Ok(Ok(lock))
+            }
             Ok(TryLock::Held { by }) => {
-                lock.forget();
+                // There is nothing to release.
+                lock.store = None;
                 Ok(Err(by))
             }
             Err(error) => Err(store_error(error)),
@@ -217,8 +212,6 @@ impl Refresher {
     async fn refresh_under(
         self: &Arc<Self>,
         lock: Lock,
-        lifetime: LockLifetime,
-        began: Moment,
         mode: RefreshMode,
         budget: &Budget,
     ) -> Result<Refreshed> {
@@ -235,7 +228,7 @@ impl Refresher {
                 };
             }
         };
-        if lifetime == LockLifetime::Ttl
+        if lock.lifetime == LockLifetime::Ttl
             && let Some(by) = self.holder(&due.current)
         {
             lock.release().await;
@@ -243,9 +236,9 @@ impl Refresher {
         }
         let run = Run {
             owner: lock.owner.clone(),
-            lifetime,
-            began,
-            ttl: budget.left() + budget.attempt(),
+            lifetime: lock.lifetime,
+            began: lock.began,
+            ttl: lock.ttl,
             current: Mutex::new(due.current),
             failures: Mutex::default(),
         };
@@ -627,7 +620,6 @@ impl Refresher {
     /// `invalid_grant` means that the user must sign in, unless another owner has redeemed the refresh token and is about to save: looks
     /// into the store until that can't be any more.
     async fn believe(&self, run: &Run, mode: RefreshMode, budget: &Budget) -> Result<Refreshed> {
-        let redeemed = run.current().record.refresh_token().clone();
         let mut wait = FIRST_LOOK;
         loop {
             let now = match self.look(mode, budget).await? {
@@ -651,7 +643,6 @@ impl Refresher {
             if budget.is_spent() || self.is_closing() {
                 return Err(self.in_doubt(&refused.refusal, left));
             }
-            debug_assert!(now.record.holds(&redeemed));
             sleep(wait.min(budget.left()).min(left)).await;
             wait = (wait * 2).min(LONGEST_LOOK);
         }
@@ -774,6 +765,10 @@ pub(super) struct Lock {
     store: Option<Arc<dyn Store>>,
     key: Key,
     owner: Owner,
+    lifetime: LockLifetime,
+    /// It ends this long after it was asked for, if it does not end with its process.
+    began: Moment,
+    ttl: Duration,
 }
 
 impl Lock {
@@ -788,11 +783,6 @@ impl Lock {
         ) {
             tracing::debug!(profile = %self.key.profile(), "a lock was not released");
         }
-    }
-
-    /// There is nothing to release.
-    fn forget(mut self) {
-        self.store = None;
     }
 }
 
