@@ -5,7 +5,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     thread,
     time::Duration,
@@ -32,6 +32,9 @@ struct Shared {
     delay_millis: AtomicU64,
     /// As a duration, which all peers understand.
     expires_in_seconds: AtomicU64,
+    /// Of a token, besides its prefix.
+    digits: AtomicUsize,
+    refresh_tokens: AtomicBool,
 }
 
 /// The bytes of every token.
@@ -51,6 +54,8 @@ impl TokenServer {
             requests: AtomicU64::new(0),
             delay_millis: AtomicU64::new(0),
             expires_in_seconds: AtomicU64::new(A_DAY),
+            digits: AtomicUsize::new(TOKEN_LENGTH - 4),
+            refresh_tokens: AtomicBool::new(false),
         });
         let listener = std::net::TcpListener::bind(("127.0.0.1", 0))?;
         listener.set_nonblocking(true)?;
@@ -86,6 +91,14 @@ impl TokenServer {
     pub fn set_delay(&self, delay: Duration) {
         let millis = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
         self.shared.delay_millis.store(millis, Ordering::SeqCst);
+    }
+
+    /// From now on, tokens have so many characters, and come with a refresh token: those of a user who has signed in.
+    pub fn grant_to_users(&self, token_length: usize) {
+        self.shared
+            .digits
+            .store(token_length.saturating_sub(4), Ordering::SeqCst);
+        self.shared.refresh_tokens.store(true, Ordering::SeqCst);
     }
 
     /// How long tokens live from now on.
@@ -127,8 +140,14 @@ async fn answer(shared: &Shared) -> Response<Full<Bytes>> {
         sleep(delay).await;
     }
     let expires_in = shared.expires_in_seconds.load(Ordering::SeqCst);
+    let digits = shared.digits.load(Ordering::SeqCst);
+    let refresh_token = if shared.refresh_tokens.load(Ordering::SeqCst) {
+        format!(r#""refresh_token":"czr_{number:0digits$}","#)
+    } else {
+        String::new()
+    };
     let body = format!(
-        r#"{{"access_token":"czs_{number:060}","expires_in":{expires_in},"token_type":"Bearer"}}"#
+        r#"{{"access_token":"czs_{number:0digits$}","expires_in":{expires_in},{refresh_token}"token_type":"Bearer"}}"#
     );
     let mut response = Response::new(Full::new(Bytes::from(body)));
     response.headers_mut().insert(

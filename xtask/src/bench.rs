@@ -21,6 +21,7 @@ const PROGRAMS: &[&str] = &[
     "mint",
     "exchange",
     "sessions",
+    "memory",
     "background",
     "soak",
 ];
