@@ -497,7 +497,9 @@ async fn a_put_that_was_superseded_after_its_answer_was_lost_writes_nothing() {
     sign_in.put(&token("f")).await.unwrap();
     sign_in.put(&token("g")).await.unwrap();
     sign_in.put(&token("h")).await.unwrap();
-    let late = sign_in.try_put(&token("f"), &was_sent, soon()).await;
+    let late = sign_in
+        .try_put(&|| Record::fresh(&token("f")), &was_sent, soon())
+        .await;
     assert_eq!(late.unwrap(), Some(()));
     assert_eq!(stored(&sign_in).await.as_deref(), Some("h"));
     // The names are inherited by every save, and by a tombstone.
@@ -506,7 +508,9 @@ async fn a_put_that_was_superseded_after_its_answer_was_lost_writes_nothing() {
     assert!(now.replaced.is_empty(), "this one was written by hand");
     sign_in.put(&token("j")).await.unwrap();
     sign_in.sign_out().await.unwrap();
-    let late = sign_in.try_put(&token("j"), &was_sent, soon()).await;
+    let late = sign_in
+        .try_put(&|| Record::fresh(&token("j")), &was_sent, soon())
+        .await;
     assert_eq!(late.unwrap(), Some(()));
     assert_eq!(stored(&sign_in).await, None, "the user has signed out");
 }
