@@ -18,6 +18,7 @@ use coze_mock::{
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
+use crate::provider::Traced;
 use crate::support::{REDIRECT_URI, START, Stage, millis, pass, secs};
 
 /// A user's sign-in in a store, and the program that uses it.
@@ -169,6 +170,23 @@ async fn a_first_login_is_not_lost_to_a_life_that_cannot_be_read() {
             assert_eq!(token.lifetime().as_secs().div_ceil(10), 90);
         }
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_reads_the_log_hears_once_that_lives_are_assumed() {
+    let (traced, _watching) = Traced::from_now_on();
+    let kept = Kept::new().await;
+    kept.answers(edited(Edit::remove("/expires_in")), Times::Forever);
+    for _ in 0..3 {
+        kept.token_after_the_end().await.unwrap();
+    }
+    let traced = traced.text();
+    let told: Vec<_> = traced
+        .lines()
+        .filter(|line| line.contains("expires_in"))
+        .collect();
+    assert_eq!(told.len(), 1, "{told:#?}");
+    assert!(told[0].contains("WARN"), "{told:#?}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -913,7 +913,28 @@ async fn counters_tell_the_story() {
 }
 
 #[derive(Clone, Default)]
-struct Traced(Arc<Mutex<Vec<u8>>>);
+pub(crate) struct Traced(Arc<Mutex<Vec<u8>>>);
+
+impl Traced {
+    /// Everything that is traced on this thread, until the guard goes.
+    pub(crate) fn from_now_on() -> (Self, impl Sized) {
+        let traced = Self::default();
+        let writer = traced.clone();
+        let subscriber = tracing_subscriber::fmt()
+            .with_max_level(tracing::Level::TRACE)
+            .with_writer(move || writer.clone())
+            .finish();
+        // With one dispatcher alone, tracing asks only the thread that comes to a callsite first, which may be
+        // another test's, whether anybody listens; and remembers its no.
+        let second = tracing::Dispatch::new(tracing_subscriber::registry());
+        let watching = tracing::subscriber::set_default(subscriber);
+        (traced, (second, watching))
+    }
+
+    pub(crate) fn text(&self) -> String {
+        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+    }
+}
 
 impl Write for Traced {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
@@ -928,16 +949,7 @@ impl Write for Traced {
 
 #[tokio::test(start_paused = true)]
 async fn nothing_that_is_traced_or_debugged_shows_a_secret() {
-    let traced = Traced::default();
-    let writer = traced.clone();
-    let subscriber = tracing_subscriber::fmt()
-        .with_max_level(tracing::Level::TRACE)
-        .with_writer(move || writer.clone())
-        .finish();
-    // With one dispatcher alone, tracing asks only the thread that comes to a callsite first, which may be
-    // another test's, whether anybody listens; and remembers its no.
-    let _second = tracing::Dispatch::new(tracing_subscriber::registry());
-    let _watching = tracing::subscriber::set_default(subscriber);
+    let (traced, _watching) = Traced::from_now_on();
 
     let stage = Stage::new();
     let mut secrets = vec![defaults::WEB_CLIENT_SECRET.to_owned()];
@@ -968,7 +980,7 @@ async fn nothing_that_is_traced_or_debugged_shows_a_secret() {
         pass(secs(61)).await;
     }
     secrets.extend(stage.line.bearers());
-    let traced = String::from_utf8(traced.0.lock().unwrap().clone()).unwrap();
+    let traced = traced.text();
     for expected in [
         "trying again",
         "no new access token",
