@@ -37,6 +37,8 @@
 //! | a signed-in person's, by refresh token, kept in a [`store`] | [`CachedProvider::web`], `pkce`, `device` |
 //! | the same, kept in memory | [`CachedProvider::web_in_memory`], `pkce_in_memory`, `device_in_memory` |
 //! | each of very many end users', by JWT | [`SessionPool`] |
+//! | each of very many users who signed in, kept in a [`store`] | [`UserPool`] |
+//! | that of another exchange | [`CachedProvider::from_fn`] |
 //! | yours | implement [`TokenProvider`] |
 //!
 //! Whoever has the console's `coze_oauth_config.json`, or the environment variables of the official SDKs'
