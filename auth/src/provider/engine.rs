@@ -346,13 +346,15 @@ pub(super) fn invalidate<K: Key>(key: &K, token: &AccessToken) {
     });
     let left = match current {
         Some(Some(left)) => left,
-        // It is no longer current.
-        Some(None) => return,
-        // It may still be in the store.
+        // The pool has dropped it, but it may still be in the store.
         None if !key.engine().options.refuses_at_once => ACCESS_TOKEN_LIFE,
-        None => return,
+        // It is no longer current.
+        _ => return,
     };
     let requests = key.requests();
+    if current.is_none() && requests.source().is_some() {
+        return; // A request is under way, or another token was refused.
+    }
     let Ok(source) = requests.source_of(key) else {
         return;
     };
@@ -390,7 +392,10 @@ fn start_request<K: Key>(
         }
         workers.running += 1;
     }
-    let worker = Worker { job: Some(job) };
+    let worker = Worker {
+        job: Some(job),
+        is_replacement: false,
+    };
     runtime::spawn(&engine.clock, on, worker.run())
 }
 
@@ -398,6 +403,7 @@ fn start_request<K: Key>(
 struct Worker<K: Key> {
     /// `None` when it has found none.
     job: Option<Job<K>>,
+    is_replacement: bool,
 }
 
 impl<K: Key> Worker<K> {
@@ -412,7 +418,7 @@ impl<K: Key> Worker<K> {
 }
 
 impl<K: Key> Drop for Worker<K> {
-    /// If its runtime has ended, another takes its place.
+    /// If its runtime has ended, another takes its place on the process's; if there is none, those who wait start again.
     fn drop(&mut self) {
         let Some(job) = self.job.take() else {
             return;
@@ -420,20 +426,24 @@ impl<K: Key> Drop for Worker<K> {
         let key = job.key.clone();
         drop(job);
         let engine = key.engine();
-        let mut workers = lock(&engine.workers);
-        workers.running -= 1;
-        let abandoned = match workers.queue.pop_front() {
-            Some(job) if engine.clock.is_systems() => {
-                workers.running += 1;
-                drop(workers);
-                let worker = Self { job: Some(job) };
-                let _ = runtime::spawn(&engine.clock, RunsOn::Process, worker.run());
-                return;
+        let may_be_replaced = !self.is_replacement && engine.clock.is_systems();
+        let (next, abandoned) = {
+            let mut workers = lock(&engine.workers);
+            if may_be_replaced && let Some(job) = workers.queue.pop_front() {
+                (Some(job), VecDeque::new())
+            } else {
+                workers.running -= 1;
+                (None, mem::take(&mut workers.queue))
             }
-            first => (first, mem::take(&mut workers.queue)),
         };
-        drop(workers);
         drop(abandoned);
+        if next.is_some() {
+            let replacement = Self {
+                job: next,
+                is_replacement: true,
+            };
+            let _ = runtime::spawn(&engine.clock, RunsOn::Process, replacement.run());
+        }
     }
 }
 

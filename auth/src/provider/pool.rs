@@ -48,6 +48,9 @@ pub(super) struct Pool<M: Members> {
     active: Mutex<Active>,
 }
 
+/// A map of so many entries is not worth shrinking.
+const MOST_ROOM_TO_SPARE: usize = 4096;
+
 type Active = HashMap<Name, Arc<Requests>, AsHashed>;
 
 /// One key of a pool.
@@ -318,6 +321,11 @@ impl<M: Members> Key for Member<M> {
             .is_some_and(|current| Arc::ptr_eq(current, requests));
         if is_current && self.pool.is_unused(requests, 2) {
             active.remove(&self.name);
+            // The room that a herd has left behind.
+            if active.capacity() > MOST_ROOM_TO_SPARE && active.len() < active.capacity() / 8 {
+                let left = active.len();
+                active.shrink_to(2 * left);
+            }
         }
     }
 }

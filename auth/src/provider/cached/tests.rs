@@ -148,7 +148,7 @@ async fn callers_on_an_expired_cache_share_one_request_and_its_error() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_caller_who_goes_away_stops_nobody_elses_flight() {
+async fn a_caller_who_goes_away_stops_nobody_elses_request() {
     let stage = stage([Act::Grant(900)]);
     let impatient = tokio::time::timeout(Duration::from_millis(10), stage.provider.token()).await;
     assert!(impatient.is_err());
@@ -157,7 +157,7 @@ async fn a_caller_who_goes_away_stops_nobody_elses_flight() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_flight_ends_by_its_own_deadline() {
+async fn a_request_ends_by_its_own_deadline() {
     let stage = stage_with([Act::Grant(900)], secs(3600), |builder| {
         builder.deadline(secs(7))
     });
@@ -167,7 +167,7 @@ async fn a_flight_ends_by_its_own_deadline() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_panic_in_the_flight_does_not_wedge_the_cache() {
+async fn a_panic_in_the_source_does_not_wedge_the_cache() {
     let stage = stage([Act::Panic, Act::Grant(900)]);
     assert_eq!(
         stage.served().await.unwrap_err().kind(),
@@ -197,7 +197,7 @@ fn a_runtime_that_is_shut_down_does_not_wedge_the_cache() {
     assert_eq!(
         stage.provider.stats().failures,
         1,
-        "it landed when it was dropped"
+        "it was abandoned when it was dropped"
     );
 }
 
@@ -294,7 +294,7 @@ async fn in_line_the_caller_waits_for_the_new_token_and_gets_the_old_if_that_fai
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_invalidated_token_is_replaced_and_a_stale_one_is_let_be() {
+async fn an_invalidated_token_is_replaced_and_a_stale_one_is_ignored() {
     let stage = stage([Act::Grant(900), Act::Grant(900)]);
     let first = stage.provider.token().await.unwrap();
     stage.provider.invalidate(&first);
@@ -325,7 +325,7 @@ async fn an_api_that_refuses_every_token_does_not_cause_a_request_for_each_call(
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_callers_own_mistake_grounds_nobody() {
+async fn a_callers_own_mistake_holds_nobody_else_back() {
     let stage = stage([Act::Fail(ErrorKind::InvalidInput), Act::Grant(900)]);
     let error = stage.served().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidInput);
@@ -333,7 +333,7 @@ async fn a_callers_own_mistake_grounds_nobody() {
 }
 
 #[test]
-fn outside_of_any_runtime_there_is_an_error_and_no_pause() {
+fn outside_of_any_runtime_there_is_an_error_and_no_backoff() {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .start_paused(true)
@@ -376,7 +376,7 @@ async fn a_suspended_system_wakes_up_without_an_expired_token() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn at_rest_there_is_no_task() {
+async fn while_idle_there_is_no_task() {
     let stage = stage([Act::Grant(100), Act::Grant(100)]);
     let tasks = || Handle::current().metrics().num_alive_tasks();
     stage.served().await.unwrap();
