@@ -4,10 +4,8 @@
 //! Against Coze: set `COZE_DEVICE_OAUTH_CLIENT_ID` (and `COZE_API_BASE` for coze.cn). The sign-in is kept in the
 //! platform's folder for the state of programs; against the mock, in a temporary one.
 
-use coze_auth::{
-    CachedProvider, ErrorKind, Flow,
-    store::{FileStore, SignIn},
-};
+use coze_auth::{CachedProvider, ErrorKind, Flow, SignIn};
+use coze_auth_stores::FileStore;
 use coze_examples::{Stage, approve_soon, flow, shown, users_me};
 
 #[tokio::main]
@@ -23,15 +21,15 @@ async fn main() -> anyhow::Result<()> {
     println!("store  {}", store.folder().display());
     let sign_in = SignIn::new(store, "default")?;
 
-    let is_needed = match sign_in.is_needed().await {
-        // The message says what could be restored. A fresh sign-in sets it aside.
+    let requires_sign_in = match sign_in.requires_sign_in().await {
+        // The message says what could be restored. A fresh sign-in moves it into quarantine.
         Err(error) if error.kind() == ErrorKind::StoreDamaged => {
             println!("error  {error}");
             true
         }
         known => known?,
     };
-    if is_needed {
+    if requires_sign_in {
         let authorization = device.start().await?;
         println!("open   {}", authorization.verification_url());
         println!("and confirm the code {}\n", authorization.user_code());

@@ -34,7 +34,7 @@
 //! |---|---|
 //! | one that never changes | [`FixedToken`] |
 //! | the application's own, by JWT | [`CachedProvider::jwt`] |
-//! | a signed-in person's, by refresh token, kept in a [`store`] | [`CachedProvider::web`], `pkce`, `device` |
+//! | a user's, by refresh token, kept in a store: see [`sign_in`] | [`CachedProvider::web`], `pkce`, `device` |
 //! | the same, kept in memory | [`CachedProvider::web_in_memory`], `pkce_in_memory`, `device_in_memory` |
 //! | each of very many end users', by JWT | [`SessionPool`] |
 //! | yours | implement [`TokenProvider`] |
@@ -55,7 +55,8 @@
 //!   sent, a JWT that a wrong clock spoiled; a provider tries again on errors that may pass. At most 1 MiB of
 //!   an answer is read.
 //! - A refresh token works once, so a stored sign-in has one owner at a time, across threads, processes and machines:
-//!   see [`store`].
+//!   see [`sign_in`]. Stores in files, in the keyring and in Redis are in `coze-auth-stores`; your own implements
+//!   [`store::Store`].
 //! - Each exchange is a [`tracing`](https://docs.rs/tracing) event at level `DEBUG`: flow, endpoint, status, log
 //!   id, duration.
 //!
@@ -75,15 +76,13 @@
 //! | token for every call | `JWTOAuth` | `JWTAuth` | `NewJWTAuth` | `token: async () => …` | [`CachedProvider::jwt`] |
 //! | scope, session | arguments | arguments | options | options | [`JwtTokenRequest`] |
 //! | config file | `loadFromFile` | `load_oauth_app_from_config` | `LoadOAuthAppFromConfig` | `loadFromConfig` | [`OAuthConfig::from_file`] |
-//! | keeping the sign-in | - | - | - | - | [`CachedProvider::web`] and a [`store`] |
+//! | keeping the sign-in | - | - | - | - | [`CachedProvider::web`] and a [`SignIn`] |
 //! | log id | `getLogID` | `response.logid` | `LogID` | `x-tt-logid` | [`Token::log_id`], [`Error::log_id`] |
 //!
 //! # Features
 //!
 //! All are off by default.
 //!
-//! - `keyring`: `store::KeyringStore`, in the operating system's secret service.
-//! - `redis`: `store::RedisStore`, for the replicas of a service.
 //! - `testing`: a clock in one's hand, a transport to a service in the same process, and the suite that every
 //!   store passes, in the module `testing`.
 

@@ -7,7 +7,7 @@ mod store;
 
 use coze_auth::{
     CachedProvider, Flow, RefreshMode, SignIn,
-    store::contract::{Blocking, Store},
+    store::{Blocking, Store},
 };
 use coze_examples::{Stage, approve_soon, flow, shown};
 use store::SqliteStore;

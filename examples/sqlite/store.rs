@@ -5,7 +5,7 @@
 
 use std::{path::Path, time::Duration};
 
-use coze_auth::store::contract::{
+use coze_auth::store::{
     BlockingStore, CompareAndSet, Contents, Key, LockLifetime, Owner, Profile, StoreError,
     StoreErrorKind, Stored, TryLock, Version,
 };

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use coze_auth::store::contract::StoreError;
+use coze_auth::store::StoreError;
 use tokio::{runtime::Handle, sync::Semaphore};
 
 use crate::folder::Result;

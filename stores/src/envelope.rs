@@ -13,7 +13,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use coze_auth::store::contract::{Contents, Stored, Version};
+use coze_auth::store::{Contents, Stored, Version};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 

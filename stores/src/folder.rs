@@ -23,7 +23,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use coze_auth::store::contract::StoreError;
+use coze_auth::store::StoreError;
 use etcetera::BaseStrategy;
 use zeroize::Zeroizing;
 

@@ -6,7 +6,7 @@
 //! | [`KeyringStore`] | `keyring` | the same, in the operating system's keyring |
 //! | `RedisStore` | `redis` | a service of several replicas |
 //!
-//! All keep the [contract](coze_auth::store::contract) that a store of your own keeps too.
+//! All keep the [contract](coze_auth::store) that a store of your own keeps too.
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 #![cfg_attr(docsrs, feature(doc_cfg))]

@@ -14,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-use coze_auth::store::contract::{Key, LockLifetime, Owner, StoreError, TryLock};
+use coze_auth::store::{Key, LockLifetime, Owner, StoreError, TryLock};
 use tokio::{
     sync::{Mutex as AsyncMutex, OwnedMutexGuard},
     time::{Instant, sleep, timeout},

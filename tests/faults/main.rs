@@ -33,7 +33,7 @@ use aws_lc_rs::digest::{SHA256, digest};
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use coze_auth::{
     CachedProvider, Endpoint, Error, OAuthClient, SignIn, TokenProvider, WebFlow,
-    store::contract::{Key, Owner, Profile, Store, Stored, TryLock},
+    store::{Key, Owner, Profile, Store, Stored, TryLock},
 };
 use coze_auth_stores::{FileStore, RedisStore};
 use coze_mock::{Decision, Fault, MockCoze, Outcome, Target, Times, defaults};

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use coze_auth::sign_in::Record;
-use coze_auth::store::contract::{Key, Owner};
+use coze_auth::store::{Key, Owner};
 use coze_auth::{ErrorKind, SignIn};
 use serde_json::{Value, json};
 

@@ -4,7 +4,7 @@ use std::io;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
-use coze_auth::store::contract::{
+use coze_auth::store::{
     BlockingStore, CompareAndSet, Contents, Key, LockLifetime, Owner, Profile, StoreError, Stored,
     TryLock, Version,
 };

@@ -5,7 +5,7 @@ use std::process::Command;
 
 use clap::ValueEnum;
 use coze_auth::SignIn;
-use coze_auth::store::contract::Blocking;
+use coze_auth::store::Blocking;
 use coze_auth_stores::{FileStore, RedisStore};
 use serde::{Deserialize, Serialize};
 

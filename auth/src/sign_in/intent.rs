@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::record::millis;
-use crate::store::contract::Owner;
+use crate::store::Owner;
 
 /// The record grows by this much with an intent, so that its successor fits where a store is full.
 pub(super) const PADDING: usize = 256;

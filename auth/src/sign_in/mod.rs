@@ -5,7 +5,7 @@
 //! it. Put a fresh sign-in there, and let a [`CachedProvider`](crate::CachedProvider) keep it:
 //!
 //! ```no_run
-//! # async fn example(device: coze_auth::DeviceFlow, store: coze_auth::store::contract::MemoryStore) -> coze_auth::Result<()> {
+//! # async fn example(device: coze_auth::DeviceFlow, store: coze_auth::store::MemoryStore) -> coze_auth::Result<()> {
 //! use coze_auth::{CachedProvider, RefreshMode, SignIn};
 //!
 //! let sign_in = SignIn::new(store, "default")?;
@@ -70,7 +70,7 @@ use self::{
 pub(crate) use self::{source::StoredSource, user_flow::UserFlow};
 use crate::{
     Error, ErrorKind, Result, Token,
-    store::contract::{
+    store::{
         CompareAndSet, Contents, Key, MemoryStore, Profile, Store, StoreError, StoreErrorKind,
         Stored, Version,
     },
@@ -89,7 +89,7 @@ const LONGEST_WAIT: Duration = Duration::from_secs(2);
 /// each of coze.com and coze.cn, profiles of its own; [`Record::client_id`] tells whose it is.
 ///
 /// ```
-/// use coze_auth::{SignIn, store::contract::MemoryStore};
+/// use coze_auth::{SignIn, store::MemoryStore};
 ///
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> coze_auth::Result<()> {
@@ -196,7 +196,7 @@ impl SignIn {
     /// [`put`](Self::put) moves what is there into quarantine.
     ///
     /// ```
-    /// use coze_auth::{ErrorKind, SignIn, store::contract::MemoryStore};
+    /// use coze_auth::{ErrorKind, SignIn, store::MemoryStore};
     ///
     /// # #[tokio::main(flavor = "current_thread")]
     /// # async fn main() -> coze_auth::Result<()> {

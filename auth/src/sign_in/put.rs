@@ -9,7 +9,7 @@ use super::{
     record::{Entry, Record},
     store_error,
 };
-use crate::{Result, Token, store::contract::StoreError};
+use crate::{Result, Token, store::StoreError};
 
 impl SignIn {
     /// Stores the token of a fresh sign-in, in place of whatever is there, and ends the backoff of providers that wait for one. What it

@@ -8,7 +8,7 @@ use super::{
     SignIn,
     record::{Entry, Record, hash},
 };
-use crate::store::contract::{CompareAndSet, Contents, Key, StoreError, StoreErrorKind, Stored};
+use crate::store::{CompareAndSet, Contents, Key, StoreError, StoreErrorKind, Stored};
 
 /// How often a slot may be taken by somebody else before this gives up.
 const MOST_TRIES: usize = 16;

@@ -23,7 +23,7 @@ use zeroize::Zeroizing;
 use super::intent::Intent;
 use crate::{
     Error, ErrorKind, RefreshToken, Result, Token,
-    store::contract::{Contents, StoreError},
+    store::{Contents, StoreError},
 };
 
 /// The version of the JSON that this crate writes. Within a version, fields may be added.

@@ -25,9 +25,7 @@ use crate::{
         lifespan::{margin, refresh_window},
         source::{AtDeadline, random_fraction, retrying},
     },
-    store::contract::{
-        Key, LockLifetime, Owner, Store, StoreError, StoreErrorKind, TryLock, Version,
-    },
+    store::{Key, LockLifetime, Owner, Store, StoreError, StoreErrorKind, TryLock, Version},
 };
 
 /// Between two looks into the store while another owner has the lock: at first, and at most.

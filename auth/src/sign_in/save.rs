@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     RefreshToken, Token,
-    store::contract::{StoreError, StoreErrorKind, Version},
+    store::{StoreError, StoreErrorKind, Version},
 };
 
 /// What takes the place of a redeemed record.

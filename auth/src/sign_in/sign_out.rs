@@ -9,7 +9,7 @@ use super::{
     record::{Entry, Tombstone},
     store_error,
 };
-use crate::{Result, store::contract::StoreError};
+use crate::{Result, store::StoreError};
 
 /// What one sign-out has done so far.
 #[derive(Default)]

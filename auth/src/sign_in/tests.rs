@@ -11,7 +11,7 @@ use super::{
 use crate::{
     RefreshToken,
     clock::Clock,
-    store::contract::{LockLifetime, Owner, StoreFuture, TryLock},
+    store::{LockLifetime, Owner, StoreFuture, TryLock},
 };
 
 /// A store in memory that loses answers, or whose quarantine can't be written.

@@ -15,7 +15,7 @@ use super::{
     save::{Saved, Successor},
     store_error,
 };
-use crate::{Error, store::contract::Version};
+use crate::{Error, store::Version};
 
 /// A save that fails is tried for this long before a program ends, and for each try in the background.
 pub(super) const LONGEST_SAVE: Duration = Duration::from_secs(10);

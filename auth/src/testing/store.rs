@@ -2,7 +2,7 @@
 //!
 //! ```
 //! use std::sync::Arc;
-//! use coze_auth::{store::contract::{MemoryStore, Store}, testing::store::check};
+//! use coze_auth::{store::{MemoryStore, Store}, testing::store::check};
 //!
 //! // In a plain #[test]: the suite runs its own runtimes, because a store must work from any.
 //! let store = MemoryStore::new();
@@ -39,7 +39,7 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-use crate::store::contract::{
+use crate::store::{
     CompareAndSet, Contents, Key, LockLifetime, Owner, Profile, Store, Stored, TryLock, Version,
 };
 

@@ -14,7 +14,7 @@ use std::{
     time::{Instant, SystemTime},
 };
 
-use coze_auth::store::contract::{
+use coze_auth::store::{
     CompareAndSet, Contents, Key, Profile, StoreError, StoreErrorKind, Stored, Version,
 };
 

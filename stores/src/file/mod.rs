@@ -33,7 +33,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use coze_auth::store::contract::{
+use coze_auth::store::{
     CompareAndSet, Contents, Key, Owner, Profile, Store, StoreError, StoreErrorKind, StoreFuture,
     Stored, TryLock, Version,
 };
@@ -48,7 +48,7 @@ use crate::{
 /// Keeps sign-ins in a folder, one file for each profile: for the programs of one user. Clones are the same store.
 ///
 /// ```
-/// use coze_auth::store::contract::{Key, Profile, Store};
+/// use coze_auth::store::{Key, Profile, Store};
 /// use coze_auth_stores::FileStore;
 ///
 /// # #[tokio::main(flavor = "current_thread")]
@@ -124,7 +124,7 @@ impl FileStore {
     ///
     /// let store = FileStore::in_default_folder("my-program")?;
     /// assert!(store.folder().ends_with("my-program/sign-ins"));
-    /// # Ok::<(), coze_auth::store::contract::StoreError>(())
+    /// # Ok::<(), coze_auth::store::StoreError>(())
     /// ```
     ///
     /// # Errors

@@ -5,7 +5,7 @@
 
 use std::fmt::Write;
 
-use coze_auth::store::contract::{Contents, Key, Profile, Version};
+use coze_auth::store::{Contents, Key, Profile, Version};
 
 use crate::envelope::hex;
 

@@ -22,7 +22,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use coze_auth::store::contract::{
+use coze_auth::store::{
     CompareAndSet, Contents, Key, Owner, Profile, Store, StoreError, StoreErrorKind, StoreFuture,
     Stored, TryLock, Version,
 };
@@ -52,7 +52,7 @@ static THREADS: AtomicUsize = AtomicUsize::new(0);
 /// the same store.
 ///
 /// ```no_run
-/// use coze_auth::store::contract::{Key, Profile, Store};
+/// use coze_auth::store::{Key, Profile, Store};
 /// use coze_auth_stores::KeyringStore;
 ///
 /// # #[tokio::main(flavor = "current_thread")]
@@ -111,7 +111,7 @@ impl KeyringStore {
     /// use coze_auth_stores::KeyringStore;
     ///
     /// let store = KeyringStore::new("my-program")?;
-    /// # Ok::<(), coze_auth::store::contract::StoreError>(())
+    /// # Ok::<(), coze_auth::store::StoreError>(())
     /// ```
     ///
     /// # Errors
@@ -145,7 +145,7 @@ impl KeyringStore {
     /// use coze_auth_stores::KeyringStore;
     ///
     /// let store = KeyringStore::new("my-program")?.answer_within(Duration::from_secs(5));
-    /// # Ok::<(), coze_auth::store::contract::StoreError>(())
+    /// # Ok::<(), coze_auth::store::StoreError>(())
     /// ```
     #[must_use]
     pub fn answer_within(mut self, limit: Duration) -> Self {

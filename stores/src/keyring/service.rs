@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, LazyLock, Mutex},
 };
 
-use coze_auth::store::contract::{StoreError, StoreErrorKind};
+use coze_auth::store::{StoreError, StoreErrorKind};
 use keyring_core::{CredentialStore, Entry, Error as Failure};
 use zeroize::Zeroizing;
 

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use coze_auth::store::contract::{StoreError, StoreErrorKind};
+use coze_auth::store::{StoreError, StoreErrorKind};
 use redis::{ConnectionAddr, IntoConnectionInfo, RedisConnectionInfo};
 use url::Url;
 use zeroize::Zeroizing;
@@ -29,7 +29,7 @@ const KEEP_FOR: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 ///     .key_prefix("my-service:")
 ///     .response_timeout(Duration::from_secs(1))
 ///     .build()?;
-/// # Ok::<(), coze_auth::store::contract::StoreError>(())
+/// # Ok::<(), coze_auth::store::StoreError>(())
 /// ```
 #[must_use]
 pub struct RedisStoreBuilder {
@@ -95,7 +95,7 @@ impl RedisStoreBuilder {
     ///
     /// assert!(RedisStore::connect("redis://redis:6379").is_err());
     /// let in_a_container = RedisStore::builder("redis://redis:6379").allow_plaintext_host("redis").build()?;
-    /// # Ok::<(), coze_auth::store::contract::StoreError>(())
+    /// # Ok::<(), coze_auth::store::StoreError>(())
     /// ```
     pub fn allow_plaintext_host(mut self, host: impl Into<String>) -> Self {
         self.plaintext_hosts.push(host.into());

@@ -4,9 +4,7 @@
 
 use std::{fmt, io, time::Duration};
 
-use coze_auth::store::contract::StoreErrorKind::{
-    self, Busy, Full, NotPermitted, Other, Transient,
-};
+use coze_auth::store::StoreErrorKind::{self, Busy, Full, NotPermitted, Other, Transient};
 use redis::RedisError;
 
 /// Why an operation failed.

@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use coze_auth::store::contract::{
+use coze_auth::store::{
     CompareAndSet, Contents, Key, LockLifetime, Owner, Profile, Store, StoreError, StoreFuture,
     Stored, TryLock, Version,
 };
@@ -33,7 +33,7 @@ use self::connection::Connections;
 /// use coze_auth_stores::RedisStore;
 ///
 /// let store = RedisStore::connect("rediss://replica:secret@redis.example.com:6379/0")?;
-/// # Ok::<(), coze_auth::store::contract::StoreError>(())
+/// # Ok::<(), coze_auth::store::StoreError>(())
 /// ```
 ///
 /// # Keys

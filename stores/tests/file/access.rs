@@ -10,7 +10,7 @@ use std::{
     process::Command,
 };
 
-use coze_auth::store::contract::StoreErrorKind;
+use coze_auth::store::StoreErrorKind;
 
 use super::{
     left_out::left_out,

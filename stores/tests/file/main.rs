@@ -33,7 +33,7 @@ use std::{
     time::Duration,
 };
 
-use coze_auth::store::contract::{
+use coze_auth::store::{
     CompareAndSet, Contents, Key, Owner, Profile, Store, StoreError, Stored, TryLock, Version,
 };
 use coze_auth_stores::FileStore;

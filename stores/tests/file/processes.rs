@@ -6,7 +6,7 @@ use std::{
     process::{Child, ChildStdout, Command, Output, Stdio},
 };
 
-use coze_auth::{store::contract::StoreErrorKind, testing::store};
+use coze_auth::{store::StoreErrorKind, testing::store};
 
 use super::{access, left_out::skipped, *};
 

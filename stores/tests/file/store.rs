@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use coze_auth::store::contract::StoreErrorKind;
+use coze_auth::store::StoreErrorKind;
 use tokio::time::{sleep, timeout};
 
 use super::*;

@@ -23,7 +23,7 @@ use std::{
     time::Duration,
 };
 
-use coze_auth::store::contract::{
+use coze_auth::store::{
     CompareAndSet, Contents, Key, Owner, Profile, Store, StoreErrorKind, TryLock, Version,
 };
 use coze_auth_stores::KeyringStore;

@@ -23,7 +23,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use coze_auth::store::contract::{
+use coze_auth::store::{
     CompareAndSet, Contents, Key, LockLifetime, Owner, Profile, Store, StoreError, StoreErrorKind,
     Stored, TryLock, Version,
 };

@@ -8,9 +8,7 @@ use std::{
 };
 
 use super::*;
-use crate::store::contract::{
-    Blocking, BlockingStore, MemoryStore, StoreError, StoreErrorKind, StoreFuture,
-};
+use crate::store::{Blocking, BlockingStore, MemoryStore, StoreError, StoreErrorKind, StoreFuture};
 
 /// What a store in memory does wrong.
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -43,7 +43,7 @@ pub type StoreFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>>
 ///
 /// ```
 /// use std::{sync::atomic::{AtomicU64, Ordering}, time::Duration};
-/// use coze_auth::store::contract::{
+/// use coze_auth::store::{
 ///     CompareAndSet, Contents, Key, Owner, Profile, Store, StoreFuture, Stored, TryLock, Version,
 /// };
 ///
@@ -131,7 +131,8 @@ pub trait Store: Send + Sync + 'static {
     /// The lock may still be held. It ends by itself.
     fn unlock<'a>(&'a self, key: &'a Key, owner: &'a Owner) -> StoreFuture<'a, ()>;
 
-    /// The profiles whose [record](Key::record) key holds something, in any order; quarantine keys do not count. `None` if the store
+    /// The profiles whose [record](Key::record) key holds something, in any order; quarantine keys do not count. A profile that was signed
+    /// out of holds a tombstone, which counts. `None` if the store
     /// cannot tell (a keyring cannot enumerate its entries everywhere).
     ///
     /// # Errors
@@ -280,7 +281,7 @@ impl<S: Store + ?Sized> Store for Arc<S> {
 /// The name of a sign-in in a store: 1 to 128 bytes of UTF-8 without control characters.
 ///
 /// ```
-/// use coze_auth::store::contract::Profile;
+/// use coze_auth::store::Profile;
 ///
 /// let profile = Profile::new("default")?;
 /// assert_eq!(profile.name(), "default");
@@ -391,7 +392,7 @@ impl fmt::Display for Key {
 /// What a key holds: bytes with secrets in them, so they are wiped when dropped, and not printed.
 ///
 /// ```compile_fail
-/// let contents = coze_auth::store::contract::Contents::from(b"secret".to_vec());
+/// let contents = coze_auth::store::Contents::from(b"secret".to_vec());
 /// println!("{contents:?}");
 /// ```
 #[derive(Clone)]
@@ -420,7 +421,7 @@ impl From<Zeroizing<Vec<u8>>> for Contents {
 /// Names one write of a key. It means something only to the store that made it, and is compared for equality only.
 ///
 /// ```
-/// use coze_auth::store::contract::{Contents, Version};
+/// use coze_auth::store::{Contents, Version};
 ///
 /// let contents = Contents::from(b"{}".to_vec());
 /// assert_eq!(Version::of(&contents), Version::of(&contents));
@@ -511,7 +512,7 @@ pub enum LockLifetime {
 /// Who holds a lock: one run of refresh in one process, with all its attempts.
 ///
 /// ```
-/// use coze_auth::store::contract::Owner;
+/// use coze_auth::store::Owner;
 ///
 /// let owner = Owner::new([7; 16], "process 4711 on host\n");
 /// assert_eq!(owner.id(), "07070707070707070707070707070707");
@@ -586,7 +587,7 @@ pub enum StoreErrorKind {
 /// Its text is shown to people: it is put on one line, and cut to a sane length. Neither it nor the source may hold a secret.
 ///
 /// ```
-/// use coze_auth::store::contract::{StoreError, StoreErrorKind};
+/// use coze_auth::store::{StoreError, StoreErrorKind};
 ///
 /// let full = std::io::Error::from(std::io::ErrorKind::StorageFull);
 /// let error = StoreError::full("the database did not take the sign-in", full);

@@ -1,5 +1,0 @@
-//! Where sign-ins are kept.
-
-pub mod contract;
-
-pub use contract::*;
