@@ -139,7 +139,8 @@ pub trait Store: Send + Sync + 'static {
     /// The lock may still be held. It ends by itself.
     fn unlock<'a>(&'a self, key: &'a Key, owner: &'a Owner) -> StoreFuture<'a, ()>;
 
-    /// The profiles whose [record](Key::record) key holds something, in any order; quarantine keys do not count. `None` if the store
+    /// The profiles whose [record](Key::record) key holds something, in any order; quarantine keys do not count. A profile that was signed
+    /// out of holds a tombstone, which counts. `None` if the store
     /// cannot tell (a keyring cannot enumerate its entries everywhere).
     ///
     /// # Errors
