@@ -14,7 +14,7 @@ use coze_wire::{Bearer, BodyState, Captured, Secret};
 use http::header::{CONTENT_TYPE, LOCATION, RETRY_AFTER};
 use serde::{
     Deserializer as _,
-    de::{DeserializeOwned, MapAccess, Visitor},
+    de::{DeserializeOwned, IgnoredAny, MapAccess, Visitor},
 };
 use serde_json::{Value, value::RawValue};
 use zeroize::Zeroizing;
@@ -45,10 +45,12 @@ impl<'a> Object<'a> {
                 members,
                 is_closed: true,
             }),
-            Err(error) if error.is_eof() && text.trim_start().starts_with('{') => Some(Self {
-                members,
-                is_closed: false,
-            }),
+            Err(error) if is_cut(text, &error) && text.trim_start().starts_with('{') => {
+                Some(Self {
+                    members,
+                    is_closed: false,
+                })
+            }
             Err(_) => None,
         }
     }
@@ -119,6 +121,16 @@ impl<'a> Visitor<'a> for Members<'_, 'a> {
         }
         Ok(())
     }
+}
+
+/// Whether a text ends before its JSON does. A number that is cut behind its sign, its point or its `e` is a wrong one to
+/// the parser: with another digit, it is one that goes on.
+fn is_cut(text: &str, error: &serde_json::Error) -> bool {
+    let is_longer_cut = || {
+        let longer = Zeroizing::new(format!("{text}0"));
+        serde_json::from_str::<IgnoredAny>(&longer).is_err_and(|error| error.is_eof())
+    };
+    error.is_eof() || text.ends_with(['-', '+', '.', 'e', 'E']) && is_longer_cut()
 }
 
 /// Null, empty or zero, in JSON's text.
@@ -356,9 +368,9 @@ impl Answer<'_> {
             }
             _ if is_closed => "the answer holds neither what was asked for nor an error".to_owned(),
             _ if text.trim().is_empty() => "the answer is empty".to_owned(),
-            _ => match serde_json::from_str::<serde::de::IgnoredAny>(text) {
+            _ => match serde_json::from_str::<IgnoredAny>(text) {
                 Ok(_) => "the answer is JSON, but not an object".to_owned(),
-                Err(error) if error.is_eof() => {
+                Err(error) if is_cut(text, &error) => {
                     format!("the answer is cut short after {length} bytes")
                 }
                 Err(_) => {
@@ -437,14 +449,18 @@ fn usable_access_token(object: &Object<'_>) -> Result<(Secret, Bearer), String> 
     let access_token = Secret::from(access_token.to_string());
     let bearer =
         Bearer::new(&access_token).map_err(|why| format!("the answer's access token {why}"))?;
-    match object.value("token_type") {
-        None | Some(Value::Null) => {}
-        Some(Value::String(kind)) if kind.trim().is_empty() => {}
-        Some(Value::String(kind)) if kind.trim().eq_ignore_ascii_case("bearer") => {}
-        Some(Value::String(_)) => {
+    let Some(token_type) = object.get("token_type") else {
+        return Ok((access_token, bearer));
+    };
+    match serde_json::from_str(token_type.get()) {
+        Ok(Value::Null) => {}
+        Ok(Value::String(kind)) if kind.trim().is_empty() => {}
+        Ok(Value::String(kind)) if kind.trim().eq_ignore_ascii_case("bearer") => {}
+        Ok(Value::String(_)) => {
             return Err("the answer's token_type is not Bearer".to_owned());
         }
-        Some(_) => return Err(object.mismatch("token_type", "the string Bearer")),
+        // A text that no string can hold, too.
+        Ok(_) | Err(_) => return Err(object.mismatch("token_type", "the string Bearer")),
     }
     Ok((access_token, bearer))
 }
