@@ -70,6 +70,11 @@ impl<'a> Object<'a> {
         text_of(self.get(name)?)
     }
 
+    /// A member that is an object, read as tolerantly as this one.
+    fn object(&self, name: &str) -> Option<Self> {
+        Self::parse(self.get(name)?.get())
+    }
+
     fn is_error(&self) -> bool {
         ERROR_MEMBERS
             .iter()
@@ -301,8 +306,7 @@ impl Answer<'_> {
     /// Coze's shapes of an error. In shape A the code is `error_code`, and `error` is free text; in shape B the code is
     /// `error`; shape C has a number. A body may mix them, write the number as text, or put an object into `error`.
     fn refusal(&self, object: &Object<'_>) -> Option<Error> {
-        let members = object.value("error").filter(Value::is_object);
-        let inner = |name: &str| members.as_ref()?.get(name).cloned();
+        let inner = object.object("error");
         let code_in = |value: Option<Value>| value.as_ref().and_then(code_of);
         let error = code_in(object.value("error"));
         // Beside a number, a word that nobody knows is free text.
@@ -316,11 +320,10 @@ impl Answer<'_> {
             .or_else(|| {
                 ["error_code", "code", "type"]
                     .iter()
-                    .find_map(|name| code_in(inner(name)))
+                    .find_map(|name| code_in(inner.as_ref()?.value(name)))
             });
         let text = |name: &str| Some(object.text(name)?.to_string());
-        let inner_text =
-            |name: &str| Some(inner(name)?.as_str()?.to_owned()).filter(|t| !t.is_empty());
+        let inner_text = |name: &str| Some(inner.as_ref()?.text(name)?.to_string());
         let is_code = |text: &String| word.as_ref().is_some_and(|code| code.as_str() == *text);
         let message = ["error_message", "error_description", "msg", "message"]
             .iter()
@@ -393,10 +396,10 @@ impl Answer<'_> {
         }
         let object = object?;
         let within = |name: &str| {
-            let log_id = object.value(name)?.get("logid")?.as_str()?.to_owned();
+            let log_id = object.object(name)?.text("logid")?;
             shown(&log_id)
         };
-        let beside = |name: &str| shown(object.value(name)?.as_str()?);
+        let beside = |name: &str| shown(&object.text(name)?);
         within("detail")
             .or_else(|| within("error"))
             .or_else(|| beside("logid"))
