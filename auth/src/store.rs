@@ -241,7 +241,20 @@ impl<S: BlockingStore> Store for Blocking<S> {
         ttl: Duration,
     ) -> StoreFuture<'a, TryLock> {
         let (key, owner) = (key.clone(), owner.clone());
-        self.run(move |store| store.try_lock(&key, &owner, ttl))
+        let (sender, receiver) = tokio::sync::oneshot::channel();
+        let locking = self.run(move |store| {
+            let locked = store.try_lock(&key, &owner, ttl);
+            // Nobody would release a lock that comes when nobody waits for it any more.
+            if let Err(Ok(TryLock::Acquired(_))) = sender.send(locked) {
+                store.unlock(&key, &owner)?;
+            }
+            Ok(())
+        });
+        Box::pin(async move {
+            locking.await?;
+            let gone = |error| StoreError::other("the lock was not answered for", error);
+            receiver.await.map_err(gone)?
+        })
     }
 
     fn unlock<'a>(&'a self, key: &'a Key, owner: &'a Owner) -> StoreFuture<'a, ()> {
