@@ -66,8 +66,7 @@ impl Lock {
     /// Whether its file still has its name, and so excludes others.
     fn counts(&self, dir: &Dir) -> bool {
         let named = dir.metadata(&self.name);
-        let locked = self.file.metadata();
-        named.is_ok_and(|named| locked.is_ok_and(|locked| folder::are_same(&named, &locked)))
+        named.is_ok_and(|named| folder::are_same(&named, &self.file))
     }
 }
 
@@ -134,13 +133,15 @@ type Progress = Option<(Option<Duration>, Instant)>;
 pub(crate) struct Turns(Arc<Mutex<HashMap<String, Weak<AsyncMutex<Progress>>>>>);
 
 impl Turns {
-    /// Waits for the lock under which a key is changed, by any process.
-    pub(crate) async fn change(
+    /// Waits for the lock under which a key is changed, by any process, and does the work with it: on the same thread, since what
+    /// waits to be saved is lost with the process.
+    pub(crate) async fn change<T: Send + 'static>(
         &self,
         threads: &Threads,
         folder: &Folder,
         name: String,
-    ) -> Result<Change> {
+        work: impl FnOnce(Change) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
         let began = Instant::now();
         let path = folder.path().join(&name);
         let busy = |by: Option<String>, waited: Duration| {
@@ -151,37 +152,39 @@ impl Turns {
             StoreError::busy(&what, by.as_deref())
         };
         let turn = timeout(TURN_TIMEOUT, self.turn(&name).lock_owned()).await;
-        let mut turn = turn.map_err(|_| busy(None, TURN_TIMEOUT))?;
+        let turn = turn.map_err(|_| busy(None, TURN_TIMEOUT))?;
+        let mut next = (turn, work);
         loop {
             let (folder, name) = (folder.clone(), name.clone());
             let tried = threads.run(move || {
                 let dir = folder.create()?;
-                Ok(match Lock::try_take(&dir, &name, &this_process())? {
-                    Some(lock) => Ok((dir, lock)),
+                let Some(lock) = Lock::try_take(&dir, &name, &this_process())? else {
                     // Who takes the lock writes to its file.
-                    None => Err((
-                        dir.metadata(&name).ok().map(|file| folder::modified(&file)),
-                        holder(&dir, &name),
-                    )),
-                })
+                    let taken = dir.metadata(&name).ok();
+                    let taken = taken.map(|file| folder::modified(&file));
+                    return Ok(Err((next, taken, holder(&dir, &name))));
+                };
+                let (mut turn, work) = next;
+                *turn = None;
+                let change = Change {
+                    dir,
+                    _lock: lock,
+                    _turn: turn,
+                };
+                work(change).map(Ok)
             });
-            let (taken, by) = match tried.await? {
-                Ok((dir, lock)) => {
-                    *turn = None;
-                    return Ok(Change {
-                        dir,
-                        _lock: lock,
-                        _turn: turn,
-                    });
-                }
+            let (waiting, taken, by) = match tried.await? {
+                Ok(done) => return Ok(done),
                 Err(held) => held,
             };
+            next = waiting;
+            let turn = &mut next.0;
             let now = Instant::now();
-            let since = match *turn {
+            let since = match **turn {
                 Some((seen, since)) if seen == taken => since,
                 _ => now,
             };
-            *turn = Some((taken, since));
+            **turn = Some((taken, since));
             for (waited, limit) in [(now - since, CHANGE_TIMEOUT), (now - began, TURN_TIMEOUT)] {
                 if waited >= limit {
                     return Err(busy(by, limit));

@@ -42,7 +42,7 @@ use self::change::KeyFiles;
 use crate::{
     blocking::Threads,
     folder::{Dir, Folder, Result, state_folder},
-    lock::{Held, Turns},
+    lock::{Change, Held, Turns},
 };
 
 /// Keeps sign-ins in a folder, one file for each profile: for the programs of one user. Clones are the same store.
@@ -152,12 +152,11 @@ impl FileStore {
         key: &Key,
         change: impl FnOnce(&Dir, &KeyFiles) -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        let (folder, files) = (self.folder.clone(), KeyFiles::new(key));
-        let turn = self
-            .turns
-            .change(&self.changes, &folder, files.name("change"));
-        let turn = turn.await?;
-        self.changes.run(move || change(&turn.dir, &files)).await
+        let files = KeyFiles::new(key);
+        let name = files.name("change");
+        let work = move |turn: Change| change(&turn.dir, &files);
+        let (turns, threads) = (&self.turns, &self.changes);
+        turns.change(threads, &self.folder, name, work).await
     }
 }
 

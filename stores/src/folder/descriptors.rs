@@ -108,8 +108,9 @@ pub(crate) fn modified(named: &Named) -> Duration {
     )
 }
 
-pub(crate) fn are_same(named: &Named, file: &Metadata) -> bool {
-    (u64::from(named.st_dev), named.st_ino) == (file.dev(), file.ino())
+pub(crate) fn are_same(named: &Named, file: &File) -> bool {
+    let file = rustix::fs::fstat(file);
+    file.is_ok_and(|file| (file.st_dev, file.st_ino) == (named.st_dev, named.st_ino))
 }
 
 pub(super) fn create_folder(path: &Path) -> io::Result<()> {

@@ -90,7 +90,7 @@ pub(crate) fn modified(named: &Named) -> Duration {
 }
 
 /// Windows has no number for it that the standard library tells.
-pub(crate) fn are_same(_: &Named, _: &Metadata) -> bool {
+pub(crate) fn are_same(_: &Named, _: &File) -> bool {
     true
 }
 

@@ -161,7 +161,9 @@ impl KeyringStore {
     /// Waits for the turn to change a credential.
     async fn change(&self, credential: &Credential) -> Result<Change> {
         let name = credential.lock_file("change");
-        self.turns.change(&self.threads, &self.locks, name).await
+        self.turns
+            .change(&self.threads, &self.locks, name, Ok)
+            .await
     }
 
     /// Whether a program of this user has ever changed a credential.
