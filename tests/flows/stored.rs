@@ -111,8 +111,8 @@ impl Rigged {
         change(&mut self.rig.lock().unwrap())
     }
 
-    async fn through<T>(
-        &self,
+    async fn through<'a, T>(
+        &'a self,
         next: impl FnOnce(&mut Rig) -> &mut VecDeque<Mishap>,
         act: impl Future<Output = Result<T, StoreError>>,
     ) -> Result<T, StoreError> {
@@ -179,7 +179,7 @@ impl Store for Rigged {
     }
 
     fn compare_and_set<'a>(
-        &self,
+        &'a self,
         key: &'a Key,
         expected: Option<&'a Version>,
         new: Option<&'a Contents>,
@@ -214,7 +214,7 @@ impl Store for Rigged {
     }
 
     fn try_lock<'a>(
-        &self,
+        &'a self,
         key: &'a Key,
         owner: &'a Owner,
         ttl: Duration,
