@@ -14,7 +14,7 @@ use coze_wire::{Bearer, BodyState, Captured, Secret};
 use http::header::{CONTENT_TYPE, LOCATION, RETRY_AFTER};
 use serde::{
     Deserializer as _,
-    de::{DeserializeOwned, MapAccess, Visitor},
+    de::{DeserializeOwned, IgnoredAny, MapAccess, Visitor},
 };
 use serde_json::{Value, value::RawValue};
 use zeroize::Zeroizing;
@@ -45,10 +45,12 @@ impl<'a> Object<'a> {
                 members,
                 is_closed: true,
             }),
-            Err(error) if error.is_eof() && text.trim_start().starts_with('{') => Some(Self {
-                members,
-                is_closed: false,
-            }),
+            Err(error) if is_cut(text, &error) && text.trim_start().starts_with('{') => {
+                Some(Self {
+                    members,
+                    is_closed: false,
+                })
+            }
             Err(_) => None,
         }
     }
@@ -66,6 +68,11 @@ impl<'a> Object<'a> {
     /// A member that is a string and not empty.
     pub(crate) fn text(&self, name: &str) -> Option<Zeroizing<String>> {
         text_of(self.get(name)?)
+    }
+
+    /// A member that is an object, read as tolerantly as this one.
+    fn object(&self, name: &str) -> Option<Self> {
+        Self::parse(self.get(name)?.get())
     }
 
     fn is_error(&self) -> bool {
@@ -119,6 +126,16 @@ impl<'a> Visitor<'a> for Members<'_, 'a> {
         }
         Ok(())
     }
+}
+
+/// Whether a text ends before its JSON does. A number that is cut behind its sign, its point or its `e` is a wrong one to
+/// the parser: with another digit, it is one that goes on.
+fn is_cut(text: &str, error: &serde_json::Error) -> bool {
+    let is_longer_cut = || {
+        let longer = Zeroizing::new(format!("{text}0"));
+        serde_json::from_str::<IgnoredAny>(&longer).is_err_and(|error| error.is_eof())
+    };
+    error.is_eof() || text.ends_with(['-', '+', '.', 'e', 'E']) && is_longer_cut()
 }
 
 /// Null, empty or zero, in JSON's text.
@@ -288,8 +305,7 @@ impl Answer<'_> {
     /// Coze's shapes of an error. In shape A the code is `error_code`, and `error` is free text; in shape B the code is
     /// `error`; shape C has a number. A body may mix them, write the number as text, or put an object into `error`.
     fn refusal(&self, object: &Object<'_>) -> Option<Error> {
-        let members = object.value("error").filter(Value::is_object);
-        let inner = |name: &str| members.as_ref()?.get(name).cloned();
+        let inner = object.object("error");
         let code_in = |value: Option<Value>| value.as_ref().and_then(code_of);
         let error = code_in(object.value("error"));
         // Beside a number, a word that nobody knows is free text.
@@ -303,11 +319,10 @@ impl Answer<'_> {
             .or_else(|| {
                 ["error_code", "code", "type"]
                     .iter()
-                    .find_map(|name| code_in(inner(name)))
+                    .find_map(|name| code_in(inner.as_ref()?.value(name)))
             });
         let text = |name: &str| Some(object.text(name)?.to_string());
-        let inner_text =
-            |name: &str| Some(inner(name)?.as_str()?.to_owned()).filter(|t| !t.is_empty());
+        let inner_text = |name: &str| Some(inner.as_ref()?.text(name)?.to_string());
         let is_code = |text: &String| word.as_ref().is_some_and(|code| code.as_str() == *text);
         let message = ["error_message", "error_description", "msg", "message"]
             .iter()
@@ -364,9 +379,9 @@ impl Answer<'_> {
             }
             _ if is_closed => "the answer holds neither what was asked for nor an error".to_owned(),
             _ if text.trim().is_empty() => "the answer is empty".to_owned(),
-            _ => match serde_json::from_str::<serde::de::IgnoredAny>(text) {
+            _ => match serde_json::from_str::<IgnoredAny>(text) {
                 Ok(_) => "the answer is JSON, but not an object".to_owned(),
-                Err(error) if error.is_eof() => {
+                Err(error) if is_cut(text, &error) => {
                     format!("the answer is cut short after {length} bytes")
                 }
                 Err(_) => {
@@ -389,10 +404,10 @@ impl Answer<'_> {
         }
         let object = object?;
         let within = |name: &str| {
-            let log_id = object.value(name)?.get("logid")?.as_str()?.to_owned();
+            let log_id = object.object(name)?.text("logid")?;
             shown(&log_id)
         };
-        let beside = |name: &str| shown(object.value(name)?.as_str()?);
+        let beside = |name: &str| shown(&object.text(name)?);
         within("detail")
             .or_else(|| within("error"))
             .or_else(|| beside("logid"))
@@ -450,14 +465,18 @@ fn usable_access_token(object: &Object<'_>) -> Result<(Secret, Bearer), String> 
     let access_token = Secret::from(access_token.to_string());
     let bearer =
         Bearer::new(&access_token).map_err(|why| format!("the answer's access token {why}"))?;
-    match object.value("token_type") {
-        None | Some(Value::Null) => {}
-        Some(Value::String(kind)) if kind.trim().is_empty() => {}
-        Some(Value::String(kind)) if kind.trim().eq_ignore_ascii_case("bearer") => {}
-        Some(Value::String(_)) => {
+    let Some(token_type) = object.get("token_type") else {
+        return Ok((access_token, bearer));
+    };
+    match serde_json::from_str(token_type.get()) {
+        Ok(Value::Null) => {}
+        Ok(Value::String(kind)) if kind.trim().is_empty() => {}
+        Ok(Value::String(kind)) if kind.trim().eq_ignore_ascii_case("bearer") => {}
+        Ok(Value::String(_)) => {
             return Err("the answer's token_type is not Bearer".to_owned());
         }
-        Some(_) => return Err(object.mismatch("token_type", "the string Bearer")),
+        // A text that no string can hold, too.
+        Ok(_) | Err(_) => return Err(object.mismatch("token_type", "the string Bearer")),
     }
     Ok((access_token, bearer))
 }

@@ -227,13 +227,14 @@ fn server_time_at_end(timing: &Timing) -> SystemTime {
 }
 
 /// The least time between two polls, as the server asks for: RFC 8628's 5 seconds where that can't be read, or can't be
-/// meant.
+/// meant, such as a thousandth of a second.
 pub(crate) fn poll_interval(interval: Option<&Value>) -> Duration {
     const DEFAULT: Duration = Duration::from_secs(5);
+    const SHORTEST: Duration = Duration::from_secs(1);
     interval
         .and_then(number)
         .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
-        .filter(|interval| !interval.is_zero() && *interval <= LONGEST_LIFE)
+        .filter(|interval| (SHORTEST..=LONGEST_LIFE).contains(interval))
         .unwrap_or(DEFAULT)
 }
 
@@ -492,6 +493,8 @@ mod tests {
             (json!("7"), 7.0),
             (json!(5.5), 5.5),
             (json!(0), 5.0),
+            (json!(0.001), 5.0),
+            (json!(1e-300), 5.0),
             (json!(-1), 5.0),
             (json!("soon"), 5.0),
             (Value::Null, 5.0),

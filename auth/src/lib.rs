@@ -34,7 +34,7 @@
 //! |---|---|
 //! | one that never changes | [`FixedToken`] |
 //! | the application's own, by JWT | [`CachedProvider::jwt`] |
-//! | a signed-in person's, by refresh token, kept in a [`store`] | [`CachedProvider::web`], `pkce`, `device` |
+//! | a user's, by refresh token, kept in a store: see [`sign_in`] | [`CachedProvider::web`], `pkce`, `device` |
 //! | the same, kept in memory | [`CachedProvider::web_in_memory`], `pkce_in_memory`, `device_in_memory` |
 //! | each of very many signed-in users', by refresh token, kept in a [`store`] | [`UserPool`] |
 //! | each of very many end users', by JWT | [`SessionPool`] |
@@ -57,7 +57,8 @@
 //!   sent, a JWT that a wrong clock spoiled; a provider tries again on errors that may pass. At most 1 MiB of
 //!   an answer is read.
 //! - A refresh token works once, so a stored sign-in has one owner at a time, across threads, processes and machines:
-//!   see [`sign_in`].
+//!   see [`sign_in`]. Stores in files, in the keyring and in Redis are in `coze-auth-stores`; your own implements
+//!   [`store::Store`].
 //! - Each exchange is a [`tracing`](https://docs.rs/tracing) event at level `DEBUG`: flow, endpoint, status, log
 //!   id, duration.
 //!

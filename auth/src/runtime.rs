@@ -36,7 +36,7 @@ pub(crate) enum RunsOn {
     Process,
 }
 
-type Task = Pin<Box<dyn Future<Output = ()> + Send>>;
+pub(crate) type Task = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// Starts a task.
 ///
@@ -91,7 +91,7 @@ fn tasks() -> MutexGuard<'static, Option<UnboundedSender<Task>>> {
     TASKS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn spawn_on_process(task: Task) -> Result<()> {
+pub(crate) fn spawn_on_process(task: Task) -> Result<()> {
     let mut sender = tasks();
     let task = match &*sender {
         // Refused by a thread that has died.

@@ -139,7 +139,8 @@ pub trait Store: Send + Sync + 'static {
     /// The lock may still be held. It ends by itself.
     fn unlock<'a>(&'a self, key: &'a Key, owner: &'a Owner) -> StoreFuture<'a, ()>;
 
-    /// The profiles whose [record](Key::record) key holds something, in any order; quarantine keys do not count. `None` if the store
+    /// The profiles whose [record](Key::record) key holds something, in any order; quarantine keys do not count. A profile that was signed
+    /// out of holds a tombstone, which counts. `None` if the store
     /// cannot tell (a keyring cannot enumerate its entries everywhere).
     ///
     /// # Errors
@@ -240,7 +241,20 @@ impl<S: BlockingStore> Store for Blocking<S> {
         ttl: Duration,
     ) -> StoreFuture<'a, TryLock> {
         let (key, owner) = (key.clone(), owner.clone());
-        self.run(move |store| store.try_lock(&key, &owner, ttl))
+        let (sender, receiver) = tokio::sync::oneshot::channel();
+        let locking = self.run(move |store| {
+            let locked = store.try_lock(&key, &owner, ttl);
+            // Nobody would release a lock that comes when nobody waits for it any more.
+            if let Err(Ok(TryLock::Acquired(_))) = sender.send(locked) {
+                store.unlock(&key, &owner)?;
+            }
+            Ok(())
+        });
+        Box::pin(async move {
+            locking.await?;
+            let gone = |error| StoreError::other("the lock was not answered for", error);
+            receiver.await.map_err(gone)?
+        })
     }
 
     fn unlock<'a>(&'a self, key: &'a Key, owner: &'a Owner) -> StoreFuture<'a, ()> {

@@ -14,14 +14,26 @@
 #[cfg(feature = "_locks")]
 mod blocking;
 #[cfg(feature = "_locks")]
+#[cfg_attr(
+    not(feature = "file"),
+    allow(dead_code, reason = "the file store uses more of it")
+)]
 mod envelope;
 #[cfg(feature = "file")]
 mod file;
 #[cfg(feature = "_locks")]
+#[cfg_attr(
+    not(feature = "file"),
+    allow(dead_code, reason = "the file store uses more of it")
+)]
 mod folder;
 #[cfg(feature = "keyring")]
 mod keyring;
 #[cfg(feature = "_locks")]
+#[cfg_attr(
+    not(feature = "file"),
+    allow(dead_code, reason = "the file store uses more of it")
+)]
 mod lock;
 #[cfg(feature = "redis")]
 mod redis;

@@ -423,6 +423,14 @@ async fn a_redis_that_fails() {
     rows.push(row.await.line(None, port));
 
     let stage = Stage::set(connect(&server)).await;
+    let row = stage.meet_in_the_middle("Redis: out of memory in the middle", async |_| {
+        let _: String = server.ask("CONFIG SET maxmemory 1");
+        None
+    });
+    rows.push(row.await.line(None, port));
+    let _: String = server.ask("CONFIG SET maxmemory 0");
+
+    let stage = Stage::set(connect(&server)).await;
     let row = stage.meet_in_the_middle("Redis: lock lost in the middle", async |_| {
         let deleted: u64 = server.ask("DEL coze-auth:{ann}:lock");
         assert_eq!(deleted, 1);

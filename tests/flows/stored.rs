@@ -43,6 +43,8 @@ struct Rig {
     ttl: Option<Duration>,
     is_process_bound: bool,
     knows_no_age: bool,
+    /// Done once, after the next intent was written.
+    suspends: Option<Box<dyn FnOnce() + Send>>,
     /// Put just before the next save or mark.
     moves_on_to: Option<Token>,
     /// What was written to the record, in order.
@@ -194,6 +196,10 @@ impl Store for Rigged {
                 self.behind().put(&token).await.unwrap();
             }
             self.with(|rig| rig.written.push(record));
+            let suspends = (purpose == For::Intent).then(|| self.with(|rig| rig.suspends.take()));
+            if let Some(suspend) = suspends.flatten() {
+                suspend();
+            }
             self.through(
                 |rig| match purpose {
                     For::Intent => &mut rig.intent,
@@ -948,4 +954,193 @@ async fn a_lost_answer_ends_a_sign_in_and_nothing_else_does() {
     assert!(error.needs_sign_in(), "{error}");
     assert_eq!(refreshes(&stage, &first), 1, "redeemed, and never heard of");
     assert!(store.record().await.ended().is_some());
+}
+
+// Rules of the protocol that need time
+
+#[tokio::test(start_paused = true)]
+async fn the_intent_is_written_anew_before_every_attempt_and_withdrawn_after_the_last() {
+    let stage = Stage::new();
+    let (store, first) = signed_in(&stage).await;
+    pass(secs(1000)).await;
+    let faults = stage.mock.faults();
+    faults.add(
+        Fault::too_many_requests(1),
+        Target::refresh(),
+        Times::Forever,
+    );
+    let provider = replica(&stage, &store);
+    let before = stage.line.attempts();
+    provider.token().await.unwrap_err();
+    let sent = (stage.line.attempts() - before) as usize;
+    assert!(sent >= 3, "{sent}");
+    let written = store.with(|rig| std::mem::take(&mut rig.written));
+    let intents = written.iter().filter_map(|record| record.get("intents"));
+    let holds: Vec<u64> = intents
+        .filter_map(|intents| intents[0]["hold_ms"].as_u64())
+        .collect();
+    assert_eq!(holds.len(), sent);
+    assert!(
+        holds.is_sorted_by(|before, after| before > after),
+        "{holds:?}: what is left of the lock"
+    );
+    let last = written.last().unwrap();
+    assert!(
+        last.get("intents").is_none() && last.get("not_before").is_some(),
+        "{last}"
+    );
+    assert_eq!(refreshes(&stage, &first), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_server_said_holds_back_other_replicas_until_a_fresh_sign_in() {
+    let stage = Stage::new();
+    let (store, _) = signed_in(&stage).await;
+    pass(secs(1000)).await;
+    let faults = stage.mock.faults();
+    faults.add(
+        Fault::too_many_requests(600),
+        Target::refresh(),
+        Times::ONCE,
+    );
+    replica(&stage, &store).token().await.unwrap_err();
+    let before = stage.line.attempts();
+    let other = replica(&stage, &store);
+    let began = Instant::now();
+    let error = other.token().await.unwrap_err();
+    assert_eq!(began.elapsed(), Duration::ZERO, "at once");
+    assert_eq!(crate::support::status(&error), Some(429));
+    let left = error.retry_after().unwrap();
+    assert!(
+        left > secs(10) && left <= secs(15),
+        "{left:?}: 15 s at most"
+    );
+    assert_eq!(stage.line.attempts(), before);
+    let fresh = stage.web_sign_in().await;
+    store.sign_in().put(&fresh).await.unwrap();
+    let third = replica(&stage, &store).token().await.unwrap();
+    assert_eq!(third.expose(), fresh.access_token().expose());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_out_of_reach_holds_back_the_processes_of_one_machine_only() {
+    for is_process_bound in [true, false] {
+        let stage = Stage::new();
+        let (store, _) = signed_in(&stage).await;
+        store.with(|rig| rig.is_process_bound = is_process_bound);
+        pass(secs(1000)).await;
+        stage.line.cut(Cut::Refused);
+        replica(&stage, &store).token().await.unwrap_err();
+        let before = stage.line.attempts();
+        let error = replica(&stage, &store).token().await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Connect, "{error}");
+        let sent = stage.line.attempts() - before;
+        assert_eq!(sent == 0, is_process_bound, "{sent}");
+        stage.line.mend();
+        pass(secs(16)).await;
+        assert!(replica(&stage, &store).token().await.is_ok());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_sent_after_the_machine_was_suspended_for_longer_than_the_lock() {
+    let stage = Stage::new();
+    let (store, first) = signed_in(&stage).await;
+    pass(secs(1000)).await;
+    // Suspended between the lock and the request: only the wall clock tells.
+    let clock = stage.clock.clone();
+    store.with(|rig| rig.suspends = Some(Box::new(move || clock.set_wall_offset_secs(300))));
+    let before = stage.line.attempts();
+    let token = replica(&stage, &store).token().await.unwrap();
+    assert!(stage.takes(&token));
+    assert_eq!(stage.line.attempts() - before, 1, "by a lock taken again");
+    let written = store.with(|rig| std::mem::take(&mut rig.written));
+    let intents = written
+        .iter()
+        .filter(|record| record.get("intents").is_some());
+    assert_eq!(intents.count(), 2, "the first was given up");
+    assert_nothing_lost(&stage, &first, &store.record().await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_owner_that_lost_its_lock_is_waited_for_as_if_it_held_it() {
+    let stage = Stage::of(MockCoze::builder().reuse_revokes_family(true));
+    let (store, first) = signed_in(&stage).await;
+    pass(secs(1000)).await;
+    // Its lock is gone after a second, as after a failover; its intent is not.
+    let cut_short = store.another();
+    cut_short.with(|rig| rig.ttl = Some(secs(1)));
+    stage.line.takes(secs(8));
+    let (slow, other) = (replica(&stage, &cut_short), replica(&stage, &store));
+    let former = tokio::spawn(async move { slow.token().await.unwrap() });
+    pass(secs(3)).await;
+    let got = other.token().await.unwrap();
+    assert_eq!(former.await.unwrap().expose(), got.expose());
+    assert_eq!(refreshes(&stage, &first), 1);
+    assert_nothing_lost(&stage, &first, &store.record().await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_save_that_a_failover_rolled_back_is_made_again() {
+    let stage = Stage::of(MockCoze::builder().reuse_revokes_family(true));
+    let (store, first) = signed_in(&stage).await;
+    let key = Rigged::key();
+    let old = store.store.load(&key).await.unwrap().unwrap();
+    pass(secs(1000)).await;
+    let provider = replica(&stage, &store);
+    let token = provider.token().await.unwrap();
+    let now = store.store.load(&key).await.unwrap().unwrap();
+    let back = store
+        .store
+        .compare_and_set(&key, Some(&now.version), Some(&old.contents));
+    assert_ne!(back.await.unwrap(), CompareAndSet::Conflict);
+    assert_eq!(
+        store.record().await.refresh_token().expose(),
+        first.refresh_token().unwrap().expose()
+    );
+    provider.invalidate(&token);
+    assert!(stage.takes(&provider.token().await.unwrap()));
+    assert_eq!(refreshes(&stage, &first), 2);
+    assert_nothing_lost(&stage, &first, &store.record().await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_an_unknown_age_a_stored_token_is_not_used_and_its_refresh_tells_the_time() {
+    let stage = Stage::new();
+    let (store, first) = signed_in(&stage).await;
+    store.with(|rig| rig.knows_no_age = true);
+    assert!(stage.takes(&replica(&stage, &store).token().await.unwrap()));
+    assert_eq!(refreshes(&stage, &first), 1);
+    assert_nothing_lost(&stage, &first, &store.record().await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn waiting_for_another_owner_does_not_end_at_another_version_alone() {
+    let stage = Stage::new();
+    let (store, first) = signed_in(&stage).await;
+    pass(secs(1000)).await;
+    // Of an unknown age, a record that is written again looks no fresher.
+    store.with(|rig| rig.knows_no_age = true);
+    let other = store.hold_lock(secs(40)).await;
+    let before = stage.line.attempts();
+    let provider = replica(&stage, &store);
+    let waiting = tokio::spawn(async move { provider.token().await.unwrap() });
+    let key = Rigged::key();
+    for _ in 0..10 {
+        pass(secs(1)).await;
+        // The same record, written again.
+        let now = store.store.load(&key).await.unwrap().unwrap();
+        let mut longer = now.contents.expose().to_vec();
+        longer.push(b' ');
+        let again = longer.into();
+        let set = store
+            .store
+            .compare_and_set(&key, Some(&now.version), Some(&again));
+        assert_ne!(set.await.unwrap(), CompareAndSet::Conflict);
+    }
+    assert_eq!(stage.line.attempts(), before);
+    assert!(!waiting.is_finished());
+    store.unlock(&other).await;
+    assert!(stage.takes(&waiting.await.unwrap()));
+    assert_eq!(refreshes(&stage, &first), 1);
 }

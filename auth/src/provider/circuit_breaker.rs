@@ -119,7 +119,16 @@ impl CircuitBreaker {
 
     /// Takes a permit back. `failure` says how its attempt ended.
     pub(super) fn record(&self, permit: Permit, failure: Option<&Error>, is_cut_off: bool) {
-        self.requests.fetch_add(1, Ordering::Relaxed);
+        use ErrorKind::{Provider, ShutDown, Signing, Store, StoreBusy, StoreDamaged, StoreExposed};
+        // These have not asked the server.
+        if !failure.is_some_and(|error| {
+            matches!(
+                error.kind(),
+                Provider | ShutDown | Signing | Store | StoreBusy | StoreDamaged | StoreExposed
+            )
+        }) {
+            self.requests.fetch_add(1, Ordering::Relaxed);
+        }
         let Some(limit) = &self.limit else {
             return;
         };

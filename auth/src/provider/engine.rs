@@ -470,6 +470,10 @@ impl<K: Key> Job<K> {
     /// A token; nothing, if there is no fresh sign-in during a backoff.
     async fn mint(&self) -> Option<Result<Token>> {
         let engine = self.key.engine();
+        if Instant::now() >= self.deadline {
+            let late = "other requests took until the deadline";
+            return Some(Err(Error::new(ErrorKind::Timeout, late)));
+        }
         let source = match self.requests.source_of(&self.key) {
             Ok(source) => source,
             Err(error) => return Some(Err(error)),
@@ -503,7 +507,9 @@ impl<K: Key> Job<K> {
         let error = match installed {
             Ok(token) => {
                 *lock(&engine.last_error) = None;
-                flight.complete(token);
+                flight.complete(token, |token| {
+                    key.remove(token);
+                });
                 return;
             }
             Err(error) => error,

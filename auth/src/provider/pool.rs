@@ -262,12 +262,17 @@ impl<M: Members> Member<M> {
         Some(token)
     }
 
+    /// Its source, if there is something to remember.
+    pub(super) fn source(&self) -> Option<Arc<dyn Source>> {
+        self.pool.active().get(&self.name)?.source()
+    }
+
     /// Drops its token, whatever that is, and ends its backoff.
     pub(super) fn forget_token(&self) {
-        self.pool.tokens.remove_if(&self.name, |_| true);
         if let Some(requests) = self.pool.active().get(&self.name) {
-            requests.flight.end_backoff();
+            requests.flight.outdate();
         }
+        self.pool.tokens.remove_if(&self.name, |_| true);
     }
 }
 

@@ -23,6 +23,8 @@ struct State {
     backoff: Backoff,
     /// When a token was last given up because the API refused it.
     invalidated: Option<Instant>,
+    /// What is in flight may bring a token of a sign-in that was replaced or signed out meanwhile.
+    is_stale: bool,
 }
 
 /// A request, and what came of it.
@@ -101,6 +103,7 @@ impl SingleFlight {
             Some(_) if news().is_some_and(|known| state.backoff.may_look(known)) => Purpose::Look,
             Some(error) => return Ok(Begin::BackOff(error)),
         };
+        state.is_stale = false;
         let in_flight = Arc::<InFlight>::default();
         state.in_flight = Some(Arc::clone(&in_flight));
         Ok(Begin::Leader(in_flight, purpose))
@@ -116,12 +119,23 @@ impl SingleFlight {
         }
     }
 
-    /// Ends the request in flight, and tells all who wait.
-    pub(super) fn complete(&self, token: AccessToken) {
+    /// Ends the request in flight, and tells all who wait. If it is stale, its token is to be removed: they ask again.
+    pub(super) fn complete(&self, token: AccessToken, remove: impl FnOnce(&AccessToken)) {
         self.end(|state| {
             state.backoff = Backoff::default();
+            if std::mem::take(&mut state.is_stale) {
+                remove(&token);
+                return Outcome::Abandoned;
+            }
             Outcome::Completed(Ok(token))
         });
+    }
+
+    /// The sign-in was changed: ends the backoff, and what is in flight counts no more.
+    pub(super) fn outdate(&self) {
+        let mut state = self.state();
+        state.backoff = Backoff::default();
+        state.is_stale = state.in_flight.is_some();
     }
 
     /// Ends the request in flight, and tells all who wait. Returns the backoff, if there is one; it does not last longer
@@ -209,7 +223,7 @@ mod tests {
         let Begin::Joined(second) = begin(&flight) else {
             panic!("the second one joins");
         };
-        flight.complete(AccessToken::new("czs_1").unwrap());
+        flight.complete(AccessToken::new("czs_1").unwrap(), |_| ());
         for waiting in [first, second] {
             let Outcome::Completed(Ok(token)) = waiting.outcome().await else {
                 panic!("it is complete");

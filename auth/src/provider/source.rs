@@ -9,7 +9,7 @@ use super::{
     circuit_breaker::CircuitBreaker,
     retry::{AtDeadline, retrying},
 };
-use crate::{Error, Flow, JwtFlow, JwtTokenRequest, Result, Token};
+use crate::{Error, Flow, JwtFlow, JwtTokenRequest, Result, SignIn, Token};
 
 pub(crate) type SourceFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
@@ -39,6 +39,11 @@ pub(crate) trait Source: Send + Sync + 'static {
     /// often it gets another for that.
     fn heeds_refusal(&self, _refused: &AccessToken, _valid_until: Instant) -> bool {
         false
+    }
+
+    /// The stored sign-in that its tokens are of.
+    fn sign_in(&self) -> Option<SignIn> {
+        None
     }
 
     /// Begins nothing new any more.

@@ -149,7 +149,11 @@ impl UserProvider {
     ///
     /// [`InvalidInput`](crate::ErrorKind::InvalidInput) when the user's id can't be the name of a profile.
     pub fn sign_in(&self) -> Result<SignIn> {
-        SignIn::new(Arc::clone(&self.0.pool.members.store), self.0.name())
+        let active = self.0.source().and_then(|source| source.sign_in());
+        active.map_or_else(
+            || SignIn::new(Arc::clone(&self.0.pool.members.store), self.0.name()),
+            Ok,
+        )
     }
 
     /// Keeps the token of a fresh sign-in, in place of whatever is there. It is served from the next call on.

@@ -50,6 +50,9 @@ enum User {
     SignsOut,
     PutsTwice,
     SignsOutAndPuts,
+    /// Two users at once.
+    PutsBesideAnother,
+    PutsBesideASignOut,
 }
 
 const TWO: Scenario = Scenario {
@@ -67,6 +70,11 @@ const TWO: Scenario = Scenario {
 
 /// Locks are taken for the time that a refresh has, a request and a save.
 const LONGER_THAN_A_LOCK: Duration = Duration::from_secs(200);
+
+enum Act {
+    Put(Token),
+    SignOut,
+}
 
 /// What becomes of a gated step.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -119,12 +127,15 @@ struct Coze {
     sent: Vec<(usize, String)>,
     /// A refresh token after its owner had heard of `invalid_grant` for it.
     sent_again: bool,
+    /// Fresh sign-ins that were stored, in order.
+    put: Vec<String>,
     /// A successor that nobody has heard of.
     lost: bool,
 }
 
 struct World {
     store: MemoryStore,
+    owners: usize,
     lifetime: LockLifetime,
     coze: Mutex<Coze>,
     pending: Mutex<Vec<Pending>>,
@@ -350,6 +361,7 @@ struct Seen {
 async fn run(scenario: Scenario, schedule: &mut Schedule) -> Result<(), String> {
     let world = Arc::new(World {
         store: MemoryStore::new(),
+        owners: scenario.owners,
         lifetime: scenario.lifetime,
         coze: Mutex::default(),
         pending: Mutex::default(),
@@ -390,22 +402,31 @@ async fn run(scenario: Scenario, schedule: &mut Schedule) -> Result<(), String> 
             }
         }));
     }
-    if let Some(user) = scenario.user {
+    let scripts: Vec<Vec<Act>> = match scenario.user {
+        None => Vec::new(),
+        Some(User::Puts) => vec![vec![Act::Put(f)]],
+        Some(User::SignsOut) => vec![vec![Act::SignOut]],
+        Some(User::PutsTwice) => vec![vec![Act::Put(f), Act::Put(g)]],
+        Some(User::SignsOutAndPuts) => vec![vec![Act::SignOut, Act::Put(f)]],
+        Some(User::PutsBesideAnother) => vec![vec![Act::Put(f)], vec![Act::Put(g)]],
+        Some(User::PutsBesideASignOut) => vec![vec![Act::Put(f)], vec![Act::SignOut]],
+    };
+    for script in scripts {
         let actor = actors.len();
         let (world, sign_in, seen) = (Arc::clone(&world), world.handle(actor), Arc::clone(&seen));
         actors.push(tokio::spawn(async move {
             world.gate(actor, Gate::Start).await;
-            if matches!(user, User::SignsOut | User::SignsOutAndPuts) {
-                let done = sign_in.sign_out().await.map_err(drop);
-                seen.lock().unwrap().has_signed_out.push(done);
-            }
-            if user != User::SignsOut {
-                let done = sign_in.put(&f).await.map_err(drop);
-                seen.lock().unwrap().has_put.push(done);
-            }
-            if user == User::PutsTwice {
-                let done = sign_in.put(&g).await.map_err(drop);
-                seen.lock().unwrap().has_put.push(done);
+            for act in script {
+                match act {
+                    Act::SignOut => {
+                        let done = sign_in.sign_out().await.map_err(drop);
+                        seen.lock().unwrap().has_signed_out.push(done);
+                    }
+                    Act::Put(token) => {
+                        let done = sign_in.put(&token).await.map_err(drop);
+                        seen.lock().unwrap().has_put.push(done);
+                    }
+                }
             }
         }));
     }
@@ -624,6 +645,11 @@ async fn take(world: &World, step: Step) -> Option<usize> {
                         world
                             .store
                             .compare_and_set_now(&key, expected.as_ref(), new.as_ref());
+                    let is_user = actor >= world.owners && key.slot().is_none();
+                    if let (true, CompareAndSet::Done(_)) = (is_user, &done) {
+                        let token = find("\"refresh_token\":\"");
+                        world.coze.lock().unwrap().put.extend(token);
+                    }
                     let said = matches!(fate, Step::IsLostAfter(_));
                     let _ = reply.send(if said { Err(lost()) } else { Ok(done) });
                 }
@@ -740,6 +766,11 @@ async fn judge(
             ));
         }
     }
+    for (i, put) in coze.put.iter().enumerate() {
+        if coze.put[..i].contains(put) {
+            return Err(format!("{put} was put again, over what had replaced it"));
+        }
+    }
     if coze.sent_again {
         return Err("a refresh token was sent again after invalid_grant".to_owned());
     }
@@ -839,12 +870,20 @@ fn a_lock_that_is_bound_to_its_process_loses_nothing_to_a_fault() {
 
 #[test]
 fn a_put_in_between_is_not_undone() {
-    for user in [User::Puts, User::PutsTwice] {
+    explore(Scenario {
+        name: "two puts",
+        owners: 0,
+        user: Some(User::PutsBesideAnother),
+        evictions: 0,
+        ..TWO
+    });
+    for (user, switches) in [(User::Puts, 3), (User::PutsTwice, 2)] {
         explore(Scenario {
             name: "a put",
             owners: 1,
             user: Some(user),
             evictions: 0,
+            switches,
             ..TWO
         });
     }
@@ -852,6 +891,13 @@ fn a_put_in_between_is_not_undone() {
 
 #[test]
 fn a_sign_out_in_between_is_final() {
+    explore(Scenario {
+        name: "a put and a sign-out",
+        owners: 0,
+        user: Some(User::PutsBesideASignOut),
+        evictions: 0,
+        ..TWO
+    });
     for user in [User::SignsOut, User::SignsOutAndPuts] {
         explore(Scenario {
             name: "a sign-out",

@@ -52,6 +52,8 @@ impl SignIn {
             .await
             .map_err(store_error)?;
         self.0.puts.fetch_add(1, Ordering::Release);
+        // An unsaved successor of what was replaced is not served any more.
+        let _ = self.save_unsaved(None, until).await;
         Ok(())
     }
 
@@ -91,7 +93,11 @@ impl SignIn {
         }
         let expected = now.as_ref().map(|now| &now.stored.version);
         let write = fresh.write(0)?;
-        was_sent.store(true, Ordering::Relaxed);
+        // Named before, it tells nothing when it is named later.
+        let is_named = now
+            .as_ref()
+            .is_some_and(|now| now.entry.ids().contains(&&fresh.sign_in));
+        was_sent.store(!is_named, Ordering::Relaxed);
         if self.write(expected, &write, until).await?.is_none() {
             return Ok(None);
         }

@@ -8,7 +8,7 @@ use std::{
 use tokio::time::{Instant, sleep, timeout};
 
 use super::{
-    LONGEST_CHANGE, Loaded,
+    Loaded,
     intent::{self, Intent, PADDING},
     record::{Entry, NotBefore, Record, millis, random},
     save::{Saved, Successor},
@@ -143,11 +143,11 @@ struct Failures {
 
 impl Refresher {
     pub(super) async fn get(self: &Arc<Self>, mode: RefreshMode, budget: &Budget) -> Result<Token> {
-        if let Some(token) = self.unsaved_token(budget).await? {
-            return Ok(token);
-        }
         let mut wait = FIRST_LOOK;
         loop {
+            if let Some(token) = self.unsaved_token(budget).await? {
+                return Ok(token);
+            }
             let due = match self.look(mode, budget).await? {
                 Look::Use(token) => return Ok(token),
                 Look::Refresh(due) => due,
@@ -256,6 +256,13 @@ impl Refresher {
             Ok(answer) => self.keep(&run, answer, lock).await,
             Err(failure) => {
                 let ended = self.ended(&run, failure, mode, budget).await;
+                {
+                    let over = &mut self.state().over;
+                    over.push_back(run.owner.id().to_owned());
+                    if over.len() > MOST_REFUSED {
+                        over.pop_front();
+                    }
+                }
                 lock.release().await;
                 ended
             }
@@ -266,6 +273,9 @@ impl Refresher {
     async fn attempt(&self, run: &Run, budget: &Budget) -> Result<Answer> {
         if self.is_closing() {
             return Err(shut_down());
+        }
+        if self.sign_in.unsaved_successor().is_some() {
+            return Err(changed("a successor is to be saved first"));
         }
         self.write_intent(run, budget).await?;
         if budget.is_spent() {
@@ -587,6 +597,9 @@ impl Refresher {
             .retain(|(owner, _)| intents.iter().any(|intent| intent.owner == *owner));
         let mut held_by = None;
         for intent in intents {
+            if state.over.contains(&intent.owner) {
+                continue;
+            }
             let left = intent.holds(age);
             let known = state
                 .holders
@@ -658,12 +671,12 @@ impl Refresher {
             .intents
             .iter()
             .filter(|intent| intent.owner != run.owner.id());
+        let mut state = self.state();
         let others: Vec<String> = others
-            .filter(|intent| intent.counts(age))
+            .filter(|intent| intent.counts(age) && !state.over.contains(&intent.owner))
             .map(|intent| intent.owner.clone())
             .collect();
         let refresh_token = now.record.fingerprint();
-        let mut state = self.state();
         let mut refused = state.refused_grants.iter_mut();
         let Some(refused) = refused.find(|refused| refused.refresh_token == refresh_token) else {
             return false;
@@ -795,18 +808,10 @@ impl Drop for Lock {
             return;
         };
         let (key, owner) = (self.key.clone(), self.owner.clone());
-        let unlock = move || {
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build();
-            if let Ok(runtime) = runtime {
-                let unlocking = async { timeout(LONGEST_CHANGE, store.unlock(&key, &owner)).await };
-                let _ = runtime.block_on(unlocking);
-            }
+        let unlock = async move {
+            let _ = timeout(LONGEST_RELEASE, store.unlock(&key, &owner)).await;
         };
-        let _ = std::thread::Builder::new()
-            .name("coze-unlock".to_owned())
-            .spawn(unlock);
+        let _ = crate::runtime::spawn_on_process(Box::pin(unlock));
     }
 }
 

@@ -33,7 +33,10 @@ impl SignIn {
         let progress = Mutex::new(Progress::default());
         changing(until, || self.try_sign_out(&progress, until))
             .await
-            .map_err(store_error)
+            .map_err(store_error)?;
+        // An unsaved successor is not served any more.
+        let _ = self.save_unsaved(None, until).await;
+        Ok(())
     }
 
     async fn try_sign_out(

@@ -59,6 +59,8 @@ pub(super) struct State {
     pub(super) saved: Option<Box<SavedLast>>,
     /// Refresh tokens that got `invalid_grant`, the last one last.
     pub(super) refused_grants: Vec<RefusedGrant>,
+    /// Our own owners whose runs ended without a successor: what intents they left behind hold nobody up.
+    pub(super) over: std::collections::VecDeque<String>,
     /// Owners whose intents hold the lock, and until when at most, by this process's clock.
     pub(super) holders: Vec<(String, Instant)>,
     /// The refresh token that was loaded last, and how often this process had put the sign-in then.
@@ -151,6 +153,10 @@ impl Source for StoredSource {
         true
     }
 
+    fn sign_in(&self) -> Option<SignIn> {
+        Some(self.0.sign_in.clone())
+    }
+
     fn close(&self) {
         self.0.is_closing.store(true, Ordering::Relaxed);
     }
@@ -172,7 +178,7 @@ impl Source for StoredSource {
         let state = self.0.state();
         let is_refused = state.refused.as_ref();
         self.0.sign_in.unsaved_successor().is_none()
-            && state.refused_grants.is_empty()
+            && state.refused_grants.iter().all(|refused| refused.grace_until <= now)
             && !state.has_just_refreshed_for_refusal()
             && is_refused.is_none_or(|(_, until)| *until <= now)
     }

@@ -68,13 +68,17 @@ impl SignIn {
         lock: Lock,
         clock: &Clock,
     ) -> Kept {
-        *self.unsaved() = Some(Box::new(Unsaved {
+        let former = self.unsaved().replace(Box::new(Unsaved {
             successor: successor.clone(),
             lock: Some(lock),
             why: None,
             saver: Weak::new(),
         }));
         let until = Instant::now() + LONGEST_WAIT_FOR_SAVE;
+        if let Some(former) = former {
+            // Of a run that had lost its lock. It is stored, or in quarantine.
+            let _ = self.save(&former.successor, None, until).await;
+        }
         let mut known = Some(known);
         let mut wait = FIRST_WAIT;
         loop {
@@ -123,7 +127,11 @@ impl SignIn {
         };
         match self.save(&successor, known, until).await {
             Ok(saved) => {
-                let unsaved = self.unsaved().take();
+                // Another run's may have taken its place meanwhile.
+                let saved_record = successor.record();
+                let unsaved = self
+                    .unsaved()
+                    .take_if(|unsaved| saved_record.holds(unsaved.successor.refresh_token()));
                 if let Some(unsaved) = unsaved {
                     if unsaved.why.is_some() {
                         tracing::info!(profile = %self.profile(), "the refreshed sign-in is saved now");

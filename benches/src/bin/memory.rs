@@ -32,9 +32,17 @@ use coze_benches::{
 #[global_allocator]
 static BYTES: Cap<System> = Cap::new(System, usize::MAX);
 
-/// Bytes in use.
+/// Bytes in use, when other threads have freed what they drop.
 fn in_use() -> f64 {
-    BYTES.allocated() as f64
+    let mut before = BYTES.allocated();
+    loop {
+        thread::sleep(Duration::from_millis(300));
+        let now = BYTES.allocated();
+        if now.abs_diff(before) < 1024 {
+            return now as f64;
+        }
+        before = now;
+    }
 }
 
 /// Signs nothing: what a signature costs is measured elsewhere.
@@ -89,8 +97,8 @@ fn sessions(run: &Run, runtime: &tokio::runtime::Runtime, report: &mut Report) -
             .build()
     };
     // What connections and buffers take is there before it is measured.
-    let warm = new_pool(5_000);
-    runtime.block_on(fill(&warm, 5_000))?;
+    let warm = new_pool(20_000);
+    runtime.block_on(fill(&warm, 20_000))?;
     drop(warm);
     let before = in_use();
     let pool = new_pool(sessions + sessions / 5);
@@ -208,7 +216,6 @@ fn waiters(run: &Run, runtime: &tokio::runtime::Runtime, report: &mut Report) ->
             .poll(&mut Context::from_waker(Waker::noop()));
         ensure!(polled.is_pending(), "a silent server has answered");
     }
-    thread::sleep(Duration::from_secs(2));
     let takes = in_use() - before;
     let requests = connections.load(Ordering::SeqCst);
     report.goal(

@@ -1,0 +1,148 @@
+//! An error that comes back: what is read of it, what the caller is told to do, and what is shown.
+
+use coze_auth::{Error, ErrorCode, ErrorKind, RefreshToken};
+
+use super::{
+    oracle::{self, Body, Code, State},
+    world::{self, Answer, CLIENT_SECRET, REDEEMED, assert_fit_to_be_shown},
+};
+
+/// Answers a refresh of a web application with this, and asserts, unless it is a success:
+///
+/// - Code, message and log id are those of the body, in whatever shape.
+/// - Whether to try again, to sign in or to renew the token follows from them.
+/// - What is shown holds no secret of the request and no control character, and ends with the hint.
+pub fn check(answer: &Answer) {
+    world::run(async |world| {
+        let body = Body::read(&answer.body);
+        if !oracle::is_exact(&body) {
+            return;
+        }
+        world.answers([answer.clone()]);
+        let redeemed = RefreshToken::new(REDEEMED).expect("a valid refresh token");
+        let Err(error) = world.web().refresh(&redeemed).await else {
+            let is_token = body.is_success(answer.status) && body.access_token().is_some();
+            return assert!(is_token, "an error was taken for a token: {answer:?}");
+        };
+        let mut secrets = vec![REDEEMED, CLIENT_SECRET];
+        secrets.extend(answer.secrets(&body, &["access_token", "refresh_token"]));
+        assert_fit_to_be_shown(&error, &secrets, answer);
+        assert!(!error.hint().is_empty(), "{answer:?}");
+        assert!(error.to_string().ends_with(error.hint()), "{answer:?}");
+        let status = error.status().map(|status| status.as_u16());
+        if error.kind() != ErrorKind::Interrupted {
+            assert_eq!(status, Some(answer.status), "{error} {answer:?}");
+        }
+
+        let refusal = oracle::refusal(&body);
+        if error.kind() == ErrorKind::Refused {
+            let refusal = refusal.unwrap_or_else(|| panic!("{error} {answer:?}"));
+            assert_eq!(
+                code(&error),
+                refusal.code.map(shown_code),
+                "{error} {answer:?}"
+            );
+            assert_message(&error, refusal.message.as_deref(), answer);
+        } else {
+            assert_eq!(error.code(), None, "{error} {answer:?}");
+            // A whole body with an error in it is a refusal, unless it is a success that can't be used.
+            let is_refusal = body.state == State::Closed && refusal.is_some();
+            let is_refusal = is_refusal && !body.is_success(answer.status);
+            assert!(!is_refusal, "{error} {answer:?}");
+        }
+        assert_log_id(&error, &body, answer);
+        assert_answers(&error, &body, answer);
+    });
+}
+
+fn code(error: &Error) -> Option<String> {
+    error.code().map(|code| code.as_str().into_owned())
+}
+
+fn shown_code(code: Code) -> String {
+    match code {
+        Code::Number(number) => number.to_string(),
+        Code::Word(word) => shown(&word).0,
+    }
+}
+
+/// A text as it has to be shown, and whether a reader sees all of it.
+fn shown(text: &str) -> (String, bool) {
+    let hidden = text
+        .replace(CLIENT_SECRET, "****")
+        .replace(REDEEMED, "****");
+    let one_line: String = hidden
+        .chars()
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .collect();
+    let trimmed = one_line.trim();
+    match trimmed.char_indices().nth(300) {
+        None => (trimmed.to_owned(), true),
+        Some((end, _)) => (format!("{}…", &trimmed[..end]), false),
+    }
+}
+
+fn assert_message(error: &Error, message: Option<&str>, answer: &Answer) {
+    let expected = message.map(|message| shown(message).0);
+    let expected = expected.filter(|message| !message.is_empty());
+    assert_eq!(error.message(), expected.as_deref(), "{error} {answer:?}");
+}
+
+/// The header's log id, else the body's. One of a log id's form is not changed, unless it is a secret.
+fn assert_log_id(error: &Error, body: &Body, answer: &Answer) {
+    let in_header = answer.log_id.as_deref().map(shown);
+    let has_header = in_header.as_ref().is_some_and(|(text, _)| !text.is_empty());
+    let expected = match in_header {
+        Some((text, _)) if has_header => Some(text),
+        _ if body.state == State::NoObject => None,
+        _ => oracle::log_id(body).map(|log_id| shown(&log_id).0),
+    };
+    let expected = expected.filter(|log_id| !log_id.is_empty());
+    if body.state == State::Closed || has_header {
+        assert_eq!(error.log_id(), expected.as_deref(), "{error} {answer:?}");
+    }
+}
+
+/// What the caller is told to do, by the documentation of [`Error`]'s questions.
+fn assert_answers(error: &Error, body: &Body, answer: &Answer) {
+    let refusal = oracle::refusal(body).filter(|_| error.kind() == ErrorKind::Refused);
+    let message = refusal.and_then(|refusal| refusal.message);
+    let says = |text: &str| {
+        let message = message.as_deref().unwrap_or_default();
+        message.to_lowercase().contains(text)
+    };
+    let may_pass_by_status = matches!(answer.status, 408 | 429 | 500..=599);
+    let is_retryable = match (error.kind(), error.code()) {
+        (ErrorKind::Connect | ErrorKind::Timeout | ErrorKind::Interrupted, _) => true,
+        (_, Some(ErrorCode::InternalError | ErrorCode::Api(4013))) => true,
+        (ErrorKind::Refused, Some(ErrorCode::Api(_) | ErrorCode::Other(_)) | None) => {
+            may_pass_by_status
+        }
+        (ErrorKind::InvalidAnswer, None) => may_pass_by_status,
+        _ => false,
+    };
+    assert_eq!(error.is_retryable(), is_retryable, "{error} {answer:?}");
+
+    let needs_sign_in = match error.code() {
+        Some(ErrorCode::InvalidGrant) => true,
+        Some(ErrorCode::AccessDeny) => {
+            says("login session invalid") && !says("connector app should bind connector id")
+        }
+        _ => false,
+    };
+    assert_eq!(error.needs_sign_in(), needs_sign_in, "{error} {answer:?}");
+
+    let is_token_refused = match error.code() {
+        Some(ErrorCode::Api(4100 | 700_012_006)) => true,
+        Some(ErrorCode::Api(4101)) => {
+            says("token") && !says("connector app should bind connector id")
+        }
+        _ => error.status().is_some_and(|status| status == 401),
+    };
+    assert_eq!(
+        error.is_token_refused(),
+        is_token_refused,
+        "{error} {answer:?}"
+    );
+    assert!(!(needs_sign_in && is_retryable), "{error} {answer:?}");
+}

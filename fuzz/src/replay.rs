@@ -1,0 +1,99 @@
+//! Inputs as bytes: what libFuzzer mutates, and what stands in the corpus.
+//!
+//! An input begins with a few bytes that choose the circumstances, each by its remainder, so that letters may stand for
+//! them; the rest is the body, or the callback.
+
+use std::time::Duration;
+
+use super::{
+    callback_url, device_answer, error_body, token_answer,
+    world::{Answer, NOW, REDEEMED},
+};
+
+/// Header bytes of [`token_answer`], [`device_answer`] and [`error_body`], in this order: status, `Date`, framing,
+/// and one of the check's own.
+const HEADER: usize = 4;
+
+/// `byte` chooses one of these.
+fn one_of<T: Clone>(all: &[T], byte: u8) -> T {
+    all[usize::from(byte) % all.len()].clone()
+}
+
+fn answer(input: &[u8], statuses: &[u16]) -> Option<(Answer, u8)> {
+    let (&[status, date, framing, own], body) = input.split_first_chunk::<HEADER>()?;
+    let mut answer = Answer::new(one_of(statuses, status), body);
+    answer = match date % 12 {
+        0 | 1 => answer,
+        2 => answer.dated(0),
+        3 => answer.dated(-7200),
+        4 => answer.dated(600),
+        5 => answer.dated(-60),
+        6 => answer.dated(3),
+        7 => answer.dated(-100_000_000),
+        8 => answer.dated(200_000_000),
+        9 => answer.dated(-(NOW as i64)),
+        10 => Answer {
+            has_age: true,
+            ..answer.dated(-7200)
+        },
+        _ => Answer {
+            date: Some("yesterday".to_owned()),
+            ..answer
+        },
+    };
+    answer.is_broken = framing & 1 != 0;
+    answer.took = Duration::from_millis(one_of(&[0, 0, 500, 4000], framing >> 1));
+    answer.log_id = one_of(&[None, Some("20261128log1")], framing >> 3).map(str::to_owned);
+    answer.retry_after =
+        one_of(&[None, None, None, Some("7"), Some("soon")], framing >> 4).map(str::to_owned);
+    Some((answer, own))
+}
+
+/// The answer to a refresh.
+pub fn token_answer(input: &[u8]) {
+    const STATUSES: [u16; 16] = [
+        200, 200, 200, 200, 200, 200, 201, 204, 299, 302, 400, 401, 404, 429, 500, 599,
+    ];
+    if let Some((answer, own)) = answer(input, &STATUSES) {
+        let by = one_of(&[token_answer::By::Device, token_answer::By::Web], own);
+        token_answer::check(by, &answer);
+    }
+}
+
+/// The answer to a device start.
+pub fn device_answer(input: &[u8]) {
+    const STATUSES: [u16; 8] = [200, 200, 200, 200, 201, 302, 400, 502];
+    if let Some((answer, own)) = answer(input, &STATUSES) {
+        device_answer::check(&answer, one_of(&device_answer::Polled::ALL, own));
+    }
+}
+
+/// An error. Its own byte puts a secret of the request into the log id.
+pub fn error_body(input: &[u8]) {
+    const STATUSES: [u16; 16] = [
+        200, 200, 302, 400, 400, 401, 403, 404, 408, 409, 429, 500, 502, 503, 504, 599,
+    ];
+    if let Some((mut answer, own)) = answer(input, &STATUSES) {
+        if own % 8 == 7 {
+            answer.log_id = Some(format!("log {REDEEMED}"));
+        }
+        error_body::check(&answer);
+    }
+}
+
+/// A callback: the flow and the form, then the state, the code and the callback, on a line each. Without a callback, the
+/// round trip.
+pub fn callback_url(input: &[u8]) {
+    use callback_url::{By, Form};
+    let Some((&[flow, form], rest)) = input.split_first_chunk() else {
+        return;
+    };
+    let rest = String::from_utf8_lossy(rest);
+    let mut lines = rest.splitn(3, '\n');
+    let mut line = || lines.next().unwrap_or_default();
+    let (state, code, callback) = (line(), line(), line());
+    let by = one_of(&[By::Web, By::Pkce], flow);
+    let form = one_of(&[Form::Url, Form::Path, Form::Query], form);
+    callback_url::round_trip(by, form, state, code, callback);
+    callback_url::any(by, state, callback);
+}

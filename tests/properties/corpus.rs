@@ -1,0 +1,56 @@
+//! The corpus of the fuzz targets, replayed.
+
+use std::{fs, panic, path::Path};
+
+use crate::checks::replay;
+
+/// The most that all of it may take, in bytes.
+const LIMIT: u64 = 1 << 20;
+
+fn corpus() -> std::path::PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus")
+}
+
+fn replay(target: &str, check: impl Fn(&[u8]) + panic::RefUnwindSafe) {
+    let folder = corpus().join(target);
+    let mut count = 0;
+    for entry in fs::read_dir(&folder).unwrap() {
+        let path = entry.unwrap().path();
+        let input = fs::read(&path).unwrap();
+        let outcome = panic::catch_unwind(|| check(&input));
+        assert!(outcome.is_ok(), "{}", path.display());
+        count += 1;
+    }
+    assert!(count > 10, "{} has {count} inputs", folder.display());
+}
+
+#[test]
+fn the_corpus_of_token_answers_holds() {
+    replay("token_answer", replay::token_answer);
+}
+
+#[test]
+fn the_corpus_of_device_answers_holds() {
+    replay("device_answer", replay::device_answer);
+}
+
+#[test]
+fn the_corpus_of_error_bodies_holds() {
+    replay("error_body", replay::error_body);
+}
+
+#[test]
+fn the_corpus_of_callbacks_holds() {
+    replay("callback_url", replay::callback_url);
+}
+
+#[test]
+fn the_corpus_is_small() {
+    let mut size = 0;
+    for target in fs::read_dir(corpus()).unwrap() {
+        for input in fs::read_dir(target.unwrap().path()).unwrap() {
+            size += input.unwrap().metadata().unwrap().len();
+        }
+    }
+    assert!(size <= LIMIT, "{size} bytes");
+}
