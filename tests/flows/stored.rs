@@ -111,8 +111,8 @@ impl Rigged {
         change(&mut self.rig.lock().unwrap())
     }
 
-    async fn through<'a, T>(
-        &'a self,
+    async fn through<T>(
+        &self,
         next: impl FnOnce(&mut Rig) -> &mut VecDeque<Mishap>,
         act: impl Future<Output = Result<T, StoreError>>,
     ) -> Result<T, StoreError> {
