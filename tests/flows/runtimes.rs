@@ -404,7 +404,10 @@ async fn a_code_that_met_a_server_going_away_is_not_sent_again_either() {
     let outcome = redeem(client).await;
     let error = outcome.unwrap_err();
     assert!(
-        matches!(error.kind(), ErrorKind::Interrupted | ErrorKind::NotProcessed),
+        matches!(
+            error.kind(),
+            ErrorKind::Interrupted | ErrorKind::NotProcessed
+        ),
         "{error} {error:?}"
     );
     assert_eq!(processed.load(Ordering::SeqCst), 0);

@@ -81,10 +81,7 @@ async fn users_stay_signed_in_for_hours_with_one_refresh_each_time() {
     pool.shutdown().await.unwrap();
     for first in signed_in.values() {
         let generations = generations(&stage, first);
-        assert!(
-            (7..=10).contains(&generations),
-            "{generations} in 6,000 s"
-        );
+        assert!((7..=10).contains(&generations), "{generations} in 6,000 s");
     }
     let stats = pool.stats();
     assert!((30..46).contains(&stats.requests), "{stats:?}");
