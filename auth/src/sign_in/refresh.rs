@@ -116,7 +116,7 @@ impl Current {
 
 /// What came of the lock.
 enum Refreshed {
-    Token(Token),
+    Token(Box<Token>),
     /// Another owner holds the sign-in, by an intent that outlives its lock.
     Held(String),
     /// Nothing: it is better to look again.
@@ -156,7 +156,7 @@ impl Refresher {
             };
             let held_by = match self.lock(budget).await {
                 Ok(Ok(lock)) => match self.refresh_under(lock, mode, budget).await {
-                    Ok(Refreshed::Token(token)) => return Ok(token),
+                    Ok(Refreshed::Token(token)) => return Ok(*token),
                     Ok(Refreshed::Held(by)) => Some(Some(by)),
                     Ok(Refreshed::Again) => None,
                     Err(error) => return self.instead_of(error, &due),
@@ -221,10 +221,10 @@ impl Refresher {
             other => {
                 lock.release().await;
                 return match other? {
-                    Look::Use(token) => Ok(Refreshed::Token(token)),
-                    Look::NotBefore(due, error) => {
-                        self.instead_of(error, &due).map(Refreshed::Token)
-                    }
+                    Look::Use(token) => Ok(Refreshed::Token(Box::new(token))),
+                    Look::NotBefore(due, error) => self
+                        .instead_of(error, &due)
+                        .map(|token| Refreshed::Token(Box::new(token))),
                     Look::Refresh(_) => Ok(Refreshed::Again),
                 };
             }
@@ -329,7 +329,7 @@ impl Refresher {
                 self.holds(successor.record());
                 let token = token?;
                 self.give(&current.record, &token);
-                Ok(Refreshed::Token(token))
+                Ok(Refreshed::Token(Box::new(token)))
             }
             Kept::Saved(saved) => {
                 self.state().was_signed_out = matches!(saved, Saved::SignedOut);
@@ -608,7 +608,7 @@ impl Refresher {
         let mut wait = FIRST_LOOK;
         loop {
             let now = match self.look(mode, budget).await? {
-                Look::Use(token) => return Ok(Refreshed::Token(token)),
+                Look::Use(token) => return Ok(Refreshed::Token(Box::new(token))),
                 Look::Refresh(due) | Look::NotBefore(due, _) => due.current,
             };
             let Some(refused) = self.refused_grant(&now.record) else {
