@@ -4,6 +4,11 @@
 //! Every write and every request of an actor stops at a gate. A schedule opens one gate after the other, or lets the write be lost, lets
 //! its answer be lost, lets it come late, takes the lock away, or kills the actor. All schedules are tried that switch between actors a few
 //! times only. At the end, whatever Coze's model has alive and an owner has received must be in the store or in quarantine.
+//!
+//! What it found: no loss in the 6,519 schedules that it tries. It fails when a superseded successor is not kept, when a conflict of a save
+//! is taken for another sign-in, when a put replaces without quarantine, when a put repeats after a lost answer what was replaced since, and
+//! when a tombstone names no sign-in. It does not see rules that only spare callers a needless sign-in (the grace, the holds, a mark after
+//! another load): for those, tests in `tests/flows/stored.rs` fail.
 
 use std::{
     cell::{OnceCell, RefCell},
@@ -72,7 +77,7 @@ const TWO: Scenario = Scenario {
 const LONGER_THAN_A_LOCK: Duration = Duration::from_secs(200);
 
 enum Act {
-    Put(Token),
+    Put(Box<Token>),
     SignOut,
 }
 
@@ -381,7 +386,7 @@ async fn run(scenario: Scenario, schedule: &mut Schedule) -> Result<(), String> 
         world.coze.lock().unwrap().live.clear();
     }
     let seen = Arc::new(Mutex::new(Seen::default()));
-    let (f, g) = (fresh("f").await, fresh("g").await);
+    let (f, g) = (Box::new(fresh("f").await), Box::new(fresh("g").await));
     tokio::time::sleep(Duration::from_secs(1000)).await;
 
     let mut actors: Vec<JoinHandle<()>> = Vec::new();
