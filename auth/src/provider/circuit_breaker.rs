@@ -119,7 +119,9 @@ impl CircuitBreaker {
 
     /// Takes a permit back. `failure` says how its attempt ended.
     pub(super) fn record(&self, permit: Permit, failure: Option<&Error>, is_cut_off: bool) {
-        use ErrorKind::{Provider, ShutDown, Signing, Store, StoreBusy, StoreDamaged, StoreExposed};
+        use ErrorKind::{
+            Provider, ShutDown, Signing, Store, StoreBusy, StoreDamaged, StoreExposed,
+        };
         // These have not asked the server.
         if !failure.is_some_and(|error| {
             matches!(

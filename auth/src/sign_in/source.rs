@@ -178,7 +178,10 @@ impl Source for StoredSource {
         let state = self.0.state();
         let is_refused = state.refused.as_ref();
         self.0.sign_in.unsaved_successor().is_none()
-            && state.refused_grants.iter().all(|refused| refused.grace_until <= now)
+            && state
+                .refused_grants
+                .iter()
+                .all(|refused| refused.grace_until <= now)
             && !state.has_just_refreshed_for_refusal()
             && is_refused.is_none_or(|(_, until)| *until <= now)
     }
