@@ -130,8 +130,9 @@ pub enum ErrorKind {
     StoreBusy,
     /// What the store holds can't be understood. It stays where it is; a fresh sign-in sets it aside.
     StoreDamaged,
-    /// Others than its owner could read or replace what the store holds: it is not used.
-    StoreExposed,
+    /// The store can't be used as it is: it refuses access, or others than its owner could read or replace what it holds.
+    /// The message says which, and what to do.
+    StoreNotPermitted,
 }
 
 /// Coze's word for an error, or the number that API calls and gateways use instead.
@@ -492,9 +493,9 @@ impl Error {
             }
             (ErrorKind::StoreBusy, ..) => "wait for the other owner, or end it if it is stuck",
             (ErrorKind::StoreDamaged, ..) => {
-                "restore or update what the message names, or sign in again: what is there will be set aside"
+                "restore or update what is stored, or sign in again: what is there is moved into quarantine"
             }
-            (ErrorKind::StoreExposed, ..) => {
+            (ErrorKind::StoreNotPermitted, ..) => {
                 "do as the message says, or keep the sign-in elsewhere"
             }
             (ErrorKind::Refused, ..) if self.is_retryable() => "try again later",

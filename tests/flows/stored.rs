@@ -1043,6 +1043,27 @@ async fn a_server_out_of_reach_holds_back_the_processes_of_one_machine_only() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn programs_that_find_a_dead_server_do_not_queue_up_to_ask_it_one_after_the_other() {
+    let stage = Stage::new();
+    let (store, _) = signed_in(&stage).await;
+    store.with(|rig| rig.is_process_bound = true);
+    pass(secs(1000)).await;
+    stage.line.cut(Cut::Refused);
+    let (before, began) = (stage.line.attempts(), Instant::now());
+    let programs: Vec<_> = (0..20)
+        .map(|_| {
+            let program = replica(&stage, &store);
+            tokio::spawn(async move { program.token().await.unwrap_err().kind() })
+        })
+        .collect();
+    for program in programs {
+        assert_eq!(program.await.unwrap(), ErrorKind::Connect);
+    }
+    assert_eq!(stage.line.attempts() - before, 5, "the attempts of one");
+    assert!(began.elapsed() < secs(10), "{:?}", began.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
 async fn nothing_is_sent_after_the_machine_was_suspended_for_longer_than_the_lock() {
     let stage = Stage::new();
     let (store, first) = signed_in(&stage).await;

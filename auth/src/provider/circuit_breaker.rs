@@ -120,13 +120,13 @@ impl CircuitBreaker {
     /// Takes a permit back. `failure` says how its attempt ended.
     pub(super) fn record(&self, permit: Permit, failure: Option<&Error>, is_cut_off: bool) {
         use ErrorKind::{
-            Provider, ShutDown, Signing, Store, StoreBusy, StoreDamaged, StoreExposed,
+            Provider, ShutDown, Signing, Store, StoreBusy, StoreDamaged, StoreNotPermitted,
         };
         // These have not asked the server.
         if !failure.is_some_and(|error| {
             matches!(
                 error.kind(),
-                Provider | ShutDown | Signing | Store | StoreBusy | StoreDamaged | StoreExposed
+                Provider | ShutDown | Signing | Store | StoreBusy | StoreDamaged | StoreNotPermitted
             )
         }) {
             self.requests.fetch_add(1, Ordering::Relaxed);

@@ -181,7 +181,7 @@ impl SignIn {
             Some(Loaded {
                 entry: Entry::Damaged(error),
                 ..
-            }) => return Err(error),
+            }) => return Err(self.damaged(&error)),
             Some(Loaded {
                 entry: Entry::Record(record),
                 stored,
@@ -233,6 +233,11 @@ impl SignIn {
     /// How many fresh sign-ins this process has put here: who is in backoff looks again when it moves.
     fn puts(&self) -> u64 {
         self.0.puts.load(Ordering::Acquire)
+    }
+
+    fn damaged(&self, error: &Error) -> Error {
+        let what = format!("profile {}: {}", self.profile(), error.what());
+        Error::new(error.kind(), what)
     }
 
     fn unsaved(&self) -> MutexGuard<'_, Option<Box<Unsaved>>> {
@@ -337,7 +342,7 @@ where
 fn store_error(error: StoreError) -> Error {
     let kind = match error.kind() {
         StoreErrorKind::Busy => ErrorKind::StoreBusy,
-        StoreErrorKind::NotPermitted => ErrorKind::StoreExposed,
+        StoreErrorKind::NotPermitted => ErrorKind::StoreNotPermitted,
         StoreErrorKind::Transient | StoreErrorKind::Full | StoreErrorKind::Other => {
             ErrorKind::Store
         }

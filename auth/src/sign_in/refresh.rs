@@ -438,7 +438,7 @@ impl Refresher {
                 Some(Loaded {
                     entry: Entry::Damaged(error),
                     ..
-                }) => return Err(error),
+                }) => return Err(self.sign_in.damaged(&error)),
                 Some(Loaded {
                     entry: Entry::Tombstone(_),
                     ..
