@@ -3,7 +3,7 @@
 //! Each key backs off by itself, but a hundred thousand of them would still be a hundred thousand callers to a server
 //! that is down. So only so many requests run at once, each with a permit. When more in a row than there are permits have
 //! found the server down, the circuit is open: a permit is kept for a second after its attempt (half-open: these few
-//! attempts find out when the server is back), and whoever finds none free is turned away at once. The first answer of
+//! attempts find out when the server is back), and callers who find none free are turned away at once. The first answer of
 //! the server's closes it.
 
 use std::{
@@ -126,7 +126,13 @@ impl CircuitBreaker {
         if !failure.is_some_and(|error| {
             matches!(
                 error.kind(),
-                Provider | ShutDown | Signing | Store | StoreBusy | StoreDamaged | StoreNotPermitted
+                Provider
+                    | ShutDown
+                    | Signing
+                    | Store
+                    | StoreBusy
+                    | StoreDamaged
+                    | StoreNotPermitted
             )
         }) {
             self.requests.fetch_add(1, Ordering::Relaxed);

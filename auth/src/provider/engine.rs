@@ -287,7 +287,7 @@ pub(super) async fn fetch<K: Key>(key: &K) -> Result<AccessToken> {
                 in_flight
             }
         };
-        // Whoever waits keeps no more than that: what is remembered may be forgotten when the request has ended.
+        // A caller who waits holds nothing else, so that the key can be dropped when the request has ended.
         drop(requests);
         outcome = in_flight.outcome().await;
         if matches!(outcome, Outcome::Completed(_)) {

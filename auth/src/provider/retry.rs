@@ -43,7 +43,9 @@ where
 {
     let mut last_error: Option<Error> = None;
     let mut delay = FIRST_DELAY;
-    for number in 1.. {
+    let mut attempts = 0;
+    loop {
+        attempts += 1;
         let permit = match breaker.permit(deadline).await {
             Ok(permit) => permit,
             // What the server has said to this request tells more, but not when to ask again.
@@ -75,7 +77,7 @@ where
         let left = deadline.saturating_duration_since(Instant::now());
         // An answer that was cut behind its refresh token has redeemed what was sent.
         let may_help = error.is_retryable() && error.refresh_token().is_none();
-        if !may_help || number == MOST_ATTEMPTS || wait >= left {
+        if !may_help || attempts == MOST_ATTEMPTS || wait >= left {
             return Err(error);
         }
         tracing::debug!(kind = ?error.kind(), ?wait, "Coze gave no token; trying again");
@@ -83,7 +85,6 @@ where
         sleep(wait).await;
         delay *= 2;
     }
-    unreachable!("the last attempt returns")
 }
 
 // The circuit breaker

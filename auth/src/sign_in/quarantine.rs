@@ -88,7 +88,7 @@ impl SignIn {
                 (None, Some(slot)) => (&slot.key, Some(&slot.stored.version)),
                 (None, None) => break,
             };
-            // Whoever's answer was lost finds its fingerprint in the next round.
+            // If the answer was lost, the next round finds the fingerprint.
             match self.change(key, expected, Some(contents), until).await? {
                 CompareAndSet::Done(_) => return Ok(()),
                 CompareAndSet::Conflict => {}

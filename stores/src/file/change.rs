@@ -29,7 +29,7 @@ use crate::{
 const CURRENT: &str = "json";
 const NEXT: &str = "next";
 
-/// The files of one key. Whoever changes them has locked `….change`.
+/// The files of one key. A writer has locked `….change`.
 pub(super) struct KeyFiles {
     key: Key,
     stem: String,
@@ -161,7 +161,7 @@ impl KeyFiles {
         }
         places.sort_by_key(|(is_taken, written_at, _)| (*is_taken, *written_at));
         for (_, _, slot) in places {
-            // This waits for nobody: whoever has a slot may wait for us.
+            // This never waits: the owner of a slot may be waiting for this one.
             if let Some(_change) = Lock::try_take(dir, &slot.name("change"), "")? {
                 let current = slot.current(dir)?;
                 let version = current.as_ref().map(|current| &current.version);

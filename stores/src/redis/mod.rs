@@ -49,7 +49,7 @@ use self::connection::Connections;
 /// All are strings, and there are no others. Where something else has put a key of another type, its `DUMP` is read as a damaged
 /// sign-in. In a profile's name, what is not an ASCII letter, digit, `-`, `_`, `.` or `@` is percent-encoded.
 ///
-/// Sign-ins hold tokens: whoever can read the database, its files, or its `MONITOR` and `SLOWLOG` can act as the users.
+/// Sign-ins hold tokens: anyone who can read the database, its files, or its `MONITOR` and `SLOWLOG` can act as the users.
 ///
 /// # Guarantees and limits
 ///

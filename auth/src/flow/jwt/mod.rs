@@ -100,8 +100,8 @@ impl JwtFlow {
             Err(error) if error.code() == Some(&ErrorCode::InvalidClient) => error,
             outcome => return outcome,
         };
-        // A clock that is off makes a JWT that is not valid yet or any more: sign by the server's. Whoever answers could
-        // choose the time, so no JWT is signed for a far one.
+        // A clock that is off makes a JWT that is not valid yet or any more: sign by the server's. The responder chooses
+        // that time, so no JWT is signed for a distant one.
         let found = refused.wall_correction().unwrap_or(0);
         if found == known || found.unsigned_abs() > LARGEST_CORRECTION {
             return Err(refused);
