@@ -397,7 +397,7 @@ impl OAuthClient {
             secrets: secrets.map(|secret| (*secret).clone()).collect(),
             exchange: self.exchange(bearer),
         };
-        // A JWT is no loss: its requests share connections, unless their runtime soon ends.
+        // A lost JWT costs nothing, so its requests share connections, unless their runtime is about to end.
         let shares = credentials.flow == Flow::Jwt && !runtime::is_process_runtime();
         let http = if shares {
             &self.0.http

@@ -258,8 +258,8 @@ async fn shutdown_waits_for_the_refreshes_that_are_under_way_and_begins_no_other
     assert_eq!(error.kind(), ErrorKind::ShutDown);
 }
 
-/// A store in which the profiles of some users are locked by another owner, who does not give them back, and which can fail
-/// to save.
+/// A store in which the profiles of some users are locked by another owner, who does not give them back, and those of others
+/// are released late; and which can fail to save.
 #[derive(Clone)]
 struct OneStuck {
     store: Arc<MemoryStore>,
@@ -302,7 +302,12 @@ impl Store for OneStuck {
     }
 
     fn unlock<'a>(&'a self, key: &'a Key, owner: &'a Owner) -> StoreFuture<'a, ()> {
-        self.store.unlock(key, owner)
+        Box::pin(async move {
+            if key.profile().name().starts_with("slow") {
+                tokio::time::sleep(secs(1)).await;
+            }
+            self.store.unlock(key, owner).await
+        })
     }
 
     fn list(&self) -> StoreFuture<'_, Option<Vec<Profile>>> {
@@ -337,6 +342,31 @@ async fn users_whose_profiles_are_stuck_keep_nobody_else_waiting() {
     for stuck in stuck {
         assert_eq!(stuck.await.unwrap().kind(), ErrorKind::StoreBusy);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refresh_that_is_about_to_end_does_not_undo_a_sign_out() {
+    let stage = Stage::new();
+    let store = OneStuck {
+        store: Arc::new(MemoryStore::new()),
+        fails_to_save: Arc::default(),
+    };
+    let pool = UserPool::web(stage.web(), store).build();
+    let user = pool.user("slow-1");
+    user.put(&stage.web_sign_in().await).await.unwrap();
+    pass(secs(1000)).await;
+    let asking = tokio::spawn({
+        let user = user.clone();
+        async move { user.token().await.map(drop) }
+    });
+    // The successor is saved, and the lock not yet released.
+    pass(millis(500)).await;
+    user.sign_out().await.unwrap();
+    // Who asked before the sign-out may get a token; it is not kept.
+    let _ = asking.await.unwrap();
+    assert!(user.cached().is_none());
+    let after = user.token().await.unwrap_err();
+    assert_eq!(after.kind(), ErrorKind::NotSignedIn);
 }
 
 #[tokio::test(start_paused = true)]
