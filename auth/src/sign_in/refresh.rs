@@ -754,14 +754,19 @@ impl Run {
         let failures = lock(&self.failures);
         let all = |count: u32| failures.attempts > 0 && count == failures.attempts;
         let status = error.status().map(|status| status.as_u16());
-        let said = match status {
+        // Any other error, such as a lock that ended while the system slept, says nothing about the server.
+        let holds_back = match status {
             Some(429) => true,
             Some(503) if error.retry_after().is_some() => true,
-            _ => all(failures.server_errors),
+            Some(_) => all(failures.server_errors),
+            // A connection that one machine can't make says nothing about others.
+            None => {
+                error.kind() == ErrorKind::Connect
+                    && self.lifetime == LockLifetime::ProcessBound
+                    && all(failures.no_connection)
+            }
         };
-        // A connection that one machine can't make says nothing about others.
-        let is_cut_off = self.lifetime == LockLifetime::ProcessBound && all(failures.no_connection);
-        (said || is_cut_off).then(|| NotBefore {
+        holds_back.then(|| NotBefore {
             ms: millis(
                 error
                     .retry_after()
