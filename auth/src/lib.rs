@@ -102,6 +102,7 @@ mod expiry;
 mod flow;
 mod input;
 mod provider;
+mod random;
 mod runtime;
 pub mod sign_in;
 pub mod store;
