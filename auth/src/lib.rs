@@ -62,25 +62,6 @@
 //! - Each exchange is a [`tracing`](https://docs.rs/tracing) event at level `DEBUG`: flow, endpoint, status, log
 //!   id, duration.
 //!
-//! # Coming from an official SDK
-//!
-//! | | Java | Python | Go | Node | here |
-//! |---|---|---|---|---|---|
-//! | PAT, SAT | `TokenAuth` | `TokenAuth` | `NewTokenAuth` | `token: "…"` | [`FixedToken::new`] |
-//! | web | `WebOAuthClient` | `WebOAuthApp` | `NewWebOAuthClient` | `getWebAuthenticationUrl` | [`WebFlow`] |
-//! | authorize URL | `getOAuthURL` | `get_oauth_url` | `GetOAuthURL` | `getWebAuthenticationUrl` | [`WebFlow::login`] (state made and checked for you) |
-//! | code to token | `getAccessToken(code, …)` | `get_access_token` | `GetAccessToken` | `getWebOAuthToken` | [`WebFlow::complete`] |
-//! | refresh | `refreshToken` | `refresh_access_token` | `RefreshToken` | `refreshOAuthToken` | [`WebFlow::refresh`] |
-//! | PKCE | `PKCEOAuthClient` | `PKCEOAuthApp` | `NewPKCEOAuthClient` | `getPKCEAuthenticationUrl` | [`PkceFlow`] (S256 by default) |
-//! | device | `DeviceOAuthClient` | `DeviceOAuthApp` | `NewDeviceOAuthClient` | `getDeviceCode` | [`DeviceFlow`] |
-//! | polling | `getAccessToken(code, true)` | `get_access_token(code, True)` | `GetAccessToken` with `Poll` | `getDeviceToken` | [`DeviceFlow::poll`] |
-//! | JWT | `JWTOAuthClient` | `JWTOAuthApp` | `NewJWTOAuthClient` | `getJWTToken` | [`JwtFlow`] |
-//! | token for every call | `JWTOAuth` | `JWTAuth` | `NewJWTAuth` | `token: async () => …` | [`CachedProvider::jwt`] |
-//! | scope, session | arguments | arguments | options | options | [`JwtTokenRequest`] |
-//! | config file | `loadFromFile` | `load_oauth_app_from_config` | `LoadOAuthAppFromConfig` | `loadFromConfig` | [`OAuthConfig::from_file`] |
-//! | keeping the sign-in | - | - | - | - | [`CachedProvider::web`] and [`SignIn`] |
-//! | log id | `getLogID` | `response.logid` | `LogID` | `x-tt-logid` | [`Token::log_id`], [`Error::log_id`] |
-//!
 //! # Features
 //!
 //! - `testing`, off by default: a controllable clock, an in-process transport, and the suite that every store passes, in the
@@ -102,6 +83,7 @@ mod expiry;
 mod flow;
 mod input;
 mod provider;
+mod random;
 mod runtime;
 pub mod sign_in;
 pub mod store;

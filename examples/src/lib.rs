@@ -172,6 +172,17 @@ pub fn approve_soon(mock: &MockCoze, user_code: &str) -> impl Future<Output = ()
     }
 }
 
+/// The code blocks of the documentation, which are compiled.
 #[cfg(doctest)]
-#[doc = include_str!("../../README.md")]
-pub struct Readme;
+mod documentation {
+    #[doc = include_str!("../../README.md")]
+    mod readme {}
+    #[doc = include_str!("../../docs/errors.md")]
+    mod errors {}
+    #[doc = include_str!("../../docs/moving-from-sdks.md")]
+    mod moving_from_sdks {}
+    #[doc = include_str!("../../docs/redis.md")]
+    mod redis {}
+    #[doc = include_str!("../../docs/writing-a-store.md")]
+    mod writing_a_store {}
+}

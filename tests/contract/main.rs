@@ -11,6 +11,7 @@
 //! | [`device`] | When is a device code polled, and when does it stop? |
 //! | [`jwt`] | Does what is signed verify, and is each JWT new? |
 //! | [`time`] | How long does a token live when clocks are wrong? |
+//! | [`documentation`] | Is what the documentation says of the code true? |
 //!
 //! Everything stays on the loopback interface, on ports that the system chooses.
 
@@ -23,6 +24,7 @@
 
 mod answers;
 mod device;
+mod documentation;
 mod golden;
 mod jwt;
 mod requests;

@@ -8,7 +8,7 @@ use coze_wire::Secret;
 use serde::{Deserialize, Serialize};
 use url::Url;
 
-use super::browser::{LoginOptions, code_of_callback, random_string};
+use super::browser::{LoginOptions, code_of_callback};
 use crate::{
     Error, Flow, OAuthClient, RefreshToken, Result, Token, client::Credentials, input::required,
 };
@@ -245,7 +245,7 @@ impl CodeVerifier {
 
     /// 43 characters (256 bits) from the operating system's random source.
     fn random() -> Result<Self> {
-        random_string().map(Self)
+        crate::random::string().map(Self)
     }
 
     /// `BASE64URL-NOPAD(SHA256(ASCII(code_verifier)))` for S256, the verifier itself for plain.

@@ -22,7 +22,7 @@ use zeroize::Zeroizing;
 
 use super::intent::Intent;
 use crate::{
-    Error, ErrorKind, RefreshToken, Result, Token,
+    Error, ErrorKind, RefreshToken, Result, Token, random,
     store::{Contents, StoreError},
 };
 
@@ -460,22 +460,19 @@ pub(super) fn hash(bytes: &[u8]) -> String {
     URL_SAFE_NO_PAD.encode(digest(&SHA256, bytes))
 }
 
-pub(super) fn random<const N: usize>() -> Result<[u8; N], StoreError> {
-    let mut random = [0; N];
-    getrandom::fill(&mut random)
-        .map_err(|error| StoreError::other("the system has no random bytes", error))?;
-    Ok(random)
+fn random_bytes<const N: usize>() -> Result<Zeroizing<[u8; N]>, StoreError> {
+    random::bytes().map_err(|error| StoreError::other("the system gave no random bytes", error))
 }
 
 fn random_id() -> Result<String, StoreError> {
-    random::<16>().map(|random| URL_SAFE_NO_PAD.encode(random))
+    random_bytes::<16>().map(|bytes| URL_SAFE_NO_PAD.encode(*bytes))
 }
 
 /// It can't be compressed to less than three quarters.
 fn random_text(length: usize) -> Result<String, StoreError> {
     let mut text = String::with_capacity(length + 64);
     while text.len() < length {
-        text.push_str(&URL_SAFE_NO_PAD.encode(random::<48>()?));
+        text.push_str(&URL_SAFE_NO_PAD.encode(*random_bytes::<48>()?));
     }
     text.truncate(length);
     Ok(text)

@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep, timeout};
 use super::{
     Loaded,
     intent::{self, Intent, PADDING},
-    record::{Entry, NotBefore, Record, millis, random},
+    record::{Entry, NotBefore, Record, millis},
     save::{Saved, Successor},
     source::{MOST_REFUSED, Moment, Refresher, RefusedGrant, SavedLast, print, shut_down},
     store_error,
@@ -22,8 +22,9 @@ use crate::{
     clock::Clock,
     provider::{
         lifespan::{margin, refresh_window},
-        retry::{AtDeadline, LONGEST_DEADLINE, random_fraction, retrying},
+        retry::{AtDeadline, LONGEST_DEADLINE, retrying},
     },
+    random,
     store::{Key, LockLifetime, Owner, Store, StoreError, StoreErrorKind, TryLock, Version},
 };
 
@@ -176,7 +177,7 @@ impl Refresher {
             if self.is_closing() {
                 return Err(shut_down());
             }
-            sleep(wait.mul_f64(0.5 + random_fraction()).min(budget.left())).await;
+            sleep(wait.mul_f64(0.5 + random::fraction()).min(budget.left())).await;
             wait = (wait * 2).min(LONGEST_LOOK);
         }
     }
@@ -188,7 +189,7 @@ impl Refresher {
         let mut lock = Lock {
             store: Some(Arc::clone(store)),
             key: Key::record(self.sign_in.profile()),
-            owner: Owner::new(random().map_err(store_error)?, &OWN_NAME),
+            owner: Owner::new(*random::bytes()?, &OWN_NAME),
             lifetime: LockLifetime::Ttl,
             began: Moment::now(self.clock()),
             ttl: budget.left() + budget.attempt(),

@@ -10,7 +10,7 @@ use coze_wire::Secret;
 use serde::Serialize;
 
 use super::{JwtTokenRequest, SessionContext, Signer};
-use crate::{Error, ErrorKind, Result, flow::browser::random_string};
+use crate::{Error, ErrorKind, Result, random};
 
 /// The protected header. The order of the fields is the one that the official SDKs use.
 #[derive(Serialize)]
@@ -85,7 +85,7 @@ impl<'a> Claims<'a> {
             iat,
             exp: iat + lifetime.as_secs(),
             // 43 characters: Coze recommends more than 32 bytes, different for every JWT.
-            jti: random_string()?.expose().to_owned(),
+            jti: random::string()?.expose().to_owned(),
             session_name: request.session_name.as_deref(),
             session_context: request
                 .session_context
