@@ -7,7 +7,8 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use coze_oauth_client::{Client, types};
 use coze_wire::{
-    Bearer, Captured, Exchange, HttpClientError, NoAnswer, Outcome, Secret, SendError, SendErrorKind, Transport,
+    Bearer, Captured, Exchange, HttpClientError, NoAnswer, Outcome, Secret, SendError,
+    SendErrorKind, Transport,
 };
 use http::{HeaderName, HeaderValue, header::USER_AGENT};
 
