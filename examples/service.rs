@@ -10,7 +10,7 @@ use coze_api::CozeApi;
 use coze_auth::{AccessToken, CachedProvider, Flow, TokenProvider};
 use coze_examples::{Stage, flow};
 use coze_mock::{Endpoint, MockCoze};
-use reqwest::{Response, StatusCode, redirect};
+use reqwest::{Response, StatusCode};
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
@@ -41,10 +41,7 @@ async fn main() -> anyhow::Result<()> {
     }
 
     // Any other HTTP client takes the ready header.
-    let http = reqwest::Client::builder()
-        .timeout(Duration::from_secs(30))
-        .redirect(redirect::Policy::none())
-        .build()?;
+    let http = coze_wire::http_client(stage.config.endpoint().api_base())?;
     println!("get    {}", get(&http, &provider, &me_url).await?.status());
 
     if let Some(mock) = &stage.mock {

@@ -7,7 +7,8 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use coze_oauth_client::{Client, types};
 use coze_wire::{
-    Bearer, Captured, Exchange, NoAnswer, Outcome, Secret, SendError, SendErrorKind, Transport,
+    Bearer, Captured, Exchange, HttpClientError, NoAnswer, Outcome, Secret, SendError,
+    SendErrorKind, Transport,
 };
 use http::{HeaderName, HeaderValue, header::USER_AGENT};
 
@@ -145,6 +146,11 @@ impl OAuthClientBuilder {
     /// [`product`](Self::product), or their defaults, replace its `connect_timeout`, `timeout` and
     /// `user_agent`. Make it with the `reqwest` that this crate re-exports.
     ///
+    /// Without this, or with a builder that says nothing of proxies, those of the environment (`HTTPS_PROXY`, `ALL_PROXY`;
+    /// `http`, `https`, `socks4` and `socks5` URLs) lead to an `https` endpoint. They are not used for a loopback
+    /// host, nor for plain `http`, where a proxy would see the credentials. A proxy that the builder was given with
+    /// `.proxy(…)` is used for every endpoint, loopback too.
+    ///
     /// ```
     /// use std::time::Duration;
     ///
@@ -198,20 +204,25 @@ impl OAuthClientBuilder {
     ///
     /// # Errors
     ///
-    /// [`InvalidInput`](ErrorKind::InvalidInput) when the product can't stand in a header, or the HTTP
-    /// client can't be built (its cause is the error's source).
+    /// - [`System`](ErrorKind::System) when the endpoint's URL is `https`, and the system has no CA certificates.
+    /// - [`InvalidInput`](ErrorKind::InvalidInput) when the product can't stand in a header, or the HTTP
+    ///   client can't be built (its cause is the error's source).
     pub fn build(self) -> Result<OAuthClient> {
-        let built = |http: reqwest::ClientBuilder| {
-            let http = coze_wire::harden(http)
+        let builder = || {
+            let http = (self.http)()
                 .connect_timeout(self.connect_timeout)
-                .timeout(self.request_timeout)
-                .build();
-            http.map_err(|error| {
-                Error::invalid_input("the HTTP client could not be built").with_source(error)
-            })
+                .timeout(self.request_timeout);
+            match self.transport {
+                None => http,
+                // Nothing is sent through it, so it needs no certificates.
+                Some(_) => http.tls_certs_only([]),
+            }
         };
-        let http = built((self.http)())?;
-        let http_without_pool = built((self.http)().pool_max_idle_per_host(0))?;
+        let api_base = self.endpoint.api_base();
+        let http = coze_wire::http_client_from(api_base, builder).map_err(no_http_client)?;
+        let without_pool = || builder().pool_max_idle_per_host(0);
+        let http_without_pool =
+            coze_wire::http_client_from(api_base, without_pool).map_err(no_http_client)?;
         Ok(OAuthClient(Arc::new(Shared {
             endpoint: self.endpoint,
             http,
@@ -223,6 +234,21 @@ impl OAuthClientBuilder {
             clock: self.clock,
         })))
     }
+}
+
+fn no_http_client(error: HttpClientError) -> Error {
+    let (kind, what) = if error.is_missing_certificates() {
+        (
+            ErrorKind::System,
+            "https needs CA certificates, and this system has none",
+        )
+    } else {
+        (
+            ErrorKind::InvalidInput,
+            "the HTTP client could not be built",
+        )
+    };
+    Error::new(kind, what).with_source(error)
 }
 
 /// Who pays for a token: the endpoint that a grant is sent to.

@@ -6,7 +6,7 @@
 
 use std::{borrow::Cow, fmt, sync::Arc, time::Duration};
 
-use coze_wire::{Secret, SendError, SendErrorKind};
+use coze_wire::{HttpClientError, Secret, SendError, SendErrorKind};
 use http::StatusCode;
 
 use crate::RefreshToken;
@@ -91,7 +91,7 @@ pub enum ErrorKind {
     PrivateKey,
     /// The signer failed. Nothing was sent.
     Signing,
-    /// The system lacks something: random bytes, or a tokio runtime. Nothing was sent.
+    /// The system lacks something: random bytes, CA certificates, or a tokio runtime. Nothing was sent.
     System,
     /// The provider was shut down, and has no valid token any more.
     ShutDown,
@@ -437,6 +437,13 @@ impl Error {
             || self.0.told == Told::LoginInvalid
     }
 
+    fn lacks_certificates(&self) -> bool {
+        let source = self.0.source.as_deref();
+        source
+            .and_then(|source| source.downcast_ref::<HttpClientError>())
+            .is_some_and(HttpClientError::is_missing_certificates)
+    }
+
     /// What to do about it, for the person who reads the message.
     #[must_use]
     pub fn hint(&self) -> &'static str {
@@ -454,6 +461,9 @@ impl Error {
             }
             (ErrorKind::Signing, ..) => {
                 "check the signer: the key service, its key and permissions"
+            }
+            (ErrorKind::System, ..) if self.lacks_certificates() => {
+                "install them (on Debian and Ubuntu: the package ca-certificates), let SSL_CERT_FILE name a file of them, or give the HTTP client your own"
             }
             (ErrorKind::System, ..) => {
                 "check the system, and that this runs inside a tokio runtime"

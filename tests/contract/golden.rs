@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 
 use crate::support::{
     ACCOUNT, BOTS, CALLBACK, CLIENT_ID, Coze, ENTERPRISE, Jwt, KEY_ID, REDIRECT_URI, SESSION_NAME,
-    STATE, Sent, TestKey, WORKSPACE, device, jwt, pkce, refresh_token, web,
+    STATE, Sent, TestKey, WORKSPACE, device, jwt, offline_client, pkce, refresh_token, web,
 };
 
 const PYTHON: &str = "cozepy";
@@ -607,7 +607,7 @@ fn authorize_url(scenario: &str, base: &str, line: &Line) -> Option<Sent> {
         "slash" => Endpoint::custom("https://api.coze.com/").unwrap(),
         other => panic!("no base URL is known for @{other}"),
     };
-    let client = OAuthClient::new(endpoint).unwrap();
+    let client = offline_client(endpoint);
     let url = match flow {
         "web" => {
             let web = web(client);

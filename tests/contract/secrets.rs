@@ -715,6 +715,7 @@ async fn no_secret_shows_in_a_value_that_is_refused_or_in_a_configuration() {
     let proxy = refusing.replace("http://", "http://user:hush@");
     let http = move || {
         reqwest::Client::builder()
+            .tls_certs_only([])
             .default_headers(headers.clone())
             .proxy(reqwest::Proxy::all(&proxy).unwrap())
     };

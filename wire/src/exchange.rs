@@ -373,7 +373,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::{Secret, SendFuture, http_client_builder};
+    use crate::{Secret, SendFuture, http_client};
 
     async fn server_answering(answer: ResponseTemplate) -> MockServer {
         let server = MockServer::start().await;
@@ -382,7 +382,7 @@ mod tests {
     }
 
     async fn get(exchange: &Exchange, url: &str) -> reqwest::Result<reqwest::Response> {
-        let client = http_client_builder().build().unwrap();
+        let client = http_client(url).unwrap();
         let request = client
             .get(url)
             .header(API_VERSION_HEADER, "1")

@@ -9,32 +9,6 @@ pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// caller says otherwise.
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// A [`reqwest::ClientBuilder`] for credentials: hardened, with [`CONNECT_TIMEOUT`] and
-/// [`REQUEST_TIMEOUT`].
-///
-/// ```
-/// let client = coze_wire::http_client_builder().build()?;
-/// # Ok::<(), reqwest::Error>(())
-/// ```
-pub fn http_client_builder() -> reqwest::ClientBuilder {
-    harden(reqwest::Client::builder())
-        .connect_timeout(CONNECT_TIMEOUT)
-        .timeout(REQUEST_TIMEOUT)
-}
-
-/// Makes any builder fit to carry credentials.
-///
-/// - No redirect is followed: a 307 would hand the body, with its code or refresh token, to
-///   another host.
-/// - No request is repeated by the HTTP stack: codes, refresh tokens and JWTs are single-use.
-/// - No `Referer` is sent.
-pub fn harden(builder: reqwest::ClientBuilder) -> reqwest::ClientBuilder {
-    builder
-        .redirect(reqwest::redirect::Policy::none())
-        .retry(reqwest::retry::never())
-        .referer(false)
-}
-
 /// What [`Transport::send`] returns.
 pub type SendFuture<'a> =
     Pin<Box<dyn Future<Output = Result<reqwest::Response, SendError>> + Send + 'a>>;

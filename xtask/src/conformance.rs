@@ -100,6 +100,9 @@ const FLOWS: [&str; 14] = [
     "api_expired",
 ];
 
+/// A proxy where nobody listens.
+const DEAD_PROXY: &str = "http://127.0.0.1:9";
+
 const BUILD_AT_MOST: Duration = Duration::from_secs(1800);
 const INSTALL_AT_MOST: Duration = Duration::from_secs(600);
 const START_AT_MOST: Duration = Duration::from_secs(60);
@@ -396,11 +399,23 @@ fn command_in(folder: &Path, words: &[&str]) -> Result<Command> {
 fn run_flows(name: &'static str, mut command: Command, folder: &Path, mock: &Mock) -> Result<Row> {
     let mut config = mock.ready().clone();
     config["inputs"] = inputs();
-    command
-        .env("COZE_CONFORMANCE", config.to_string())
-        // A proxy of the developer's must not come between a driver and the mock.
-        .env("NO_PROXY", "127.0.0.1,localhost")
-        .env("no_proxy", "127.0.0.1,localhost");
+    command.env("COZE_CONFORMANCE", config.to_string());
+    // A proxy of the developer's must not come between an SDK and the mock. Ours goes past it by itself.
+    if name != OURS {
+        command
+            .env("NO_PROXY", "127.0.0.1,localhost")
+            .env("no_proxy", "127.0.0.1,localhost");
+    } else {
+        for variable in ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"] {
+            command
+                .env(variable, DEAD_PROXY)
+                .env(variable.to_lowercase(), DEAD_PROXY);
+        }
+        command.env_remove("NO_PROXY").env_remove("no_proxy");
+        command
+            .env("SSL_CERT_FILE", "/dev/null")
+            .env("SSL_CERT_DIR", "/nonexistent");
+    }
     let mut driver = Driver::start(command, folder)?;
     let mut flows = BTreeMap::new();
     let mut seen = Seen::default();

@@ -450,7 +450,8 @@ mod tests {
 
     #[test]
     fn what_a_jwt_needs_is_asked_for_before_sending() {
-        let client = OAuthClient::new(crate::Endpoint::COM).unwrap();
+        let endpoint = crate::Endpoint::custom("http://127.0.0.1:9").unwrap();
+        let client = OAuthClient::new(endpoint).unwrap();
         struct Never;
         impl Signer for Never {
             fn sign<'a>(&'a self, _: &'a [u8]) -> SignFuture<'a> {
