@@ -8,6 +8,7 @@ use std::{fmt, sync::Arc, time::Duration};
 use coze_oauth_client::{Client, types};
 use coze_wire::{
     Bearer, Captured, Exchange, NoAnswer, Outcome, Secret, SendError, SendErrorKind, Transport,
+    sanitize,
 };
 use http::{HeaderName, HeaderValue, header::USER_AGENT};
 
@@ -15,7 +16,6 @@ use crate::{
     AccessToken, Endpoint, Error, ErrorKind, Flow, RefreshToken, Result, Token,
     answer::{Answer, Object},
     clock::Clock,
-    error::presentable,
     expiry::{Granted, Timing},
     input::PathId,
     runtime,
@@ -248,7 +248,6 @@ pub(crate) struct Credentials<'a> {
 #[doc(hidden)]
 pub struct Call {
     flow: Option<Flow>,
-    secrets: Vec<Secret>,
     exchange: Exchange,
 }
 
@@ -391,11 +390,10 @@ impl OAuthClient {
                 Error::invalid_input(format!("the credential {why}")).in_flow(credentials.flow)
             })?),
         };
-        let secrets = credentials.bearer.iter().chain(&credentials.body);
+        let secrets = credentials.body.iter().map(|secret| (*secret).clone());
         let call = Call {
             flow: Some(credentials.flow),
-            secrets: secrets.map(|secret| (*secret).clone()).collect(),
-            exchange: self.exchange(bearer),
+            exchange: self.exchange(bearer).with_secrets(secrets),
         };
         // A lost JWT costs nothing, so its requests share connections, unless their runtime is about to end.
         let shares = credentials.flow == Flow::Jwt && !runtime::is_process_runtime();
@@ -470,7 +468,7 @@ impl OAuthClient {
         let answer = captured.map(|captured| Answer {
             captured,
             timing: &timing,
-            secrets: &call.secrets,
+            secrets: call.exchange.secrets(),
         });
         let log_id = answer.as_ref().and_then(|answer| answer.log_id(None));
         let read = match (answer, &outcome) {
@@ -481,7 +479,7 @@ impl OAuthClient {
                     Some(Err(no_answer)) => no_answer.why_unbuilt(),
                     _ => None,
                 };
-                let why = why.map(|why| presentable(&why, &call.secrets));
+                let why = why.map(|why| sanitize(&why, call.exchange.secrets()));
                 Err(Error::invalid_input("the request could not be built").with_message(why))
             }
             (None, _) => Err(Error::unanswered(SendError::new(
@@ -510,7 +508,6 @@ impl OAuthClient {
     pub fn api_call(&self, token: &AccessToken) -> Call {
         Call {
             flow: None,
-            secrets: vec![Secret::from(token.expose())],
             exchange: self.exchange(Some(token.bearer())),
         }
     }

@@ -225,7 +225,7 @@ fn api_host_of_site(host: &str) -> Option<&'static str> {
     }
 }
 
-fn is_loopback(host: &Host<&str>) -> bool {
+pub(crate) fn is_loopback(host: &Host<&str>) -> bool {
     match host {
         Host::Domain(domain) => *domain == "localhost" || domain.ends_with(".localhost"),
         Host::Ipv4(address) => address.is_loopback(),

@@ -133,7 +133,7 @@ pub use provider::{
 pub use sign_in::SignIn;
 pub use token::{RefreshToken, Token};
 
-pub use coze_wire::Secret;
+pub use coze_wire::{ForeignError, Secret};
 pub use reqwest;
 pub use url::Url;
 
