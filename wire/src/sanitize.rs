@@ -396,8 +396,16 @@ impl ForeignError {
 
     fn told(error: &(dyn Error + 'static), secrets: &[Secret], depth: usize) -> Self {
         let cause = error.source().filter(|_| depth > 0);
+        let message = match error.downcast_ref::<h2::Error>() {
+            // The debug data may repeat a secret of any request on this connection, so it is not told at all.
+            Some(error) if error.is_go_away() => {
+                let reason = error.reason().unwrap_or(h2::Reason::NO_ERROR);
+                format!("the server ended the connection (HTTP/2 GOAWAY: {reason})")
+            }
+            _ => sanitize(&error.to_string(), secrets),
+        };
         Self {
-            message: sanitize(&error.to_string(), secrets),
+            message,
             cause: cause.map(|cause| Box::new(Self::told(cause, secrets, depth - 1))),
             error: None,
         }

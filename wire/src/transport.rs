@@ -106,7 +106,8 @@ impl SendError {
     }
 
     /// Classes an error of reqwest, which a request that carried these secrets has met. Its URL is left out; what its causes
-    /// say is [sanitized](sanitize): a server may have written it, as the debug data of an HTTP/2 GOAWAY.
+    /// say is [sanitized](sanitize), for a server may have written it. The debug data of an HTTP/2 GOAWAY is left out: it may
+    /// repeat a secret of another request on the connection.
     #[must_use]
     pub fn from_reqwest(error: &reqwest::Error, secrets: &[Secret]) -> Self {
         let kind = if error.is_builder() {

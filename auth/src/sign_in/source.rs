@@ -10,9 +10,8 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use tokio::time::{Instant, timeout};
-
 use coze_wire::sanitize;
+use tokio::time::{Instant, timeout};
 
 use super::{
     Record, SignIn, UserFlow,
