@@ -14,6 +14,8 @@ use url::Origin;
 /// Requests to any other origin than the endpoint's API base pass untouched: no token is sent there. A
 /// request whose body is a stream can't be sent twice, and keeps its 401.
 ///
+/// The client underneath is yours: do not switch on its `connection_verbose`, which logs every byte, tokens included.
+///
 /// ```no_run
 /// # async fn example(provider: coze_auth::CachedProvider) -> Result<(), Box<dyn std::error::Error>> {
 /// use coze_api::TokenMiddleware;

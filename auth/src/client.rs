@@ -143,7 +143,8 @@ impl OAuthClientBuilder {
     /// code, a device code, a refresh token) share no connections. What it says of time-outs and of the user agent does not
     /// count: [`connect_timeout`](Self::connect_timeout), [`request_timeout`](Self::request_timeout) and
     /// [`product`](Self::product), or their defaults, replace its `connect_timeout`, `timeout` and
-    /// `user_agent`. Make it with the `reqwest` that this crate re-exports.
+    /// `user_agent`. Its `connection_verbose` is switched off: it would log all secrets. Make it with the `reqwest` that this
+    /// crate re-exports.
     ///
     /// ```
     /// use std::time::Duration;
