@@ -8,7 +8,7 @@ use std::{fmt, sync::Arc, time::Duration};
 use coze_oauth_client::{Client, types};
 use coze_wire::{
     Bearer, Captured, Exchange, HttpClientError, NoAnswer, Outcome, Secret, SendError,
-    SendErrorKind, Transport,
+    SendErrorKind, Transport, sanitize,
 };
 use http::{HeaderName, HeaderValue, header::USER_AGENT};
 
@@ -16,7 +16,6 @@ use crate::{
     AccessToken, Endpoint, Error, ErrorKind, Flow, RefreshToken, Result, Token,
     answer::{Answer, Object},
     clock::Clock,
-    error::presentable,
     expiry::{Granted, Timing},
     input::PathId,
     runtime,
@@ -144,7 +143,8 @@ impl OAuthClientBuilder {
     /// code, a device code, a refresh token) share no connections. What it says of time-outs and of the user agent does not
     /// count: [`connect_timeout`](Self::connect_timeout), [`request_timeout`](Self::request_timeout) and
     /// [`product`](Self::product), or their defaults, replace its `connect_timeout`, `timeout` and
-    /// `user_agent`. Make it with the `reqwest` that this crate re-exports.
+    /// `user_agent`. Its `connection_verbose` is switched off: it would log all secrets. Make it with the `reqwest` that this
+    /// crate re-exports.
     ///
     /// Without this, or with a builder that says nothing of proxies, those of the environment (`HTTPS_PROXY`, `ALL_PROXY`;
     /// `http`, `https`, `socks4` and `socks5` URLs) lead to an `https` endpoint. They are not used for a loopback
@@ -274,7 +274,6 @@ pub(crate) struct Credentials<'a> {
 #[doc(hidden)]
 pub struct Call {
     flow: Option<Flow>,
-    secrets: Vec<Secret>,
     exchange: Exchange,
 }
 
@@ -417,11 +416,10 @@ impl OAuthClient {
                 Error::invalid_input(format!("the credential {why}")).in_flow(credentials.flow)
             })?),
         };
-        let secrets = credentials.bearer.iter().chain(&credentials.body);
+        let secrets = credentials.body.iter().map(|secret| (*secret).clone());
         let call = Call {
             flow: Some(credentials.flow),
-            secrets: secrets.map(|secret| (*secret).clone()).collect(),
-            exchange: self.exchange(bearer),
+            exchange: self.exchange(bearer).with_secrets(secrets),
         };
         // A lost JWT costs nothing, so its requests share connections, unless their runtime is about to end.
         let shares = credentials.flow == Flow::Jwt && !runtime::is_process_runtime();
@@ -496,7 +494,7 @@ impl OAuthClient {
         let answer = captured.map(|captured| Answer {
             captured,
             timing: &timing,
-            secrets: &call.secrets,
+            secrets: call.exchange.secrets(),
         });
         let log_id = answer.as_ref().and_then(|answer| answer.log_id(None));
         let read = match (answer, &outcome) {
@@ -507,7 +505,7 @@ impl OAuthClient {
                     Some(Err(no_answer)) => no_answer.why_unbuilt(),
                     _ => None,
                 };
-                let why = why.map(|why| presentable(&why, &call.secrets));
+                let why = why.map(|why| sanitize(&why, call.exchange.secrets()));
                 Err(Error::invalid_input("the request could not be built").with_message(why))
             }
             (None, _) => Err(Error::unanswered(SendError::new(
@@ -536,7 +534,6 @@ impl OAuthClient {
     pub fn api_call(&self, token: &AccessToken) -> Call {
         Call {
             flow: None,
-            secrets: vec![Secret::from(token.expose())],
             exchange: self.exchange(Some(token.bearer())),
         }
     }

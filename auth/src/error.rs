@@ -1,15 +1,17 @@
 //! What can go wrong, and what to do about it.
 //!
-//! Callers branch on [`Error::kind`] and [`Error::code`], never on text. Nothing in here ever holds
-//! a secret: text that comes from a server is cut to a sane length, stripped of control characters,
-//! and searched for the secrets that the request carried.
+//! Callers branch on [`Error::kind`] and [`Error::code`], never on text. Nothing in here ever shows a secret or a character
+//! that is not seen: all text from outside passes [`coze_wire::sanitize`], and the error of another library becomes a
+//! [`ForeignError`].
 
 use std::{borrow::Cow, fmt, sync::Arc, time::Duration};
 
-use coze_wire::{HttpClientError, Secret, SendError, SendErrorKind};
+use coze_wire::{
+    ForeignError, HttpClientError, SendError, SendErrorKind, sanitize, sanitize_sentence,
+};
 use http::StatusCode;
 
-use crate::RefreshToken;
+use crate::{RefreshToken, store::StoreError};
 
 /// The result of everything in this crate that can fail.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -187,7 +189,7 @@ impl ErrorCode {
         Self::WORDS
             .into_iter()
             .find_map(|(known, code)| (known == word).then_some(code))
-            .unwrap_or_else(|| Self::Other(word.to_owned()))
+            .unwrap_or_else(|| Self::Other(sanitize(word, &[])))
     }
 
     /// The word or number as Coze writes it.
@@ -292,8 +294,8 @@ const RATE_LIMIT: i64 = 4013;
 const ACCESS_TOKEN_INVALID: i64 = 700_012_006;
 
 impl Error {
-    /// An error of a [`TokenProvider`](crate::TokenProvider) of one's own. Neither the text nor the source may hold
-    /// a secret.
+    /// An error of a [`TokenProvider`](crate::TokenProvider) of your own. Neither the text nor the source may hold
+    /// a secret. Unless the source is an [`Error`], it is kept inside a [`ForeignError`].
     ///
     /// ```
     /// use coze_auth::{Error, ErrorKind};
@@ -719,7 +721,7 @@ impl Error {
     pub(crate) fn new(kind: ErrorKind, what: impl Into<String>) -> Self {
         Self(Arc::new(Details {
             kind,
-            what: what.into(),
+            what: sanitize_sentence(what.into()),
             flow: None,
             endpoint: None,
             status: None,
@@ -774,7 +776,7 @@ impl Error {
     }
 
     pub(crate) fn at_endpoint(self, endpoint: String) -> Self {
-        self.with(|d| d.endpoint = Some(endpoint))
+        self.with(|d| d.endpoint = Some(sanitize_sentence(endpoint)))
     }
 
     pub(crate) fn with_status(self, status: StatusCode) -> Self {
@@ -786,7 +788,7 @@ impl Error {
     }
 
     pub(crate) fn with_message(self, message: Option<String>) -> Self {
-        self.with(|d| d.message = message)
+        self.with(|d| d.message = message.map(sanitize_sentence))
     }
 
     pub(crate) fn with_told(self, told: Told) -> Self {
@@ -810,7 +812,7 @@ impl Error {
     }
 
     pub(crate) fn with_log_id(self, log_id: Option<String>) -> Self {
-        self.with(|d| d.log_id = log_id)
+        self.with(|d| d.log_id = log_id.map(sanitize_sentence))
     }
 
     pub(crate) fn with_retry_after(self, retry_after: Option<Duration>) -> Self {
@@ -825,57 +827,42 @@ impl Error {
         self.0.wall_correction
     }
 
+    /// A cause that is a type of this crate's own, by which it is told.
+    pub(crate) fn with_own_source(
+        self,
+        source: impl std::error::Error + Send + Sync + 'static,
+    ) -> Self {
+        self.with(|d| d.source = Some(Arc::new(source)))
+    }
+
     pub(crate) fn with_source(
         self,
         source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
     ) -> Self {
-        let source = Arc::from(source.into());
+        let source = shown_cause(source);
         self.with(|d| d.source = Some(source))
     }
 }
 
-/// The most characters of a foreign text that get into an error.
-const FOREIGN_TEXT_LIMIT: usize = 300;
-
-/// Makes a text that somebody else wrote fit to be shown: on one line, of a sane length, and without
-/// any of these secrets.
-pub(crate) fn presentable(text: &str, secrets: &[Secret]) -> String {
-    let mut shown = text.to_owned();
-    for secret in secrets.iter().filter(|secret| !secret.is_empty()) {
-        shown = shown.replace(secret.expose(), "****");
-    }
-    let one_line: String = shown
-        .chars()
-        .map(|c| if c.is_control() { ' ' } else { c })
-        .collect();
-    let trimmed = one_line.trim();
-    match trimmed.char_indices().nth(FOREIGN_TEXT_LIMIT) {
-        None => trimmed.to_owned(),
-        Some((end, _)) => format!("{}…", &trimmed[..end]),
-    }
+/// Whether an error is one of ours, all of whose text has passed the door.
+fn is_ours(error: &(dyn std::error::Error + Send + Sync + 'static)) -> bool {
+    error.is::<Error>()
+        || error.is::<SendError>()
+        || error.is::<StoreError>()
+        || error.is::<ForeignError>()
 }
 
-/// A log id fit to be shown. It is read raw where it has a log id's form (they are digits, or hexadecimal), unless it is a
-/// secret that the server repeats.
-pub(crate) fn shown_log_id(log_id: &str, secrets: &[Secret]) -> Option<String> {
-    let has_form = log_id.len() <= 64
-        && log_id
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'));
-    let holds = |secret: &Secret| {
-        let secret = secret.expose();
-        secret == log_id || secret.len() >= SHORTEST_IN_A_LOG_ID && log_id.contains(secret)
-    };
-    let shown = if has_form && !secrets.iter().any(holds) {
-        log_id.to_owned()
+/// The cause of an error, fit to be shown whatever it is.
+pub(crate) fn shown_cause(
+    error: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+) -> Arc<dyn std::error::Error + Send + Sync> {
+    let error = error.into();
+    if is_ours(&*error) {
+        Arc::from(error)
     } else {
-        presentable(log_id, secrets)
-    };
-    (!shown.is_empty()).then_some(shown)
+        Arc::new(ForeignError::new(error))
+    }
 }
-
-/// A shorter text stands in a log id by chance.
-const SHORTEST_IN_A_LOG_ID: usize = 6;
 
 #[cfg(test)]
 mod tests {
@@ -1065,14 +1052,42 @@ mod tests {
     }
 
     #[test]
-    fn foreign_text_is_shown_short_on_one_line_and_without_secrets() {
-        let secrets = [Secret::from("hush"), Secret::from("")];
-        assert_eq!(
-            presentable("bad\r\ncode hush!\u{1b}[31m", &secrets),
-            "bad  code ****! [31m"
-        );
-        let long = presentable(&"é".repeat(1000), &[]);
-        assert_eq!(long.chars().count(), FOREIGN_TEXT_LIMIT + 1);
+    fn no_text_gets_into_an_error_but_through_the_door() {
+        let odd = "a\u{1b}]0;x\u{7}\n\u{202e}b\u{200b}\u{2028}c\u{e0041}".repeat(50);
+        let io = || std::io::Error::other(odd.clone());
+        let errors = [
+            Error::new(ErrorKind::System, &*odd),
+            Error::of_provider(&*odd, io()),
+            Error::invalid_input("x")
+                .with_message(Some(odd.clone()))
+                .with_log_id(Some(odd.clone()))
+                .with_code(ErrorCode::from_word(&odd))
+                .at_endpoint(odd.clone()),
+            Error::unanswered(SendError::new(SendErrorKind::Connect, &odd)),
+            Error::invalid_input("x").with_source(StoreError::other(&odd, io())),
+            Error::invalid_input("x").with_source(StoreError::busy(&odd, Some(&odd))),
+        ];
+        for error in errors {
+            let mut shown = format!("{error}|{error:?}");
+            let mut cause = std::error::Error::source(&error);
+            while let Some(error) = cause {
+                shown += &format!("|{error}|{error:?}");
+                cause = error.source();
+            }
+            assert!(!shown.contains(coze_wire::is_invisible), "{shown:?}");
+            assert!(!shown.contains(r"\u{"), "{shown:?}");
+            assert!(shown.len() < 10_000, "{}", shown.len());
+        }
+    }
+
+    #[test]
+    fn another_librarys_error_can_be_asked_for_by_its_type() {
+        let denied = std::io::Error::from(std::io::ErrorKind::PermissionDenied);
+        let error = Error::of_provider("no token", denied);
+        let source = std::error::Error::source(&error).unwrap();
+        let foreign = source.downcast_ref::<ForeignError>().unwrap();
+        let io = foreign.get_ref().unwrap().downcast_ref::<std::io::Error>();
+        assert_eq!(io.unwrap().kind(), std::io::ErrorKind::PermissionDenied);
     }
 
     #[test]

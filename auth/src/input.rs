@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use coze_wire::Secret;
+use coze_wire::{Secret, is_invisible};
 
 use crate::{Error, Result};
 
@@ -22,8 +22,8 @@ impl PathId {
         match id {
             "" => refused("is empty"),
             "." | ".." => refused("is a dot segment, which URLs fold away"),
-            _ if id.contains(char::is_control) => {
-                refused("holds a line break or another control character")
+            _ if id.contains(is_invisible) => {
+                refused("holds a line break, or another character that is not seen")
             }
             _ if id.contains('\\') => refused("holds a backslash, which URLs read as a slash"),
             _ => Ok(Self(id.to_owned())),
@@ -41,9 +41,9 @@ pub(crate) fn required(name: &str, value: &str) -> Result<String> {
     if value.is_empty() {
         return Err(Error::invalid_input(format!("the {name} is empty")));
     }
-    if value.chars().any(char::is_control) {
+    if value.contains(is_invisible) {
         return Err(Error::invalid_input(format!(
-            "the {name} holds a line break or another control character"
+            "the {name} holds a line break, or another character that is not seen"
         )));
     }
     Ok(value.to_owned())
@@ -55,7 +55,7 @@ pub(crate) fn shown_path(path: &Path) -> Option<String> {
     let shown = path.display().to_string();
     let is_contents = shown.len() > 1024
         || shown.contains("-----BEGIN")
-        || shown.contains(char::is_control)
+        || shown.contains(is_invisible)
         || shown.trim_start().starts_with('{');
     (!is_contents).then_some(shown)
 }

@@ -50,6 +50,11 @@
 //!   message. The values that hold them are wiped from memory when dropped; what the HTTP and TLS stacks and the
 //!   clients of the stores (Redis's command buffers, the keyring's D-Bus messages) copy on the way is theirs, and is
 //!   not wiped.
+//! - All text from outside passes one filter before it gets into an error, a `Debug` or a log line of this crate: it is
+//!   one line, cut, and without control, bidirectional or invisible characters and the request's secrets. Another
+//!   library's error becomes a [`ForeignError`]. One thing is beyond us: at level `DEBUG` and below, `h2` logs the debug
+//!   data of an HTTP/2 GOAWAY, in which a server may repeat a secret. Where such logs are kept, set `h2` and `hyper`
+//!   to `info`.
 //! - An [`Error`] tells flow, endpoint, HTTP status, [Coze's word](ErrorCode), message, log id, and what to do.
 //!   Branch on [`Error::kind`] and [`Error::code`].
 //! - Requests go to `https` only (loopback, and hosts that you allow by name, excepted) and follow no redirect.
@@ -115,7 +120,7 @@ pub use provider::{
 pub use sign_in::SignIn;
 pub use token::{RefreshToken, Token};
 
-pub use coze_wire::Secret;
+pub use coze_wire::{ForeignError, Secret};
 pub use reqwest;
 pub use url::Url;
 

@@ -657,7 +657,7 @@ fn configured_jwt(coze: &Coze) -> JwtFlow {
             request.url_mut().set_port(Some(self.1)).unwrap();
             Box::pin(async move {
                 let answer = self.0.execute(request).await;
-                answer.map_err(|error| SendError::from_reqwest(&error))
+                answer.map_err(|error| SendError::from_reqwest(&error, &[]))
             })
         }
     }

@@ -8,7 +8,7 @@ use std::{error::Error, fmt, net::SocketAddr};
 use reqwest::{Client, ClientBuilder, Proxy};
 use url::{Host, Url};
 
-use crate::{CONNECT_TIMEOUT, REQUEST_TIMEOUT};
+use crate::{CONNECT_TIMEOUT, ForeignError, REQUEST_TIMEOUT};
 
 /// An HTTP client for this base URL, with [`CONNECT_TIMEOUT`] and [`REQUEST_TIMEOUT`], and everything that
 /// [`http_client_from`] sees to.
@@ -34,6 +34,8 @@ pub fn http_client(base_url: &str) -> Result<Client, HttpClientError> {
 /// - No redirect is followed: a 307 would hand the body, with its code or refresh token, to another host.
 /// - No request is repeated by the HTTP stack: codes, refresh tokens and JWTs are single-use.
 /// - No `Referer` is sent.
+/// - What goes over the connection is not logged: `connection_verbose` would write all of it, credentials and tokens included,
+///   to `log` at level `TRACE`, so it is switched off.
 /// - The proxies of the environment (`HTTP_PROXY`, `HTTPS_PROXY`, `ALL_PROXY`, or the system's settings) are not used for
 ///   loopback hosts, nor for plain `http` to any host. A proxy that the builder was given counts everywhere.
 /// - `localhost` and names below it are this machine, without DNS (RFC 6761 section 6.3).
@@ -60,9 +62,9 @@ pub fn http_client_from(
     let base = Url::parse(base_url).ok();
     let guarded = || guard(builder(), base.as_ref());
     let failed = |is_missing_certificates| {
-        move |error| HttpClientError {
+        move |error: reqwest::Error| HttpClientError {
             is_missing_certificates,
-            error,
+            error: ForeignError::new(error),
         }
     };
     match guarded().build() {
@@ -76,6 +78,7 @@ pub fn http_client_from(
 
 fn guard(builder: ClientBuilder, base: Option<&Url>) -> ClientBuilder {
     let mut builder = builder
+        .connection_verbose(false)
         .redirect(reqwest::redirect::Policy::none())
         .retry(reqwest::retry::never())
         .referer(false);
@@ -134,7 +137,7 @@ pub fn is_loopback(url: &Url) -> bool {
 #[derive(Debug)]
 pub struct HttpClientError {
     is_missing_certificates: bool,
-    error: reqwest::Error,
+    error: ForeignError,
 }
 
 impl HttpClientError {

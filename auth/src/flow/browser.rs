@@ -1,12 +1,11 @@
 //! What the two flows through a browser share: the authorize page's address, the state that ties an
 //! answer to its login, and reading the callback (RFC 6749 sections 4.1.1 and 4.1.2).
 
-use coze_wire::Secret;
+use coze_wire::{Secret, sanitize};
 use url::{Url, form_urlencoded};
 
 use crate::{
     Endpoint, Error, ErrorCode, ErrorKind, Result,
-    error::presentable,
     input::{PathId, required},
     random,
 };
@@ -104,12 +103,13 @@ pub(crate) fn code_of_callback(callback: &str, state: &Secret) -> Result<Secret>
         ));
     }
     if let Some(error) = parameters.one("error")? {
-        let secrets = [state.clone()];
+        let mut secrets = vec![state.clone()];
+        secrets.extend(parameters.one("code")?);
         let description = parameters.one("error_description")?;
-        let word = presentable(error.expose(), &secrets);
+        let word = sanitize(error.expose(), &secrets);
         return Err(Error::new(ErrorKind::Refused, "the login was refused")
             .with_code(ErrorCode::from_word(&word))
-            .with_message(description.map(|d| presentable(d.expose(), &secrets))));
+            .with_message(description.map(|d| sanitize(d.expose(), &secrets))));
     }
     parameters
         .one("code")?

@@ -15,8 +15,8 @@ use std::{
 
 use aws_lc_rs::digest::{SHA256, digest};
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-use coze_wire::Secret;
-use serde::{Deserialize, Serialize};
+use coze_wire::{Secret, sanitize, sanitize_log_id};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value, value::RawValue};
 use zeroize::Zeroizing;
 
@@ -51,7 +51,11 @@ pub struct Record {
     /// How long that was when the access token came.
     #[serde(default)]
     lifetime_ms: u64,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "shown_log_id"
+    )]
     log_id: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     client_id: Option<String>,
@@ -77,10 +81,25 @@ pub struct Record {
 #[non_exhaustive]
 pub struct Ended {
     /// Coze's error code.
+    #[serde(deserialize_with = "shown_text")]
     pub code: String,
     /// Coze's log id of the refusal.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "shown_log_id"
+    )]
     pub log_id: Option<String>,
+}
+
+/// What is stored may have been written by anybody, and is shown.
+fn shown_text<'de, D: Deserializer<'de>>(stored: D) -> Result<String, D::Error> {
+    Ok(sanitize(&String::deserialize(stored)?, &[]))
+}
+
+fn shown_log_id<'de, D: Deserializer<'de>>(stored: D) -> Result<Option<String>, D::Error> {
+    let log_id = Option::<String>::deserialize(stored)?;
+    Ok(log_id.and_then(|log_id| sanitize_log_id(&log_id, &[])))
 }
 
 /// The server asked to be left alone for this long, counted from the write.
