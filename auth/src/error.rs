@@ -635,31 +635,16 @@ fn hint_for_code(code: &ErrorCode, flow: Option<Flow>) -> &'static str {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Details {
-            what,
             flow,
             endpoint,
             status,
-            code,
-            message,
             log_id,
             ..
         } = &*self.0;
         if let Some(flow) = flow {
             write!(f, "{flow}: ")?;
         }
-        f.write_str(what)?;
-        if let Some(code) = code {
-            write!(f, ": {code}")?;
-        }
-        if let Some(message) = message {
-            write!(f, ": {message}")?;
-        }
-        // The caller's own code has said why, and nobody else tells.
-        if let (ErrorKind::Signing | ErrorKind::Provider, Some(source)) =
-            (self.kind(), &self.0.source)
-        {
-            write!(f, ": {source}")?;
-        }
+        f.write_str(&self.summary())?;
         let mut notes = Vec::new();
         if let Some(status) = status {
             notes.push(format!("HTTP {}", status.as_u16()));
@@ -704,6 +689,46 @@ impl std::error::Error for Error {
 impl Error {
     pub(crate) fn what(&self) -> &str {
         &self.0.what
+    }
+
+    /// What happened and why, without the flow, the place and the hint.
+    pub(crate) fn summary(&self) -> String {
+        let mut summary = self.0.what.clone();
+        if let Some(code) = &self.0.code {
+            summary.push_str(": ");
+            summary.push_str(&code.as_str());
+        }
+        if let Some(message) = &self.0.message {
+            summary.push_str(": ");
+            summary.push_str(message);
+        }
+        // The caller's own code has said why in its own words.
+        let is_callers = matches!(self.kind(), ErrorKind::Signing | ErrorKind::Provider);
+        let own_words = self.0.source.as_ref().filter(|_| is_callers);
+        let own_words = own_words.map(|source| presentable(&source.to_string(), &[]));
+        for cause in own_words.into_iter().chain(self.innermost_cause()) {
+            // It may say again what stands there already.
+            if !summary.contains(&cause) {
+                summary.push_str(": ");
+                summary.push_str(&cause);
+            }
+        }
+        summary
+    }
+
+    /// What the last in the chain of sources says.
+    fn innermost_cause(&self) -> Option<String> {
+        let source = std::error::Error::source(self)?;
+        let causes = std::iter::successors(Some(source), |cause| cause.source());
+        let innermost = causes.take(LONGEST_CHAIN).last()?;
+        let cause = if let Some(error) = innermost.downcast_ref::<Self>() {
+            error.summary()
+        } else if let Some(error) = innermost.downcast_ref::<SendError>() {
+            error.cause().to_owned()
+        } else {
+            innermost.to_string()
+        };
+        Some(presentable(&cause, &[]))
     }
 
     pub(crate) fn new(kind: ErrorKind, what: impl Into<String>) -> Self {
@@ -823,6 +848,9 @@ impl Error {
         self.with(|d| d.source = Some(source))
     }
 }
+
+/// The most causes that are looked through for the innermost one.
+const LONGEST_CHAIN: usize = 32;
 
 /// The most characters of a foreign text that get into an error.
 const FOREIGN_TEXT_LIMIT: usize = 300;

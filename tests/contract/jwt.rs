@@ -48,7 +48,7 @@ fn claims(jwt: &str) -> Value {
 #[tokio::test]
 async fn what_is_signed_verifies_by_the_public_key() {
     let server = granting();
-    let consumer = SessionContext::CustomConsumer("consumer_1".to_owned());
+    let consumer = SessionContext::new().custom_consumer("consumer_1");
     let request = JwtTokenRequest::new()
         .session_name(SESSION_NAME)
         .session_context(consumer);

@@ -91,6 +91,15 @@ impl SendError {
         self.kind
     }
 
+    /// Why, for people, without the name that the HTTP client has for the step that failed.
+    #[must_use]
+    pub fn cause(&self) -> &str {
+        match self.message.split_once("): ") {
+            Some((step, cause)) if step.starts_with("client error (") => cause,
+            _ => &self.message,
+        }
+    }
+
     /// Classes an error of reqwest. Its URL is left out.
     #[must_use]
     pub fn from_reqwest(error: &reqwest::Error) -> Self {

@@ -8,7 +8,7 @@ use url::{Url, form_urlencoded};
 use crate::{
     Endpoint, Error, ErrorCode, ErrorKind, Result,
     error::presentable,
-    input::{PathId, required},
+    input::{PathId, cleaned, required},
 };
 
 /// Random bytes in a state or a code verifier: 43 characters once encoded.
@@ -57,7 +57,7 @@ impl LoginOptions {
 
     /// The redirect URI exactly as registered, once it is known to be a URI.
     pub(crate) fn checked_redirect_uri(&self) -> Result<String> {
-        let redirect_uri = required("redirect URI", &self.redirect_uri)?;
+        let redirect_uri = required("redirect URI", cleaned(&self.redirect_uri))?;
         match Url::parse(&redirect_uri) {
             Ok(_) => Ok(redirect_uri),
             Err(error) => Err(Error::invalid_input(format!(
