@@ -1109,4 +1109,71 @@ mod tests {
              check the client id and the client secret"
         );
     }
+
+    /// An error with causes, the first of these texts outermost.
+    #[derive(Debug)]
+    struct Chain(&'static [&'static str]);
+
+    impl fmt::Display for Chain {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str(self.0[0])
+        }
+    }
+
+    impl std::error::Error for Chain {
+        fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+            // Leaked, because an error owns its source.
+            (self.0.len() > 1).then(|| &*Box::leak(Box::new(Chain(&self.0[1..]))) as _)
+        }
+    }
+
+    #[test]
+    fn the_text_names_the_innermost_cause_once() {
+        let refused =
+            "client error (Connect): tcp connect error: Connection refused (os error 111)";
+        let send_error = SendError::new(SendErrorKind::Connect, refused);
+        for (error, expected) in [
+            (
+                Error::new(ErrorKind::Configuration, "x.json can't be read")
+                    .with_source(std::io::Error::other("Permission denied")),
+                "x.json can't be read: Permission denied; ",
+            ),
+            (
+                Error::new(ErrorKind::Store, "not saved").with_source(Chain(&[
+                    "a",
+                    "b",
+                    "disk full",
+                ])),
+                "not saved: disk full; ",
+            ),
+            (
+                Error::new(ErrorKind::Store, "not saved: disk full")
+                    .with_source(Chain(&["a", "disk full"])),
+                "not saved: disk full; ",
+            ),
+            (
+                Error::of_provider("no token", Chain(&["the vault", "sealed\u{1b}[2J"])),
+                "no token: the vault: sealed [2J; ",
+            ),
+            (
+                Error::unanswered(send_error.clone()),
+                "no connection to the server: tcp connect error: Connection refused (os error 111); ",
+            ),
+            // Another error of ours, without its hint.
+            (
+                Error::new(ErrorKind::DeviceCodeExpired, "too old")
+                    .with_source(Error::unanswered(send_error)),
+                "too old: tcp connect error: Connection refused (os error 111); ",
+            ),
+            (
+                Error::new(ErrorKind::DeviceCodeExpired, "too old").with_source(
+                    Error::new(ErrorKind::Refused, "refused").with_message(Some("busy".to_owned())),
+                ),
+                "too old: refused: busy; ",
+            ),
+        ] {
+            let shown = error.to_string();
+            assert!(shown.starts_with(expected), "{expected}: {shown}");
+        }
+    }
 }

@@ -68,6 +68,33 @@ async fn what_is_signed_verifies_by_the_public_key() {
 }
 
 #[tokio::test]
+async fn a_session_context_holds_a_device_a_consumer_or_both() {
+    let server = granting();
+    let jwt = jwt(server.client());
+    let both = SessionContext::new().device_id("d").custom_consumer("c");
+    for context in [
+        SessionContext::new().device_id("d"),
+        SessionContext::new().custom_consumer("c"),
+        both,
+    ] {
+        let request = JwtTokenRequest::new().session_context(context);
+        jwt.token_for(&request).await.unwrap();
+    }
+    let contexts: Vec<_> = jwts(&server)
+        .iter()
+        .map(|jwt| claims(jwt)["session_context"]["device_info"].clone())
+        .collect();
+    assert_eq!(
+        contexts,
+        [
+            json!({"device_id": "d"}),
+            json!({"custom_consumer": "c"}),
+            json!({"device_id": "d", "custom_consumer": "c"}),
+        ]
+    );
+}
+
+#[tokio::test]
 async fn what_is_changed_on_the_way_does_not_verify() {
     let server = granting();
     let jwt = jwt(server.client());

@@ -267,6 +267,65 @@ mod tests {
     }
 
     #[test]
+    fn what_an_env_file_keeps_around_a_value_is_dropped() {
+        let quoted = config(
+            &[
+                (WEB_CLIENT_ID, "\"i\""),
+                (WEB_CLIENT_SECRET, "'s'\\n"),
+                (WEB_REDIRECT_URI, "\"https://example.com/cb\""),
+                (API_BASE, "\"https://api.coze.cn\"\r"),
+                (TOKEN_VARIABLE, "\"\""),
+            ],
+            None,
+        )
+        .unwrap();
+        assert_eq!(quoted.endpoint(), &crate::Endpoint::CN);
+        assert_eq!(quoted.redirect_uri(), Some("https://example.com/cb"));
+        let ConfiguredCredentials::Web {
+            client_id,
+            client_secret,
+        } = quoted.credentials
+        else {
+            panic!("it is for the web")
+        };
+        assert_eq!((&*client_id, client_secret.expose()), ("i", "s"));
+        let token = config(&[(TOKEN_VARIABLE, "\"pat_abc\\n\"")], None).unwrap();
+        let ConfiguredCredentials::Token(token) = token.credentials else {
+            panic!("it is a token")
+        };
+        assert_eq!(token.authorization(), "Bearer pat_abc");
+    }
+
+    #[test]
+    fn what_can_not_be_told_apart_is_named_by_variable_and_character() {
+        for (name, value, expected) in [
+            (
+                TOKEN_VARIABLE,
+                "\"hush",
+                "COZE_API_TOKEN: the token holds a quotation mark",
+            ),
+            (
+                TOKEN_VARIABLE,
+                "hush # mine",
+                "COZE_API_TOKEN: the token holds a space",
+            ),
+            (
+                TOKEN_VARIABLE,
+                "Bearer hush",
+                "COZE_API_TOKEN: the token begins with the word",
+            ),
+            (
+                DEVICE_CLIENT_ID,
+                "hu\\nsh",
+                "COZE_DEVICE_OAUTH_CLIENT_ID: the id holds a backslash (character 3)",
+            ),
+        ] {
+            let text = problems(&[(name, value)], None);
+            assert!(text.contains(expected), "{expected}: {text}");
+        }
+    }
+
+    #[test]
     fn base_and_redirect_uri_are_taken_over() {
         let config = config(
             &[
@@ -322,7 +381,7 @@ mod tests {
         ];
         let text = problems(&jwt, None);
         assert!(
-            text.contains("/nowhere/private_key.pem can't be read"),
+            text.contains("/nowhere/private_key.pem can't be read: "),
             "{text}"
         );
         let text = problems(&jwt[..3], None);

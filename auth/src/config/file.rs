@@ -227,6 +227,76 @@ mod tests {
     }
 
     #[test]
+    fn an_id_that_is_a_number_is_read_and_another_number_is_reported_once() {
+        let json = r#"{"client_type":"device","client_id":7312345678901234567}"#;
+        let ConfiguredCredentials::Device { client_id } =
+            config("x.json", json).unwrap().credentials
+        else {
+            panic!("it is for a device")
+        };
+        assert_eq!(client_id, "7312345678901234567");
+        for bad in ["-7", "7.5", "7e3", "true", "[7]", "{}"] {
+            let text = problems(&format!(r#"{{"client_type":"device","client_id":{bad}}}"#));
+            assert!(
+                text.starts_with("x.json: client_id must be a string; "),
+                "{text}"
+            );
+            assert!(!text.contains("missing"), "{text}");
+        }
+        let text = problems(r#"{"client_type":7,"client_id":"i"}"#);
+        assert!(
+            text.starts_with("x.json: client_type must be a string; "),
+            "{text}"
+        );
+        assert!(!text.contains("missing"), "{text}");
+    }
+
+    #[test]
+    fn values_are_read_without_what_templates_leave_around_them() {
+        let json = r#"{"client_type":" \"web\"\n","client_id":"'i'","client_secret":"\"\u0073\"\\n",
+            "coze_api_base":"\"https://api.coze.cn\"","coze_www_base":"\"\""}"#;
+        let config = config("x.json", json).unwrap();
+        assert_eq!(config.endpoint(), &crate::Endpoint::CN);
+        let ConfiguredCredentials::Web {
+            client_id,
+            client_secret,
+        } = config.credentials
+        else {
+            panic!("it is for the web")
+        };
+        assert_eq!((&*client_id, client_secret.expose()), ("i", "s"));
+    }
+
+    #[test]
+    fn a_file_that_is_not_a_text_of_its_size_is_refused_with_the_reason() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.json");
+        let refusal = |path: &std::path::Path| {
+            let error = OAuthConfig::from_file(path).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Configuration);
+            error.to_string()
+        };
+        assert!(refusal(folder.path()).contains("can't be read: it is a directory"));
+        assert!(refusal(&path).contains("x.json can't be read: "));
+        std::fs::write(&path, b"{\xff}").unwrap();
+        assert!(refusal(&path).contains("x.json is not text; save it as UTF-8"));
+        std::fs::File::create(&path)
+            .unwrap()
+            .set_len(1 << 40)
+            .unwrap();
+        assert!(refusal(&path).contains("it is larger than 256 KiB"));
+        #[cfg(unix)]
+        assert!(refusal(std::path::Path::new("/dev/zero")).contains("it is a device"));
+
+        let json = "\u{feff}{\"client_type\":\"pkce\",\"client_id\":\"i\"}";
+        std::fs::write(&path, json).unwrap();
+        assert_eq!(OAuthConfig::from_file(&path).unwrap().flow(), Flow::Pkce);
+        let utf16: Vec<u8> = json.encode_utf16().flat_map(u16::to_le_bytes).collect();
+        std::fs::write(&path, utf16).unwrap();
+        assert_eq!(OAuthConfig::from_file(&path).unwrap().flow(), Flow::Pkce);
+    }
+
+    #[test]
     fn the_bases_are_taken_over() {
         let config = config(
             "x.json",
@@ -290,6 +360,11 @@ mod tests {
         for (text, expected) in [
             ("", "line 1 column 0"),
             ("{\n  \"client_secret\": hush}", "line 2 column 20"),
+            (
+                "{\"private_key\": \"hush\nhush\"}",
+                r"(write a line break inside a text as \n)",
+            ),
+            ("{\"client_secret\": \"hush\",}", "trailing comma at line 1"),
             ("[\"hush\"]", "not an object"),
             ("null", "not an object"),
         ] {

@@ -184,9 +184,9 @@ fn is_base64_of_key(bytes: &[u8]) -> bool {
     holds(bytes, b"-----BEGIN") || bytes.starts_with(b"MI") || bytes.starts_with(b"LS0t")
 }
 
-/// Whether it begins as a DER sequence of more than 127 bytes does, which no text does.
+/// Whether it begins as a DER sequence does that is longer than 127 bytes or begins with a version, which no text does.
 fn is_der(bytes: &[u8]) -> bool {
-    matches!(bytes, [0x30, 0x81..=0x84, ..])
+    matches!(bytes, [0x30, 0x81..=0x84, ..] | [0x30, _, 0x02, 0x01, ..])
 }
 
 fn holds(bytes: &[u8], part: &[u8]) -> bool {
@@ -484,7 +484,8 @@ pub(super) mod tests {
                 pem("PRIVATE KEY", ec.as_ref()).into(),
                 &["elliptic curve", console],
             ),
-            (ec.as_ref().to_vec(), &["no -----BEGIN"]),
+            (ec.as_ref().to_vec(), &["elliptic curve"]),
+            (ed25519.as_ref().to_vec(), &["Ed25519"]),
             (
                 pem("EC PRIVATE KEY", ec.as_ref()).into(),
                 &["elliptic curve"],

@@ -475,8 +475,13 @@ mod tests {
         assert!(request().account("").path().is_err());
         assert!(request().enterprise("..").path().is_err());
         assert!(request().session_name(" ").grant().is_err());
-        let empty = SessionContext::new().device_id("");
-        assert!(request().session_context(empty).grant().is_err());
+        for empty in [
+            SessionContext::new(),
+            SessionContext::new().device_id(""),
+            SessionContext::new().device_id("d").custom_consumer("\n"),
+        ] {
+            assert!(request().session_context(empty).grant().is_err());
+        }
     }
 
     #[test]
