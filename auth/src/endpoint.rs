@@ -5,7 +5,7 @@ use std::{borrow::Cow, fmt};
 
 use url::{Host, Url};
 
-use crate::{Error, Result};
+use crate::{Error, Result, input::cleaned};
 
 /// Coze's two hosts, or one's own: the API base for token requests, the WWW base for the pages that a
 /// person sees in a browser, and the audience (`aud`) that JWTs name.
@@ -164,7 +164,7 @@ impl EndpointBuilder {
             None => www_of(&api)?,
         };
         let audience = match self.audience {
-            Some(audience) => audience.trim().to_owned(),
+            Some(audience) => cleaned(&audience).to_owned(),
             None => api.host_str().unwrap_or_default().to_owned(),
         };
         if audience.is_empty() {
@@ -179,7 +179,7 @@ impl EndpointBuilder {
 
     fn checked_base(&self, name: &str, base: &str) -> Result<Url> {
         let refused = |why: &str| Err(Error::invalid_input(format!("the {name} {why}")));
-        let base = base.trim();
+        let base = cleaned(base);
         if base.is_empty() {
             return refused("is empty; write it like https://api.coze.com");
         }

@@ -647,31 +647,16 @@ fn hint_for_code(code: &ErrorCode, flow: Option<Flow>) -> &'static str {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Details {
-            what,
             flow,
             endpoint,
             status,
-            code,
-            message,
             log_id,
             ..
         } = &*self.0;
         if let Some(flow) = flow {
             write!(f, "{flow}: ")?;
         }
-        f.write_str(what)?;
-        if let Some(code) = code {
-            write!(f, ": {code}")?;
-        }
-        if let Some(message) = message {
-            write!(f, ": {message}")?;
-        }
-        // The caller's own code has said why, and nobody else tells.
-        if let (ErrorKind::Signing | ErrorKind::Provider, Some(source)) =
-            (self.kind(), &self.0.source)
-        {
-            write!(f, ": {source}")?;
-        }
+        f.write_str(&self.summary())?;
         let mut notes = Vec::new();
         if let Some(status) = status {
             notes.push(format!("HTTP {}", status.as_u16()));
@@ -716,6 +701,46 @@ impl std::error::Error for Error {
 impl Error {
     pub(crate) fn what(&self) -> &str {
         &self.0.what
+    }
+
+    /// What happened and why, without the flow, the place and the hint.
+    pub(crate) fn summary(&self) -> String {
+        let mut summary = self.0.what.clone();
+        if let Some(code) = &self.0.code {
+            summary.push_str(": ");
+            summary.push_str(&code.as_str());
+        }
+        if let Some(message) = &self.0.message {
+            summary.push_str(": ");
+            summary.push_str(message);
+        }
+        // The caller's own code has said why in its own words.
+        let is_callers = matches!(self.kind(), ErrorKind::Signing | ErrorKind::Provider);
+        let own_words = self.0.source.as_ref().filter(|_| is_callers);
+        let own_words = own_words.map(|source| sanitize(&source.to_string(), &[]));
+        for cause in own_words.into_iter().chain(self.innermost_cause()) {
+            // It may say again what stands there already.
+            if !summary.contains(&cause) {
+                summary.push_str(": ");
+                summary.push_str(&cause);
+            }
+        }
+        summary
+    }
+
+    /// What the last in the chain of sources says.
+    fn innermost_cause(&self) -> Option<String> {
+        let source = std::error::Error::source(self)?;
+        let causes = std::iter::successors(Some(source), |cause| cause.source());
+        let innermost = causes.take(LONGEST_CHAIN).last()?;
+        let cause = if let Some(error) = innermost.downcast_ref::<Self>() {
+            error.summary()
+        } else if let Some(error) = innermost.downcast_ref::<SendError>() {
+            error.cause().to_owned()
+        } else {
+            innermost.to_string()
+        };
+        Some(sanitize(&cause, &[]))
     }
 
     pub(crate) fn new(kind: ErrorKind, what: impl Into<String>) -> Self {
@@ -843,6 +868,9 @@ impl Error {
         self.with(|d| d.source = Some(source))
     }
 }
+
+/// The most causes that are looked through for the innermost one.
+const LONGEST_CHAIN: usize = 32;
 
 /// Whether an error is one of ours, all of whose text has passed the door.
 fn is_ours(error: &(dyn std::error::Error + Send + Sync + 'static)) -> bool {
@@ -1105,5 +1133,72 @@ mod tests {
              https://api.coze.com/api/permission/oauth2/token, log id 2026); \
              check the client id and the client secret"
         );
+    }
+
+    /// An error with causes, the first of these texts outermost.
+    #[derive(Debug)]
+    struct Chain(&'static [&'static str]);
+
+    impl fmt::Display for Chain {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str(self.0[0])
+        }
+    }
+
+    impl std::error::Error for Chain {
+        fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+            // Leaked, because an error owns its source.
+            (self.0.len() > 1).then(|| &*Box::leak(Box::new(Chain(&self.0[1..]))) as _)
+        }
+    }
+
+    #[test]
+    fn the_text_names_the_innermost_cause_once() {
+        let refused =
+            "client error (Connect): tcp connect error: Connection refused (os error 111)";
+        let send_error = SendError::new(SendErrorKind::Connect, refused);
+        for (error, expected) in [
+            (
+                Error::new(ErrorKind::Configuration, "x.json can't be read")
+                    .with_source(std::io::Error::other("Permission denied")),
+                "x.json can't be read: Permission denied; ",
+            ),
+            (
+                Error::new(ErrorKind::Store, "not saved").with_source(Chain(&[
+                    "a",
+                    "b",
+                    "disk full",
+                ])),
+                "not saved: disk full; ",
+            ),
+            (
+                Error::new(ErrorKind::Store, "not saved: disk full")
+                    .with_source(Chain(&["a", "disk full"])),
+                "not saved: disk full; ",
+            ),
+            (
+                Error::of_provider("no token", Chain(&["the vault", "sealed\u{1b}[2J"])),
+                "no token: the vault: sealed [2J; ",
+            ),
+            (
+                Error::unanswered(send_error.clone()),
+                "no connection to the server: tcp connect error: Connection refused (os error 111); ",
+            ),
+            // Another error of ours, without its hint.
+            (
+                Error::new(ErrorKind::DeviceCodeExpired, "too old")
+                    .with_source(Error::unanswered(send_error)),
+                "too old: tcp connect error: Connection refused (os error 111); ",
+            ),
+            (
+                Error::new(ErrorKind::DeviceCodeExpired, "too old").with_source(
+                    Error::new(ErrorKind::Refused, "refused").with_message(Some("busy".to_owned())),
+                ),
+                "too old: refused: busy; ",
+            ),
+        ] {
+            let shown = error.to_string();
+            assert!(shown.starts_with(expected), "{expected}: {shown}");
+        }
     }
 }

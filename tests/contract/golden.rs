@@ -541,7 +541,7 @@ async fn ours(line: &Line) -> Option<Sent> {
             jwt_of(line, client).token_for(&request).await.unwrap();
         }
         "jwt_session_context" => {
-            let device = SessionContext::DeviceId("device_1".to_owned());
+            let device = SessionContext::new().device_id("device_1");
             let request = half_an_hour().session_context(device);
             jwt_of(line, client).token_for(&request).await.unwrap();
         }

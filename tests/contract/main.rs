@@ -8,6 +8,7 @@
 //! | [`spec_coverage`] | Is everything that is sent in the spec, and everything in the spec sent? |
 //! | [`answers`] | What becomes of each answer, good, bad and broken? |
 //! | [`secrets`] | Does any secret show anywhere, whatever happens? |
+//! | `memory` | What stays of a private key in freed memory? |
 //! | [`device`] | When is a device code polled, and when does it stop? |
 //! | [`jwt`] | Does what is signed verify, and is each JWT new? |
 //! | [`time`] | How long does a token live when clocks are wrong? |
@@ -27,6 +28,8 @@ mod device;
 mod documentation;
 mod golden;
 mod jwt;
+#[cfg(target_os = "linux")]
+mod memory;
 mod requests;
 mod secrets;
 mod spec_coverage;

@@ -264,12 +264,12 @@ async fn jwt_session_name() -> Sent {
 }
 
 async fn jwt_session_context_device() -> Sent {
-    let device = SessionContext::DeviceId("device_1".to_owned());
+    let device = SessionContext::new().device_id("device_1");
     jwt_for(JwtTokenRequest::new().session_context(device)).await
 }
 
 async fn jwt_session_context_consumer() -> Sent {
-    let consumer = SessionContext::CustomConsumer("consumer_1".to_owned());
+    let consumer = SessionContext::new().custom_consumer("consumer_1");
     jwt_for(JwtTokenRequest::new().session_context(consumer)).await
 }
 
@@ -290,7 +290,7 @@ async fn jwt_enterprise_with_an_odd_id() -> Sent {
 }
 
 fn everything() -> JwtTokenRequest {
-    let consumer = SessionContext::CustomConsumer("consumer_1".to_owned());
+    let consumer = SessionContext::new().custom_consumer("consumer_1");
     JwtTokenRequest::new()
         .duration(Duration::from_secs(86_399))
         .scope(full_scope())

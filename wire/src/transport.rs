@@ -76,6 +76,15 @@ impl SendError {
         self.kind
     }
 
+    /// Why, for people, without the name that the HTTP client has for the step that failed.
+    #[must_use]
+    pub fn cause(&self) -> &str {
+        match self.message.split_once("): ") {
+            Some((step, cause)) if step.starts_with("client error (") => cause,
+            _ => &self.message,
+        }
+    }
+
     /// Classes an error of reqwest, which a request that carried these secrets has met. Its URL is left out; what its causes
     /// say is [sanitized](sanitize), for a server may have written it. The debug data of an HTTP/2 GOAWAY is left out: it may
     /// repeat a secret of another request on the connection.

@@ -16,7 +16,7 @@ use crate::{
     client::Credentials,
     clock::Clock,
     expiry::{Granted, poll_interval},
-    input::{PathId, required},
+    input::{PathId, identifier},
 };
 
 /// The device authorization flow: a terminal, a television, anything where a person signs in on
@@ -53,7 +53,7 @@ impl DeviceFlow {
     /// [`InvalidInput`](ErrorKind::InvalidInput) when the client id is empty or holds a control
     /// character. Surrounding white space is dropped.
     pub fn new(client: OAuthClient, client_id: impl AsRef<str>) -> Result<Self> {
-        let client_id = required("client id", client_id.as_ref())
+        let client_id = identifier("client id", client_id.as_ref())
             .map_err(|error| error.in_flow(Flow::Device))?;
         Ok(Self { client, client_id })
     }

@@ -11,7 +11,7 @@ use super::browser::{LoginOptions, code_of_callback};
 use crate::{
     Flow, OAuthClient, RefreshToken, Result, Token,
     client::Credentials,
-    input::{credential, required},
+    input::{credential, identifier},
 };
 
 /// The authorization code flow of a web application: its backend keeps a client secret.
@@ -61,7 +61,7 @@ impl WebFlow {
         let checked = || {
             Ok(Self {
                 client,
-                client_id: required("client id", client_id.as_ref())?,
+                client_id: identifier("client id", client_id.as_ref())?,
                 client_secret: credential("client secret", client_secret.as_ref())?,
             })
         };
