@@ -78,7 +78,7 @@ mod service;
 mod state;
 mod token;
 
-pub use answer::{ErrorShape, ErrorWord, PollErrors};
+pub use answer::{ErrorShape, ErrorWord};
 pub use api::{Bot, User, Workspace};
 pub use app::{App, ClientType};
 pub use builder::Builder;
