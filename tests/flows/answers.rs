@@ -903,8 +903,7 @@ async fn what_coze_says_of_an_app_leads_to_its_hint() {
     let callback = stage.person(page.as_str(), Decision::Approve);
     let without_secret = pkce.complete(login, &callback).await.unwrap_err();
 
-    let of_another = stage.jwt_of_another_app();
-    let of_another = of_another.token().await.unwrap_err();
+    let of_another = stage.jwt_of_another_app().token().await.unwrap_err();
 
     let app = defaults::DEVICE_CLIENT_ID;
     stage.mock.set_app_active(app, false).unwrap();
