@@ -1,6 +1,6 @@
 //! Setting a mock up.
 
-use crate::answer::PollErrors;
+use crate::answer::ErrorShape;
 use crate::api::{Bot, User, Workspace};
 use crate::app::{App, AppsFile};
 use crate::clock::MockClock;
@@ -21,7 +21,7 @@ pub(crate) struct Options {
     pub(crate) control: bool,
     pub(crate) reuse_revokes_family: bool,
     pub(crate) refresh_revokes_access_token: bool,
-    pub(crate) poll_errors: PollErrors,
+    pub(crate) error_shape: ErrorShape,
     pub(crate) device_interval: Duration,
     pub(crate) device_code_lifetime: Duration,
     pub(crate) code_lifetime: Duration,
@@ -58,7 +58,7 @@ impl Builder {
                 control: false,
                 reuse_revokes_family: false,
                 refresh_revokes_access_token: false,
-                poll_errors: PollErrors::default(),
+                error_shape: ErrorShape::default(),
                 device_interval: Duration::from_secs(5),
                 device_code_lifetime: Duration::from_secs(300),
                 code_lifetime: Duration::from_secs(600),
@@ -163,9 +163,9 @@ impl Builder {
         self
     }
 
-    /// The shape of the errors that device polls are answered with.
-    pub fn poll_errors(mut self, shape: PollErrors) -> Self {
-        self.options.poll_errors = shape;
+    /// The shape of the errors of the OAuth endpoints.
+    pub fn error_shape(mut self, shape: ErrorShape) -> Self {
+        self.options.error_shape = shape;
         self
     }
 
@@ -205,7 +205,8 @@ impl Builder {
         self
     }
 
-    /// A host that the `aud` of JWTs may name. Without any, it is the host that the client called.
+    /// A host that the `aud` of JWTs may name, with or without the port that the client called. Without any, it is the host that
+    /// the client called.
     pub fn audience(mut self, host: impl Into<String>) -> Self {
         self.options.audiences.push(host.into());
         self

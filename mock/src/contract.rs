@@ -30,12 +30,14 @@ pub enum Tolerance {
     UnknownField,
     /// An `Authorization` header with the word `Bearer` and nothing else, where no credential belongs.
     EmptyBearer,
-    /// The audience of a JWT with a port behind the host.
+    /// The audience of a JWT with another port behind the host than the one that was called.
     AudienceWithPort,
     /// Two slashes in a row in the path.
     DoubleSlash,
     /// A code verifier (or plain challenge) of fewer than 43 characters.
     ShortVerifier,
+    /// An authorize URL without `state`, or with an empty one.
+    MissingState,
 }
 
 /// What is found out about one request on the way.
@@ -195,7 +197,11 @@ impl Contract {
             match values.as_slice() {
                 // A parameter without a value counts as left out (RFC 6749 section 3.1).
                 [] | [""] if parameter.required => {
-                    breach(findings, place, &parameter.name, "required".into())
+                    if findings.lenient && place == "query/state" {
+                        findings.tolerates(Tolerance::MissingState, place, "required");
+                    } else {
+                        breach(findings, place, &parameter.name, "required".into());
+                    }
                 }
                 [] | [""] => {}
                 [value] => {

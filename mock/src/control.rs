@@ -26,6 +26,7 @@ pub(crate) fn answer(core: &Core, incoming: &Incoming, path: &str, log_id: &str)
     match (&incoming.method, path) {
         (&Method::GET, "device") => return pages::device(core, incoming),
         (&Method::POST, "device") => return pages::device_decided(core, incoming),
+        (&Method::GET, "consent") => return pages::consent(core, incoming),
         (&Method::POST, "consent") => return pages::consent_decided(core, incoming),
         _ => {}
     }

@@ -81,9 +81,10 @@ impl Registered {
         if self.active.load(Ordering::Relaxed) {
             return Ok(());
         }
+        let name = &self.app.name;
         Err(Refusal::new(
             ErrorWord::AccessDeny,
-            "the app was deactivated by its owner",
+            format!("app: {name} is currently deactivated by the owner"),
         ))
     }
 }
@@ -190,6 +191,11 @@ impl<'a> Exchange<'a> {
         contract.check_body(self.endpoint, body.clone(), &mut self.findings)
     }
 
+    /// What an OAuth endpoint answers where it refuses.
+    pub(crate) fn refused(&self, refusal: Refusal) -> Answer {
+        refusal.answer(self.core.options.error_shape, self.log_id)
+    }
+
     pub(crate) fn client(&self, client_id: &str) -> Result<&'a Registered, Refusal> {
         self.core
             .apps
@@ -215,9 +221,7 @@ impl<'a> Exchange<'a> {
                     "header/Authorization",
                     "the client secret as a bearer token",
                 );
-                Err(Refusal::invalid_client(
-                    "the client secret is missing: send it as a bearer token",
-                ))
+                Err(Refusal::invalid_request("client_secret"))
             }
         }
     }
@@ -528,7 +532,7 @@ impl Core {
                 .map_err(|_| "the operating system gave no random bytes".to_owned())
         });
         let status = if decided.is_ok() {
-            StatusCode::SEE_OTHER
+            StatusCode::FOUND
         } else {
             StatusCode::BAD_REQUEST
         };
@@ -596,9 +600,12 @@ impl Exchange<'_> {
             }
             Endpoint::DeviceCode | Endpoint::WorkspaceDeviceCode => device::answer(self),
             Endpoint::Authorize | Endpoint::WorkspaceAuthorize => pages::authorize(self),
-            Endpoint::UsersMe | Endpoint::Workspaces | Endpoint::Bots | Endpoint::Bot => {
-                api::answer(self)
-            }
+            Endpoint::UsersMe
+            | Endpoint::Workspaces
+            | Endpoint::Bots
+            | Endpoint::Bot
+            | Endpoint::PublishedBots
+            | Endpoint::PublishedBot => api::answer(self),
         }
     }
 }

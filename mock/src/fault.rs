@@ -417,8 +417,9 @@ pub(crate) fn answer_instead(
                 }
                 FaultBody::Json => {
                     let word = ErrorWord::InternalError;
-                    Answer::json(status, &error_body(ErrorShape::A, word, log_id))
-                        .with_error(word.as_str())
+                    let shape = ErrorShape::default();
+                    let body = error_body(shape, word, word.default_message(), log_id);
+                    Answer::json(status, &body).with_error(word.as_str())
                 }
             };
             Some(match retry_after {
@@ -437,8 +438,11 @@ pub(crate) fn answer_instead(
             Some(Answer::empty(status).with_header(header::LOCATION, location))
         }
         Fault::ErrorWithStatus200 { shape, word } => Some(
-            Answer::json(StatusCode::OK, &error_body(*shape, *word, log_id))
-                .with_error(word.as_str()),
+            Answer::json(
+                StatusCode::OK,
+                &error_body(*shape, *word, word.default_message(), log_id),
+            )
+            .with_error(word.as_str()),
         ),
         _ => None,
     }

@@ -5,7 +5,7 @@
 #![forbid(unsafe_code)]
 
 use clap::{Parser, ValueEnum};
-use coze_mock::{App, Builder, MockCoze, PollErrors, RequestRecord, defaults};
+use coze_mock::{App, Builder, ErrorShape, MockCoze, RequestRecord, defaults};
 use serde_json::{Value, json};
 use std::error::Error;
 use std::io::{self, Write as _};
@@ -33,9 +33,9 @@ struct Arguments {
     /// A refresh ends the access token that came with the refresh token (not known of Coze)
     #[arg(long)]
     refresh_revokes_access_token: bool,
-    /// The shape of the errors that device polls are answered with
+    /// The shape of the errors of the OAuth endpoints
     #[arg(long, value_enum, default_value_t = Shape::Both)]
-    poll_errors: Shape,
+    error_shape: Shape,
     /// Least time between two polls of a device
     #[arg(long, value_name = "SECONDS", default_value_t = 5)]
     device_interval: u64,
@@ -58,12 +58,14 @@ struct Arguments {
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Shape {
-    /// The word in `error_code` and in `error`
+    /// The word in `error_code` and in `error`, as Coze sends it
     Both,
     /// `{"error_code", "error_message", "error"}`
     A,
     /// `{"error", "error_description"}`
     B,
+    /// `{"code", "msg", "detail"}`
+    C,
 }
 
 #[tokio::main]
@@ -105,10 +107,11 @@ fn configure(arguments: &Arguments) -> Result<Builder, Box<dyn Error>> {
         .device_interval(Duration::from_secs(arguments.device_interval))
         .device_code_lifetime(Duration::from_secs(arguments.device_code_lifetime))
         .access_token_lifetime(Duration::from_secs(arguments.access_token_lifetime))
-        .poll_errors(match arguments.poll_errors {
-            Shape::Both => PollErrors::Both,
-            Shape::A => PollErrors::A,
-            Shape::B => PollErrors::B,
+        .error_shape(match arguments.error_shape {
+            Shape::Both => ErrorShape::Both,
+            Shape::A => ErrorShape::A,
+            Shape::B => ErrorShape::B,
+            Shape::C => ErrorShape::C,
         });
     if let Some(path) = &arguments.apps {
         let text = std::fs::read_to_string(path)

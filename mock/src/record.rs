@@ -339,19 +339,22 @@ fn redact_authorization(value: &str) -> String {
 }
 
 /// Body fields and query parameters whose values are public. All others are redacted, unknown ones too.
-const PLAIN_FIELDS: [&str; 14] = [
+const PLAIN_FIELDS: [&str; 17] = [
+    "bot_id",
     "client_id",
     "code_challenge_method",
     "connector_id",
     "duration_seconds",
     "grant_type",
     "is_published",
+    "page_index",
     "page_num",
     "page_size",
     "publish_status",
     "redirect_uri",
     "response_type",
     "scope",
+    "space_id",
     "user_code",
     "workspace_id",
 ];

@@ -34,6 +34,12 @@ impl Tickets {
         self.open.insert(digest, (ticket, now + LIFETIME));
     }
 
+    /// A ticket that was not taken yet.
+    pub(crate) fn look(&self, secret: &str, now: Duration) -> Option<&Ticket> {
+        let (ticket, expires_at) = self.open.get(&digest_of(secret))?;
+        (now < *expires_at).then_some(ticket)
+    }
+
     /// Takes a ticket out: it works once.
     pub(crate) fn take(&mut self, secret: &str, now: Duration) -> Option<Ticket> {
         let (ticket, expires_at) = self.open.remove(&digest_of(secret))?;
