@@ -21,6 +21,17 @@ pub(crate) struct AuthorizeRequest {
     pub(crate) workspace_id: Option<String>,
 }
 
+impl AuthorizeRequest {
+    /// What a client can make it keep.
+    pub(crate) fn bytes(&self) -> usize {
+        let challenge = match &self.challenge {
+            Some(Challenge::S256(challenge) | Challenge::Plain(challenge)) => challenge.len(),
+            None => 0,
+        };
+        self.redirect_uri.len() + self.state.len() + challenge
+    }
+}
+
 /// Checks what the browser asks for. What is wrong is said on a page and never by a redirect: RFC 6749 section 4.1.2.1 asks for
 /// that where the redirect URI is in doubt, and Coze documents no error words for the rest.
 pub(crate) fn check(

@@ -5,6 +5,7 @@
 use crate::answer::{ErrorWord, Refusal};
 use crate::endpoint::Endpoint;
 use crate::error::Error;
+use crate::limits;
 use crate::record::{Note, Violation};
 use jsonschema::Validator;
 use jsonschema::error::ValidationErrorKind;
@@ -46,10 +47,23 @@ pub(crate) struct Findings {
     pub(crate) request: u64,
     pub(crate) endpoint: Option<Endpoint>,
     pub(crate) violations: Vec<Violation>,
+    /// Further violations, which are counted and not listed.
+    pub(crate) unlisted: u64,
     pub(crate) notes: Vec<Note>,
 }
 
 impl Findings {
+    pub(crate) fn new(lenient: bool, request: u64, endpoint: Option<Endpoint>) -> Self {
+        Self {
+            lenient,
+            request,
+            endpoint,
+            violations: Vec::new(),
+            unlisted: 0,
+            notes: Vec::new(),
+        }
+    }
+
     /// Records a breach that no mode lets pass.
     pub(crate) fn violation(&mut self, place: impl Into<String>, rule: impl Into<String>) {
         self.push(place.into(), rule.into(), None);
@@ -75,6 +89,10 @@ impl Findings {
     }
 
     fn push(&mut self, place: String, rule: String, tolerated: Option<Tolerance>) {
+        if self.violations.len() >= limits::VIOLATIONS_OF_A_REQUEST {
+            self.unlisted += 1;
+            return;
+        }
         self.violations.push(Violation {
             request: self.request,
             endpoint: self.endpoint,

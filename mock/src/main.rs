@@ -8,6 +8,7 @@ use clap::{Parser, ValueEnum};
 use coze_mock::{App, Builder, ErrorShape, MockCoze, RequestRecord, defaults};
 use serde_json::{Value, json};
 use std::error::Error;
+use std::fmt::{self, Write as _};
 use std::io::{self, Write as _};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -37,14 +38,14 @@ struct Arguments {
     #[arg(long, value_enum, default_value_t = Shape::Both)]
     error_shape: Shape,
     /// Least time between two polls of a device
-    #[arg(long, value_name = "SECONDS", default_value_t = 5)]
-    device_interval: u64,
+    #[arg(long, value_name = "SECONDS", default_value = "5", value_parser = seconds, allow_hyphen_values = true)]
+    device_interval: Duration,
     /// How long device codes live
-    #[arg(long, value_name = "SECONDS", default_value_t = 300)]
-    device_code_lifetime: u64,
+    #[arg(long, value_name = "SECONDS", default_value = "300", value_parser = seconds, allow_hyphen_values = true)]
+    device_code_lifetime: Duration,
     /// How long users' access tokens live
-    #[arg(long, value_name = "SECONDS", default_value_t = 900)]
-    access_token_lifetime: u64,
+    #[arg(long, value_name = "SECONDS", default_value = "900", value_parser = seconds, allow_hyphen_values = true)]
+    access_token_lifetime: Duration,
     /// A host that the `aud` of JWTs may name (may be repeated; default: the host that the client called)
     #[arg(long, value_name = "HOST")]
     audience: Vec<String>,
@@ -68,6 +69,17 @@ enum Shape {
     C,
 }
 
+/// A time in seconds. The builder has the last word; an error of this one names the option as it was typed.
+fn seconds(text: &str) -> Result<Duration, String> {
+    const MOST: u64 = 3_155_760_000;
+    match text.parse() {
+        Ok(seconds) if seconds <= MOST => Ok(Duration::from_secs(seconds)),
+        _ => Err(format!(
+            "a whole number of seconds from 0 to {MOST} (100 years)"
+        )),
+    }
+}
+
 #[tokio::main]
 async fn main() -> ExitCode {
     match run(Arguments::parse()).await {
@@ -79,9 +91,24 @@ async fn main() -> ExitCode {
                 text.push_str(&format!(": {deeper}"));
                 cause = deeper.source();
             }
-            let _ = writeln!(io::stderr(), "{text}");
+            let _ = writeln!(io::stderr(), "{}", Printable(&text));
             ExitCode::FAILURE
         }
+    }
+}
+
+/// A message without what a terminal would obey: control characters, and those that have no width or turn the direction.
+struct Printable<'a>(&'a str);
+
+impl fmt::Display for Printable<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for character in self.0.chars() {
+            match character {
+                '"' | '\'' | '\\' => f.write_char(character)?,
+                other => write!(f, "{}", other.escape_debug())?,
+            }
+        }
+        Ok(())
     }
 }
 
@@ -104,9 +131,9 @@ fn configure(arguments: &Arguments) -> Result<Builder, Box<dyn Error>> {
         .lenient(arguments.lenient)
         .reuse_revokes_family(arguments.reuse_revokes_family)
         .refresh_revokes_access_token(arguments.refresh_revokes_access_token)
-        .device_interval(Duration::from_secs(arguments.device_interval))
-        .device_code_lifetime(Duration::from_secs(arguments.device_code_lifetime))
-        .access_token_lifetime(Duration::from_secs(arguments.access_token_lifetime))
+        .device_interval(arguments.device_interval)
+        .device_code_lifetime(arguments.device_code_lifetime)
+        .access_token_lifetime(arguments.access_token_lifetime)
         .error_shape(match arguments.error_shape {
             Shape::Both => ErrorShape::Both,
             Shape::A => ErrorShape::A,

@@ -5,6 +5,7 @@ use crate::app::ClientType;
 use crate::core::{Credential, Exchange, Registered, credential};
 use crate::endpoint::Endpoint;
 use crate::jwt::{self, Expected};
+use crate::limits;
 use crate::secret::random_token;
 use crate::state::{
     AuthorizationCode, Flow, GrantedToken, NewSignIn, NotRedeemed, Pair, Poll, RefreshPolicy,
@@ -292,6 +293,7 @@ pub(crate) fn allowed(
     parameter: &str,
 ) -> Result<Option<String>, Refusal> {
     match id {
+        Some(id) if id.len() > limits::PATH_ID_BYTES => Err(Refusal::invalid_request(parameter)),
         Some(id) if !list.is_empty() && !list.iter().any(|known| known == id) => {
             Err(Refusal::invalid_request(parameter))
         }
