@@ -19,7 +19,7 @@
 mod access;
 #[cfg(target_os = "linux")]
 mod durability;
-#[cfg(unix)]
+#[cfg_attr(not(unix), allow(dead_code, reason = "of the tests that are for Unix"))]
 #[path = "../support/left_out.rs"]
 mod left_out;
 #[cfg(unix)]
