@@ -43,6 +43,10 @@ const TTL: Duration = Duration::from_secs(60);
 
 /// A store in a folder that does not exist yet.
 struct Place {
+    #[cfg_attr(
+        not(unix),
+        allow(dead_code, reason = "it is removed when it is dropped")
+    )]
     parent: TempDir,
     store: FileStore,
 }
@@ -73,6 +77,7 @@ impl Place {
         own(&self.file(ending));
     }
 
+    #[cfg(unix)]
     async fn names(&self) -> Vec<String> {
         let files = fs::read_dir(self.store.folder()).unwrap();
         let mut names: Vec<_> = files
