@@ -28,7 +28,7 @@ impl AuthorizeRequest {
             Some(Challenge::S256(challenge) | Challenge::Plain(challenge)) => challenge.len(),
             None => 0,
         };
-        self.redirect_uri.len() + self.state.len() + challenge
+        self.redirect_uri.len() + self.state.as_deref().map_or(0, str::len) + challenge
     }
 }
 

@@ -42,6 +42,24 @@ impl Program {
     }
 }
 
+#[cfg(unix)]
+impl Program {
+    fn stop(&mut self) {
+        let process = self.child.id().to_string();
+        let asked = Command::new("kill").args(["-TERM", &process]).status();
+        assert!(asked.expect("kill").success());
+        assert!(self.child.wait().expect("an exit status").success());
+    }
+}
+
+#[cfg(not(unix))]
+impl Program {
+    /// Windows has no such request that could be sent to one process only.
+    fn stop(&mut self) {
+        self.child.kill().expect("a process");
+    }
+}
+
 impl Drop for Program {
     fn drop(&mut self) {
         let _ = self.child.kill();
@@ -75,15 +93,7 @@ fn it_says_where_it_is_serves_logs_and_stops() {
     );
     assert!(program.get("/_mock/requests", "").contains("\"ever\":1"));
 
-    let pid = program.child.id().to_string();
-    assert!(
-        Command::new("kill")
-            .args(["-TERM", &pid])
-            .status()
-            .expect("kill")
-            .success()
-    );
-    assert!(program.child.wait().expect("an exit status").success());
+    program.stop();
     let mut log = String::new();
     program
         .child
