@@ -39,10 +39,10 @@ pub fn check(answer: &Answer) {
             let refusal = refusal.unwrap_or_else(|| panic!("{error} {answer:?}"));
             assert_eq!(
                 code(&error),
-                refusal.code.map(shown_code),
+                refusal.code.map(|code| shown_code(code, &body)),
                 "{error} {answer:?}"
             );
-            assert_message(&error, refusal.message.as_deref(), answer);
+            assert_message(&error, refusal.message.as_deref(), &body, answer);
         } else {
             assert_eq!(error.code(), None, "{error} {answer:?}");
             // A whole body with an error in it is a refusal, unless it is a success that can't be used.
@@ -59,11 +59,21 @@ fn code(error: &Error) -> Option<String> {
     error.code().map(|code| code.as_str().into_owned())
 }
 
-fn shown_code(code: Code) -> String {
+fn shown_code(code: Code, body: &Body) -> String {
     match code {
         Code::Number(number) => number.to_string(),
-        Code::Word(word) => shown(&word).0,
+        Code::Word(word) => shown(&without_brought(&word, body)).0,
     }
+}
+
+/// A text without the secrets that the answer brings, behind those of the request.
+fn without_brought(text: &str, body: &Body) -> String {
+    let own = text
+        .replace(CLIENT_SECRET, "****")
+        .replace(REDEEMED, "****");
+    let brought = ["access_token", "refresh_token", "device_code"];
+    let brought = brought.iter().filter_map(|name| body.text(name));
+    brought.fold(own, |text, secret| text.replace(secret, "****"))
 }
 
 /// A text as it has to be shown, and whether a reader sees all of it.
@@ -82,8 +92,8 @@ fn shown(text: &str) -> (String, bool) {
     }
 }
 
-fn assert_message(error: &Error, message: Option<&str>, answer: &Answer) {
-    let expected = message.map(|message| shown(message).0);
+fn assert_message(error: &Error, message: Option<&str>, body: &Body, answer: &Answer) {
+    let expected = message.map(|message| shown(&without_brought(message, body)).0);
     let expected = expected.filter(|message| !message.is_empty());
     assert_eq!(error.message(), expected.as_deref(), "{error} {answer:?}");
 }

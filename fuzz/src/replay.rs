@@ -5,8 +5,11 @@
 
 use std::time::Duration;
 
+use coze_auth::Flow;
+
 use super::{
-    callback_url, device_answer, error_body, token_answer,
+    callback_url, config, device_answer, error_body, key_text, mock_requests, spec_text,
+    store_record, token_answer,
     world::{Answer, NOW, REDEEMED},
 };
 
@@ -96,4 +99,98 @@ pub fn callback_url(input: &[u8]) {
     let form = one_of(&[Form::Url, Form::Path, Form::Query], form);
     callback_url::round_trip(by, form, state, code, callback);
     callback_url::any(by, state, callback);
+}
+
+/// A configuration: `v` begins variables, with the letter of a flow, and a variable on each further line, `LETTER=value`. Else
+/// all of it is the text of a file. `@P` stands for a private key.
+pub fn config(input: &[u8]) {
+    let Some((&first, rest)) = input.split_first() else {
+        return;
+    };
+    if first != b'v' {
+        let key = key_text::pem().replace('\n', "\\n");
+        return config::json(&String::from_utf8_lossy(input).replacen("@P", &key, 1));
+    }
+    let rest = String::from_utf8_lossy(rest);
+    let rest = rest.replacen("@P", &key_text::pem().replace('\n', "\\n"), 1);
+    let mut lines = rest.lines();
+    const FLOWS: [Option<Flow>; 6] = [
+        None,
+        Some(Flow::Token),
+        Some(Flow::Web),
+        Some(Flow::Pkce),
+        Some(Flow::Device),
+        Some(Flow::Jwt),
+    ];
+    let flow = lines.next().and_then(|line| line.bytes().next());
+    let flow = one_of(&FLOWS, flow.unwrap_or_default());
+    let set: Vec<_> = lines
+        .filter_map(|line| line.split_once('='))
+        .filter_map(|(name, value)| Some((one_of(&config::VARIABLES, name.bytes().next()?), value)))
+        .collect();
+    config::variables(&set, flow);
+}
+
+/// A key: form, width, line end and what is around it; then any text, in which `@` and a letter stand for a key
+/// ([`key_text::expanded`]), cut where the first byte says.
+pub fn key_text(input: &[u8]) {
+    let Some((&[form, width, line_end, around, damage], rest)) = input.split_first_chunk() else {
+        return;
+    };
+    if form % 4 < 2 {
+        return key_text::round_trip(key_text::Form {
+            is_pkcs1: form % 4 == 1,
+            width: one_of(&[64, 76, 4000], width),
+            line_end: one_of(
+                &["\n", "\r\n", "\\n", "\\r\\n", "\n    ", "\n\n", " \n\t"],
+                line_end,
+            ),
+            around: one_of(&["", " ", "\n", "\r\n\t ", "\"", "'"], around),
+        });
+    }
+    let mut text = key_text::expanded(&String::from_utf8_lossy(rest));
+    if form % 4 == 3 {
+        // A letter within the key becomes another.
+        let at = text.len() * usize::from(width) / 256 + usize::from(line_end);
+        if let Some(found) = text.get(at..).and_then(|rest| rest.chars().next()) {
+            text.replace_range(
+                at..at + found.len_utf8(),
+                &char::from(damage & 0x7f).to_string(),
+            );
+        }
+    }
+    key_text::any(&text);
+}
+
+/// What a store holds: `s` and a record's text below its checksum; else an edit of a good one: where, and how much goes, in
+/// two bytes each, and what comes.
+pub fn store_record(input: &[u8]) {
+    match input.split_first_chunk() {
+        _ if input.first() == Some(&b's') => {
+            store_record::sealed(&String::from_utf8_lossy(&input[1..]))
+        }
+        Some((&[at, further, removed, much], inserted)) => {
+            let at = usize::from(at) * 2 + usize::from(further % 2);
+            store_record::edited(at, usize::from(removed) * usize::from(much % 4), inserted);
+        }
+        None => {}
+    }
+}
+
+/// A script for the mock, behind a byte for its options.
+pub fn mock_requests(input: &[u8]) {
+    let Some((&options, script)) = input.split_first() else {
+        return;
+    };
+    let options = mock_requests::Options {
+        is_lenient: options & 1 != 0,
+        has_control: options & 2 != 0,
+        revokes: options & 4 != 0,
+    };
+    mock_requests::play(options, &String::from_utf8_lossy(script));
+}
+
+/// The text of a description.
+pub fn spec_text(input: &[u8]) {
+    spec_text::check(&String::from_utf8_lossy(input));
 }

@@ -45,6 +45,31 @@ fn the_corpus_of_callbacks_holds() {
 }
 
 #[test]
+fn the_corpus_of_configurations_holds() {
+    replay("config", replay::config);
+}
+
+#[test]
+fn the_corpus_of_key_texts_holds() {
+    replay("key_text", replay::key_text);
+}
+
+#[test]
+fn the_corpus_of_store_records_holds() {
+    replay("store_record", replay::store_record);
+}
+
+#[test]
+fn the_corpus_of_requests_to_the_mock_holds() {
+    replay("mock_requests", replay::mock_requests);
+}
+
+#[test]
+fn the_corpus_of_descriptions_holds() {
+    replay("spec_text", replay::spec_text);
+}
+
+#[test]
 fn the_corpus_is_small() {
     let mut size = 0;
     for target in fs::read_dir(corpus()).unwrap() {

@@ -5,7 +5,7 @@ use std::cmp::Reverse;
 use std::collections::BTreeSet;
 use std::fmt;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use jsonschema::error::ValidationErrorKind;
 use jsonschema::{Draft, ValidationError};
 use serde_json::{Value, json};
@@ -57,7 +57,7 @@ const RULES: &[Rule] = &[
 
 /// All findings in a document, in the order of the text.
 pub(crate) fn findings(document: &Document) -> Result<Vec<Finding>> {
-    let places = Places::read(&document.text)?;
+    let places = Places::read(&document.text).with_context(|| document.source.clone())?;
     let findings: BTreeSet<Finding> = RULES
         .iter()
         .flat_map(|rule| rule(&document.tree))
