@@ -147,8 +147,8 @@ fn bytes_of_fields(fields: &Map<String, Value>) -> usize {
     fields.iter().map(field).sum()
 }
 
-/// The first pairs, as many as fit, and how many there were if that is not all.
-fn first_pairs(
+/// The pairs that fit, the first ones first, and how many there were if that is not all.
+fn pairs_that_fit(
     pairs: Vec<(String, String)>,
     at_most: usize,
     what: &str,
@@ -158,10 +158,10 @@ fn first_pairs(
     let mut left = at_most;
     let fits = |(name, value): &(String, String)| {
         let rest = left.checked_sub(48 + name.len() + value.len());
-        left = rest.unwrap_or_default();
+        left = rest.unwrap_or(left);
         rest.is_some()
     };
-    let pairs: Vec<_> = pairs.into_iter().take_while(fits).collect();
+    let pairs: Vec<_> = pairs.into_iter().filter(fits).collect();
     if pairs.len() < of {
         dropped.push(format!("{what}: {} of {of} pairs", of - pairs.len()));
     }
@@ -185,13 +185,13 @@ impl RequestRecord {
             dropped.push(format!("path: {bytes} of {} bytes", incoming.path.len()));
         }
         let (query, headers) = (&incoming.query, &incoming.headers);
-        let query = first_pairs(
+        let query = pairs_that_fit(
             redact_query(query),
             limits::RECORDED_QUERY,
             "query",
             &mut dropped,
         );
-        let headers = first_pairs(
+        let headers = pairs_that_fit(
             redact_headers(headers),
             limits::RECORDED_HEADERS,
             "headers",
