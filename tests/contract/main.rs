@@ -7,6 +7,7 @@
 //! | [`golden`] | Where does that differ from what the official SDKs send, and why? |
 //! | [`spec_coverage`] | Is everything that is sent in the spec, and everything in the spec sent? |
 //! | [`answers`] | What becomes of each answer, good, bad and broken? |
+//! | [`connection`] | Does an error say why no answer came? |
 //! | [`secrets`] | Does any secret show anywhere, whatever happens? |
 //! | `memory` | What stays of a private key in freed memory? |
 //! | [`device`] | When is a device code polled, and when does it stop? |
@@ -24,6 +25,7 @@
 )]
 
 mod answers;
+mod connection;
 mod device;
 mod documentation;
 mod golden;

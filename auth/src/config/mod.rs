@@ -113,7 +113,9 @@ impl OAuthConfig {
     }
 
     /// Reads the environment variables that the official SDKs' examples use, and finds the flow that
-    /// they describe. A variable that is set to nothing counts as not set.
+    /// they describe. A variable that is set to nothing counts as not set. What env files leave around a value (white space, one
+    /// pair of quotation marks, an escaped line break) is dropped; any other character that can't be part of it is an error that
+    /// names the variable and the character, never the value.
     ///
     /// | flow | variables |
     /// |---|---|

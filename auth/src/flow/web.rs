@@ -52,7 +52,7 @@ impl WebFlow {
     /// # Errors
     ///
     /// [`InvalidInput`](crate::ErrorKind::InvalidInput) when the client id or secret is empty or can't
-    /// be sent. Surrounding white space is dropped.
+    /// be sent. What env files leave around them (white space, a pair of quotation marks, `\n`) is dropped.
     pub fn new(
         client: OAuthClient,
         client_id: impl AsRef<str>,
