@@ -72,14 +72,14 @@ async fn a_host_that_is_not_found_is_named() {
 #[tokio::test]
 async fn a_server_that_says_nothing_is_a_time_out() {
     let server = RudeServer::start(Manners::SaysAndHangs(String::new())).await;
-    let error = error(&server.base_url(), |http| http).await;
+    let error = error(server.base_url(), |http| http).await;
     assert_says(&error, ErrorKind::Timeout, "timed out");
 }
 
 #[tokio::test]
 async fn a_server_that_hangs_up_is_named() {
     let server = RudeServer::start(Manners::Closes).await;
-    let error = error(&server.base_url(), |http| http).await;
+    let error = error(server.base_url(), |http| http).await;
     assert_says(
         &error,
         ErrorKind::Interrupted,

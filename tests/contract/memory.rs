@@ -34,7 +34,7 @@ fn a_configuration_leaves_no_copy_of_the_private_key_in_freed_memory() {
 
     // From the private exponent, which stands in the middle: as text, as bytes, and as the number is kept in memory.
     let body: String = key.pem_lines().collect();
-    let text = body[800..832].as_bytes().to_vec();
+    let text = body.as_bytes()[800..832].to_vec();
     let der = STANDARD.decode(&body).unwrap()[600..624].to_vec();
     let number = der.iter().rev().copied().collect();
     let child = Command::new(std::env::current_exe().unwrap())
