@@ -878,6 +878,7 @@ fn is_ours(error: &(dyn std::error::Error + Send + Sync + 'static)) -> bool {
         || error.is::<SendError>()
         || error.is::<StoreError>()
         || error.is::<ForeignError>()
+        || error.is::<HttpClientError>()
 }
 
 /// The cause of an error, fit to be shown whatever it is.

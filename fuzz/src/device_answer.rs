@@ -90,12 +90,22 @@ pub fn check(answer: &Answer, polled: Polled) {
 /// The first member that a login can't do without.
 fn missing(body: &Body) -> Option<&'static str> {
     let has_user_code = match body.get("user_code") {
-        Some(Json::Text(text)) => !text.is_empty(),
+        Some(Json::Text(text)) => {
+            let shown = coze_wire::sanitize_to(text, &[], 100);
+            (1..=100).contains(&shown.chars().count())
+        }
         Some(Json::Number(number)) => number.is_finite(),
         _ => false,
     };
-    let opens =
-        |uri: &str| Url::parse(uri).is_ok_and(|url| matches!(url.scheme(), "http" | "https"));
+    let opens = |uri: &str| {
+        let is_visible = !uri.contains(|c: char| coze_wire::is_invisible(c) || c.is_whitespace());
+        let is_opened = |url: Url| {
+            let names_nobody = url.username().is_empty() && url.password().is_none();
+            let is_safe = url.scheme() == "https" || coze_wire::is_loopback(&url);
+            names_nobody && is_safe && matches!(url.scheme(), "http" | "https")
+        };
+        is_visible && Url::parse(uri).is_ok_and(is_opened)
+    };
     match body {
         _ if body.text("device_code").is_none() => Some("device_code"),
         _ if !has_user_code => Some("user_code"),

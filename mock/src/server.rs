@@ -140,6 +140,7 @@ async fn serve(stream: TcpStream, service: MockService, limits: Connections) {
         .timer(TokioTimer::new())
         .header_read_timeout(limits.head_timeout)
         .max_buf_size(limits::HEAD_BYTES)
+        .max_header_size(limits::HEAD_BYTES)
         .serve_connection(peer, handle)
         .await;
 }

@@ -659,7 +659,7 @@ async fn an_address_that_a_user_should_not_open_is_not_shown() {
         // A Cyrillic letter, and a dot of another alphabet.
         (
             "https://www.c\u{43e}ze.com/device",
-            "https://www.xn--cze-tdd.com/device",
+            "https://www.xn--cze-sed.com/device",
         ),
         (
             "https://www.coze\u{3002}com/device",

@@ -198,7 +198,7 @@ async fn what_waiting_does_not_mend_is_not_tried_again() {
         let key = coze_auth::PrivateKey::from_pem(defaults::jwt_private_key_pem().unwrap());
         coze_auth::JwtFlow::builder(stage.client())
             .client_id(defaults::JWT_CLIENT_ID)
-            .key_id("another key")
+            .key_id("another-key")
             .signer(key.unwrap())
             .build()
             .unwrap()

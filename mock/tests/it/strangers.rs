@@ -251,7 +251,7 @@ impl Head for Vec<u8> {
 }
 
 /// What a terminal would obey, or show in another order than it stands there, or not at all.
-const TRICKS: &str = "\u{7f}\u{9b}2J\u{85}\u{202e}\u{2066}\u{200b}\u{feff}\u{ad}\u{e0041}\u{2028}";
+const TRICKS: &str = "\u{9b}2J\u{85}\u{202e}\u{2066}\u{200b}\u{feff}\u{ad}\u{e0041}\u{2028}";
 
 #[tokio::test]
 async fn nothing_but_printable_ascii_reaches_the_log() {
@@ -264,7 +264,7 @@ async fn nothing_but_printable_ascii_reaches_the_log() {
         .await
         .expect("a mock");
     let body = serde_json::json!({
-        "grant_type": format!("\u{1b}[31m\r\n\0{TRICKS}"),
+        "grant_type": format!("\u{1b}[31m\r\n\0\u{7f}{TRICKS}"),
         "client_id": format!("\u{1b}[31m{TRICKS}"),
         (format!("\u{1b}]0;x\u{7}{TRICKS}")): "x",
     })
@@ -285,12 +285,6 @@ async fn nothing_but_printable_ascii_reaches_the_log() {
         let length = body.len();
         let head = format!(
             "{target} HTTP/1.1\r\nhost: localhost\r\nuser-agent: {TRICKS}\r\ncontent-type: application/json\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{body}"
-        );
-        // Headers may hold no DEL.
-        let head = head.replacen(
-            &format!("agent: {TRICKS}"),
-            &format!("agent: {}", &TRICKS[1..]),
-            1,
         );
         let answer = send(&mock, head.as_bytes()).await;
         assert!(answer.starts_with("HTTP/1.1 "), "{target:?}: {answer:?}");

@@ -31,8 +31,8 @@ async fn the_documented_permissions_are_enough_and_none_is_too_much() {
         return;
     };
     assert!(
-        include_str!("../../../README.md").contains(ACL),
-        "the README has another rule"
+        include_str!("../../../docs/redis.md").contains(ACL),
+        "docs/redis.md has another rule"
     );
     let try_with = async |rule: &str| {
         server.tell("FLUSHALL");
