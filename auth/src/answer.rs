@@ -323,7 +323,8 @@ impl Answer<'_> {
             });
         let text = |name: &str| Some(object.text(name)?.to_string());
         let inner_text = |name: &str| Some(inner.as_ref()?.text(name)?.to_string());
-        let is_code = |text: &String| word.as_ref().is_some_and(|code| code.as_str() == *text);
+        let is_code =
+            |text: &String| word.is_some() && code_of(&Value::String(text.clone())) == word;
         let message = ["error_message", "error_description", "msg", "message"]
             .iter()
             .find_map(|name| text(name))
@@ -441,7 +442,10 @@ fn code_of(value: &Value) -> Option<ErrorCode> {
         Value::String(text) => match (text.trim(), text.trim().parse()) {
             ("", _) | (_, Ok(0)) => None,
             (_, Ok(number)) => Some(ErrorCode::Api(number)),
-            (word, Err(_)) => Some(ErrorCode::from_word(word)),
+            // An unknown one is sanitized once its secrets are known.
+            (word, Err(_)) => {
+                Some(ErrorCode::known(word).unwrap_or_else(|| ErrorCode::Other(word.to_owned())))
+            }
         },
         Value::Number(number) => number
             .as_i64()

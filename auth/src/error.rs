@@ -186,10 +186,12 @@ impl ErrorCode {
     ];
 
     pub(crate) fn from_word(word: &str) -> Self {
-        Self::WORDS
-            .into_iter()
-            .find_map(|(known, code)| (known == word).then_some(code))
-            .unwrap_or_else(|| Self::Other(sanitize(word, &[])))
+        Self::known(word).unwrap_or_else(|| Self::Other(sanitize(word, &[])))
+    }
+
+    pub(crate) fn known(word: &str) -> Option<Self> {
+        let mut words = Self::WORDS.into_iter();
+        words.find_map(|(known, code)| (known == word).then_some(code))
     }
 
     /// The word or number as Coze writes it.

@@ -1,6 +1,7 @@
 //! An error that comes back: what is read of it, what the caller is told to do, and what is shown.
 
 use coze_auth::{Error, ErrorCode, ErrorKind, RefreshToken};
+use coze_wire::{Secret, sanitize, sanitize_log_id};
 
 use super::{
     oracle::{self, Body, Code, State},
@@ -62,52 +63,34 @@ fn code(error: &Error) -> Option<String> {
 fn shown_code(code: Code, body: &Body) -> String {
     match code {
         Code::Number(number) => number.to_string(),
-        Code::Word(word) => shown(&without_brought(&word, body)).0,
+        Code::Word(word) => sanitize(&word, &hidden(body)),
     }
 }
 
-/// A text without the secrets that the answer brings, behind those of the request.
-fn without_brought(text: &str, body: &Body) -> String {
-    let own = text
-        .replace(CLIENT_SECRET, "****")
-        .replace(REDEEMED, "****");
+/// The secrets of the request, and those that the answer brings.
+fn hidden(body: &Body) -> Vec<Secret> {
     let brought = ["access_token", "refresh_token", "device_code"];
     let brought = brought.iter().filter_map(|name| body.text(name));
-    brought.fold(own, |text, secret| text.replace(secret, "****"))
-}
-
-/// A text as it has to be shown, and whether a reader sees all of it.
-fn shown(text: &str) -> (String, bool) {
-    let hidden = text
-        .replace(CLIENT_SECRET, "****")
-        .replace(REDEEMED, "****");
-    let one_line: String = hidden
-        .chars()
-        .map(|c| if c.is_control() { ' ' } else { c })
-        .collect();
-    let trimmed = one_line.trim();
-    match trimmed.char_indices().nth(300) {
-        None => (trimmed.to_owned(), true),
-        Some((end, _)) => (format!("{}…", &trimmed[..end]), false),
-    }
+    let all = [CLIENT_SECRET, REDEEMED].into_iter().chain(brought);
+    all.map(Secret::from).collect()
 }
 
 fn assert_message(error: &Error, message: Option<&str>, body: &Body, answer: &Answer) {
-    let expected = message.map(|message| shown(&without_brought(message, body)).0);
+    let expected = message.map(|message| sanitize(message, &hidden(body)));
     let expected = expected.filter(|message| !message.is_empty());
     assert_eq!(error.message(), expected.as_deref(), "{error} {answer:?}");
 }
 
 /// The header's log id, else the body's. One of a log id's form is not changed, unless it is a secret.
 fn assert_log_id(error: &Error, body: &Body, answer: &Answer) {
-    let in_header = answer.log_id.as_deref().map(shown);
-    let has_header = in_header.as_ref().is_some_and(|(text, _)| !text.is_empty());
+    let shown = |log_id: &str| sanitize_log_id(log_id, &hidden(body));
+    let in_header = answer.log_id.as_deref().and_then(shown);
+    let has_header = in_header.is_some();
     let expected = match in_header {
-        Some((text, _)) if has_header => Some(text),
-        _ if body.state == State::NoObject => None,
-        _ => oracle::log_id(body).map(|log_id| shown(&log_id).0),
+        Some(text) => Some(text),
+        None if body.state == State::NoObject => None,
+        None => oracle::log_id(body).and_then(|log_id| shown(&log_id)),
     };
-    let expected = expected.filter(|log_id| !log_id.is_empty());
     if body.state == State::Closed || has_header {
         assert_eq!(error.log_id(), expected.as_deref(), "{error} {answer:?}");
     }

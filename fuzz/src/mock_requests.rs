@@ -172,6 +172,10 @@ async fn send(mock: &MockCoze, request: Request<Full<Bytes>>, brought: &mut Brou
     let text = String::from_utf8_lossy(&body);
     let what = || format!("{head:?} {text} to {asked} in {script:?}");
     brought.extend(collected(&text));
+    // The consent page that the browser is sent to.
+    let location = head.headers.get("location").and_then(|to| to.to_str().ok());
+    let key = location.and_then(|to| Some(to.split_once("/_mock/consent?authorize_key=")?.1));
+    brought.extend(key.map(|key| ("@TICKET", key.to_owned())));
     if has_fault {
         return;
     }
@@ -211,10 +215,14 @@ async fn send(mock: &MockCoze, request: Request<Full<Bytes>>, brought: &mut Brou
         .pop()
         .unwrap_or_else(|| panic!("not kept: {}", what()));
     assert_eq!(record.status(), Some(head.status.as_u16()), "{}", what());
+    if key.is_some() {
+        return assert!(head.status == 302 && body.is_empty(), "{}", what());
+    }
     let body: Value =
         serde_json::from_slice(&body).unwrap_or_else(|error| panic!("{error}: {}", what()));
     let Some(endpoint) = record.endpoint else {
-        return assert_eq!(head.status, 404, "{}", what());
+        // 400: no host that can be read.
+        return assert!(matches!(head.status.as_u16(), 400 | 404), "{}", what());
     };
     let id = endpoint.operation_id();
     let described = [head.status.as_str(), "default"];

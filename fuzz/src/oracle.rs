@@ -329,7 +329,7 @@ pub fn refusal(body: &Body) -> Option<Refusal> {
         Code::Word(word) => WORDS.contains(&word.as_str()),
         Code::Number(_) => true,
     });
-    let code = of("error_code")
+    let found = of("error_code")
         .or(known)
         .or_else(|| of("code"))
         .or_else(|| of("error"))
@@ -341,11 +341,7 @@ pub fn refusal(body: &Body) -> Option<Refusal> {
         Json::Text(text) if !text.is_empty() => Some(text),
         _ => None,
     };
-    let is_code = |text: &str| match &code {
-        Some(Code::Word(word)) => word == text,
-        Some(Code::Number(number)) => number.to_string() == text,
-        None => false,
-    };
+    let is_code = |text: &str| found.is_some() && code(&Json::Text(text.to_owned())) == found;
     let message = ["error_message", "error_description", "msg", "message"]
         .iter()
         .find_map(|name| body.text(name).map(str::to_owned))
@@ -357,7 +353,10 @@ pub fn refusal(body: &Body) -> Option<Refusal> {
             let text = body.text("error").filter(|text| !is_code(text));
             text.map(str::to_owned)
         });
-    (code.is_some() || message.is_some()).then_some(Refusal { code, message })
+    (found.is_some() || message.is_some()).then_some(Refusal {
+        code: found,
+        message,
+    })
 }
 
 fn code(value: &Json) -> Option<Code> {
