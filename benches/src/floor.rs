@@ -110,7 +110,7 @@ impl BareExchange {
     /// When there is no key.
     pub fn new(server: &TokenServer) -> Result<Self> {
         Ok(Self {
-            http: reqwest::Client::builder().build()?,
+            http: reqwest::Client::builder().no_proxy().build()?,
             url: server.token_uri(),
             signer: RawSigner::new()?,
             message: vec![b'm'; 384],

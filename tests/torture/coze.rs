@@ -51,7 +51,7 @@ pub(crate) struct Api {
 impl Api {
     pub(crate) fn new(setup: &Setup) -> Result<Self> {
         Ok(Self {
-            http: http().timeout(Duration::from_secs(30)).build()?,
+            http: http().no_proxy().timeout(Duration::from_secs(30)).build()?,
             users_me: format!("{}/v1/users/me", setup.api_base),
         })
     }
