@@ -4,6 +4,7 @@ use crate::contract::{Name, Tolerance};
 use crate::endpoint::Endpoint;
 use crate::secret::redacted;
 use http::HeaderMap;
+use percent_encoding::{CONTROLS, utf8_percent_encode};
 use serde::Serialize;
 use serde_json::{Map, Value};
 use std::collections::VecDeque;
@@ -73,7 +74,9 @@ pub enum Outcome {
 
 impl fmt::Display for RequestRecord {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "#{} {} {}", self.number, self.method, self.path)?;
+        // A client may send what it likes in a path, control characters of UTF-8 included.
+        let path = utf8_percent_encode(&self.path, CONTROLS);
+        write!(f, "#{} {} {path}", self.number, self.method)?;
         if let Some(grant_type) = self.grant_type() {
             write!(
                 f,
