@@ -3,20 +3,20 @@
 //!
 //! Against Coze: as the example `jwt`.
 
-use std::time::Duration;
-
 use anyhow::ensure;
 use coze_api::CozeApi;
 use coze_auth::{AccessToken, CachedProvider, Flow, TokenProvider};
 use coze_examples::{Stage, flow};
 use coze_mock::{Endpoint, MockCoze};
-use reqwest::{Response, StatusCode, redirect};
+use reqwest::{Response, StatusCode};
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let stage = Stage::set(Flow::Jwt).await?;
     let endpoint = stage.config.endpoint().clone();
     let me_url = format!("{}/v1/users/me", endpoint.api_base());
+    // Any other HTTP client takes the ready header.
+    let http = coze_wire::http_client(endpoint.api_base())?;
 
     // When the service starts. Clones are cheap, and are the same provider.
     let provider = CachedProvider::jwt(flow!(stage.config, Jwt)).build();
@@ -40,11 +40,6 @@ async fn main() -> anyhow::Result<()> {
         println!("call   {} (log id {:?})", me.data.user_name, me.log_id());
     }
 
-    // Any other HTTP client takes the ready header.
-    let http = reqwest::Client::builder()
-        .timeout(Duration::from_secs(30))
-        .redirect(redirect::Policy::none())
-        .build()?;
     println!("get    {}", get(&http, &provider, &me_url).await?.status());
 
     if let Some(mock) = &stage.mock {

@@ -14,7 +14,7 @@ async fn main() -> anyhow::Result<()> {
     for user in ["alice", "bob", "alice"] {
         let request = JwtTokenRequest::new()
             .session_name(user)
-            .session_context(SessionContext::DeviceId(format!("{user}-laptop")));
+            .session_context(SessionContext::new().device_id(format!("{user}-laptop")));
         let token = pool.provider(request).token().await?;
         println!("token  {} for {user}", shown(token.expose()));
         if let Some(mock) = &stage.mock {

@@ -154,9 +154,7 @@ async fn main() -> anyhow::Result<()> {
 
 /// Does what a person's browser does: follows the login to the authorize page, approves, comes back.
 async fn play_browser(here: &str, mock: &MockCoze) -> anyhow::Result<()> {
-    let browser = reqwest::Client::builder()
-        .redirect(reqwest::redirect::Policy::none())
-        .build()?;
+    let browser = coze_wire::http_client(here)?;
     let to_coze = browser.get(format!("{here}/login")).send().await?;
     let header = |name: &str| {
         let value = to_coze.headers().get(name);

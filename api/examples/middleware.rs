@@ -14,9 +14,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let endpoint = Endpoint::custom(mock.url())?;
     let provider = FixedToken::new(defaults::PERSONAL_ACCESS_TOKEN)?;
 
-    let http = reqwest::Client::builder()
-        .redirect(reqwest::redirect::Policy::none())
-        .build()?;
+    let http = coze_wire::http_client(endpoint.api_base())?;
     let client = reqwest_middleware::ClientBuilder::new(http)
         .with(TokenMiddleware::new(provider, &endpoint))
         .build();

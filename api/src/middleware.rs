@@ -14,6 +14,10 @@ use url::Origin;
 /// Requests to any other origin than the endpoint's API base pass untouched: no token is sent there. A
 /// request whose body is a stream can't be sent twice, and keeps its 401.
 ///
+/// The HTTP client is yours, and so are its proxies: one that `HTTP_PROXY` or `ALL_PROXY` names would see a token that goes
+/// to a mock by plain `http`. There, call `.no_proxy()`, or make the client with `coze_wire::http_client`. Do not
+/// switch on its `connection_verbose`, which logs every byte, tokens included.
+///
 /// ```no_run
 /// # async fn example(provider: coze_auth::CachedProvider) -> Result<(), Box<dyn std::error::Error>> {
 /// use coze_api::TokenMiddleware;

@@ -10,7 +10,7 @@
 
 use std::{ops::Deref, time::Duration};
 
-use coze_wire::{Bearer, BodyState, Captured, Secret};
+use coze_wire::{Bearer, BodyState, Captured, Secret, sanitize, sanitize_log_id};
 use http::header::{CONTENT_TYPE, LOCATION, RETRY_AFTER};
 use serde::{
     Deserializer as _,
@@ -22,7 +22,7 @@ use zeroize::Zeroizing;
 use crate::{
     Error, ErrorCode, ErrorKind, RefreshToken, Result, Token,
     clock::Clock,
-    error::{Told, presentable, shown_log_id},
+    error::Told,
     expiry::{Granted, Timing},
 };
 
@@ -289,7 +289,7 @@ impl Answer<'_> {
                 let path = error.path().to_string();
                 // A key of a map stands in the path.
                 let what = wrong_type(&path, error.inner(), &text);
-                not_as_described(presentable(&what, self.secrets))
+                not_as_described(sanitize(&what, self.secrets))
             })
         })
     }
@@ -355,7 +355,7 @@ impl Answer<'_> {
         let brought = brought.iter().filter_map(|name| object.text(name));
         let mut secrets = self.secrets.to_vec();
         secrets.extend(brought.map(|secret| Secret::from(secret.as_str())));
-        presentable(text, &secrets)
+        sanitize(text, &secrets)
     }
 
     /// Not what was asked for, and not one of Coze's errors.
@@ -387,7 +387,7 @@ impl Answer<'_> {
                 Err(_) => {
                     let content_type = self.captured.headers().get(CONTENT_TYPE);
                     let content_type = content_type.and_then(|value| value.to_str().ok());
-                    let shown = content_type.map(|text| presentable(text, self.secrets));
+                    let shown = content_type.map(|text| sanitize(text, self.secrets));
                     let shown = shown.as_deref().unwrap_or("of no stated type");
                     format!("the answer is not JSON, but {shown}")
                 }
@@ -398,7 +398,7 @@ impl Answer<'_> {
 
     /// Coze's log id: the header's, else the one in the body.
     pub(crate) fn log_id(&self, object: Option<&Object<'_>>) -> Option<String> {
-        let shown = |log_id: &str| shown_log_id(log_id, self.secrets);
+        let shown = |log_id: &str| sanitize_log_id(log_id, self.secrets);
         if let Some(log_id) = self.captured.log_id().and_then(shown) {
             return Some(log_id);
         }

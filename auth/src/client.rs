@@ -7,7 +7,8 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use coze_oauth_client::{Client, types};
 use coze_wire::{
-    Bearer, Captured, Exchange, NoAnswer, Outcome, Secret, SendError, SendErrorKind, Transport,
+    Bearer, Captured, Exchange, HttpClientError, NoAnswer, Outcome, Secret, SendError,
+    SendErrorKind, Transport, sanitize,
 };
 use http::{HeaderName, HeaderValue, header::USER_AGENT};
 
@@ -15,7 +16,6 @@ use crate::{
     AccessToken, Endpoint, Error, ErrorKind, Flow, RefreshToken, Result, Token,
     answer::{Answer, Object},
     clock::Clock,
-    error::presentable,
     expiry::{Granted, Timing},
     input::PathId,
     runtime,
@@ -143,7 +143,13 @@ impl OAuthClientBuilder {
     /// code, a device code, a refresh token) share no connections. What it says of time-outs and of the user agent does not
     /// count: [`connect_timeout`](Self::connect_timeout), [`request_timeout`](Self::request_timeout) and
     /// [`product`](Self::product), or their defaults, replace its `connect_timeout`, `timeout` and
-    /// `user_agent`. Make it with the `reqwest` that this crate re-exports.
+    /// `user_agent`. Its `connection_verbose` is switched off: it would log all secrets. Make it with the `reqwest` that this
+    /// crate re-exports.
+    ///
+    /// Without this, or with a builder that says nothing of proxies, those of the environment (`HTTPS_PROXY`, `ALL_PROXY`;
+    /// `http`, `https`, `socks4` and `socks5` URLs) lead to an `https` endpoint. They are not used for a loopback
+    /// host, nor for plain `http`, where a proxy would see the credentials. A proxy that the builder was given with
+    /// `.proxy(…)` is used for every endpoint, loopback too.
     ///
     /// ```
     /// use std::time::Duration;
@@ -198,20 +204,25 @@ impl OAuthClientBuilder {
     ///
     /// # Errors
     ///
-    /// [`InvalidInput`](ErrorKind::InvalidInput) when the product can't stand in a header, or the HTTP
-    /// client can't be built (its cause is the error's source).
+    /// - [`System`](ErrorKind::System) when the endpoint's URL is `https`, and the system has no CA certificates.
+    /// - [`InvalidInput`](ErrorKind::InvalidInput) when the product can't stand in a header, or the HTTP
+    ///   client can't be built (its cause is the error's source).
     pub fn build(self) -> Result<OAuthClient> {
-        let built = |http: reqwest::ClientBuilder| {
-            let http = coze_wire::harden(http)
+        let builder = || {
+            let http = (self.http)()
                 .connect_timeout(self.connect_timeout)
-                .timeout(self.request_timeout)
-                .build();
-            http.map_err(|error| {
-                Error::invalid_input("the HTTP client could not be built").with_source(error)
-            })
+                .timeout(self.request_timeout);
+            match self.transport {
+                None => http,
+                // Nothing is sent through it, so it needs no certificates.
+                Some(_) => http.tls_certs_only([]),
+            }
         };
-        let http = built((self.http)())?;
-        let http_without_pool = built((self.http)().pool_max_idle_per_host(0))?;
+        let api_base = self.endpoint.api_base();
+        let http = coze_wire::http_client_from(api_base, builder).map_err(no_http_client)?;
+        let without_pool = || builder().pool_max_idle_per_host(0);
+        let http_without_pool =
+            coze_wire::http_client_from(api_base, without_pool).map_err(no_http_client)?;
         Ok(OAuthClient(Arc::new(Shared {
             endpoint: self.endpoint,
             http,
@@ -223,6 +234,21 @@ impl OAuthClientBuilder {
             clock: self.clock,
         })))
     }
+}
+
+fn no_http_client(error: HttpClientError) -> Error {
+    let (kind, what) = if error.is_missing_certificates() {
+        (
+            ErrorKind::System,
+            "https needs CA certificates, and this system has none",
+        )
+    } else {
+        (
+            ErrorKind::InvalidInput,
+            "the HTTP client could not be built",
+        )
+    };
+    Error::new(kind, what).with_source(error)
 }
 
 /// Who pays for a token: the endpoint that a grant is sent to.
@@ -248,7 +274,6 @@ pub(crate) struct Credentials<'a> {
 #[doc(hidden)]
 pub struct Call {
     flow: Option<Flow>,
-    secrets: Vec<Secret>,
     exchange: Exchange,
 }
 
@@ -391,11 +416,10 @@ impl OAuthClient {
                 Error::invalid_input(format!("the credential {why}")).in_flow(credentials.flow)
             })?),
         };
-        let secrets = credentials.bearer.iter().chain(&credentials.body);
+        let secrets = credentials.body.iter().map(|secret| (*secret).clone());
         let call = Call {
             flow: Some(credentials.flow),
-            secrets: secrets.map(|secret| (*secret).clone()).collect(),
-            exchange: self.exchange(bearer),
+            exchange: self.exchange(bearer).with_secrets(secrets),
         };
         // A lost JWT costs nothing, so its requests share connections, unless their runtime is about to end.
         let shares = credentials.flow == Flow::Jwt && !runtime::is_process_runtime();
@@ -470,7 +494,7 @@ impl OAuthClient {
         let answer = captured.map(|captured| Answer {
             captured,
             timing: &timing,
-            secrets: &call.secrets,
+            secrets: call.exchange.secrets(),
         });
         let log_id = answer.as_ref().and_then(|answer| answer.log_id(None));
         let read = match (answer, &outcome) {
@@ -481,7 +505,7 @@ impl OAuthClient {
                     Some(Err(no_answer)) => no_answer.why_unbuilt(),
                     _ => None,
                 };
-                let why = why.map(|why| presentable(&why, &call.secrets));
+                let why = why.map(|why| sanitize(&why, call.exchange.secrets()));
                 Err(Error::invalid_input("the request could not be built").with_message(why))
             }
             (None, _) => Err(Error::unanswered(SendError::new(
@@ -510,7 +534,6 @@ impl OAuthClient {
     pub fn api_call(&self, token: &AccessToken) -> Call {
         Call {
             flow: None,
-            secrets: vec![Secret::from(token.expose())],
             exchange: self.exchange(Some(token.bearer())),
         }
     }

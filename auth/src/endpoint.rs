@@ -5,7 +5,7 @@ use std::{borrow::Cow, fmt};
 
 use url::{Host, Url};
 
-use crate::{Error, Result};
+use crate::{Error, Result, input::cleaned};
 
 /// Coze's two hosts, or one's own: the API base for token requests, the WWW base for the pages that a
 /// person sees in a browser, and the audience (`aud`) that JWTs name.
@@ -139,6 +139,9 @@ impl EndpointBuilder {
 
     /// Allows plain `http` to this host. Everything that is sent there can be read and changed on
     /// the way: use it for a mock in a closed network, never for Coze.
+    ///
+    /// A proxy would see the credentials too, so requests go to this host directly, even where `HTTP_PROXY` or `ALL_PROXY`
+    /// is set. Only a proxy that you set in [`OAuthClientBuilder::http`](crate::OAuthClientBuilder::http) is used.
     pub fn allow_http_host(mut self, host: impl Into<String>) -> Self {
         self.http_hosts.push(host.into());
         self
@@ -161,7 +164,7 @@ impl EndpointBuilder {
             None => www_of(&api)?,
         };
         let audience = match self.audience {
-            Some(audience) => audience.trim().to_owned(),
+            Some(audience) => cleaned(&audience).to_owned(),
             None => api.host_str().unwrap_or_default().to_owned(),
         };
         if audience.is_empty() {
@@ -176,7 +179,7 @@ impl EndpointBuilder {
 
     fn checked_base(&self, name: &str, base: &str) -> Result<Url> {
         let refused = |why: &str| Err(Error::invalid_input(format!("the {name} {why}")));
-        let base = base.trim();
+        let base = cleaned(base);
         if base.is_empty() {
             return refused("is empty; write it like https://api.coze.com");
         }
@@ -199,7 +202,7 @@ impl EndpointBuilder {
         };
         match url.scheme() {
             "https" => Ok(url),
-            "http" if is_loopback(&host) || self.allows_http(&host) => Ok(url),
+            "http" if coze_wire::is_loopback(&url) || self.allows_http(&host) => Ok(url),
             "http" => refused(&format!(
                 "sends credentials in the clear: {host} is not a loopback host; use https, or allow this host by name (allow_http_host)"
             )),
@@ -222,14 +225,6 @@ fn api_host_of_site(host: &str) -> Option<&'static str> {
         "coze.com" => Some("api.coze.com"),
         "coze.cn" => Some("api.coze.cn"),
         _ => None,
-    }
-}
-
-fn is_loopback(host: &Host<&str>) -> bool {
-    match host {
-        Host::Domain(domain) => *domain == "localhost" || domain.ends_with(".localhost"),
-        Host::Ipv4(address) => address.is_loopback(),
-        Host::Ipv6(address) => address.is_loopback(),
     }
 }
 
@@ -283,6 +278,8 @@ mod tests {
             "http://127.0.0.1:1",
             "http://127.9.9.9",
             "http://[::1]:1",
+            "http://[::ffff:127.0.0.1]:1",
+            "http://localhost.:1",
         ] {
             assert!(Endpoint::custom(loopback).is_ok(), "{loopback}");
         }

@@ -1,15 +1,17 @@
 //! What can go wrong, and what to do about it.
 //!
-//! Callers branch on [`Error::kind`] and [`Error::code`], never on text. Nothing in here ever holds
-//! a secret: text that comes from a server is cut to a sane length, stripped of control characters,
-//! and searched for the secrets that the request carried.
+//! Callers branch on [`Error::kind`] and [`Error::code`], never on text. Nothing in here ever shows a secret or a character
+//! that is not seen: all text from outside passes [`coze_wire::sanitize`], and the error of another library becomes a
+//! [`ForeignError`].
 
 use std::{borrow::Cow, fmt, sync::Arc, time::Duration};
 
-use coze_wire::{Secret, SendError, SendErrorKind};
+use coze_wire::{
+    ForeignError, HttpClientError, SendError, SendErrorKind, sanitize, sanitize_sentence,
+};
 use http::StatusCode;
 
-use crate::RefreshToken;
+use crate::{RefreshToken, store::StoreError};
 
 /// The result of everything in this crate that can fail.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -91,7 +93,7 @@ pub enum ErrorKind {
     PrivateKey,
     /// The signer failed. Nothing was sent.
     Signing,
-    /// The system lacks something: random bytes, or a tokio runtime. Nothing was sent.
+    /// The system lacks something: random bytes, CA certificates, or a tokio runtime. Nothing was sent.
     System,
     /// The provider was shut down, and has no valid token any more.
     ShutDown,
@@ -187,7 +189,7 @@ impl ErrorCode {
         Self::WORDS
             .into_iter()
             .find_map(|(known, code)| (known == word).then_some(code))
-            .unwrap_or_else(|| Self::Other(word.to_owned()))
+            .unwrap_or_else(|| Self::Other(sanitize(word, &[])))
     }
 
     /// The word or number as Coze writes it.
@@ -292,8 +294,8 @@ const RATE_LIMIT: i64 = 4013;
 const ACCESS_TOKEN_INVALID: i64 = 700_012_006;
 
 impl Error {
-    /// An error of a [`TokenProvider`](crate::TokenProvider) of one's own. Neither the text nor the source may hold
-    /// a secret.
+    /// An error of a [`TokenProvider`](crate::TokenProvider) of your own. Neither the text nor the source may hold
+    /// a secret. Unless the source is an [`Error`], it is kept inside a [`ForeignError`].
     ///
     /// ```
     /// use coze_auth::{Error, ErrorKind};
@@ -437,6 +439,13 @@ impl Error {
             || self.0.told == Told::LoginInvalid
     }
 
+    fn lacks_certificates(&self) -> bool {
+        let source = self.0.source.as_deref();
+        source
+            .and_then(|source| source.downcast_ref::<HttpClientError>())
+            .is_some_and(HttpClientError::is_missing_certificates)
+    }
+
     /// What to do about it, for the person who reads the message.
     #[must_use]
     pub fn hint(&self) -> &'static str {
@@ -454,6 +463,9 @@ impl Error {
             }
             (ErrorKind::Signing, ..) => {
                 "check the signer: the key service, its key and permissions"
+            }
+            (ErrorKind::System, ..) if self.lacks_certificates() => {
+                "install them (on Debian and Ubuntu: the package ca-certificates), let SSL_CERT_FILE name a file of them, or give the HTTP client your own"
             }
             (ErrorKind::System, ..) => {
                 "check the system, and that this runs inside a tokio runtime"
@@ -635,31 +647,16 @@ fn hint_for_code(code: &ErrorCode, flow: Option<Flow>) -> &'static str {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Details {
-            what,
             flow,
             endpoint,
             status,
-            code,
-            message,
             log_id,
             ..
         } = &*self.0;
         if let Some(flow) = flow {
             write!(f, "{flow}: ")?;
         }
-        f.write_str(what)?;
-        if let Some(code) = code {
-            write!(f, ": {code}")?;
-        }
-        if let Some(message) = message {
-            write!(f, ": {message}")?;
-        }
-        // The caller's own code has said why, and nobody else tells.
-        if let (ErrorKind::Signing | ErrorKind::Provider, Some(source)) =
-            (self.kind(), &self.0.source)
-        {
-            write!(f, ": {source}")?;
-        }
+        f.write_str(&self.summary())?;
         let mut notes = Vec::new();
         if let Some(status) = status {
             notes.push(format!("HTTP {}", status.as_u16()));
@@ -706,10 +703,50 @@ impl Error {
         &self.0.what
     }
 
+    /// What happened and why, without the flow, the place and the hint.
+    pub(crate) fn summary(&self) -> String {
+        let mut summary = self.0.what.clone();
+        if let Some(code) = &self.0.code {
+            summary.push_str(": ");
+            summary.push_str(&code.as_str());
+        }
+        if let Some(message) = &self.0.message {
+            summary.push_str(": ");
+            summary.push_str(message);
+        }
+        // The caller's own code has said why in its own words.
+        let is_callers = matches!(self.kind(), ErrorKind::Signing | ErrorKind::Provider);
+        let own_words = self.0.source.as_ref().filter(|_| is_callers);
+        let own_words = own_words.map(|source| sanitize(&source.to_string(), &[]));
+        for cause in own_words.into_iter().chain(self.innermost_cause()) {
+            // It may say again what stands there already.
+            if !summary.contains(&cause) {
+                summary.push_str(": ");
+                summary.push_str(&cause);
+            }
+        }
+        summary
+    }
+
+    /// What the last in the chain of sources says.
+    fn innermost_cause(&self) -> Option<String> {
+        let source = std::error::Error::source(self)?;
+        let causes = std::iter::successors(Some(source), |cause| cause.source());
+        let innermost = causes.take(LONGEST_CHAIN).last()?;
+        let cause = if let Some(error) = innermost.downcast_ref::<Self>() {
+            error.summary()
+        } else if let Some(error) = innermost.downcast_ref::<SendError>() {
+            error.cause().to_owned()
+        } else {
+            innermost.to_string()
+        };
+        Some(sanitize(&cause, &[]))
+    }
+
     pub(crate) fn new(kind: ErrorKind, what: impl Into<String>) -> Self {
         Self(Arc::new(Details {
             kind,
-            what: what.into(),
+            what: sanitize_sentence(what.into()),
             flow: None,
             endpoint: None,
             status: None,
@@ -764,7 +801,7 @@ impl Error {
     }
 
     pub(crate) fn at_endpoint(self, endpoint: String) -> Self {
-        self.with(|d| d.endpoint = Some(endpoint))
+        self.with(|d| d.endpoint = Some(sanitize_sentence(endpoint)))
     }
 
     pub(crate) fn with_status(self, status: StatusCode) -> Self {
@@ -776,7 +813,7 @@ impl Error {
     }
 
     pub(crate) fn with_message(self, message: Option<String>) -> Self {
-        self.with(|d| d.message = message)
+        self.with(|d| d.message = message.map(sanitize_sentence))
     }
 
     pub(crate) fn with_told(self, told: Told) -> Self {
@@ -800,7 +837,7 @@ impl Error {
     }
 
     pub(crate) fn with_log_id(self, log_id: Option<String>) -> Self {
-        self.with(|d| d.log_id = log_id)
+        self.with(|d| d.log_id = log_id.map(sanitize_sentence))
     }
 
     pub(crate) fn with_retry_after(self, retry_after: Option<Duration>) -> Self {
@@ -815,57 +852,45 @@ impl Error {
         self.0.wall_correction
     }
 
+    /// A cause that is a type of this crate's own, by which it is told.
+    pub(crate) fn with_own_source(
+        self,
+        source: impl std::error::Error + Send + Sync + 'static,
+    ) -> Self {
+        self.with(|d| d.source = Some(Arc::new(source)))
+    }
+
     pub(crate) fn with_source(
         self,
         source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
     ) -> Self {
-        let source = Arc::from(source.into());
+        let source = shown_cause(source);
         self.with(|d| d.source = Some(source))
     }
 }
 
-/// The most characters of a foreign text that get into an error.
-const FOREIGN_TEXT_LIMIT: usize = 300;
+/// The most causes that are looked through for the innermost one.
+const LONGEST_CHAIN: usize = 32;
 
-/// Makes a text that somebody else wrote fit to be shown: on one line, of a sane length, and without
-/// any of these secrets.
-pub(crate) fn presentable(text: &str, secrets: &[Secret]) -> String {
-    let mut shown = text.to_owned();
-    for secret in secrets.iter().filter(|secret| !secret.is_empty()) {
-        shown = shown.replace(secret.expose(), "****");
-    }
-    let one_line: String = shown
-        .chars()
-        .map(|c| if c.is_control() { ' ' } else { c })
-        .collect();
-    let trimmed = one_line.trim();
-    match trimmed.char_indices().nth(FOREIGN_TEXT_LIMIT) {
-        None => trimmed.to_owned(),
-        Some((end, _)) => format!("{}…", &trimmed[..end]),
-    }
+/// Whether an error is one of ours, all of whose text has passed the door.
+fn is_ours(error: &(dyn std::error::Error + Send + Sync + 'static)) -> bool {
+    error.is::<Error>()
+        || error.is::<SendError>()
+        || error.is::<StoreError>()
+        || error.is::<ForeignError>()
 }
 
-/// A log id fit to be shown. It is read raw where it has a log id's form (they are digits, or hexadecimal), unless it is a
-/// secret that the server repeats.
-pub(crate) fn shown_log_id(log_id: &str, secrets: &[Secret]) -> Option<String> {
-    let has_form = log_id.len() <= 64
-        && log_id
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'));
-    let holds = |secret: &Secret| {
-        let secret = secret.expose();
-        secret == log_id || secret.len() >= SHORTEST_IN_A_LOG_ID && log_id.contains(secret)
-    };
-    let shown = if has_form && !secrets.iter().any(holds) {
-        log_id.to_owned()
+/// The cause of an error, fit to be shown whatever it is.
+pub(crate) fn shown_cause(
+    error: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+) -> Arc<dyn std::error::Error + Send + Sync> {
+    let error = error.into();
+    if is_ours(&*error) {
+        Arc::from(error)
     } else {
-        presentable(log_id, secrets)
-    };
-    (!shown.is_empty()).then_some(shown)
+        Arc::new(ForeignError::new(error))
+    }
 }
-
-/// A shorter text stands in a log id by chance.
-const SHORTEST_IN_A_LOG_ID: usize = 6;
 
 #[cfg(test)]
 mod tests {
@@ -1055,14 +1080,42 @@ mod tests {
     }
 
     #[test]
-    fn foreign_text_is_shown_short_on_one_line_and_without_secrets() {
-        let secrets = [Secret::from("hush"), Secret::from("")];
-        assert_eq!(
-            presentable("bad\r\ncode hush!\u{1b}[31m", &secrets),
-            "bad  code ****! [31m"
-        );
-        let long = presentable(&"é".repeat(1000), &[]);
-        assert_eq!(long.chars().count(), FOREIGN_TEXT_LIMIT + 1);
+    fn no_text_gets_into_an_error_but_through_the_door() {
+        let odd = "a\u{1b}]0;x\u{7}\n\u{202e}b\u{200b}\u{2028}c\u{e0041}".repeat(50);
+        let io = || std::io::Error::other(odd.clone());
+        let errors = [
+            Error::new(ErrorKind::System, &*odd),
+            Error::of_provider(&*odd, io()),
+            Error::invalid_input("x")
+                .with_message(Some(odd.clone()))
+                .with_log_id(Some(odd.clone()))
+                .with_code(ErrorCode::from_word(&odd))
+                .at_endpoint(odd.clone()),
+            Error::unanswered(SendError::new(SendErrorKind::Connect, &odd)),
+            Error::invalid_input("x").with_source(StoreError::other(&odd, io())),
+            Error::invalid_input("x").with_source(StoreError::busy(&odd, Some(&odd))),
+        ];
+        for error in errors {
+            let mut shown = format!("{error}|{error:?}");
+            let mut cause = std::error::Error::source(&error);
+            while let Some(error) = cause {
+                shown += &format!("|{error}|{error:?}");
+                cause = error.source();
+            }
+            assert!(!shown.contains(coze_wire::is_invisible), "{shown:?}");
+            assert!(!shown.contains(r"\u{"), "{shown:?}");
+            assert!(shown.len() < 10_000, "{}", shown.len());
+        }
+    }
+
+    #[test]
+    fn another_librarys_error_can_be_asked_for_by_its_type() {
+        let denied = std::io::Error::from(std::io::ErrorKind::PermissionDenied);
+        let error = Error::of_provider("no token", denied);
+        let source = std::error::Error::source(&error).unwrap();
+        let foreign = source.downcast_ref::<ForeignError>().unwrap();
+        let io = foreign.get_ref().unwrap().downcast_ref::<std::io::Error>();
+        assert_eq!(io.unwrap().kind(), std::io::ErrorKind::PermissionDenied);
     }
 
     #[test]
@@ -1080,5 +1133,72 @@ mod tests {
              https://api.coze.com/api/permission/oauth2/token, log id 2026); \
              check the client id and the client secret"
         );
+    }
+
+    /// An error with causes, the first of these texts outermost.
+    #[derive(Debug)]
+    struct Chain(&'static [&'static str]);
+
+    impl fmt::Display for Chain {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str(self.0[0])
+        }
+    }
+
+    impl std::error::Error for Chain {
+        fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+            // Leaked, because an error owns its source.
+            (self.0.len() > 1).then(|| &*Box::leak(Box::new(Chain(&self.0[1..]))) as _)
+        }
+    }
+
+    #[test]
+    fn the_text_names_the_innermost_cause_once() {
+        let refused =
+            "client error (Connect): tcp connect error: Connection refused (os error 111)";
+        let send_error = SendError::new(SendErrorKind::Connect, refused);
+        for (error, expected) in [
+            (
+                Error::new(ErrorKind::Configuration, "x.json can't be read")
+                    .with_source(std::io::Error::other("Permission denied")),
+                "x.json can't be read: Permission denied; ",
+            ),
+            (
+                Error::new(ErrorKind::Store, "not saved").with_source(Chain(&[
+                    "a",
+                    "b",
+                    "disk full",
+                ])),
+                "not saved: disk full; ",
+            ),
+            (
+                Error::new(ErrorKind::Store, "not saved: disk full")
+                    .with_source(Chain(&["a", "disk full"])),
+                "not saved: disk full; ",
+            ),
+            (
+                Error::of_provider("no token", Chain(&["the vault", "sealed\u{1b}[2J"])),
+                "no token: the vault: sealed [2J; ",
+            ),
+            (
+                Error::unanswered(send_error.clone()),
+                "no connection to the server: tcp connect error: Connection refused (os error 111); ",
+            ),
+            // Another error of ours, without its hint.
+            (
+                Error::new(ErrorKind::DeviceCodeExpired, "too old")
+                    .with_source(Error::unanswered(send_error)),
+                "too old: tcp connect error: Connection refused (os error 111); ",
+            ),
+            (
+                Error::new(ErrorKind::DeviceCodeExpired, "too old").with_source(
+                    Error::new(ErrorKind::Refused, "refused").with_message(Some("busy".to_owned())),
+                ),
+                "too old: refused: busy; ",
+            ),
+        ] {
+            let shown = error.to_string();
+            assert!(shown.starts_with(expected), "{expected}: {shown}");
+        }
     }
 }

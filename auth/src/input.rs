@@ -1,10 +1,59 @@
 //! Values that callers give, checked before anything is sent.
 
-use std::path::Path;
+pub(crate) mod file;
 
-use coze_wire::Secret;
+use coze_wire::{Secret, is_invisible};
+use zeroize::Zeroizing;
 
 use crate::{Error, Result};
+
+/// The pairs of quotation marks that env files, shells, documents and chats put around a value.
+const QUOTES: [(char, char); 4] = [('"', '"'), ('\'', '\''), ('“', '”'), ('‘', '’')];
+
+/// A value as it was meant: without the white space, the line breaks (real, or escaped as `\n`) and the one pair of
+/// quotation marks that env files, shells and secret stores leave around it. No token, id, secret, URL or key begins or ends
+/// with these.
+pub(crate) fn cleaned(value: &str) -> &str {
+    let value = trimmed(value);
+    let inner = QUOTES
+        .iter()
+        .find_map(|(open, close)| value.strip_prefix(*open)?.strip_suffix(*close));
+    inner.map_or(value, trimmed)
+}
+
+fn trimmed(value: &str) -> &str {
+    let mut value = value.trim_matches(is_blank);
+    while let Some(rest) = value.strip_suffix(['n', 'r'])
+        && rest.ends_with('\\')
+    {
+        value = rest.trim_end_matches(|c| c == '\\' || is_blank(c));
+    }
+    value
+}
+
+/// White space, and what is not seen at the ends of copied text: a byte order mark, a zero-width space.
+fn is_blank(c: char) -> bool {
+    c.is_whitespace() || matches!(c, '\u{feff}' | '\u{200b}')
+}
+
+fn is_quote(c: char) -> bool {
+    c == '`' || QUOTES.iter().any(|(open, close)| c == *open || c == *close)
+}
+
+/// Which character of a value is not allowed, and where it stands; never the value.
+fn misfit(value: &str, is_allowed: impl Fn(char) -> bool) -> Option<String> {
+    let (index, found) = value.chars().enumerate().find(|(_, c)| !is_allowed(*c))?;
+    let found = match found {
+        ' ' => "a space".to_owned(),
+        '\t' => "a tab".to_owned(),
+        '\n' | '\r' => "a line break".to_owned(),
+        '\\' => "a backslash".to_owned(),
+        c if c.is_ascii() && is_quote(c) => format!("a quotation mark ({c})"),
+        c if c.is_control() => format!("the control character U+{:04X}", u32::from(c)),
+        c => format!("the character U+{:04X}", u32::from(c)),
+    };
+    Some(format!("holds {found} (character {})", index + 1))
+}
 
 /// An id that becomes a segment of a path: a workspace, an account, an enterprise. Opaque to us, and
 /// percent-encoded by the generated client.
@@ -12,21 +61,25 @@ use crate::{Error, Result};
 pub(crate) struct PathId(String);
 
 impl PathId {
-    /// Takes an id, trimmed.
+    /// Takes an id, cleaned.
     ///
     /// `.` and `..` are refused because URL parsers fold them, and a backslash
     /// because they read it as a slash. Control characters are refused because URL parsers drop some.
     pub(crate) fn new(name: &str, id: &str) -> Result<Self> {
-        let id = id.trim();
+        let id = cleaned(id);
         let refused = |why: &str| Err(Error::invalid_input(format!("the {name} id {why}")));
-        match id {
-            "" => refused("is empty"),
-            "." | ".." => refused("is a dot segment, which URLs fold away"),
-            _ if id.contains(char::is_control) => {
-                refused("holds a line break or another control character")
-            }
-            _ if id.contains('\\') => refused("holds a backslash, which URLs read as a slash"),
-            _ => Ok(Self(id.to_owned())),
+        if matches!(id, "." | "..") {
+            return refused("is a dot segment, which URLs fold away");
+        }
+        if id.is_empty() {
+            return refused("is empty");
+        }
+        if id.starts_with(is_quote) || id.ends_with(is_quote) {
+            return refused("begins or ends with a quotation mark");
+        }
+        match misfit(id, |c| !is_invisible(c) && c != '\\') {
+            Some(why) => refused(&why),
+            None => Ok(Self(id.to_owned())),
         }
     }
 
@@ -35,38 +88,81 @@ impl PathId {
     }
 }
 
-/// A name that must be there and fit on one line, such as a client id; trimmed.
+/// A text that must be there and fit on one line, such as a session name; trimmed. It may hold, and begin with, anything else.
 pub(crate) fn required(name: &str, value: &str) -> Result<String> {
-    let value = value.trim();
+    checked(name, value.trim(), |c| !is_invisible(c)).map(str::to_owned)
+}
+
+/// The id of an app or a key; cleaned.
+pub(crate) fn identifier(name: &str, value: &str) -> Result<String> {
+    let is_allowed = |c: char| !(is_blank(c) || is_invisible(c) || c == '\\' || is_quote(c));
+    checked(name, cleaned(value), is_allowed).map(str::to_owned)
+}
+
+/// A credential that will be sent as a bearer: visible ASCII without quotation marks and backslashes, which RFC 6750
+/// section 2.1 does not allow either; cleaned, and never printed.
+pub(crate) fn credential(name: &str, value: &str) -> Result<Secret> {
+    let value = cleaned(value);
+    if let Some(scheme) = value.get(..7)
+        && scheme.eq_ignore_ascii_case("bearer ")
+    {
+        return Err(Error::invalid_input(format!(
+            "the {name} begins with the word Bearer, which is added to it; leave that out"
+        )));
+    }
+    let is_allowed = |c: char| c.is_ascii_graphic() && c != '\\' && !is_quote(c);
+    checked(name, value, is_allowed).map(Secret::from)
+}
+
+fn checked<'v>(name: &str, value: &'v str, is_allowed: impl Fn(char) -> bool) -> Result<&'v str> {
     if value.is_empty() {
         return Err(Error::invalid_input(format!("the {name} is empty")));
     }
-    if value.chars().any(char::is_control) {
-        return Err(Error::invalid_input(format!(
-            "the {name} holds a line break or another control character"
-        )));
+    match misfit(value, is_allowed) {
+        Some(why) => Err(Error::invalid_input(format!("the {name} {why}"))),
+        None => Ok(value),
     }
-    Ok(value.to_owned())
 }
 
-/// A path as it may be shown; `None` when it is not a path at all but, by mistake, the contents of the
-/// file: a key or a configuration, which nobody may see.
-pub(crate) fn shown_path(path: &Path) -> Option<String> {
-    let shown = path.display().to_string();
-    let is_contents = shown.len() > 1024
-        || shown.contains("-----BEGIN")
-        || shown.contains(char::is_control)
-        || shown.trim_start().starts_with('{');
-    (!is_contents).then_some(shown)
+/// A text without its escapes (those of JSON: `\n`, `\/`, `\u003d`), in memory that is wiped.
+pub(crate) fn unescaped(text: &str) -> Zeroizing<String> {
+    // No escape is shorter than what it stands for, so this does not grow, which would leave a copy behind.
+    let mut plain = Zeroizing::new(String::with_capacity(text.len()));
+    let mut rest = text;
+    while let Some((before, escape)) = rest.split_once('\\') {
+        plain.push_str(before);
+        let mut after = escape.chars();
+        match after.next() {
+            Some('n') => plain.push('\n'),
+            Some('r') => plain.push('\r'),
+            Some('t') => plain.push('\t'),
+            Some('b') => plain.push('\u{8}'),
+            Some('f') => plain.push('\u{c}'),
+            Some('u') => match unicode_escape(after.as_str()) {
+                Some((c, behind)) => {
+                    plain.push(c);
+                    after = behind.chars();
+                }
+                None => plain.push('?'),
+            },
+            Some(c) => plain.push(c),
+            None => {}
+        }
+        rest = after.as_str();
+    }
+    plain.push_str(rest);
+    plain
 }
 
-/// A credential that will be sent as a bearer; trimmed, and never printed.
-pub(crate) fn credential(name: &str, value: &str) -> Result<Secret> {
-    let credential = Secret::from(value.trim());
-    match coze_wire::Bearer::new(&credential) {
-        Ok(_) => Ok(credential),
-        Err(why) => Err(Error::invalid_input(format!("the {name} {why}"))),
-    }
+/// The character behind `\u`, which may take a surrogate pair, and what comes after it.
+fn unicode_escape(text: &str) -> Option<(char, &str)> {
+    let unit = |text: &str| u16::from_str_radix(text.get(..4)?, 16).ok();
+    let first = unit(text)?;
+    let second = text.get(4..6).filter(|u| *u == "\\u");
+    let second = second.and_then(|_| unit(text.get(6..)?));
+    let mut decoded = char::decode_utf16([first].into_iter().chain(second));
+    let c = decoded.next()?.ok()?;
+    Some((c, text.get(if c.len_utf16() == 2 { 10 } else { 4 }..)?))
 }
 
 #[cfg(test)]
@@ -74,35 +170,92 @@ mod tests {
     use super::*;
 
     #[test]
+    fn what_env_files_and_editors_leave_around_a_value_is_dropped() {
+        for raw in [
+            "pat_abc",
+            " \tpat_abc\r\n",
+            "\u{feff}pat_abc\u{200b}",
+            "\"pat_abc\"",
+            "'pat_abc'",
+            "“pat_abc”",
+            "pat_abc\\n",
+            "pat_abc\\r\\n",
+            "pat_abc\\\\n",
+            "\"pat_abc\\n\"",
+            "\"pat_abc\"\\n",
+            " \" pat_abc \n\" ",
+        ] {
+            assert_eq!(cleaned(raw), "pat_abc", "{raw:?}");
+        }
+        for empty in ["", " ", "\"\"", "''", "\" \"", "\\n"] {
+            assert_eq!(cleaned(empty), "", "{empty:?}");
+        }
+        // What looks like one of them but is not.
+        for kept in ["token", "r", "a'b", "\"abc", "abc'", "'abc\""] {
+            assert_eq!(cleaned(kept), kept);
+        }
+        assert_eq!(cleaned("'\"abc\"'"), "\"abc\"", "one pair");
+    }
+
+    #[test]
     fn an_id_that_no_escaping_could_keep_in_its_segment_is_refused() {
-        for bad in ["", " ", ".", "..", "a\\b", "a\tb", "a\nb"] {
+        for bad in ["", " ", ".", "..", "a\\b", "a\tb", "a\nb", "\"7001", "\"\""] {
             assert!(PathId::new("account", bad).is_err(), "{bad:?}");
         }
-        for good in ["7001", "volcano_210195", "a/../b?c#d", "%2e%2e"] {
+        for good in ["7001", "volcano_210195", "a/../b?c#d", "%2e%2e", "a/b c"] {
             assert_eq!(PathId::new("account", good).unwrap().as_str(), good);
         }
+        let quoted = PathId::new("account", "\"7001\"\\n").unwrap();
+        assert_eq!(quoted.as_str(), "7001");
     }
 
     #[test]
-    fn contents_passed_for_a_path_are_not_shown() {
-        assert!(shown_path(Path::new("/etc/coze/private_key.pem")).is_some());
-        for contents in [
-            "-----BEGIN PRIVATE KEY-----",
-            "a\nb",
-            " {\"client_secret\"",
-            &"x".repeat(2000),
+    fn a_credential_is_cleaned_and_a_bad_one_is_told_by_its_character_and_not_printed() {
+        assert_eq!(credential("secret", " \"s\"\r\n").unwrap().expose(), "s");
+        for (bad, expected) in [
+            ("", "is empty"),
+            ("\"\"", "is empty"),
+            ("hush\nhush", "holds a line break (character 5)"),
+            ("hush # mine", "holds a space (character 5)"),
+            ("'\"hush\"'", "holds a quotation mark (\") (character 1)"),
+            ("\"hush", "holds a quotation mark (\") (character 1)"),
+            ("hush\\x", "holds a backslash (character 5)"),
+            ("hush\u{7}x", "holds the control character U+0007"),
+            ("hush…", "holds the character U+2026 (character 5)"),
+            ("Bearer hush", "begins with the word Bearer"),
         ] {
-            assert_eq!(shown_path(Path::new(contents)), None, "{contents}");
+            let error = credential("client secret", bad).unwrap_err().to_string();
+            let expected = format!("the client secret {expected}");
+            assert!(error.contains(&expected), "{expected}: {error}");
+            assert!(!error.contains("hush"), "{error}");
         }
     }
 
     #[test]
-    fn a_credential_is_trimmed_and_a_bad_one_is_not_printed() {
-        assert_eq!(credential("client secret", " s\r\n").unwrap().expose(), "s");
-        for bad in ["", "\n", "hush\nhush"] {
-            let error = credential("client secret", bad).unwrap_err().to_string();
-            assert!(error.contains("the client secret"), "{error}");
-            assert!(!error.contains("hush"), "{error}");
+    fn an_id_is_cleaned_and_a_text_is_kept_as_it_is() {
+        assert_eq!(identifier("client id", "'i'\\n").unwrap(), "i");
+        for bad in ["", "''", "a b", "\"a", "a\\b", "a\nb"] {
+            assert!(identifier("client id", bad).is_err(), "{bad:?}");
+        }
+        assert_eq!(required("session name", "'O''Neil' ").unwrap(), "'O''Neil'");
+        assert!(required("session name", "a\nb").is_err());
+    }
+
+    #[test]
+    fn escapes_are_those_of_json() {
+        for json in [
+            r#""plain""#,
+            r#""a\n\r\t\b\f\"\\\/z""#,
+            r#""\u003d\u00e9\ud83d\udd11x""#,
+            r#""\\n""#,
+        ] {
+            let expected: String = serde_json::from_str(json).unwrap();
+            let plain = unescaped(json.trim_matches('"'));
+            assert_eq!(*plain, expected, "{json}");
+            assert!(plain.capacity() <= json.len(), "it has not grown");
+        }
+        for odd in ["a\\", "\\u12", "\\ud83d", "\\ud83d\\u0041", "\\uéé"] {
+            let _ = unescaped(odd);
         }
     }
 }

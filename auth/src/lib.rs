@@ -50,6 +50,11 @@
 //!   message. The values that hold them are wiped from memory when dropped; what the HTTP and TLS stacks and the
 //!   clients of the stores (Redis's command buffers, the keyring's D-Bus messages) copy on the way is theirs, and is
 //!   not wiped.
+//! - All text from outside passes one filter before it gets into an error, a `Debug` or a log line of this crate: it is
+//!   one line, cut, and without control, bidirectional or invisible characters and the request's secrets. Another
+//!   library's error becomes a [`ForeignError`]. One thing is beyond us: at level `DEBUG` and below, `h2` logs the debug
+//!   data of an HTTP/2 GOAWAY, in which a server may repeat a secret. Where such logs are kept, set `h2` and `hyper`
+//!   to `info`.
 //! - An [`Error`] tells flow, endpoint, HTTP status, [Coze's word](ErrorCode), message, log id, and what to do.
 //!   Branch on [`Error::kind`] and [`Error::code`].
 //! - Requests go to `https` only (loopback, and hosts that you allow by name, excepted) and follow no redirect.
@@ -61,25 +66,6 @@
 //!   [`store::Store`].
 //! - Each exchange is a [`tracing`](https://docs.rs/tracing) event at level `DEBUG`: flow, endpoint, status, log
 //!   id, duration.
-//!
-//! # Coming from an official SDK
-//!
-//! | | Java | Python | Go | Node | here |
-//! |---|---|---|---|---|---|
-//! | PAT, SAT | `TokenAuth` | `TokenAuth` | `NewTokenAuth` | `token: "…"` | [`FixedToken::new`] |
-//! | web | `WebOAuthClient` | `WebOAuthApp` | `NewWebOAuthClient` | `getWebAuthenticationUrl` | [`WebFlow`] |
-//! | authorize URL | `getOAuthURL` | `get_oauth_url` | `GetOAuthURL` | `getWebAuthenticationUrl` | [`WebFlow::login`] (state made and checked for you) |
-//! | code to token | `getAccessToken(code, …)` | `get_access_token` | `GetAccessToken` | `getWebOAuthToken` | [`WebFlow::complete`] |
-//! | refresh | `refreshToken` | `refresh_access_token` | `RefreshToken` | `refreshOAuthToken` | [`WebFlow::refresh`] |
-//! | PKCE | `PKCEOAuthClient` | `PKCEOAuthApp` | `NewPKCEOAuthClient` | `getPKCEAuthenticationUrl` | [`PkceFlow`] (S256 by default) |
-//! | device | `DeviceOAuthClient` | `DeviceOAuthApp` | `NewDeviceOAuthClient` | `getDeviceCode` | [`DeviceFlow`] |
-//! | polling | `getAccessToken(code, true)` | `get_access_token(code, True)` | `GetAccessToken` with `Poll` | `getDeviceToken` | [`DeviceFlow::poll`] |
-//! | JWT | `JWTOAuthClient` | `JWTOAuthApp` | `NewJWTOAuthClient` | `getJWTToken` | [`JwtFlow`] |
-//! | token for every call | `JWTOAuth` | `JWTAuth` | `NewJWTAuth` | `token: async () => …` | [`CachedProvider::jwt`] |
-//! | scope, session | arguments | arguments | options | options | [`JwtTokenRequest`] |
-//! | config file | `loadFromFile` | `load_oauth_app_from_config` | `LoadOAuthAppFromConfig` | `loadFromConfig` | [`OAuthConfig::from_file`] |
-//! | keeping the sign-in | - | - | - | - | [`CachedProvider::web`] and [`SignIn`] |
-//! | log id | `getLogID` | `response.logid` | `LogID` | `x-tt-logid` | [`Token::log_id`], [`Error::log_id`] |
 //!
 //! # Features
 //!
@@ -102,6 +88,7 @@ mod expiry;
 mod flow;
 mod input;
 mod provider;
+mod random;
 mod runtime;
 pub mod sign_in;
 pub mod store;
@@ -133,7 +120,7 @@ pub use provider::{
 pub use sign_in::SignIn;
 pub use token::{RefreshToken, Token};
 
-pub use coze_wire::Secret;
+pub use coze_wire::{ForeignError, Secret};
 pub use reqwest;
 pub use url::Url;
 

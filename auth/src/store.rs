@@ -42,7 +42,9 @@ use zeroize::Zeroizing;
 
 pub use memory::MemoryStore;
 
-use crate::{Error, Result, error::presentable};
+use coze_wire::{sanitize, sanitize_sentence, sanitize_to};
+
+use crate::{Error, Result, error::shown_cause};
 
 /// What the methods of a [`Store`] return.
 pub type StoreFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'a>>;
@@ -348,9 +350,10 @@ impl Profile {
     }
 }
 
+/// Without [invisible](coze_wire::is_invisible) characters, which its [name](Profile::name) may hold.
 impl fmt::Display for Profile {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(&sanitize_sentence(self.0.clone()))
     }
 }
 
@@ -555,14 +558,10 @@ impl Owner {
         }
     }
 
-    /// What is shown of a name that was read from a store: no control characters, at most 100 characters.
+    /// What is shown of a name that was read from a store: no [invisible](coze_wire::is_invisible) characters, at most 100 characters.
     #[must_use]
     pub fn presentable_name(name: &str) -> String {
-        let mut name = presentable(name, &[]);
-        if let Some((end, _)) = name.char_indices().nth(100) {
-            name.truncate(end);
-        }
-        name
+        sanitize_to(name, &[], 99)
     }
 
     /// Its id: 32 hexadecimal digits.
@@ -605,7 +604,8 @@ pub enum StoreErrorKind {
 
 /// Why a store did not do what it was asked to.
 ///
-/// Its text is shown to people: it is put on one line, and cut to a sane length. Neither it nor the source may hold a secret.
+/// Its text is shown to people, and so is that of its source: both are [sanitized](sanitize). Neither may hold a secret. Unless
+/// the source is an error of this crate, it is kept inside a [`ForeignError`](coze_wire::ForeignError).
 ///
 /// ```
 /// use coze_auth::store::{StoreError, StoreErrorKind};
@@ -631,7 +631,7 @@ impl StoreError {
     pub fn new(kind: StoreErrorKind, message: &str) -> Self {
         Self {
             kind,
-            message: presentable(message, &[]),
+            message: sanitize(message, &[]),
             by: None,
             source: None,
         }
@@ -668,7 +668,7 @@ impl StoreError {
     /// The same with a cause.
     #[must_use]
     pub fn with_source(mut self, source: impl Into<Source>) -> Self {
-        self.source = Some(Arc::from(source.into()));
+        self.source = Some(shown_cause(source));
         self
     }
 

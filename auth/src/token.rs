@@ -14,6 +14,7 @@ use crate::{
     AccessToken, Error, ErrorKind, Result,
     clock::Clock,
     expiry::{Life, Timing},
+    input::cleaned,
     sign_in::Record,
 };
 
@@ -140,13 +141,14 @@ impl fmt::Debug for Token {
 pub struct RefreshToken(Secret);
 
 impl RefreshToken {
-    /// Wraps a refresh token that you have stored. Surrounding white space is dropped; `Deserialize` keeps it.
+    /// Wraps a refresh token that you have stored. Surrounding white space, and one pair of quotation marks, are dropped;
+    /// `Deserialize` keeps them.
     ///
     /// # Errors
     ///
     /// [`InvalidInput`](ErrorKind::InvalidInput) when it is empty.
     pub fn new(refresh_token: impl AsRef<str>) -> Result<Self> {
-        let refresh_token = refresh_token.as_ref().trim();
+        let refresh_token = cleaned(refresh_token.as_ref());
         if refresh_token.is_empty() {
             return Err(Error::invalid_input("the refresh token is empty"));
         }

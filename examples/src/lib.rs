@@ -114,7 +114,8 @@ pub struct User {
     pub user_name: String,
 }
 
-/// Asks the API whose token this is. Any HTTP client will do: the token goes into one header.
+/// Asks the API whose token this is. Any HTTP client will do: the token goes into one header. This one follows no
+/// redirect with it, and asks no proxy for a host on this machine.
 pub async fn users_me(endpoint: &Endpoint, authorization: &HeaderValue) -> Result<User> {
     #[derive(Deserialize)]
     struct Envelope {
@@ -122,7 +123,7 @@ pub async fn users_me(endpoint: &Endpoint, authorization: &HeaderValue) -> Resul
         msg: String,
         data: Option<User>,
     }
-    let response = reqwest::Client::new()
+    let response = coze_wire::http_client(endpoint.api_base())?
         .get(format!("{}/v1/users/me", endpoint.api_base()))
         .header("Authorization", authorization)
         .send()
@@ -172,6 +173,17 @@ pub fn approve_soon(mock: &MockCoze, user_code: &str) -> impl Future<Output = ()
     }
 }
 
+/// The code blocks of the documentation, which are compiled.
 #[cfg(doctest)]
-#[doc = include_str!("../../README.md")]
-pub struct Readme;
+mod documentation {
+    #[doc = include_str!("../../README.md")]
+    mod readme {}
+    #[doc = include_str!("../../docs/errors.md")]
+    mod errors {}
+    #[doc = include_str!("../../docs/moving-from-sdks.md")]
+    mod moving_from_sdks {}
+    #[doc = include_str!("../../docs/redis.md")]
+    mod redis {}
+    #[doc = include_str!("../../docs/writing-a-store.md")]
+    mod writing_a_store {}
+}

@@ -1,4 +1,4 @@
-//! Answers: Coze's success bodies and its three shapes of error.
+//! Answers: Coze's success bodies, and the shapes of its errors.
 
 use crate::script::{End, HeaderEdit};
 use bytes::Bytes;
@@ -61,7 +61,7 @@ impl ErrorWord {
         }
     }
 
-    fn default_message(self) -> &'static str {
+    pub(crate) fn default_message(self) -> &'static str {
         match self {
             Self::AuthorizationPending => "the user has not decided yet",
             Self::SlowDown => "polling too fast",
@@ -83,29 +83,20 @@ impl fmt::Display for ErrorWord {
     }
 }
 
-/// The three shapes of error body that Coze's documentation shows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// The shapes of error body that Coze sends or documents.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ErrorShape {
-    /// `{"error_code": word, "error_message": text, "error": text}`, of the token endpoints.
+    /// `{"error_code": word, "error": word, "error_message": text, "error_description": text}`: the real token endpoint repeats
+    /// the word, and no other body makes all official SDKs poll on. The default of the OAuth endpoints.
+    #[default]
+    Both,
+    /// `{"error_code": word, "error_message": text, "error": text}`, as documented for the token endpoints.
     A,
-    /// `{"error": word, "error_description": text}`, of the device page.
+    /// `{"error": word, "error_description": text}`, as documented for device authorization.
     B,
     /// `{"code": number, "msg": text, "detail": {"logid": ...}}`, of API calls and gateways.
     C,
-}
-
-/// The shape of the errors that a device poll is answered with.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum PollErrors {
-    /// The word in `error_code` and in `error`: the only body that all official SDKs poll on with. The default.
-    #[default]
-    Both,
-    /// Shape A alone.
-    A,
-    /// Shape B alone.
-    B,
 }
 
 /// An OAuth endpoint says no.
@@ -146,27 +137,16 @@ impl Refusal {
         Self::new(ErrorWord::AccessDeny, "invalid app type")
     }
 
-    fn into_answer(self, body: &Value) -> Answer {
-        Answer::json(self.word.status(), body).with_error(self.word.as_str())
+    /// A JWT whose `kid` no app has registered, on this site.
+    pub(crate) fn unknown_key() -> Self {
+        // The words and the spelling are Coze's.
+        Self::invalid_client("invalid jwt: kid not been registred")
     }
 
-    /// As the token endpoints send it.
-    pub(crate) fn shape_a(self) -> Answer {
-        let body = shape_a(self.word, &self.message);
-        self.into_answer(&body)
-    }
-
-    /// As a device poll is answered.
-    pub(crate) fn for_poll(self, shape: PollErrors) -> Answer {
-        let (word, message) = (self.word.as_str(), &self.message);
-        let body = match shape {
-            PollErrors::Both => {
-                json!({"error_code": word, "error": word, "error_message": message, "error_description": message})
-            }
-            PollErrors::A => shape_a(self.word, message),
-            PollErrors::B => shape_b(self.word, message),
-        };
-        self.into_answer(&body)
+    /// The answer of an OAuth endpoint.
+    pub(crate) fn answer(self, shape: ErrorShape, log_id: &str) -> Answer {
+        let body = error_body(shape, self.word, &self.message, log_id);
+        Answer::json(self.word.status(), &body).with_error(self.word.as_str())
     }
 }
 
@@ -176,24 +156,19 @@ impl From<crate::secret::NoRandomness> for Refusal {
     }
 }
 
-fn shape_a(word: ErrorWord, message: &str) -> Value {
-    json!({"error_code": word.as_str(), "error_message": message, "error": message})
-}
-
-fn shape_b(word: ErrorWord, message: &str) -> Value {
-    json!({"error": word.as_str(), "error_description": message})
-}
-
 pub(crate) fn shape_c(code: i64, message: &str, log_id: &str) -> Value {
     json!({"code": code, "msg": message, "detail": {"logid": log_id}})
 }
 
-/// Any word in any shape, for faults; shape C knows no words, so it carries 4000 and the word as its text.
-pub(crate) fn error_body(shape: ErrorShape, word: ErrorWord, log_id: &str) -> Value {
-    let message = word.default_message();
+/// Any word in any shape. Shape C has no words: its code is 4000.
+pub(crate) fn error_body(shape: ErrorShape, word: ErrorWord, message: &str, log_id: &str) -> Value {
+    let word = word.as_str();
     match shape {
-        ErrorShape::A => shape_a(word, message),
-        ErrorShape::B => shape_b(word, message),
+        ErrorShape::Both => {
+            json!({"error_code": word, "error": word, "error_message": message, "error_description": message})
+        }
+        ErrorShape::A => json!({"error_code": word, "error_message": message, "error": message}),
+        ErrorShape::B => json!({"error": word, "error_description": message}),
         ErrorShape::C => shape_c(4000, message, log_id),
     }
 }

@@ -1,6 +1,7 @@
 //! The API behind the tokens: enough of it to see a token used, refused and limited.
 
 use crate::answer::Answer;
+use crate::builder::Options;
 use crate::core::{Credential, Exchange, credential};
 use crate::endpoint::Endpoint;
 use crate::state::GrantedToken;
@@ -123,6 +124,16 @@ impl Bot {
         })
     }
 
+    fn in_published_list(&self) -> Value {
+        json!({
+            "bot_id": self.id,
+            "bot_name": self.name,
+            "description": "",
+            "icon_url": "https://example.com/bot.png",
+            "publish_time": BOT_TIME.to_string(),
+        })
+    }
+
     fn in_full(&self, user: &User) -> Value {
         json!({
             "bot_id": self.id,
@@ -209,29 +220,26 @@ fn call(exchange: &mut Exchange<'_>, token: &GrantedToken) -> Result<Value, Refu
             Ok(json!({"total_count": visible.len(), "workspaces": list}))
         }
         Endpoint::Bots => {
-            let workspace_id = parameter("workspace_id").unwrap_or_default();
-            let exists = options
-                .workspaces
-                .iter()
-                .any(|known| known.id == workspace_id);
-            if !exists || !may_enter(token, workspace_id) {
-                return Err(no_permission());
-            }
             // All bots of the mock are published, and none was changed since.
             let wanted = matches!(
                 parameter("publish_status"),
                 None | Some("all" | "published_online")
             );
-            let mut visible = options.bots.clone();
-            visible.retain(|bot| {
-                wanted && bot.workspace_id == workspace_id && may_use(token, &bot.id)
-            });
+            let mut visible = visible_bots(options, token, parameter("workspace_id"))?;
+            visible.retain(|_| wanted);
             let page = page(&visible, parameter("page_num"), parameter("page_size"));
             let list: Vec<_> = page.iter().map(|bot| bot.in_list(user)).collect();
             Ok(json!({"total": visible.len(), "items": list}))
         }
-        Endpoint::Bot => {
-            let id = exchange.path_id.unwrap_or_default();
+        Endpoint::PublishedBots => {
+            let visible = visible_bots(options, token, parameter("space_id"))?;
+            let page = page(&visible, parameter("page_index"), parameter("page_size"));
+            let list: Vec<_> = page.iter().map(|bot| bot.in_published_list()).collect();
+            Ok(json!({"total": visible.len(), "space_bots": list}))
+        }
+        Endpoint::Bot | Endpoint::PublishedBot => {
+            let id = exchange.path_id.or_else(|| parameter("bot_id"));
+            let id = id.unwrap_or_default();
             let bot = options.bots.iter().find(|bot| bot.id == id);
             let bot =
                 bot.filter(|bot| may_enter(token, &bot.workspace_id) && may_use(token, &bot.id));
@@ -244,6 +252,24 @@ fn call(exchange: &mut Exchange<'_>, token: &GrantedToken) -> Result<Value, Refu
             "avatar_url": user.avatar_url,
         })),
     }
+}
+
+/// The bots of a workspace that a token opens.
+fn visible_bots<'o>(
+    options: &'o Options,
+    token: &GrantedToken,
+    workspace_id: Option<&str>,
+) -> Result<Vec<&'o Bot>, Refused> {
+    let mut workspaces = options.workspaces.iter();
+    let workspace = workspaces
+        .find(|known| Some(known.id.as_str()) == workspace_id)
+        .filter(|workspace| may_enter(token, &workspace.id))
+        .ok_or_else(no_permission)?;
+    let bots = options
+        .bots
+        .iter()
+        .filter(|bot| bot.workspace_id == workspace.id && may_use(token, &bot.id));
+    Ok(bots.collect())
 }
 
 fn no_permission() -> Refused {

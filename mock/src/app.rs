@@ -104,7 +104,7 @@ impl App {
         Self::new(client_id, ClientType::Jwt)
     }
 
-    /// Registers a redirect URI: at most three, compared character by character.
+    /// Registers a redirect URI: at most three, `http` or `https`, compared character by character.
     ///
     /// The port `*` of a loopback `http` URI stands for any port (`http://127.0.0.1:*/callback`), as RFC 8252 section 7.3
     /// asks of servers that let native programs listen on a port of the moment.
@@ -304,11 +304,8 @@ fn check_redirect(redirect_uri: &str) -> Result<(), &'static str> {
     let url = url::Url::parse(&concrete)
         .map_err(|_| "is not a URL (the port * is for http on loopback only)")?;
     match url.scheme() {
-        "javascript" | "data" | "vbscript" | "file" | "blob" | "about" => {
-            Err("has a scheme that browsers must not be sent to")
-        }
-        "http" | "https" if url.host_str().is_none_or(str::is_empty) => Err("has no host"),
-        _ => Ok(()),
+        "http" | "https" => Ok(()),
+        _ => Err("has a scheme that Coze does not register: it takes http and https"),
     }
 }
 
@@ -429,15 +426,20 @@ mod tests {
             (App::web("a", "s"), "redirect URI"),
             (App::pkce("a").redirect_uri("javascript:alert(1)"), "scheme"),
             (
+                App::web("a", "s").redirect_uri("myapp://callback"),
+                "scheme",
+            ),
+            (App::pkce("a").redirect_uri("http:///"), "not a URL"),
+            (
                 App::pkce("a").redirect_uri("http://example.com:*/"),
                 "not a URL",
             ),
             (
                 App::pkce("a")
-                    .redirect_uri("a:1")
-                    .redirect_uri("a:2")
-                    .redirect_uri("a:3")
-                    .redirect_uri("a:4"),
+                    .redirect_uri("https://e.com/1")
+                    .redirect_uri("https://e.com/2")
+                    .redirect_uri("https://e.com/3")
+                    .redirect_uri("https://e.com/4"),
                 "at most 3",
             ),
             (App::jwt("a"), "public key"),

@@ -15,9 +15,21 @@ pub(crate) struct AuthorizeRequest {
     pub(crate) app_name: String,
     /// Registered, so the browser may be sent there.
     pub(crate) redirect_uri: String,
-    pub(crate) state: String,
+    /// Comes back as it was sent, if it was.
+    pub(crate) state: Option<String>,
     pub(crate) challenge: Option<Challenge>,
     pub(crate) workspace_id: Option<String>,
+}
+
+impl AuthorizeRequest {
+    /// What a client can make it keep.
+    pub(crate) fn bytes(&self) -> usize {
+        let challenge = match &self.challenge {
+            Some(Challenge::S256(challenge) | Challenge::Plain(challenge)) => challenge.len(),
+            None => 0,
+        };
+        self.redirect_uri.len() + self.state.as_deref().map_or(0, str::len) + challenge
+    }
 }
 
 /// Checks what the browser asks for. What is wrong is said on a page and never by a redirect: RFC 6749 section 4.1.2.1 asks for
@@ -40,11 +52,7 @@ pub(crate) fn check(
     };
     let client_id = parameter("client_id").unwrap_or_default();
     let redirect_uri = parameter("redirect_uri").unwrap_or_default();
-    let state = parameter("state").unwrap_or_default();
-    if state.is_empty() {
-        findings.violation("query/state", "required");
-        return Err("invalid request: state".into());
-    }
+    let state = parameter("state").filter(|state| !state.is_empty());
     let client = core
         .apps
         .get(client_id)
@@ -62,7 +70,7 @@ pub(crate) fn check(
         client_id: client_id.to_owned(),
         app_name: client.app.name.clone(),
         redirect_uri: redirect_uri.to_owned(),
-        state: state.to_owned(),
+        state: state.map(str::to_owned),
         challenge: challenge(client.app.client_type, &parameter, findings)?,
         workspace_id,
     })
@@ -109,11 +117,15 @@ pub(crate) fn decide(
     request: &AuthorizeRequest,
     approve: bool,
 ) -> Result<String, NoRandomness> {
-    if !approve {
-        return Ok(callback(
+    let back = |name, value: &str| {
+        let state = request.state.iter().map(|state| ("state", state.as_str()));
+        callback(
             &request.redirect_uri,
-            &[("error", "access_denied"), ("state", &request.state)],
-        ));
+            [(name, value)].into_iter().chain(state),
+        )
+    };
+    if !approve {
+        return Ok(back("error", "access_denied"));
     }
     let code = random_token("")?;
     let now = core.now();
@@ -125,14 +137,11 @@ pub(crate) fn decide(
         expires_at: now.saturating_add(core.options.code_lifetime),
     };
     core.state().codes.insert(&code, granted, now);
-    Ok(callback(
-        &request.redirect_uri,
-        &[("code", &code), ("state", &request.state)],
-    ))
+    Ok(back("code", &code))
 }
 
 /// The redirect URI with more query behind its own, in front of its fragment; the rest stays as it was registered.
-fn callback(redirect_uri: &str, pairs: &[(&str, &str)]) -> String {
+fn callback<'p>(redirect_uri: &str, pairs: impl Iterator<Item = (&'p str, &'p str)>) -> String {
     let (before, fragment) = match redirect_uri.split_once('#') {
         Some((before, fragment)) => (before, Some(fragment)),
         None => (redirect_uri, None),
@@ -165,9 +174,9 @@ mod tests {
                 "https://e.com/cb?x=1#frag",
                 "https://e.com/cb?x=1&state=s%26%0A#frag",
             ),
-            ("app://callback", "app://callback?state=s%26%0A"),
         ] {
-            assert_eq!(callback(redirect_uri, &[("state", "s&\n")]), expected);
+            let state = std::iter::once(("state", "s&\n"));
+            assert_eq!(callback(redirect_uri, state), expected);
         }
     }
 }

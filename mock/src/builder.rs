@@ -1,18 +1,21 @@
 //! Setting a mock up.
 
-use crate::answer::PollErrors;
+use crate::answer::ErrorShape;
 use crate::api::{Bot, User, Workspace};
 use crate::app::{App, AppsFile};
 use crate::clock::MockClock;
 use crate::core::Core;
 use crate::defaults;
 use crate::error::Error;
+use crate::host::Authority;
+use crate::limits::{self, check_time, check_timeout};
 use crate::mock::MockCoze;
 use crate::record::RequestRecord;
 use crate::server;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
+use url::Url;
 
 type Observer = Arc<dyn Fn(&RequestRecord) + Send + Sync>;
 
@@ -21,7 +24,7 @@ pub(crate) struct Options {
     pub(crate) control: bool,
     pub(crate) reuse_revokes_family: bool,
     pub(crate) refresh_revokes_access_token: bool,
-    pub(crate) poll_errors: PollErrors,
+    pub(crate) error_shape: ErrorShape,
     pub(crate) device_interval: Duration,
     pub(crate) device_code_lifetime: Duration,
     pub(crate) code_lifetime: Duration,
@@ -30,17 +33,53 @@ pub(crate) struct Options {
     pub(crate) jwt_leeway: Duration,
     pub(crate) audiences: Vec<String>,
     pub(crate) public_url: Option<String>,
+    /// The host and the origin of the public URL, once it is checked.
+    pub(crate) public: Option<PublicName>,
     pub(crate) access_tokens: Vec<String>,
     pub(crate) user: User,
     pub(crate) workspaces: Vec<Workspace>,
     pub(crate) bots: Vec<Bot>,
     pub(crate) log_capacity: usize,
+    pub(crate) log_bytes: usize,
+    pub(crate) connections: Connections,
     pub(crate) observer: Option<Observer>,
+}
+
+/// By what name clients reach the mock, if not by the address that it listens on.
+pub(crate) struct PublicName {
+    pub(crate) authority: Authority,
+    pub(crate) origin: String,
+}
+
+impl PublicName {
+    fn parse(url: &str) -> Option<Self> {
+        let url = Url::parse(url).ok()?;
+        let no_more = url.query().is_none() && url.fragment().is_none();
+        if !matches!(url.scheme(), "http" | "https") || !no_more {
+            return None;
+        }
+        Some(Self {
+            // A user name in front of the host makes it no authority.
+            authority: Authority::parse(url.authority())?,
+            origin: url.origin().ascii_serialization(),
+        })
+    }
+}
+
+/// How many connections there may be at once, and how slow they may be.
+#[derive(Clone, Copy)]
+pub(crate) struct Connections {
+    pub(crate) at_most: usize,
+    pub(crate) head_timeout: Duration,
+    pub(crate) body_timeout: Duration,
 }
 
 /// Sets a mock up: see [`MockCoze::builder`].
 ///
 /// Without further words it is strict, follows the real clock, and knows the apps of [`defaults`](crate::defaults).
+///
+/// Times are at most 100 years. An option beyond its limits is an [`Error::Option`] of [`build`](Self::build) and
+/// [`start`](Self::start), which names it.
 #[must_use = "a builder does nothing until `start` or `build`"]
 pub struct Builder {
     options: Options,
@@ -48,6 +87,31 @@ pub struct Builder {
     default_apps: bool,
     clock: MockClock,
     listen: SocketAddr,
+}
+
+impl Options {
+    fn check(&mut self) -> Result<(), Error> {
+        check_time("device_interval", self.device_interval)?;
+        check_time("device_code_lifetime", self.device_code_lifetime)?;
+        check_time("code_lifetime", self.code_lifetime)?;
+        check_time("access_token_lifetime", self.access_token_lifetime)?;
+        check_time("refresh_token_lifetime", self.refresh_token_lifetime)?;
+        check_time("jwt_leeway", self.jwt_leeway)?;
+        check_timeout("head_timeout", self.connections.head_timeout)?;
+        check_timeout("body_timeout", self.connections.body_timeout)?;
+        let connections = self.connections.at_most;
+        limits::check("max_connections", connections, &limits::CONNECTIONS)?;
+        limits::check("log_capacity", self.log_capacity, &limits::LOG_CAPACITY)?;
+        limits::check("log_bytes", self.log_bytes, &limits::LOG_BYTES)?;
+        if let Some(url) = &self.public_url {
+            let public = PublicName::parse(url).ok_or_else(|| Error::Option {
+                option: "public_url",
+                problem: "is not an http or https URL without user, query and fragment".into(),
+            })?;
+            self.public = Some(public);
+        }
+        Ok(())
+    }
 }
 
 impl Builder {
@@ -58,7 +122,7 @@ impl Builder {
                 control: false,
                 reuse_revokes_family: false,
                 refresh_revokes_access_token: false,
-                poll_errors: PollErrors::default(),
+                error_shape: ErrorShape::default(),
                 device_interval: Duration::from_secs(5),
                 device_code_lifetime: Duration::from_secs(300),
                 code_lifetime: Duration::from_secs(600),
@@ -67,6 +131,7 @@ impl Builder {
                 jwt_leeway: Duration::from_secs(10),
                 audiences: Vec::new(),
                 public_url: None,
+                public: None,
                 access_tokens: vec![defaults::PERSONAL_ACCESS_TOKEN.to_owned()],
                 user: User::default(),
                 workspaces: vec![Workspace::new(defaults::WORKSPACE_ID, "Mock workspace")],
@@ -83,6 +148,12 @@ impl Builder {
                     ),
                 ],
                 log_capacity: 10_000,
+                log_bytes: 64 * 1024 * 1024,
+                connections: Connections {
+                    at_most: 4096,
+                    head_timeout: Duration::from_secs(60),
+                    body_timeout: Duration::from_secs(30),
+                },
                 observer: None,
             },
             apps: Vec::new(),
@@ -163,9 +234,9 @@ impl Builder {
         self
     }
 
-    /// The shape of the errors that device polls are answered with.
-    pub fn poll_errors(mut self, shape: PollErrors) -> Self {
-        self.options.poll_errors = shape;
+    /// The shape of the errors of the OAuth endpoints.
+    pub fn error_shape(mut self, shape: ErrorShape) -> Self {
+        self.options.error_shape = shape;
         self
     }
 
@@ -205,13 +276,14 @@ impl Builder {
         self
     }
 
-    /// A host that the `aud` of JWTs may name. Without any, it is the host that the client called.
+    /// A host that the `aud` of JWTs may name, with or without the port that the client called. Without any, it is the host that
+    /// the client called.
     pub fn audience(mut self, host: impl Into<String>) -> Self {
         self.options.audiences.push(host.into());
         self
     }
 
-    /// The URL under which clients reach the mock, where that is not what they write into their `Host` header: it is the start
+    /// The `http` or `https` URL under which clients reach the mock, where that is not what they write into their `Host` header: it is the start
     /// of the `verification_uri`.
     pub fn public_url(mut self, url: impl Into<String>) -> Self {
         self.options.public_url = Some(url.into().trim_end_matches('/').to_owned());
@@ -236,9 +308,36 @@ impl Builder {
         self
     }
 
-    /// How many requests, violations and notes are kept: the last 10,000 by default.
+    /// How many requests, violations and notes are kept: the last 10,000 by default, at least 1 and at most 1,000,000.
     pub fn log_capacity(mut self, requests: usize) -> Self {
-        self.options.log_capacity = requests.max(1);
+        self.options.log_capacity = requests;
+        self
+    }
+
+    /// How many bytes the kept requests may take, about: 64 MiB by default, at least 128 KiB and at most 1 GiB. Beyond it the
+    /// oldest are forgotten, and [counted](MockCoze::forgotten_requests).
+    pub fn log_bytes(mut self, bytes: usize) -> Self {
+        self.options.log_bytes = bytes;
+        self
+    }
+
+    /// How many connections are served at once: 4096 by default, at least 1 and at most 65,536. Further ones wait.
+    pub fn max_connections(mut self, connections: usize) -> Self {
+        self.options.connections.at_most = connections;
+        self
+    }
+
+    /// How long a connection may be idle, or take to send the request line and headers: 60 s by default, at least 1 ms and at
+    /// most a day. Then it is closed.
+    pub fn head_timeout(mut self, time: Duration) -> Self {
+        self.options.connections.head_timeout = time;
+        self
+    }
+
+    /// How long the body of a request may take to come, or a client not read an answer: 30 s by default, at least 1 ms and at
+    /// most a day. Then the request is answered with 408, or the connection closed.
+    pub fn body_timeout(mut self, time: Duration) -> Self {
+        self.options.connections.body_timeout = time;
         self
     }
 
@@ -252,8 +351,10 @@ impl Builder {
     ///
     /// # Errors
     ///
-    /// [`Error::App`] for an app that cannot work, [`Error::KeyGeneration`] and [`Error::NoRandomness`] from the system.
-    pub fn build(self) -> Result<MockCoze, Error> {
+    /// [`Error::Option`] for an option beyond its limits, [`Error::App`] for an app that cannot work,
+    /// [`Error::KeyGeneration`] and [`Error::NoRandomness`] from the system.
+    pub fn build(mut self) -> Result<MockCoze, Error> {
+        self.options.check()?;
         let mut apps = if self.default_apps {
             defaults::apps()
         } else {

@@ -1,4 +1,4 @@
-//! The mock's own time: real, following tokio's, or standing still, and always movable forward.
+//! The mock's own time: real, following tokio's, or standing still; tests move it forward, and back to where it would be by itself.
 
 use std::fmt;
 use std::sync::Arc;
@@ -71,7 +71,7 @@ impl MockClock {
         }))
     }
 
-    /// Moves the clock forward; there is no way back.
+    /// Moves the clock forward. [`reset`](Self::reset) takes it back.
     pub fn advance(&self, by: Duration) {
         let by = u64::try_from(by.as_nanos()).unwrap_or(u64::MAX);
         // The closure always returns a value, so the update can't fail.
@@ -81,6 +81,13 @@ impl MockClock {
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |so_far| {
                 Some(so_far.saturating_add(by))
             });
+    }
+
+    /// Takes back everything by which the clock was moved forward: it tells the time that it would tell without.
+    ///
+    /// Tokens, codes and records keep the times that they have. [`MockCoze::reset`](crate::MockCoze::reset) forgets those too.
+    pub fn reset(&self) {
+        self.0.advanced.store(0, Ordering::Relaxed);
     }
 
     /// The time now.
@@ -160,5 +167,7 @@ mod tests {
         clock.advance(Duration::MAX);
         clock.advance(Duration::from_secs(1));
         assert_eq!(clock.unix_seconds(), u64::MAX / 1_000_000_000);
+        clock.reset();
+        assert_eq!(clock.unix_seconds(), 0);
     }
 }

@@ -5,6 +5,7 @@
 use crate::answer::{ErrorWord, Refusal};
 use crate::endpoint::Endpoint;
 use crate::error::Error;
+use crate::limits;
 use crate::record::{Note, Violation};
 use jsonschema::Validator;
 use jsonschema::error::ValidationErrorKind;
@@ -30,12 +31,14 @@ pub enum Tolerance {
     UnknownField,
     /// An `Authorization` header with the word `Bearer` and nothing else, where no credential belongs.
     EmptyBearer,
-    /// The audience of a JWT with a port behind the host.
+    /// The audience of a JWT with another port behind the host than the one that was called.
     AudienceWithPort,
     /// Two slashes in a row in the path.
     DoubleSlash,
     /// A code verifier (or plain challenge) of fewer than 43 characters.
     ShortVerifier,
+    /// An authorize URL without `state`, or with an empty one.
+    MissingState,
 }
 
 /// What is found out about one request on the way.
@@ -44,10 +47,23 @@ pub(crate) struct Findings {
     pub(crate) request: u64,
     pub(crate) endpoint: Option<Endpoint>,
     pub(crate) violations: Vec<Violation>,
+    /// Further violations, which are counted and not listed.
+    pub(crate) unlisted: u64,
     pub(crate) notes: Vec<Note>,
 }
 
 impl Findings {
+    pub(crate) fn new(lenient: bool, request: u64, endpoint: Option<Endpoint>) -> Self {
+        Self {
+            lenient,
+            request,
+            endpoint,
+            violations: Vec::new(),
+            unlisted: 0,
+            notes: Vec::new(),
+        }
+    }
+
     /// Records a breach that no mode lets pass.
     pub(crate) fn violation(&mut self, place: impl Into<String>, rule: impl Into<String>) {
         self.push(place.into(), rule.into(), None);
@@ -73,6 +89,10 @@ impl Findings {
     }
 
     fn push(&mut self, place: String, rule: String, tolerated: Option<Tolerance>) {
+        if self.violations.len() >= limits::VIOLATIONS_OF_A_REQUEST {
+            self.unlisted += 1;
+            return;
+        }
         self.violations.push(Violation {
             request: self.request,
             endpoint: self.endpoint,
@@ -195,7 +215,11 @@ impl Contract {
             match values.as_slice() {
                 // A parameter without a value counts as left out (RFC 6749 section 3.1).
                 [] | [""] if parameter.required => {
-                    breach(findings, place, &parameter.name, "required".into())
+                    if findings.lenient && place == "query/state" {
+                        findings.tolerates(Tolerance::MissingState, place, "required");
+                    } else {
+                        breach(findings, place, &parameter.name, "required".into());
+                    }
                 }
                 [] | [""] => {}
                 [value] => {

@@ -3,16 +3,19 @@
 //! Whoever steers a mock may be anybody who can send it a request, so a web page that happens to be open in the developer's
 //! browser must not be able to: other origins are refused, and so are host names that resolve to this machine by trickery.
 
-use crate::answer::Answer;
+use crate::answer::{Answer, JSON};
 use crate::core::{Core, Incoming};
 use crate::fault::{Fault, Target, Times};
+use crate::host::{Authority, Called};
+use crate::limits;
 use crate::mock::Decision;
 use crate::pages;
 use crate::state::{SignIn, Tokens};
-use http::{HeaderName, Method, StatusCode, header};
+use http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
+use std::fmt::Write as _;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use url::Url;
@@ -26,6 +29,7 @@ pub(crate) fn answer(core: &Core, incoming: &Incoming, path: &str, log_id: &str)
     match (&incoming.method, path) {
         (&Method::GET, "device") => return pages::device(core, incoming),
         (&Method::POST, "device") => return pages::device_decided(core, incoming),
+        (&Method::GET, "consent") => return pages::consent(core, incoming),
         (&Method::POST, "consent") => return pages::consent_decided(core, incoming),
         _ => {}
     }
@@ -35,51 +39,49 @@ pub(crate) fn answer(core: &Core, incoming: &Incoming, path: &str, log_id: &str)
     steer(core, incoming, path).unwrap_or_else(|Failure(status, why)| failed(status, &why))
 }
 
-/// Refuses requests that a web page of another origin makes a browser send.
+/// Refuses requests that a web page of another origin makes a browser send, and those of a page whose name was made to resolve
+/// to the mock: a browser writes that name into `Host`, and `Origin` into each request of a page that is not a `GET`.
 fn check_origin(core: &Core, incoming: &Incoming) -> Result<(), &'static str> {
-    let public = core.options.public_url.as_deref();
-    let own = format!("{}://{}", incoming.scheme, incoming.authority);
-    let named_publicly = public
-        .and_then(|url| url.split_once("://"))
-        .is_some_and(|(_, name)| name == incoming.authority);
+    if incoming.called == Called::Unclear {
+        return Err("the request names no host that can be read, or more than one");
+    }
+    let called = incoming.called.authority();
+    let public = core.options.public.as_ref();
+    let named_publicly =
+        public.is_some_and(|public| called.is_some_and(|called| called.is(&public.authority)));
     let only_loopback = core.loopback_only.load(Ordering::Relaxed);
-    if only_loopback && !named_publicly && !is_loopback(&incoming.authority) {
+    if only_loopback && !named_publicly && !called.is_some_and(Authority::is_loopback) {
         return Err("this mock listens on loopback: call it by a loopback name");
     }
     if incoming.method == Method::GET {
         return Ok(());
     }
-    if incoming
-        .header(&header::ORIGIN)
-        .is_some_and(|origin| origin != own && Some(origin) != public)
-    {
+    let own = format!("{}://{}", incoming.scheme, incoming.authority);
+    let mut origins = incoming.headers.get_all(header::ORIGIN).iter().peekable();
+    let in_process = core.listening_at.get().is_none();
+    let is_own_page =
+        in_process || named_publicly || called.is_some_and(Authority::is_beyond_rebinding);
+    if origins.peek().is_some() && !is_own_page {
+        return Err("web pages are refused under this name, unless it is the mock's public URL");
+    }
+    let is_own = |origin: &HeaderValue| {
+        let is = |own: &str| origin.as_bytes().eq_ignore_ascii_case(own.as_bytes());
+        is(&own) || public.is_some_and(|public| is(&public.origin))
+    };
+    if !origins.all(is_own) {
         return Err("requests from other origins are refused");
     }
-    if incoming
-        .header(&SEC_FETCH_SITE)
-        .is_some_and(|site| site != "same-origin" && site != "none")
-    {
+    let mut sites = incoming.headers.get_all(&SEC_FETCH_SITE).iter();
+    if !sites.all(|site| site == "same-origin" || site == "none") {
         return Err("requests from other sites are refused");
     }
     Ok(())
 }
 
-fn is_loopback(authority: &str) -> bool {
-    let Ok(url) = Url::parse(&format!("http://{authority}/")) else {
-        return false;
-    };
-    match url.host() {
-        Some(url::Host::Ipv4(address)) => address.is_loopback(),
-        Some(url::Host::Ipv6(address)) => address.is_loopback(),
-        Some(url::Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
-        None => false,
-    }
-}
-
 struct Failure(StatusCode, String);
 
 fn failed(status: StatusCode, why: &str) -> Answer {
-    Answer::json(status, &json!({"error": why}))
+    Answer::of_type(status, JSON, ascii(&json!({"error": why})))
 }
 
 fn bad(why: impl Into<String>) -> Failure {
@@ -87,7 +89,23 @@ fn bad(why: impl Into<String>) -> Failure {
 }
 
 fn done(body: &Value) -> Answer {
-    Answer::json(StatusCode::OK, body).uncached()
+    Answer::of_type(StatusCode::OK, JSON, ascii(body)).uncached()
+}
+
+/// JSON in printable ASCII: what clients sent is listed here, and may be read at a terminal.
+fn ascii(json: &Value) -> String {
+    let text = json.to_string();
+    let mut out = String::with_capacity(text.len());
+    for character in text.chars() {
+        if matches!(character, ' '..='~') {
+            out.push(character);
+            continue;
+        }
+        for unit in character.encode_utf16(&mut [0; 2]) {
+            let _ = write!(out, "\\u{unit:04x}");
+        }
+    }
+    out
 }
 
 #[derive(Deserialize)]
@@ -107,6 +125,17 @@ struct Authorize {
 #[serde(deny_unknown_fields)]
 struct Advance {
     seconds: f64,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Reset {
+    #[serde(default = "yes")]
+    clock: bool,
+}
+
+fn yes() -> bool {
+    true
 }
 
 #[derive(Deserialize)]
@@ -150,13 +179,14 @@ struct SetActive {
     active: bool,
 }
 
-const ENDPOINTS: [&str; 21] = [
+const ENDPOINTS: [&str; 22] = [
     "GET /_mock/device: the page that takes a user code",
     "POST /_mock/device/approve {\"user_code\"}",
     "POST /_mock/device/deny {\"user_code\"}",
     "POST /_mock/authorize {\"url\", \"decision\": \"approve\" | \"deny\"}: answers {\"callback\"}",
     "GET /_mock/clock",
     "POST /_mock/clock/advance {\"seconds\"}",
+    "POST /_mock/clock/reset: takes back what clock/advance did",
     "GET /_mock/faults",
     "POST /_mock/faults {\"fault\", \"target\", \"times\"}",
     "DELETE /_mock/faults",
@@ -170,7 +200,7 @@ const ENDPOINTS: [&str; 21] = [
     "POST /_mock/sign-ins/revoke {\"refresh_token\"}",
     "POST /_mock/sign-ins/end-login {\"refresh_token\"}",
     "POST /_mock/apps/active {\"client_id\", \"active\"}",
-    "POST /_mock/reset",
+    "POST /_mock/reset {\"clock\": true | false}: forgets all but the apps; sets the clock back unless it is false",
     "GET /_mock/: this list",
 ];
 
@@ -185,6 +215,10 @@ fn steer(core: &Core, incoming: &Incoming, path: &str) -> Result<Answer, Failure
         "authorize" if post => authorize(core, incoming)?,
         "clock" if get => clock(core),
         "clock/advance" if post => advance(core, incoming)?,
+        "clock/reset" if post => {
+            core.clock.reset();
+            clock(core)
+        }
         "faults" if get => json!({"faults": core.faults.pending()}),
         "faults" if post => add_fault(core, incoming)?,
         "faults" if delete => {
@@ -194,7 +228,8 @@ fn steer(core: &Core, incoming: &Incoming, path: &str) -> Result<Answer, Failure
         "requests" if get => {
             let since = number(incoming, "since", "since is the number of a request")?;
             let since = since.unwrap_or(0);
-            json!({"requests": core.log.requests_since(since), "ever": core.log.requests_ever()})
+            json!({"requests": core.log.requests_since(since), "ever": core.log.requests_ever(),
+                "forgotten": core.log.requests_forgotten()})
         }
         "violations" if get => {
             json!({"violations": core.log.violations(), "ever": core.log.violations_ever()})
@@ -213,10 +248,7 @@ fn steer(core: &Core, incoming: &Incoming, path: &str) -> Result<Answer, Failure
         "sign-ins/revoke" if post => end_sign_in(core, incoming, Tokens::revoke_family)?,
         "sign-ins/end-login" if post => end_sign_in(core, incoming, Tokens::end_login)?,
         "apps/active" if post => set_active(core, incoming)?,
-        "reset" if post => {
-            core.reset();
-            json!({})
-        }
+        "reset" if post => reset(core, incoming)?,
         _ => match path.strip_prefix("faults/").map(str::parse) {
             Some(Ok(id)) if delete => json!({"removed": core.faults.remove(id)}),
             _ => {
@@ -282,8 +314,9 @@ fn authorize(core: &Core, incoming: &Incoming) -> Result<Value, Failure> {
         path: url.path().to_owned(),
         query: url.query_pairs().into_owned().collect(),
         headers: http::HeaderMap::new(),
-        body: None,
+        body: Some(bytes::Bytes::new()),
         authority: incoming.authority.clone(),
+        called: incoming.called.clone(),
         scheme: incoming.scheme,
     };
     let approve = decision.unwrap_or(Decision::Approve) == Decision::Approve;
@@ -298,10 +331,26 @@ fn clock(core: &Core) -> Value {
 
 fn advance(core: &Core, incoming: &Incoming) -> Result<Value, Failure> {
     let Advance { seconds } = read(incoming)?;
-    let by = Duration::try_from_secs_f64(seconds)
-        .map_err(|_| bad("seconds is a number, and not negative"))?;
+    let by = Duration::try_from_secs_f64(seconds).ok();
+    let by = by.filter(|by| *by <= limits::LONGEST).ok_or_else(|| {
+        let most = limits::LONGEST_SECONDS;
+        bad(format!("seconds is a number from 0 to {most} (100 years)"))
+    })?;
     core.clock.advance(by);
     Ok(clock(core))
+}
+
+/// An empty body stands for `{}`.
+fn reset(core: &Core, incoming: &Incoming) -> Result<Value, Failure> {
+    let Reset { clock } = match incoming.body.as_deref() {
+        Some([]) => Reset { clock: true },
+        _ => read(incoming)?,
+    };
+    core.reset();
+    if clock {
+        core.clock.reset();
+    }
+    Ok(json!({}))
 }
 
 fn add_fault(core: &Core, incoming: &Incoming) -> Result<Value, Failure> {
@@ -313,6 +362,13 @@ fn add_fault(core: &Core, incoming: &Incoming) -> Result<Value, Failure> {
     fault
         .check()
         .map_err(|why| bad(format!("the fault {why}")))?;
+    if core.faults.pending_count() >= limits::FAULTS {
+        let most = limits::FAULTS;
+        return Err(Failure(
+            StatusCode::CONFLICT,
+            format!("at most {most} faults can be planned: DELETE /_mock/faults"),
+        ));
+    }
     let times = match times {
         None => Times::ONCE,
         Some(TimesField::Next(count)) => Times::Next(count),

@@ -8,11 +8,10 @@ use crate::contract::{Contract, Findings, Tolerance};
 use crate::endpoint::{Endpoint, Route, fold_slashes, route};
 use crate::error::Error;
 use crate::fault::{self, Applied, Fault, Faults, When};
+use crate::host::Called;
 use crate::jwt::Jwt;
 use crate::keys::VerifyingKey;
-use crate::record::{
-    Finding, Log, Outcome, RequestRecord, redact_body, redact_headers, redact_query,
-};
+use crate::record::{Finding, Log, Outcome, RequestRecord};
 use crate::script::End;
 use crate::secret::{digest_of, hex};
 use crate::service::{MockBody, ServiceError};
@@ -81,9 +80,10 @@ impl Registered {
         if self.active.load(Ordering::Relaxed) {
             return Ok(());
         }
+        let name = &self.app.name;
         Err(Refusal::new(
             ErrorWord::AccessDeny,
-            "the app was deactivated by its owner",
+            format!("app: {name} is currently deactivated by the owner"),
         ))
     }
 }
@@ -98,6 +98,8 @@ pub(crate) struct Incoming {
     pub(crate) body: Option<Bytes>,
     /// The host and port that the client called.
     pub(crate) authority: String,
+    /// How it said so.
+    pub(crate) called: Called,
     pub(crate) scheme: &'static str,
 }
 
@@ -190,6 +192,11 @@ impl<'a> Exchange<'a> {
         contract.check_body(self.endpoint, body.clone(), &mut self.findings)
     }
 
+    /// What an OAuth endpoint answers where it refuses.
+    pub(crate) fn refused(&self, refusal: Refusal) -> Answer {
+        refusal.answer(self.core.options.error_shape, self.log_id)
+    }
+
     pub(crate) fn client(&self, client_id: &str) -> Result<&'a Registered, Refusal> {
         self.core
             .apps
@@ -215,9 +222,7 @@ impl<'a> Exchange<'a> {
                     "header/Authorization",
                     "the client secret as a bearer token",
                 );
-                Err(Refusal::invalid_client(
-                    "the client secret is missing: send it as a bearer token",
-                ))
+                Err(Refusal::invalid_request("client_secret"))
             }
         }
     }
@@ -261,7 +266,7 @@ impl Core {
             apps: registered,
             clock,
             faults: Faults::default(),
-            log: Log::new(options.log_capacity),
+            log: Log::new(options.log_capacity, options.log_bytes),
             contract: Contract::load()?,
             listening_at: OnceLock::new(),
             loopback_only: AtomicBool::new(false),
@@ -283,7 +288,7 @@ impl Core {
         self.clock.since_epoch()
     }
 
-    /// Forgets all that clients did, and the faults; apps and clock stay.
+    /// Forgets all that clients did, and the faults; the apps stay, and so does the clock.
     pub(crate) fn reset(&self) {
         let mut state = State::default();
         for access_token in &self.options.access_tokens {
@@ -342,41 +347,38 @@ impl Core {
         };
         let jwt = bearer.and_then(Jwt::parse);
         let body = incoming.json();
-        let number = self.log.open(RequestRecord {
-            number: 0,
-            log_id: log_id.clone(),
-            at_unix_ms: millis(arrived),
+        let number = self.log.open(RequestRecord::of(
+            &incoming,
             endpoint,
-            method: incoming.method.to_string(),
-            path: incoming.path.clone(),
-            query: redact_query(&incoming.query),
-            headers: redact_headers(&incoming.headers),
-            body: body.as_ref().map(redact_body),
-            jwt: jwt.as_ref().map(Jwt::record),
-            outcome: Outcome::Open,
-            faults: Vec::new(),
-        });
+            log_id.clone(),
+            millis(arrived),
+            body.as_ref(),
+            jwt.as_ref(),
+        ));
         let grant_type = body
             .as_ref()
             .and_then(|body| body.get("grant_type")?.as_str());
         let mut applied = match &route {
-            Route::Coze(endpoint, _) => self.faults.take(*endpoint, grant_type),
+            Route::Coze(endpoint, _) if incoming.called != Called::Unclear => {
+                self.faults.take(*endpoint, grant_type)
+            }
             _ => Applied::default(),
         };
         if !applied.latency.is_zero() {
             tokio::time::sleep(applied.latency).await;
         }
 
-        let mut findings = Findings {
-            lenient: self.options.lenient,
-            request: number,
-            endpoint,
-            violations: Vec::new(),
-            notes: Vec::new(),
-        };
+        let mut findings = Findings::new(self.options.lenient, number, endpoint);
         let double_slash_passes = folded.is_none()
             || findings.tolerates(Tolerance::DoubleSlash, "path", "one slash between segments");
         let ending = match &route {
+            // RFC 9112 section 3.2.
+            _ if incoming.called == Called::Unclear => {
+                findings.violation("header/Host", "one host, with or without a port");
+                let message = "the request names no host that can be read, or more than one";
+                let status = StatusCode::BAD_REQUEST;
+                Ending::Answer(Answer::api_error(status, 4000, message, &log_id))
+            }
             Route::Coze(endpoint, path_id) if double_slash_passes => {
                 let mut exchange = Exchange {
                     core: self,
@@ -438,6 +440,7 @@ impl Core {
             outcome,
             faults,
             violations: findings.violations,
+            unlisted: findings.unlisted,
             notes: findings.notes,
             observed: observer.is_some(),
         };
@@ -445,6 +448,15 @@ impl Core {
         if let (Some(observer), Some(record)) = (observer, record) {
             observer(&record);
         }
+    }
+
+    /// The answer to a request whose body does not come to its end. Its connection is of no more use.
+    pub(crate) fn body_is_late(&self) -> Response<MockBody> {
+        let log_id = self.next_log_id(self.now());
+        let message = "the body did not come in time";
+        let answer = Answer::api_error(StatusCode::REQUEST_TIMEOUT, 4000, message, &log_id)
+            .with_header(header::CONNECTION, "close");
+        self.finish(answer, &log_id, 0)
     }
 
     fn finish(&self, answer: Answer, log_id: &str, skew_seconds: i64) -> Response<MockBody> {
@@ -495,27 +507,10 @@ impl Core {
             return Err("this is not the path of an authorize page".into());
         }
         let now = self.now();
-        let number = self.log.open(RequestRecord {
-            number: 0,
-            log_id: self.next_log_id(now),
-            at_unix_ms: millis(now),
-            endpoint: Some(endpoint),
-            method: "GET".into(),
-            path: incoming.path.clone(),
-            query: redact_query(&incoming.query),
-            headers: Vec::new(),
-            body: None,
-            jwt: None,
-            outcome: Outcome::Open,
-            faults: Vec::new(),
-        });
-        let mut findings = Findings {
-            lenient: self.options.lenient,
-            request: number,
-            endpoint: Some(endpoint),
-            violations: Vec::new(),
-            notes: Vec::new(),
-        };
+        let log_id = self.next_log_id(now);
+        let record = RequestRecord::of(incoming, Some(endpoint), log_id, millis(now), None, None);
+        let number = self.log.open(record);
+        let mut findings = Findings::new(self.options.lenient, number, Some(endpoint));
         let decided = authorize::check(
             self,
             endpoint,
@@ -528,7 +523,7 @@ impl Core {
                 .map_err(|_| "the operating system gave no random bytes".to_owned())
         });
         let status = if decided.is_ok() {
-            StatusCode::SEE_OTHER
+            StatusCode::FOUND
         } else {
             StatusCode::BAD_REQUEST
         };
@@ -596,9 +591,12 @@ impl Exchange<'_> {
             }
             Endpoint::DeviceCode | Endpoint::WorkspaceDeviceCode => device::answer(self),
             Endpoint::Authorize | Endpoint::WorkspaceAuthorize => pages::authorize(self),
-            Endpoint::UsersMe | Endpoint::Workspaces | Endpoint::Bots | Endpoint::Bot => {
-                api::answer(self)
-            }
+            Endpoint::UsersMe
+            | Endpoint::Workspaces
+            | Endpoint::Bots
+            | Endpoint::Bot
+            | Endpoint::PublishedBots
+            | Endpoint::PublishedBot => api::answer(self),
         }
     }
 }

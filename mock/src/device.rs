@@ -10,7 +10,9 @@ use http::StatusCode;
 use serde_json::{Value, json};
 
 pub(crate) fn answer(exchange: &mut Exchange<'_>) -> Answer {
-    start(exchange).unwrap_or_else(Refusal::shape_a).uncached()
+    start(exchange)
+        .unwrap_or_else(|refusal| exchange.refused(refusal))
+        .uncached()
 }
 
 fn start(exchange: &mut Exchange<'_>) -> Result<Answer, Refusal> {

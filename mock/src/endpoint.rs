@@ -9,7 +9,7 @@ use std::fmt;
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Endpoint {
-    /// `GET /api/permission/oauth2/authorize`, the consent page.
+    /// `GET /api/permission/oauth2/authorize`, which leads to the consent page.
     Authorize,
     /// `GET /api/permission/oauth2/workspace_id/{workspace_id}/authorize`.
     WorkspaceAuthorize,
@@ -31,6 +31,10 @@ pub enum Endpoint {
     Bots,
     /// `GET /v1/bots/{bot_id}`.
     Bot,
+    /// `GET /v1/space/published_bots_list`, the deprecated form of [`Bots`](Self::Bots).
+    PublishedBots,
+    /// `GET /v1/bot/get_online_info`, the deprecated form of [`Bot`](Self::Bot).
+    PublishedBot,
 }
 
 impl Endpoint {
@@ -49,6 +53,8 @@ impl Endpoint {
             Self::Workspaces => "list_workspaces",
             Self::Bots => "list_bots",
             Self::Bot => "get_bot",
+            Self::PublishedBots => "list_published_bots",
+            Self::PublishedBot => "get_published_bot",
         }
     }
 
@@ -62,7 +68,12 @@ impl Endpoint {
     pub(crate) fn is_api(self) -> bool {
         matches!(
             self,
-            Self::UsersMe | Self::Workspaces | Self::Bots | Self::Bot
+            Self::UsersMe
+                | Self::Workspaces
+                | Self::Bots
+                | Self::Bot
+                | Self::PublishedBots
+                | Self::PublishedBot
         )
     }
 
@@ -92,6 +103,8 @@ impl fmt::Display for Endpoint {
             Self::Workspaces => "workspaces",
             Self::Bots => "bots",
             Self::Bot => "bot",
+            Self::PublishedBots => "published_bots",
+            Self::PublishedBot => "published_bot",
         })
     }
 }
@@ -147,6 +160,8 @@ pub(crate) fn route(method: &http::Method, path: &str) -> Route {
         ["v1", "workspaces"] => (Endpoint::Workspaces, None),
         ["v1", "bots"] => (Endpoint::Bots, None),
         ["v1", "bots", id] => (Endpoint::Bot, Some(*id)),
+        ["v1", "space", "published_bots_list"] => (Endpoint::PublishedBots, None),
+        ["v1", "bot", "get_online_info"] => (Endpoint::PublishedBot, None),
         _ => return Route::Unknown,
     };
     if id.is_some_and(|id| matches!(id, "" | "." | "..")) {

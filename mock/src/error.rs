@@ -21,6 +21,14 @@ pub enum Error {
     /// An RSA key pair could not be generated.
     #[error("an RSA key pair could not be generated")]
     KeyGeneration,
+    /// An option of the [`Builder`](crate::Builder) is not within its limits.
+    #[error("the option {option}: {problem}")]
+    Option {
+        /// The option, named as the builder's method.
+        option: &'static str,
+        /// What is wrong with it, and its limits.
+        problem: String,
+    },
     /// An app is registered with something that cannot work.
     #[error("app {client_id:?}: {problem}")]
     App {

@@ -2,6 +2,7 @@
 
 use crate::answer::{Answer, ErrorShape, ErrorWord, HTML, error_body};
 use crate::endpoint::Endpoint;
+use crate::limits;
 use crate::script::{EditedAnswer, ScriptedAnswer};
 use bytes::{BufMut as _, Bytes, BytesMut};
 use http::{HeaderValue, StatusCode, header};
@@ -155,7 +156,17 @@ impl Fault {
     }
 
     pub(crate) fn check(&self) -> Result<(), &'static str> {
+        const LONGEST: u64 = limits::LONGEST_SECONDS;
         match self {
+            Self::Latency { delay } if *delay > limits::LONGEST => {
+                Err("has millis that are not from 0 to 3155760000000 (100 years)")
+            }
+            Self::ShortLivedTokens { seconds } if *seconds > LONGEST => {
+                Err("has seconds that are not from 0 to 3155760000 (100 years)")
+            }
+            Self::SkewedDate { seconds } if seconds.unsigned_abs() > LONGEST => {
+                Err("has seconds that are not from -3155760000 to 3155760000 (100 years)")
+            }
             Self::Status { status, .. } if StatusCode::from_u16(*status).is_err() => {
                 Err("is not an HTTP status")
             }
@@ -327,6 +338,10 @@ impl Faults {
         self.lock().faults.clone()
     }
 
+    pub(crate) fn pending_count(&self) -> usize {
+        self.lock().faults.len()
+    }
+
     /// Empties the plan.
     pub fn clear(&self) {
         self.lock().faults.clear();
@@ -376,7 +391,9 @@ pub(crate) struct Applied {
 
 impl Applied {
     fn add(&mut self, fault: &Fault) {
-        self.names.push(fault.to_string());
+        let name = fault.to_string();
+        self.names
+            .push(name.chars().take(limits::FAULT_NAME).collect());
         match fault {
             Fault::Latency { delay } => self.latency = self.latency.saturating_add(*delay),
             Fault::SkewedDate { seconds } => {
@@ -417,8 +434,9 @@ pub(crate) fn answer_instead(
                 }
                 FaultBody::Json => {
                     let word = ErrorWord::InternalError;
-                    Answer::json(status, &error_body(ErrorShape::A, word, log_id))
-                        .with_error(word.as_str())
+                    let shape = ErrorShape::default();
+                    let body = error_body(shape, word, word.default_message(), log_id);
+                    Answer::json(status, &body).with_error(word.as_str())
                 }
             };
             Some(match retry_after {
@@ -437,8 +455,11 @@ pub(crate) fn answer_instead(
             Some(Answer::empty(status).with_header(header::LOCATION, location))
         }
         Fault::ErrorWithStatus200 { shape, word } => Some(
-            Answer::json(StatusCode::OK, &error_body(*shape, *word, log_id))
-                .with_error(word.as_str()),
+            Answer::json(
+                StatusCode::OK,
+                &error_body(*shape, *word, word.default_message(), log_id),
+            )
+            .with_error(word.as_str()),
         ),
         _ => None,
     }

@@ -61,8 +61,11 @@ fn decode_object(segment: &str) -> Option<Map<String, Value>> {
 /// What a JWT must agree with.
 pub(crate) struct Expected<'a> {
     pub(crate) keys: &'a [(String, VerifyingKey)],
-    /// The hosts that `aud` may name; the first is the host that the client called.
-    pub(crate) audiences: &'a [String],
+    /// The hosts that `aud` may name.
+    pub(crate) hosts: &'a [String],
+    /// The host that the client called, with the port if it named one: Coze's hosts have none, so a client that puts the one it
+    /// called into `aud` does as with Coze.
+    pub(crate) called: &'a str,
     pub(crate) now: Duration,
     pub(crate) leeway: Duration,
 }
@@ -94,16 +97,12 @@ pub(crate) fn verify(
         .iter()
         .find(|(id, _)| Some(id.as_str()) == jwt.key_id())
     else {
-        return wrong("jwt: no public key is registered under this kid");
+        return Err(Refusal::unknown_key());
     };
     if !key.verifies(jwt.signed, &jwt.signature) {
         return wrong("jwt: the signature does not match the public key");
     }
-    check_audience(
-        jwt.claim("aud").unwrap_or_default(),
-        expected.audiences,
-        findings,
-    )?;
+    check_audience(jwt.claim("aud").unwrap_or_default(), expected, findings)?;
 
     let seconds = |name: &str| {
         jwt.claims
@@ -126,6 +125,14 @@ pub(crate) fn verify(
     let jti = jwt.claim("jti").unwrap_or_default().to_owned();
     if jti.len() <= 32 {
         findings.note("jwt/claims/jti", "longer than 32 bytes is recommended");
+    }
+    let device_info = jwt.claims.get("session_context");
+    let device_info = device_info.and_then(|context| context.get("device_info")?.as_object());
+    if device_info.is_some_and(|ids| ids.len() > 1) {
+        findings.note(
+            "jwt/claims/session_context",
+            "one of device_id and custom_consumer is recommended",
+        );
     }
     if jwt.header.get("typ").is_none() {
         findings.note("jwt/header/typ", "the documented header has typ JWT");
@@ -187,7 +194,7 @@ fn check_types(jwt: &Jwt<'_>, findings: &mut Findings) -> Result<(), Refusal> {
     first.map_or(Ok(()), |why| Err(Refusal::invalid_client(&why)))
 }
 
-/// `{"device_info": {"device_id"?: .., "custom_consumer"?: ..}}`, one of the two.
+/// `{"device_info": {"device_id"?: .., "custom_consumer"?: ..}}`.
 fn broken_session_context(context: &Value) -> Option<&'static str> {
     let Some(context) = context.as_object() else {
         return Some("must be an object");
@@ -205,17 +212,18 @@ fn broken_session_context(context: &Value) -> Option<&'static str> {
     {
         return Some("device_info has device_id or custom_consumer");
     }
-    if device_info.values().any(|value| !value.is_string()) {
-        return Some("device_info has strings");
-    }
-    (device_info.len() > 1).then_some("device_info has one of device_id and custom_consumer")
+    device_info
+        .values()
+        .any(|value| !value.is_string())
+        .then_some("device_info has strings")
 }
 
 fn check_audience(
     audience: &str,
-    hosts: &[String],
+    expected: &Expected<'_>,
     findings: &mut Findings,
 ) -> Result<(), Refusal> {
+    let hosts = expected.hosts;
     if hosts.iter().any(|host| host == audience) {
         return Ok(());
     }
@@ -225,11 +233,14 @@ fn check_audience(
             .and_then(|rest| rest.strip_prefix(':'));
         port.is_some_and(|port| !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit()))
     });
+    if with_port && audience == expected.called {
+        return Ok(());
+    }
     if with_port
         && findings.tolerates(
             Tolerance::AudienceWithPort,
             "jwt/claims/aud",
-            "the API host without a port",
+            "the API host, with no other port than the one called",
         )
     {
         return Ok(());

@@ -35,9 +35,9 @@
 //! # What is known of Coze, and what is not
 //!
 //! Paths, fields, error words and lifetimes are those of Coze's documentation. Where it is silent the mock follows the RFCs, and
-//! says so: HTTP statuses are RFC 6749's (401 for `invalid_client`, 403 for `access_deny`, else 400); a wrong authorize URL gets
-//! a page and never a redirect; codes live 10 minutes; the clock of who signs a JWT may be 10 s off; the message about an unbound
-//! channel comes with `invalid_request`; API calls without permission get HTTP 403. Two things are options, both off:
+//! says so: HTTP statuses are RFC 6749's (401 for `invalid_client`, 403 for `access_deny`, else 400); error bodies repeat the word,
+//! with Coze's own texts where they are known ([`ErrorShape`]); a wrong authorize URL gets a page and never a redirect; codes live
+//! 10 minutes; the clock of who signs a JWT may be 10 s off; the message about an unbound channel comes with `invalid_request`; API calls without permission get HTTP 403. Two things are options, both off:
 //! [`Builder::reuse_revokes_family`] and [`Builder::refresh_revokes_access_token`].
 //!
 //! # Secrets
@@ -66,8 +66,10 @@ mod device;
 mod endpoint;
 mod error;
 mod fault;
+mod host;
 mod jwt;
 mod keys;
+mod limits;
 mod mock;
 mod pages;
 mod record;
@@ -78,7 +80,7 @@ mod service;
 mod state;
 mod token;
 
-pub use answer::{ErrorShape, ErrorWord, PollErrors};
+pub use answer::{ErrorShape, ErrorWord};
 pub use api::{Bot, User, Workspace};
 pub use app::{App, ClientType};
 pub use builder::Builder;

@@ -5,9 +5,10 @@
 #![forbid(unsafe_code)]
 
 use clap::{Parser, ValueEnum};
-use coze_mock::{App, Builder, MockCoze, PollErrors, RequestRecord, defaults};
+use coze_mock::{App, Builder, ErrorShape, MockCoze, RequestRecord, defaults};
 use serde_json::{Value, json};
 use std::error::Error;
+use std::fmt::{self, Write as _};
 use std::io::{self, Write as _};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -33,18 +34,18 @@ struct Arguments {
     /// A refresh ends the access token that came with the refresh token (not known of Coze)
     #[arg(long)]
     refresh_revokes_access_token: bool,
-    /// The shape of the errors that device polls are answered with
+    /// The shape of the errors of the OAuth endpoints
     #[arg(long, value_enum, default_value_t = Shape::Both)]
-    poll_errors: Shape,
+    error_shape: Shape,
     /// Least time between two polls of a device
-    #[arg(long, value_name = "SECONDS", default_value_t = 5)]
-    device_interval: u64,
+    #[arg(long, value_name = "SECONDS", default_value = "5", value_parser = seconds, allow_hyphen_values = true)]
+    device_interval: Duration,
     /// How long device codes live
-    #[arg(long, value_name = "SECONDS", default_value_t = 300)]
-    device_code_lifetime: u64,
+    #[arg(long, value_name = "SECONDS", default_value = "300", value_parser = seconds, allow_hyphen_values = true)]
+    device_code_lifetime: Duration,
     /// How long users' access tokens live
-    #[arg(long, value_name = "SECONDS", default_value_t = 900)]
-    access_token_lifetime: u64,
+    #[arg(long, value_name = "SECONDS", default_value = "900", value_parser = seconds, allow_hyphen_values = true)]
+    access_token_lifetime: Duration,
     /// A host that the `aud` of JWTs may name (may be repeated; default: the host that the client called)
     #[arg(long, value_name = "HOST")]
     audience: Vec<String>,
@@ -58,12 +59,25 @@ struct Arguments {
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Shape {
-    /// The word in `error_code` and in `error`
+    /// The word in `error_code` and in `error`, as Coze sends it
     Both,
     /// `{"error_code", "error_message", "error"}`
     A,
     /// `{"error", "error_description"}`
     B,
+    /// `{"code", "msg", "detail"}`
+    C,
+}
+
+/// A time in seconds. The builder has the last word; an error of this one names the option as it was typed.
+fn seconds(text: &str) -> Result<Duration, String> {
+    const MOST: u64 = 3_155_760_000;
+    match text.parse() {
+        Ok(seconds) if seconds <= MOST => Ok(Duration::from_secs(seconds)),
+        _ => Err(format!(
+            "a whole number of seconds from 0 to {MOST} (100 years)"
+        )),
+    }
 }
 
 #[tokio::main]
@@ -77,9 +91,24 @@ async fn main() -> ExitCode {
                 text.push_str(&format!(": {deeper}"));
                 cause = deeper.source();
             }
-            let _ = writeln!(io::stderr(), "{text}");
+            let _ = writeln!(io::stderr(), "{}", Printable(&text));
             ExitCode::FAILURE
         }
+    }
+}
+
+/// A message without what a terminal would obey: control characters, and those that have no width or turn the direction.
+struct Printable<'a>(&'a str);
+
+impl fmt::Display for Printable<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for character in self.0.chars() {
+            match character {
+                '"' | '\'' | '\\' => f.write_char(character)?,
+                other => write!(f, "{}", other.escape_debug())?,
+            }
+        }
+        Ok(())
     }
 }
 
@@ -102,13 +131,14 @@ fn configure(arguments: &Arguments) -> Result<Builder, Box<dyn Error>> {
         .lenient(arguments.lenient)
         .reuse_revokes_family(arguments.reuse_revokes_family)
         .refresh_revokes_access_token(arguments.refresh_revokes_access_token)
-        .device_interval(Duration::from_secs(arguments.device_interval))
-        .device_code_lifetime(Duration::from_secs(arguments.device_code_lifetime))
-        .access_token_lifetime(Duration::from_secs(arguments.access_token_lifetime))
-        .poll_errors(match arguments.poll_errors {
-            Shape::Both => PollErrors::Both,
-            Shape::A => PollErrors::A,
-            Shape::B => PollErrors::B,
+        .device_interval(arguments.device_interval)
+        .device_code_lifetime(arguments.device_code_lifetime)
+        .access_token_lifetime(arguments.access_token_lifetime)
+        .error_shape(match arguments.error_shape {
+            Shape::Both => ErrorShape::Both,
+            Shape::A => ErrorShape::A,
+            Shape::B => ErrorShape::B,
+            Shape::C => ErrorShape::C,
         });
     if let Some(path) = &arguments.apps {
         let text = std::fs::read_to_string(path)

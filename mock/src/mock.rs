@@ -7,6 +7,7 @@ use crate::core::{Core, Incoming};
 use crate::defaults;
 use crate::error::Error;
 use crate::fault::Faults;
+use crate::host::Called;
 use crate::record::{Note, RequestRecord, Violation};
 use crate::server::Server;
 use crate::service::MockService;
@@ -187,8 +188,9 @@ impl MockCoze {
             path: url.path().to_owned(),
             query: url.query_pairs().into_owned().collect(),
             headers: HeaderMap::new(),
-            body: None,
+            body: Some(bytes::Bytes::new()),
             authority: url.authority().to_owned(),
+            called: Called::Unnamed,
             scheme: "https",
         };
         let callback = self
@@ -328,8 +330,34 @@ impl MockCoze {
             .is_some_and(|id| state.tokens.end_login(id, now))
     }
 
-    /// Forgets everything that clients did, and the planned faults. Apps stay (all active again), and so does the clock.
+    /// How many requests there were no room for since the last [`reset`](Self::reset): [`requests`](Self::requests) lists the
+    /// others. See [`Builder::log_capacity`] and [`Builder::log_bytes`].
+    #[must_use]
+    pub fn forgotten_requests(&self) -> u64 {
+        self.core.log.requests_forgotten()
+    }
+
+    /// Forgets everything that clients did, and the planned faults, and sets the clock back to where it would be if it had never
+    /// been moved ([`MockClock::reset`]), so that one test's time is not the next one's. Apps stay, all active again.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), coze_mock::Error> {
+    /// use coze_mock::MockCoze;
+    /// use std::time::{Duration, SystemTime};
+    ///
+    /// let mock = MockCoze::builder().build()?;
+    /// mock.clock().advance(Duration::from_secs(86_400));
+    /// mock.reset();
+    /// assert!(mock.clock().now() <= SystemTime::now());
+    /// # Ok(()) }
+    /// ```
     pub fn reset(&self) {
+        self.core.reset();
+        self.core.clock.reset();
+    }
+
+    /// As [`reset`](Self::reset), and the clock stays where it was moved to.
+    pub fn reset_keeping_clock(&self) {
         self.core.reset();
     }
 }

@@ -84,26 +84,46 @@ fn error_page(message: &str) -> Answer {
     page(StatusCode::BAD_REQUEST, "Error", None, &content).with_error("error page")
 }
 
-/// `GET .../authorize`: asks for consent, or says why it can't.
+/// `GET .../authorize`: leads to the consent page, or says why it can't.
 pub(crate) fn authorize(exchange: &mut Exchange<'_>) -> Answer {
     let core = exchange.core;
-    let query = &exchange.incoming.query;
-    match authorize::check(
+    let request = authorize::check(
         core,
         exchange.endpoint,
         exchange.path_id,
-        query,
+        &exchange.incoming.query,
         &mut exchange.findings,
-    ) {
-        Ok(request) => consent_page(core, request),
-        Err(message) => error_page(&message),
+    );
+    let request = match request {
+        Ok(request) => request,
+        Err(message) => return error_page(&message),
+    };
+    let Ok(authorize_key) = random_token("") else {
+        return no_randomness();
+    };
+    let ticket = Ticket::Authorize(Box::new(request));
+    core.state()
+        .tickets
+        .insert(&authorize_key, ticket, core.now());
+    let base_url = core.base_url(exchange.incoming);
+    let consent = format!("{base_url}/_mock/consent?authorize_key={authorize_key}");
+    Answer::empty(StatusCode::FOUND)
+        .uncached()
+        .with_header(header::LOCATION, &consent)
+}
+
+/// `GET /_mock/consent`: asks for consent. The page can be loaded again until it is answered.
+pub(crate) fn consent(core: &Core, incoming: &Incoming) -> Answer {
+    let mut query = incoming.query.iter();
+    let authorize_key = query.find(|(name, _)| name == "authorize_key");
+    let authorize_key = authorize_key.map_or("", |(_, value)| value.as_str());
+    match core.state().tickets.look(authorize_key, core.now()) {
+        Some(Ticket::Authorize(request)) => consent_page(request, authorize_key),
+        _ => error_page(STALE_FORM),
     }
 }
 
-fn consent_page(core: &Core, request: AuthorizeRequest) -> Answer {
-    let Ok(ticket) = random_token("") else {
-        return no_randomness();
-    };
+fn consent_page(request: &AuthorizeRequest, ticket: &str) -> Answer {
     let target = redirect_source(&request.redirect_uri);
     let content = html! {
         h1 { "Let " (request.app_name) " use your Coze account?" }
@@ -114,12 +134,8 @@ fn consent_page(core: &Core, request: AuthorizeRequest) -> Answer {
             }
             div { dt { "You will return to" } dd { (request.redirect_uri) } }
         }
-        (decision_form("/_mock/consent", &ticket))
+        (decision_form("/_mock/consent", ticket))
     };
-    let now = core.now();
-    core.state()
-        .tickets
-        .insert(&ticket, Ticket::Authorize(Box::new(request)), now);
     page(StatusCode::OK, "Consent", target.as_deref(), &content)
 }
 
@@ -178,8 +194,7 @@ impl DecisionForm {
     }
 }
 
-const STALE_FORM: &str =
-    "This form was sent before, is too old, or does not come from this page. Open the page again.";
+const STALE_FORM: &str = "This form was sent before, is too old, or does not come from this page. Go back to the application and begin again.";
 
 /// `POST /_mock/consent`: the decision of the consent page.
 pub(crate) fn consent_decided(core: &Core, incoming: &Incoming) -> Answer {
@@ -303,7 +318,6 @@ mod tests {
             ),
             ("http://127.0.0.1:8080/callback", "http://127.0.0.1:8080"),
             ("http://[::1]:8080/callback", "http:"),
-            ("app://callback", "app:"),
         ] {
             assert_eq!(redirect_source(redirect_uri).as_deref(), Some(source));
         }

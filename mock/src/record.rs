@@ -1,8 +1,12 @@
 //! What the mock remembers of every request, with no secret in plain.
 
 use crate::contract::{Name, Tolerance};
+use crate::core::Incoming;
 use crate::endpoint::Endpoint;
+use crate::jwt::Jwt;
+use crate::limits;
 use crate::secret::redacted;
+use bytes::Bytes;
 use http::HeaderMap;
 use percent_encoding::{CONTROLS, utf8_percent_encode};
 use serde::Serialize;
@@ -13,6 +17,9 @@ use std::sync::{Mutex, PoisonError};
 
 /// One request as it came in, and what came of it. Secrets are replaced by their length and
 /// [`fingerprint`](crate::fingerprint); a JWT is shown by its header and claims.
+///
+/// A record keeps at most 2 KiB of the path, 8 KiB of the query, 16 KiB of the headers, 16 KiB of a JWT and a body of 32 KiB;
+/// what is beyond that is named in [`dropped`](Self::dropped). `Display` writes one line of printable ASCII for a log.
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct RequestRecord {
@@ -40,6 +47,8 @@ pub struct RequestRecord {
     pub outcome: Outcome,
     /// The faults that were applied, in words.
     pub faults: Vec<String>,
+    /// What was too large to keep, in words: `body: 70000 bytes`, `query: 800 of 900 pairs`. Empty for an ordinary request.
+    pub dropped: Vec<String>,
 }
 
 /// A JWT without its signature.
@@ -74,8 +83,7 @@ pub enum Outcome {
 
 impl fmt::Display for RequestRecord {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // A client may send what it likes in a path, control characters of UTF-8 included.
-        let path = utf8_percent_encode(&self.path, CONTROLS);
+        let path = Shortened(&self.path);
         write!(f, "#{} {} {path}", self.number, self.method)?;
         if let Some(grant_type) = self.grant_type() {
             write!(
@@ -93,18 +101,153 @@ impl fmt::Display for RequestRecord {
             Outcome::Answered {
                 status,
                 error: Some(error),
-            } => write!(f, " -> {status} {error}")?,
+            } => write!(f, " -> {status} {}", Name(error))?,
             Outcome::ConnectionReset => f.write_str(" -> connection reset")?,
             Outcome::NeverAnswered => f.write_str(" -> never answered")?,
         }
         for fault in &self.faults {
-            write!(f, " ({fault})")?;
+            write!(f, " ({})", Name(fault))?;
         }
         write!(f, " logid {}", self.log_id)
     }
 }
 
+/// A path for a line of a log: what is not printable ASCII is percent-encoded, and no more is shown than a reader wants.
+struct Shortened<'a>(&'a str);
+
+impl fmt::Display for Shortened<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const SHOWN: usize = 256;
+        let start = prefix(self.0, SHOWN);
+        write!(f, "{}", utf8_percent_encode(start, CONTROLS))?;
+        if start.len() < self.0.len() {
+            f.write_str("...")?;
+        }
+        Ok(())
+    }
+}
+
+/// As many bytes of a text as there may be, without half a character.
+fn prefix(text: &str, at_most: usize) -> &str {
+    &text[..text.floor_char_boundary(at_most)]
+}
+
+/// About how much memory a JSON value takes.
+pub(crate) fn bytes_of(value: &Value) -> usize {
+    match value {
+        Value::Null | Value::Bool(_) | Value::Number(_) => 0,
+        Value::String(text) => text.len(),
+        Value::Array(items) => items.iter().map(|item| 32 + bytes_of(item)).sum(),
+        Value::Object(fields) => bytes_of_fields(fields),
+    }
+}
+
+fn bytes_of_fields(fields: &Map<String, Value>) -> usize {
+    let field = |(name, value): (&String, &Value)| 64 + name.len() + bytes_of(value);
+    fields.iter().map(field).sum()
+}
+
+/// The pairs that fit, the first ones first, and how many there were if that is not all.
+fn pairs_that_fit(
+    pairs: Vec<(String, String)>,
+    at_most: usize,
+    what: &str,
+    dropped: &mut Vec<String>,
+) -> Vec<(String, String)> {
+    let of = pairs.len();
+    let mut left = at_most;
+    let fits = |(name, value): &(String, String)| {
+        let rest = left.checked_sub(48 + name.len() + value.len());
+        left = rest.unwrap_or(left);
+        rest.is_some()
+    };
+    let pairs: Vec<_> = pairs.into_iter().filter(fits).collect();
+    if pairs.len() < of {
+        dropped.push(format!("{what}: {} of {of} pairs", of - pairs.len()));
+    }
+    pairs
+}
+
 impl RequestRecord {
+    /// What is kept of a request that has just come.
+    pub(crate) fn of(
+        incoming: &Incoming,
+        endpoint: Option<Endpoint>,
+        log_id: String,
+        at_unix_ms: u64,
+        body: Option<&Value>,
+        jwt: Option<&Jwt<'_>>,
+    ) -> Self {
+        let mut dropped = Vec::new();
+        let path = prefix(&incoming.path, limits::RECORDED_PATH);
+        if path.len() < incoming.path.len() {
+            let bytes = incoming.path.len() - path.len();
+            dropped.push(format!("path: {bytes} of {} bytes", incoming.path.len()));
+        }
+        let (query, headers) = (&incoming.query, &incoming.headers);
+        let query = pairs_that_fit(
+            redact_query(query),
+            limits::RECORDED_QUERY,
+            "query",
+            &mut dropped,
+        );
+        let headers = pairs_that_fit(
+            redact_headers(headers),
+            limits::RECORDED_HEADERS,
+            "headers",
+            &mut dropped,
+        );
+        let body = body.map(redact_body).filter(|body| {
+            let fits = bytes_of(body) <= limits::RECORDED_BODY;
+            if !fits {
+                let bytes = incoming.body.as_ref().map_or(0, Bytes::len);
+                dropped.push(format!("body: {bytes} bytes"));
+            }
+            fits
+        });
+        if incoming.body.is_none() {
+            let bytes = limits::BODY_BYTES;
+            dropped.push(format!("body: more than {bytes} bytes, refused"));
+        }
+        let jwt = jwt.filter(|jwt| {
+            let bytes = bytes_of_fields(&jwt.header) + bytes_of_fields(&jwt.claims);
+            let fits = bytes <= limits::RECORDED_JWT;
+            if !fits {
+                dropped.push(format!("jwt: {bytes} bytes"));
+            }
+            fits
+        });
+        let method = prefix(incoming.method.as_str(), limits::RECORDED_METHOD);
+        Self {
+            number: 0,
+            log_id,
+            at_unix_ms,
+            endpoint,
+            method: method.to_owned(),
+            path: path.to_owned(),
+            query,
+            headers,
+            body,
+            jwt: jwt.map(Jwt::record),
+            outcome: Outcome::Open,
+            faults: Vec::new(),
+            dropped,
+        }
+    }
+
+    /// About how much memory it takes.
+    fn bytes(&self) -> usize {
+        let pairs = self.query.iter().chain(&self.headers);
+        let pairs: usize = pairs
+            .map(|(name, value)| 48 + name.len() + value.len())
+            .sum();
+        let jwt = self.jwt.as_ref().map_or(0, |jwt| {
+            bytes_of_fields(&jwt.header) + bytes_of_fields(&jwt.claims)
+        });
+        let body = self.body.as_ref().map_or(0, bytes_of);
+        512 + self.path.len() + pairs + jwt + body
+    }
+
     /// The `grant_type` of a token request.
     #[must_use]
     pub fn grant_type(&self) -> Option<&str> {
@@ -186,22 +329,28 @@ impl fmt::Display for Note {
 pub(crate) struct Log {
     inner: Mutex<Inner>,
     capacity: usize,
+    max_bytes: usize,
 }
 
 #[derive(Default)]
 struct Inner {
     numbered: u64,
     requests: VecDeque<RequestRecord>,
+    /// What the requests take.
+    bytes: usize,
+    /// How many requests there were no room for.
+    forgotten: u64,
     violations: VecDeque<Violation>,
     notes: VecDeque<Note>,
     violations_ever: u64,
 }
 
 impl Log {
-    pub(crate) fn new(capacity: usize) -> Self {
+    pub(crate) fn new(capacity: usize, max_bytes: usize) -> Self {
         Self {
             inner: Mutex::default(),
             capacity,
+            max_bytes,
         }
     }
 
@@ -214,13 +363,23 @@ impl Log {
         let mut inner = self.lock();
         inner.numbered += 1;
         record.number = inner.numbered;
-        push_bounded(&mut inner.requests, record, self.capacity);
+        inner.bytes += record.bytes();
+        inner.requests.push_back(record);
+        // The latest is always kept: it is smaller than the least that `max_bytes` can be.
+        while inner.requests.len() > self.capacity || inner.bytes > self.max_bytes {
+            let Some(oldest) = inner.requests.pop_front() else {
+                break;
+            };
+            inner.bytes -= oldest.bytes();
+            inner.forgotten += 1;
+        }
         inner.numbered
     }
 
     /// Writes down what came of request `number`, and returns its record.
     pub(crate) fn close(&self, number: u64, finding: Finding) -> Option<RequestRecord> {
         let mut inner = self.lock();
+        inner.violations_ever += finding.unlisted;
         for violation in finding.violations {
             inner.violations_ever += 1;
             push_bounded(&mut inner.violations, violation, self.capacity);
@@ -256,6 +415,10 @@ impl Log {
         self.lock().numbered
     }
 
+    pub(crate) fn requests_forgotten(&self) -> u64 {
+        self.lock().forgotten
+    }
+
     pub(crate) fn violations(&self) -> Vec<Violation> {
         self.lock().violations.iter().cloned().collect()
     }
@@ -284,6 +447,8 @@ pub(crate) struct Finding {
     pub(crate) outcome: Outcome,
     pub(crate) faults: Vec<String>,
     pub(crate) violations: Vec<Violation>,
+    /// Further violations, which are counted and not listed.
+    pub(crate) unlisted: u64,
     pub(crate) notes: Vec<Note>,
     /// Whether somebody wants the finished record.
     pub(crate) observed: bool,
@@ -314,7 +479,7 @@ const PLAIN_HEADERS: [&str; 14] = [
     "x-coze-client-user-agent",
 ];
 
-pub(crate) fn redact_headers(headers: &HeaderMap) -> Vec<(String, String)> {
+fn redact_headers(headers: &HeaderMap) -> Vec<(String, String)> {
     let mut out = Vec::with_capacity(headers.len());
     for (name, value) in headers {
         let text = String::from_utf8_lossy(value.as_bytes());
@@ -342,24 +507,27 @@ fn redact_authorization(value: &str) -> String {
 }
 
 /// Body fields and query parameters whose values are public. All others are redacted, unknown ones too.
-const PLAIN_FIELDS: [&str; 14] = [
+const PLAIN_FIELDS: [&str; 17] = [
+    "bot_id",
     "client_id",
     "code_challenge_method",
     "connector_id",
     "duration_seconds",
     "grant_type",
     "is_published",
+    "page_index",
     "page_num",
     "page_size",
     "publish_status",
     "redirect_uri",
     "response_type",
     "scope",
+    "space_id",
     "user_code",
     "workspace_id",
 ];
 
-pub(crate) fn redact_query(pairs: &[(String, String)]) -> Vec<(String, String)> {
+fn redact_query(pairs: &[(String, String)]) -> Vec<(String, String)> {
     let shown = |(name, value): &(String, String)| {
         let value = if PLAIN_FIELDS.contains(&name.as_str()) {
             value.clone()
@@ -371,7 +539,7 @@ pub(crate) fn redact_query(pairs: &[(String, String)]) -> Vec<(String, String)> 
     pairs.iter().map(shown).collect()
 }
 
-pub(crate) fn redact_body(body: &Value) -> Value {
+fn redact_body(body: &Value) -> Value {
     let Value::Object(fields) = body else {
         return redact_value(body);
     };

@@ -259,7 +259,11 @@ impl Edit {
                 let Some(told) = known.as_i64() else { return };
                 let now = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
                 let is_absolute = told >= 1_000_000_000;
-                let relative = if is_absolute { told - now } else { told };
+                let relative = if is_absolute {
+                    told.saturating_sub(now)
+                } else {
+                    told
+                };
                 let relative = relative.saturating_add(*shift_seconds);
                 let told = match form {
                     ExpiryForm::Relative => relative,

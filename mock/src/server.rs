@@ -1,11 +1,14 @@
 //! The mock over a socket: an accept loop of our own, so that a fault can reset a connection for real.
 
+use crate::builder::Connections;
 use crate::core::Core;
 use crate::error::Error;
+use crate::limits;
 use crate::service::MockService;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use std::future::Future as _;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -15,8 +18,9 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::oneshot;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::Sleep;
 use tower::Service as _;
 
 /// A listening mock. Dropping it stops listening and closes every connection.
@@ -59,7 +63,9 @@ pub(crate) async fn start(core: Arc<Core>, address: SocketAddr) -> Result<Server
     core.loopback_only
         .store(address.ip().is_loopback(), Ordering::Relaxed);
     let (stop, stopped) = oneshot::channel();
-    let task = tokio::spawn(accept(listener, MockService::new(core), stopped));
+    let connections = core.options.connections;
+    let service = MockService::new(core).with_body_timeout(connections.body_timeout);
+    let task = tokio::spawn(accept(listener, service, connections, stopped));
     Ok(Server {
         address,
         stop: Some(stop),
@@ -67,16 +73,26 @@ pub(crate) async fn start(core: Arc<Core>, address: SocketAddr) -> Result<Server
     })
 }
 
-async fn accept(listener: TcpListener, service: MockService, mut stopped: oneshot::Receiver<()>) {
+async fn accept(
+    listener: TcpListener,
+    service: MockService,
+    limits: Connections,
+    mut stopped: oneshot::Receiver<()>,
+) {
     // Dropped with this future, and every connection with it.
     let mut connections = JoinSet::new();
+    let free = Arc::new(Semaphore::new(limits.at_most));
     loop {
         tokio::select! {
             _ = &mut stopped => break,
             Some(_) = connections.join_next() => {}
-            accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => {
-                    connections.spawn(serve(stream, service.clone()));
+            accepted = next(&listener, &free) => match accepted {
+                Ok((stream, permit)) => {
+                    let service = service.clone();
+                    connections.spawn(async move {
+                        serve(stream, service, limits).await;
+                        drop(permit);
+                    });
                 }
                 // Out of file descriptors, or the client has gone again: neither is the end.
                 Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
@@ -86,13 +102,26 @@ async fn accept(listener: TcpListener, service: MockService, mut stopped: onesho
     connections.shutdown().await;
 }
 
-async fn serve(stream: TcpStream, service: MockService) {
+/// The next connection, once there may be one more.
+async fn next(
+    listener: &TcpListener,
+    free: &Arc<Semaphore>,
+) -> io::Result<(TcpStream, OwnedSemaphorePermit)> {
+    let permit = Arc::clone(free).acquire_owned().await;
+    let permit = permit.map_err(io::Error::other)?;
+    let (stream, _) = listener.accept().await?;
+    Ok((stream, permit))
+}
+
+async fn serve(stream: TcpStream, service: MockService, limits: Connections) {
     // Answers are small and written at once; Nagle would hold them back.
     let _ = stream.set_nodelay(true);
     let reset = Arc::new(AtomicBool::new(false));
     let peer = TokioIo::new(Peer {
         stream,
         reset: Arc::clone(&reset),
+        write_timeout: limits.body_timeout,
+        stalled: None,
     });
     let handle = service_fn(move |request| {
         let answer = service.clone().call(request);
@@ -108,6 +137,9 @@ async fn serve(stream: TcpStream, service: MockService) {
     // A connection that ends in an error is the client's business, or a fault.
     let _ = http1::Builder::new()
         .auto_date_header(false)
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits.head_timeout)
+        .max_buf_size(limits::HEAD_BYTES)
         .serve_connection(peer, handle)
         .await;
 }
@@ -116,6 +148,31 @@ async fn serve(stream: TcpStream, service: MockService) {
 struct Peer {
     stream: TcpStream,
     reset: Arc<AtomicBool>,
+    write_timeout: Duration,
+    /// Runs while the client takes no bytes.
+    stalled: Option<Pin<Box<Sleep>>>,
+}
+
+impl Peer {
+    /// Passes on what became of a write, unless none has become of it for too long.
+    fn written<T>(
+        &mut self,
+        context: &mut Context<'_>,
+        written: Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        if written.is_ready() {
+            self.stalled = None;
+            return written;
+        }
+        let write_timeout = self.write_timeout;
+        let stalled = self
+            .stalled
+            .get_or_insert_with(|| Box::pin(tokio::time::sleep(write_timeout)));
+        stalled.as_mut().poll(context).map(|()| {
+            let message = "the client takes no bytes";
+            Err(io::Error::new(io::ErrorKind::TimedOut, message))
+        })
+    }
 }
 
 impl Drop for Peer {
@@ -143,7 +200,8 @@ impl AsyncWrite for Peer {
         context: &mut Context<'_>,
         buffer: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(context, buffer)
+        let written = Pin::new(&mut self.stream).poll_write(context, buffer);
+        self.written(context, written)
     }
 
     fn poll_write_vectored(
@@ -151,7 +209,8 @@ impl AsyncWrite for Peer {
         context: &mut Context<'_>,
         buffers: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(context, buffers)
+        let written = Pin::new(&mut self.stream).poll_write_vectored(context, buffers);
+        self.written(context, written)
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -1,6 +1,8 @@
 //! The mock as a `tower::Service`: the one way in, for the socket and for tests in process.
 
 use crate::core::{Core, Incoming};
+use crate::host::{Authority, Called};
+use crate::limits;
 use bytes::Bytes;
 use http::{Request, Response, header};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
@@ -10,6 +12,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 /// The mock, called in process. Clones are the same mock.
 ///
@@ -32,11 +35,22 @@ use std::task::{Context, Poll};
 #[derive(Clone)]
 pub struct MockService {
     core: Arc<Core>,
+    /// How long a body may take to come; in process there is no wire that could be slow.
+    body_timeout: Option<Duration>,
 }
 
 impl MockService {
     pub(crate) fn new(core: Arc<Core>) -> Self {
-        Self { core }
+        let body_timeout = None;
+        Self { core, body_timeout }
+    }
+
+    pub(crate) fn with_body_timeout(self, body_timeout: Duration) -> Self {
+        let body_timeout = Some(body_timeout);
+        Self {
+            body_timeout,
+            ..self
+        }
     }
 }
 
@@ -152,9 +166,6 @@ impl Body for MockBody {
     }
 }
 
-/// As much of a request's body as the mock reads.
-const BODY_LIMIT: usize = 1024 * 1024;
-
 impl<B> tower::Service<Request<B>> for MockService
 where
     B: Body + Send + 'static,
@@ -171,8 +182,16 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let core = Arc::clone(&self.core);
+        let body_timeout = self.body_timeout;
         Box::pin(async move {
-            let incoming = read(request).await?;
+            let reading = read(request);
+            let incoming = match body_timeout {
+                None => reading.await?,
+                Some(time) => match tokio::time::timeout(time, reading).await {
+                    Ok(read) => read?,
+                    Err(_) => return Ok(core.body_is_late()),
+                },
+            };
             core.respond(incoming).await
         })
     }
@@ -184,22 +203,14 @@ where
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     let (parts, body) = request.into_parts();
-    let body = match Limited::new(body, BODY_LIMIT).collect().await {
+    let body = match Limited::new(body, limits::BODY_BYTES).collect().await {
         Ok(body) => Some(body.to_bytes()),
         Err(error) if error.is::<LengthLimitError>() => None,
         Err(_) => return Err(ServiceError { kind: Kind::Body }),
     };
-    let named = parts
-        .headers
-        .get(header::HOST)
-        .and_then(|host| host.to_str().ok());
-    let authority = match parts.uri.authority() {
-        Some(authority) => authority.to_string(),
-        None => named
-            .filter(|host| host.parse::<http::uri::Authority>().is_ok())
-            .unwrap_or("localhost")
-            .to_owned(),
-    };
+    let target = parts.uri.authority().map(http::uri::Authority::as_str);
+    let called = Called::of(target, parts.headers.get_all(header::HOST));
+    let authority = called.authority().map_or("localhost", Authority::as_str);
     let query = parts.uri.query().unwrap_or_default();
     Ok(Incoming {
         query: url::form_urlencoded::parse(query.as_bytes())
@@ -209,7 +220,8 @@ where
         method: parts.method,
         headers: parts.headers,
         body,
-        authority,
+        authority: authority.to_owned(),
+        called,
         scheme: if parts.uri.scheme_str() == Some("https") {
             "https"
         } else {

@@ -5,6 +5,7 @@ use crate::app::ClientType;
 use crate::core::{Credential, Exchange, Registered, credential};
 use crate::endpoint::Endpoint;
 use crate::jwt::{self, Expected};
+use crate::limits;
 use crate::secret::random_token;
 use crate::state::{
     AuthorizationCode, Flow, GrantedToken, NewSignIn, NotRedeemed, Pair, Poll, RefreshPolicy,
@@ -21,16 +22,9 @@ const JWT_BEARER: &str = "urn:ietf:params:oauth:grant-type:jwt-bearer";
 const DEFAULT_JWT_TOKEN_SECONDS: u64 = 900;
 
 pub(crate) fn answer(exchange: &mut Exchange<'_>) -> Answer {
-    let is_poll = exchange
-        .body
-        .and_then(|body| body.get("grant_type"))
-        .is_some_and(|grant_type| grant_type == DEVICE_CODE);
-    match issue(exchange) {
-        Ok(answer) => answer,
-        Err(refusal) if is_poll => refusal.for_poll(exchange.core.options.poll_errors),
-        Err(refusal) => refusal.shape_a(),
-    }
-    .uncached()
+    issue(exchange)
+        .unwrap_or_else(|refusal| exchange.refused(refusal))
+        .uncached()
 }
 
 fn issue(exchange: &mut Exchange<'_>) -> Result<Answer, Refusal> {
@@ -199,9 +193,7 @@ fn exchange_jwt(exchange: &mut Exchange<'_>, body: &Value) -> Result<Answer, Ref
         exchange
             .findings
             .violation("header/Authorization", "the JWT as a bearer token");
-        return Err(Refusal::invalid_client(
-            "the JWT is missing: send it as a bearer token",
-        ));
+        return Err(Refusal::invalid_client("verify jwt empty"));
     };
     let Some(jwt) = exchange.jwt else {
         exchange
@@ -209,20 +201,28 @@ fn exchange_jwt(exchange: &mut Exchange<'_>, body: &Value) -> Result<Answer, Ref
             .violation("header/Authorization", "a signed JWT");
         return Err(Refusal::invalid_client("the bearer token is not a JWT"));
     };
-    let client = match jwt.issuer() {
-        Some(client_id) => exchange.client(client_id)?,
-        None => {
-            exchange.findings.violation("jwt/claims/iss", "required");
-            return Err(Refusal::invalid_client("jwt: iss: required"));
-        }
+    let Some(client_id) = jwt.issuer() else {
+        exchange.findings.violation("jwt/claims/iss", "required");
+        return Err(Refusal::invalid_client("jwt: iss: required"));
+    };
+    let Some(client) = exchange.core.apps.get(client_id) else {
+        exchange
+            .findings
+            .note("jwt/claims/iss", "no app has this client id");
+        return Err(Refusal::unknown_key());
     };
     if client.app.client_type != ClientType::Jwt {
         return Err(Refusal::invalid_app_type());
     }
-    let audiences = audiences(exchange);
+    let called = &exchange.incoming.authority;
+    let called_host = host_of(called);
     let expected = Expected {
         keys: &client.keys,
-        audiences: &audiences,
+        hosts: match exchange.core.options.audiences.as_slice() {
+            [] => std::slice::from_ref(&called_host),
+            told => told,
+        },
+        called,
         now: exchange.now,
         leeway: exchange.core.options.jwt_leeway,
     };
@@ -293,6 +293,7 @@ pub(crate) fn allowed(
     parameter: &str,
 ) -> Result<Option<String>, Refusal> {
     match id {
+        Some(id) if id.len() > limits::PATH_ID_BYTES => Err(Refusal::invalid_request(parameter)),
         Some(id) if !list.is_empty() && !list.iter().any(|known| known == id) => {
             Err(Refusal::invalid_request(parameter))
         }
@@ -300,15 +301,11 @@ pub(crate) fn allowed(
     }
 }
 
-/// The hosts that a JWT may be meant for: those that the mock was told, else the host that the client called.
-fn audiences(exchange: &Exchange<'_>) -> Vec<String> {
-    if !exchange.core.options.audiences.is_empty() {
-        return exchange.core.options.audiences.clone();
-    }
-    let authority = &exchange.incoming.authority;
+/// An authority without its port.
+fn host_of(authority: &str) -> String {
     let host = match authority.rsplit_once(':') {
         Some((host, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => host,
-        _ => authority.as_str(),
+        _ => authority,
     };
-    vec![host.to_owned()]
+    host.to_owned()
 }

@@ -282,7 +282,11 @@ pub(crate) fn failed(done: &str, path: &Path, error: io::Error) -> StoreError {
         ),
         Io::PermissionDenied => (
             StoreError::not_permitted,
-            ": let this user write there, or name another folder",
+            if cfg!(windows) {
+                ": close other programs that have it open, let this user write there, or name another folder"
+            } else {
+                ": let this user write there, or name another folder"
+            },
         ),
         Io::NotADirectory => (
             StoreError::other,

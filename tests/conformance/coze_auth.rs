@@ -89,7 +89,11 @@ impl Driver {
             pkce: pkce.ok_or("the mock has no PKCE app")?,
             device: device.ok_or("the mock has no device app")?,
             jwt: jwt.ok_or("the mock has no JWT app")?,
-            http: Client::builder().timeout(Duration::from_secs(10)).build()?,
+            http: Client::builder()
+                .no_proxy()
+                .tls_certs_only([])
+                .timeout(Duration::from_secs(10))
+                .build()?,
             config,
             signed_in: HashMap::new(),
         })

@@ -618,13 +618,26 @@ async fn a_user_code_may_be_a_number_and_gets_into_the_link() {
 }
 
 #[tokio::test]
-async fn an_address_that_no_browser_opens_is_not_shown_to_a_person() {
+async fn an_address_that_a_user_should_not_open_is_not_shown() {
     let coze = Answering::start().await;
     for uri in [
         "",
         "not a URL",
         "javascript:alert(1)",
         "null?user_code=null",
+        "http://www.coze.com/device",
+        "http://127.0.0.1.example.com/device",
+        "https://www.coze.com@evil.example/device",
+        "https://user:hush@www.coze.com/device",
+        "https://:hush@www.coze.com/device",
+        "https://www.coze.com/device\r\u{1b}[2K",
+        "https://www.coze.com/\tdevice",
+        " https://www.coze.com/device",
+        "https://www.coze.com/\u{202e}ecived",
+        "https://www.coze.com/de\u{200b}vice",
+        "https://www.coze.com/\u{e0041}",
+        "https:///",
+        "file:///etc/passwd",
     ] {
         let mut body = device_answer();
         body["verification_uri"] = json!(uri);
@@ -632,7 +645,73 @@ async fn an_address_that_no_browser_opens_is_not_shown_to_a_person() {
             .call(Call::DeviceStart, json_answer(200, &body))
             .await
             .unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::InvalidAnswer, "{uri}: {error}");
+        assert_eq!(error.kind(), ErrorKind::InvalidAnswer, "{uri:?}: {error}");
+        let shown = format!("{error} {error:?} {error:#?}");
+        assert!(
+            !shown.contains("hush") && !shown.contains("evil"),
+            "{shown}"
+        );
+        assert!(shown.contains("verification_uri"), "{uri:?}: {shown}");
+    }
+    for (uri, shown) in [
+        ("http://127.0.0.1:1/device", "http://127.0.0.1:1/device"),
+        ("http://mock.localhost/d", "http://mock.localhost/d"),
+        // A Cyrillic letter, and a dot of another alphabet.
+        (
+            "https://www.c\u{43e}ze.com/device",
+            "https://www.xn--cze-tdd.com/device",
+        ),
+        (
+            "https://www.coze\u{3002}com/device",
+            "https://www.coze.com/device",
+        ),
+        (
+            "https://www.coze.com/扣子",
+            "https://www.coze.com/%E6%89%A3%E5%AD%90",
+        ),
+    ] {
+        let mut body = device_answer();
+        body["verification_uri"] = json!(uri);
+        let brought = coze.call(Call::DeviceStart, json_answer(200, &body)).await;
+        assert_eq!(brought.unwrap().authorization().verification_uri(), shown);
+    }
+}
+
+#[tokio::test]
+async fn a_user_code_is_shown_on_one_line_and_without_what_is_not_seen() {
+    let coze = Answering::start().await;
+    for (user_code, shown) in [
+        (
+            "WDJB-MJHT\r\u{1b}[2KOpen https://evil",
+            Some("WDJB-MJHT  [2KOpen https://evil"),
+        ),
+        ("\u{202e}THJM-BJDW", Some("THJM-BJDW")),
+        (
+            "WD\u{200b}JB\u{ad}-MJ\u{e0041}HT\u{2028}",
+            Some("WDJB-MJHT"),
+        ),
+        ("\u{200b}\n", None),
+        (&"X".repeat(101), None),
+    ] {
+        let mut body = device_answer();
+        body["user_code"] = json!(user_code);
+        let answer = json_answer(200, &body);
+        match (coze.call(Call::DeviceStart, answer).await, shown) {
+            (Ok(brought), Some(shown)) => {
+                let authorization = brought.authorization();
+                assert_eq!(authorization.user_code(), shown);
+                let link = authorization.verification_url();
+                assert!(
+                    !link.contains(char::is_control) && link.is_ascii(),
+                    "{link}"
+                );
+            }
+            (Err(error), None) => {
+                assert_eq!(error.kind(), ErrorKind::InvalidAnswer, "{error}");
+                assert!(error.to_string().contains("user_code"), "{error}");
+            }
+            (brought, shown) => panic!("{user_code:?}: {}, {shown:?}", brought.is_ok()),
+        }
     }
 }
 

@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 
 use crate::support::{
     ACCOUNT, BOTS, CALLBACK, CLIENT_ID, Coze, ENTERPRISE, Jwt, KEY_ID, REDIRECT_URI, SESSION_NAME,
-    STATE, Sent, TestKey, WORKSPACE, device, jwt, pkce, refresh_token, web,
+    STATE, Sent, TestKey, WORKSPACE, device, jwt, offline_client, pkce, refresh_token, web,
 };
 
 const PYTHON: &str = "cozepy";
@@ -541,7 +541,7 @@ async fn ours(line: &Line) -> Option<Sent> {
             jwt_of(line, client).token_for(&request).await.unwrap();
         }
         "jwt_session_context" => {
-            let device = SessionContext::DeviceId("device_1".to_owned());
+            let device = SessionContext::new().device_id("device_1");
             let request = half_an_hour().session_context(device);
             jwt_of(line, client).token_for(&request).await.unwrap();
         }
@@ -607,7 +607,7 @@ fn authorize_url(scenario: &str, base: &str, line: &Line) -> Option<Sent> {
         "slash" => Endpoint::custom("https://api.coze.com/").unwrap(),
         other => panic!("no base URL is known for @{other}"),
     };
-    let client = OAuthClient::new(endpoint).unwrap();
+    let client = offline_client(endpoint);
     let url = match flow {
         "web" => {
             let web = web(client);
@@ -657,7 +657,7 @@ fn configured_jwt(coze: &Coze) -> JwtFlow {
             request.url_mut().set_port(Some(self.1)).unwrap();
             Box::pin(async move {
                 let answer = self.0.execute(request).await;
-                answer.map_err(|error| SendError::from_reqwest(&error))
+                answer.map_err(|error| SendError::from_reqwest(&error, &[]))
             })
         }
     }

@@ -48,7 +48,7 @@ fn claims(jwt: &str) -> Value {
 #[tokio::test]
 async fn what_is_signed_verifies_by_the_public_key() {
     let server = granting();
-    let consumer = SessionContext::CustomConsumer("consumer_1".to_owned());
+    let consumer = SessionContext::new().custom_consumer("consumer_1");
     let request = JwtTokenRequest::new()
         .session_name(SESSION_NAME)
         .session_context(consumer);
@@ -64,6 +64,33 @@ async fn what_is_signed_verifies_by_the_public_key() {
     assert_eq!(
         verified.claims["session_context"],
         json!({"device_info": {"custom_consumer": "consumer_1"}})
+    );
+}
+
+#[tokio::test]
+async fn a_session_context_holds_a_device_a_consumer_or_both() {
+    let server = granting();
+    let jwt = jwt(server.client());
+    let both = SessionContext::new().device_id("d").custom_consumer("c");
+    for context in [
+        SessionContext::new().device_id("d"),
+        SessionContext::new().custom_consumer("c"),
+        both,
+    ] {
+        let request = JwtTokenRequest::new().session_context(context);
+        jwt.token_for(&request).await.unwrap();
+    }
+    let contexts: Vec<_> = jwts(&server)
+        .iter()
+        .map(|jwt| claims(jwt)["session_context"]["device_info"].clone())
+        .collect();
+    assert_eq!(
+        contexts,
+        [
+            json!({"device_id": "d"}),
+            json!({"custom_consumer": "c"}),
+            json!({"device_id": "d", "custom_consumer": "c"}),
+        ]
     );
 }
 

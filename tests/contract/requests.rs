@@ -13,7 +13,8 @@ use tokio::sync::OnceCell;
 
 use crate::support::{
     ACCOUNT, BOTS, CALLBACK, CLIENT_ID, Coze, ENTERPRISE, KEY_ID, REDIRECT_URI, SESSION_NAME,
-    STATE, Sent, TestKey, WORKSPACE, code_verifier, device, jwt, pkce, refresh_token, web,
+    STATE, Sent, TestKey, WORKSPACE, code_verifier, device, jwt, offline_client, pkce,
+    refresh_token, web,
 };
 
 /// An id that would lead elsewhere if it were put into a path as it is.
@@ -88,7 +89,7 @@ fn assert_snapshot(name: &str, sent: &Sent) {
 }
 
 fn com() -> OAuthClient {
-    OAuthClient::new(Endpoint::COM).unwrap()
+    offline_client(Endpoint::COM)
 }
 
 async fn web_authorize_url() -> Sent {
@@ -117,7 +118,7 @@ async fn web_authorize_url_for_a_workspace_with_an_odd_id() -> Sent {
 
 async fn web_authorize_url_below_a_path() -> Sent {
     let below = Endpoint::custom("https://api.example.com/pre/").unwrap();
-    let web = web(OAuthClient::new(below).unwrap());
+    let web = web(offline_client(below));
     let (url, _) = web.login(REDIRECT_URI).state(STATE).begin().unwrap();
     Sent::authorize_url(&url)
 }
@@ -263,12 +264,12 @@ async fn jwt_session_name() -> Sent {
 }
 
 async fn jwt_session_context_device() -> Sent {
-    let device = SessionContext::DeviceId("device_1".to_owned());
+    let device = SessionContext::new().device_id("device_1");
     jwt_for(JwtTokenRequest::new().session_context(device)).await
 }
 
 async fn jwt_session_context_consumer() -> Sent {
-    let consumer = SessionContext::CustomConsumer("consumer_1".to_owned());
+    let consumer = SessionContext::new().custom_consumer("consumer_1");
     jwt_for(JwtTokenRequest::new().session_context(consumer)).await
 }
 
@@ -289,7 +290,7 @@ async fn jwt_enterprise_with_an_odd_id() -> Sent {
 }
 
 fn everything() -> JwtTokenRequest {
-    let consumer = SessionContext::CustomConsumer("consumer_1".to_owned());
+    let consumer = SessionContext::new().custom_consumer("consumer_1");
     JwtTokenRequest::new()
         .duration(Duration::from_secs(86_399))
         .scope(full_scope())

@@ -1,9 +1,9 @@
 //! No secret may show: not in `Debug`, not in an error or what caused it, not in a log, whatever a
-//! server answers and however a connection ends.
+//! server answers and however a connection ends; not plain, and not encoded.
 //!
-//! Every secret here has `hush` in it, or is noted when it is made. A [`Witness`] writes down everything
+//! Every secret here has [`CANARY`] in it, or is noted when it is made. A [`Witness`] writes down everything
 //! that a program could print on its way through the flows, and all that is traced and logged at level
-//! `TRACE`; in the end it searches for every one of them.
+//! `TRACE`, by every crate; in the end it searches for every one of them. A panic prints an error's `Debug`, so it is seen too.
 
 use std::{
     error::Error as _,
@@ -14,12 +14,20 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-use coze_auth::{
-    CodeVerifier, DeviceAuthorization, DeviceFlow, Endpoint, Error, FixedToken, Flow, JwtFlow,
-    JwtTokenRequest, OAuthClient, OAuthClientBuilder, OAuthConfig, PkceFlow, PrivateKey,
-    RefreshToken, Result, Scope, SignFuture, Signer, WebFlow, reqwest, testing::SendErrorKind,
+use base64::{
+    Engine,
+    engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE_NO_PAD},
 };
+use coze_api::CozeApi;
+use coze_auth::{
+    CachedProvider, CodeVerifier, DeviceAuthorization, DeviceFlow, Endpoint, Error, FixedToken,
+    Flow, JwtFlow, JwtTokenRequest, OAuthClient, OAuthClientBuilder, OAuthConfig, PkceFlow,
+    PrivateKey, RefreshToken, Result, Scope, SignFuture, SignIn, Signer, Token, WebFlow, reqwest,
+    store::{MemoryStore, Store},
+    testing::{SendErrorKind, TestClock},
+};
+use coze_auth_stores::FileStore;
+use coze_wire::is_invisible;
 use serde_json::{Value, json};
 use wiremock::{Mock, MockServer, Request, ResponseTemplate, matchers::any};
 
@@ -27,11 +35,13 @@ use crate::support::{
     CLIENT_ID, InProcess, KEY_ID, Manners, REDIRECT_URI, Refusing, RudeServer, Step, TestKey,
 };
 
-const CLIENT_SECRET: &str = "hush-client-secret";
-const STATE: &str = "hush-state";
-const CALLBACK: &str = "https://example.com/cb?code=hush-code&state=hush-state";
-const CODE_VERIFIER: &str = "hush-verifier-0123456789-0123456789-0123456789";
-const REFRESH_TOKEN: &str = "hush-refresh-token-sent";
+const CANARY: &str = "hushcanary";
+const API_TOKEN: &str = "pat_hushcanary-api-token";
+const CLIENT_SECRET: &str = "hushcanary-client-secret";
+const STATE: &str = "hushcanary-state";
+const CALLBACK: &str = "https://example.com/cb?code=hushcanary-code&state=hushcanary-state";
+const CODE_VERIFIER: &str = "hushcanary-verifier-0123456789-0123456789-0123456789";
+const REFRESH_TOKEN: &str = "hushcanary-refresh-token-sent";
 
 /// What a server answers when all is well.
 fn good_answer(request: &Request) -> Value {
@@ -39,15 +49,15 @@ fn good_answer(request: &Request) -> Value {
         return device_answer();
     }
     json!({
-        "access_token": "hush-access-token",
-        "refresh_token": "hush-refresh-token-got",
+        "access_token": "hushcanary-access-token",
+        "refresh_token": "hushcanary-refresh-token-got",
         "expires_in": 4_102_444_800_i64,
     })
 }
 
 fn device_answer() -> Value {
     json!({
-        "device_code": "hush-device-code",
+        "device_code": "hushcanary-device-code",
         "user_code": "WDJB-MJHT",
         "verification_uri": "https://www.coze.com/device",
         "expires_in": 60,
@@ -93,7 +103,8 @@ impl Witness {
 
     fn sees_error(&mut self, what: &str, error: &Error) {
         let mut text = format!(
-            "{error}\n{error:?}\n{error:#?}\n{:?} {:?} {:?} {}",
+            "{error}\n{error:#}\n{error:?}\n{error:#?}\n{:?} {:?} {:?} {:?} {}",
+            error.code(),
             error.endpoint(),
             error.message(),
             error.log_id(),
@@ -101,7 +112,7 @@ impl Witness {
         );
         let mut cause = error.source();
         while let Some(error) = cause {
-            text.push_str(&format!("\n{error}\n{error:?}\n{error:#?}"));
+            text.push_str(&format!("\n{error}\n{error:#}\n{error:?}\n{error:#?}"));
             cause = error.source();
         }
         self.printed.push((what.to_owned(), text));
@@ -127,7 +138,7 @@ impl Witness {
 
     /// The secrets that no text may hold.
     fn secrets(&self) -> Vec<String> {
-        let mut secrets = vec!["hush".to_owned()];
+        let mut secrets = vec![CANARY.to_owned()];
         secrets.extend(TestKey::get().pem_lines().map(str::to_owned));
         for jwt in &*self.jwts.lock().unwrap() {
             // The header is no secret: it says only the key's id.
@@ -146,7 +157,12 @@ impl Witness {
         );
         self.printed.push(("tracing".to_owned(), traced));
         self.printed.push(("log".to_owned(), logged));
-        let secrets = self.secrets();
+        for (what, text) in &self.printed {
+            let odd = text.lines().find(|line| line.contains(is_invisible));
+            let is_ours = !matches!(&**what, "tracing" | "log");
+            assert!(!is_ours || odd.is_none(), "{what}: {odd:?}");
+        }
+        let secrets: Vec<_> = self.secrets().iter().flat_map(|s| forms(s)).collect();
         let shown: Vec<_> = self
             .printed
             .iter()
@@ -159,9 +175,37 @@ impl Witness {
     }
 }
 
-fn line_with_any<'a>(text: &'a str, secrets: &[String]) -> Option<&'a str> {
-    text.lines()
-        .find(|line| secrets.iter().any(|secret| line.contains(secret)))
+fn line_with_any<'a>(text: &'a str, forms: &[String]) -> Option<&'a str> {
+    let mut lines = text.lines().filter(|line| !is_debug_data_of_goaway(line));
+    lines.find(|line| forms.iter().any(|form| line.contains(form)))
+}
+
+/// The one thing that no library above them can keep from `tracing`, and so the one exception: `h2` writes down the debug
+/// data of a GOAWAY at level `DEBUG`, and `hyper` the error that holds it.
+fn is_debug_data_of_goaway(line: &str) -> bool {
+    line.contains(" h2::") && line.contains("GoAway")
+        || line.contains(" hyper") && line.contains("GOAWAY")
+}
+
+/// How a secret may be written: as it is, and percent-encoded, in hexadecimal and in Base64, wherever it stands in the encoded
+/// text.
+fn forms(secret: &str) -> Vec<String> {
+    let hex = |each: &str| -> String {
+        let bytes = secret.bytes();
+        bytes.map(|byte| format!("{each}{byte:02x}")).collect()
+    };
+    let mut forms = vec![secret.to_owned()];
+    for hex in [hex(""), hex("%")] {
+        forms.extend([hex.to_uppercase(), hex]);
+    }
+    for before in 0..3 {
+        let code = STANDARD_NO_PAD.encode([&vec![0; before], secret.as_bytes()].concat());
+        // The first and the last character may hold bits of what stands around.
+        let code = &code[(before * 8).div_ceil(6)..(before + secret.len()) * 8 / 6];
+        forms.extend([code.to_owned(), code.replace('+', "-").replace('/', "_")]);
+    }
+    forms.dedup();
+    forms
 }
 
 /// What was traced, or logged, so far.
@@ -227,6 +271,12 @@ fn client_of(base_url: &str) -> OAuthClientBuilder {
         .http(|| reqwest::Client::builder().no_proxy())
 }
 
+fn http2() -> reqwest::ClientBuilder {
+    reqwest::Client::builder()
+        .no_proxy()
+        .http2_prior_knowledge()
+}
+
 fn refresh_token() -> RefreshToken {
     RefreshToken::new(REFRESH_TOKEN).unwrap()
 }
@@ -282,6 +332,11 @@ async fn go_through_all_flows(
     witness.sees(what, &jwt);
     let jwt = jwt.build().unwrap();
     witness.sees(what, &jwt);
+    let api = CozeApi::new(client.clone(), FixedToken::new(API_TOKEN).unwrap());
+    witness.sees(what, &api);
+    let call = api.call(|api| async move { api.list_workspaces().exchange().await });
+    witness.sees_result(what, call.await.map(|_| "workspaces"));
+
     for request in [
         JwtTokenRequest::new().scope(Scope::bot_chat(["bot_1"])),
         JwtTokenRequest::new().account("9001"),
@@ -320,11 +375,6 @@ async fn no_secret_shows_when_all_is_well() {
     go_through_all_flows(&mut witness, &client, None, "HTTP/1.1").await;
 
     // The frames of HTTP/2 are traced in detail.
-    let http2 = || {
-        reqwest::Client::builder()
-            .no_proxy()
-            .http2_prior_knowledge()
-    };
     let client = client_of(&server.uri()).http(http2).build().unwrap();
     go_through_all_flows(&mut witness, &client, None, "HTTP/2").await;
 
@@ -341,10 +391,11 @@ async fn no_secret_shows_when_all_is_well() {
         })
         .collect();
     for secret in [
+        API_TOKEN,
         CLIENT_SECRET,
-        "hush-code",
+        "hushcanary-code",
         CODE_VERIFIER,
-        "hush-device-code",
+        "hushcanary-device-code",
         REFRESH_TOKEN,
     ] {
         assert!(sent.contains(secret), "{secret} was never sent: {sent}");
@@ -373,13 +424,12 @@ fn echo(request: &Request) -> String {
         .get("authorization")
         .map(|value| value.to_str().unwrap());
     let body = String::from_utf8_lossy(&request.body);
-    let fields: Value = serde_json::from_slice(&request.body).unwrap();
-    let values: Vec<_> = fields
+    let fields: Value = serde_json::from_slice(&request.body).unwrap_or_default();
+    let values = fields
         .as_object()
-        .unwrap()
-        .values()
-        .map(Value::to_string)
-        .collect();
+        .into_iter()
+        .flat_map(|fields| fields.values());
+    let values: Vec<_> = values.map(Value::to_string).collect();
     format!("{} {} {body}", bearer.unwrap_or_default(), values.join(" "))
 }
 
@@ -394,6 +444,22 @@ fn one_secret(request: &Request) -> String {
         .find_map(|name| body[name].as_str())
         .unwrap()
         .to_owned()
+}
+
+/// The same secret, as it may be written.
+fn encoded_secret(request: &Request) -> Vec<String> {
+    let secret = one_secret(request);
+    let mut encoded = forms(&secret);
+    encoded.extend(
+        ["", "a", "ab"].map(|before| STANDARD.encode(format!("{before}{secret} {secret}"))),
+    );
+    encoded.push(secret.chars().flat_map(|c| [c, '\u{200b}']).collect());
+    encoded.push(format!("\u{202e}{secret}\u{e0041}\u{1b}]0;{secret}\u{7}"));
+    encoded.push(format!(
+        "{:?}",
+        secret.as_bytes().escape_ascii().to_string()
+    ));
+    encoded
 }
 
 type Answer = fn(&Request) -> ResponseTemplate;
@@ -422,6 +488,17 @@ const INDISCREET: &[(&str, Answer)] = &[
         let message = format!("{}{}", "x".repeat(295), echo(r));
         ResponseTemplate::new(400)
             .set_body_json(json!({"error_code": "e", "error_message": message}))
+    }),
+    ("encoded", |r| {
+        let echo = encoded_secret(r).join(" ");
+        ResponseTemplate::new(400)
+            .insert_header("x-tt-logid", &*encoded_secret(r)[1])
+            .set_body_json(json!({"error": "invalid_request", "error_description": echo}))
+    }),
+    ("encoded, one by one, deep in a long text", |r| {
+        let encoded = encoded_secret(r);
+        let echo = encoded[r.body.len() % encoded.len()].repeat(30);
+        ResponseTemplate::new(400).set_body_json(json!({"code": echo, "msg": format!("x{echo}")}))
     }),
     ("HTML", |r| {
         let page = format!("<html><title>502</title>{}</html>", echo(r));
@@ -453,7 +530,7 @@ const INDISCREET: &[(&str, Answer)] = &[
         ResponseTemplate::new(200).set_body_json(json!([good_answer(r)]))
     }),
     ("tokens under other names", |r| {
-        let body = json!({"data": good_answer(r), "token": "hush-access-token"});
+        let body = json!({"data": good_answer(r), "token": "hushcanary-access-token"});
         ResponseTemplate::new(200).set_body_json(body)
     }),
     ("tokens without an expiry", |r| {
@@ -463,12 +540,12 @@ const INDISCREET: &[(&str, Answer)] = &[
     }),
     ("an expiry that is a secret", |r| {
         let mut body = good_answer(r);
-        body["expires_in"] = json!("hush-expiry");
+        body["expires_in"] = json!("hushcanary-expiry");
         ResponseTemplate::new(200).set_body_json(body)
     }),
     ("a token that breaks the header", |r| {
         let mut body = good_answer(r);
-        body["access_token"] = json!("hush\r\nhush");
+        body["access_token"] = json!("hushcanary\r\nhushcanary");
         body["device_code"] = json!("");
         ResponseTemplate::new(200).set_body_json(body)
     }),
@@ -488,6 +565,7 @@ const INDISCREET: &[(&str, Answer)] = &[
 async fn no_secret_shows_when_a_server_repeats_it_or_answers_in_a_wrong_form() {
     let server = MockServer::start().await;
     let client = client_of(&server.uri()).build().unwrap();
+    let http2 = client_of(&server.uri()).http(http2).build().unwrap();
     let authorization = authorization().await;
     let mut witness = Witness::new();
     for (what, answer) in INDISCREET {
@@ -496,7 +574,9 @@ async fn no_secret_shows_when_a_server_repeats_it_or_answers_in_a_wrong_form() {
             .respond_with(*answer)
             .mount(&server)
             .await;
-        go_through_all_flows(&mut witness, &client, Some(&authorization), what).await;
+        for client in [&client, &http2] {
+            go_through_all_flows(&mut witness, client, Some(&authorization), what).await;
+        }
     }
     let traced = witness.traced.text();
     assert!(
@@ -527,11 +607,11 @@ async fn no_secret_shows_when_the_connection_fails() {
     let authorization = authorization().await;
     let mut witness = Witness::new();
     let half =
-        "HTTP/1.1 200 OK\r\ncontent-length: 500\r\n\r\n{\"access_token\":\"hush-access-token";
+        "HTTP/1.1 200 OK\r\ncontent-length: 500\r\n\r\n{\"access_token\":\"hushcanary-access-token";
     for manners in [
         Manners::Closes,
         Manners::Resets,
-        Manners::Says("hush hush hush\r\n\r\n".to_owned()),
+        Manners::Says("hushcanary hushcanary hushcanary\r\n\r\n".to_owned()),
         Manners::Says(half.to_owned()),
         Manners::SaysAndHangs(half.to_owned()),
     ] {
@@ -543,7 +623,7 @@ async fn no_secret_shows_when_the_connection_fails() {
         let rude = RudeServer::start(manners.clone()).await;
         let client = client_of(rude.base_url()).request_timeout(patience);
         let client = client.build().unwrap();
-        let what = format!("{manners:?}").replace("hush", "h-u-s-h");
+        let what = format!("{manners:?}").replace(CANARY, "(canary)");
         go_through_all_flows(&mut witness, &client, Some(&authorization), &what).await;
         assert!(rude.requests() > 0, "nothing was sent: {what}");
     }
@@ -551,6 +631,137 @@ async fn no_secret_shows_when_the_connection_fails() {
     let client = client_of(&refusing.base_url()).build().unwrap();
     go_through_all_flows(&mut witness, &client, Some(&authorization), "refused").await;
     witness.assert_no_secret_showed();
+}
+
+#[tokio::test]
+async fn no_secret_shows_when_a_server_goes_away_with_it() {
+    let authorization = authorization().await;
+    let mut witness = Witness::new();
+    let debug_data = format!("\u{1b}[2J{CLIENT_SECRET}\u{202e} {API_TOKEN} ");
+    let rude = RudeServer::start(Manners::GoesAway(debug_data)).await;
+    let client = client_of(rude.base_url()).http(http2).build().unwrap();
+    go_through_all_flows(&mut witness, &client, Some(&authorization), "GOAWAY").await;
+    assert!(rude.requests() > 0);
+    let told: Vec<_> = witness.printed.iter().map(|(_, text)| &**text).collect();
+    let told = told.join("\n");
+    assert!(told.contains("HTTP/2 GOAWAY: not a result"), "{told}");
+    assert!(!told.contains("[2J"), "debug data is told: {told}");
+    let longest = told.lines().map(str::len).max();
+    assert!(longest < Some(2000), "{longest:?}");
+    let traced = witness.traced.text();
+    let excepted = traced.lines().filter(|line| is_debug_data_of_goaway(line));
+    assert!(excepted.count() > 0, "the exception is needed");
+    witness.assert_no_secret_showed();
+}
+
+/// reqwest writes down every byte of a connection that was made so.
+#[tokio::test]
+async fn a_verbose_connection_is_not() {
+    let server = MockServer::start().await;
+    let answer = |request: &Request| ResponseTemplate::new(200).set_body_json(good_answer(request));
+    Mock::given(any()).respond_with(answer).mount(&server).await;
+    let mut witness = Witness::new();
+    let verbose = || {
+        reqwest::Client::builder()
+            .no_proxy()
+            .connection_verbose(true)
+    };
+    // Without a secret, it is heard.
+    let nothing = MockServer::start().await;
+    let heard = verbose().build().unwrap().get(nothing.uri());
+    heard.send().await.unwrap();
+    assert!(LOGGED.text().contains("reqwest::connect::verbose"));
+    let client = client_of(&server.uri()).http(verbose).build().unwrap();
+    go_through_all_flows(&mut witness, &client, None, "verbose").await;
+    let api = CozeApi::builder(FixedToken::new(API_TOKEN).unwrap())
+        .endpoint(Endpoint::custom(server.uri()).unwrap())
+        .http(verbose)
+        .build()
+        .unwrap();
+    let call = api.call(|api| async move { api.list_workspaces().exchange().await });
+    witness.sees_result("API", call.await.map(|_| "workspaces"));
+    witness.assert_no_secret_showed();
+}
+
+#[tokio::test]
+async fn no_secret_shows_in_a_store_or_in_a_stored_sign_in() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut witness = Witness::new();
+    go_through_a_store(&mut witness, "memory", MemoryStore::new()).await;
+    let file = || FileStore::new(folder.path().join("sign-ins"));
+    go_through_a_store(&mut witness, "file", file()).await;
+
+    // What is not a sign-in, and what somebody else wrote.
+    let files = || {
+        let files = std::fs::read_dir(file().folder()).unwrap();
+        files
+            .map(|entry| entry.unwrap().path())
+            .filter(|path| path.is_file())
+    };
+    assert!(files().count() > 0);
+    for path in files() {
+        std::fs::write(path, format!("{{\"{CANARY}\u{202e}\":\"{REFRESH_TOKEN}")).unwrap();
+    }
+    let sign_in = SignIn::new(file(), "default").unwrap();
+    witness.sees_result("damaged", sign_in.load().await);
+    witness.sees_result("damaged", sign_in.quarantined().await);
+    std::fs::remove_dir_all(file().folder()).unwrap();
+    std::fs::write(file().folder(), CANARY).unwrap();
+    witness.sees_result("not a folder", sign_in.load().await);
+    witness.assert_no_secret_showed();
+}
+
+/// Signs in, refreshes well and not so well, signs out.
+async fn go_through_a_store(witness: &mut Witness, what: &str, store: impl Store) {
+    let server = MockServer::start().await;
+    let clock = TestClock::starting_at(SystemTime::now());
+    let client = client_of(&server.uri()).test_clock(clock).build().unwrap();
+    let web = WebFlow::new(client, CLIENT_ID, CLIENT_SECRET).unwrap();
+    let sign_in = SignIn::new(store, "default").unwrap();
+    witness.sees(what, &sign_in);
+    let answers: [Answer; 3] = [
+        |_| {
+            let body = json!({"access_token": "hushcanary-1", "refresh_token": "hushcanary-r1", "expires_in": 1});
+            ResponseTemplate::new(200).set_body_json(body)
+        },
+        |r| {
+            let body =
+                json!({"error": "access_deny", "error_description": encoded_secret(r).join(" ")});
+            ResponseTemplate::new(400).set_body_json(body)
+        },
+        |r| {
+            let body = json!({"error": "invalid_grant", "error_description": echo(r)});
+            let log_id = one_secret(r);
+            ResponseTemplate::new(400)
+                .insert_header("x-tt-logid", &*log_id)
+                .set_body_json(body)
+        },
+    ];
+    let signed_in: Token = {
+        Mock::given(any())
+            .respond_with(answers[0])
+            .mount(&server)
+            .await;
+        web.refresh(&refresh_token()).await.unwrap()
+    };
+    sign_in.put(&signed_in).await.unwrap();
+    for answer in answers {
+        server.reset().await;
+        Mock::given(any()).respond_with(answer).mount(&server).await;
+        let provider = CachedProvider::web(web.clone(), sign_in.clone()).build();
+        witness.sees(what, &provider);
+        let token = provider.token().await;
+        witness.sees_result(what, token);
+        witness.sees(what, &provider.stats());
+        witness.sees_result(what, provider.shutdown().await);
+        witness.sees_result(what, sign_in.load().await);
+    }
+    sign_in.put(&signed_in).await.unwrap();
+    witness.sees_result(what, sign_in.quarantined().await);
+    let key = coze_auth::store::Key::record(sign_in.profile());
+    witness.sees(what, &sign_in.store().load(&key).await.unwrap());
+    witness.sees_result(what, sign_in.sign_out().await);
+    witness.sees_result(what, sign_in.load().await);
 }
 
 #[tokio::test(start_paused = true)]
@@ -562,14 +773,14 @@ async fn no_secret_shows_when_no_answer_comes() {
     let mut witness = Witness::new();
     let client = server.client();
     go_through_all_flows(&mut witness, &client, Some(&authorization), "silence").await;
-    assert_eq!(server.recorded().len(), 1 + 11, "each call was made once");
+    assert_eq!(server.recorded().len(), 1 + 12, "each call was made once");
     witness.assert_no_secret_showed();
 }
 
 #[tokio::test(start_paused = true)]
 async fn no_secret_shows_in_the_steps_of_polling() {
     let mut witness = Witness::new();
-    let echo = "your device code hush-device-code is busy";
+    let echo = "your device code hushcanary-device-code is busy";
     let script = [
         Step::json(200, &device_answer()),
         Step::json(
@@ -611,19 +822,19 @@ async fn no_secret_shows_when_a_callback_is_refused() {
     let pkce = PkceFlow::new(client, CLIENT_ID).unwrap();
     for callback in [
         "",
-        "hush-code",
-        "https://user:hush@example.com/hush",
-        "?code=hush-code",
-        "?code=hush-code&state=hush-other",
-        "?code=hush-code&state=",
-        "?code=hush-code&state=hush-state&state=hush-state",
-        "?code=hush-code&code=hush-code&state=hush-state",
-        "?state=hush-state",
-        "?error=access_denied&error_description=hush-state&state=hush-state",
-        "?error=hush-state&state=hush-state",
-        "?error=access_denied&code=hush-code&state=hush-other",
+        "hushcanary-code",
+        "https://user:hushcanary@example.com/hushcanary",
+        "?code=hushcanary-code",
+        "?code=hushcanary-code&state=hushcanary-other",
+        "?code=hushcanary-code&state=",
+        "?code=hushcanary-code&state=hushcanary-state&state=hushcanary-state",
+        "?code=hushcanary-code&code=hushcanary-code&state=hushcanary-state",
+        "?state=hushcanary-state",
+        "?error=access_denied&error_description=hushcanary-state&state=hushcanary-state",
+        "?error=hushcanary-state&state=hushcanary-state",
+        "?error=access_denied&code=hushcanary-code&state=hushcanary-other",
     ] {
-        let what = callback.replace("hush", "h-u-s-h");
+        let what = callback.replace(CANARY, "(canary)");
         let (_, login) = web.login(REDIRECT_URI).state(STATE).begin().unwrap();
         let error = web.complete(login, callback).await.unwrap_err();
         witness.sees_error(&what, &error);
@@ -642,7 +853,12 @@ async fn no_secret_shows_in_a_value_that_is_refused_or_in_a_configuration() {
     let awake = WebFlow::new(client.clone(), CLIENT_ID, CLIENT_SECRET).unwrap();
     witness.sees_result("awake", awake.refresh(&refresh_token()).await);
 
-    for bad in ["hush\nhush", "hush hush", "hush\u{e9}", "hush\0"] {
+    for bad in [
+        "hushcanary\nhushcanary",
+        "hushcanary hushcanary",
+        "hushcanary\u{e9}",
+        "hushcanary\0",
+    ] {
         witness.sees_result(
             "client secret",
             WebFlow::new(client.clone(), CLIENT_ID, bad),
@@ -651,11 +867,11 @@ async fn no_secret_shows_in_a_value_that_is_refused_or_in_a_configuration() {
         witness.sees_result("fixed token", FixedToken::new(bad));
         witness.sees_result("code verifier", CodeVerifier::new(bad));
     }
-    witness.sees_result("fixed token", FixedToken::new("hush-pat"));
+    witness.sees_result("fixed token", FixedToken::new("hushcanary-pat"));
     for bad in [
-        "https://user:hush@api.coze.com",
-        "https://api.coze.com?token=hush",
-        "https://api.coze.com#hush",
+        "https://user:hushcanary@api.coze.com",
+        "https://api.coze.com?token=hushcanary",
+        "https://api.coze.com#hushcanary",
     ] {
         witness.sees_result("endpoint", Endpoint::custom(bad));
         witness.sees_result(
@@ -682,7 +898,7 @@ async fn no_secret_shows_in_a_value_that_is_refused_or_in_a_configuration() {
     let path = folder.path().join("coze_oauth_config.json");
     for file in configuration_files() {
         let text = file.to_string();
-        let broken = format!("{}, hush", &text[..text.len() - 1]);
+        let broken = format!("{}, hushcanary", &text[..text.len() - 1]);
         std::fs::write(&path, &text).unwrap();
         let from_file = witness.sees_result("configuration file", OAuthConfig::from_file(&path));
         witness.sees_result("configuration", OAuthConfig::from_json(&broken));
@@ -710,11 +926,12 @@ async fn no_secret_shows_in_a_value_that_is_refused_or_in_a_configuration() {
     }
 
     let mut headers = http::HeaderMap::new();
-    headers.insert("x-api-key", "hush-header".parse().unwrap());
+    headers.insert("x-api-key", "hushcanary-header".parse().unwrap());
     let refusing = Refusing::new().base_url();
-    let proxy = refusing.replace("http://", "http://user:hush@");
+    let proxy = refusing.replace("http://", "http://user:hushcanary@");
     let http = move || {
         reqwest::Client::builder()
+            .tls_certs_only([])
             .default_headers(headers.clone())
             .proxy(reqwest::Proxy::all(&proxy).unwrap())
     };
@@ -731,33 +948,33 @@ async fn no_secret_shows_in_a_value_that_is_refused_or_in_a_configuration() {
 fn configuration_files() -> Vec<Value> {
     let key = TestKey::get().pem();
     vec![
-        json!({"client_type": "web", "client_id": "i", "client_secret": "hush"}),
-        json!({"client_type": "web", "client_id": "i", "client_secret": "hush\nhush"}),
-        json!({"client_type": "web", "client_secret": "hush", "coze_api_base": "http://user:hush@x.y"}),
-        json!({"client_type": "hush", "client_id": "i", "client_secret": "hush"}),
-        json!({"client_type": "pkce", "client_id": "i", "client_secret": "hush"}),
+        json!({"client_type": "web", "client_id": "i", "client_secret": "hushcanary"}),
+        json!({"client_type": "web", "client_id": "i", "client_secret": "hushcanary\nhushcanary"}),
+        json!({"client_type": "web", "client_secret": "hushcanary", "coze_api_base": "http://user:hushcanary@x.y"}),
+        json!({"client_type": "hushcanary", "client_id": "i", "client_secret": "hushcanary"}),
+        json!({"client_type": "pkce", "client_id": "i", "client_secret": "hushcanary"}),
         json!({"client_type": "device", "client_id": "i", "private_key": key}),
         json!({"client_type": "jwt", "client_id": "i", "public_key_id": "k", "private_key": key}),
-        json!({"client_type": "jwt", "client_id": "i", "public_key_id": "k", "private_key": "hush"}),
+        json!({"client_type": "jwt", "client_id": "i", "public_key_id": "k", "private_key": "hushcanary"}),
         json!({"client_type": "jwt", "client_id": "i", "private_key": key}),
-        json!({"client_type": "web", "client_id": "i", "client_secret": ["hush"], "hush": "hush"}),
+        json!({"client_type": "web", "client_id": "i", "client_secret": ["hushcanary"], "hushcanary": "hushcanary"}),
     ]
 }
 
 const ENVIRONMENTS: &[&[(&str, &str)]] = &[
-    &[("COZE_API_TOKEN", "hush")],
-    &[("COZE_API_TOKEN", "hush hush")],
+    &[("COZE_API_TOKEN", "hushcanary")],
+    &[("COZE_API_TOKEN", "hushcanary hushcanary")],
     &[
         ("COZE_WEB_OAUTH_CLIENT_ID", "i"),
-        ("COZE_WEB_OAUTH_CLIENT_SECRET", "hush"),
+        ("COZE_WEB_OAUTH_CLIENT_SECRET", "hushcanary"),
     ],
     &[
         ("COZE_WEB_OAUTH_CLIENT_ID", "i"),
-        ("COZE_WEB_OAUTH_CLIENT_SECRET", "hush\nhush"),
+        ("COZE_WEB_OAUTH_CLIENT_SECRET", "hushcanary\nhushcanary"),
     ],
     &[
-        ("COZE_API_TOKEN", "hush"),
-        ("COZE_WEB_OAUTH_CLIENT_SECRET", "hush"),
+        ("COZE_API_TOKEN", "hushcanary"),
+        ("COZE_WEB_OAUTH_CLIENT_SECRET", "hushcanary"),
     ],
     &[
         ("COZE_JWT_OAUTH_CLIENT_ID", "i"),
@@ -767,24 +984,32 @@ const ENVIRONMENTS: &[&[(&str, &str)]] = &[
     &[
         ("COZE_JWT_OAUTH_CLIENT_ID", "i"),
         ("COZE_JWT_OAUTH_PUBLIC_KEY_ID", "k"),
-        ("COZE_JWT_OAUTH_PRIVATE_KEY", "hush"),
+        ("COZE_JWT_OAUTH_PRIVATE_KEY", "hushcanary"),
     ],
     &[
-        ("COZE_API_TOKEN", "hush"),
-        ("COZE_API_BASE", "https://user:hush@api.coze.com"),
+        ("COZE_API_TOKEN", "hushcanary"),
+        ("COZE_API_BASE", "https://user:hushcanary@api.coze.com"),
     ],
 ];
 
 #[test]
 fn the_search_finds_what_it_is_for() {
-    let secrets = ["hush".to_owned(), "signature".to_owned()];
+    let secrets = ["hushcanary".to_owned(), "signature".to_owned()];
     assert_eq!(
-        line_with_any("a\nb hush-hush c\nd", &secrets),
-        Some("b hush-hush c")
+        line_with_any("a\nb hushcanary-hushcanary c\nd", &secrets),
+        Some("b hushcanary-hushcanary c")
     );
     assert_eq!(
         line_with_any("a.b.signature", &secrets),
         Some("a.b.signature")
     );
     assert_eq!(line_with_any("Secret(****)", &secrets), None);
+    let forms = forms(CANARY);
+    for before in ["", "x", "xy"] {
+        let code = STANDARD.encode(format!("{before}a-{CANARY}-and-more"));
+        assert!(line_with_any(&code, &forms).is_some(), "{code}");
+    }
+    for hex in ["68757368", "68%75%73"] {
+        assert!(forms.iter().any(|form| form.contains(hex)), "{forms:?}");
+    }
 }

@@ -894,6 +894,47 @@ async fn whoever_takes_an_app_of_another_type_is_told_so() {
     assert!(error.hint().contains("another type"), "{}", error.hint());
 }
 
+/// The texts are Coze's; here the mock says them of itself.
+#[tokio::test(start_paused = true)]
+async fn what_coze_says_of_an_app_leads_to_its_hint() {
+    let stage = Stage::new();
+    let pkce = PkceFlow::new(stage.client(), defaults::WEB_CLIENT_ID).unwrap();
+    let (page, login) = pkce.login(REDIRECT_URI).begin().unwrap();
+    let callback = stage.person(page.as_str(), Decision::Approve);
+    let without_secret = pkce.complete(login, &callback).await.unwrap_err();
+
+    let of_another = stage.jwt_of_another_app().token().await.unwrap_err();
+
+    let app = defaults::DEVICE_CLIENT_ID;
+    stage.mock.set_app_active(app, false).unwrap();
+    let deactivated = stage.device().start().await.unwrap_err();
+
+    for (error, code, message, hint) in [
+        (
+            without_secret,
+            ErrorCode::InvalidRequest,
+            "invalid request: client_secret",
+            "another type",
+        ),
+        (
+            of_another,
+            ErrorCode::InvalidClient,
+            "invalid jwt: kid not been registred",
+            "key",
+        ),
+        (
+            deactivated,
+            ErrorCode::AccessDeny,
+            "app: Mock device app is currently deactivated by the owner",
+            "deactivated",
+        ),
+    ] {
+        assert_eq!(error.code(), Some(&code));
+        assert_eq!(error.message(), Some(message));
+        assert!(error.hint().contains(hint), "{}", error.hint());
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_fresh_token_that_is_refused_too_is_not_called_wrong() {
     let stage = Stage::new();

@@ -68,7 +68,7 @@ fn endpoint(mock: &MockCoze) -> Endpoint {
 }
 
 fn http() -> reqwest::ClientBuilder {
-    reqwest::Client::builder().no_proxy()
+    reqwest::Client::builder().no_proxy().tls_certs_only([])
 }
 
 fn api_with(provider: impl TokenProvider, mock: &MockCoze) -> CozeApi {

@@ -328,8 +328,8 @@ async fn a_service_gets_the_token_that_its_request_describes() {
         "attribute_constraint": {"connector_bot_chat_attribute": {"bot_id_list": bots}},
     });
     let new = JwtTokenRequest::new;
-    let device = SessionContext::DeviceId("sensor-1".into());
-    let consumer = SessionContext::CustomConsumer("tenant-1".into());
+    let device = SessionContext::new().device_id("sensor-1");
+    let consumer = SessionContext::new().custom_consumer("tenant-1");
     let cases = [
         ("plain", new()),
         ("duration", new().duration(secs(86_399))),

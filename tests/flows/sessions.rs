@@ -23,8 +23,8 @@ async fn token(pool: &SessionPool, user: &str) -> AccessToken {
 /// Requests of which no two are the same.
 fn different_requests() -> Vec<JwtTokenRequest> {
     let new = JwtTokenRequest::new;
-    let device = |id: &str| SessionContext::DeviceId(id.to_owned());
-    let consumer = |id: &str| SessionContext::CustomConsumer(id.to_owned());
+    let device = |id: &str| SessionContext::new().device_id(id);
+    let consumer = |id: &str| SessionContext::new().custom_consumer(id);
     vec![
         new(),
         new().session_name("a"),

@@ -15,7 +15,7 @@ use coze_auth::{
         StoreFuture, Stored, TryLock, Version,
     },
 };
-use coze_mock::{Fault, MockCoze, SignIn as Ledger, Target, Times, When};
+use coze_mock::{Fault, FaultBody, MockCoze, SignIn as Ledger, Target, Times, When};
 use serde_json::Value;
 use tokio::time::Instant;
 
@@ -1080,6 +1080,30 @@ async fn nothing_is_sent_after_the_machine_was_suspended_for_longer_than_the_loc
         .iter()
         .filter(|record| record.get("intents").is_some());
     assert_eq!(intents.count(), 2, "the first was given up");
+    assert_nothing_lost(&stage, &first, &store.record().await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_machine_that_was_suspended_between_two_attempts_asks_again_at_once() {
+    let stage = Stage::new();
+    let (store, first) = signed_in(&stage).await;
+    pass(secs(1000)).await;
+    let unavailable = Fault::Status {
+        status: 503,
+        body: FaultBody::Empty,
+        retry_after: None,
+    };
+    let faults = stage.mock.faults();
+    faults.add(unavailable, Target::refresh(), Times::ONCE);
+    let suspend = async {
+        while !stage.mock.faults().pending().is_empty() {
+            tokio::task::yield_now().await;
+        }
+        stage.clock.set_wall_offset_secs(300);
+    };
+    let provider = replica(&stage, &store);
+    let (token, ()) = tokio::join!(provider.token(), suspend);
+    assert!(stage.takes(&token.unwrap()));
     assert_nothing_lost(&stage, &first, &store.record().await);
 }
 

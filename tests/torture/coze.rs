@@ -20,7 +20,7 @@ pub(crate) const REDIS_AT_MOST: Duration = Duration::from_secs(5);
 
 /// No root certificates: loading them costs more than everything that is measured here, and the mock has no TLS.
 fn http() -> reqwest::ClientBuilder {
-    reqwest::Client::builder().no_proxy().tls_certs_only([])
+    reqwest::Client::builder().tls_certs_only([])
 }
 
 pub(crate) fn client(setup: &Setup) -> Result<OAuthClientBuilder> {

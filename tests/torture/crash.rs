@@ -12,10 +12,10 @@ use serde_json::{Value, json};
 
 use crate::background::Background;
 use crate::ledger::Standing;
+use crate::refresher::Pace;
 use crate::setup::StoreName;
 use crate::stage::Stage;
-use crate::tally::{Tally, add, count, unforgiven};
-use crate::victim::Pace;
+use crate::tally::{Tally, add, count, counted};
 use crate::watch::marks;
 use crate::{Common, Result, random, runtime};
 
@@ -27,12 +27,12 @@ pub(crate) struct Options {
     kills: u64,
 }
 
-/// Long enough that no access token ends by itself: each refresh is one that the victim forces.
+/// Long enough that no access token ends by itself: each refresh is one that the process forces.
 const ACCESS_TOKEN_LIFETIME: u64 = 900;
 const START_AT_MOST: Duration = Duration::from_secs(120);
-/// Refreshes that are watched unharmed, to learn how long one takes.
-const UNHARMED: u64 = 100;
-/// A victim dies within its first refreshes.
+/// Refreshes that are watched undisturbed, to learn how long one takes.
+const UNDISTURBED: u64 = 100;
+/// A process is killed within its first refreshes.
 const LIVES_FOR_REFRESHES: u32 = 3;
 /// A request that is on its way outlives who sent it.
 const SETTLE: Duration = Duration::from_millis(5);
@@ -44,7 +44,7 @@ const SETTLE_AT_LAST: Duration = Duration::from_secs(2);
 /// The chain grows by each refresh, and is fetched after each kill.
 const LONGEST_CHAIN: usize = 500;
 
-/// A sign-in that victims are killed over.
+/// A sign-in that processes are killed over.
 struct Case {
     profile: String,
     sign_in: SignIn,
@@ -66,9 +66,9 @@ enum Finding {
     Unreadable,
     Missing,
     /// What is stored was never issued as it stands there.
-    Strange,
+    UnknownToken,
     /// Marked as over, and it is not.
-    BuriedAlive,
+    LiveMarkedEnded,
 }
 
 impl Finding {
@@ -84,8 +84,8 @@ impl Finding {
             Self::FurtherBehind => "further_behind",
             Self::Unreadable => "unreadable",
             Self::Missing => "missing",
-            Self::Strange => "strange",
-            Self::BuriedAlive => "buried_alive",
+            Self::UnknownToken => "unknown_token",
+            Self::LiveMarkedEnded => "live_marked_ended",
         }
     }
 }
@@ -97,12 +97,12 @@ struct Show<'a> {
     /// The one that was let lie for longest is the first.
     cases: VecDeque<Case>,
     findings: Tally,
-    /// What a victim said instead of being killed, other than that its sign-in was over as the ledger says.
+    /// What a process said instead of being killed, other than that its sign-in has ended as the ledger says.
     errors: Tally,
-    /// Kills after which a finished record lay beside the stored one, and was taken up.
-    taken_up: u64,
+    /// Kills after which a finished record lay beside the stored one, and was completed by the next owner.
+    completed_by_next: u64,
     refreshes: u64,
-    /// How long all victims together refreshed before they were killed.
+    /// How long all processes together refreshed before they were killed.
     lived: Duration,
 }
 
@@ -115,7 +115,7 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
         cases: VecDeque::new(),
         findings: Tally::new(),
         errors: Tally::new(),
-        taken_up: 0,
+        completed_by_next: 0,
         refreshes: 0,
         lived: Duration::ZERO,
     };
@@ -125,11 +125,11 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
         show.kill_one(&pace)?;
     }
     let took = began.elapsed();
-    let crippled = show.survivors()?;
-    let losses = show.losses(&crippled, options);
+    let stuck = show.survivors()?;
+    let losses = show.losses(&stuck, options);
     let mut figures = show.figures(&pace, options);
     figures["took_s"] = took.as_secs().into();
-    figures["crippled"] = json!(crippled);
+    figures["stuck"] = json!(stuck);
     figures["losses"] = json!(losses);
     options.common.conclude(&figures, &losses)
 }
@@ -138,9 +138,9 @@ impl Show<'_> {
     /// How long a refresh takes when nobody is killed.
     fn measure(&mut self) -> Result<Pace> {
         let case = self.new_case()?;
-        let refreshes = UNHARMED.to_string();
+        let refreshes = UNDISTURBED.to_string();
         let role = [
-            "victim",
+            "refresher",
             "--profile",
             &case.profile,
             "--refreshes",
@@ -155,7 +155,7 @@ impl Show<'_> {
     }
 
     fn new_case(&self) -> Result<Case> {
-        let profile = format!("victim-{}", self.cases.len());
+        let profile = format!("refresher-{}", self.cases.len());
         let sign_in = self.stage.setup.sign_in(&profile)?;
         Ok(Case {
             id: self
@@ -206,22 +206,22 @@ impl Show<'_> {
         Ok(self.stage.mock.sign_in(case.id)?.generations.len() > LONGEST_CHAIN)
     }
 
-    /// The error that the victim ended with, if it did before it was killed.
+    /// The error that the process ended with, if it did before it was killed.
     fn start_and_kill(&mut self, case: &Case, pace: &Pace) -> Result<Option<String>> {
-        let role = ["victim", "--profile", &case.profile];
+        let role = ["refresher", "--profile", &case.profile];
         let mut command = self.stage.setup.process(&role)?;
         command.stderr(std::process::Stdio::null());
-        let (mut victim, lines) = Background::start(command)?;
+        let (mut refresher, lines) = Background::start(command)?;
         let first = lines
             .recv_timeout(START_AT_MOST)
-            .map_err(|_| "a victim did not start")?;
+            .map_err(|_| "a process did not start")?;
         let began = Instant::now();
         let refresh = Duration::from_micros(pace.cycle_us);
         std::thread::sleep(random::between(
             Duration::ZERO,
             refresh * LIVES_FOR_REFRESHES,
         ));
-        victim.kill()?;
+        refresher.kill()?;
         self.lived += began.elapsed();
         let error = |line: String| {
             let line: Value = serde_json::from_str(&line).ok()?;
@@ -239,7 +239,7 @@ impl Show<'_> {
         if let (Ok(Some(as_left)), Ok(Some(now))) = (&as_left, &loaded)
             && marks(as_left) != marks(now)
         {
-            self.taken_up += 1;
+            self.completed_by_next += 1;
         }
         let finding = match loaded {
             Ok(Some(stored)) => self.compare(case, &stored)?,
@@ -247,7 +247,7 @@ impl Show<'_> {
             Err(error) if error.kind() == ErrorKind::StoreDamaged => Finding::Unreadable,
             Err(error) => return Err(error.into()),
         };
-        let may_be_in_quarantine = !matches!(finding, Finding::Current | Finding::BuriedAlive);
+        let may_be_in_quarantine = !matches!(finding, Finding::Current | Finding::LiveMarkedEnded);
         if may_be_in_quarantine && self.is_in_quarantine(case)? {
             return Ok(Finding::Quarantined);
         }
@@ -269,9 +269,9 @@ impl Show<'_> {
             .generation(&refresh_token)
             .is_some_and(|generation| generation.access_token == access_token);
         Ok(match family.standing(&refresh_token) {
-            _ if !as_issued => Finding::Strange,
-            Standing::Unknown => Finding::Strange,
-            Standing::Current if stored.ended().is_some() => Finding::BuriedAlive,
+            _ if !as_issued => Finding::UnknownToken,
+            Standing::Unknown => Finding::UnknownToken,
+            Standing::Current if stored.ended().is_some() => Finding::LiveMarkedEnded,
             Standing::Current => Finding::Current,
             Standing::Behind(1) => Finding::OneBehind,
             Standing::Behind(_) => Finding::FurtherBehind,
@@ -285,15 +285,15 @@ impl Show<'_> {
         } else {
             SETTLE_AT_LAST
         });
-        let mut crippled = Tally::new();
+        let mut stuck = Tally::new();
         let cases = std::mem::take(&mut self.cases);
         for case in &cases {
             if let Some(why) = self.cannot_go_on(case)? {
-                count(&mut crippled, &why);
+                count(&mut stuck, &why);
             }
         }
         self.cases = cases;
-        Ok(crippled)
+        Ok(stuck)
     }
 
     /// Why a fresh process can't go on with a sign-in, however often it tries: everybody else is dead.
@@ -311,7 +311,7 @@ impl Show<'_> {
                 return Ok(why);
             }
             let role = [
-                "victim",
+                "refresher",
                 "--profile",
                 &case.profile,
                 "--refreshes",
@@ -336,25 +336,31 @@ impl Show<'_> {
         count(&mut self.findings, finding.as_str());
     }
 
-    fn losses(&self, crippled: &Tally, options: &Options) -> Vec<String> {
-        use Finding::{BuriedAlive, FurtherBehind, Missing, Strange, Unreadable};
+    fn losses(&self, stuck: &Tally, options: &Options) -> Vec<String> {
+        use Finding::{FurtherBehind, LiveMarkedEnded, Missing, UnknownToken, Unreadable};
         let mut losses = Vec::new();
-        for finding in [Unreadable, Missing, Strange, FurtherBehind, BuriedAlive] {
+        for finding in [
+            Unreadable,
+            Missing,
+            UnknownToken,
+            FurtherBehind,
+            LiveMarkedEnded,
+        ] {
             if let Some(times) = self.findings.get(finding.as_str())
                 && finding.is_our_fault()
             {
                 losses.push(format!("{times} kills left the store {}", finding.as_str()));
             }
         }
-        let forgive_slowness = options.common.forgive_slowness;
-        let mut errors = unforgiven(&self.errors, forgive_slowness);
-        add(&mut errors, crippled);
+        let tolerate_timing = options.common.tolerate_timing;
+        let mut errors = counted(&self.errors, tolerate_timing);
+        add(&mut errors, stuck);
         for (what, times) in &errors {
             losses.push(format!(
                 "{times} processes could not refresh a live sign-in: {what}"
             ));
         }
-        let least = if forgive_slowness {
+        let least = if tolerate_timing {
             1
         } else {
             options.kills / 10
@@ -380,7 +386,7 @@ impl Show<'_> {
             "kills": options.kills,
             "reuse_revokes_family": options.common.reuse_revokes_family,
             "refresh_revokes_access_token": options.common.refresh_revokes_access_token,
-            "forgive_slowness": options.common.forgive_slowness,
+            "tolerate_timing": options.common.tolerate_timing,
             "refreshes": self.refreshes,
             "profiles": self.cases.len(),
             "current": of(Finding::Current),
@@ -389,9 +395,9 @@ impl Show<'_> {
             "further_behind": of(Finding::FurtherBehind),
             "unreadable": of(Finding::Unreadable),
             "missing": of(Finding::Missing),
-            "strange": of(Finding::Strange),
-            "buried_alive": of(Finding::BuriedAlive),
-            "taken_up": self.taken_up,
+            "unknown_token": of(Finding::UnknownToken),
+            "live_marked_ended": of(Finding::LiveMarkedEnded),
+            "completed_by_next": self.completed_by_next,
             "errors": self.errors,
             "pace": pace,
             // Half of the request is the way back, and the save follows.

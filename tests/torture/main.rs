@@ -1,7 +1,7 @@
 //! Tortures sign-ins whose refresh token works once: many processes at the same one, and processes that are killed.
 //!
 //! `cargo xtask torture` builds and starts this, with the mock as a process of its own. [`race`] and [`crash`] are
-//! the two shows; [`worker`] and [`victim`] are what the processes do that they start. Whether something was lost is
+//! the two shows; [`worker`] and [`refresher`] are what the processes do that they start. Whether something was lost is
 //! decided by the mock's ledger ([`ledger`]), never by our word for it. [`plain`] is the store that most programs have,
 //! for comparison: its losses are counted, and fail nothing.
 
@@ -22,10 +22,10 @@ mod probe;
 mod race;
 mod random;
 mod redis;
+mod refresher;
 mod setup;
 mod stage;
 mod tally;
-mod victim;
 mod watch;
 mod worker;
 
@@ -59,7 +59,7 @@ enum Command {
     Worker(worker::Options),
     /// A process to be killed
     #[command(hide = true)]
-    Victim(victim::Options),
+    Refresher(refresher::Options),
 }
 
 /// What both shows are told.
@@ -79,7 +79,7 @@ struct Common {
     refresh_revokes_access_token: bool,
     /// The machine is busy, or stalls: what only comes at the wrong time, or too seldom, fails nothing
     #[arg(long)]
-    forgive_slowness: bool,
+    tolerate_timing: bool,
     /// Write the figures here
     #[arg(long, value_name = "FILE")]
     json: PathBuf,
@@ -139,7 +139,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Race(options) => race::run(&options),
         Command::Crash(options) => crash::run(&options),
         Command::Worker(options) => alone(worker::run(Setup::inherited()?, options)),
-        Command::Victim(options) => alone(victim::run(Setup::inherited()?, options)),
+        Command::Refresher(options) => alone(refresher::run(Setup::inherited()?, options)),
     }
 }
 

@@ -35,7 +35,7 @@ impl Timings {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Under one lock, an unharmed refresh writes twice: its intent, and the successor.
+    /// Under one lock, an undisturbed refresh writes twice: its intent, and the successor.
     fn has_written(&self, began: Instant) {
         let mut watch = self.watch();
         match watch.intended.take() {

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use crate::background::Background;
 use crate::ledger::{RefreshWindow, SignIn};
 use crate::stage::Stage;
-use crate::tally::{Tally, add, count, quantile, unforgiven};
+use crate::tally::{Tally, add, count, counted, quantile};
 use crate::watch::{Reads, Seen, look_on, read_on};
 use crate::worker::{PROFILE, Summary};
 use crate::{Common, Result, millis, runtime};
@@ -162,7 +162,14 @@ impl Summary {
 
 /// Whether a fresh process still has the sign-in: it is served, refreshes, and the API takes the new token.
 fn survives(stage: &Stage) -> Result<(), String> {
-    let role = ["victim", "--profile", PROFILE, "--refreshes", "1", "--call"];
+    let role = [
+        "refresher",
+        "--profile",
+        PROFILE,
+        "--refreshes",
+        "1",
+        "--call",
+    ];
     let ended = text(stage.setup.process(&role))?
         .stderr(std::process::Stdio::null())
         .output()
@@ -180,7 +187,7 @@ impl Outcome {
     }
 
     /// What was read in the store, and was never issued as it stood there.
-    fn strangers(&self) -> usize {
+    fn unknown_tokens(&self) -> usize {
         let is_issued = |(refresh_token, access_token): &&(String, String)| {
             let mut generations = self.sign_ins.iter().flat_map(|family| &family.generations);
             generations.any(|generation| {
@@ -209,7 +216,7 @@ fn window(options: &Options) -> RefreshWindow {
 
 fn losses(outcome: &Outcome, options: &Options) -> Vec<String> {
     let mut losses = Vec::new();
-    let forgive_slowness = options.common.forgive_slowness;
+    let tolerate_timing = options.common.tolerate_timing;
     let mut none = |count: u64, what: &str| {
         if count > 0 {
             losses.push(format!("{count} {what}"));
@@ -234,7 +241,7 @@ fn losses(outcome: &Outcome, options: &Options) -> Vec<String> {
         "breaks in the chain of generations",
     );
     none(total(&seen.refreshes_refused), "refreshes refused");
-    if !forgive_slowness {
+    if !tolerate_timing {
         none(early as u64, "refreshes before their window");
         none(late as u64, "refreshes after the access token's end");
     }
@@ -243,11 +250,11 @@ fn losses(outcome: &Outcome, options: &Options) -> Vec<String> {
         "reads of the store that found no sign-in",
     );
     none(
-        outcome.strangers() as u64,
+        outcome.unknown_tokens() as u64,
         "stored pairs of tokens that were never issued",
     );
     none(
-        total(&unforgiven(&summary.errors, forgive_slowness)),
+        total(&counted(&summary.errors, tolerate_timing)),
         "errors in the processes",
     );
     none(
@@ -263,10 +270,10 @@ fn losses(outcome: &Outcome, options: &Options) -> Vec<String> {
         ));
     }
     let lives = options.seconds / options.access_token_lifetime;
-    if refreshed < if forgive_slowness { 1 } else { lives } {
+    if refreshed < if tolerate_timing { 1 } else { lives } {
         losses.push(format!("{refreshed} refreshes only: that was no race"));
     }
-    if forgive_slowness && refreshed > lives.max(1) * TOO_MANY_IN_A_LIFE {
+    if tolerate_timing && refreshed > lives.max(1) * TOO_MANY_IN_A_LIFE {
         losses.push(format!("{refreshed} refreshes, where {lives} were due"));
     }
     if let Err(why) = &outcome.survives {
@@ -294,7 +301,7 @@ fn figures(outcome: &Outcome, options: &Options, losses: &[String]) -> Value {
         "refresh_revokes_access_token": common.refresh_revokes_access_token,
         "latency_ms": options.latency,
         "skewed_clocks": options.skewed_clocks,
-        "forgive_slowness": common.forgive_slowness,
+        "tolerate_timing": common.tolerate_timing,
         "sign_ins": outcome.sign_ins.len(),
         "refreshes": seen.refreshes_answered,
         "tokens_handed_out": summary.served,
@@ -318,7 +325,7 @@ fn figures(outcome: &Outcome, options: &Options, losses: &[String]) -> Value {
         "unreadable": reads.errors,
         "missing": reads.missing,
         "slow_reads": reads.slow,
-        "strangers": outcome.strangers(),
+        "unknown_tokens": outcome.unknown_tokens(),
         "api_calls": seen.api_calls,
         "api_refused": seen.api_refused,
         "never_answered": seen.never_answered,

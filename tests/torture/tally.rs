@@ -45,10 +45,10 @@ pub(crate) fn is_slow(error: &Error) -> bool {
         .any(|words| text.contains(words))
 }
 
-/// Those that count: without those that only took too long, where that is forgiven.
-pub(crate) fn unforgiven(errors: &Tally, forgive_slowness: bool) -> Tally {
+/// Those that count: without those that only took too long, where timing is tolerated.
+pub(crate) fn counted(errors: &Tally, tolerate_timing: bool) -> Tally {
     let mut errors = errors.clone();
-    errors.retain(|what, _| !forgive_slowness || !what.contains(SLOW));
+    errors.retain(|what, _| !tolerate_timing || !what.contains(SLOW));
     errors
 }
 

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::sanitize;
+
 /// An answer whose type holds both what was asked for and the errors that come with the same HTTP
 /// status: Coze answers errors with status 200 too.
 ///
@@ -23,7 +25,7 @@ impl NoAnswer {
     /// The request could not be built, and this is why: it names a parameter, and holds no value.
     #[must_use]
     pub fn unbuilt(why: impl Into<String>) -> Self {
-        Self(Some(why.into()))
+        Self(Some(sanitize(&why.into(), &[])))
     }
 
     /// The exchange knows.

@@ -65,6 +65,12 @@ impl Bearer {
         Ok(Self(value))
     }
 
+    /// What it was made from.
+    pub(crate) fn credential(&self) -> Secret {
+        let header = self.0.to_str().unwrap_or_default();
+        Secret::from(header.strip_prefix("Bearer ").unwrap_or(header))
+    }
+
     /// The header value, sensitive.
     #[must_use]
     #[inline]

@@ -18,7 +18,7 @@ use http::{
 
 use zeroize::Zeroizing;
 
-use crate::{Bearer, SendError, SendErrorKind, Transport};
+use crate::{Bearer, Secret, SendError, SendErrorKind, Transport, sanitize_log_id};
 
 /// The most of an answer's body that is read, in bytes (1 MiB). Coze's answers take a few hundred.
 pub const BODY_LIMIT: usize = 1024 * 1024;
@@ -47,6 +47,7 @@ const API_VERSION_HEADER: &str = "api-version";
 #[derive(Clone, Default)]
 pub struct Exchange {
     bearer: Option<Bearer>,
+    secrets: Vec<Secret>,
     headers: HeaderMap,
     transport: Option<Arc<dyn Transport>>,
     kept: Arc<Mutex<Kept>>,
@@ -66,11 +67,26 @@ impl Exchange {
         Self::default()
     }
 
-    /// Sends this bearer as the `Authorization` header.
+    /// Sends this bearer as the `Authorization` header. Its credential is one of the [secrets](Self::with_secrets).
     #[must_use]
     pub fn with_bearer(mut self, bearer: Bearer) -> Self {
+        self.secrets.push(bearer.credential());
         self.bearer = Some(bearer);
         self
+    }
+
+    /// Names secrets that the request carries elsewhere, such as in its body: should a server repeat them, they are
+    /// redacted in a log id and in a [`SendError`].
+    #[must_use]
+    pub fn with_secrets(mut self, secrets: impl IntoIterator<Item = Secret>) -> Self {
+        self.secrets.extend(secrets);
+        self
+    }
+
+    /// What the request carries that must not be shown.
+    #[must_use]
+    pub fn secrets(&self) -> &[Secret] {
+        &self.secrets
     }
 
     /// Sends this header too.
@@ -113,8 +129,9 @@ impl Exchange {
     ///
     /// # Errors
     ///
-    /// Whatever the client says when no answer came, without the URL. When the body breaks off or is
-    /// longer than [`BODY_LIMIT`], reading the body of the returned answer fails.
+    /// When no answer came: its source is the [`SendError`] that the [outcome](Self::outcome) holds, and nothing else of what
+    /// the client said. When the body breaks off or is longer than [`BODY_LIMIT`], reading the body of the returned answer
+    /// fails.
     pub async fn execute(
         &self,
         client: &reqwest::Client,
@@ -126,25 +143,27 @@ impl Exchange {
             outcome: None,
         };
         let sent = match &self.transport {
-            None => client.execute(request).await.map_err(|error| {
-                let send_error = SendError::from_reqwest(&error);
-                (send_error, Some(error.without_url()))
-            }),
-            Some(transport) => transport.send(request).await.map_err(|e| (e, None)),
+            None => client
+                .execute(request)
+                .await
+                .map_err(|error| SendError::from_reqwest(&error, &self.secrets)),
+            Some(transport) => transport
+                .send(request)
+                .await
+                .map_err(|error| error.without(&self.secrets)),
         };
         match sent {
             Ok(response) => Ok(self.capture(response).await),
-            Err((send_error, error)) => {
-                self.keep(Outcome::Failed(send_error.clone()));
-                match error {
-                    Some(error) => Err(error),
-                    // Only reqwest can make its errors, so ours comes as a body that fails.
-                    None => Ok(failing_response(
-                        StatusCode::BAD_GATEWAY,
-                        HeaderMap::new(),
-                        send_error,
-                    )),
-                }
+            Err(error) => {
+                self.keep(Outcome::Failed(error.clone()));
+                // Only reqwest can make its errors, so ours becomes one by way of a body that fails.
+                let failing = failing_response(StatusCode::BAD_GATEWAY, HeaderMap::new(), error);
+                let body = failing.bytes().await?;
+                Ok(rebuilt_response(
+                    StatusCode::BAD_GATEWAY,
+                    HeaderMap::new(),
+                    body.into(),
+                ))
             }
         }
     }
@@ -178,7 +197,10 @@ impl Exchange {
                         break BodyState::TooLarge;
                     }
                 }
-                Err(error) => break BodyState::Broken(SendError::from_reqwest(&error)),
+                Err(error) => {
+                    let error = SendError::from_reqwest(&error, &self.secrets);
+                    break BodyState::Broken(error);
+                }
             }
         };
         let Captured {
@@ -186,6 +208,7 @@ impl Exchange {
             headers,
             body,
             body_state,
+            ..
         } = arriving.keep(body_state);
         match body_state {
             BodyState::Complete => rebuilt_response(status, headers, body.into()),
@@ -232,8 +255,11 @@ struct Arriving<'e> {
 impl Arriving<'_> {
     fn keep(&mut self, body_state: BodyState) -> Captured {
         self.is_kept = true;
+        let log_id = self.headers.get(LOG_ID_HEADER);
+        let log_id = log_id.and_then(|log_id| log_id.to_str().ok());
         let captured = Captured {
             status: self.status,
+            log_id: log_id.and_then(|log_id| sanitize_log_id(log_id, &self.exchange.secrets)),
             headers: std::mem::take(&mut self.headers),
             body: Bytes::from_owner(std::mem::take(&mut self.body)),
             body_state,
@@ -293,6 +319,7 @@ pub enum Outcome {
 #[derive(Clone)]
 pub struct Captured {
     status: StatusCode,
+    log_id: Option<String>,
     headers: HeaderMap,
     body: Bytes,
     body_state: BodyState,
@@ -317,16 +344,16 @@ impl Captured {
         self.status
     }
 
-    /// All headers.
+    /// All headers, as they came: they may hold anything.
     #[must_use]
     pub fn headers(&self) -> &HeaderMap {
         &self.headers
     }
 
-    /// Coze's log id, from the `x-tt-logid` header.
+    /// Coze's log id, from the `x-tt-logid` header, [fit to be shown](sanitize_log_id).
     #[must_use]
     pub fn log_id(&self) -> Option<&str> {
-        self.headers.get(LOG_ID_HEADER)?.to_str().ok()
+        self.log_id.as_deref()
     }
 
     /// The server's clock, from the `Date` header: whole seconds. `None` for an answer with an `Age` header: a cache
@@ -373,7 +400,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::{Secret, SendFuture, http_client_builder};
+    use crate::{Secret, SendFuture, http_client};
 
     async fn server_answering(answer: ResponseTemplate) -> MockServer {
         let server = MockServer::start().await;
@@ -382,7 +409,7 @@ mod tests {
     }
 
     async fn get(exchange: &Exchange, url: &str) -> reqwest::Result<reqwest::Response> {
-        let client = http_client_builder().build().unwrap();
+        let client = http_client(url).unwrap();
         let request = client
             .get(url)
             .header(API_VERSION_HEADER, "1")
@@ -535,8 +562,7 @@ mod tests {
             }
         }
         let exchange = Exchange::new().with_transport(Arc::new(Down));
-        let response = get(&exchange, "http://127.0.0.1:1/").await.unwrap();
-        let error = response.bytes().await.unwrap_err();
+        let error = get(&exchange, "http://127.0.0.1:1/").await.unwrap_err();
         assert!(
             std::iter::successors(error.source(), |e| (*e).source())
                 .any(|e| e.to_string() == "no connection (down)"),

@@ -2,38 +2,14 @@
 
 use std::{fmt, future::Future, pin::Pin, time::Duration};
 
+use crate::{ForeignError, Secret, sanitize};
+
 /// How long a connection may take, unless the caller says otherwise.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long a whole exchange may take, from connecting to the last byte of the answer, unless the
 /// caller says otherwise.
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
-
-/// A [`reqwest::ClientBuilder`] for credentials: hardened, with [`CONNECT_TIMEOUT`] and
-/// [`REQUEST_TIMEOUT`].
-///
-/// ```
-/// let client = coze_wire::http_client_builder().build()?;
-/// # Ok::<(), reqwest::Error>(())
-/// ```
-pub fn http_client_builder() -> reqwest::ClientBuilder {
-    harden(reqwest::Client::builder())
-        .connect_timeout(CONNECT_TIMEOUT)
-        .timeout(REQUEST_TIMEOUT)
-}
-
-/// Makes any builder fit to carry credentials.
-///
-/// - No redirect is followed: a 307 would hand the body, with its code or refresh token, to
-///   another host.
-/// - No request is repeated by the HTTP stack: codes, refresh tokens and JWTs are single-use.
-/// - No `Referer` is sent.
-pub fn harden(builder: reqwest::ClientBuilder) -> reqwest::ClientBuilder {
-    builder
-        .redirect(reqwest::redirect::Policy::none())
-        .retry(reqwest::retry::never())
-        .referer(false)
-}
 
 /// What [`Transport::send`] returns.
 pub type SendFuture<'a> =
@@ -53,7 +29,7 @@ pub trait Transport: Send + Sync + 'static {
     fn send(&self, request: reqwest::Request) -> SendFuture<'_>;
 }
 
-/// No answer came, or it broke off. Cheap to clone, and free of URLs and secrets.
+/// No answer came, or it broke off. Cheap to clone, free of URLs and secrets, and fit to be shown.
 #[derive(Debug, Clone)]
 pub struct SendError {
     kind: SendErrorKind,
@@ -77,11 +53,20 @@ pub enum SendErrorKind {
 }
 
 impl SendError {
-    /// An error of the given kind. The message is for people and must hold no secret.
-    pub fn new(kind: SendErrorKind, message: impl Into<String>) -> Self {
+    /// An error of the given kind. The message is for people: it is [sanitized](sanitize), and must hold no secret.
+    pub fn new(kind: SendErrorKind, message: impl AsRef<str>) -> Self {
         Self {
             kind,
-            message: message.into(),
+            message: sanitize(message.as_ref(), &[]),
+        }
+    }
+
+    /// The same, of a request that carried these secrets: they are redacted.
+    #[must_use]
+    pub fn without(self, secrets: &[Secret]) -> Self {
+        Self {
+            message: sanitize(&self.message, secrets),
+            ..self
         }
     }
 
@@ -91,9 +76,20 @@ impl SendError {
         self.kind
     }
 
-    /// Classes an error of reqwest. Its URL is left out.
+    /// Why, for people, without the name that the HTTP client has for the step that failed.
     #[must_use]
-    pub fn from_reqwest(error: &reqwest::Error) -> Self {
+    pub fn cause(&self) -> &str {
+        match self.message.split_once("): ") {
+            Some((step, cause)) if step.starts_with("client error (") => cause,
+            _ => &self.message,
+        }
+    }
+
+    /// Classes an error of reqwest, which a request that carried these secrets has met. Its URL is left out; what its causes
+    /// say is [sanitized](sanitize), for a server may have written it. The debug data of an HTTP/2 GOAWAY is left out: it may
+    /// repeat a secret of another request on the connection.
+    #[must_use]
+    pub fn from_reqwest(error: &reqwest::Error, secrets: &[Secret]) -> Self {
         let kind = if error.is_builder() {
             SendErrorKind::Request
         } else if error.is_connect() {
@@ -105,7 +101,11 @@ impl SendError {
         } else {
             SendErrorKind::Interrupted
         };
-        Self::new(kind, causes(error))
+        // reqwest's own message would quote the URL.
+        let causes = std::error::Error::source(error)
+            .map(|cause| ForeignError::of_request(cause, secrets).chain());
+        let message = causes.unwrap_or_else(|| "the HTTP client gave no cause".to_owned());
+        Self::new(kind, message)
     }
 }
 
@@ -122,26 +122,6 @@ fn is_refused_stream(error: &reqwest::Error) -> bool {
         source = cause.source();
     }
     false
-}
-
-/// The causes below reqwest's own message, which would quote the URL.
-fn causes(error: &reqwest::Error) -> String {
-    let mut text = String::new();
-    let mut source = std::error::Error::source(error);
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            if !text.is_empty() {
-                text.push_str(": ");
-            }
-            text.push_str(&cause_text);
-        }
-        source = cause.source();
-    }
-    if text.is_empty() {
-        text.push_str("the HTTP client gave no cause");
-    }
-    text
 }
 
 impl fmt::Display for SendError {

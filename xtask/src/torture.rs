@@ -75,7 +75,7 @@ struct Common {
     refresh_revokes_access_token: bool,
     /// The machine is busy, or stalls: what only comes at the wrong time, or too seldom, fails nothing
     #[arg(long)]
-    forgive_slowness: bool,
+    tolerate_timing: bool,
     /// Write the figures here, and leave benches/TORTURE.md alone; without, those of a run with the default numbers
     /// are written under benches/torture/, and others under target/torture/
     #[arg(long, value_name = "FILE")]
@@ -189,7 +189,7 @@ impl Run<'_> {
     /// Whether it is one of the report: hurried ones must not take their place.
     fn is_kept(&self) -> bool {
         let common = self.common;
-        let is_strict = !common.debug && !common.forgive_slowness;
+        let is_strict = !common.debug && !common.tolerate_timing;
         common.json.is_none() && is_strict && self.has_default_numbers
     }
 
@@ -285,8 +285,8 @@ impl Common {
             self.store.as_str().to_owned(),
         ];
         arguments.extend(self.options().map(|option| format!("--{option}")));
-        if self.forgive_slowness {
-            arguments.push("--forgive-slowness".to_owned());
+        if self.tolerate_timing {
+            arguments.push("--tolerate-timing".to_owned());
         }
         arguments
     }
@@ -384,7 +384,7 @@ mod tests {
             store,
             reuse_revokes_family: true,
             refresh_revokes_access_token: false,
-            forgive_slowness: false,
+            tolerate_timing: false,
             json: None,
             debug: false,
         }
@@ -411,14 +411,14 @@ mod tests {
     }
 
     #[test]
-    fn a_run_that_was_hurried_or_forgiven_does_not_replace_one_that_is_kept() {
+    fn a_run_that_was_shortened_or_tolerant_does_not_replace_one_that_is_kept() {
         for line in [
             "race --store file --seconds 5",
             "race --store file --processes 8",
             "race --store file --access-token-lifetime 60",
             "race --store file --latency 0",
             "race --store file --debug",
-            "race --store file --forgive-slowness",
+            "race --store file --tolerate-timing",
         ] {
             assert_eq!(file_of(line), Path::new("target/torture/race-file.json"));
         }

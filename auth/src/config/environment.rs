@@ -7,7 +7,7 @@ use zeroize::Zeroizing;
 use super::{ConfiguredCredentials, OAuthConfig, Problems, jwt_credentials};
 use crate::{
     Error, ErrorKind, FixedToken, Flow, PrivateKey, Result,
-    input::{credential, required},
+    input::{cleaned, credential, identifier},
     provider::TOKEN_VARIABLE,
 };
 
@@ -55,9 +55,11 @@ impl Environment {
         for name in VARIABLES {
             match variable(name).map(OsString::into_string) {
                 None => {}
-                Some(Ok(value)) if value.trim().is_empty() => {}
                 Some(Ok(value)) => {
-                    environment.values.insert(name, Zeroizing::new(value));
+                    let value = Zeroizing::new(value);
+                    if !cleaned(&value).is_empty() {
+                        environment.values.insert(name, value);
+                    }
                 }
                 Some(Err(_)) => environment.unreadable.push(name),
             }
@@ -69,13 +71,13 @@ impl Environment {
         self.values.contains_key(name) || self.unreadable.contains(&name)
     }
 
-    fn get(&self, name: &'static str) -> Option<String> {
-        self.values.get(name).map(|value| value.trim().to_owned())
+    fn get(&self, name: &'static str) -> Option<&str> {
+        self.values.get(name).map(|value| cleaned(value))
     }
 
-    /// A value on one line; one that is not there is reported elsewhere.
-    fn line(&self, name: &'static str, problems: &mut Problems) -> Option<String> {
-        problems.checked(name, required(name, &self.get(name)?))
+    /// An id; one that is not there is reported elsewhere.
+    fn id(&self, name: &'static str, problems: &mut Problems) -> Option<String> {
+        problems.checked(name, identifier("id", self.get(name)?))
     }
 
     /// What a flow needs: one variable out of each group.
@@ -106,7 +108,7 @@ impl Environment {
         Self::needs(flow)
             .iter()
             .filter(|group| !group.iter().any(|name| self.has(name)))
-            .map(|group| format!("{} is not set", group.join(" or ")))
+            .map(|group| group.join(" or "))
             .collect()
     }
 
@@ -117,15 +119,16 @@ impl Environment {
             None => self.only_complete_flow()?,
         };
         for missing in self.missing(flow) {
-            problems.add(format!("{missing} (flow {flow})"));
+            problems.add(&missing, format!(" is not set (flow {flow})"));
         }
         let of_flow = Self::needs(flow).iter().flat_map(|group| *group);
         for name in of_flow.chain(Self::optional(flow)) {
             if self.unreadable.contains(name) {
-                problems.add(format!("{name} is not valid Unicode"));
+                problems.add(name, " is not valid Unicode");
             }
         }
-        let endpoint = problems.endpoint((API_BASE, self.get(API_BASE)), ("the WWW base", None));
+        let api_base = self.get(API_BASE).map(str::to_owned);
+        let endpoint = problems.endpoint((API_BASE, api_base), ("the WWW base", None));
         let credentials = self.credentials(flow, &mut problems);
         let redirect_uri = match flow {
             Flow::Web => self.get(WEB_REDIRECT_URI),
@@ -136,7 +139,7 @@ impl Environment {
         Ok(OAuthConfig {
             credentials,
             endpoint,
-            redirect_uri,
+            redirect_uri: redirect_uri.map(str::to_owned),
         })
     }
 
@@ -159,7 +162,7 @@ impl Environment {
                     .flat_map(|flow| {
                         self.missing(flow)
                             .into_iter()
-                            .map(move |missing| format!("{missing} (flow {flow})"))
+                            .map(move |missing| format!("{missing} is not set (flow {flow})"))
                     })
                     .collect();
                 let what = if begun.is_empty() {
@@ -195,18 +198,17 @@ impl Environment {
                 Some(ConfiguredCredentials::Token(token))
             }
             Flow::Web => {
-                let client_secret = Zeroizing::new(self.get(WEB_CLIENT_SECRET)?);
-                let client_secret = credential("client secret", &client_secret);
+                let client_secret = credential("client secret", self.get(WEB_CLIENT_SECRET)?);
                 Some(ConfiguredCredentials::Web {
                     client_secret: problems.checked(WEB_CLIENT_SECRET, client_secret)?,
-                    client_id: self.line(WEB_CLIENT_ID, problems)?,
+                    client_id: self.id(WEB_CLIENT_ID, problems)?,
                 })
             }
             Flow::Pkce => Some(ConfiguredCredentials::Pkce {
-                client_id: self.line(PKCE_CLIENT_ID, problems)?,
+                client_id: self.id(PKCE_CLIENT_ID, problems)?,
             }),
             Flow::Device => Some(ConfiguredCredentials::Device {
-                client_id: self.line(DEVICE_CLIENT_ID, problems)?,
+                client_id: self.id(DEVICE_CLIENT_ID, problems)?,
             }),
             Flow::Jwt => {
                 let private_key = match (self.get(JWT_PRIVATE_KEY_FILE), self.get(JWT_PRIVATE_KEY))
@@ -215,14 +217,13 @@ impl Environment {
                         problems.checked(JWT_PRIVATE_KEY_FILE, PrivateKey::from_pem_file(path))
                     }
                     (None, Some(pem)) => {
-                        let pem = Zeroizing::new(pem);
-                        problems.checked(JWT_PRIVATE_KEY, PrivateKey::from_pem(&*pem))
+                        problems.checked(JWT_PRIVATE_KEY, PrivateKey::from_pem(pem))
                     }
                     (None, None) => None,
                 };
                 jwt_credentials(
-                    self.line(JWT_CLIENT_ID, problems),
-                    self.line(JWT_KEY_ID, problems),
+                    self.id(JWT_CLIENT_ID, problems),
+                    self.id(JWT_KEY_ID, problems),
                     private_key,
                 )
             }
@@ -262,6 +263,65 @@ mod tests {
             ),
         ] {
             assert_eq!(config(variables, None).unwrap().flow(), flow);
+        }
+    }
+
+    #[test]
+    fn what_an_env_file_keeps_around_a_value_is_dropped() {
+        let quoted = config(
+            &[
+                (WEB_CLIENT_ID, "\"i\""),
+                (WEB_CLIENT_SECRET, "'s'\\n"),
+                (WEB_REDIRECT_URI, "\"https://example.com/cb\""),
+                (API_BASE, "\"https://api.coze.cn\"\r"),
+                (TOKEN_VARIABLE, "\"\""),
+            ],
+            None,
+        )
+        .unwrap();
+        assert_eq!(quoted.endpoint(), &crate::Endpoint::CN);
+        assert_eq!(quoted.redirect_uri(), Some("https://example.com/cb"));
+        let ConfiguredCredentials::Web {
+            client_id,
+            client_secret,
+        } = quoted.credentials
+        else {
+            panic!("it is for the web")
+        };
+        assert_eq!((&*client_id, client_secret.expose()), ("i", "s"));
+        let token = config(&[(TOKEN_VARIABLE, "\"pat_abc\\n\"")], None).unwrap();
+        let ConfiguredCredentials::Token(token) = token.credentials else {
+            panic!("it is a token")
+        };
+        assert_eq!(token.authorization(), "Bearer pat_abc");
+    }
+
+    #[test]
+    fn what_can_not_be_told_apart_is_named_by_variable_and_character() {
+        for (name, value, expected) in [
+            (
+                TOKEN_VARIABLE,
+                "\"hush",
+                "COZE_API_TOKEN: the token holds a quotation mark",
+            ),
+            (
+                TOKEN_VARIABLE,
+                "hush # mine",
+                "COZE_API_TOKEN: the token holds a space",
+            ),
+            (
+                TOKEN_VARIABLE,
+                "Bearer hush",
+                "COZE_API_TOKEN: the token begins with the word",
+            ),
+            (
+                DEVICE_CLIENT_ID,
+                "hu\\nsh",
+                "COZE_DEVICE_OAUTH_CLIENT_ID: the id holds a backslash (character 3)",
+            ),
+        ] {
+            let text = problems(&[(name, value)], None);
+            assert!(text.contains(expected), "{expected}: {text}");
         }
     }
 
@@ -321,7 +381,7 @@ mod tests {
         ];
         let text = problems(&jwt, None);
         assert!(
-            text.contains("/nowhere/private_key.pem can't be read"),
+            text.contains("/nowhere/private_key.pem can't be read: "),
             "{text}"
         );
         let text = problems(&jwt[..3], None);

@@ -1,30 +1,44 @@
 //! The console's file `coze_oauth_config.json`.
 
+use std::collections::BTreeMap;
+
 use coze_wire::Secret;
-use serde_json::Value;
+use serde_json::value::RawValue;
 
 use super::{ConfiguredCredentials, OAuthConfig, Problems, jwt_credentials};
-use crate::{PrivateKey, Result, input::credential};
+use crate::{
+    PrivateKey, Result,
+    input::{cleaned, credential, unescaped},
+};
 
 /// Reads the text of the file that goes by this name.
 pub(super) fn config(name: &str, text: &str) -> Result<OAuthConfig> {
     let mut problems = Problems::new(name);
     // Editors on Windows put a byte order mark before it.
     let text = text.trim_start_matches('\u{feff}');
-    let value = match serde_json::from_str(text) {
-        Ok(Value::Object(value)) => value,
-        Ok(_) => return problems.refuse("is JSON, but no object"),
-        // The parser's own message may quote the text.
+    let fields = match serde_json::from_str(text) {
+        Ok(fields) => fields,
+        // The parser's own message would quote the text.
+        Err(error) if error.is_data() => return problems.refuse("is JSON, but not an object"),
         Err(error) => {
-            return problems.refuse(format!(
-                "is not valid JSON: line {}, column {}",
-                error.line(),
-                error.column()
-            ));
+            let error = error.to_string();
+            let advice = if error.starts_with("control character") {
+                r" (write a line break inside a text as \n)"
+            } else {
+                ""
+            };
+            return problems.refuse(format!("is not valid JSON: {error}{advice}"));
         }
     };
-    ConfigFile::read(&value, &mut problems).check(problems)
+    ConfigFile::read(&fields, &mut problems).check(problems)
 }
+
+/// The fields, each as the JSON that it is in the text: serde_json would copy a text with escapes, as every private key is, to
+/// memory that it does not wipe.
+type Fields<'t> = BTreeMap<String, &'t RawValue>;
+
+/// Fields that some programs write as numbers.
+const IDS: [&str; 2] = ["client_id", "public_key_id"];
 
 /// The file `coze_oauth_config.json`, which the Coze console offers and all official SDKs read.
 #[derive(Debug)]
@@ -76,38 +90,42 @@ impl ClientType {
 }
 
 impl ConfigFile {
-    fn read(value: &serde_json::Map<String, Value>, problems: &mut Problems) -> Self {
-        let mut text = |name: &str| match value.get(name) {
-            None | Some(Value::Null) => None,
-            Some(Value::String(text)) => Some(text.trim().to_owned()).filter(|t| !t.is_empty()),
-            Some(_) => {
-                problems.add(format!("{name} must be a string"));
-                None
+    fn read(fields: &Fields<'_>, problems: &mut Problems) -> Self {
+        let mut secret = |name: &str| {
+            let json = fields.get(name)?.get();
+            let quoted = json.strip_prefix('"').and_then(|q| q.strip_suffix('"'));
+            if let Some(quoted) = quoted {
+                let text = unescaped(quoted);
+                return Some(Secret::from(cleaned(&text))).filter(|text| !text.is_empty());
             }
+            if IDS.contains(&name) && json.bytes().all(|b| b.is_ascii_digit()) {
+                return Some(Secret::from(json));
+            }
+            if json != "null" {
+                problems.add(name, " must be a string");
+            }
+            None
         };
+        let mut text = |name: &str| secret(name).map(|text| text.expose().to_owned());
         let client_type = text("client_type");
         let file = Self {
             client_type: None,
             client_id: text("client_id"),
-            client_secret: text("client_secret").map(Secret::from),
-            private_key: text("private_key").map(Secret::from),
             public_key_id: text("public_key_id"),
             coze_api_base: text("coze_api_base"),
             coze_www_base: text("coze_www_base"),
+            client_secret: secret("client_secret"),
+            private_key: secret("private_key"),
         };
-        let client_type = match client_type.as_deref() {
-            None => {
-                problems.add("client_type is missing (one of pkce, jwt, device, web)");
-                None
+        let those = " (one of pkce, jwt, device, web)";
+        let client_type = problems.required_one_of("client_type", those, client_type);
+        let client_type = client_type.and_then(|word| {
+            let known = ClientType::ALL.into_iter().find(|t| t.as_str() == word);
+            if known.is_none() {
+                problems.add("client_type", " must be one of pkce, jwt, device, web");
             }
-            Some(word) => {
-                let known = ClientType::ALL.into_iter().find(|t| t.as_str() == word);
-                if known.is_none() {
-                    problems.add("client_type must be one of pkce, jwt, device, web");
-                }
-                known
-            }
-        };
+            known
+        });
         Self {
             client_type,
             ..file
@@ -119,17 +137,15 @@ impl ConfigFile {
             ("coze_api_base", self.coze_api_base),
             ("coze_www_base", self.coze_www_base),
         );
-        let client_id = problems.required_line("client_id", self.client_id);
+        let client_id = problems.required_id("client_id", self.client_id);
         if let Some(public @ (ClientType::Pkce | ClientType::Device)) = self.client_type {
             for (field, given) in [
                 ("client_secret", self.client_secret.is_some()),
                 ("private_key", self.private_key.is_some()),
             ] {
                 if given {
-                    problems.add(format!(
-                        "{field} contradicts client_type {}",
-                        public.as_str()
-                    ));
+                    let contradicted = public.as_str();
+                    problems.add(field, format!(" contradicts client_type {contradicted}"));
                 }
             }
         }
@@ -156,7 +172,7 @@ impl ConfigFile {
                 client_id.map(|client_id| ConfiguredCredentials::Device { client_id })
             }
             Some(ClientType::Jwt) => {
-                let key_id = problems.required_line("public_key_id", self.public_key_id);
+                let key_id = problems.required_id("public_key_id", self.public_key_id);
                 let private_key =
                     problems
                         .required("private_key", self.private_key)
@@ -208,6 +224,76 @@ mod tests {
             assert_eq!(config.flow(), flow);
             assert_eq!(config.endpoint(), &crate::Endpoint::COM);
         }
+    }
+
+    #[test]
+    fn an_id_that_is_a_number_is_read_and_another_number_is_reported_once() {
+        let json = r#"{"client_type":"device","client_id":7312345678901234567}"#;
+        let ConfiguredCredentials::Device { client_id } =
+            config("x.json", json).unwrap().credentials
+        else {
+            panic!("it is for a device")
+        };
+        assert_eq!(client_id, "7312345678901234567");
+        for bad in ["-7", "7.5", "7e3", "true", "[7]", "{}"] {
+            let text = problems(&format!(r#"{{"client_type":"device","client_id":{bad}}}"#));
+            assert!(
+                text.starts_with("x.json: client_id must be a string; "),
+                "{text}"
+            );
+            assert!(!text.contains("missing"), "{text}");
+        }
+        let text = problems(r#"{"client_type":7,"client_id":"i"}"#);
+        assert!(
+            text.starts_with("x.json: client_type must be a string; "),
+            "{text}"
+        );
+        assert!(!text.contains("missing"), "{text}");
+    }
+
+    #[test]
+    fn values_are_read_without_what_templates_leave_around_them() {
+        let json = r#"{"client_type":" \"web\"\n","client_id":"'i'","client_secret":"\"\u0073\"\\n",
+            "coze_api_base":"\"https://api.coze.cn\"","coze_www_base":"\"\""}"#;
+        let config = config("x.json", json).unwrap();
+        assert_eq!(config.endpoint(), &crate::Endpoint::CN);
+        let ConfiguredCredentials::Web {
+            client_id,
+            client_secret,
+        } = config.credentials
+        else {
+            panic!("it is for the web")
+        };
+        assert_eq!((&*client_id, client_secret.expose()), ("i", "s"));
+    }
+
+    #[test]
+    fn a_file_that_is_not_a_text_of_its_size_is_refused_with_the_reason() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.json");
+        let refusal = |path: &std::path::Path| {
+            let error = OAuthConfig::from_file(path).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Configuration);
+            error.to_string()
+        };
+        assert!(refusal(folder.path()).contains("can't be read: it is a directory"));
+        assert!(refusal(&path).contains("x.json can't be read: "));
+        std::fs::write(&path, b"{\xff}").unwrap();
+        assert!(refusal(&path).contains("x.json is not text; save it as UTF-8"));
+        std::fs::File::create(&path)
+            .unwrap()
+            .set_len(1 << 40)
+            .unwrap();
+        assert!(refusal(&path).contains("it is larger than 256 KiB"));
+        #[cfg(unix)]
+        assert!(refusal(std::path::Path::new("/dev/zero")).contains("it is a device"));
+
+        let json = "\u{feff}{\"client_type\":\"pkce\",\"client_id\":\"i\"}";
+        std::fs::write(&path, json).unwrap();
+        assert_eq!(OAuthConfig::from_file(&path).unwrap().flow(), Flow::Pkce);
+        let utf16: Vec<u8> = json.encode_utf16().flat_map(u16::to_le_bytes).collect();
+        std::fs::write(&path, utf16).unwrap();
+        assert_eq!(OAuthConfig::from_file(&path).unwrap().flow(), Flow::Pkce);
     }
 
     #[test]
@@ -272,10 +358,15 @@ mod tests {
     #[test]
     fn what_is_no_json_object_is_refused_with_the_place() {
         for (text, expected) in [
-            ("", "line 1, column 0"),
-            ("{\n  \"client_secret\": hush}", "line 2, column 20"),
-            ("[\"hush\"]", "no object"),
-            ("null", "no object"),
+            ("", "line 1 column 0"),
+            ("{\n  \"client_secret\": hush}", "line 2 column 20"),
+            (
+                "{\"private_key\": \"hush\nhush\"}",
+                r"(write a line break inside a text as \n)",
+            ),
+            ("{\"client_secret\": \"hush\",}", "trailing comma at line 1"),
+            ("[\"hush\"]", "not an object"),
+            ("null", "not an object"),
         ] {
             assert!(
                 problems(text).contains(expected),

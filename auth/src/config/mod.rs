@@ -7,12 +7,14 @@ mod file;
 use std::{ffi::OsString, path::Path};
 
 use coze_wire::Secret;
-use zeroize::Zeroizing;
 
 use crate::{
     DeviceFlow, Endpoint, Error, ErrorKind, FixedToken, Flow, JwtFlow, OAuthClient,
     OAuthClientBuilder, PkceFlow, PrivateKey, Result, WebFlow,
-    input::{required, shown_path},
+    input::{
+        file::{self as input_file, shown_path},
+        identifier,
+    },
 };
 use environment::Environment;
 
@@ -77,7 +79,7 @@ pub enum ConfiguredFlow {
 }
 
 impl OAuthConfig {
-    /// Reads a `coze_oauth_config.json` from a path. Unknown fields are ignored.
+    /// Reads a `coze_oauth_config.json`, of at most 256 KiB, from a path. Unknown fields are ignored.
     ///
     /// # Errors
     ///
@@ -88,13 +90,17 @@ impl OAuthConfig {
         let name = shown_path(path).ok_or_else(|| {
             Error::new(
                 ErrorKind::Configuration,
-                "what was given is no path but the configuration itself (use from_json)",
+                "what was given is not a path but the configuration itself (use from_json)",
             )
         })?;
-        let text = std::fs::read_to_string(path).map_err(|error| {
+        let contents = input_file::read(path).map_err(|error| {
             Error::new(ErrorKind::Configuration, format!("{name} can't be read")).with_source(error)
         })?;
-        file::config(&name, &Zeroizing::new(text))
+        let text = input_file::text(&contents).ok_or_else(|| {
+            let what = format!("{name} is not text; save it as UTF-8");
+            Error::new(ErrorKind::Configuration, what)
+        })?;
+        file::config(&name, &text)
     }
 
     /// Reads the text of a `coze_oauth_config.json`.
@@ -107,7 +113,9 @@ impl OAuthConfig {
     }
 
     /// Reads the environment variables that the official SDKs' examples use, and finds the flow that
-    /// they describe. A variable that is set to nothing counts as not set.
+    /// they describe. A variable that is set to nothing counts as not set. What env files leave around a value (white space, one
+    /// pair of quotation marks, an escaped line break) is dropped; any other character that can't be part of it is an error that
+    /// names the variable and the character, never the value.
     ///
     /// | flow | variables |
     /// |---|---|
@@ -219,7 +227,8 @@ impl OAuthConfig {
 /// Everything that is wrong with one configuration.
 struct Problems {
     source: String,
-    found: Vec<String>,
+    /// The field or variable, and what is wrong with it.
+    found: Vec<(String, String)>,
 }
 
 impl Problems {
@@ -230,8 +239,8 @@ impl Problems {
         }
     }
 
-    fn add(&mut self, problem: impl Into<String>) {
-        self.found.push(problem.into());
+    fn add(&mut self, name: &str, problem: impl Into<String>) {
+        self.found.push((name.to_owned(), problem.into()));
     }
 
     fn refuse<T>(&self, what: impl AsRef<str>) -> Result<T> {
@@ -245,38 +254,44 @@ impl Problems {
     fn none_or<T>(self, value: Option<T>) -> Result<T> {
         match value {
             Some(value) if self.found.is_empty() => Ok(value),
-            _ => Err(Error::new(
-                ErrorKind::Configuration,
-                format!("{}: {}", self.source, self.found.join("; ")),
-            )),
+            _ => {
+                let each = self
+                    .found
+                    .iter()
+                    .map(|(name, problem)| format!("{name}{problem}"));
+                let all = each.collect::<Vec<_>>().join("; ");
+                Err(Error::new(
+                    ErrorKind::Configuration,
+                    format!("{}: {all}", self.source),
+                ))
+            }
         }
     }
 
     /// The value of a check, its error noted.
     fn checked<T>(&mut self, name: &str, checked: Result<T>) -> Option<T> {
         checked
-            .map_err(|error| {
-                let why = error.message().map_or_else(
-                    || error.what().to_owned(),
-                    |message| format!("{}: {message}", error.what()),
-                );
-                self.add(format!("{name}: {why}"));
-            })
+            .map_err(|error| self.add(name, format!(": {}", error.summary())))
             .ok()
     }
 
     /// A value that has to be there.
     fn required<T>(&mut self, name: &str, value: Option<T>) -> Option<T> {
-        if value.is_none() {
-            self.add(format!("{name} is missing"));
+        self.required_one_of(name, "", value)
+    }
+
+    /// The same, with the values that are possible. Where it is not there because it can't be used, that has been noted.
+    fn required_one_of<T>(&mut self, name: &str, those: &str, value: Option<T>) -> Option<T> {
+        if value.is_none() && !self.found.iter().any(|(noted, _)| noted == name) {
+            self.add(name, format!(" is missing{those}"));
         }
         value
     }
 
-    /// A value that has to be there, on one line.
-    fn required_line(&mut self, name: &str, value: Option<String>) -> Option<String> {
+    /// An id that has to be there.
+    fn required_id(&mut self, name: &str, value: Option<String>) -> Option<String> {
         let value = self.required(name, value)?;
-        self.checked(name, required(name, &value))
+        self.checked(name, identifier(name, &value))
     }
 
     fn endpoint(

@@ -1,31 +1,14 @@
 //! What the two flows through a browser share: the authorize page's address, the state that ties an
 //! answer to its login, and reading the callback (RFC 6749 sections 4.1.1 and 4.1.2).
 
-use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-use coze_wire::Secret;
+use coze_wire::{Secret, sanitize};
 use url::{Url, form_urlencoded};
 
 use crate::{
     Endpoint, Error, ErrorCode, ErrorKind, Result,
-    error::presentable,
-    input::{PathId, required},
+    input::{PathId, cleaned, required},
+    random,
 };
-
-/// Random bytes in a state or a code verifier: 43 characters once encoded.
-const RANDOM_BYTES: usize = 32;
-
-/// A string of 43 URL-safe characters from the operating system's random source.
-pub(crate) fn random_string() -> Result<Secret> {
-    let mut bytes = zeroize::Zeroizing::new([0_u8; RANDOM_BYTES]);
-    getrandom::fill(bytes.as_mut()).map_err(|error| {
-        Error::new(
-            ErrorKind::System,
-            "the operating system gave no random bytes",
-        )
-        .with_source(error)
-    })?;
-    Ok(URL_SAFE_NO_PAD.encode(*bytes).into())
-}
 
 /// What a caller says about a login before it begins.
 #[derive(Debug, Clone)]
@@ -47,7 +30,7 @@ impl LoginOptions {
     /// The state that was asked for, or a random one.
     pub(crate) fn take_state(&mut self) -> Result<Secret> {
         match self.state.take() {
-            None => random_string(),
+            None => random::string(),
             Some(state) if state.expose().trim().is_empty() => {
                 Err(Error::invalid_input("the state is empty"))
             }
@@ -57,7 +40,7 @@ impl LoginOptions {
 
     /// The redirect URI exactly as registered, once it is known to be a URI.
     pub(crate) fn checked_redirect_uri(&self) -> Result<String> {
-        let redirect_uri = required("redirect URI", &self.redirect_uri)?;
+        let redirect_uri = required("redirect URI", cleaned(&self.redirect_uri))?;
         match Url::parse(&redirect_uri) {
             Ok(_) => Ok(redirect_uri),
             Err(error) => Err(Error::invalid_input(format!(
@@ -120,12 +103,13 @@ pub(crate) fn code_of_callback(callback: &str, state: &Secret) -> Result<Secret>
         ));
     }
     if let Some(error) = parameters.one("error")? {
-        let secrets = [state.clone()];
+        let mut secrets = vec![state.clone()];
+        secrets.extend(parameters.one("code")?);
         let description = parameters.one("error_description")?;
-        let word = presentable(error.expose(), &secrets);
+        let word = sanitize(error.expose(), &secrets);
         return Err(Error::new(ErrorKind::Refused, "the login was refused")
             .with_code(ErrorCode::from_word(&word))
-            .with_message(description.map(|d| presentable(d.expose(), &secrets))));
+            .with_message(description.map(|d| sanitize(d.expose(), &secrets))));
     }
     parameters
         .one("code")?
@@ -239,12 +223,5 @@ mod tests {
             assert_eq!(error.kind(), ErrorKind::InvalidCallback, "{callback}");
             assert!(!format!("{error} {error:?}").contains("hush"));
         }
-    }
-
-    #[test]
-    fn random_strings_have_43_characters_and_differ() {
-        let (one, other) = (random_string().unwrap(), random_string().unwrap());
-        assert_eq!(one.expose().len(), 43);
-        assert!(!one.ct_eq(other.expose()));
     }
 }

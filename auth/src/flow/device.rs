@@ -6,17 +6,17 @@ use std::{
 };
 
 use coze_oauth_client::types;
-use coze_wire::Secret;
+use coze_wire::{Secret, is_invisible, sanitize_to};
 use serde_json::Value;
-use url::Url;
+use url::{Host, Url};
 
 use crate::{
-    Error, ErrorCode, ErrorKind, Flow, OAuthClient, RefreshToken, Result, Token,
+    Endpoint, Error, ErrorCode, ErrorKind, Flow, OAuthClient, RefreshToken, Result, Token,
     answer::{Answer, Object, not_as_described},
     client::Credentials,
     clock::Clock,
     expiry::{Granted, poll_interval},
-    input::{PathId, required},
+    input::{PathId, identifier},
 };
 
 /// The device authorization flow: a terminal, a television, anything where a person signs in on
@@ -53,7 +53,7 @@ impl DeviceFlow {
     /// [`InvalidInput`](ErrorKind::InvalidInput) when the client id is empty or holds a control
     /// character. Surrounding white space is dropped.
     pub fn new(client: OAuthClient, client_id: impl AsRef<str>) -> Result<Self> {
-        let client_id = required("client id", client_id.as_ref())
+        let client_id = identifier("client id", client_id.as_ref())
             .map_err(|error| error.in_flow(Flow::Device))?;
         Ok(Self { client, client_id })
     }
@@ -62,8 +62,10 @@ impl DeviceFlow {
     ///
     /// # Errors
     ///
-    /// [`Refused`](ErrorKind::Refused) when Coze says no; those of the transport and of answers that
-    /// are none.
+    /// - [`Refused`](ErrorKind::Refused) when Coze refuses.
+    /// - [`InvalidAnswer`](ErrorKind::InvalidAnswer) when the answer has no user code that can be shown, or its
+    ///   [`verification_uri`](DeviceAuthorization::verification_uri) is not one that a user should open.
+    /// - Those of the transport and of other invalid answers.
     pub async fn start(&self) -> Result<DeviceAuthorization> {
         self.start_for(None).await
     }
@@ -84,10 +86,10 @@ impl DeviceFlow {
     }
 
     async fn start_for(&self, workspace: Option<&PathId>) -> Result<DeviceAuthorization> {
-        let clock = self.client.clock();
+        let (endpoint, clock) = (self.client.endpoint(), self.client.clock());
         self.client
             .start_device_authorization(&self.client_id, workspace, |answer, object| {
-                DeviceAuthorization::from_answer(answer, object, clock)
+                DeviceAuthorization::from_answer(answer, object, endpoint, clock)
             })
             .await
     }
@@ -327,7 +329,7 @@ impl Pace {
 pub struct DeviceAuthorization {
     device_code: Secret,
     user_code: String,
-    verification_uri: String,
+    verification_uri: Url,
     interval: Duration,
     expires_in: Duration,
     expires: Instant,
@@ -338,7 +340,12 @@ pub struct DeviceAuthorization {
 
 impl DeviceAuthorization {
     /// The answer may hold the only device code of a login that goes on: only what can't be done without is asked for.
-    fn from_answer(answer: &Answer<'_>, object: &Object<'_>, clock: &Clock) -> Result<Self> {
+    fn from_answer(
+        answer: &Answer<'_>,
+        object: &Object<'_>,
+        endpoint: &Endpoint,
+        clock: &Clock,
+    ) -> Result<Self> {
         let missing = |name: &str, expected: &str| {
             let mismatch = object.mismatch(name, expected);
             answer.refusal_or(object, not_as_described(mismatch))
@@ -352,16 +359,18 @@ impl DeviceAuthorization {
             Some(Value::Number(code)) => code.to_string(),
             _ => return Err(missing("user_code", "a string or a number")),
         };
+        // Nobody could type a character that is not seen.
+        let user_code = sanitize_to(&user_code, &[], LONGEST_USER_CODE);
+        if user_code.is_empty() || user_code.chars().count() > LONGEST_USER_CODE {
+            return Err(not_as_described(format!(
+                "the answer's user_code can't be shown: it has no visible character, or more than {LONGEST_USER_CODE}"
+            )));
+        }
         let verification_uri = object
             .text("verification_uri")
             .ok_or_else(|| missing("verification_uri", "the address that the user opens"))?;
-        let opens_in_a_browser =
-            Url::parse(&verification_uri).is_ok_and(|url| matches!(url.scheme(), "https" | "http"));
-        if !opens_in_a_browser {
-            return Err(not_as_described(
-                "the answer's verification_uri is not an address that a browser opens".to_owned(),
-            ));
-        }
+        let verification_uri = checked_verification_uri(&verification_uri, endpoint)
+            .map_err(|why| not_as_described(format!("the answer's verification_uri {why}")))?;
         let timing = answer.timing;
         let granted = Granted::device_code();
         let mut life = granted.life(object.value("expires_in").as_ref(), timing);
@@ -372,7 +381,7 @@ impl DeviceAuthorization {
         Ok(Self {
             device_code: Secret::from(device_code.as_str()),
             user_code,
-            verification_uri: verification_uri.to_string(),
+            verification_uri,
             interval: poll_interval(object.value("interval").as_ref()),
             expires_in: life.granted,
             expires: timing.ended + life.lifetime,
@@ -382,29 +391,29 @@ impl DeviceAuthorization {
         })
     }
 
-    /// The code that the person confirms, such as `WDJB-MJHT`. It is meant to be shown.
+    /// The code that the user confirms, such as `WDJB-MJHT`. It is meant to be shown: it is one line, and has no control
+    /// characters or others that are not seen.
     #[must_use]
     pub fn user_code(&self) -> &str {
         &self.user_code
     }
 
-    /// The address that the person opens, without the user code.
+    /// The address that the user opens, without the user code. It is an `https` URL (`http` is accepted for loopback hosts, and
+    /// for the hosts of an [`Endpoint`] that has such bases) without a user name, all in ASCII: a host in another alphabet
+    /// shows as it is looked up (`xn--…`), so none passes for another.
     #[must_use]
     pub fn verification_uri(&self) -> &str {
-        &self.verification_uri
+        self.verification_uri.as_str()
     }
 
-    /// The address with the user code in it (`?user_code=…`), for a link or a QR code.
+    /// The address with the user code in it (`?user_code=…`), for a link or a QR code. It is made from these two; a
+    /// `verification_uri_complete` (RFC 8628 section 3.2) of the answer is ignored.
     #[must_use]
     pub fn verification_url(&self) -> String {
-        match Url::parse(&self.verification_uri) {
-            Ok(mut url) => {
-                url.query_pairs_mut()
-                    .append_pair("user_code", &self.user_code);
-                url.into()
-            }
-            Err(_) => self.verification_uri.clone(),
-        }
+        let mut url = self.verification_uri.clone();
+        url.query_pairs_mut()
+            .append_pair("user_code", &self.user_code);
+        url.into()
     }
 
     /// The least time between two polls, as the server asks for; 5 seconds when it does not say.
@@ -458,12 +467,43 @@ impl fmt::Debug for DeviceAuthorization {
         f.debug_struct("DeviceAuthorization")
             .field("device_code", &self.device_code)
             .field("user_code", &self.user_code)
-            .field("verification_uri", &self.verification_uri)
+            .field("verification_uri", &self.verification_uri())
             .field("interval", &self.interval)
             .field("expires_in", &self.expires_in)
             .field("log_id", &self.log_id)
             .finish_non_exhaustive()
     }
+}
+
+/// Coze's have 9 characters.
+const LONGEST_USER_CODE: usize = 100;
+
+/// An address that a user may be asked to open; or why not, without quoting it.
+fn checked_verification_uri(uri: &str, endpoint: &Endpoint) -> Result<Url, &'static str> {
+    // A URL parser drops some of these.
+    if uri.contains(|c: char| is_invisible(c) || c.is_whitespace()) {
+        return Err("holds white space, a control character, or another that is not seen");
+    }
+    let url = Url::parse(uri).map_err(|_| "is not a URL")?;
+    let Some(host) = url.host() else {
+        return Err("has no host");
+    };
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err("has a user name or password in it");
+    }
+    match url.scheme() {
+        "https" => Ok(url),
+        "http" if coze_wire::is_loopback(&url) || is_http_host_of(endpoint, &host) => Ok(url),
+        "http" => Err("is not an https URL"),
+        _ => Err("is not an address that a browser opens"),
+    }
+}
+
+/// Whether the endpoint itself is reached at this host by plain `http`: the caller has allowed it by name.
+fn is_http_host_of(endpoint: &Endpoint, host: &Host<&str>) -> bool {
+    let bases = [endpoint.api_base(), endpoint.www_base()];
+    let mut bases = bases.iter().filter_map(|base| Url::parse(base).ok());
+    bases.any(|base| base.scheme() == "http" && base.host().as_ref() == Some(host))
 }
 
 /// How it stands after one request.

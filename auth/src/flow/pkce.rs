@@ -8,9 +8,9 @@ use coze_wire::Secret;
 use serde::{Deserialize, Serialize};
 use url::Url;
 
-use super::browser::{LoginOptions, code_of_callback, random_string};
+use super::browser::{LoginOptions, code_of_callback};
 use crate::{
-    Error, Flow, OAuthClient, RefreshToken, Result, Token, client::Credentials, input::required,
+    Error, Flow, OAuthClient, RefreshToken, Result, Token, client::Credentials, input::identifier,
 };
 
 /// The authorization code flow of a public client: desktop, mobile, single page.
@@ -45,8 +45,8 @@ impl PkceFlow {
     /// [`InvalidInput`](crate::ErrorKind::InvalidInput) when the client id is empty or holds a control
     /// character. Surrounding white space is dropped.
     pub fn new(client: OAuthClient, client_id: impl AsRef<str>) -> Result<Self> {
-        let client_id =
-            required("client id", client_id.as_ref()).map_err(|error| error.in_flow(Flow::Pkce))?;
+        let client_id = identifier("client id", client_id.as_ref())
+            .map_err(|error| error.in_flow(Flow::Pkce))?;
         Ok(Self { client, client_id })
     }
 
@@ -245,7 +245,7 @@ impl CodeVerifier {
 
     /// 43 characters (256 bits) from the operating system's random source.
     fn random() -> Result<Self> {
-        random_string().map(Self)
+        crate::random::string().map(Self)
     }
 
     /// `BASE64URL-NOPAD(SHA256(ASCII(code_verifier)))` for S256, the verifier itself for plain.

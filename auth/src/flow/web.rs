@@ -11,7 +11,7 @@ use super::browser::{LoginOptions, code_of_callback};
 use crate::{
     Flow, OAuthClient, RefreshToken, Result, Token,
     client::Credentials,
-    input::{credential, required},
+    input::{credential, identifier},
 };
 
 /// The authorization code flow of a web application: its backend keeps a client secret.
@@ -52,7 +52,7 @@ impl WebFlow {
     /// # Errors
     ///
     /// [`InvalidInput`](crate::ErrorKind::InvalidInput) when the client id or secret is empty or can't
-    /// be sent. Surrounding white space is dropped.
+    /// be sent. What env files leave around them (white space, a pair of quotation marks, `\n`) is dropped.
     pub fn new(
         client: OAuthClient,
         client_id: impl AsRef<str>,
@@ -61,7 +61,7 @@ impl WebFlow {
         let checked = || {
             Ok(Self {
                 client,
-                client_id: required("client id", client_id.as_ref())?,
+                client_id: identifier("client id", client_id.as_ref())?,
                 client_secret: credential("client secret", client_secret.as_ref())?,
             })
         };

@@ -17,12 +17,12 @@ pub struct AccessToken(Bearer);
 
 impl AccessToken {
     /// Takes up a token from elsewhere, for a [`TokenProvider`](crate::TokenProvider) of one's own.
-    /// Surrounding white space is dropped.
+    /// Surrounding white space, one pair of quotation marks and escaped line breaks, as env files leave them, are dropped.
     ///
     /// # Errors
     ///
-    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) when it is empty, or holds a line break or anything
-    /// else that a header can't carry.
+    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) when it is empty, or holds anything that a token can't: the
+    /// error names the character, never the token.
     pub fn new(token: impl AsRef<str>) -> Result<Self> {
         Self::of(&credential("access token", token.as_ref())?)
     }

@@ -18,7 +18,6 @@ use super::{
     circuit_breaker::CircuitBreaker,
     engine::{self, Engine, Key, Options, Requests, refresh_when_due},
     lifespan::Lifespan,
-    retry::jitter,
     slot::Slot,
     source::{FnSource, JwtSource, Source},
 };
@@ -185,7 +184,7 @@ impl CachedProviderBuilder {
         if let Some(first) = self.first {
             // A token that has ended is replaced by the first caller.
             let now = shared.engine.clock.tick();
-            let life = Lifespan::of(&first, now, jitter());
+            let life = Lifespan::of(&first, now, crate::random::jitter());
             let _ = life.and_then(|life| shared.install(&first, life, now));
         }
         CachedProvider(shared)

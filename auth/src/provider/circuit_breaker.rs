@@ -175,7 +175,7 @@ impl CircuitBreaker {
             // No URL, text or log id of a request that was another's.
             let error = failure
                 .for_others("the server is down for all, so it was not asked for this token")
-                .with_source(CircuitOpen);
+                .with_own_source(CircuitOpen);
             failures.open.replace((error, now + kept_for)).is_none()
         });
         if is_open {

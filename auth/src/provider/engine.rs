@@ -22,7 +22,7 @@ use super::{
     AccessToken, RefreshMode,
     circuit_breaker::CircuitBreaker,
     lifespan::Lifespan,
-    retry::{CircuitOpen, FIRST_BACKOFF, LONGEST_DEADLINE, jitter},
+    retry::{CircuitOpen, FIRST_BACKOFF, LONGEST_DEADLINE},
     single_flight::{Begin, Outcome, Purpose, SingleFlight},
     source::Source,
 };
@@ -501,7 +501,7 @@ impl<K: Key> Job<K> {
                     "the token answer has no expires_in that can be right: Coze's default lifetime is assumed"
                 );
             }
-            let life = Lifespan::of(&token, now, jitter())?;
+            let life = Lifespan::of(&token, now, crate::random::jitter())?;
             key.install(&token, life, now)
         });
         let error = match installed {

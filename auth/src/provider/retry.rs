@@ -6,7 +6,7 @@ use std::{fmt, future::Future, time::Duration};
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::circuit_breaker::CircuitBreaker;
-use crate::{Error, ErrorKind, Result};
+use crate::{Error, ErrorKind, Result, random};
 
 /// The longest deadline: a day.
 pub(crate) const LONGEST_DEADLINE: Duration = Duration::from_secs(24 * 3600);
@@ -72,7 +72,7 @@ where
             Err(error) => error,
         };
         let wait = delay
-            .mul_f64(random_fraction())
+            .mul_f64(random::fraction())
             .max(error.retry_after().unwrap_or_default());
         let left = deadline.saturating_duration_since(Instant::now());
         // An answer that was cut behind its refresh token has redeemed what was sent.
@@ -104,7 +104,7 @@ pub(super) fn permit_kept_for(error: &Error) -> Duration {
 /// the same moment.
 pub(super) fn after_open_circuit(next_permit: Instant) -> Duration {
     let left = next_permit.saturating_duration_since(Instant::now());
-    left.max(FIRST_BACKOFF).mul_f64(jitter())
+    left.max(FIRST_BACKOFF).mul_f64(random::jitter())
 }
 
 /// The source of an error of the server's that a caller gets without any request of its own.
@@ -232,18 +232,6 @@ fn is_callers_own(kind: ErrorKind, is_served: bool) -> bool {
         ErrorKind::NotSignedIn => !is_served,
         _ => false,
     }
-}
-
-// Randomness
-
-/// Spreads the refreshes of many instances: 0.75 to 1.25.
-pub(super) fn jitter() -> f64 {
-    0.75 + random_fraction() / 2.0
-}
-
-/// Evenly spread over 0 to 1; 1 where the system has no random bytes.
-pub(crate) fn random_fraction() -> f64 {
-    getrandom::u32().map_or(1.0, |random| f64::from(random) / f64::from(u32::MAX))
 }
 
 #[cfg(test)]

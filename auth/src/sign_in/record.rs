@@ -15,14 +15,14 @@ use std::{
 
 use aws_lc_rs::digest::{SHA256, digest};
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-use coze_wire::Secret;
-use serde::{Deserialize, Serialize};
+use coze_wire::{Secret, sanitize, sanitize_log_id};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value, value::RawValue};
 use zeroize::Zeroizing;
 
 use super::intent::Intent;
 use crate::{
-    Error, ErrorKind, RefreshToken, Result, Token,
+    Error, ErrorKind, RefreshToken, Result, Token, random,
     store::{Contents, StoreError},
 };
 
@@ -51,7 +51,11 @@ pub struct Record {
     /// How long that was when the access token came.
     #[serde(default)]
     lifetime_ms: u64,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "shown_log_id"
+    )]
     log_id: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     client_id: Option<String>,
@@ -77,10 +81,25 @@ pub struct Record {
 #[non_exhaustive]
 pub struct Ended {
     /// Coze's error code.
+    #[serde(deserialize_with = "shown_text")]
     pub code: String,
     /// Coze's log id of the refusal.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "shown_log_id"
+    )]
     pub log_id: Option<String>,
+}
+
+/// What is stored may have been written by anybody, and is shown.
+fn shown_text<'de, D: Deserializer<'de>>(stored: D) -> Result<String, D::Error> {
+    Ok(sanitize(&String::deserialize(stored)?, &[]))
+}
+
+fn shown_log_id<'de, D: Deserializer<'de>>(stored: D) -> Result<Option<String>, D::Error> {
+    let log_id = Option::<String>::deserialize(stored)?;
+    Ok(log_id.and_then(|log_id| sanitize_log_id(&log_id, &[])))
 }
 
 /// The server asked to be left alone for this long, counted from the write.
@@ -460,22 +479,19 @@ pub(super) fn hash(bytes: &[u8]) -> String {
     URL_SAFE_NO_PAD.encode(digest(&SHA256, bytes))
 }
 
-pub(super) fn random<const N: usize>() -> Result<[u8; N], StoreError> {
-    let mut random = [0; N];
-    getrandom::fill(&mut random)
-        .map_err(|error| StoreError::other("the system has no random bytes", error))?;
-    Ok(random)
+fn random_bytes<const N: usize>() -> Result<Zeroizing<[u8; N]>, StoreError> {
+    random::bytes().map_err(|error| StoreError::other("the system gave no random bytes", error))
 }
 
 fn random_id() -> Result<String, StoreError> {
-    random::<16>().map(|random| URL_SAFE_NO_PAD.encode(random))
+    random_bytes::<16>().map(|bytes| URL_SAFE_NO_PAD.encode(*bytes))
 }
 
 /// It can't be compressed to less than three quarters.
 fn random_text(length: usize) -> Result<String, StoreError> {
     let mut text = String::with_capacity(length + 64);
     while text.len() < length {
-        text.push_str(&URL_SAFE_NO_PAD.encode(random::<48>()?));
+        text.push_str(&URL_SAFE_NO_PAD.encode(*random_bytes::<48>()?));
     }
     text.truncate(length);
     Ok(text)

@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep, timeout};
 use super::{
     Loaded,
     intent::{self, Intent, PADDING},
-    record::{Entry, NotBefore, Record, millis, random},
+    record::{Entry, NotBefore, Record, millis},
     save::{Saved, Successor},
     source::{MOST_REFUSED, Moment, Refresher, RefusedGrant, SavedLast, print, shut_down},
     store_error,
@@ -22,8 +22,9 @@ use crate::{
     clock::Clock,
     provider::{
         lifespan::{margin, refresh_window},
-        retry::{AtDeadline, LONGEST_DEADLINE, random_fraction, retrying},
+        retry::{AtDeadline, LONGEST_DEADLINE, retrying},
     },
+    random,
     store::{Key, LockLifetime, Owner, Store, StoreError, StoreErrorKind, TryLock, Version},
 };
 
@@ -176,7 +177,7 @@ impl Refresher {
             if self.is_closing() {
                 return Err(shut_down());
             }
-            sleep(wait.mul_f64(0.5 + random_fraction()).min(budget.left())).await;
+            sleep(wait.mul_f64(0.5 + random::fraction()).min(budget.left())).await;
             wait = (wait * 2).min(LONGEST_LOOK);
         }
     }
@@ -188,7 +189,7 @@ impl Refresher {
         let mut lock = Lock {
             store: Some(Arc::clone(store)),
             key: Key::record(self.sign_in.profile()),
-            owner: Owner::new(random().map_err(store_error)?, &OWN_NAME),
+            owner: Owner::new(*random::bytes()?, &OWN_NAME),
             lifetime: LockLifetime::Ttl,
             began: Moment::now(self.clock()),
             ttl: budget.left() + budget.attempt(),
@@ -754,14 +755,19 @@ impl Run {
         let failures = lock(&self.failures);
         let all = |count: u32| failures.attempts > 0 && count == failures.attempts;
         let status = error.status().map(|status| status.as_u16());
-        let said = match status {
+        // Any other error, such as a lock that ended while the system slept, says nothing about the server.
+        let holds_back = match status {
             Some(429) => true,
             Some(503) if error.retry_after().is_some() => true,
-            _ => all(failures.server_errors),
+            Some(_) => all(failures.server_errors),
+            // A connection that one machine can't make says nothing about others.
+            None => {
+                error.kind() == ErrorKind::Connect
+                    && self.lifetime == LockLifetime::ProcessBound
+                    && all(failures.no_connection)
+            }
         };
-        // A connection that one machine can't make says nothing about others.
-        let is_cut_off = self.lifetime == LockLifetime::ProcessBound && all(failures.no_connection);
-        (said || is_cut_off).then(|| NotBefore {
+        holds_back.then(|| NotBefore {
             ms: millis(
                 error
                     .retry_after()

@@ -10,6 +10,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use coze_wire::sanitize;
 use tokio::time::{Instant, timeout};
 
 use super::{
@@ -22,7 +23,6 @@ use super::{
 use crate::{
     AccessToken, Error, ErrorCode, ErrorKind, Flow, RefreshMode, RefreshToken, Result, Token,
     clock::Clock,
-    error::presentable,
     provider::{
         circuit_breaker::CircuitBreaker,
         retry::BETWEEN_INVALIDATIONS,
@@ -208,7 +208,7 @@ impl Refresher {
                 "profile {} holds the sign-in of another app: its client id is {}, not {ours}; name another profile, \
                  or sign out of that one first",
                 self.sign_in.profile(),
-                presentable(theirs, &[])
+                sanitize(theirs, &[])
             ))),
             _ => Ok(()),
         }
@@ -253,7 +253,7 @@ impl Refresher {
     }
 
     pub(super) fn busy(&self, by: Option<String>) -> Error {
-        let by = by.map(|by| presentable(&by, &[]));
+        let by = by.map(|by| sanitize(&by, &[]));
         Error::new(
             ErrorKind::StoreBusy,
             format!(
@@ -277,7 +277,7 @@ impl Refresher {
     pub(super) fn over(&self, record: &Record) -> Error {
         let ended = record.ended();
         let log_id = ended.and_then(|ended| ended.log_id.as_deref());
-        let code = ended.map(|ended| ErrorCode::from_word(&presentable(&ended.code, &[])));
+        let code = ended.map(|ended| ErrorCode::from_word(&ended.code));
         Error::new(
             ErrorKind::NotSignedIn,
             format!(
@@ -286,7 +286,7 @@ impl Refresher {
             ),
         )
         .with_code(code.unwrap_or(ErrorCode::InvalidGrant))
-        .with_log_id(log_id.map(|log_id| presentable(log_id, &[])))
+        .with_log_id(log_id.map(str::to_owned))
     }
 
     /// Coze has rejected the refresh token, but that is not believed yet.

@@ -73,7 +73,7 @@ where
             .clone();
         Box::pin(async move {
             let request = http::Request::<reqwest::Body>::try_from(request)
-                .map_err(|error| SendError::from_reqwest(&error))?;
+                .map_err(|error| SendError::from_reqwest(&error, &[]))?;
             std::future::poll_fn(|context| service.poll_ready(context))
                 .await
                 .map_err(|error| send_error(error.into()))?;

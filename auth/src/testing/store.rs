@@ -640,12 +640,8 @@ fn contents(name: &str) -> Contents {
 }
 
 fn random() -> String {
-    let random = [getrandom::u64(), getrandom::u64()];
-    random
-        .into_iter()
-        .map(|random| match random {
-            Ok(random) => format!("{random:016x}"),
-            Err(error) => panic!("no random bytes: {error}"),
-        })
-        .collect()
+    match crate::random::string() {
+        Ok(random) => random.expose().to_owned(),
+        Err(error) => panic!("{error}"),
+    }
 }

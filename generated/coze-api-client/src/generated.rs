@@ -593,6 +593,74 @@ Documentation: <https://www.coze.cn/open/docs/developer_guides/troubleshooting_4
             value.parse()
         }
     }
+    ///A published bot, as its deprecated list shows it.
+    #[derive(::serde::Deserialize, ::serde::Serialize, Clone, Debug)]
+    pub struct PublishedBot {
+        ///Id of the bot.
+        pub bot_id: ::std::string::String,
+        ///Its name.
+        pub bot_name: ::std::string::String,
+        ///What it does.
+        #[serde(skip_serializing_if = "::std::option::Option::is_none")]
+        pub description: ::std::option::Option<::std::string::String>,
+        ///Where its icon is.
+        #[serde(skip_serializing_if = "::std::option::Option::is_none")]
+        pub icon_url: ::std::option::Option<::std::string::String>,
+        ///When it was last published, in UNIX seconds, written as text.
+        #[serde(skip_serializing_if = "::std::option::Option::is_none")]
+        pub publish_time: ::std::option::Option<::std::string::String>,
+    }
+    impl PublishedBot {
+        pub fn builder() -> builder::PublishedBot {
+            Default::default()
+        }
+    }
+    ///A page of published bots.
+    #[derive(::serde::Deserialize, ::serde::Serialize, Clone, Debug)]
+    pub struct PublishedBotPage {
+        ///The bots on this page.
+        pub space_bots: ::std::vec::Vec<PublishedBot>,
+        ///How many published bots there are on all pages.
+        pub total: i64,
+    }
+    impl PublishedBotPage {
+        pub fn builder() -> builder::PublishedBotPage {
+            Default::default()
+        }
+    }
+    ///What comes with status 200, a page of published bots or an error.
+    #[derive(::serde::Deserialize, ::serde::Serialize, Clone, Debug)]
+    #[serde(untagged)]
+    pub enum PublishedBotsAnswer {
+        PublishedBotsEnvelope(PublishedBotsEnvelope),
+        ApiError(ApiError),
+    }
+    impl ::std::convert::From<PublishedBotsEnvelope> for PublishedBotsAnswer {
+        fn from(value: PublishedBotsEnvelope) -> Self {
+            Self::PublishedBotsEnvelope(value)
+        }
+    }
+    impl ::std::convert::From<ApiError> for PublishedBotsAnswer {
+        fn from(value: ApiError) -> Self {
+            Self::ApiError(value)
+        }
+    }
+    ///A page of published bots, in the envelope of every answer.
+    #[derive(::serde::Deserialize, ::serde::Serialize, Clone, Debug)]
+    pub struct PublishedBotsEnvelope {
+        pub code: SuccessCode,
+        pub data: PublishedBotPage,
+        #[serde(skip_serializing_if = "::std::option::Option::is_none")]
+        pub detail: ::std::option::Option<AnswerDetail>,
+        ///Empty, or a word of success.
+        #[serde(skip_serializing_if = "::std::option::Option::is_none")]
+        pub msg: ::std::option::Option<::std::string::String>,
+    }
+    impl PublishedBotsEnvelope {
+        pub fn builder() -> builder::PublishedBotsEnvelope {
+            Default::default()
+        }
+    }
     ///A bot, as a list shows it.
     #[derive(::serde::Deserialize, ::serde::Serialize, Clone, Debug)]
     pub struct SimpleBot {
@@ -3312,6 +3380,283 @@ Documentation: <https://www.coze.cn/open/docs/developer_guides/troubleshooting_4
             }
         }
         #[derive(Clone, Debug)]
+        pub struct PublishedBot {
+            bot_id: ::std::result::Result<::std::string::String, ::std::string::String>,
+            bot_name: ::std::result::Result<
+                ::std::string::String,
+                ::std::string::String,
+            >,
+            description: ::std::result::Result<
+                ::std::option::Option<::std::string::String>,
+                ::std::string::String,
+            >,
+            icon_url: ::std::result::Result<
+                ::std::option::Option<::std::string::String>,
+                ::std::string::String,
+            >,
+            publish_time: ::std::result::Result<
+                ::std::option::Option<::std::string::String>,
+                ::std::string::String,
+            >,
+        }
+        impl ::std::default::Default for PublishedBot {
+            fn default() -> Self {
+                Self {
+                    bot_id: Err("no value supplied for bot_id".to_string()),
+                    bot_name: Err("no value supplied for bot_name".to_string()),
+                    description: Ok(Default::default()),
+                    icon_url: Ok(Default::default()),
+                    publish_time: Ok(Default::default()),
+                }
+            }
+        }
+        impl PublishedBot {
+            pub fn bot_id<T>(mut self, value: T) -> Self
+            where
+                T: ::std::convert::TryInto<::std::string::String>,
+                T::Error: ::std::fmt::Display,
+            {
+                self.bot_id = value
+                    .try_into()
+                    .map_err(|e| {
+                        format!("error converting supplied value for bot_id: {e}")
+                    });
+                self
+            }
+            pub fn bot_name<T>(mut self, value: T) -> Self
+            where
+                T: ::std::convert::TryInto<::std::string::String>,
+                T::Error: ::std::fmt::Display,
+            {
+                self.bot_name = value
+                    .try_into()
+                    .map_err(|e| {
+                        format!("error converting supplied value for bot_name: {e}")
+                    });
+                self
+            }
+            pub fn description<T>(mut self, value: T) -> Self
+            where
+                T: ::std::convert::TryInto<::std::option::Option<::std::string::String>>,
+                T::Error: ::std::fmt::Display,
+            {
+                self.description = value
+                    .try_into()
+                    .map_err(|e| {
+                        format!("error converting supplied value for description: {e}")
+                    });
+                self
+            }
+            pub fn icon_url<T>(mut self, value: T) -> Self
+            where
+                T: ::std::convert::TryInto<::std::option::Option<::std::string::String>>,
+                T::Error: ::std::fmt::Display,
+            {
+                self.icon_url = value
+                    .try_into()
+                    .map_err(|e| {
+                        format!("error converting supplied value for icon_url: {e}")
+                    });
+                self
+            }
+            pub fn publish_time<T>(mut self, value: T) -> Self
+            where
+                T: ::std::convert::TryInto<::std::option::Option<::std::string::String>>,
+                T::Error: ::std::fmt::Display,
+            {
+                self.publish_time = value
+                    .try_into()
+                    .map_err(|e| {
+                        format!("error converting supplied value for publish_time: {e}")
+                    });
+                self
+            }
+        }
+        impl ::std::convert::TryFrom<PublishedBot> for super::PublishedBot {
+            type Error = super::error::ConversionError;
+            fn try_from(
+                value: PublishedBot,
+            ) -> ::std::result::Result<Self, super::error::ConversionError> {
+                Ok(Self {
+                    bot_id: value.bot_id?,
+                    bot_name: value.bot_name?,
+                    description: value.description?,
+                    icon_url: value.icon_url?,
+                    publish_time: value.publish_time?,
+                })
+            }
+        }
+        impl ::std::convert::From<super::PublishedBot> for PublishedBot {
+            fn from(value: super::PublishedBot) -> Self {
+                Self {
+                    bot_id: Ok(value.bot_id),
+                    bot_name: Ok(value.bot_name),
+                    description: Ok(value.description),
+                    icon_url: Ok(value.icon_url),
+                    publish_time: Ok(value.publish_time),
+                }
+            }
+        }
+        #[derive(Clone, Debug)]
+        pub struct PublishedBotPage {
+            space_bots: ::std::result::Result<
+                ::std::vec::Vec<super::PublishedBot>,
+                ::std::string::String,
+            >,
+            total: ::std::result::Result<i64, ::std::string::String>,
+        }
+        impl ::std::default::Default for PublishedBotPage {
+            fn default() -> Self {
+                Self {
+                    space_bots: Err("no value supplied for space_bots".to_string()),
+                    total: Err("no value supplied for total".to_string()),
+                }
+            }
+        }
+        impl PublishedBotPage {
+            pub fn space_bots<T>(mut self, value: T) -> Self
+            where
+                T: ::std::convert::TryInto<::std::vec::Vec<super::PublishedBot>>,
+                T::Error: ::std::fmt::Display,
+            {
+                self.space_bots = value
+                    .try_into()
+                    .map_err(|e| {
+                        format!("error converting supplied value for space_bots: {e}")
+                    });
+                self
+            }
+            pub fn total<T>(mut self, value: T) -> Self
+            where
+                T: ::std::convert::TryInto<i64>,
+                T::Error: ::std::fmt::Display,
+            {
+                self.total = value
+                    .try_into()
+                    .map_err(|e| {
+                        format!("error converting supplied value for total: {e}")
+                    });
+                self
+            }
+        }
+        impl ::std::convert::TryFrom<PublishedBotPage> for super::PublishedBotPage {
+            type Error = super::error::ConversionError;
+            fn try_from(
+                value: PublishedBotPage,
+            ) -> ::std::result::Result<Self, super::error::ConversionError> {
+                Ok(Self {
+                    space_bots: value.space_bots?,
+                    total: value.total?,
+                })
+            }
+        }
+        impl ::std::convert::From<super::PublishedBotPage> for PublishedBotPage {
+            fn from(value: super::PublishedBotPage) -> Self {
+                Self {
+                    space_bots: Ok(value.space_bots),
+                    total: Ok(value.total),
+                }
+            }
+        }
+        #[derive(Clone, Debug)]
+        pub struct PublishedBotsEnvelope {
+            code: ::std::result::Result<super::SuccessCode, ::std::string::String>,
+            data: ::std::result::Result<super::PublishedBotPage, ::std::string::String>,
+            detail: ::std::result::Result<
+                ::std::option::Option<super::AnswerDetail>,
+                ::std::string::String,
+            >,
+            msg: ::std::result::Result<
+                ::std::option::Option<::std::string::String>,
+                ::std::string::String,
+            >,
+        }
+        impl ::std::default::Default for PublishedBotsEnvelope {
+            fn default() -> Self {
+                Self {
+                    code: Err("no value supplied for code".to_string()),
+                    data: Err("no value supplied for data".to_string()),
+                    detail: Ok(Default::default()),
+                    msg: Ok(Default::default()),
+                }
+            }
+        }
+        impl PublishedBotsEnvelope {
+            pub fn code<T>(mut self, value: T) -> Self
+            where
+                T: ::std::convert::TryInto<super::SuccessCode>,
+                T::Error: ::std::fmt::Display,
+            {
+                self.code = value
+                    .try_into()
+                    .map_err(|e| {
+                        format!("error converting supplied value for code: {e}")
+                    });
+                self
+            }
+            pub fn data<T>(mut self, value: T) -> Self
+            where
+                T: ::std::convert::TryInto<super::PublishedBotPage>,
+                T::Error: ::std::fmt::Display,
+            {
+                self.data = value
+                    .try_into()
+                    .map_err(|e| {
+                        format!("error converting supplied value for data: {e}")
+                    });
+                self
+            }
+            pub fn detail<T>(mut self, value: T) -> Self
+            where
+                T: ::std::convert::TryInto<::std::option::Option<super::AnswerDetail>>,
+                T::Error: ::std::fmt::Display,
+            {
+                self.detail = value
+                    .try_into()
+                    .map_err(|e| {
+                        format!("error converting supplied value for detail: {e}")
+                    });
+                self
+            }
+            pub fn msg<T>(mut self, value: T) -> Self
+            where
+                T: ::std::convert::TryInto<::std::option::Option<::std::string::String>>,
+                T::Error: ::std::fmt::Display,
+            {
+                self.msg = value
+                    .try_into()
+                    .map_err(|e| {
+                        format!("error converting supplied value for msg: {e}")
+                    });
+                self
+            }
+        }
+        impl ::std::convert::TryFrom<PublishedBotsEnvelope>
+        for super::PublishedBotsEnvelope {
+            type Error = super::error::ConversionError;
+            fn try_from(
+                value: PublishedBotsEnvelope,
+            ) -> ::std::result::Result<Self, super::error::ConversionError> {
+                Ok(Self {
+                    code: value.code?,
+                    data: value.data?,
+                    detail: value.detail?,
+                    msg: value.msg?,
+                })
+            }
+        }
+        impl ::std::convert::From<super::PublishedBotsEnvelope>
+        for PublishedBotsEnvelope {
+            fn from(value: super::PublishedBotsEnvelope) -> Self {
+                Self {
+                    code: Ok(value.code),
+                    data: Ok(value.data),
+                    detail: Ok(value.detail),
+                    msg: Ok(value.msg),
+                }
+            }
+        }
+        #[derive(Clone, Debug)]
         pub struct SimpleBot {
             description: ::std::result::Result<
                 ::std::option::Option<::std::string::String>,
@@ -4140,6 +4485,27 @@ const _: () = {
     {}
 };
 impl Client {
+    /**Tell how a published bot is set up (deprecated: use `get_bot`)
+
+Coze has announced the end of this call and names `get_bot` in its place; official SDKs still call it unless they
+are told otherwise.
+
+Documentation: <https://www.coze.cn/open/docs/developer_guides/get_metadata>.
+
+
+Sends a `GET` request to `/v1/bot/get_online_info`
+
+Arguments:
+- `bot_id`: Id of the bot, an opaque string.
+```ignore
+let response = client.get_published_bot()
+    .bot_id(bot_id)
+    .exchange()
+    .await;
+```*/
+    pub fn get_published_bot(&self) -> builder::GetPublishedBot<'_> {
+        builder::GetPublishedBot::new(self)
+    }
     /**List the bots of a workspace
 
 Page by page; published bots only, unless `publish_status` says otherwise.
@@ -4194,6 +4560,31 @@ let response = client.get_bot()
     pub fn get_bot(&self) -> builder::GetBot<'_> {
         builder::GetBot::new(self)
     }
+    /**List the published bots of a workspace (deprecated: use `list_bots`)
+
+Page by page, the bot that was published last first. Coze has announced the end of this call and names `list_bots`
+in its place; official SDKs still call it unless they are told otherwise.
+
+Documentation: <https://www.coze.cn/open/docs/developer_guides/published_bots_list>.
+
+
+Sends a `GET` request to `/v1/space/published_bots_list`
+
+Arguments:
+- `page_index`: Which page, counted from 1. The server takes the first when it is absent.
+- `page_size`: How many bots a page holds at most. The server takes 20 when it is absent.
+- `space_id`: Id of the workspace, an opaque string.
+```ignore
+let response = client.list_published_bots()
+    .page_index(page_index)
+    .page_size(page_size)
+    .space_id(space_id)
+    .exchange()
+    .await;
+```*/
+    pub fn list_published_bots(&self) -> builder::ListPublishedBots<'_> {
+        builder::ListPublishedBots::new(self)
+    }
     /**Tell whose token this is
 
 The user that the access token was issued to.
@@ -4247,6 +4638,92 @@ pub mod builder {
         encode_path, ByteStream, ClientInfo, ClientHooks, Error, OperationInfo,
         RequestBuilderExt, ResponseValue,
     };
+    /**Builder for [`Client::get_published_bot`]
+
+[`Client::get_published_bot`]: super::Client::get_published_bot*/
+    #[derive(Debug, Clone)]
+    pub struct GetPublishedBot<'a> {
+        client: &'a super::Client,
+        bot_id: Result<::std::string::String, String>,
+    }
+    impl<'a> GetPublishedBot<'a> {
+        pub fn new(client: &'a super::Client) -> Self {
+            Self {
+                client: client,
+                bot_id: Err("bot_id was not initialized".to_string()),
+            }
+        }
+        pub fn bot_id<V>(mut self, value: V) -> Self
+        where
+            V: std::convert::TryInto<::std::string::String>,
+        {
+            self.bot_id = value
+                .try_into()
+                .map_err(|_| {
+                    "conversion to `:: std :: string :: String` for bot_id failed"
+                        .to_string()
+                });
+            self
+        }
+        ///Sends a `GET` request to `/v1/bot/get_online_info`
+        pub async fn send(
+            self,
+        ) -> Result<ResponseValue<types::BotAnswer>, Error<types::ApiError>> {
+            let Self { client, bot_id } = self;
+            let bot_id = bot_id.map_err(Error::InvalidRequest)?;
+            let url = format!("{}/v1/bot/get_online_info", client.baseurl,);
+            let mut header_map = ::reqwest::header::HeaderMap::with_capacity(1usize);
+            header_map
+                .append(
+                    ::reqwest::header::HeaderName::from_static("api-version"),
+                    ::reqwest::header::HeaderValue::from_static(
+                        super::Client::api_version(),
+                    ),
+                );
+            #[allow(unused_mut)]
+            let mut request = client
+                .client
+                .get(url)
+                .header(
+                    ::reqwest::header::ACCEPT,
+                    ::reqwest::header::HeaderValue::from_static("application/json"),
+                )
+                .query(&progenitor_client::QueryParam::new("bot_id", &bot_id))
+                .headers(header_map)
+                .build()?;
+            let info = OperationInfo {
+                operation_id: "get_published_bot",
+            };
+            client.pre(&mut request, &info).await?;
+            let result = client.exec(request, &info).await;
+            client.post(&result, &info).await?;
+            let response = result?;
+            match response.status().as_u16() {
+                200..=299 => ResponseValue::from_response(response).await,
+                _ => {
+                    Err(
+                        Error::ErrorResponse(
+                            ResponseValue::from_response(response).await?,
+                        ),
+                    )
+                }
+                _ => Err(Error::UnexpectedResponse(response)),
+            }
+        }
+        /// Sends the request as [`send`](Self::send) does, and gives the typed answer alone: what came with it,
+        /// or in its place, the client's `Exchange` tells.
+        pub async fn exchange(
+            self,
+        ) -> ::std::result::Result<types::BotAnswer, ::coze_wire::NoAnswer> {
+            match self.send().await {
+                Ok(answer) => Ok(answer.into_inner()),
+                Err(Error::InvalidRequest(why)) => {
+                    Err(::coze_wire::NoAnswer::unbuilt(why))
+                }
+                Err(_) => Err(::coze_wire::NoAnswer::look_at_the_exchange()),
+            }
+        }
+    }
     /**Builder for [`Client::list_bots`]
 
 [`Client::list_bots`]: super::Client::list_bots*/
@@ -4513,6 +4990,120 @@ pub mod builder {
             }
         }
     }
+    /**Builder for [`Client::list_published_bots`]
+
+[`Client::list_published_bots`]: super::Client::list_published_bots*/
+    #[derive(Debug, Clone)]
+    pub struct ListPublishedBots<'a> {
+        client: &'a super::Client,
+        page_index: Result<Option<i64>, String>,
+        page_size: Result<Option<i64>, String>,
+        space_id: Result<::std::string::String, String>,
+    }
+    impl<'a> ListPublishedBots<'a> {
+        pub fn new(client: &'a super::Client) -> Self {
+            Self {
+                client: client,
+                page_index: Ok(None),
+                page_size: Ok(None),
+                space_id: Err("space_id was not initialized".to_string()),
+            }
+        }
+        pub fn page_index<V>(mut self, value: V) -> Self
+        where
+            V: std::convert::TryInto<i64>,
+        {
+            self.page_index = value
+                .try_into()
+                .map(Some)
+                .map_err(|_| "conversion to `i64` for page_index failed".to_string());
+            self
+        }
+        pub fn page_size<V>(mut self, value: V) -> Self
+        where
+            V: std::convert::TryInto<i64>,
+        {
+            self.page_size = value
+                .try_into()
+                .map(Some)
+                .map_err(|_| "conversion to `i64` for page_size failed".to_string());
+            self
+        }
+        pub fn space_id<V>(mut self, value: V) -> Self
+        where
+            V: std::convert::TryInto<::std::string::String>,
+        {
+            self.space_id = value
+                .try_into()
+                .map_err(|_| {
+                    "conversion to `:: std :: string :: String` for space_id failed"
+                        .to_string()
+                });
+            self
+        }
+        ///Sends a `GET` request to `/v1/space/published_bots_list`
+        pub async fn send(
+            self,
+        ) -> Result<ResponseValue<types::PublishedBotsAnswer>, Error<types::ApiError>> {
+            let Self { client, page_index, page_size, space_id } = self;
+            let page_index = page_index.map_err(Error::InvalidRequest)?;
+            let page_size = page_size.map_err(Error::InvalidRequest)?;
+            let space_id = space_id.map_err(Error::InvalidRequest)?;
+            let url = format!("{}/v1/space/published_bots_list", client.baseurl,);
+            let mut header_map = ::reqwest::header::HeaderMap::with_capacity(1usize);
+            header_map
+                .append(
+                    ::reqwest::header::HeaderName::from_static("api-version"),
+                    ::reqwest::header::HeaderValue::from_static(
+                        super::Client::api_version(),
+                    ),
+                );
+            #[allow(unused_mut)]
+            let mut request = client
+                .client
+                .get(url)
+                .header(
+                    ::reqwest::header::ACCEPT,
+                    ::reqwest::header::HeaderValue::from_static("application/json"),
+                )
+                .query(&progenitor_client::QueryParam::new("page_index", &page_index))
+                .query(&progenitor_client::QueryParam::new("page_size", &page_size))
+                .query(&progenitor_client::QueryParam::new("space_id", &space_id))
+                .headers(header_map)
+                .build()?;
+            let info = OperationInfo {
+                operation_id: "list_published_bots",
+            };
+            client.pre(&mut request, &info).await?;
+            let result = client.exec(request, &info).await;
+            client.post(&result, &info).await?;
+            let response = result?;
+            match response.status().as_u16() {
+                200..=299 => ResponseValue::from_response(response).await,
+                _ => {
+                    Err(
+                        Error::ErrorResponse(
+                            ResponseValue::from_response(response).await?,
+                        ),
+                    )
+                }
+                _ => Err(Error::UnexpectedResponse(response)),
+            }
+        }
+        /// Sends the request as [`send`](Self::send) does, and gives the typed answer alone: what came with it,
+        /// or in its place, the client's `Exchange` tells.
+        pub async fn exchange(
+            self,
+        ) -> ::std::result::Result<types::PublishedBotsAnswer, ::coze_wire::NoAnswer> {
+            match self.send().await {
+                Ok(answer) => Ok(answer.into_inner()),
+                Err(Error::InvalidRequest(why)) => {
+                    Err(::coze_wire::NoAnswer::unbuilt(why))
+                }
+                Err(_) => Err(::coze_wire::NoAnswer::look_at_the_exchange()),
+            }
+        }
+    }
     /**Builder for [`Client::get_current_user`]
 
 [`Client::get_current_user`]: super::Client::get_current_user*/
@@ -4763,6 +5354,15 @@ impl ::coze_wire::Answer for types::BotsAnswer {
     fn into_success(self) -> ::std::option::Option<Self::Success> {
         match self {
             Self::BotsEnvelope(success) => ::std::option::Option::Some(success),
+            _ => ::std::option::Option::None,
+        }
+    }
+}
+impl ::coze_wire::Answer for types::PublishedBotsAnswer {
+    type Success = types::PublishedBotsEnvelope;
+    fn into_success(self) -> ::std::option::Option<Self::Success> {
+        match self {
+            Self::PublishedBotsEnvelope(success) => ::std::option::Option::Some(success),
             _ => ::std::option::Option::None,
         }
     }

@@ -23,7 +23,7 @@
 //! #     .expect(1).mount(&coze).await;
 //! # let base_url = coze.uri();
 //! // let base_url = "https://api.coze.com";
-//! let http = coze_wire::http_client_builder().build()?;
+//! let http = coze_wire::http_client(&base_url)?;
 //! let exchange = Exchange::new().with_bearer(Bearer::new(&Secret::from("pat_1"))?);
 //! let client = Client::new_with_client(&base_url, http, exchange.clone());
 //!

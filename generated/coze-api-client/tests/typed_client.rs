@@ -6,7 +6,9 @@
     reason = "a test may stop at the first surprise"
 )]
 
-use coze_api_client::types::{ApiError, BotAnswer, BotsAnswer, PublishStatus, UserAnswer};
+use coze_api_client::types::{
+    ApiError, BotAnswer, BotsAnswer, PublishStatus, PublishedBotsAnswer, UserAnswer,
+};
 use coze_api_client::{Client, Error};
 use coze_wire::{Bearer, Exchange, Secret};
 use serde_json::{Value, json};
@@ -22,7 +24,7 @@ async fn server(status: u16, body: Value) -> MockServer {
 }
 
 fn client(server: &MockServer, exchange: Exchange) -> Client {
-    let http = coze_wire::http_client_builder().build().unwrap();
+    let http = coze_wire::http_client(&server.uri()).unwrap();
     Client::new_with_client(&server.uri(), http, exchange)
 }
 
@@ -106,6 +108,34 @@ async fn a_bot_is_asked_for_by_an_escaped_id_and_by_version() {
     let request = only_request(&server).await;
     assert_eq!(request.url.path(), "/v1/bots/a%2Fb");
     assert_eq!(request.url.query(), Some("is_published=false"));
+}
+
+#[tokio::test]
+async fn the_deprecated_calls_about_bots_have_parameters_of_their_own() {
+    let bot = json!({"bot_id": "7101", "bot_name": "Weather", "publish_time": "1795262400"});
+    let page = json!({"code": 0, "data": {"total": 1, "space_bots": [bot]}});
+    let list_server = server(200, page).await;
+    let client_of_list = client(&list_server, Exchange::new());
+    let call = client_of_list.list_published_bots().space_id("7001");
+    let answer = call.page_index(2).page_size(50).send().await.unwrap();
+    let PublishedBotsAnswer::PublishedBotsEnvelope(page) = answer.into_inner() else {
+        panic!("a page was taken for an error");
+    };
+    let published = page.data.space_bots[0].publish_time.as_deref();
+    assert_eq!(published, Some("1795262400"));
+    let request = only_request(&list_server).await;
+    assert_eq!(request.url.path(), "/v1/space/published_bots_list");
+    let query = Some("page_index=2&page_size=50&space_id=7001");
+    assert_eq!(request.url.query(), query);
+
+    let server = server(200, json!({"code": 0, "data": {"bot_id": "7101"}})).await;
+    let call = client(&server, Exchange::new());
+    let answer = call.get_published_bot().bot_id("7101").send().await;
+    let answer = answer.unwrap().into_inner();
+    assert!(matches!(answer, BotAnswer::BotEnvelope(_)));
+    let request = only_request(&server).await;
+    assert_eq!(request.url.path(), "/v1/bot/get_online_info");
+    assert_eq!(request.url.query(), Some("bot_id=7101"));
 }
 
 #[tokio::test]

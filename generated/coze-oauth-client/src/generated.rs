@@ -406,7 +406,8 @@ of shape A and in `error` of shape B (others may come):
 - `invalid_client`: the client secret or the JWT is not valid; check secret, key, key fingerprint and clock
 - `invalid_grant`: the code or the refresh token is wrong, used or too old; sign in again
 - `unsupported_grant_type`: the server does not know the grant type
-- `access_deny`: the application is switched off, or is of another type, or the login is not valid
+- `access_deny`: the application is switched off (`app: {name} is currently deactivated by the owner`), or is of
+  another type (`invalid app type`), or the login is not valid (`login session invalid`)
 - `internal_error`: the server failed; try again later
 
 Documentation: <https://www.coze.cn/open/docs/developer_guides/oauth_device_code>,
@@ -569,12 +570,12 @@ Documentation: <https://www.coze.cn/open/docs/developer_guides/oauth_jwt_channel
             Self::ErrorAnswer(value)
         }
     }
-    /**Shape A, from the token endpoints: the word is in `error_code`. A body that has the word in `error` too is of this
-shape.
+    /**Shape A, from the token endpoints: the word is in `error_code`. What they were seen to send has the word in `error`
+too.
 */
     #[derive(::serde::Deserialize, ::serde::Serialize, Clone, Debug)]
     pub struct TokenError {
-        ///Free text about the error, or the word once more.
+        ///The word once more, or free text about the error.
         #[serde(skip_serializing_if = "::std::option::Option::is_none")]
         pub error: ::std::option::Option<::std::string::String>,
         ///The word for programs; see `OAuthErrorAnswer` for those known.

@@ -25,7 +25,7 @@ async fn server(status: u16, body: Value) -> MockServer {
 }
 
 fn client(server: &MockServer, exchange: Exchange) -> Client {
-    let http = coze_wire::http_client_builder().build().unwrap();
+    let http = coze_wire::http_client(&server.uri()).unwrap();
     Client::new_with_client(&server.uri(), http, exchange)
 }
 

@@ -1,6 +1,7 @@
 //! Authorization codes: single-use, and bound to client, redirect URI and challenge (RFC 6749 section 4.1.2, RFC 7636).
 
-use super::Sweep;
+use super::{Sweep, forget_first};
+use crate::limits;
 use crate::secret::{Digest, base64url, digest_of, sha256};
 use std::collections::HashMap;
 use std::time::Duration;
@@ -48,6 +49,7 @@ impl Codes {
         if self.sweep.is_due(self.codes.len()) {
             self.codes.retain(|_, kept| now < kept.code.expires_at);
         }
+        forget_first(&mut self.codes, limits::CODES, |kept| kept.code.expires_at);
         self.codes
             .insert(digest_of(secret), Kept { code, used: false });
     }

@@ -1,6 +1,7 @@
 //! Device authorizations: from the code on a screen to the user's decision (RFC 8628).
 
-use super::Sweep;
+use super::{Sweep, forget_first};
+use crate::limits;
 use crate::secret::{Digest, digest_of};
 use std::collections::HashMap;
 use std::time::Duration;
@@ -66,7 +67,14 @@ impl Devices {
     ) -> bool {
         if self.sweep.is_due(self.devices.len()) {
             self.devices
-                .retain(|_, kept| now < kept.device.expires_at + REMEMBERED);
+                .retain(|_, kept| now < kept.device.expires_at.saturating_add(REMEMBERED));
+            self.by_user_code
+                .retain(|_, digest| self.devices.contains_key(digest));
+        }
+        if self.devices.len() >= limits::DEVICES {
+            forget_first(&mut self.devices, limits::DEVICES, |kept| {
+                kept.device.expires_at
+            });
             self.by_user_code
                 .retain(|_, digest| self.devices.contains_key(digest));
         }
@@ -118,12 +126,12 @@ impl Devices {
             }
             Stage::Pending | Stage::Redeemed => {}
         }
-        let too_fast = kept
-            .last_poll
-            .is_some_and(|last| now.saturating_sub(last) + GRACE < kept.device.interval);
+        let too_fast = kept.last_poll.is_some_and(|last| {
+            now.saturating_sub(last).saturating_add(GRACE) < kept.device.interval
+        });
         kept.last_poll = Some(now);
         if too_fast {
-            kept.device.interval += SLOW_DOWN_STEP;
+            kept.device.interval = kept.device.interval.saturating_add(SLOW_DOWN_STEP);
             return Poll::SlowDown;
         }
         Poll::Pending
@@ -209,6 +217,27 @@ mod tests {
                 "at {now} ms: {poll:?}"
             );
         }
+    }
+
+    #[test]
+    fn devices_without_end_do_not_pile_up() {
+        let mut devices = Devices::default();
+        let count = limits::DEVICES + 10;
+        for number in 0..count {
+            let device = DeviceAuthorization {
+                client_id: String::new(),
+                workspace_id: None,
+                user_code: number.to_string(),
+                expires_at: Duration::MAX,
+                interval: Duration::MAX,
+            };
+            assert!(devices.insert(&number.to_string(), device, Duration::MAX));
+        }
+        assert!(devices.devices.len() <= limits::DEVICES);
+        assert_eq!(devices.devices.len(), devices.by_user_code.len());
+        let last = (count - 1).to_string();
+        assert!(matches!(devices.poll(&last, "", at(1)), Poll::Pending));
+        assert!(matches!(devices.poll(&last, "", at(2)), Poll::SlowDown));
     }
 
     #[test]

@@ -1,8 +1,10 @@
 //! The ids of JWTs that were seen: a JWT can be used once.
 
-use super::Sweep;
+use super::{Sweep, forget_first};
+use crate::limits;
 use crate::secret::{Digest, sha256};
 use std::collections::HashMap;
+use std::time::Duration;
 
 /// Remembers each `jti` until its JWT would be refused as expired anyway.
 #[derive(Default)]
@@ -10,9 +12,6 @@ pub(crate) struct SeenJwts {
     until: HashMap<Digest, u64>,
     sweep: Sweep,
 }
-
-/// A client may sign JWTs that live for decades; beyond this many, those that end first are forgotten.
-const AT_MOST: usize = 1_000_000;
 
 impl SeenJwts {
     /// Whether this is the first time.
@@ -25,13 +24,10 @@ impl SeenJwts {
     ) -> bool {
         if self.sweep.is_due(self.until.len()) {
             self.until.retain(|_, until| now < *until);
-            if self.until.len() > AT_MOST {
-                let mut ends: Vec<u64> = self.until.values().copied().collect();
-                let (_, median, _) = ends.select_nth_unstable(AT_MOST / 2);
-                let median = *median;
-                self.until.retain(|_, until| *until > median);
-            }
         }
+        forget_first(&mut self.until, limits::SEEN_JWTS, |until| {
+            Duration::from_secs(*until)
+        });
         let key = sha256(format!("{client_id}\0{jti}").as_bytes());
         self.until.insert(key, remember_until).is_none()
     }

@@ -8,6 +8,9 @@ mod tickets;
 mod tokens;
 
 use serde_json::Value;
+use std::collections::HashMap;
+use std::hash::Hash;
+use std::time::Duration;
 
 pub(crate) use codes::{AuthorizationCode, Challenge, Codes};
 pub(crate) use devices::{DeviceAuthorization, Devices, Poll};
@@ -60,5 +63,43 @@ impl Sweep {
         }
         self.since_last = 0;
         true
+    }
+}
+
+/// Makes room in a map that holds `at_most` entries and more: the half that ends first is forgotten.
+fn forget_first<K: Eq + Hash, V>(
+    entries: &mut HashMap<K, V>,
+    at_most: usize,
+    ends_at: impl Fn(&V) -> Duration,
+) {
+    if entries.len() < at_most {
+        return;
+    }
+    let mut ends: Vec<Duration> = entries.values().map(&ends_at).collect();
+    let half = ends.len() / 2;
+    let (_, median, _) = ends.select_nth_unstable(half);
+    let median = *median;
+    // Entries that end at the median are as many as it takes, as all may end at the same time.
+    let mut to_forget = half + 1;
+    entries.retain(|_, entry| {
+        let forgotten = to_forget > 0 && ends_at(entry) <= median;
+        to_forget -= usize::from(forgotten);
+        !forgotten
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_half_that_ends_first_is_forgotten() {
+        let mut entries: HashMap<u64, u64> = (0..100).map(|number| (number, number)).collect();
+        forget_first(&mut entries, 101, |ends| Duration::from_secs(*ends));
+        assert_eq!(entries.len(), 100, "not full");
+        forget_first(&mut entries, 100, |ends| Duration::from_secs(*ends));
+        assert!(entries.len() < 51 && entries.contains_key(&99) && !entries.contains_key(&0));
+        forget_first(&mut entries, 10, |_| Duration::ZERO);
+        assert!(entries.len() < 26, "all end at the same time");
     }
 }

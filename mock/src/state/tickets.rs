@@ -1,6 +1,7 @@
 //! Tickets: the one-time tokens in the forms of the consent and verification pages, so that a decision can come from no
 //! other page.
 
+use crate::limits;
 use crate::secret::{Digest, digest_of};
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
@@ -12,31 +13,77 @@ pub(crate) enum Ticket {
     Device { user_code: String },
 }
 
+impl Ticket {
+    /// What a client can make it keep.
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Authorize(request) => request.bytes(),
+            Self::Device { user_code } => user_code.len(),
+        }
+    }
+}
+
 /// The forms that were shown and not sent yet: the latest ones.
 #[derive(Default)]
 pub(crate) struct Tickets {
     open: HashMap<Digest, (Ticket, Duration)>,
-    order: VecDeque<Digest>,
+    order: VecDeque<(Digest, usize)>,
+    bytes: usize,
 }
 
-const AT_MOST: usize = 10_000;
 const LIFETIME: Duration = Duration::from_secs(1800);
 
 impl Tickets {
     pub(crate) fn insert(&mut self, secret: &str, ticket: Ticket, now: Duration) {
-        if self.order.len() >= AT_MOST
-            && let Some(oldest) = self.order.pop_front()
-        {
+        let size = ticket.bytes();
+        self.bytes += size;
+        while self.order.len() >= limits::TICKETS || self.bytes > limits::TICKET_BYTES {
+            let Some((oldest, size)) = self.order.pop_front() else {
+                break;
+            };
             self.open.remove(&oldest);
+            self.bytes -= size;
         }
         let digest = digest_of(secret);
-        self.order.push_back(digest);
-        self.open.insert(digest, (ticket, now + LIFETIME));
+        self.order.push_back((digest, size));
+        self.open
+            .insert(digest, (ticket, now.saturating_add(LIFETIME)));
+    }
+
+    /// A ticket that was not taken yet.
+    pub(crate) fn look(&self, secret: &str, now: Duration) -> Option<&Ticket> {
+        let (ticket, expires_at) = self.open.get(&digest_of(secret))?;
+        (now < *expires_at).then_some(ticket)
     }
 
     /// Takes a ticket out: it works once.
     pub(crate) fn take(&mut self, secret: &str, now: Duration) -> Option<Ticket> {
         let (ticket, expires_at) = self.open.remove(&digest_of(secret))?;
         (now < expires_at).then_some(ticket)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn forms_are_kept_by_their_number_and_by_their_bytes() {
+        let insert = |tickets: &mut Tickets, number: usize, user_code: &str| {
+            let user_code = user_code.to_owned();
+            let ticket = Ticket::Device { user_code };
+            tickets.insert(&number.to_string(), ticket, Duration::ZERO);
+        };
+        let mut tickets = Tickets::default();
+        for number in 0..limits::TICKETS + 5 {
+            insert(&mut tickets, number, "");
+        }
+        assert_eq!(tickets.open.len(), limits::TICKETS);
+        let long = "x".repeat(limits::TICKET_BYTES / 10);
+        for number in 0..25 {
+            insert(&mut tickets, limits::TICKETS + 5 + number, &long);
+        }
+        assert_eq!(tickets.open.len(), 10);
+        assert!(tickets.bytes <= limits::TICKET_BYTES);
     }
 }

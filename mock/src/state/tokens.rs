@@ -1,7 +1,9 @@
 //! Access tokens, and the ledger of refresh tokens: per sign-in, one generation after another.
 
-use super::Sweep;
+use super::{Sweep, forget_first};
 use crate::clock::millis;
+use crate::limits;
+use crate::record::bytes_of;
 use crate::secret::{Digest, digest_of, fingerprint_of};
 use serde::Serialize;
 use serde_json::Value;
@@ -63,6 +65,18 @@ impl GrantedToken {
             sign_in: None,
         }
     }
+
+    /// What a client made it keep.
+    fn bytes(&self) -> usize {
+        let texts = [&self.session_name, &self.account_id, &self.enterprise_id];
+        let values = [&self.session_context, &self.scope];
+        let texts: usize = texts.into_iter().flatten().map(String::len).sum();
+        texts + values.into_iter().flatten().map(bytes_of).sum::<usize>()
+    }
+
+    fn ends_at(&self) -> Duration {
+        self.expires_at.map_or(Duration::MAX, Duration::from_secs)
+    }
 }
 
 /// One sign-in of a user, and the refresh tokens that came of it.
@@ -81,6 +95,8 @@ pub struct SignIn {
     pub revoked_at_unix_ms: Option<u64>,
     /// When the user's login ended, so that refreshing is refused with `access_deny`.
     pub login_ended_at_unix_ms: Option<u64>,
+    /// How many of its oldest generations were forgotten, because there were more than a mock keeps.
+    pub forgotten_generations: usize,
     /// The refresh tokens, oldest first. The last one is the live one, unless the sign-in has ended.
     pub generations: Vec<Generation>,
 }
@@ -114,6 +130,11 @@ impl SignIn {
         let last = self.generations.last()?;
         let ended = self.revoked_at_unix_ms.is_some() || self.login_ended_at_unix_ms.is_some();
         (!ended && last.redeemed_at_unix_ms.is_none()).then_some(last.refresh_token.as_str())
+    }
+
+    fn generation(&mut self, number: usize) -> Option<&mut Generation> {
+        let at = number.checked_sub(self.forgotten_generations)?;
+        self.generations.get_mut(at)
     }
 
     /// How often a dead refresh token was sent.
@@ -158,14 +179,13 @@ pub(crate) struct Pair<'a> {
 #[derive(Default)]
 pub(crate) struct Tokens {
     access: HashMap<Digest, GrantedToken>,
+    access_bytes: usize,
+    /// The sign-in and the generation of each refresh token; generations are counted from the first, forgotten or not.
     refresh: HashMap<Digest, (u64, usize)>,
     sign_ins: BTreeMap<u64, SignIn>,
     last_sign_in: u64,
     sweep: Sweep,
 }
-
-const SIGN_INS_AT_MOST: usize = 200_000;
-const REUSES_AT_MOST: usize = 1_000;
 
 impl Tokens {
     pub(crate) fn insert_access(
@@ -178,8 +198,20 @@ impl Tokens {
             let now = now.as_secs();
             self.access
                 .retain(|_, granted| granted.expires_at.is_none_or(|expires_at| now < expires_at));
+            self.weigh_access();
+        }
+        self.access_bytes += granted.bytes();
+        let too_many = self.access.len() >= limits::ACCESS_TOKENS;
+        if too_many || self.access_bytes > limits::ACCESS_TOKEN_BYTES {
+            forget_first(&mut self.access, 1, GrantedToken::ends_at);
+            self.weigh_access();
+            self.access_bytes += granted.bytes();
         }
         self.access.insert(digest_of(access_token), granted);
+    }
+
+    fn weigh_access(&mut self) {
+        self.access_bytes = self.access.values().map(GrantedToken::bytes).sum();
     }
 
     /// What a token stands for, if it is alive.
@@ -196,12 +228,8 @@ impl Tokens {
     }
 
     pub(crate) fn open_sign_in(&mut self, new: NewSignIn) -> u64 {
-        if self.sign_ins.len() >= SIGN_INS_AT_MOST
-            && let Some((_, oldest)) = self.sign_ins.pop_first()
-        {
-            for generation in &oldest.generations {
-                self.refresh.remove(&generation.refresh_digest);
-            }
+        if self.sign_ins.len() >= limits::SIGN_INS || self.refresh.len() >= limits::GENERATIONS {
+            self.forget_oldest_sign_in();
         }
         self.last_sign_in += 1;
         let id = self.last_sign_in;
@@ -212,21 +240,42 @@ impl Tokens {
             workspace_id: new.workspace_id,
             revoked_at_unix_ms: None,
             login_ended_at_unix_ms: None,
+            forgotten_generations: 0,
             generations: Vec::new(),
         };
         self.sign_ins.insert(id, sign_in);
         id
     }
 
+    fn forget_oldest_sign_in(&mut self) {
+        let Some((_, oldest)) = self.sign_ins.pop_first() else {
+            return;
+        };
+        for generation in &oldest.generations {
+            self.refresh.remove(&generation.refresh_digest);
+        }
+    }
+
     /// Adds the next generation of a sign-in, and makes its access token known.
     pub(crate) fn add_generation(&mut self, sign_in: u64, pair: &Pair<'_>, now: Duration) {
+        let oldest = self.sign_ins.first_key_value().map(|(id, _)| *id);
+        if self.refresh.len() >= limits::GENERATIONS && oldest != Some(sign_in) {
+            self.forget_oldest_sign_in();
+        }
         let Some(family) = self.sign_ins.get_mut(&sign_in) else {
             return;
         };
+        if family.generations.len() >= limits::GENERATIONS_OF_A_SIGN_IN {
+            let half = family.generations.len() / 2;
+            for generation in family.generations.drain(..half) {
+                self.refresh.remove(&generation.refresh_digest);
+            }
+            family.forgotten_generations += half;
+        }
         let refresh_digest = digest_of(pair.refresh_token);
         let access_digest = digest_of(pair.access_token);
-        self.refresh
-            .insert(refresh_digest, (sign_in, family.generations.len()));
+        let number = family.forgotten_generations + family.generations.len();
+        self.refresh.insert(refresh_digest, (sign_in, number));
         family.generations.push(Generation {
             refresh_token: fingerprint_of(&refresh_digest),
             access_token: fingerprint_of(&access_digest),
@@ -271,7 +320,7 @@ impl Tokens {
         };
         self.refresh.insert(sent, (sign_in, at));
         let family = self.sign_ins.get_mut(&sign_in);
-        if let Some(generation) = family.and_then(|family| family.generations.get_mut(at)) {
+        if let Some(generation) = family.and_then(|family| family.generation(at)) {
             generation.refresh_digest = sent;
             generation.refresh_token = fingerprint_of(&sent);
         }
@@ -299,11 +348,11 @@ impl Tokens {
         };
         let revoked = family.revoked_at_unix_ms.is_some();
         let login_ended = family.login_ended_at_unix_ms.is_some();
-        let Some(generation) = family.generations.get_mut(at) else {
+        let Some(generation) = family.generation(at) else {
             return Err(NotRedeemed::Dead("the refresh token is unknown"));
         };
         if generation.redeemed_at_unix_ms.is_some() {
-            if generation.reused_at_unix_ms.len() < REUSES_AT_MOST {
+            if generation.reused_at_unix_ms.len() < limits::REUSES {
                 generation.reused_at_unix_ms.push(millis(now));
             }
             if policy.reuse_revokes_family {
@@ -362,5 +411,75 @@ impl Tokens {
         self.refresh
             .get(&digest_of(refresh_token))
             .map(|(id, _)| *id)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sign_in(tokens: &mut Tokens) -> u64 {
+        tokens.open_sign_in(NewSignIn {
+            client_id: "app".into(),
+            flow: Flow::Device,
+            workspace_id: None,
+        })
+    }
+
+    fn refresh(tokens: &mut Tokens, sign_in: u64, number: usize) {
+        let pair = Pair {
+            access_token: &format!("a{number}"),
+            access_expires_at: u64::MAX,
+            refresh_token: &format!("r{number}"),
+            refresh_expires_at: Duration::MAX,
+        };
+        tokens.add_generation(sign_in, &pair, Duration::ZERO);
+    }
+
+    #[test]
+    fn a_sign_in_that_is_refreshed_without_end_keeps_its_latest_generations() {
+        let mut tokens = Tokens::default();
+        let id = sign_in(&mut tokens);
+        let count = limits::GENERATIONS_OF_A_SIGN_IN + 3;
+        for number in 0..count {
+            refresh(&mut tokens, id, number);
+        }
+        let family = tokens.sign_in(id).expect("the sign-in");
+        assert!(family.generations.len() <= limits::GENERATIONS_OF_A_SIGN_IN);
+        assert_eq!(
+            family.forgotten_generations + family.generations.len(),
+            count
+        );
+        assert_eq!(tokens.refresh.len(), family.generations.len());
+        let policy = RefreshPolicy::default();
+        let redeem = |tokens: &mut Tokens, token: String| {
+            tokens.redeem_refresh(&token, "app", policy, Duration::ZERO)
+        };
+        assert!(redeem(&mut tokens, "r0".into()).is_err(), "forgotten");
+        assert_eq!(
+            redeem(&mut tokens, format!("r{}", count - 1)).ok(),
+            Some(id)
+        );
+        let family = tokens.sign_in(id).expect("the sign-in");
+        assert_eq!(family.live_refresh_token(), None);
+    }
+
+    #[test]
+    fn what_tokens_were_granted_with_is_bounded_in_bytes() {
+        let mut tokens = Tokens::default();
+        let fixed = GrantedToken::new(Flow::Fixed, "", None);
+        tokens.insert_access("fixed", fixed, Duration::ZERO);
+        for number in 0..70u64 {
+            let granted = GrantedToken {
+                session_name: Some("x".repeat(limits::ACCESS_TOKEN_BYTES / 32)),
+                ..GrantedToken::new(Flow::Jwt, "app", Some(1_000 + number))
+            };
+            tokens.insert_access(&number.to_string(), granted, Duration::ZERO);
+            let kept: usize = tokens.access.values().map(GrantedToken::bytes).sum();
+            assert!(kept <= limits::ACCESS_TOKEN_BYTES, "{kept}");
+        }
+        assert!(tokens.access("69", Duration::ZERO).is_some(), "the latest");
+        assert!(tokens.access("0", Duration::ZERO).is_none(), "the first");
+        assert!(tokens.access("fixed", Duration::ZERO).is_some());
     }
 }

@@ -122,6 +122,50 @@ async fn workspaces_and_bots_by_the_page() {
     }
 }
 
+/// Official SDKs call these unless they are told otherwise.
+#[tokio::test]
+async fn the_deprecated_calls_about_bots() {
+    let mut builder = MockCoze::builder().workspace(Workspace::new("7002", "Other"));
+    for number in 0..43 {
+        builder = builder.bot(Bot::new(format!("b{number}"), "Bot", "7002"));
+    }
+    let client = Client::of(builder);
+    let pat = defaults::PERSONAL_ACCESS_TOKEN;
+    for (query, count) in [
+        ("", 20),
+        ("&page_index=3", 3),
+        ("&page_index=1&page_size=50", 43),
+    ] {
+        let path = format!("{OLD_BOTS}?space_id=7002{query}");
+        let list = client.get(&path, pat).await;
+        let data = &list.json["data"];
+        let bots = data["space_bots"].as_array().expect("bots");
+        assert_eq!((&data["total"], bots.len()), (&json!(43), count), "{query}");
+        assert!(bots[0]["publish_time"].is_string(), "{}", bots[0]);
+    }
+    let old = client.get(&format!("{OLD_BOT}?bot_id=b7"), pat).await;
+    let new = client.get("/v1/bots/b7", pat).await;
+    assert_eq!(old.json["data"], new.json["data"]);
+    client.mock.assert_clean();
+    for (path, status, code) in [
+        (OLD_BOTS.to_owned(), 400, 4000),
+        (format!("{OLD_BOTS}?workspace_id=7002"), 400, 4000),
+        (format!("{OLD_BOTS}?space_id=7002&page_index=0"), 400, 4000),
+        (format!("{OLD_BOTS}?space_id=0"), 403, 4101),
+        (OLD_BOT.to_owned(), 400, 4000),
+        (format!("{OLD_BOT}?bot_id=0"), 403, 4101),
+    ] {
+        let reply = client.get(&path, pat).await;
+        assert_eq!(
+            (reply.status.as_u16(), reply.json["code"].as_i64()),
+            (status, Some(code)),
+            "{path}"
+        );
+        let nobody = client.get(&path, "nobody").await;
+        assert_eq!(nobody.json["code"], 700_012_006, "{path}");
+    }
+}
+
 #[tokio::test]
 async fn a_limited_token_reaches_only_what_it_is_limited_to() {
     let client = Client::of(MockCoze::builder().workspace(Workspace::new("7002", "Other")));
@@ -152,7 +196,13 @@ async fn a_limited_token_reaches_only_what_it_is_limited_to() {
         client.get("/v1/bots?workspace_id=7001", token).await.json["code"],
         4101
     );
-    assert_eq!(client.get("/v1/bots/7101", token).await.json["code"], 4101);
+    for path in [
+        "/v1/bots/7101".to_owned(),
+        format!("{OLD_BOTS}?space_id=7001"),
+        format!("{OLD_BOT}?bot_id=7101"),
+    ] {
+        assert_eq!(client.get(&path, token).await.json["code"], 4101, "{path}");
+    }
 
     let scope = json!({"attribute_constraint": {"connector_bot_chat_attribute": {"bot_id_list": ["7102"]}}});
     let body = json!({"grant_type": JWT_GRANT, "scope": scope});

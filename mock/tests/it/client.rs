@@ -12,6 +12,9 @@ use tower::ServiceExt as _;
 
 pub(crate) const TOKEN: &str = "/api/permission/oauth2/token";
 pub(crate) const DEVICE: &str = "/api/permission/oauth2/device/code";
+/// The deprecated calls about bots.
+pub(crate) const OLD_BOTS: &str = "/v1/space/published_bots_list";
+pub(crate) const OLD_BOT: &str = "/v1/bot/get_online_info";
 pub(crate) const REDIRECT: &str = "http://127.0.0.1:8080/callback";
 pub(crate) const DEVICE_GRANT: &str = "urn:ietf:params:oauth:grant-type:device_code";
 pub(crate) const JWT_GRANT: &str = "urn:ietf:params:oauth:grant-type:jwt-bearer";

@@ -137,7 +137,11 @@ async fn a_web_client_must_send_its_secret_as_a_bearer_token() {
             let mut headers = vec![JSON];
             headers.extend(authorization.map(|value| ("authorization", value)));
             let reply = client.call(Method::POST, TOKEN, &headers, &body).await;
-            assert_eq!(reply.refusal(), "401 invalid_client", "{authorization:?}");
+            assert_eq!(reply.refusal(), "400 invalid_request", "{authorization:?}");
+            assert_eq!(
+                reply.text("error_message"),
+                "invalid request: client_secret"
+            );
         }
         assert_eq!(client.mock.violations().len(), 4);
     }
@@ -169,11 +173,12 @@ async fn the_closed_list_of_tolerances() {
             Tolerance::AudienceWithPort,
             Tolerance::DoubleSlash,
             Tolerance::ShortVerifier,
+            Tolerance::MissingState,
         ] {
             let client = Client::of(MockCoze::builder().lenient(lenient));
             let reply = tolerated_request(&client, tolerance).await;
             assert_eq!(
-                reply.status == 200,
+                reply.status.as_u16() < 400,
                 lenient,
                 "{tolerance:?}, lenient {lenient}: {}",
                 reply.json
@@ -227,6 +232,11 @@ async fn tolerated_request(client: &Client, tolerance: Tolerance) -> Reply {
                     &json!({"client_id": defaults::DEVICE_CLIENT_ID}),
                 )
                 .await
+        }
+        Tolerance::MissingState => {
+            let url = client.web_page().replace("&state=xyz", "");
+            let path = url.strip_prefix("https://www.coze.test").expect("a path");
+            client.call(Method::GET, path, &[], "").await
         }
         Tolerance::ShortVerifier => {
             // The challenge is a whole one; the verifier behind it is too short.
@@ -498,6 +508,18 @@ async fn every_answer_is_as_the_contract_says() {
         (&api, "list_bots", client.get("/v1/bots", pat).await),
         (&api, "get_bot", client.get("/v1/bots/7101", pat).await),
         (&api, "get_bot", client.get("/v1/bots/0", pat).await),
+        (
+            &api,
+            "list_published_bots",
+            client.get(&format!("{OLD_BOTS}?space_id=7001"), pat).await,
+        ),
+        (&api, "list_published_bots", client.get(OLD_BOTS, pat).await),
+        (
+            &api,
+            "get_published_bot",
+            client.get(&format!("{OLD_BOT}?bot_id=7101"), pat).await,
+        ),
+        (&api, "get_published_bot", client.get(OLD_BOT, pat).await),
     ] {
         let operations = document["operations"].as_array().expect("operations");
         let known = operations

@@ -1,7 +1,7 @@
 //! Each documented error word, by changing exactly one thing of a flow that works.
 
 use crate::client::*;
-use coze_mock::{App, Endpoint, ErrorWord, Fault, MockCoze, PollErrors, Times, defaults};
+use coze_mock::{App, Endpoint, ErrorShape, ErrorWord, Fault, MockCoze, Times, defaults};
 use serde_json::{Value, json};
 use std::time::Duration;
 
@@ -13,6 +13,7 @@ enum Change {
     RedirectUriMissing,
     GrantType,
     ClientSecret,
+    ClientSecretMissing,
     Code,
     RedirectUri,
     ClientId,
@@ -48,6 +49,7 @@ async fn code_exchange(change: Change) -> Reply {
         ),
         Change::GrantType => body["grant_type"] = json!("password"),
         Change::ClientSecret => client_secret = "another",
+        Change::ClientSecretMissing => client_secret = "",
         Change::Code => {
             code.push('x');
             body["code"] = json!(code);
@@ -84,12 +86,21 @@ async fn one_change_to_a_code_exchange() {
             "not supported grant type: password",
         ),
         (Change::ClientSecret, "401 invalid_client", "secret"),
+        (
+            Change::ClientSecretMissing,
+            "400 invalid_request",
+            "invalid request: client_secret",
+        ),
         (Change::Code, "400 invalid_grant", "unknown"),
         (Change::RedirectUri, "400 invalid_grant", "redirect URI"),
         (Change::ClientId, "400 invalid_grant", "another app"),
         (Change::CodeUsedBefore, "400 invalid_grant", "used"),
         (Change::CodeTooOld, "400 invalid_grant", "expired"),
-        (Change::AppDeactivated, "403 access_deny", "deactivated"),
+        (
+            Change::AppDeactivated,
+            "403 access_deny",
+            "app: Mock web app is currently deactivated by the owner",
+        ),
         (Change::AppType, "403 access_deny", "invalid app type"),
         (
             Change::ServerBroken,
@@ -104,9 +115,9 @@ async fn one_change_to_a_code_exchange() {
             "{change:?}: {}",
             reply.json
         );
-        assert!(
-            reply.json["error"].is_string(),
-            "shape A has a text in error"
+        assert_eq!(
+            reply.json["error"], reply.json["error_code"],
+            "the word is repeated"
         );
     }
 }
@@ -121,8 +132,8 @@ enum DeviceChange {
     DeviceCode,
 }
 
-async fn device_flow(change: DeviceChange, shape: PollErrors) -> Reply {
-    let client = Client::of(MockCoze::builder().poll_errors(shape));
+async fn device_flow(change: DeviceChange, shape: ErrorShape) -> Reply {
+    let client = Client::of(MockCoze::builder().error_shape(shape));
     let device = client.start_device().await;
     let mut device_code = device.text("device_code").to_owned();
     let user_code = device.text("user_code");
@@ -150,7 +161,12 @@ async fn device_flow(change: DeviceChange, shape: PollErrors) -> Reply {
 
 #[tokio::test]
 async fn one_change_to_a_device_flow_in_each_shape() {
-    for shape in [PollErrors::Both, PollErrors::A, PollErrors::B] {
+    for shape in [
+        ErrorShape::Both,
+        ErrorShape::A,
+        ErrorShape::B,
+        ErrorShape::C,
+    ] {
         assert_eq!(device_flow(DeviceChange::None, shape).await.status, 200);
         for (change, word) in [
             (DeviceChange::Undecided, ErrorWord::AuthorizationPending),
@@ -170,7 +186,7 @@ async fn one_change_to_a_device_flow_in_each_shape() {
                 .collect();
             let word = Value::from(word.as_str());
             match shape {
-                PollErrors::Both => {
+                ErrorShape::Both => {
                     assert_eq!(
                         fields,
                         ["error", "error_code", "error_description", "error_message"]
@@ -181,17 +197,89 @@ async fn one_change_to_a_device_flow_in_each_shape() {
                         "{change:?}"
                     );
                 }
-                PollErrors::A => {
+                ErrorShape::A => {
                     assert_eq!(fields, ["error", "error_code", "error_message"]);
                     assert_eq!(reply.json["error_code"], word, "{change:?}");
                     assert_ne!(reply.json["error"], word, "free text in shape A");
                 }
-                PollErrors::B => {
+                ErrorShape::B => {
                     assert_eq!(fields, ["error", "error_description"]);
                     assert_eq!(reply.json["error"], word, "{change:?}");
                 }
+                ErrorShape::C => {
+                    assert_eq!(fields, ["code", "detail", "msg"]);
+                    assert_eq!(reply.json["code"], 4000, "{change:?}");
+                }
             }
         }
+    }
+}
+
+#[tokio::test]
+async fn every_oauth_endpoint_repeats_the_word_of_an_error() {
+    let client = Client::new();
+    for path in [
+        TOKEN,
+        "/api/permission/oauth2/account/9001/token",
+        "/api/permission/oauth2/enterprise_id/ent_1/token",
+        DEVICE,
+        "/api/permission/oauth2/workspace_id/7001/device/code",
+    ] {
+        let reply = client.post(path, "", &json!({})).await;
+        let parameter = if path.ends_with("code") {
+            "client_id"
+        } else {
+            "grant_type"
+        };
+        let text = format!("invalid request: {parameter}");
+        assert_eq!(
+            (reply.status.as_u16(), reply.json),
+            (
+                400,
+                json!({"error_code": "invalid_request", "error": "invalid_request",
+                    "error_message": text, "error_description": text})
+            ),
+            "{path}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_deactivated_app_is_named_by_every_grant() {
+    let client = Client::new();
+    let tokens = client.web_tokens().await;
+    let device = client.start_device().await;
+    for client_id in [
+        defaults::WEB_CLIENT_ID,
+        defaults::DEVICE_CLIENT_ID,
+        defaults::JWT_CLIENT_ID,
+    ] {
+        let deactivated = client.mock.set_app_active(client_id, false);
+        deactivated.expect("an app");
+    }
+    let renewal = refresh(defaults::WEB_CLIENT_ID, tokens.text("refresh_token"));
+    for (reply, name) in [
+        (
+            client
+                .post(TOKEN, defaults::WEB_CLIENT_SECRET, &renewal)
+                .await,
+            "Mock web app",
+        ),
+        (
+            client.poll(device.text("device_code")).await,
+            "Mock device app",
+        ),
+        (client.start_device().await, "Mock device app"),
+        (
+            client
+                .post(TOKEN, &JwtParts::good("1").signed(), &jwt_body())
+                .await,
+            "Mock JWT app",
+        ),
+    ] {
+        assert_eq!(reply.refusal(), "403 access_deny");
+        let text = format!("app: {name} is currently deactivated by the owner");
+        assert_eq!(reply.text("error_message"), text);
     }
 }
 

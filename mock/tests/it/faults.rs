@@ -255,6 +255,8 @@ async fn redirect_to_another_host() {
 async fn status_200_with_each_shape_of_error() {
     let refresher = Refresher::new().await;
     for (shape, field, value) in [
+        (ErrorShape::Both, "error_code", json!("invalid_grant")),
+        (ErrorShape::Both, "error", json!("invalid_grant")),
         (ErrorShape::A, "error_code", json!("invalid_grant")),
         (ErrorShape::B, "error", json!("invalid_grant")),
         (ErrorShape::C, "code", json!(4000)),

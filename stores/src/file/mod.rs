@@ -61,7 +61,7 @@ use crate::{
 /// # Ok(()) }
 /// ```
 ///
-/// Tested on Linux only.
+/// Tested on Linux, and for Windows under Wine, never on Windows itself; for macOS it is only type-checked.
 ///
 /// # Permissions
 ///
@@ -75,7 +75,9 @@ use crate::{
 ///
 /// # Guarantees
 ///
-/// - A change is written beside the old file, synced, renamed over it, and the folder synced, in this order.
+/// - A change is written beside the old file, synced, renamed over it, and the folder synced, in this order. Windows syncs folders on NTFS
+///   only; elsewhere the loss of power may bring the old file back.
+/// - What another program has open, Windows may refuse to replace: it is tried again for 2 s.
 /// - The lock of an owner is the operating system's lock on a file. It ends with the process, and is never taken from it. A fork of the
 ///   owner that does not start another program shares it. On Windows its holder can't be named.
 /// - The age is told by the clock that stamps the files, so machines that share a folder need not agree on the time. They need a
@@ -129,12 +131,14 @@ impl FileStore {
     ///
     /// # Errors
     ///
-    /// When the program's name can't be the name of a folder, or the user has no home folder.
+    /// When the program's name can't be the name of a folder on each of these platforms (empty, `a/b`, `a:b`, `.a`, `a.`, `con`), or the
+    /// user has no home folder.
     pub fn in_default_folder(program: &str) -> Result<Self, StoreError> {
-        if program.is_empty() || program.starts_with('.') || program.contains(['/', '\\', '\0']) {
+        if !name::is_portable(program) {
             return Err(StoreError::new(
                 StoreErrorKind::Other,
-                "the name of the program is empty, begins with a dot or holds a slash",
+                "the name of the program can't be the name of a folder on every platform: it is empty, begins or ends with a \
+                 dot, ends with a space, holds one of < > : \" / \\ | ? * or a control character, or names a device of Windows",
             ));
         }
         Ok(Self::new(state_folder()?.join(program).join("sign-ins")))

@@ -16,8 +16,10 @@ const LONGEST: usize = 88;
 const READABLE: usize = 23;
 
 /// What Windows keeps for devices, whatever ending follows.
-const DEVICES: [&str; 4] = ["con", "prn", "aux", "nul"];
+const DEVICES: [&str; 6] = ["con", "conin$", "conout$", "prn", "aux", "nul"];
 const NUMBERED_DEVICES: [&str; 2] = ["com", "lpt"];
+/// They number devices too.
+const SUPERSCRIPTS: [&str; 3] = ["¹", "²", "³"];
 
 /// The beginning of the names of a key's files.
 pub(super) fn stem(key: &Key) -> String {
@@ -80,10 +82,20 @@ pub(super) fn decoded(stem: &str) -> Option<String> {
 fn is_device(name: &str) -> bool {
     let numbered = || {
         let (word, number) = name.split_at_checked(3)?;
-        let number = number.parse::<u8>().ok()?;
-        Some(NUMBERED_DEVICES.contains(&word) && number <= 9)
+        let is_one = number.parse::<u8>().is_ok_and(|number| number <= 9);
+        Some(NUMBERED_DEVICES.contains(&word) && (is_one || SUPERSCRIPTS.contains(&number)))
     };
     DEVICES.contains(&name) || numbered().unwrap_or_default()
+}
+
+/// Whether a folder may have this name on every platform, and keeps it.
+pub(super) fn is_portable(name: &str) -> bool {
+    let before_dot = name.split_once('.').map_or(name, |(before, _)| before);
+    let is_forbidden = |char: char| char.is_control() || "<>:\"/\\|?*".contains(char);
+    !before_dot.is_empty()
+        && !name.ends_with(['.', ' '])
+        && !name.contains(is_forbidden)
+        && !is_device(&before_dot.trim_end().to_lowercase())
 }
 
 #[cfg(test)]
@@ -115,6 +127,8 @@ mod tests {
             ("é", "%c3%a9"),
             ("nul", "%6eul"),
             ("com1", "%63om1"),
+            ("com¹", "%63om%c2%b9"),
+            ("conin$", "%63onin%24"),
         ] {
             assert_eq!(stem_of(name), stem, "{name}");
             assert_eq!(decoded(stem).unwrap(), name);

@@ -9,7 +9,11 @@ use std::{
 
 use super::{Open, Result};
 
-pub(crate) type Named = Metadata;
+/// What had a name when it was looked up, and the path to look again.
+pub(crate) struct Named {
+    metadata: Metadata,
+    path: PathBuf,
+}
 
 pub(super) struct Handle(PathBuf);
 
@@ -53,7 +57,9 @@ impl Handle {
     }
 
     pub(super) fn metadata_of(&self, name: &str) -> io::Result<Named> {
-        fs::symlink_metadata(self.0.join(name))
+        let path = self.0.join(name);
+        let metadata = fs::symlink_metadata(&path)?;
+        Ok(Named { metadata, path })
     }
 
     pub(super) fn remove(&self, name: &str) -> io::Result<()> {
@@ -64,7 +70,6 @@ impl Handle {
         fs::rename(self.0.join(from), self.0.join(to))
     }
 
-    /// A folder can't be opened for that.
     pub(super) fn sync(&self) -> io::Result<()> {
         sync_folder(&self.0)
     }
@@ -83,23 +88,48 @@ impl Handle {
 }
 
 pub(crate) fn modified(named: &Named) -> Duration {
-    let modified = named.modified().unwrap_or(SystemTime::UNIX_EPOCH);
+    let modified = named.metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH);
     modified
         .duration_since(SystemTime::UNIX_EPOCH)
         .unwrap_or_default()
 }
 
-/// Windows has no number for it that the standard library tells.
-pub(crate) fn are_same(_: &Named, _: &File) -> bool {
-    true
+/// By the numbers of the volume and of the file on it.
+pub(crate) fn are_same(named: &Named, file: &File) -> bool {
+    let named = same_file::Handle::from_path(&named.path);
+    let file = file.try_clone().and_then(same_file::Handle::from_file);
+    matches!((named, file), (Ok(named), Ok(file)) if named == file)
 }
 
 pub(super) fn create_folder(path: &Path) -> io::Result<()> {
     fs::create_dir(path)
 }
 
+/// NTFS writes its journal, and with it what was renamed, where the folder can be opened for writing. Other file systems refuse: there,
+/// a rename is as durable as it gets.
+#[cfg(windows)]
+pub(super) fn sync_folder(path: &Path) -> io::Result<()> {
+    use std::os::windows::fs::OpenOptionsExt;
+    /// Without this flag a folder can't be opened.
+    const FILE_FLAG_BACKUP_SEMANTICS: u32 = 0x0200_0000;
+    let mut options = OpenOptions::new();
+    let options = options.write(true).custom_flags(FILE_FLAG_BACKUP_SEMANTICS);
+    match options.open(path).and_then(|folder| folder.sync_all()) {
+        Err(error) if is_unsupported(&error) => Ok(()),
+        synced => synced,
+    }
+}
+
+#[cfg(not(windows))]
 pub(super) fn sync_folder(_: &Path) -> io::Result<()> {
     Ok(())
+}
+
+/// `ERROR_INVALID_FUNCTION`, `ERROR_ACCESS_DENIED`, `ERROR_INVALID_HANDLE`, `ERROR_NOT_SUPPORTED`, `ERROR_INVALID_PARAMETER`: what file
+/// systems say that don't sync folders.
+#[cfg(windows)]
+fn is_unsupported(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(1 | 5 | 6 | 50 | 87))
 }
 
 /// The folder of a user is readable by its user only by inheritance.
@@ -107,13 +137,21 @@ pub(super) fn refuse_exposed(_: &Path, _: &Metadata, _: &str) -> Result<()> {
     Ok(())
 }
 
-/// `ERROR_ACCESS_DENIED`, `ERROR_SHARING_VIOLATION` and `ERROR_LOCK_VIOLATION`: what Windows says where another program has the file
-/// open, or is deleting it.
+/// What Windows says where another program has the file open, has it mapped, or is deleting it: `ERROR_ACCESS_DENIED`, or one of
+/// [`IN_USE`].
 pub(super) fn is_in_use(error: &io::Error) -> bool {
+    let number = error.raw_os_error();
     error.kind() == io::ErrorKind::Interrupted
-        || (cfg!(windows) && matches!(error.raw_os_error(), Some(5 | 32 | 33)))
+        || (cfg!(windows) && number.is_some_and(|number| number == 5 || IN_USE.contains(&number)))
 }
 
+/// `ERROR_SHARING_VIOLATION`, `ERROR_LOCK_VIOLATION`, `ERROR_DELETE_PENDING`, `ERROR_USER_MAPPED_FILE`.
+const IN_USE: [i32; 4] = [32, 33, 303, 1224];
+/// `ERROR_TOO_MANY_OPEN_FILES`, `ERROR_NOT_ENOUGH_MEMORY`, `ERROR_NO_SYSTEM_RESOURCES`.
+const EXHAUSTED: [i32; 3] = [4, 8, 1450];
+
 pub(super) fn may_pass(error: &io::Error) -> bool {
-    cfg!(windows) && matches!(error.raw_os_error(), Some(32 | 33))
+    let number = error.raw_os_error();
+    cfg!(windows)
+        && number.is_some_and(|number| IN_USE.contains(&number) || EXHAUSTED.contains(&number))
 }

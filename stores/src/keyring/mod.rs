@@ -68,8 +68,8 @@ static THREADS: AtomicUsize = AtomicUsize::new(0);
 /// | system | keyring | tested |
 /// |---|---|---|
 /// | Linux, FreeBSD, OpenBSD | the Secret Service (GNOME Keyring, KWallet, KeePassXC), over D-Bus | on Linux, with GNOME Keyring |
-/// | macOS | the login keychain | no: it was never built there |
-/// | Windows | the Credential Manager, for this machine only | no: it was never built there |
+/// | macOS | the login keychain | no: only type-checked |
+/// | Windows | the Credential Manager, for this machine only | under Wine |
 ///
 /// On other systems each use is an error.
 ///

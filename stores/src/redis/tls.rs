@@ -61,12 +61,18 @@ fn trusting_the_system() -> Result<ClientConfig, StoreError> {
         .with_safe_default_protocol_versions()
         .map_err(no_tls)?
         .with_platform_verifier()
-        .map_err(no_tls)?
+        .map_err(no_certificates)?
         .with_no_client_auth())
 }
 
 fn no_tls(error: rustls::Error) -> StoreError {
     StoreError::other("TLS to Redis can't be set up", error)
+}
+
+fn no_certificates(error: rustls::Error) -> StoreError {
+    let what = "TLS to Redis needs CA certificates, and this system's can't be used: install them (on Debian and Ubuntu: the \
+                package ca-certificates), or give your own (root_certificates)";
+    StoreError::other(what, error)
 }
 
 fn authorities(pem: &[u8]) -> Result<RootCertStore, StoreError> {

@@ -19,7 +19,7 @@
 mod access;
 #[cfg(target_os = "linux")]
 mod durability;
-#[cfg(unix)]
+#[cfg_attr(not(unix), allow(dead_code, reason = "of the tests that are for Unix"))]
 #[path = "../support/left_out.rs"]
 mod left_out;
 #[cfg(unix)]
@@ -43,6 +43,10 @@ const TTL: Duration = Duration::from_secs(60);
 
 /// A store in a folder that does not exist yet.
 struct Place {
+    #[cfg_attr(
+        not(unix),
+        allow(dead_code, reason = "it is removed when it is dropped")
+    )]
     parent: TempDir,
     store: FileStore,
 }
@@ -73,6 +77,7 @@ impl Place {
         own(&self.file(ending));
     }
 
+    #[cfg(unix)]
     async fn names(&self) -> Vec<String> {
         let files = fs::read_dir(self.store.folder()).unwrap();
         let mut names: Vec<_> = files

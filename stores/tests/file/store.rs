@@ -5,7 +5,7 @@ use std::time::Instant;
 use coze_auth::store::StoreErrorKind;
 use tokio::time::{sleep, timeout};
 
-use super::*;
+use super::{left_out::skipped, *};
 
 #[tokio::test]
 async fn what_is_written_is_loaded_and_a_read_creates_nothing() {
@@ -312,17 +312,24 @@ async fn a_lock_is_its_owners_until_it_unlocks() {
     let other = FileStore::new(place.store.folder());
     lock(&place.store, 1).await;
     lock(&place.store.clone(), 1).await;
-    let held = TryLock::Held {
-        by: Some("owner 1".to_owned()),
-    };
-    assert_eq!(locked(&place.store, 2).await, held);
-    assert_eq!(locked(&other, 2).await, held);
+    assert_held_by(locked(&place.store, 2).await, 1);
+    assert_held_by(locked(&other, 2).await, 1);
     place.store.unlock(&key(), &owner(2)).await.unwrap();
-    assert_eq!(locked(&other, 2).await, held);
+    assert_held_by(locked(&other, 2).await, 1);
     place.store.unlock(&key(), &owner(1)).await.unwrap();
     lock(&other, 2).await;
     drop(other);
     lock(&place.store, 3).await;
+}
+
+fn assert_held_by(lock: TryLock, number: u8) {
+    let TryLock::Held { by } = lock else {
+        panic!("{lock:?}");
+    };
+    // What is locked can't be read on Windows, but under Wine it can.
+    if by.is_some() || cfg!(unix) {
+        assert_eq!(by, Some(format!("owner {number}")));
+    }
 }
 
 #[tokio::test]
@@ -330,13 +337,12 @@ async fn a_lock_without_its_file_does_not_count() {
     let (place, _) = Place::written().await;
     lock(&place.store, 1).await;
     fs::remove_file(place.file("lock")).unwrap();
+    let named = fs::symlink_metadata(place.file("lock"));
+    if !named.is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound) {
+        return skipped("here an open file keeps its name until it is closed");
+    }
     lock(&place.store, 2).await;
-    assert_eq!(
-        locked(&place.store, 1).await,
-        TryLock::Held {
-            by: Some("owner 2".to_owned())
-        }
-    );
+    assert_held_by(locked(&place.store, 1).await, 2);
     place.store.unlock(&key(), &owner(1)).await.unwrap();
     assert!(matches!(
         locked(&place.store, 3).await,
@@ -409,10 +415,80 @@ async fn long_names_and_odd_ones_are_listed_and_other_files_are_not() {
     assert_eq!(listed, expected);
 }
 
+#[tokio::test]
+async fn a_file_that_another_program_has_open_is_replaced_and_removed() {
+    let (place, first) = Place::written().await;
+    let mut current = first;
+    let open_for_a_moment = |options: &fs::OpenOptions| {
+        let file = options.open(place.file("json")).unwrap();
+        tokio::task::spawn_blocking(move || {
+            std::thread::sleep(Duration::from_millis(300));
+            drop(file);
+        })
+    };
+    let mut options = fs::OpenOptions::new();
+    options.read(true);
+    let shared = options.clone();
+    #[cfg(windows)]
+    std::os::windows::fs::OpenOptionsExt::share_mode(&mut options, 0);
+    for options in [shared, options] {
+        let open = open_for_a_moment(&options);
+        let next = contents("next");
+        set(
+            &place.store,
+            &key(),
+            Some(&Version::of(&current)),
+            Some(&next),
+        )
+        .await;
+        open.await.unwrap();
+        let open = open_for_a_moment(&options);
+        assert_eq!(held(&place.store, &key()).await, next.expose());
+        open.await.unwrap();
+        let open = open_for_a_moment(&options);
+        set(&place.store, &key(), Some(&Version::of(&next)), None).await;
+        open.await.unwrap();
+        assert!(load(&place.store, &key()).await.is_none());
+        current = contents("again");
+        set(&place.store, &key(), None, Some(&current)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_path_may_be_long() {
+    let parent = tempfile::tempdir().unwrap();
+    let folder = (0..8).fold(parent.path().to_owned(), |path, _| {
+        path.join("long".repeat(12))
+    });
+    assert!(folder.as_os_str().len() > 300);
+    let store = FileStore::new(folder);
+    let first = contents("first");
+    set(&store, &key(), None, Some(&first)).await;
+    lock(&store, 1).await;
+    assert_eq!(held(&store, &key()).await, first.expose());
+    set(&store, &key(), Some(&Version::of(&first)), None).await;
+}
+
 #[test]
 fn a_program_has_a_name_that_is_one_of_a_folder() {
-    for bad in ["", ".", "..", ".hidden", "a/b", "a\\b", "a\0"] {
-        FileStore::in_default_folder(bad).unwrap_err();
+    for bad in [
+        "", ".", "..", ".hidden", "a/b", "a\\b", "a\0", "a\n", "c:", "a:b", "a?", "a.", "a ",
+        "con", "NUL", "Aux.d", "prn .d", "COM1", "lpt³", "CONIN$",
+    ] {
+        let error = FileStore::in_default_folder(bad).unwrap_err();
+        assert!(
+            error.to_string().contains("name of the program"),
+            "{bad}: {error}"
+        );
+    }
+    for good in [
+        "my-program",
+        "My Program 2.0",
+        "console",
+        "com10",
+        "программа",
+    ] {
+        FileStore::in_default_folder(good).unwrap();
     }
 }
 

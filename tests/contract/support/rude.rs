@@ -29,6 +29,8 @@ pub(crate) enum Manners {
     /// Answers this to the first request of a connection, which stays open, and closes it on the
     /// second.
     AnswersOnce(String),
+    /// Over HTTP/2: goes away, with the body of the request and this in the debug data, 16 KB in all.
+    GoesAway(String),
 }
 
 pub(crate) struct RudeServer {
@@ -97,6 +99,13 @@ impl Refusing {
 }
 
 async fn serve(mut connection: TcpStream, manners: Manners, requests: Arc<AtomicUsize>) {
+    if let Manners::GoesAway(debug_data) = manners {
+        if let Some(body) = read_http2_request(&mut connection).await {
+            requests.fetch_add(1, Ordering::SeqCst);
+            go_away(&mut connection, &[debug_data.into_bytes(), body].concat()).await;
+        }
+        return;
+    }
     if read_request(&mut connection).await.is_none() {
         return;
     }
@@ -118,7 +127,44 @@ async fn serve(mut connection: TcpStream, manners: Manners, requests: Arc<Atomic
                 requests.fetch_add(1, Ordering::SeqCst);
             }
         }
+        Manners::GoesAway(_) => unreachable!("it speaks HTTP/2"),
     }
+}
+
+/// Reads frames up to the end of the first stream, and returns what the DATA frames hold (RFC 9113 section 4.1).
+async fn read_http2_request(connection: &mut TcpStream) -> Option<Vec<u8>> {
+    let mut preface = [0; 24];
+    connection.read_exact(&mut preface).await.ok()?;
+    let mut body = Vec::new();
+    loop {
+        let mut header = [0; 9];
+        connection.read_exact(&mut header).await.ok()?;
+        let length = u32::from_be_bytes([0, header[0], header[1], header[2]]);
+        let mut payload = vec![0; length as usize];
+        connection.read_exact(&mut payload).await.ok()?;
+        let (kind, ends_stream) = (header[3], header[4] & 1 == 1);
+        if kind == 0 {
+            body.extend(payload);
+        }
+        if kind <= 1 && ends_stream {
+            return Some(body);
+        }
+    }
+}
+
+/// SETTINGS, which come first, then GOAWAY without an error (RFC 9113 section 6.8).
+async fn go_away(connection: &mut TcpStream, debug_data: &[u8]) {
+    let mut frames = vec![0, 0, 0, 4, 0, 0, 0, 0, 0];
+    let mut payload = vec![0; 8];
+    payload.extend(debug_data.iter().cycle().take(16_000));
+    let length = (payload.len() as u32).to_be_bytes();
+    frames.extend(&length[1..]);
+    frames.extend([7, 0, 0, 0, 0, 0]);
+    frames.extend(payload);
+    let _ = connection.write_all(&frames).await;
+    // Closed at once, the connection would be reset, and what was sent be lost.
+    let mut rest = [0; 1024];
+    while connection.read(&mut rest).await.is_ok_and(|read| read > 0) {}
 }
 
 /// Reads one request with its body; `None` when the connection ends before that.

@@ -75,8 +75,8 @@ const RACE: &str = "Processes ask for the token of one sign-in every 20 to 80 ms
 const CRASH: &str = "A process that refreshes as fast as it can is killed (SIGKILL) at a random moment of its first three refreshes. \
     Then a fresh owner takes the lock, and what is stored is compared with the ledger. *In the window*: the server had committed, \
     and the process died before its save; no client can make that zero, and the person must sign in again. Its width is reckoned \
-    from unharmed refreshes (the way back of the answer, and the save to its end), and observed: the share of kills that hit it, of \
-    the time from one refresh to the next. *Taken up*: a record that the killed process had written and not yet put in place, \
+    from undisturbed refreshes (the way back of the answer, and the save to its end), and observed: the share of kills that hit it, of \
+    the time from one refresh to the next. *Completed by the next owner*: a record that the killed process had written and not yet put in place, \
     which saved the sign-in: with files, the window ends before the save does. \
     *In quarantine*: the record does not hold the live refresh token, but a quarantine slot of the profile does. All that follows would be our fault: a file that can't be read, that is missing, further behind, \
     or holds what was never issued; a live sign-in marked as over; a process that can't go on with a live sign-in.";
@@ -139,8 +139,10 @@ const CRASH_COLUMNS: &[Column] = &[
     ("options", options),
     ("kills", |run| text(&run["kills"])),
     ("refreshes", |run| text(&run["refreshes"])),
-    ("unharmed", |run| text(&run["current"])),
-    ("taken up", |run| text(&run["taken_up"])),
+    ("undisturbed", |run| text(&run["current"])),
+    ("completed by the next owner", |run| {
+        text(&run["completed_by_next"])
+    }),
     ("in the window", |run| text(&run["one_behind"])),
     ("in quarantine", |run| text(&run["quarantined"])),
     ("window reckoned, µs", |run| {
@@ -160,10 +162,10 @@ const CRASH_COLUMNS: &[Column] = &[
     ("unreadable", |run| text(&run["unreadable"])),
     ("missing", |run| text(&run["missing"])),
     ("further behind", |run| text(&run["further_behind"])),
-    ("never issued", |run| text(&run["strange"])),
-    ("live, marked over", |run| text(&run["buried_alive"])),
+    ("never issued", |run| text(&run["unknown_token"])),
+    ("live, marked ended", |run| text(&run["live_marked_ended"])),
     ("can't go on", |run| {
-        (sum(&run["errors"]) + sum(&run["crippled"])).to_string()
+        (sum(&run["errors"]) + sum(&run["stuck"])).to_string()
     }),
     ("verdict", verdict),
 ];

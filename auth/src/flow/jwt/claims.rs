@@ -9,8 +9,8 @@ use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use coze_wire::Secret;
 use serde::Serialize;
 
-use super::{JwtTokenRequest, SessionContext, Signer};
-use crate::{Error, ErrorKind, Result, flow::browser::random_string};
+use super::{JwtTokenRequest, Signer};
+use crate::{Error, ErrorKind, Result, random};
 
 /// The protected header. The order of the fields is the one that the official SDKs use.
 #[derive(Serialize)]
@@ -54,10 +54,11 @@ struct SessionContextClaim<'a> {
 }
 
 #[derive(Serialize)]
-#[serde(rename_all = "snake_case")]
-enum DeviceInfo<'a> {
-    DeviceId(&'a str),
-    CustomConsumer(&'a str),
+struct DeviceInfo<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    device_id: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    custom_consumer: Option<&'a str>,
 }
 
 /// A JWT is valid from so long ago, for servers without leeway and local clocks that are a little fast.
@@ -85,15 +86,15 @@ impl<'a> Claims<'a> {
             iat,
             exp: iat + lifetime.as_secs(),
             // 43 characters: Coze recommends more than 32 bytes, different for every JWT.
-            jti: random_string()?.expose().to_owned(),
+            jti: random::string()?.expose().to_owned(),
             session_name: request.session_name.as_deref(),
             session_context: request
                 .session_context
                 .as_ref()
                 .map(|context| SessionContextClaim {
-                    device_info: match context {
-                        SessionContext::DeviceId(id) => DeviceInfo::DeviceId(id),
-                        SessionContext::CustomConsumer(id) => DeviceInfo::CustomConsumer(id),
+                    device_info: DeviceInfo {
+                        device_id: context.device_id.as_deref(),
+                        custom_consumer: context.custom_consumer.as_deref(),
                     },
                 }),
         })

@@ -2,6 +2,7 @@
 
 mod claims;
 mod key;
+mod key_forms;
 mod scope;
 mod signer;
 
@@ -20,7 +21,7 @@ use coze_wire::Secret;
 use crate::{
     Error, ErrorCode, Flow, OAuthClient, Result, Token,
     client::{Credentials, TokenPath},
-    input::{PathId, required},
+    input::{PathId, cleaned, identifier, required},
 };
 use claims::{Claims, Header};
 pub use key::PrivateKey;
@@ -223,8 +224,8 @@ impl JwtFlowBuilder {
     }
 
     fn checked(self) -> Result<JwtFlow> {
-        let client_id = required("client id", &self.client_id)?;
-        let key_id = required("key id (public key fingerprint)", &self.key_id)?;
+        let client_id = identifier("client id", &self.client_id)?;
+        let key_id = identifier("key id (public key fingerprint)", &self.key_id)?;
         let signer = self
             .signer
             .ok_or_else(|| Error::invalid_input("there is neither a private key nor a signer"))?;
@@ -235,7 +236,7 @@ impl JwtFlowBuilder {
             )));
         }
         let audience = match self.audience {
-            Some(audience) => required("audience", &audience)?,
+            Some(audience) => required("audience", cleaned(&audience))?,
             None => self.client.endpoint().audience().to_owned(),
         };
         Ok(JwtFlow {
@@ -365,16 +366,11 @@ impl JwtTokenRequest {
     }
 
     fn grant(&self) -> Result<types::JwtBearerGrant> {
-        for (name, value) in [
-            ("session name", self.session_name.as_deref()),
-            (
-                "session context",
-                self.session_context.as_ref().map(SessionContext::id),
-            ),
-        ] {
-            if let Some(value) = value {
-                required(name, value)?;
-            }
+        if let Some(session_name) = &self.session_name {
+            required("session name", session_name)?;
+        }
+        if let Some(session_context) = &self.session_context {
+            session_context.check()?;
         }
         Ok(types::JwtBearerGrant {
             duration_seconds: self.duration.map(checked_duration).transpose()?,
@@ -395,21 +391,56 @@ fn checked_duration(duration: Duration) -> Result<i64> {
         })
 }
 
-/// Whom usage is counted for: quota and billing per device. Coze asks to choose one of the two.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum SessionContext {
-    /// A device (`device_id`).
-    DeviceId(String),
-    /// A consumer of one's own definition (`custom_consumer`).
-    CustomConsumer(String),
+/// What usage is counted for: quota and billing per device or per consumer. Coze recommends to name one of the two, and accepts
+/// both.
+///
+/// Source: <https://www.coze.cn/open/docs/developer_guides/oauth_jwt>.
+///
+/// ```
+/// use coze_auth::{JwtTokenRequest, SessionContext};
+///
+/// let request = JwtTokenRequest::new().session_context(SessionContext::new().device_id("sensor-1"));
+/// ```
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+#[must_use]
+pub struct SessionContext {
+    device_id: Option<String>,
+    custom_consumer: Option<String>,
 }
 
 impl SessionContext {
-    fn id(&self) -> &str {
-        match self {
-            Self::DeviceId(id) | Self::CustomConsumer(id) => id,
+    /// Names nothing yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The device (`device_id`).
+    pub fn device_id(mut self, device_id: impl Into<String>) -> Self {
+        self.device_id = Some(device_id.into());
+        self
+    }
+
+    /// A consumer of your own definition (`custom_consumer`).
+    pub fn custom_consumer(mut self, custom_consumer: impl Into<String>) -> Self {
+        self.custom_consumer = Some(custom_consumer.into());
+        self
+    }
+
+    fn check(&self) -> Result<()> {
+        if self.device_id.is_none() && self.custom_consumer.is_none() {
+            return Err(Error::invalid_input(
+                "the session context names neither a device id nor a custom consumer",
+            ));
         }
+        for (name, value) in [
+            ("device id", &self.device_id),
+            ("custom consumer", &self.custom_consumer),
+        ] {
+            if let Some(value) = value {
+                required(name, value)?;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -444,13 +475,19 @@ mod tests {
         assert!(request().account("").path().is_err());
         assert!(request().enterprise("..").path().is_err());
         assert!(request().session_name(" ").grant().is_err());
-        let empty = SessionContext::DeviceId(String::new());
-        assert!(request().session_context(empty).grant().is_err());
+        for empty in [
+            SessionContext::new(),
+            SessionContext::new().device_id(""),
+            SessionContext::new().device_id("d").custom_consumer("\n"),
+        ] {
+            assert!(request().session_context(empty).grant().is_err());
+        }
     }
 
     #[test]
     fn what_a_jwt_needs_is_asked_for_before_sending() {
-        let client = OAuthClient::new(crate::Endpoint::COM).unwrap();
+        let endpoint = crate::Endpoint::custom("http://127.0.0.1:9").unwrap();
+        let client = OAuthClient::new(endpoint).unwrap();
         struct Never;
         impl Signer for Never {
             fn sign<'a>(&'a self, _: &'a [u8]) -> SignFuture<'a> {

@@ -1,4 +1,4 @@
-//! A process that refreshes as fast as it can, and is killed meanwhile. Unharmed, it tells how long a refresh takes.
+//! A process that refreshes as fast as it can, and is killed meanwhile. Undisturbed, it tells how long a refresh takes.
 
 use std::time::{Duration, Instant};
 

@@ -1,0 +1,222 @@
+//! Small files that callers name: a key, a configuration.
+
+use std::{
+    fs::{File, FileType, Metadata},
+    io::{self, Read},
+    path::Path,
+};
+
+use zeroize::Zeroizing;
+
+/// The most that is read of a key or a configuration, in bytes (256 KiB). They take a few thousand.
+pub(crate) const FILE_LIMIT: usize = 256 * 1024;
+
+/// A path as it may be shown; `None` when it is not a path at all but, by mistake, the contents of the
+/// file: a key or a configuration, which nobody may see.
+pub(crate) fn shown_path(path: &Path) -> Option<String> {
+    let shown = path.display().to_string();
+    let is_contents = shown.len() > 1024
+        || shown.contains("-----BEGIN")
+        || shown.contains(coze_wire::is_invisible)
+        || shown.trim_start().starts_with('{');
+    (!is_contents).then_some(shown)
+}
+
+/// Reads a whole file, at most [`FILE_LIMIT`] bytes, into memory that is wiped. Nothing of it is copied elsewhere.
+///
+/// Only regular files are read: a named pipe may never yield anything, and a device may never end.
+pub(crate) fn read(path: &Path) -> io::Result<Zeroizing<Vec<u8>>> {
+    // Before it is opened, because opening a pipe waits, and opening a device may have effects; and again afterwards,
+    // because it may have been replaced.
+    require_regular(&std::fs::metadata(path)?)?;
+    let mut file = open(path)?;
+    require_regular(&file.metadata()?)?;
+    // It never grows: growing would leave a copy behind.
+    let mut contents = Zeroizing::new(vec![0; FILE_LIMIT + 1]);
+    let mut length = 0;
+    while let Some(room) = contents.get_mut(length..).filter(|room| !room.is_empty()) {
+        match file.read(room) {
+            Ok(0) => break,
+            Ok(count) => length += count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    if length > FILE_LIMIT {
+        let limit = FILE_LIMIT / 1024;
+        return Err(unfit(&format!("it is larger than {limit} KiB")));
+    }
+    contents.truncate(length);
+    Ok(contents)
+}
+
+#[cfg(unix)]
+fn open(path: &Path) -> io::Result<File> {
+    use std::os::unix::fs::OpenOptionsExt;
+
+    let non_blocking = rustix::fs::OFlags::NONBLOCK.bits();
+    File::options()
+        .read(true)
+        .custom_flags(non_blocking.cast_signed())
+        .open(path)
+}
+
+#[cfg(not(unix))]
+fn open(path: &Path) -> io::Result<File> {
+    File::open(path)
+}
+
+fn require_regular(metadata: &Metadata) -> io::Result<()> {
+    if metadata.is_file() {
+        return Ok(());
+    }
+    let what = if metadata.is_dir() {
+        "a directory"
+    } else {
+        special(metadata.file_type())
+    };
+    Err(unfit(&format!("it is {what}, not a regular file")))
+}
+
+#[cfg(unix)]
+fn special(file_type: FileType) -> &'static str {
+    use std::os::unix::fs::FileTypeExt;
+
+    if file_type.is_fifo() {
+        "a named pipe"
+    } else if file_type.is_socket() {
+        "a socket"
+    } else {
+        "a device"
+    }
+}
+
+#[cfg(not(unix))]
+fn special(_: FileType) -> &'static str {
+    "a special file"
+}
+
+fn unfit(why: &str) -> io::Error {
+    io::Error::other(why)
+}
+
+/// The text in a file, in memory that is wiped: UTF-8, or UTF-16 with a byte order mark, as PowerShell writes it. `None` when
+/// it is not text.
+pub(crate) fn text(bytes: &[u8]) -> Option<Zeroizing<String>> {
+    let utf16 = |bytes: &[u8], unit: fn([u8; 2]) -> u16| {
+        // A unit of 2 bytes takes 3 bytes in UTF-8 at most.
+        let mut text = Zeroizing::new(String::with_capacity(bytes.len().div_ceil(2) * 3));
+        let (units, rest) = bytes.as_chunks::<2>();
+        for c in char::decode_utf16(units.iter().map(|pair| unit(*pair))) {
+            text.push(c.ok()?);
+        }
+        rest.is_empty().then_some(text)
+    };
+    match bytes {
+        [0xff, 0xfe, rest @ ..] => utf16(rest, u16::from_le_bytes),
+        [0xfe, 0xff, rest @ ..] => utf16(rest, u16::from_be_bytes),
+        _ => {
+            let text = str::from_utf8(bytes).ok()?;
+            Some(Zeroizing::new(
+                text.trim_start_matches('\u{feff}').to_owned(),
+            ))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn contents_passed_for_a_path_are_not_shown() {
+        assert!(shown_path(Path::new("/etc/coze/private_key.pem")).is_some());
+        for contents in [
+            "-----BEGIN PRIVATE KEY-----",
+            "a\nb",
+            " {\"client_secret\"",
+            &"x".repeat(2000),
+        ] {
+            assert_eq!(shown_path(Path::new(contents)), None, "{contents}");
+        }
+    }
+
+    #[test]
+    fn a_file_up_to_the_limit_is_read_and_a_larger_one_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        for length in [0, 1, FILE_LIMIT] {
+            std::fs::write(&path, vec![7; length]).unwrap();
+            assert_eq!(*read(&path).unwrap(), vec![7; length]);
+        }
+        // A sparse terabyte takes no room on the disk.
+        for length in [FILE_LIMIT as u64 + 1, 1 << 40] {
+            File::create(&path).unwrap().set_len(length).unwrap();
+            let error = read(&path).unwrap_err().to_string();
+            assert_eq!(error, "it is larger than 256 KiB");
+        }
+    }
+
+    #[test]
+    fn a_directory_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let error = read(folder.path()).unwrap_err().to_string();
+        assert_eq!(error, "it is a directory, not a regular file");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn what_never_ends_or_never_begins_is_not_read() {
+        use std::os::unix::net::UnixListener;
+
+        let folder = tempfile::tempdir().unwrap();
+        let pipe = folder.path().join("pipe");
+        let made = std::process::Command::new("mkfifo").arg(&pipe).status();
+        assert!(made.unwrap().success());
+        let socket = folder.path().join("socket");
+        let _listener = UnixListener::bind(&socket).unwrap();
+        // A symbolic link says nothing of what it leads to.
+        let link = folder.path().join("link");
+        std::os::unix::fs::symlink("/dev/zero", &link).unwrap();
+        for (path, what) in [
+            (pipe.as_path(), "a named pipe"),
+            (&socket, "a socket"),
+            (&link, "a device"),
+            (Path::new("/dev/zero"), "a device"),
+        ] {
+            let error = read(path).unwrap_err().to_string();
+            assert_eq!(error, format!("it is {what}, not a regular file"));
+        }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn opening_does_not_wait_for_what_took_the_files_place() {
+        let folder = tempfile::tempdir().unwrap();
+        let pipe = folder.path().join("pipe");
+        let made = std::process::Command::new("mkfifo").arg(&pipe).status();
+        assert!(made.unwrap().success());
+        let opened = open(&pipe).unwrap();
+        assert!(require_regular(&opened.metadata().unwrap()).is_err());
+    }
+
+    #[test]
+    fn text_is_read_with_and_without_a_byte_order_mark() {
+        let utf16 = |mark: [u8; 2], to_bytes: fn(u16) -> [u8; 2]| {
+            let units = "é🔑{}\n".encode_utf16().flat_map(to_bytes);
+            mark.into_iter().chain(units).collect::<Vec<_>>()
+        };
+        for bytes in [
+            "é🔑{}\n".as_bytes().to_vec(),
+            "\u{feff}é🔑{}\n".as_bytes().to_vec(),
+            utf16([0xff, 0xfe], u16::to_le_bytes),
+            utf16([0xfe, 0xff], u16::to_be_bytes),
+        ] {
+            let text = text(&bytes);
+            assert_eq!(text.as_deref().map(String::as_str), Some("é🔑{}\n"));
+        }
+        for bytes in [&b"\xff"[..], b"\xff\xfea", b"\xff\xfe\x00\xd8"] {
+            assert!(text(bytes).is_none(), "{bytes:?}");
+        }
+    }
+}

@@ -1,0 +1,163 @@
+//! Connections that are slow, idle, many, or gone. Limits are short here, and waiting for their end is long.
+
+use coze_mock::{Builder, Endpoint, Fault, MockCoze, Times, When, defaults};
+use std::time::Duration;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+const SHORT: Duration = Duration::from_millis(100);
+const DAY: Duration = Duration::from_secs(86_400);
+const PATIENT: Duration = Duration::from_secs(60);
+
+async fn start(builder: Builder) -> MockCoze {
+    builder.start().await.expect("a mock")
+}
+
+async fn connect(mock: &MockCoze) -> TcpStream {
+    let address = mock.address().expect("a socket");
+    TcpStream::connect(address).await.expect("a connection")
+}
+
+fn users_me(more: &str) -> String {
+    let token = defaults::PERSONAL_ACCESS_TOKEN;
+    format!(
+        "GET /v1/users/me HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {token}\r\n{more}\r\n"
+    )
+}
+
+/// All that comes until the mock closes the connection.
+async fn rest(stream: &mut TcpStream) -> String {
+    let mut bytes = Vec::new();
+    let read = timeout(PATIENT, stream.read_to_end(&mut bytes)).await;
+    // A reset is an end too.
+    let _ = read.expect("the mock closes the connection");
+    String::from_utf8(bytes).expect("text")
+}
+
+async fn is_served(mock: &MockCoze) -> bool {
+    let mut stream = connect(mock).await;
+    let request = users_me("connection: close\r\n");
+    let sent = stream.write_all(request.as_bytes()).await;
+    sent.is_ok() && rest(&mut stream).await.starts_with("HTTP/1.1 200")
+}
+
+#[tokio::test]
+async fn a_head_that_does_not_come_to_its_end_is_not_waited_for() {
+    let mock = start(MockCoze::builder().head_timeout(SHORT)).await;
+    for sent in [
+        "",
+        "GET",
+        "GET /v1/users/me HTTP/1.1\r\nhost: localhost\r\n",
+    ] {
+        let mut stream = connect(&mock).await;
+        stream.write_all(sent.as_bytes()).await.expect("sent");
+        rest(&mut stream).await;
+    }
+    // A byte now and then does not buy time.
+    let mut stream = connect(&mock).await;
+    stream.write_all(b"GET /").await.expect("sent");
+    let ended = timeout(PATIENT, async {
+        while stream.write_all(b"x").await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    });
+    ended.await.expect("the mock closes the connection");
+    assert!(is_served(&mock).await);
+}
+
+#[tokio::test]
+async fn an_idle_connection_is_closed_after_its_answer() {
+    let mock = start(MockCoze::builder().head_timeout(SHORT)).await;
+    let mut stream = connect(&mock).await;
+    stream
+        .write_all(users_me("").as_bytes())
+        .await
+        .expect("sent");
+    assert!(rest(&mut stream).await.starts_with("HTTP/1.1 200"));
+}
+
+#[tokio::test]
+async fn a_body_that_does_not_come_to_its_end_is_not_waited_for() {
+    let mock = start(MockCoze::builder().body_timeout(SHORT).head_timeout(DAY)).await;
+    for length in ["content-length: 1000", "transfer-encoding: chunked"] {
+        let (mut reader, mut writer) = connect(&mock).await.into_split();
+        let head = format!(
+            "POST /api/permission/oauth2/token HTTP/1.1\r\nhost: localhost\r\n{length}\r\n\r\n"
+        );
+        writer.write_all(head.as_bytes()).await.expect("sent");
+        let trickle = tokio::spawn(async move {
+            let piece = if head.contains("chunked") {
+                "1\r\nx\r\n"
+            } else {
+                "x"
+            };
+            for _ in 0..999 {
+                if writer.write_all(piece.as_bytes()).await.is_err() {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        });
+        let mut start = [0; 12];
+        let read = timeout(PATIENT, reader.read_exact(&mut start)).await;
+        read.expect("in time").expect("an answer");
+        assert_eq!(&start, b"HTTP/1.1 408", "{length}");
+        trickle.abort();
+    }
+    assert!(is_served(&mock).await);
+}
+
+#[tokio::test]
+async fn a_client_that_reads_no_answer_is_not_waited_for() {
+    let builder = MockCoze::builder().body_timeout(SHORT).head_timeout(DAY);
+    let mock = start(builder.max_connections(1)).await;
+    mock.faults()
+        .add(Fault::OversizedBody, Endpoint::UsersMe, Times::Next(50));
+    let mut stream = connect(&mock).await;
+    for _ in 0..50 {
+        let sent = timeout(SHORT, stream.write_all(users_me("").as_bytes())).await;
+        if !matches!(sent, Ok(Ok(()))) {
+            break;
+        }
+    }
+    // More than any buffer holds is on its way now, and there is room for one connection only.
+    let mut next = connect(&mock).await;
+    mock.faults().clear();
+    let request = users_me("connection: close\r\n");
+    next.write_all(request.as_bytes()).await.expect("sent");
+    assert!(rest(&mut next).await.starts_with("HTTP/1.1 200"));
+    drop(stream);
+}
+
+#[tokio::test]
+async fn connections_beyond_the_limit_wait() {
+    let mock = start(MockCoze::builder().max_connections(2).head_timeout(DAY)).await;
+    let (one, two) = (connect(&mock).await, connect(&mock).await);
+    let mut third = connect(&mock).await;
+    let request = users_me("connection: close\r\n");
+    third.write_all(request.as_bytes()).await.expect("sent");
+    let early = timeout(SHORT, third.read_u8()).await;
+    assert!(early.is_err(), "it waits");
+    drop(one);
+    assert!(rest(&mut third).await.starts_with("HTTP/1.1 200"));
+    drop(two);
+}
+
+#[tokio::test]
+async fn a_client_that_gives_up_makes_room() {
+    let mock = start(MockCoze::builder().max_connections(1).head_timeout(DAY)).await;
+    let when = When::BeforeProcessing;
+    for fault in [Fault::Timeout { when }, Fault::latency(DAY)] {
+        mock.faults().add(fault, Endpoint::UsersMe, Times::ONCE);
+        let mut stream = connect(&mock).await;
+        stream
+            .write_all(users_me("").as_bytes())
+            .await
+            .expect("sent");
+        let waited = timeout(SHORT, stream.read_u8()).await;
+        assert!(waited.is_err(), "no answer");
+        drop(stream);
+        assert!(is_served(&mock).await);
+    }
+}

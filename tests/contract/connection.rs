@@ -1,0 +1,141 @@
+//! Does an error's own text say why no answer came? Most programs print no more than that.
+
+use std::{io, sync::Arc, time::Duration};
+
+use coze_auth::{DeviceFlow, Endpoint, Error, ErrorKind, OAuthClient, reqwest};
+use rcgen::{CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+use tokio::net::TcpListener;
+use tokio_rustls::{
+    TlsAcceptor,
+    rustls::{
+        ServerConfig,
+        pki_types::{PrivateKeyDer, pem::PemObject},
+    },
+};
+
+use crate::support::{CLIENT_ID, Manners, Refusing, RudeServer};
+
+/// The error of a request to this base.
+async fn error(
+    api_base: &str,
+    http: impl Fn(reqwest::ClientBuilder) -> reqwest::ClientBuilder + Send + Sync + 'static,
+) -> Error {
+    let client = OAuthClient::builder()
+        .endpoint(Endpoint::custom(api_base).unwrap())
+        .http(move || http(reqwest::Client::builder().no_proxy()))
+        .request_timeout(Duration::from_millis(500))
+        .build()
+        .unwrap();
+    let device = DeviceFlow::new(client, CLIENT_ID).unwrap();
+    device.start().await.unwrap_err()
+}
+
+#[track_caller]
+fn assert_says(error: &Error, kind: ErrorKind, what: &str) {
+    let text = error.to_string();
+    assert_eq!(error.kind(), kind, "{text}");
+    assert!(text.contains(what), "{what}: {text}");
+    assert_eq!(text.matches(what).count(), 1, "once: {text}");
+}
+
+#[tokio::test]
+async fn a_refused_connection_is_named() {
+    let refusing = Refusing::new();
+    let error = error(&refusing.base_url(), |http| http).await;
+    assert_says(&error, ErrorKind::Connect, "Connection refused");
+}
+
+struct UnknownHost;
+
+impl Resolve for UnknownHost {
+    fn resolve(&self, _: Name) -> Resolving {
+        let unknown =
+            io::Error::other("failed to lookup address information: Name or service not known");
+        Box::pin(async { Err::<Addrs, _>(unknown.into()) })
+    }
+}
+
+#[tokio::test]
+async fn a_host_that_is_not_found_is_named() {
+    let error = error("https://api.example.invalid", |http| {
+        http.dns_resolver(Arc::new(UnknownHost))
+    })
+    .await;
+    assert_says(
+        &error,
+        ErrorKind::Connect,
+        "failed to lookup address information",
+    );
+}
+
+#[tokio::test]
+async fn a_server_that_says_nothing_is_a_time_out() {
+    let server = RudeServer::start(Manners::SaysAndHangs(String::new())).await;
+    let error = error(server.base_url(), |http| http).await;
+    assert_says(&error, ErrorKind::Timeout, "timed out");
+}
+
+#[tokio::test]
+async fn a_server_that_hangs_up_is_named() {
+    let server = RudeServer::start(Manners::Closes).await;
+    let error = error(server.base_url(), |http| http).await;
+    assert_says(
+        &error,
+        ErrorKind::Interrupted,
+        "connection closed before message completed",
+    );
+}
+
+/// A server with a certificate for another host, by an authority that is returned as PEM.
+async fn server_of_another_name() -> (String, String) {
+    let mut params = CertificateParams::new([]).unwrap();
+    params.is_ca = IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let authority = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
+    let key = KeyPair::generate().unwrap();
+    let params = CertificateParams::new(["other.example".to_owned()]).unwrap();
+    let certificate = params.signed_by(&key, &authority).unwrap();
+    let private = PrivateKeyDer::from_pem_slice(key.serialize_pem().as_bytes()).unwrap();
+    let config = ServerConfig::builder()
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate.der().clone()], private)
+        .unwrap();
+    let acceptor = TlsAcceptor::from(Arc::new(config));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        while let Ok((connection, _)) = listener.accept().await {
+            // It fails: the client leaves.
+            let _ = acceptor.accept(connection).await;
+        }
+    });
+    (format!("https://127.0.0.1:{port}"), authority.pem())
+}
+
+#[tokio::test]
+async fn a_certificate_for_another_name_or_by_an_unknown_authority_is_named() {
+    let (api_base, authority) = server_of_another_name().await;
+    let of_another_name = error(&api_base, move |http| {
+        let authority = reqwest::Certificate::from_pem(authority.as_bytes()).unwrap();
+        http.tls_certs_only([authority])
+    })
+    .await;
+    assert_says(
+        &of_another_name,
+        ErrorKind::Connect,
+        "certificate not valid for name",
+    );
+    let text = of_another_name.to_string();
+    assert!(text.contains("other.example"), "{text}");
+
+    let other = CertifiedIssuer::self_signed(
+        CertificateParams::new([]).unwrap(),
+        KeyPair::generate().unwrap(),
+    );
+    let other = other.unwrap().pem();
+    let unknown = error(&api_base, move |http| {
+        http.tls_certs_only([reqwest::Certificate::from_pem(other.as_bytes()).unwrap()])
+    })
+    .await;
+    assert_says(&unknown, ErrorKind::Connect, "invalid peer certificate");
+}

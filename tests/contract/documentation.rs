@@ -1,0 +1,32 @@
+//! What the documentation says of the code is held to the code.
+
+use std::path::{Path, PathBuf};
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+/// The parts of a line that stand between backticks.
+fn quoted(line: &str) -> Vec<&str> {
+    line.split('`').skip(1).step_by(2).collect()
+}
+
+#[test]
+fn every_limit_is_the_one_in_the_code() {
+    let table = std::fs::read_to_string(root().join("docs/limits.md")).unwrap();
+    let mut rows = 0;
+    for row in table.lines().filter(|line| line.contains(".rs` `")) {
+        let last = row.trim_end_matches(" |").rsplit("| ").next().unwrap();
+        let [file, name, value] = quoted(last)[..] else {
+            panic!("a row names a file, a constant and its value: {row}");
+        };
+        let code = std::fs::read_to_string(root().join(file)).unwrap_or_else(|_| panic!("{row}"));
+        let is_it = code.lines().any(|line| {
+            let declared = line.split_once(&format!("const {name}: "));
+            declared.is_some_and(|(_, rest)| rest.ends_with(&format!(" = {value};")))
+        });
+        assert!(is_it, "{file} has no `{name} = {value}`: {row}");
+        rows += 1;
+    }
+    assert!(rows > 20, "{rows} rows");
+}

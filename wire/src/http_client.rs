@@ -1,0 +1,212 @@
+//! An HTTP client that is fit to carry credentials, and the way that its requests take.
+//!
+//! The base URL decides about the way, before anything is sent: to a loopback host, and wherever plain `http` would show a
+//! secret to every hop, a proxy that the environment names is not used.
+
+use std::{error::Error, fmt, net::SocketAddr};
+
+use reqwest::{Client, ClientBuilder, Proxy};
+use url::{Host, Url};
+
+use crate::{CONNECT_TIMEOUT, ForeignError, REQUEST_TIMEOUT};
+
+/// An HTTP client for this base URL, with [`CONNECT_TIMEOUT`] and [`REQUEST_TIMEOUT`], and everything that
+/// [`http_client_from`] sees to.
+///
+/// ```
+/// let http = coze_wire::http_client("http://127.0.0.1:8080")?;
+/// # Ok::<(), coze_wire::HttpClientError>(())
+/// ```
+///
+/// # Errors
+///
+/// As [`http_client_from`].
+pub fn http_client(base_url: &str) -> Result<Client, HttpClientError> {
+    http_client_from(base_url, || {
+        Client::builder()
+            .connect_timeout(CONNECT_TIMEOUT)
+            .timeout(REQUEST_TIMEOUT)
+    })
+}
+
+/// Finishes a caller's own HTTP client, for requests with credentials to this base URL only.
+///
+/// - No redirect is followed: a 307 would hand the body, with its code or refresh token, to another host.
+/// - No request is repeated by the HTTP stack: codes, refresh tokens and JWTs are single-use.
+/// - No `Referer` is sent.
+/// - What goes over the connection is not logged: `connection_verbose` would write all of it, credentials and tokens included,
+///   to `log` at level `TRACE`, so it is switched off.
+/// - The proxies of the environment (`HTTP_PROXY`, `HTTPS_PROXY`, `ALL_PROXY`, or the system's settings) are not used for
+///   loopback hosts, nor for plain `http` to any host. A proxy that the builder was given counts everywhere.
+/// - `localhost` and names below it are this machine, without DNS (RFC 6761 section 6.3).
+/// - For plain `http`, the system's CA certificates need not be there.
+///
+/// `builder` may be called more than once.
+///
+/// ```
+/// use coze_wire::reqwest::{Client, Proxy};
+///
+/// // A proxy that shows what is sent to a mock.
+/// let debugging = || Client::builder().proxy(Proxy::all("http://127.0.0.1:8888").expect("a URL"));
+/// let http = coze_wire::http_client_from("http://127.0.0.1:8080", debugging)?;
+/// # Ok::<(), coze_wire::HttpClientError>(())
+/// ```
+///
+/// # Errors
+///
+/// [`HttpClientError`] when the system's CA certificates are needed and missing, or the builder is contradictory.
+pub fn http_client_from(
+    base_url: &str,
+    builder: impl Fn() -> ClientBuilder,
+) -> Result<Client, HttpClientError> {
+    let base = Url::parse(base_url).ok();
+    let guarded = || guard(builder(), base.as_ref());
+    let failed = |is_missing_certificates| {
+        move |error: reqwest::Error| HttpClientError {
+            is_missing_certificates,
+            error: ForeignError::new(error),
+        }
+    };
+    match guarded().build() {
+        Err(error) if system_certificates_are_missing() => match base.as_ref().map(Url::scheme) {
+            Some("http") => guarded().tls_certs_only([]).build().map_err(failed(false)),
+            _ => Err(failed(true)(error)),
+        },
+        built => built.map_err(failed(false)),
+    }
+}
+
+fn guard(builder: ClientBuilder, base: Option<&Url>) -> ClientBuilder {
+    let mut builder = builder
+        .connection_verbose(false)
+        .redirect(reqwest::redirect::Policy::none())
+        .retry(reqwest::retry::never())
+        .referer(false);
+    let Some(base) = base else {
+        return builder;
+    };
+    if base.scheme() == "http" || is_loopback(base) {
+        // Comes after the caller's own proxies, matches nothing, and so ends the search before the environment's.
+        builder = builder.proxy(Proxy::custom(|_| None::<Url>));
+    }
+    if let Some(Host::Domain(name)) = base.host()
+        && is_loopback(base)
+    {
+        let here = [[127, 0, 0, 1].into(), [0, 0, 0, 0, 0, 0, 0, 1].into()];
+        // Port 0 stands for the port of the URL.
+        builder = builder.resolve_to_addrs(name, &here.map(|ip| SocketAddr::new(ip, 0)));
+    }
+    builder
+}
+
+/// Whether a client fails only because of the certificates: asked of reqwest itself, as its error does not tell.
+fn system_certificates_are_missing() -> bool {
+    Client::builder().no_proxy().build().is_err()
+        && Client::builder()
+            .no_proxy()
+            .tls_certs_only([])
+            .build()
+            .is_ok()
+}
+
+/// Whether a URL's host is this machine: `localhost` and names below it (RFC 6761 section 6.3), 127.0.0.0/8, `::1`, and
+/// IPv4 loopback addresses mapped to IPv6.
+///
+/// ```
+/// use coze_wire::is_loopback;
+///
+/// assert!(is_loopback(&"http://mock.localhost:8080".parse()?));
+/// assert!(is_loopback(&"http://[::ffff:127.0.0.1]".parse()?));
+/// assert!(!is_loopback(&"http://localhost.example.com".parse()?));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[must_use]
+pub fn is_loopback(url: &Url) -> bool {
+    match url.host() {
+        Some(Host::Domain(name)) => {
+            let name = name.strip_suffix('.').unwrap_or(name);
+            name == "localhost" || name.ends_with(".localhost")
+        }
+        Some(Host::Ipv4(address)) => address.is_loopback(),
+        Some(Host::Ipv6(address)) => address.to_canonical().is_loopback(),
+        None => false,
+    }
+}
+
+/// Why there is no HTTP client.
+#[derive(Debug)]
+pub struct HttpClientError {
+    is_missing_certificates: bool,
+    error: ForeignError,
+}
+
+impl HttpClientError {
+    /// Whether the system has no CA certificates, which `https` needs.
+    #[must_use]
+    pub fn is_missing_certificates(&self) -> bool {
+        self.is_missing_certificates
+    }
+}
+
+impl fmt::Display for HttpClientError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.is_missing_certificates {
+            "https needs CA certificates, and this system has none: install them (on Debian and Ubuntu the package \
+             ca-certificates), let SSL_CERT_FILE name a file of them, or give the HTTP client your own"
+        } else {
+            "the HTTP client could not be built"
+        })
+    }
+}
+
+impl Error for HttpClientError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        Some(&self.error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn loopback_is_a_kind_of_hosts() {
+        for (host, expected) in [
+            ("localhost", true),
+            ("LOCALHOST", true),
+            ("localhost.", true),
+            ("mock.localhost", true),
+            ("a.b.localhost.", true),
+            ("127.0.0.1", true),
+            ("127.1", true),
+            ("127.255.255.254", true),
+            ("2130706433", true),
+            ("0x7f.1", true),
+            ("[::1]", true),
+            ("[0:0:0:0:0:0:0:1]", true),
+            ("[::ffff:127.0.0.1]", true),
+            ("[::ffff:7f00:2]", true),
+            ("localhost.example.com", false),
+            ("notlocalhost", false),
+            ("localhost.localdomain", false),
+            ("128.0.0.1", false),
+            ("10.0.0.1", false),
+            ("[::2]", false),
+            ("[::ffff:10.0.0.1]", false),
+            ("api.coze.com", false),
+        ] {
+            for scheme in ["http", "https"] {
+                let url = format!("{scheme}://{host}:8080/x").parse().unwrap();
+                assert_eq!(is_loopback(&url), expected, "{url}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_builder_that_cannot_be_finished_is_not_blamed_on_certificates() {
+        let error = http_client_from("http://127.0.0.1:1", || Client::builder().user_agent("\n"));
+        let error = error.unwrap_err();
+        assert!(!error.is_missing_certificates(), "{error}");
+        assert!(error.source().is_some());
+    }
+}

@@ -1,0 +1,593 @@
+//! The one door for text from outside.
+//!
+//! What a server, a proxy, a file, a header, the environment or the operating system says may hold control characters that
+//! rewrite a terminal, characters that nobody sees, far too much, or a secret that the request carried. Before any of it gets
+//! into an error, a log line or a `Debug`, it passes [`sanitize`]; another library's error becomes a [`ForeignError`].
+
+use std::{borrow::Cow, collections::HashSet, error::Error, fmt, ops::Range, sync::Arc};
+
+use base64::{Engine, engine::general_purpose::STANDARD_NO_PAD};
+use icu_properties::{
+    CodePointMapData, CodePointSetData,
+    props::{DefaultIgnorableCodePoint, GeneralCategory},
+};
+use zeroize::Zeroizing;
+
+use crate::Secret;
+
+/// The most characters of a text that [`sanitize`] keeps.
+pub const SHOWN_TEXT_LIMIT: usize = 300;
+
+/// The most characters of a sentence of ours: it may name many fields of a file.
+const SENTENCE_LIMIT: usize = 4000;
+
+/// What stands in place of a secret.
+const REDACTED: &str = "****";
+
+/// What is not looked at any more, in bytes: [`SHOWN_TEXT_LIMIT`] characters have been found long before.
+const READ_LIMIT: usize = 64 * 1024;
+
+/// So many characters of a secret in a row are taken for a part of it.
+const TELLING_LENGTH: usize = 12;
+
+/// A shorter text stands in a log id by chance.
+const SHORTEST_IN_A_LOG_ID: usize = 6;
+
+/// Whether a character is not seen, or moves what is: control and format characters (Unicode categories Cc and Cf: bidi
+/// overrides, zero-width characters, tags), line and paragraph separators (Zl, Zp), and all that Unicode calls ignorable
+/// by default (fillers, variation selectors).
+///
+/// ```
+/// use coze_wire::is_invisible;
+///
+/// assert!(['\n', '\u{1b}', '\u{202e}', '\u{200b}', '\u{2028}', '\u{e0041}', '\u{3164}'].into_iter().all(is_invisible));
+/// assert!(!['a', ' ', 'é', '扣', '👍'].into_iter().any(is_invisible));
+/// ```
+#[must_use]
+pub fn is_invisible(c: char) -> bool {
+    if c.is_ascii() {
+        return c.is_ascii_control();
+    }
+    matches!(
+        CodePointMapData::<GeneralCategory>::new().get(c),
+        GeneralCategory::Control
+            | GeneralCategory::Format
+            | GeneralCategory::LineSeparator
+            | GeneralCategory::ParagraphSeparator
+    ) || CodePointSetData::new::<DefaultIgnorableCodePoint>().contains(c)
+}
+
+/// Makes a text that somebody else wrote fit to be shown: on one line, without [invisible](is_invisible) characters, at most
+/// [`SHOWN_TEXT_LIMIT`] characters long, and with `****` in place of
+///
+/// - these secrets, or 12 and more characters of one in a row, plain or encoded (percent, Base64, hexadecimal, escaped);
+/// - what looks like a secret: a JWT, a Coze token (`pat_…`), a key in PEM, `Bearer …`, a user in a URL, and the value
+///   behind a name such as `refresh_token`.
+///
+/// ```
+/// use coze_wire::{Secret, sanitize};
+///
+/// let secrets = [Secret::from("hush")];
+/// assert_eq!(sanitize("no\u{1b}[2J such code: hush\u{202e}", &secrets), "no [2J such code: ****");
+/// ```
+#[must_use]
+pub fn sanitize(text: &str, secrets: &[Secret]) -> String {
+    sanitize_to(text, secrets, SHOWN_TEXT_LIMIT)
+}
+
+/// As [`sanitize`], with another limit of characters.
+#[must_use]
+pub fn sanitize_to(text: &str, secrets: &[Secret], limit: usize) -> String {
+    let text = visible(start_of(text));
+    let mut hidden = looks_secret(&text);
+    hidden.extend(repeats(&text, secrets));
+    cut(&without(&text, hidden), limit)
+}
+
+/// At most so many characters of a text.
+fn cut(text: &str, limit: usize) -> String {
+    match text.char_indices().nth(limit) {
+        None => text.to_owned(),
+        Some((end, _)) => format!("{}…", &text[..end]),
+    }
+}
+
+/// Makes a sentence of ours, in which another's text may stand, fit to be shown: as [`sanitize`], but nothing is redacted.
+#[must_use]
+pub fn sanitize_sentence(text: String) -> String {
+    if text.len() <= SENTENCE_LIMIT && !text.chars().any(is_invisible) {
+        return text;
+    }
+    cut(&visible(start_of(&text)), SENTENCE_LIMIT)
+}
+
+/// A log id fit to be shown; `None` if nothing is left of it. One in the form of a log id (they are digits, or hexadecimal)
+/// stays as it is, unless it repeats a secret.
+#[must_use]
+pub fn sanitize_log_id(log_id: &str, secrets: &[Secret]) -> Option<String> {
+    let has_form = log_id.len() <= 64
+        && log_id
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'));
+    let is_long = |secret: &&Secret| {
+        secret.expose() == log_id || secret.expose().len() >= SHORTEST_IN_A_LOG_ID
+    };
+    let shown = if has_form {
+        // By chance, short secrets stand in it.
+        let secrets: Vec<_> = secrets.iter().filter(is_long).cloned().collect();
+        sanitize(log_id, &secrets)
+    } else {
+        sanitize(log_id, secrets)
+    };
+    (!shown.is_empty()).then_some(shown)
+}
+
+/// The part of a text that is read.
+fn start_of(text: &str) -> &str {
+    &text[..text.floor_char_boundary(READ_LIMIT)]
+}
+
+/// The same on one line, and without what is not seen.
+fn visible(text: &str) -> Cow<'_, str> {
+    if !text.chars().any(is_invisible) {
+        return Cow::Borrowed(text.trim());
+    }
+    let is_break = |c: char| c.is_control() || matches!(c, '\u{2028}' | '\u{2029}');
+    let shown: String = text
+        .chars()
+        .filter_map(|c| match c {
+            _ if !is_invisible(c) => Some(c),
+            _ if is_break(c) => Some(' '),
+            _ => None,
+        })
+        .collect();
+    Cow::Owned(shown.trim().to_owned())
+}
+
+/// The text with these ranges hidden.
+fn without(text: &str, mut hidden: Vec<Range<usize>>) -> String {
+    hidden.sort_by_key(|range| range.start);
+    let mut shown = String::new();
+    let mut end = 0;
+    for range in hidden {
+        if range.start > end || end == 0 {
+            shown.push_str(&text[end..range.start]);
+            shown.push_str(REDACTED);
+        }
+        end = end.max(range.end);
+    }
+    shown.push_str(&text[end..]);
+    shown
+}
+
+/// Where a text repeats a secret, or a telling part of it.
+fn repeats(text: &str, secrets: &[Secret]) -> Vec<Range<usize>> {
+    let mut ranges = Vec::new();
+    if text.is_empty() {
+        return ranges;
+    }
+    let of_text = Parts::of(text);
+    let mut parts = HashSet::new();
+    let forms: Vec<_> = secrets.iter().flat_map(|s| forms(s.expose())).collect();
+    for form in &forms {
+        if form.len() <= TELLING_LENGTH {
+            let found = text.match_indices(form.as_str());
+            ranges.extend(found.map(|(start, found)| start..start + found.len()));
+        } else {
+            let windows = form.as_bytes().windows(TELLING_LENGTH);
+            parts.extend(windows.filter(|part| of_text.may_have(part)));
+        }
+    }
+    if parts.is_empty() {
+        return ranges;
+    }
+    let windows = text.as_bytes().windows(TELLING_LENGTH).enumerate();
+    for (start, _) in windows.filter(|(_, part)| parts.contains(part)) {
+        // A part may begin or end inside a character.
+        let end = text.ceil_char_boundary(start + TELLING_LENGTH);
+        ranges.push(text.floor_char_boundary(start)..end);
+    }
+    ranges
+}
+
+/// Which parts a text may have: a filter, because a JWT has thousands that it has not, and each answer has a log id.
+struct Parts(Vec<bool>);
+
+impl Parts {
+    fn of(text: &str) -> Self {
+        let mut parts = vec![false; 1 << 12];
+        for part in text.as_bytes().windows(TELLING_LENGTH) {
+            parts[Self::place(part)] = true;
+        }
+        Self(parts)
+    }
+
+    fn may_have(&self, part: &[u8]) -> bool {
+        self.0[Self::place(part)]
+    }
+
+    fn place(part: &[u8]) -> usize {
+        let number = part
+            .iter()
+            .take(8)
+            .fold(0_u64, |number, byte| number << 8 | u64::from(*byte));
+        // The upper 12 bits of a product with an odd number: Fibonacci hashing.
+        (number.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 52) as usize
+    }
+}
+
+/// The forms in which a secret may come back.
+fn forms(secret: &str) -> Vec<Zeroizing<String>> {
+    let secret = Zeroizing::new(visible(secret).into_owned());
+    let bytes = secret.as_bytes();
+    let mut forms = Vec::new();
+    let mut add = |form: String| {
+        let form = Zeroizing::new(form);
+        if !form.is_empty() && !forms.contains(&form) {
+            forms.push(form);
+        }
+    };
+    add(secret.to_string());
+    if !bytes.iter().all(u8::is_ascii_alphanumeric) {
+        add(bytes.escape_ascii().to_string());
+        add(secret.escape_debug().to_string());
+        add(url::form_urlencoded::byte_serialize(bytes).collect());
+    }
+    // Short ones have short codes, which stand in other words by chance.
+    if bytes.len() < SHORTEST_IN_A_LOG_ID {
+        return forms;
+    }
+    for digits in [b"0123456789abcdef", b"0123456789ABCDEF"] {
+        let pairs = bytes.iter().map(|byte| {
+            let digit = |half: u8| char::from(digits[usize::from(half)]);
+            [digit(byte >> 4), digit(byte & 15)]
+        });
+        add(pairs.clone().flatten().collect());
+        add(pairs
+            .flat_map(|[upper, lower]| ['%', upper, lower])
+            .collect());
+    }
+    for before in 0..3 {
+        let mut shifted = Zeroizing::new(vec![0; before]);
+        shifted.extend_from_slice(bytes);
+        let code = Zeroizing::new(STANDARD_NO_PAD.encode(&*shifted));
+        // The first and the last of these hold bits of what stands around the secret.
+        let first = (before * 8).div_ceil(6);
+        let last = (shifted.len() * 8) / 6;
+        let code = code.get(first..last).unwrap_or_default();
+        add(code.replace('+', "-").replace('/', "_"));
+        add(code.to_owned());
+    }
+    forms
+}
+
+/// How Coze's tokens begin: <https://www.coze.cn/open/docs/developer_guides/authentication>; `sat_` and `cztei_` were seen.
+const TOKEN_PREFIXES: [&str; 4] = ["pat_", "sat_", "czu_", "cztei_"];
+
+/// Behind these names stands a secret, in JSON or in a form.
+const SECRET_NAMES: [&str; 11] = [
+    "access_token",
+    "refresh_token",
+    "client_secret",
+    "device_code",
+    "code_verifier",
+    "private_key",
+    "authorization",
+    "password",
+    "passwd",
+    "assertion",
+    "secret",
+];
+
+fn is_of_token(c: char) -> bool {
+    c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '~' | '+' | '/' | '=' | '%')
+}
+
+/// Where a text has something that looks like a secret, whoever's it is.
+fn looks_secret(text: &str) -> Vec<Range<usize>> {
+    let mut ranges = Vec::new();
+    let lower = text.to_ascii_lowercase();
+    let end_of_word = |start: usize| {
+        let length = text[start..].find(|c| !is_of_token(c));
+        length.map_or(text.len(), |length| start + length)
+    };
+    let begins_word = |start: usize| !text[..start].ends_with(|c: char| c.is_ascii_alphanumeric());
+    for prefix in TOKEN_PREFIXES {
+        for (start, _) in text.match_indices(prefix) {
+            let end = end_of_word(start);
+            if begins_word(start) && end - start >= prefix.len() + 8 {
+                ranges.push(start..end);
+            }
+        }
+    }
+    // A JSON object in Base64: a JWT, or the beginning of one.
+    for (start, _) in text.match_indices("eyJ") {
+        let end = end_of_word(start);
+        if begins_word(start) && end - start >= 2 * TELLING_LENGTH {
+            ranges.push(start..end);
+        }
+    }
+    if let Some(start) = text.find("-----BEGIN ") {
+        ranges.push(start..text.len());
+    }
+    for (start, scheme) in lower
+        .match_indices("bearer ")
+        .chain(lower.match_indices("basic "))
+    {
+        let start = start + scheme.len();
+        let end = end_of_word(start);
+        if end - start >= TELLING_LENGTH {
+            ranges.push(start..end);
+        }
+    }
+    for (start, _) in text.match_indices("://") {
+        let start = start + "://".len();
+        let host = text[start..].find(|c: char| c == '/' || c == '?' || c.is_whitespace());
+        let authority = &text[start..host.map_or(text.len(), |host| start + host)];
+        if let Some(user) = authority.rfind('@') {
+            ranges.push(start..start + user);
+        }
+    }
+    for name in SECRET_NAMES {
+        for (start, _) in lower.match_indices(name) {
+            let is_quote = |c| matches!(c, '"' | '\'' | '\\');
+            let rest = text[start + name.len()..].trim_start_matches(is_quote);
+            let Some(rest) = rest.trim_start().strip_prefix([':', '=']) else {
+                continue;
+            };
+            let value = rest.trim_start().trim_start_matches(is_quote);
+            let start = text.len() - value.len();
+            let end = end_of_word(start);
+            // Behind a colon and a space, a sentence may go on.
+            let is_word = rest.starts_with(' ')
+                && !text[..start].ends_with(is_quote)
+                && !text[start..end].contains(|c: char| c.is_ascii_digit());
+            if end - start >= SHORTEST_SECRET_VALUE && !is_word {
+                ranges.push(start..end);
+            }
+        }
+    }
+    ranges
+}
+
+/// A shorter one is a word of a sentence.
+const SHORTEST_SECRET_VALUE: usize = 8;
+
+/// An error of another library, fit to be shown: its text, and that of each of its causes, has passed [`sanitize`], and
+/// that is all that `Display` and `Debug` print.
+///
+/// The error itself is kept, for callers that ask for it by its type: see [`get_ref`](Self::get_ref).
+///
+/// ```
+/// use std::{error::Error, io};
+///
+/// use coze_wire::ForeignError;
+///
+/// let error = ForeignError::new(io::Error::new(io::ErrorKind::NotFound, "no \u{1b}[31mkey"));
+/// assert_eq!(format!("{error} {error:?}"), "no  [31mkey \"no  [31mkey\"");
+/// let io = error.get_ref().and_then(|error| error.downcast_ref::<io::Error>());
+/// assert_eq!(io.map(io::Error::kind), Some(io::ErrorKind::NotFound));
+/// ```
+#[derive(Clone)]
+pub struct ForeignError {
+    message: String,
+    cause: Option<Box<ForeignError>>,
+    error: Option<Arc<dyn Error + Send + Sync>>,
+}
+
+impl ForeignError {
+    /// The most causes that are told.
+    const DEEPEST: usize = 8;
+
+    /// Takes an error, or a text.
+    pub fn new(error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        let error: Arc<dyn Error + Send + Sync> = Arc::from(error.into());
+        Self {
+            error: Some(Arc::clone(&error)),
+            ..Self::told(&*error, &[], Self::DEEPEST)
+        }
+    }
+
+    /// Takes the texts of an error that a request with these secrets met, and does not keep it.
+    #[must_use]
+    pub fn of_request(error: &(dyn Error + 'static), secrets: &[Secret]) -> Self {
+        Self::told(error, secrets, Self::DEEPEST)
+    }
+
+    fn told(error: &(dyn Error + 'static), secrets: &[Secret], depth: usize) -> Self {
+        let cause = error.source().filter(|_| depth > 0);
+        let message = match error.downcast_ref::<h2::Error>() {
+            // The debug data may repeat a secret of any request on this connection, so it is not told at all.
+            Some(error) if error.is_go_away() => {
+                let reason = error.reason().unwrap_or(h2::Reason::NO_ERROR);
+                format!("the server ended the connection (HTTP/2 GOAWAY: {reason})")
+            }
+            _ => sanitize(&error.to_string(), secrets),
+        };
+        Self {
+            message,
+            cause: cause.map(|cause| Box::new(Self::told(cause, secrets, depth - 1))),
+            error: None,
+        }
+    }
+
+    /// The error itself, to ask it for its type. Its own `Display` and `Debug` may hold anything: don't print it.
+    #[must_use]
+    pub fn get_ref(&self) -> Option<&(dyn Error + Send + Sync + 'static)> {
+        self.error.as_deref()
+    }
+
+    /// This error and its causes in one text, each once.
+    #[must_use]
+    pub fn chain(&self) -> String {
+        let mut text = self.message.clone();
+        let mut cause = &self.cause;
+        while let Some(inner) = cause {
+            if !text.contains(&inner.message) {
+                text.push_str(": ");
+                text.push_str(&inner.message);
+            }
+            cause = &inner.cause;
+        }
+        text
+    }
+}
+
+impl fmt::Display for ForeignError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl fmt::Debug for ForeignError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", self.chain())
+    }
+}
+
+impl Error for ForeignError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        self.cause.as_deref().map(|cause| cause as _)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_seen_is_taken_out_and_lines_are_joined() {
+        for (text, expected) in [
+            ("bad\r\ncode!\u{1b}[31m", "bad  code! [31m"),
+            ("a\u{2028}b\u{2029}c\u{85}d", "a b c d"),
+            ("\u{202e}drow\u{202c} \u{2066}x\u{2069}", "drow x"),
+            ("A\u{200b}B\u{200d}C\u{feff}D\u{ad}E\u{2060}F", "ABCDEF"),
+            ("tag\u{e0001}\u{e0041}\u{e007f}", "tag"),
+            ("\u{3164}\u{115f}\u{34f}\u{fe0f}\u{180e}x", "x"),
+            ("扣子 é 👍", "扣子 é 👍"),
+        ] {
+            assert_eq!(sanitize(text, &[]), expected, "{text:?}");
+        }
+        // A whole word of invisible characters can't hide a secret from the search.
+        let secrets = [Secret::from("hush-hush")];
+        assert_eq!(sanitize("hu\u{200b}sh-\u{ad}hush", &secrets), REDACTED);
+    }
+
+    #[test]
+    fn a_long_text_is_cut() {
+        for text in ["é".repeat(1000), "x".repeat(10 * READ_LIMIT)] {
+            let shown = sanitize(&text, &[]);
+            assert_eq!(shown.chars().count(), SHOWN_TEXT_LIMIT + 1);
+            assert!(shown.ends_with('…'));
+        }
+    }
+
+    #[test]
+    fn a_secret_is_found_in_each_of_its_forms_and_in_parts() {
+        let secret = "hush/+\"sécret\"-0123456789-0123456789";
+        let secrets = [Secret::from(secret), Secret::from("")];
+        let standard = |before: &str| {
+            let text = format!("{before}{secret} and more");
+            base64::engine::general_purpose::STANDARD.encode(text)
+        };
+        let hex: String = secret.bytes().map(|b| format!("{b:02x}")).collect();
+        let percent: String = secret.bytes().map(|b| format!("%{b:02X}")).collect();
+        let encoded: String = url::form_urlencoded::byte_serialize(secret.as_bytes()).collect();
+        let forms = [
+            secret.to_owned(),
+            secret[..20].to_owned(),
+            secret[12..].to_owned(),
+            encoded,
+            percent,
+            hex.to_uppercase(),
+            hex,
+            format!("{secret:?}"),
+            format!("{:?}", bytes::Bytes::copy_from_slice(secret.as_bytes())),
+            standard(""),
+            standard("x"),
+            standard("xy"),
+            standard("xy").replace('+', "-").replace('/', "_"),
+        ];
+        for form in forms {
+            let shown = sanitize(&format!("you sent {form} to us"), &secrets);
+            let ending = if shown.contains("****") {
+                &shown[..9]
+            } else {
+                &shown
+            };
+            assert_eq!(ending, "you sent ", "{form}: {shown}");
+            for part in form.as_bytes().windows(TELLING_LENGTH + 8) {
+                let part = String::from_utf8_lossy(part);
+                assert!(!shown.contains(&*part) || !form.contains(secret), "{shown}");
+            }
+        }
+        let short = [Secret::from("hush")];
+        assert_eq!(sanitize("bad code hush!", &short), "bad code ****!");
+    }
+
+    #[test]
+    fn what_looks_like_a_secret_is_hidden_and_sentences_are_not() {
+        for (text, expected) in [
+            ("token pat_0123456789abcdef is wrong", "token **** is wrong"),
+            ("eyJhbGciOiJSUzI1NiJ9.eyJpc3MiOiIx.c2ln", "****"),
+            ("got Bearer 0123456789abcdef.", "got Bearer ****"),
+            (
+                "http://user:hush@proxy:8080/x failed",
+                "http://****@proxy:8080/x failed",
+            ),
+            (
+                r#"{"refresh_token":"0123456789","x":1}"#,
+                r#"{"refresh_token":"****","x":1}"#,
+            ),
+            ("client_secret=0123456789&x=1", "client_secret=****&x=1"),
+            ("key -----BEGIN PRIVATE KEY-----\nMII", "key ****"),
+        ] {
+            assert_eq!(sanitize(text, &[]), expected);
+        }
+        for sentence in [
+            "invalid request: client_secret",
+            "The Token you entered is incorrect",
+            "invalid jwt: kid not been registred",
+            "app: 7001.app.coze is currently deactivated by the owner",
+            "kid 0Zs1ePr8pvDKBUlPmEJ8vyMGJ2YU4dtQpWDwLvBzSEY",
+            "https://api.coze.com/api/permission/oauth2/token",
+            "a bearer is missing",
+            "private_key: contains no key",
+        ] {
+            assert_eq!(sanitize(sentence, &[]), sentence);
+        }
+    }
+
+    #[test]
+    fn a_log_id_stays_as_it_is_unless_it_repeats_a_secret() {
+        let log_id = "20260722083355ABCDEF0123456789";
+        let secrets = [Secret::from("55"), Secret::from("hush-secret")];
+        let shown = |log_id| sanitize_log_id(log_id, &secrets);
+        assert_eq!(shown(log_id).as_deref(), Some(log_id));
+        assert_eq!(shown("55").as_deref(), Some(REDACTED));
+        assert_eq!(shown("x-hush-secret").as_deref(), Some("x-****"));
+        assert_eq!(shown("a\u{1b}b").as_deref(), Some("a b"));
+        assert_eq!(shown("\u{200b}"), None);
+    }
+
+    #[test]
+    fn the_causes_of_another_librarys_error_are_sanitized_too() {
+        #[derive(Debug)]
+        struct Outer(std::io::Error);
+        impl fmt::Display for Outer {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("outer\u{7}")
+            }
+        }
+        impl Error for Outer {
+            fn source(&self) -> Option<&(dyn Error + 'static)> {
+                Some(&self.0)
+            }
+        }
+        let inner = std::io::Error::other("hush\u{202e}-secret");
+        let error = ForeignError::of_request(&Outer(inner), &[Secret::from("hush-secret")]);
+        assert_eq!(format!("{error} {error:?}"), r#"outer "outer: ****""#);
+        assert_eq!(error.source().unwrap().to_string(), "****");
+        assert!(error.get_ref().is_none());
+    }
+}

@@ -1,0 +1,132 @@
+//! What the mock objected to in the requests of each SDK: `tests/conformance/violations.json`. Those of an SDK that did not
+//! run this time stay as they are.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use similar::TextDiff;
+
+use super::mock::Findings;
+use super::{OURS, Row, SDKS};
+
+/// What the mock saw of one SDK.
+#[derive(Default)]
+pub(super) struct Seen {
+    requests: Vec<(&'static str, Value)>,
+    pub(super) findings: Findings,
+}
+
+impl Seen {
+    pub(super) fn add(&mut self, flow: &'static str, requests: Vec<Value>) {
+        let requests = requests.into_iter().map(|request| (flow, request));
+        self.requests.extend(requests);
+    }
+
+    pub(super) fn last_request(&self) -> u64 {
+        let numbers = self.requests.iter().map(|(_, request)| &request["number"]);
+        numbers.filter_map(Value::as_u64).max().unwrap_or_default()
+    }
+
+    /// Flow and request of the request with this number.
+    pub(super) fn request(&self, number: &Value) -> Option<(&'static str, &Value)> {
+        let mut requests = self.requests.iter();
+        let (flow, request) = requests.find(|(_, request)| request["number"] == *number)?;
+        Some((flow, request))
+    }
+}
+
+/// The file as it is and as it should be.
+pub(super) struct File {
+    pub(super) present: String,
+    pub(super) wanted: String,
+}
+
+impl File {
+    pub(super) fn of(path: &Path, rows: &[Row]) -> Result<Self> {
+        let present = match std::fs::read_to_string(path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => "{}".to_owned(),
+            read => read.with_context(|| format!("cannot read {}", path.display()))?,
+        };
+        let mut sdks: BTreeMap<String, Objections> = serde_json::from_str(&present)
+            .with_context(|| format!("{} is damaged: run with --update", path.display()))?;
+        for row in rows {
+            sdks.insert(row.name.to_owned(), objections(&row.seen));
+        }
+        sdks.retain(|sdk, _| sdk == OURS || SDKS.iter().any(|known| known.name == sdk));
+        let mut wanted = serde_json::to_string_pretty(&sdks)?;
+        wanted.push('\n');
+        Ok(Self { present, wanted })
+    }
+
+    pub(super) fn diff(&self) -> String {
+        TextDiff::from_lines(&self.present, &self.wanted)
+            .unified_diff()
+            .context_radius(3)
+            .header("as it is", "as seen now")
+            .to_string()
+    }
+}
+
+/// What the mock objected to.
+#[derive(Deserialize, Serialize)]
+struct Objections {
+    violations: Vec<Objection>,
+    notes: Vec<Objection>,
+}
+
+#[derive(Deserialize, PartialEq, Serialize)]
+struct Objection {
+    place: String,
+    rule: String,
+    /// The word under which lenient mode let it pass.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tolerated: Option<String>,
+    /// The requests, by flow.
+    #[serde(rename = "in")]
+    places: Vec<String>,
+}
+
+fn objections(seen: &Seen) -> Objections {
+    Objections {
+        violations: grouped(seen, &seen.findings.violations, "rule"),
+        notes: grouped(seen, &seen.findings.notes, "advice"),
+    }
+}
+
+fn grouped(seen: &Seen, found: &[Value], rule: &str) -> Vec<Objection> {
+    let mut groups: Vec<Objection> = Vec::new();
+    for each in found {
+        let text = |name: &str| each[name].as_str().map(str::to_owned);
+        let what = Objection {
+            place: text("place").unwrap_or_default(),
+            rule: text(rule).unwrap_or_default(),
+            tolerated: text("tolerated"),
+            places: Vec::new(),
+        };
+        let place = match seen.request(&each["request"]) {
+            Some((flow, request)) => format!(
+                "{flow}: {} {}",
+                request["method"].as_str().unwrap_or_default(),
+                request["path"].as_str().unwrap_or_default()
+            ),
+            None => "outside of all flows".to_owned(),
+        };
+        let same = |group: &&mut Objection| {
+            group.place == what.place
+                && group.rule == what.rule
+                && group.tolerated == what.tolerated
+        };
+        match groups.iter_mut().find(same) {
+            Some(group) if group.places.contains(&place) => {}
+            Some(group) => group.places.push(place),
+            None => groups.push(Objection {
+                places: vec![place],
+                ..what
+            }),
+        }
+    }
+    groups
+}
