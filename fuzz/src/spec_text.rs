@@ -21,7 +21,9 @@ pub fn check(text: &str) {
             return;
         }
     };
-    let lines = text.lines().count();
+    // In YAML, a carriage return alone ends a line too.
+    let lines = text.replace("\r\n", "\n").replace('\r', "\n");
+    let lines = lines.lines().count();
     let mut messages = BTreeSet::new();
     for finding in &reading.findings {
         let place = finding
