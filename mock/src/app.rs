@@ -1,6 +1,7 @@
 //! The OAuth apps that the mock knows: what a developer registers in Coze's console.
 
 use crate::error::Error;
+use crate::host::Authority;
 use crate::keys;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -303,9 +304,21 @@ fn check_redirect(redirect_uri: &str) -> Result<(), &'static str> {
     };
     let url = url::Url::parse(&concrete)
         .map_err(|_| "is not a URL (the port * is for http on loopback only)")?;
-    match url.scheme() {
-        "http" | "https" => Ok(()),
-        _ => Err("has a scheme that Coze does not register: it takes http and https"),
+    if !matches!(url.scheme(), "http" | "https") {
+        return Err("has a scheme that Coze does not register: it takes http and https");
+    }
+    // URL parsers also take what no `Location` header can carry, and drop or replace it.
+    let printable = concrete.bytes().all(|byte| matches!(byte, b' '..=b'~'));
+    if !printable || concrete.trim() != concrete {
+        return Err(
+            "has characters that no header carries: percent-encode them, and write a host in Punycode",
+        );
+    }
+    let host = concrete.split_once("://").map_or("", |(_, rest)| rest);
+    let end = host.find(['/', '?', '#']).unwrap_or(host.len());
+    match Authority::parse(&host[..end]) {
+        Some(_) => Ok(()),
+        None => Err("names more than a host and a port between :// and the path"),
     }
 }
 
@@ -357,7 +370,8 @@ impl fmt::Debug for AppEntry {
 impl AppsFile {
     pub(crate) fn parse(json: &str) -> Result<Self, Error> {
         // serde_json's messages name fields and places, never the values of strings that were of the right type.
-        serde_json::from_str(json).map_err(|error| Error::AppsFile(error.to_string()))
+        serde_json::from_str(json.trim_start_matches('\u{feff}'))
+            .map_err(|error| Error::AppsFile(error.to_string()))
     }
 }
 
@@ -441,6 +455,24 @@ mod tests {
                     .redirect_uri("https://e.com/3")
                     .redirect_uri("https://e.com/4"),
                 "at most 3",
+            ),
+            (
+                App::pkce("a").redirect_uri("https://b\u{fc}cher.example/cb"),
+                "Punycode",
+            ),
+            (App::pkce("a").redirect_uri(" https://e.com/cb"), "percent"),
+            (App::pkce("a").redirect_uri("https://e.com/\ncb"), "percent"),
+            (App::pkce("a").redirect_uri("https:\\\\e.com"), "a host"),
+            (App::pkce("a").redirect_uri("https:e.com"), "a host"),
+            (App::pkce("a").redirect_uri("https://u:p@e.com/"), "a host"),
+            (App::pkce("a").redirect_uri("https://e.com:0/"), "a host"),
+            (
+                App::pkce("a").redirect_uri("https://e.com;script-src/"),
+                "a host",
+            ),
+            (
+                App::pkce("a").redirect_uri("http://127.0.0.1:*@evil.example/"),
+                "a host",
             ),
             (App::jwt("a"), "public key"),
             (App::device(""), "empty"),

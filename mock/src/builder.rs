@@ -47,6 +47,8 @@ pub(crate) struct Options {
 
 /// By what name clients reach the mock, if not by the address that it listens on.
 pub(crate) struct PublicName {
+    /// The URL in the form in which headers can carry it, without a slash at its end.
+    pub(crate) base: String,
     pub(crate) authority: Authority,
     pub(crate) origin: String,
 }
@@ -59,6 +61,7 @@ impl PublicName {
             return None;
         }
         Some(Self {
+            base: url.as_str().trim_end_matches('/').to_owned(),
             // A user name in front of the host makes it no authority.
             authority: Authority::parse(url.authority())?,
             origin: url.origin().ascii_serialization(),
@@ -109,6 +112,12 @@ impl Options {
                 problem: "is not an http or https URL without user, query and fragment".into(),
             })?;
             self.public = Some(public);
+        }
+        for host in &self.audiences {
+            Authority::parse(host).ok_or_else(|| Error::Option {
+                option: "audience",
+                problem: "is not a host, such as api.coze.cn".into(),
+            })?;
         }
         Ok(())
     }
@@ -286,7 +295,7 @@ impl Builder {
     /// The `http` or `https` URL under which clients reach the mock, where that is not what they write into their `Host` header: it is the start
     /// of the `verification_uri`.
     pub fn public_url(mut self, url: impl Into<String>) -> Self {
-        self.options.public_url = Some(url.into().trim_end_matches('/').to_owned());
+        self.options.public_url = Some(url.into());
         self
     }
 

@@ -37,11 +37,15 @@ pub(crate) const RECORDED_JWT: usize = 16 * KIB;
 pub(crate) const RECORDED_BODY: usize = 32 * KIB;
 /// The breaches of one request that are listed.
 pub(crate) const VIOLATIONS_OF_A_REQUEST: usize = 100;
+/// The faults of one request that are named.
+pub(crate) const FAULTS_OF_A_REQUEST: usize = 20;
 /// The characters of a fault's name.
 pub(crate) const FAULT_NAME: usize = 80;
 
 /// Planned faults, by the control endpoint.
 pub(crate) const FAULTS: usize = 1_000;
+/// What planned faults take: the values, texts and headers of their answers.
+pub(crate) const FAULT_BYTES: usize = 16 * MIB;
 pub(crate) const CODES: usize = 100_000;
 pub(crate) const DEVICES: usize = 100_000;
 pub(crate) const TICKETS: usize = 10_000;

@@ -165,6 +165,19 @@ async fn coze_endpoints_want_one_host_too() {
     assert_eq!(hosts.count(), 3);
 }
 
+#[tokio::test]
+async fn a_client_that_names_no_host_is_sent_to_where_it_is() {
+    let mock = MockCoze::start().await.expect("a mock");
+    let body = "{\"client_id\":\"mock-device.app.coze\"}";
+    let length = body.len();
+    let request = format!(
+        "POST /api/permission/oauth2/device/code HTTP/1.0\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n{body}"
+    );
+    let answer = send(&mock, request.as_bytes()).await;
+    let expected = format!("\"verification_uri\":\"{}/_mock/device\"", mock.url());
+    assert!(answer.contains(&expected), "{answer}");
+}
+
 /// Whatever comes, it ends, and the next request is served.
 #[tokio::test]
 async fn bytes_that_are_no_request_break_nothing() {
