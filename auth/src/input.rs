@@ -119,9 +119,30 @@ impl PathId {
     }
 }
 
-/// A text that must be there and fit on one line, such as a session name; trimmed. It may hold, and begin with, anything else.
+/// A text that must be there and fit on one line, such as a session name; trimmed. It may hold, and begin with, anything else:
+/// names in Persian and emoji have joiners in them.
 pub(crate) fn required(name: &str, value: &str) -> Result<String> {
-    checked(name, value.trim(), |c| !is_invisible(c)).map(str::to_owned)
+    let is_break = |c: char| c.is_control() || matches!(c, '\u{2028}' | '\u{2029}');
+    checked(name, value.trim(), |c| !is_break(c)).map(str::to_owned)
+}
+
+/// What stands in a URL or names a host; cleaned.
+pub(crate) fn address(name: &str, value: &str) -> Result<String> {
+    checked(name, cleaned(value), |c| !is_invisible(c)).map(str::to_owned)
+}
+
+/// A path, as far as it is known what was meant: a path of Windows may end in `\n`.
+pub(crate) fn cleaned_path(value: &str) -> &str {
+    let path = value.trim_matches(is_blank);
+    let path = QUOTES
+        .iter()
+        .find_map(|(open, close)| path.strip_prefix(*open)?.strip_suffix(*close))
+        .unwrap_or(path);
+    if path.starts_with('/') {
+        cleaned(path)
+    } else {
+        path
+    }
 }
 
 /// The id of an app or a key; cleaned.
@@ -301,7 +322,24 @@ mod tests {
             assert!(identifier("client id", bad).is_err(), "{bad:?}");
         }
         assert_eq!(required("session name", "'O''Neil' ").unwrap(), "'O''Neil'");
-        assert!(required("session name", "a\nb").is_err());
+        for name in ["می‌خواهم", "Ana ❤\u{fe0f}", "👩\u{200d}👧"] {
+            assert_eq!(required("session name", name).unwrap(), name);
+        }
+        for bad in ["a\nb", "a\u{2028}b", "a\u{1b}[2K"] {
+            assert!(required("session name", bad).is_err(), "{bad:?}");
+        }
+        assert!(address("redirect URI", "https://a\u{200b}b").is_err());
+    }
+
+    #[test]
+    fn a_path_of_windows_keeps_its_end() {
+        for (path, expected) in [
+            (" \"C:\\keys\\n\"\r\n", "C:\\keys\\n"),
+            ("'/run/key.pem\\n'", "/run/key.pem"),
+            ("/run/key.pem\\n", "/run/key.pem"),
+        ] {
+            assert_eq!(cleaned_path(path), expected);
+        }
     }
 
     #[test]

@@ -638,6 +638,7 @@ async fn an_address_that_a_user_should_not_open_is_not_shown() {
         "https://www.coze.com/\u{e0041}",
         "https:///",
         "file:///etc/passwd",
+        &format!("https://www.coze.com/{}", "d".repeat(2048)),
     ] {
         let mut body = device_answer();
         body["verification_uri"] = json!(uri);

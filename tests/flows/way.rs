@@ -167,7 +167,10 @@ const ADDRESS: &str = "COZE_TESTS_WAY_ADDRESS";
 #[tokio::test]
 #[ignore = "other tests start it, in an environment of its own"]
 async fn child() {
-    let endpoint = Endpoint::builder(std::env::var(BASE).unwrap())
+    let Ok(base) = std::env::var(BASE) else {
+        return;
+    };
+    let endpoint = Endpoint::builder(base)
         .allow_http_host(API_HOST)
         .build()
         .unwrap();

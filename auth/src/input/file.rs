@@ -15,7 +15,7 @@ use super::cleaned;
 pub(crate) const FILE_LIMIT: usize = 256 * 1024;
 
 /// The longest path that is shown, in bytes.
-const LONGEST_PATH: usize = 1024;
+const LONGEST_PATH: usize = 4096;
 
 /// A path as it may be shown; `None` when it is not a path at all but, by mistake, the contents of the
 /// file: a key or a configuration, which nobody may see. What looks like another secret is redacted.
@@ -24,16 +24,18 @@ pub(crate) fn shown_path(path: &Path) -> Option<String> {
     let text = cleaned(&shown);
     let is_contents = shown.len() > LONGEST_PATH
         || text.contains("-----BEGIN")
-        || text.contains(coze_wire::is_invisible)
+        || text.contains(char::is_control)
         || text.starts_with(['{', '[', '<'])
         || is_base64_of_key(text);
     (!is_contents).then(|| sanitize_to(&shown, &[], LONGEST_PATH))
 }
 
-/// Whether this can hardly be a path, because it is as long as a part of a key, and made of the characters of base64.
+/// Whether this can hardly be a path, because it is made of the characters of base64, and as long as a part of a key, or begins
+/// as a short key does: with a DER sequence of less than 256 bytes.
 fn is_base64_of_key(text: &str) -> bool {
     let of_base64 = |c: char| c.is_ascii_alphanumeric() || c.is_whitespace() || "+/-_=".contains(c);
-    text.len() >= 128 && !text.starts_with('/') && text.chars().all(of_base64)
+    let begins_as_key = matches!(text.as_bytes(), [b'M', b'A'..=b'P', ..]) && text.len() >= 48;
+    (text.len() >= 128 || begins_as_key) && !text.starts_with('/') && text.chars().all(of_base64)
 }
 
 /// Reads a whole file, at most [`FILE_LIMIT`] bytes, into memory that is wiped. Nothing of it is copied elsewhere.
@@ -177,14 +179,23 @@ mod tests {
             "\"{\\\"client_secret\\\"",
             "[{\"client_secret\"",
             "<client_secret>",
-            &"x".repeat(2000),
+            &"x".repeat(5000),
             &"MIIEvAIBADANBgkq".repeat(8),
+            "MC4CAQAwBQYDK2VwBCIEIHVzaHVzaHVzaHVzaHVzaHVzaHVzaHVzaHVzaHVz",
             &format!("\"{}\"", "LS0tLS1CRUdJTiBQ ".repeat(8)),
         ] {
             assert_eq!(shown_path(Path::new(contents)), None, "{contents}");
         }
-        let long = format!("/run/{}/key", "x".repeat(200));
-        assert_eq!(shown_path(Path::new(&long)), Some(long));
+        for path in [
+            format!("/run/{}/key", "x".repeat(2000)),
+            "/home/می‌خواهم/config.json".to_owned(),
+        ] {
+            let shown = shown_path(Path::new(&path));
+            assert!(
+                shown.is_some_and(|shown| shown.starts_with(&path[..8])),
+                "{path}"
+            );
+        }
         for secret in ["pat_0123456789abcdef", "client_secret: 0123456789"] {
             let shown = shown_path(Path::new(secret)).unwrap();
             assert!(!shown.contains("0123"), "{shown}");

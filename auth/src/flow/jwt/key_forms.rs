@@ -13,11 +13,18 @@ use coze_wire::is_invisible;
 use rustls_pki_types::PrivateKeyDer;
 use zeroize::Zeroizing;
 
-use crate::input::{cleaned, file::text, misfit, misplaced, unescaped};
+use crate::input::{
+    cleaned,
+    file::{FILE_LIMIT, text},
+    misfit, misplaced, unescaped,
+};
 
 /// Finds the private key in what a user has: PEM text, the base64 within it, base64 of all of it, or DER. The error says what
 /// it is instead, and what to do; it holds nothing of it.
 pub(super) fn read(key: &[u8]) -> Result<RsaKeyPair, String> {
+    if key.len() > FILE_LIMIT {
+        return Err(format!("it has more than {FILE_LIMIT} bytes"));
+    }
     read_nested(key, DEEPEST)
 }
 
@@ -69,10 +76,16 @@ struct Block<'t> {
     body: Option<&'t str>,
 }
 
+/// How many blocks without an end are looked at: each is looked for in all of the rest.
+const MOST_ENDLESS: usize = 32;
+
 fn blocks(text: &str) -> Vec<Block<'_>> {
     let mut blocks = Vec::new();
     let mut rest = text;
-    while let Some((_, after)) = rest.split_once("-----BEGIN") {
+    let mut endless = 0;
+    while endless < MOST_ENDLESS
+        && let Some((_, after)) = rest.split_once("-----BEGIN")
+    {
         rest = after;
         let Some((label, after)) = after.split_once("-----") else {
             break;
@@ -82,6 +95,7 @@ fn blocks(text: &str) -> Vec<Block<'_>> {
         }
         let body = after.split_once(&format!("-----END{label}-----"));
         rest = body.map_or(after, |(_, behind)| behind);
+        endless += usize::from(body.is_none());
         blocks.push(Block {
             label: label.trim(),
             body: body.map(|(body, _)| body),
