@@ -62,7 +62,7 @@ pub(crate) fn misplaced(value: &str) -> Option<&'static str> {
         .iter()
         .any(|start| value.starts_with(start))
         || value.strip_prefix('$').is_some_and(is_named)
-        || value.starts_with('<') && value.ends_with('>')
+        || value.starts_with('<') && value.find('>') == Some(value.len() - 1)
     {
         return Some("is a placeholder, in whose place nothing has been put");
     }

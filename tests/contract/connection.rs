@@ -1,11 +1,14 @@
 //! Does an error's own text say why no answer came? Most programs print no more than that.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use coze_auth::{DeviceFlow, Endpoint, Error, ErrorKind, OAuthClient, reqwest};
 use rcgen::{CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
-use tokio::net::TcpListener;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpListener,
+};
 use tokio_rustls::{
     TlsAcceptor,
     rustls::{
@@ -44,6 +47,49 @@ async fn a_refused_connection_is_named() {
     let refusing = Refusing::new();
     let error = error(&refusing.base_url(), |http| http).await;
     assert_says(&error, ErrorKind::Connect, "Connection refused");
+}
+
+/// A server, by the address of which a proxy is named, that says this to whatever comes.
+async fn proxy_that_says(answer: &'static [u8]) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut connection, _)) = listener.accept().await {
+            let _ = connection.read(&mut [0; 1024]).await;
+            let _ = connection.write_all(answer).await;
+        }
+    });
+    address
+}
+
+#[tokio::test]
+async fn a_proxy_that_makes_no_way_is_named_and_its_password_is_not_shown() {
+    let refusing = Refusing::new();
+    let base_url = refusing.base_url();
+    let refusing = base_url.trim_start_matches("http://");
+    let wants_login = proxy_that_says(b"HTTP/1.1 407 Login\r\n\r\n").await;
+    let forbids = proxy_that_says(b"HTTP/1.1 403 Forbidden\r\n\r\n").await;
+    let takes_no_login = proxy_that_says(b"\x05\xff").await;
+    for (proxy, what) in [
+        (format!("http://u:hush@{refusing}"), "Connection refused"),
+        (
+            format!("http://u:hush@{wants_login}"),
+            "proxy authorization required",
+        ),
+        (format!("http://u:hush@{forbids}"), "tunnel error"),
+        (format!("socks5h://u:hush@{refusing}"), "socks proxy"),
+        (
+            format!("socks5h://u:hush@{takes_no_login}"),
+            "server does not support user/pass",
+        ),
+    ] {
+        let error = error("https://api.example.invalid", move |http| {
+            http.proxy(reqwest::Proxy::all(&proxy).unwrap())
+        })
+        .await;
+        assert_says(&error, ErrorKind::Connect, what);
+        assert!(!format!("{error} {error:?}").contains("hush"), "{error:?}");
+    }
 }
 
 struct UnknownHost;

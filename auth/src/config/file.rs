@@ -17,7 +17,7 @@ pub(super) fn config(name: &str, text: &str) -> Result<OAuthConfig> {
     // Editors on Windows put a byte order mark before it, chats and web pages a no-break or a zero-width space.
     let text = text.trim_start_matches(|c: char| !c.is_ascii() && is_blank(c));
     if text.trim().is_empty() {
-        return problems.refuse("is empty");
+        return problems.refuse("is empty, where a JSON object is wanted");
     }
     let fields: Fields<'_> = match serde_json::from_str(text) {
         Ok(fields) => fields,
@@ -45,7 +45,7 @@ fn advice(error: &serde_json::Error, text: &str) -> &'static str {
     }
     match rest.unwrap_or_default().chars().next() {
         Some('/' | '#') => " (JSON has no comments; remove them)",
-        Some('\'' | '“' | '”' | '‘' | '’' | '`') => {
+        Some('\'' | '“' | '”' | '‘' | '’') => {
             " (write texts in straight double quotation marks)"
         }
         Some(c) if !c.is_ascii() && is_blank(c) => {

@@ -79,12 +79,13 @@ pub enum ConfiguredFlow {
 }
 
 impl OAuthConfig {
-    /// Reads a `coze_oauth_config.json`, of at most 256 KiB, from a path. Unknown fields are ignored.
+    /// Reads a `coze_oauth_config.json`, of at most 256 KiB, from a path. Unknown fields are ignored,
+    /// but for one that can only be a known field in another spelling, such as `clientId`.
     ///
     /// # Errors
     ///
-    /// [`Configuration`](ErrorKind::Configuration), naming the file and every missing, contradictory or
-    /// unusable field at once.
+    /// [`Configuration`](ErrorKind::Configuration), naming the file and every missing, contradictory (bases of
+    /// coze.com and of coze.cn, too), misspelled or unusable field at once.
     pub fn from_file(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         let name = shown_path(path).ok_or_else(|| {

@@ -198,7 +198,7 @@ impl Server {
     fn at(url: &str) -> Result<Self, StoreError> {
         let refused = || {
             unusable(
-                "the Redis URL can't be used: it looks like redis://user:password@host:6379/0, or rediss:// for TLS",
+                "the Redis URL can't be used: write it like rediss://host:6379/0, without quotation marks",
             )
         };
         let mut url = Url::parse(url).map_err(|_| refused())?;
@@ -258,9 +258,15 @@ mod tests {
             "redis://u:hush@127.0.0.1:port",
             "rediss://u:hush@127.0.0.1/#insecure",
             "redis://u:hush@127.0.0.1/?protocol=hush",
+            "\"redis://u:hush@127.0.0.1\"",
         ] {
             let error = RedisStore::connect(url).unwrap_err();
             assert_eq!(error.kind(), StoreErrorKind::Other, "{url}");
+            let text = error.to_string();
+            assert!(
+                text.contains("write it like rediss://host:6379/0,"),
+                "{text}"
+            );
             assert!(!format!("{error} {error:?}").contains("hush"), "{error:?}");
         }
     }
