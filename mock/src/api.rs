@@ -1,4 +1,4 @@
-//! The API behind the tokens: enough of it to see a token used, refused and limited.
+//! A small part of Coze's API: enough to see an access token accepted, refused, and limited by its scope.
 
 use crate::answer::Answer;
 use crate::builder::Options;
@@ -8,7 +8,7 @@ use crate::state::GrantedToken;
 use http::StatusCode;
 use serde_json::{Value, json};
 
-/// The user who signs in, as `GET /v1/users/me` tells.
+/// The user who signs in, as `GET /v1/users/me` returns it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct User {
@@ -18,7 +18,7 @@ pub struct User {
     pub user_name: String,
     /// The name shown to others.
     pub nick_name: String,
-    /// The picture.
+    /// The URL of the avatar.
     pub avatar_url: String,
 }
 
@@ -89,11 +89,11 @@ pub struct Bot {
     pub id: String,
     /// The name.
     pub name: String,
-    /// The workspace it lives in.
+    /// The workspace that it belongs to.
     pub workspace_id: String,
 }
 
-/// When the mock's bots were made: any time will do, and a fixed one keeps snapshots still.
+/// The creation time of the mock's bots. It is fixed so that snapshots stay stable.
 const BOT_TIME: u64 = 1_718_289_297;
 
 impl Bot {
@@ -159,7 +159,7 @@ impl Bot {
     }
 }
 
-/// Why an API call is refused: HTTP status, Coze's code, text.
+/// Why an API call is refused: HTTP status, error code, message.
 struct Refused(StatusCode, i64, String);
 
 const BAD_REQUEST: i64 = 4000;
@@ -220,7 +220,7 @@ fn call(exchange: &mut Exchange<'_>, token: &GrantedToken) -> Result<Value, Refu
             Ok(json!({"total_count": visible.len(), "workspaces": list}))
         }
         Endpoint::Bots => {
-            // All bots of the mock are published, and none was changed since.
+            // All bots of the mock are published and have not been modified since.
             let wanted = matches!(
                 parameter("publish_status"),
                 None | Some("all" | "published_online")
@@ -254,7 +254,7 @@ fn call(exchange: &mut Exchange<'_>, token: &GrantedToken) -> Result<Value, Refu
     }
 }
 
-/// The bots of a workspace that a token opens.
+/// The bots of a workspace that a token may access.
 fn visible_bots<'o>(
     options: &'o Options,
     token: &GrantedToken,
@@ -295,7 +295,7 @@ fn may_use(token: &GrantedToken, bot_id: &str) -> bool {
     list.is_none_or(|bots| bots.iter().any(|bot| bot == bot_id))
 }
 
-/// One page of a list, by the text of two numbers that the contract has checked: page 1 of 20 entries by default.
+/// One page of a list. The contract has already checked both numbers. Default: page 1 with 20 entries.
 fn page<'a, T>(all: &'a [T], page_num: Option<&str>, page_size: Option<&str>) -> &'a [T] {
     let number =
         |text: Option<&str>, default| text.and_then(|text| text.parse().ok()).unwrap_or(default);

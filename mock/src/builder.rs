@@ -1,4 +1,4 @@
-//! Setting a mock up.
+//! The builder of a mock: its options, their defaults and their limits.
 
 use crate::answer::ErrorShape;
 use crate::api::{Bot, User, Workspace};
@@ -33,7 +33,7 @@ pub(crate) struct Options {
     pub(crate) jwt_leeway: Duration,
     pub(crate) audiences: Vec<String>,
     pub(crate) public_url: Option<String>,
-    /// The host and the origin of the public URL, once it is checked.
+    /// The host and the origin of the validated public URL.
     pub(crate) public: Option<PublicName>,
     pub(crate) access_tokens: Vec<String>,
     pub(crate) user: User,
@@ -45,7 +45,7 @@ pub(crate) struct Options {
     pub(crate) observer: Option<Observer>,
 }
 
-/// By what name clients reach the mock, if not by the address that it listens on.
+/// The name under which clients reach the mock, if it differs from the listening address.
 pub(crate) struct PublicName {
     pub(crate) authority: Authority,
     pub(crate) origin: String,
@@ -59,14 +59,14 @@ impl PublicName {
             return None;
         }
         Some(Self {
-            // A user name in front of the host makes it no authority.
+            // With a user name it is not a plain authority.
             authority: Authority::parse(url.authority())?,
             origin: url.origin().ascii_serialization(),
         })
     }
 }
 
-/// How many connections there may be at once, and how slow they may be.
+/// The limit and the timeouts of connections.
 #[derive(Clone, Copy)]
 pub(crate) struct Connections {
     pub(crate) at_most: usize,
@@ -74,12 +74,12 @@ pub(crate) struct Connections {
     pub(crate) body_timeout: Duration,
 }
 
-/// Sets a mock up: see [`MockCoze::builder`].
+/// Builds a mock. See [`MockCoze::builder`].
 ///
-/// Without further words it is strict, follows the real clock, and knows the apps of [`defaults`](crate::defaults).
+/// By default the mock is strict, follows the real clock, and has the apps of [`defaults`](crate::defaults).
 ///
-/// Times are at most 100 years. An option beyond its limits is an [`Error::Option`] of [`build`](Self::build) and
-/// [`start`](Self::start), which names it.
+/// Durations are at most 100 years. An option outside its limits makes [`build`](Self::build) and
+/// [`start`](Self::start) return an [`Error::Option`] that names it.
 #[must_use = "a builder does nothing until `start` or `build`"]
 pub struct Builder {
     options: Options,
@@ -163,19 +163,19 @@ impl Builder {
         }
     }
 
-    /// Tolerates the closed list of [`Tolerance`](crate::Tolerance), for foreign clients. Each case is still recorded.
+    /// Accepts the deviations listed in [`Tolerance`](crate::Tolerance), for third-party clients. Each case is still recorded.
     pub fn lenient(mut self, lenient: bool) -> Self {
         self.options.lenient = lenient;
         self
     }
 
-    /// Registers an app, beside the default ones; one with the same client id replaces it.
+    /// Registers an app in addition to the default ones. It replaces an app with the same client id.
     pub fn app(mut self, app: App) -> Self {
         self.apps.push(app);
         self
     }
 
-    /// Leaves the default apps out.
+    /// Removes the default apps.
     pub fn no_default_apps(mut self) -> Self {
         self.default_apps = false;
         self
@@ -195,7 +195,7 @@ impl Builder {
         Ok(self.no_default_apps())
     }
 
-    /// Registers a personal or service access token, beside
+    /// Registers a personal or service access token, in addition to
     /// [`PERSONAL_ACCESS_TOKEN`](crate::defaults::PERSONAL_ACCESS_TOKEN).
     pub fn access_token(mut self, access_token: impl Into<String>) -> Self {
         self.options.access_tokens.push(access_token.into());
@@ -208,27 +208,27 @@ impl Builder {
         self
     }
 
-    /// Where [`start`](Self::start) listens: `127.0.0.1:0`, a free port of the loopback interface, by default.
+    /// The address that [`start`](Self::start) listens on. Default: `127.0.0.1:0`, a free port of the loopback interface.
     pub fn listen(mut self, address: SocketAddr) -> Self {
         self.listen = address;
         self
     }
 
-    /// Serves the control endpoints under `/_mock/` too, for tests in other languages. Off by default: whoever reaches them
-    /// rules the mock.
+    /// Also serves the control endpoints under `/_mock/`, for tests in other languages. Off by default: anyone who can reach
+    /// them has full control of the mock.
     pub fn control_endpoints(mut self, serve: bool) -> Self {
         self.options.control = serve;
         self
     }
 
-    /// One of two things about Coze that are not known: sending a refresh token that was used before ends the whole sign-in.
+    /// Revokes the whole token family when a redeemed refresh token is sent again. Whether Coze does that is not known.
     /// Off by default.
     pub fn reuse_revokes_family(mut self, revokes: bool) -> Self {
         self.options.reuse_revokes_family = revokes;
         self
     }
 
-    /// The other: a refresh ends the access token that came with the refresh token. Off by default.
+    /// A refresh revokes the access token that was issued with the refresh token. Whether Coze does that is not known. Off by default.
     pub fn refresh_revokes_access_token(mut self, revokes: bool) -> Self {
         self.options.refresh_revokes_access_token = revokes;
         self
@@ -240,50 +240,50 @@ impl Builder {
         self
     }
 
-    /// The least time between two polls (whole seconds; 5 s by default).
+    /// The minimum interval between two polls (whole seconds; 5 s by default).
     pub fn device_interval(mut self, interval: Duration) -> Self {
         self.options.device_interval = interval;
         self
     }
 
-    /// How long device codes live (whole seconds; 300 s by default).
+    /// The lifetime of device codes (whole seconds; 300 s by default).
     pub fn device_code_lifetime(mut self, lifetime: Duration) -> Self {
         self.options.device_code_lifetime = lifetime;
         self
     }
 
-    /// How long authorization codes live (10 minutes by default, RFC 6749's upper limit; Coze documents none).
+    /// The lifetime of authorization codes (10 minutes by default, RFC 6749's maximum; Coze documents none).
     pub fn code_lifetime(mut self, lifetime: Duration) -> Self {
         self.options.code_lifetime = lifetime;
         self
     }
 
-    /// How long users' access tokens live (15 minutes by default).
+    /// The lifetime of users' access tokens (15 minutes by default).
     pub fn access_token_lifetime(mut self, lifetime: Duration) -> Self {
         self.options.access_token_lifetime = lifetime;
         self
     }
 
-    /// How long refresh tokens live (30 days by default).
+    /// The lifetime of refresh tokens (30 days by default).
     pub fn refresh_token_lifetime(mut self, lifetime: Duration) -> Self {
         self.options.refresh_token_lifetime = lifetime;
         self
     }
 
-    /// By how much the clock of who signs a JWT may be off (10 s by default).
+    /// The leeway for the clock of a client that signs JWTs (10 s by default).
     pub fn jwt_leeway(mut self, leeway: Duration) -> Self {
         self.options.jwt_leeway = leeway;
         self
     }
 
-    /// A host that the `aud` of JWTs may name, with or without the port that the client called. Without any, it is the host that
+    /// Adds a host that the `aud` of JWTs may name, with or without the port that the client called. Default: the host that
     /// the client called.
     pub fn audience(mut self, host: impl Into<String>) -> Self {
         self.options.audiences.push(host.into());
         self
     }
 
-    /// The `http` or `https` URL under which clients reach the mock, where that is not what they write into their `Host` header: it is the start
+    /// The `http` or `https` URL under which clients reach the mock, if it differs from their `Host` header: it is the prefix
     /// of the `verification_uri`.
     pub fn public_url(mut self, url: impl Into<String>) -> Self {
         self.options.public_url = Some(url.into().trim_end_matches('/').to_owned());
@@ -296,46 +296,46 @@ impl Builder {
         self
     }
 
-    /// Adds a workspace to the API behind the tokens.
+    /// Adds a workspace to the mock's API.
     pub fn workspace(mut self, workspace: Workspace) -> Self {
         self.options.workspaces.push(workspace);
         self
     }
 
-    /// Adds a bot to the API behind the tokens.
+    /// Adds a bot to the mock's API.
     pub fn bot(mut self, bot: Bot) -> Self {
         self.options.bots.push(bot);
         self
     }
 
-    /// How many requests, violations and notes are kept: the last 10,000 by default, at least 1 and at most 1,000,000.
+    /// The number of requests, violations and notes that are kept: the latest 10,000 by default, from 1 to 1,000,000.
     pub fn log_capacity(mut self, requests: usize) -> Self {
         self.options.log_capacity = requests;
         self
     }
 
-    /// How many bytes the kept requests may take, about: 64 MiB by default, at least 128 KiB and at most 1 GiB. Beyond it the
-    /// oldest are forgotten, and [counted](MockCoze::forgotten_requests).
+    /// The approximate memory for the kept requests: 64 MiB by default, from 128 KiB to 1 GiB. Beyond it the
+    /// oldest are dropped and [counted](MockCoze::forgotten_requests).
     pub fn log_bytes(mut self, bytes: usize) -> Self {
         self.options.log_bytes = bytes;
         self
     }
 
-    /// How many connections are served at once: 4096 by default, at least 1 and at most 65,536. Further ones wait.
+    /// The maximum number of concurrent connections: 4096 by default, from 1 to 65,536. Further connections wait.
     pub fn max_connections(mut self, connections: usize) -> Self {
         self.options.connections.at_most = connections;
         self
     }
 
-    /// How long a connection may be idle, or take to send the request line and headers: 60 s by default, at least 1 ms and at
+    /// The timeout of an idle connection, and of a request's line and headers: 60 s by default, at least 1 ms and at
     /// most a day. Then it is closed.
     pub fn head_timeout(mut self, time: Duration) -> Self {
         self.options.connections.head_timeout = time;
         self
     }
 
-    /// How long the body of a request may take to come, or a client not read an answer: 30 s by default, at least 1 ms and at
-    /// most a day. Then the request is answered with 408, or the connection closed.
+    /// The timeout of a request's body, and of a client that does not read the response: 30 s by default, at least 1 ms and at
+    /// most a day. After it the request is answered with 408, or the connection is closed.
     pub fn body_timeout(mut self, time: Duration) -> Self {
         self.options.connections.body_timeout = time;
         self
@@ -347,12 +347,12 @@ impl Builder {
         self
     }
 
-    /// Makes the mock without a socket: it is reached through [`MockCoze::service`].
+    /// Builds the mock without a socket. Call it through [`MockCoze::service`].
     ///
     /// # Errors
     ///
-    /// [`Error::Option`] for an option beyond its limits, [`Error::App`] for an app that cannot work,
-    /// [`Error::KeyGeneration`] and [`Error::NoRandomness`] from the system.
+    /// [`Error::Option`] for an option outside its limits, [`Error::App`] for an invalid app,
+    /// [`Error::KeyGeneration`] and [`Error::NoRandomness`] if the operating system fails.
     pub fn build(mut self) -> Result<MockCoze, Error> {
         self.options.check()?;
         let mut apps = if self.default_apps {
@@ -365,7 +365,7 @@ impl Builder {
         Ok(MockCoze::new(core))
     }
 
-    /// Makes the mock and serves it over HTTP in background tasks of the current tokio runtime, until it is
+    /// Builds the mock and serves it over HTTP in background tasks of the current tokio runtime, until it is
     /// [shut down](MockCoze::shutdown) or its last clone is dropped.
     ///
     /// # Errors

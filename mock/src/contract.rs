@@ -1,6 +1,6 @@
-//! The contract: what a request may look like, read from the schemas that are generated from the OpenAPI description.
+//! The contract: validates requests by the schemas that are generated from the OpenAPI description.
 //!
-//! A finding names the place and the rule, never a value: what is wrong may be a secret in the wrong place.
+//! A finding names the location and the rule, never a value: the value may be a misplaced secret.
 
 use crate::answer::{ErrorWord, Refusal};
 use crate::endpoint::Endpoint;
@@ -21,33 +21,33 @@ const DOCUMENTS: [&str; 2] = [
     include_str!("../schemas/coze-api.json"),
 ];
 
-/// What lenient mode lets pass, so that foreign clients get through. The list is closed.
+/// A deviation that lenient mode accepts, for third-party clients. There are no others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Tolerance {
     /// An optional field sent as `null`.
     NullOption,
-    /// A body field that Coze does not have.
+    /// A body field that is not documented.
     UnknownField,
-    /// An `Authorization` header with the word `Bearer` and nothing else, where no credential belongs.
+    /// An `Authorization` header that is only the word `Bearer`, on an endpoint without credentials.
     EmptyBearer,
-    /// The audience of a JWT with another port behind the host than the one that was called.
+    /// A JWT audience whose port differs from the one that was called.
     AudienceWithPort,
-    /// Two slashes in a row in the path.
+    /// Two consecutive slashes in the path.
     DoubleSlash,
-    /// A code verifier (or plain challenge) of fewer than 43 characters.
+    /// A code verifier (or plain challenge) with fewer than 43 characters.
     ShortVerifier,
     /// An authorize URL without `state`, or with an empty one.
     MissingState,
 }
 
-/// What is found out about one request on the way.
+/// The findings about one request.
 pub(crate) struct Findings {
     pub(crate) lenient: bool,
     pub(crate) request: u64,
     pub(crate) endpoint: Option<Endpoint>,
     pub(crate) violations: Vec<Violation>,
-    /// Further violations, which are counted and not listed.
+    /// Violations beyond the limit: counted, not listed.
     pub(crate) unlisted: u64,
     pub(crate) notes: Vec<Note>,
 }
@@ -64,12 +64,12 @@ impl Findings {
         }
     }
 
-    /// Records a breach that no mode lets pass.
+    /// Records a violation that is refused in both modes.
     pub(crate) fn violation(&mut self, place: impl Into<String>, rule: impl Into<String>) {
         self.push(place.into(), rule.into(), None);
     }
 
-    /// Records a breach that lenient mode lets pass, and tells whether it does.
+    /// Records a violation that lenient mode accepts. Returns whether it is accepted.
     pub(crate) fn tolerates(
         &mut self,
         tolerance: Tolerance,
@@ -103,7 +103,7 @@ impl Findings {
     }
 }
 
-/// All operations, their validators compiled once per process.
+/// All operations, with validators that are compiled once per process.
 pub(crate) struct Contract {
     operations: HashMap<String, Operation>,
 }
@@ -117,7 +117,7 @@ struct Parameter {
     name: String,
     place: &'static str,
     required: bool,
-    /// The JSON type that its text stands for.
+    /// The JSON type that its text represents.
     kind: Option<String>,
     validator: Validator,
 }
@@ -186,7 +186,7 @@ impl Contract {
         self.operations.get(endpoint.operation_id())
     }
 
-    /// Checks path and query. The first breach is what the client is told.
+    /// Checks path and query. The response reports the first violation.
     pub(crate) fn check_parameters(
         &self,
         endpoint: Endpoint,
@@ -213,7 +213,7 @@ impl Contract {
                 values = path_id.into_iter().collect();
             }
             match values.as_slice() {
-                // A parameter without a value counts as left out (RFC 6749 section 3.1).
+                // A parameter without a value counts as omitted (RFC 6749 section 3.1).
                 [] | [""] if parameter.required => {
                     if findings.lenient && place == "query/state" {
                         findings.tolerates(Tolerance::MissingState, place, "required");
@@ -253,7 +253,7 @@ impl Contract {
         first.map_or(Ok(()), Err)
     }
 
-    /// Checks a JSON body, and returns it without what lenient mode lets pass.
+    /// Checks a JSON body, and returns it without the fields that lenient mode ignores.
     pub(crate) fn check_body(
         &self,
         endpoint: Endpoint,
@@ -347,7 +347,7 @@ impl Parameter {
         })
     }
 
-    /// The text of a path or query as the value that it stands for; as a string where it does not.
+    /// Parses the text of a path or query parameter as its JSON type; falls back to a string.
     fn instance(&self, value: &str) -> Value {
         let parsed = match self.kind.as_deref() {
             Some("integer") => value.parse::<i64>().ok().map(Value::from),
@@ -361,7 +361,7 @@ impl Parameter {
     fn broken_rule(&self, value: &str, findings: &mut Findings) -> Option<String> {
         let instance = self.instance(value);
         for error in self.validator.iter_errors(&instance) {
-            // A plain challenge is the verifier itself: it is too short where the verifier is.
+            // A plain challenge is the verifier itself, so it is equally short.
             let short = self.name == "code_challenge"
                 && matches!(error.kind(), ValidationErrorKind::MinLength { .. });
             if !short || !findings.lenient {
@@ -456,7 +456,7 @@ fn join(pointer: &str, property: &str) -> String {
     }
 }
 
-/// The rule in words. No arm prints the value that was sent.
+/// Describes the rule. No arm prints the value that was sent.
 fn rule(kind: &ValidationErrorKind) -> String {
     match kind {
         ValidationErrorKind::Required { .. } => "required".into(),
@@ -478,7 +478,7 @@ fn rule(kind: &ValidationErrorKind) -> String {
     }
 }
 
-/// Lenient mode takes out null options and unknown fields, at any depth, and records each.
+/// Removes null options and unknown fields at any depth, as lenient mode does, and records each.
 fn drop_tolerated(value: &mut Value, schema: &Value, place: &str, findings: &mut Findings) {
     match value {
         Value::Object(fields) => {
@@ -501,7 +501,7 @@ fn drop_tolerated(value: &mut Value, schema: &Value, place: &str, findings: &mut
                     Some(_) if field.is_null() && !required(name) => !findings.tolerates(
                         Tolerance::NullOption,
                         place,
-                        "an absent option is left out, not null",
+                        "an absent option is omitted, not null",
                     ),
                     _ => true,
                 }
@@ -545,10 +545,10 @@ fn resolve<'a>(schema: &'a Value, defs: &'a Map<String, Value>) -> Result<&'a Va
         .ok_or_else(|| format!("cannot resolve {reference}"))
 }
 
-/// A schema with its references filled in, for the walk of [`drop_tolerated`].
+/// A schema with its references resolved, for [`drop_tolerated`].
 fn inline(schema: &Value, defs: &Map<String, Value>, depth: u8) -> Result<Value, String> {
     if depth > 16 {
-        return Err("request schemas are nested without end".into());
+        return Err("request schemas are nested too deeply".into());
     }
     Ok(match resolve(schema, defs)? {
         Value::Object(fields) => {
@@ -568,7 +568,7 @@ fn inline(schema: &Value, defs: &Map<String, Value>, depth: u8) -> Result<Value,
     })
 }
 
-/// A name that a client chose, fit for a message: short, and of harmless characters.
+/// A name chosen by a client, safe to show in a message: shortened, without control characters.
 pub(crate) struct Name<'a>(pub(crate) &'a str);
 
 impl fmt::Display for Name<'_> {

@@ -1,7 +1,7 @@
-//! What lies under `/_mock/`: the person's pages, and the endpoints by which tests in any language steer the mock.
+//! Everything under `/_mock/`: the user's pages, and the control endpoints for tests in any language.
 //!
-//! Whoever steers a mock may be anybody who can send it a request, so a web page that happens to be open in the developer's
-//! browser must not be able to: other origins are refused, and so are host names that resolve to this machine by trickery.
+//! The control endpoints need no credential, so a web page that is open in the developer's
+//! browser must not reach them: other origins are refused, and so are host names that may be the result of DNS rebinding.
 
 use crate::answer::{Answer, JSON};
 use crate::core::{Core, Incoming};
@@ -39,11 +39,11 @@ pub(crate) fn answer(core: &Core, incoming: &Incoming, path: &str, log_id: &str)
     steer(core, incoming, path).unwrap_or_else(|Failure(status, why)| failed(status, &why))
 }
 
-/// Refuses requests that a web page of another origin makes a browser send, and those of a page whose name was made to resolve
-/// to the mock: a browser writes that name into `Host`, and `Origin` into each request of a page that is not a `GET`.
+/// Refuses requests from web pages of other origins, and from pages whose name was rebound
+/// to the mock's address: a browser writes that name into `Host`, and sends `Origin` with every request of a page except `GET`.
 fn check_origin(core: &Core, incoming: &Incoming) -> Result<(), &'static str> {
     if incoming.called == Called::Unclear {
-        return Err("the request names no host that can be read, or more than one");
+        return Err("the request has no valid host, or more than one");
     }
     let called = incoming.called.authority();
     let public = core.options.public.as_ref();
@@ -92,7 +92,7 @@ fn done(body: &Value) -> Answer {
     Answer::of_type(StatusCode::OK, JSON, ascii(body)).uncached()
 }
 
-/// JSON in printable ASCII: what clients sent is listed here, and may be read at a terminal.
+/// JSON in printable ASCII: it lists what clients sent, and may be printed to a terminal.
 fn ascii(json: &Value) -> String {
     let text = json.to_string();
     let mut out = String::with_capacity(text.len());
@@ -143,7 +143,7 @@ fn yes() -> bool {
 struct AddFault {
     fault: Fault,
     target: Option<Target>,
-    /// Absent: once. Null is not told from absent, so "for ever" is the word.
+    /// Absent means once. Null cannot be distinguished from absent, so "forever" is a separate value.
     times: Option<TimesField>,
 }
 
@@ -186,7 +186,7 @@ const ENDPOINTS: [&str; 22] = [
     "POST /_mock/authorize {\"url\", \"decision\": \"approve\" | \"deny\"}: answers {\"callback\"}",
     "GET /_mock/clock",
     "POST /_mock/clock/advance {\"seconds\"}",
-    "POST /_mock/clock/reset: takes back what clock/advance did",
+    "POST /_mock/clock/reset: undoes clock/advance",
     "GET /_mock/faults",
     "POST /_mock/faults {\"fault\", \"target\", \"times\"}",
     "DELETE /_mock/faults",
@@ -200,7 +200,7 @@ const ENDPOINTS: [&str; 22] = [
     "POST /_mock/sign-ins/revoke {\"refresh_token\"}",
     "POST /_mock/sign-ins/end-login {\"refresh_token\"}",
     "POST /_mock/apps/active {\"client_id\", \"active\"}",
-    "POST /_mock/reset {\"clock\": true | false}: forgets all but the apps; sets the clock back unless it is false",
+    "POST /_mock/reset {\"clock\": true | false}: removes everything except the apps; resets the clock unless it is false",
     "GET /_mock/: this list",
 ];
 
@@ -262,7 +262,7 @@ fn steer(core: &Core, incoming: &Incoming, path: &str) -> Result<Answer, Failure
     Ok(done(&body))
 }
 
-/// A JSON body. That its type must say so keeps web pages out, which may send only forms and text without being asked first.
+/// A JSON body. The required content type keeps web pages out: without a CORS preflight they can send only forms and text.
 fn read<T: DeserializeOwned>(incoming: &Incoming) -> Result<T, Failure> {
     if incoming.content_type().as_deref() != Some("application/json") {
         return Err(Failure(
@@ -302,7 +302,7 @@ fn decide_device(core: &Core, incoming: &Incoming, approve: bool) -> Result<Valu
     }
     Err(Failure(
         StatusCode::NOT_FOUND,
-        "no device authorization with this user code waits for a decision".into(),
+        "no device authorization with this user code is pending".into(),
     ))
 }
 
@@ -320,7 +320,7 @@ fn authorize(core: &Core, incoming: &Incoming) -> Result<Value, Failure> {
         scheme: incoming.scheme,
     };
     let approve = decision.unwrap_or(Decision::Approve) == Decision::Approve;
-    core.person_authorizes(&page, approve)
+    core.user_authorizes(&page, approve)
         .map(|callback| json!({"callback": callback}))
         .map_err(bad)
 }

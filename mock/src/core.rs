@@ -1,4 +1,4 @@
-//! One request from beginning to end: recorded, struck by faults, held against the contract, answered.
+//! The lifecycle of one request: recorded, subjected to faults, checked against the contract, answered.
 
 use crate::answer::{Answer, ErrorWord, Refusal};
 use crate::app::{App, ClientType};
@@ -27,7 +27,7 @@ use std::time::Duration;
 
 pub(crate) const LOG_ID: HeaderName = HeaderName::from_static("x-tt-logid");
 
-/// What all faces of one mock share.
+/// The shared state of one mock.
 pub(crate) struct Core {
     pub(crate) options: Options,
     pub(crate) apps: HashMap<String, Registered>,
@@ -35,7 +35,7 @@ pub(crate) struct Core {
     pub(crate) faults: Faults,
     pub(crate) log: Log,
     pub(crate) contract: &'static Contract,
-    /// Where the mock listens, once it does.
+    /// The listening address, once there is one.
     pub(crate) listening_at: OnceLock<String>,
     /// Whether only this machine can connect.
     pub(crate) loopback_only: AtomicBool,
@@ -44,7 +44,7 @@ pub(crate) struct Core {
     log_ids: AtomicU64,
 }
 
-/// An app with its keys ready to verify.
+/// An app with its parsed public keys.
 pub(crate) struct Registered {
     pub(crate) app: App,
     pub(crate) keys: Vec<(String, VerifyingKey)>,
@@ -94,11 +94,11 @@ pub(crate) struct Incoming {
     pub(crate) path: String,
     pub(crate) query: Vec<(String, String)>,
     pub(crate) headers: HeaderMap,
-    /// `None` if it was longer than the mock reads.
+    /// `None` if it exceeded the size limit.
     pub(crate) body: Option<Bytes>,
     /// The host and port that the client called.
     pub(crate) authority: String,
-    /// How it said so.
+    /// Where it was named.
     pub(crate) called: Called,
     pub(crate) scheme: &'static str,
 }
@@ -130,10 +130,10 @@ impl Incoming {
 #[derive(Clone, Copy)]
 pub(crate) enum Credential<'a> {
     Absent,
-    /// The word `Bearer` and nothing behind it.
+    /// The word `Bearer` without a token.
     EmptyBearer,
     Bearer(&'a str),
-    /// Something else than one bearer token.
+    /// Anything other than one bearer token.
     NoBearer,
 }
 
@@ -156,7 +156,7 @@ pub(crate) fn credential(headers: &HeaderMap) -> Credential<'_> {
     }
 }
 
-/// One request under way.
+/// One request that is being handled.
 pub(crate) struct Exchange<'a> {
     pub(crate) core: &'a Core,
     pub(crate) incoming: &'a Incoming,
@@ -171,7 +171,7 @@ pub(crate) struct Exchange<'a> {
 }
 
 impl<'a> Exchange<'a> {
-    /// The body, if path, query, content type and body are as the contract asks.
+    /// The body, if path, query, content type and body satisfy the contract.
     pub(crate) fn checked_body(&mut self) -> Result<Value, Refusal> {
         let contract = self.core.contract;
         contract.check_parameters(
@@ -192,7 +192,7 @@ impl<'a> Exchange<'a> {
         contract.check_body(self.endpoint, body.clone(), &mut self.findings)
     }
 
-    /// What an OAuth endpoint answers where it refuses.
+    /// The error response of an OAuth endpoint.
     pub(crate) fn refused(&self, refusal: Refusal) -> Answer {
         refusal.answer(self.core.options.error_shape, self.log_id)
     }
@@ -204,7 +204,7 @@ impl<'a> Exchange<'a> {
             .ok_or_else(|| Refusal::invalid_client("no app has this client id"))
     }
 
-    /// Authenticates a client in the way of its type: by secret, or by nothing.
+    /// Authenticates a client according to its type: by its secret, or not at all.
     pub(crate) fn authenticate(&mut self, client: &Registered) -> Result<(), Refusal> {
         match client.app.client_type {
             ClientType::Web => self.check_secret(client.app.client_secret().unwrap_or_default()),
@@ -214,7 +214,7 @@ impl<'a> Exchange<'a> {
 
     fn check_secret(&mut self, client_secret: &str) -> Result<(), Refusal> {
         match credential(&self.incoming.headers) {
-            // Compared by their digests, so that the time says nothing about the secret.
+            // Digests are compared, so that the timing reveals nothing about the secret.
             Credential::Bearer(sent) if digest_of(sent) == digest_of(client_secret) => Ok(()),
             Credential::Bearer(_) => Err(Refusal::invalid_client("the client secret is wrong")),
             Credential::Absent | Credential::EmptyBearer | Credential::NoBearer => {
@@ -227,7 +227,7 @@ impl<'a> Exchange<'a> {
         }
     }
 
-    /// For clients without a secret: nothing may be sent that looks like one.
+    /// For clients without a secret: no credential may be sent.
     pub(crate) fn check_no_credential(&mut self) -> Result<(), Refusal> {
         let place = "header/Authorization";
         match credential(&self.incoming.headers) {
@@ -236,20 +236,20 @@ impl<'a> Exchange<'a> {
                 if self.findings.tolerates(
                     Tolerance::EmptyBearer,
                     place,
-                    "no credential belongs here, not even an empty one",
+                    "no credential is allowed here, not even an empty one",
                 ) {
                     return Ok(());
                 }
             }
-            Credential::Bearer(_) | Credential::NoBearer => {
-                self.findings.violation(place, "no credential belongs here")
-            }
+            Credential::Bearer(_) | Credential::NoBearer => self
+                .findings
+                .violation(place, "no credential is allowed here"),
         }
         Err(Refusal::invalid_request("Authorization"))
     }
 }
 
-/// How a request ends.
+/// The outcome of a request.
 enum Ending {
     Answer(Answer),
     Reset,
@@ -280,7 +280,7 @@ impl Core {
     }
 
     pub(crate) fn state(&self) -> MutexGuard<'_, State> {
-        // No code under the lock panics half-way through a change.
+        // No code panics in the middle of a change while it holds the lock.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -288,7 +288,7 @@ impl Core {
         self.clock.since_epoch()
     }
 
-    /// Forgets all that clients did, and the faults; the apps stay, and so does the clock.
+    /// Removes everything that clients did and all faults. Apps and clock are kept.
     pub(crate) fn reset(&self) {
         let mut state = State::default();
         for access_token in &self.options.access_tokens {
@@ -374,8 +374,8 @@ impl Core {
         let ending = match &route {
             // RFC 9112 section 3.2.
             _ if incoming.called == Called::Unclear => {
-                findings.violation("header/Host", "one host, with or without a port");
-                let message = "the request names no host that can be read, or more than one";
+                findings.violation("header/Host", "exactly one host, with or without a port");
+                let message = "the request has no valid host, or more than one";
                 let status = StatusCode::BAD_REQUEST;
                 Ending::Answer(Answer::api_error(status, 4000, message, &log_id))
             }
@@ -399,13 +399,13 @@ impl Core {
             Route::WrongMethod(endpoint) => {
                 let method = endpoint.method();
                 findings.violation("method", format!("must be {method}"));
-                let message = "this path has another method";
+                let message = "this path does not support this method";
                 let status = StatusCode::METHOD_NOT_ALLOWED;
                 let answer = Answer::api_error(status, 4000, message, &log_id);
                 Ending::Answer(answer.with_header(header::ALLOW, method.as_str()))
             }
             _ => {
-                // Browsers ask for it by themselves.
+                // Browsers request it on their own.
                 if incoming.path != "/favicon.ico" && folded.is_none() {
                     findings.violation("path", "one of the documented paths");
                 }
@@ -425,7 +425,7 @@ impl Core {
         }
     }
 
-    /// Writes the end of a request into the log, and tells the observer.
+    /// Records the outcome of a request and notifies the observer.
     fn close(&self, number: u64, ending: &Ending, faults: Vec<String>, findings: Findings) {
         let outcome = match ending {
             Ending::Answer(answer) => Outcome::Answered {
@@ -450,10 +450,10 @@ impl Core {
         }
     }
 
-    /// The answer to a request whose body does not come to its end. Its connection is of no more use.
+    /// The response to a request whose body timed out. The connection is closed afterwards.
     pub(crate) fn body_is_late(&self) -> Response<MockBody> {
         let log_id = self.next_log_id(self.now());
-        let message = "the body did not come in time";
+        let message = "the body did not arrive in time";
         let answer = Answer::api_error(StatusCode::REQUEST_TIMEOUT, 4000, message, &log_id)
             .with_header(header::CONNECTION, "close");
         self.finish(answer, &log_id, 0)
@@ -494,17 +494,17 @@ impl Core {
         response
     }
 
-    /// A person opens an authorize URL and decides, without a browser.
-    pub(crate) fn person_authorizes(
+    /// Lets the user open an authorize URL and decide, without a browser.
+    pub(crate) fn user_authorizes(
         &self,
         incoming: &Incoming,
         approve: bool,
     ) -> Result<String, String> {
         let Route::Coze(endpoint, path_id) = route(&Method::GET, &incoming.path) else {
-            return Err("this is not the path of an authorize page".into());
+            return Err("the path is not that of an authorize endpoint".into());
         };
         if !endpoint.is_page() {
-            return Err("this is not the path of an authorize page".into());
+            return Err("the path is not that of an authorize endpoint".into());
         }
         let now = self.now();
         let log_id = self.next_log_id(now);
@@ -520,7 +520,7 @@ impl Core {
         )
         .and_then(|request| {
             authorize::decide(self, &request, approve)
-                .map_err(|_| "the operating system gave no random bytes".to_owned())
+                .map_err(|_| "the operating system provided no random bytes".to_owned())
         });
         let status = if decided.is_ok() {
             StatusCode::FOUND
@@ -577,7 +577,8 @@ impl Exchange<'_> {
 
     fn process(&mut self) -> Answer {
         if self.incoming.body.is_none() {
-            self.findings.violation("body", "not that long");
+            self.findings
+                .violation("body", "shorter than the size limit");
             return Answer::api_error(
                 StatusCode::PAYLOAD_TOO_LARGE,
                 4000,

@@ -31,7 +31,7 @@ fn start(exchange: &mut Exchange<'_>) -> Result<Answer, Refusal> {
 
     let options = &exchange.core.options;
     let device_code = random_token("")?;
-    // 20^8 user codes: a second try is rare, a fifth would mean that something else is wrong.
+    // There are 20^8 user codes: a collision is rare, and five in a row mean a different problem.
     for _ in 0..5 {
         let device = DeviceAuthorization {
             client_id: client.app.client_id.clone(),

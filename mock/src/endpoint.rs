@@ -1,4 +1,4 @@
-//! Which endpoint a request is for: one table from path to name.
+//! Routing: from the path of a request to its endpoint.
 
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
@@ -111,16 +111,16 @@ impl fmt::Display for Endpoint {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Route {
-    /// One of Coze's endpoints, with the id that its path carries.
+    /// One of Coze's endpoints, with the id in its path.
     Coze(Endpoint, Option<String>),
-    /// A path of Coze's, asked with another method than its own.
+    /// A path of Coze's with a method that it does not support.
     WrongMethod(Endpoint),
-    /// The mock's own paths: what follows `/_mock/`.
+    /// One of the mock's own paths: the part after `/_mock/`.
     Mock(String),
     Unknown,
 }
 
-/// A path with each run of slashes folded to one, if it has any run.
+/// The path with consecutive slashes collapsed into one; `None` if there are none.
 pub(crate) fn fold_slashes(path: &str) -> Option<String> {
     path.contains("//").then(|| {
         let mut out = String::with_capacity(path.len());
@@ -179,7 +179,7 @@ mod tests {
     use http::Method;
 
     #[test]
-    fn every_path_finds_its_endpoint_and_its_id() {
+    fn every_path_routes_to_its_endpoint_and_id() {
         for (method, path, expected) in [
             (
                 Method::POST,
@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn only_runs_of_slashes_are_folded() {
+    fn only_consecutive_slashes_are_collapsed() {
         assert_eq!(fold_slashes("//api///x/").as_deref(), Some("/api/x/"));
         assert_eq!(fold_slashes("/api/x"), None);
     }

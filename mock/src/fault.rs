@@ -1,4 +1,4 @@
-//! Faults on demand: what a network, a gateway or a tired server does to a client.
+//! Fault injection: failures of the network, of a gateway or of the server, on demand.
 
 use crate::answer::{Answer, ErrorShape, ErrorWord, HTML, error_body};
 use crate::endpoint::Endpoint;
@@ -11,13 +11,13 @@ use std::fmt;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-/// One thing that goes wrong. In JSON, for the program's control endpoint, a fault is an object with one key:
+/// A fault to inject. In JSON, for the control endpoint, a fault is an object with one key:
 /// `{"status": {"status": 503, "body": "html"}}`, `{"latency": {"millis": 200}}`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 #[non_exhaustive]
 pub enum Fault {
-    /// The request waits before it is processed (in tokio's time, which tests can pause). Goes together with any other fault.
+    /// A delay before the request is processed (in tokio's time, which tests can pause). Can be combined with any other fault.
     Latency {
         /// How long.
         #[serde(rename = "millis", with = "millis")]
@@ -25,69 +25,69 @@ pub enum Fault {
     },
     /// The connection is closed with a TCP reset; in process, the service returns an error.
     ConnectionReset {
-        /// Whether the request still took effect.
+        /// Whether the request took effect.
         when: When,
     },
-    /// No answer ever comes: what a client's time-out is for.
+    /// No response is ever sent, so the client has to time out.
     Timeout {
-        /// Whether the request still took effect.
+        /// Whether the request took effect.
         when: When,
     },
-    /// Another status; the request has no effect.
+    /// An HTTP error status; the request has no effect.
     Status {
         /// For example 429, 500, 502, 503 or 504.
         status: u16,
-        /// What the body is.
+        /// The body.
         #[serde(default)]
         body: FaultBody,
         /// A `Retry-After` header.
         #[serde(default)]
         retry_after: Option<RetryAfter>,
     },
-    /// The true answer, cut in the middle of its JSON.
+    /// The real response, truncated in the middle of its JSON.
     TruncatedJson,
-    /// The true answer, labelled `text/plain`.
+    /// The real response with content type `text/plain`.
     WrongContentType,
-    /// The true answer behind two MiB of white space: valid JSON that a careful client does not read to its end.
+    /// The real response after 2 MiB of white space: valid JSON that a careful client does not read completely.
     OversizedBody,
     /// A redirect; the request has no effect.
     Redirect {
         /// 301, 302, 303, 307 or 308.
         status: u16,
-        /// Where to.
+        /// The `Location`.
         location: String,
     },
     /// HTTP 200 with an error in its body; the request has no effect.
     ErrorWithStatus200 {
         /// The body's shape.
         shape: ErrorShape,
-        /// The word (shape C has none: it carries code 4000).
+        /// The error code (shape C carries the number 4000 instead).
         word: ErrorWord,
     },
-    /// The true answer, edited: a member with another value, without a header, cut somewhere.
+    /// The real response with edits: a changed member, a removed header, a truncated body.
     Edited(EditedAnswer),
-    /// Another answer, whatever it is.
+    /// A scripted response instead of the real one.
     Scripted(ScriptedAnswer),
-    /// The `Date` header is off by this much; expiry times are not. Goes together with any other fault. (A server whose whole
-    /// clock is off is a mock with another [`MockClock`](crate::MockClock).)
+    /// The `Date` header is wrong by this much; expiry times are not. Can be combined with any other fault. (For a server whose whole
+    /// clock is wrong, give the mock another [`MockClock`](crate::MockClock).)
     SkewedDate {
-        /// Seconds ahead, negative for behind.
+        /// Seconds ahead; negative if behind.
         seconds: i64,
     },
-    /// Access tokens live only this long, whatever was asked for. Goes together with any other fault.
+    /// Access tokens live only this long, whatever was requested. Can be combined with any other fault.
     ShortLivedTokens {
         /// The lifetime.
         seconds: u64,
     },
 }
 
-/// Whether a request takes effect before the fault hides that from the client.
+/// Whether a request takes effect before the fault hides its response from the client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum When {
-    /// It has no effect: a refresh token sent stays alive.
+    /// It has no effect: a refresh token in it stays valid.
     BeforeProcessing,
-    /// It took effect: a refresh token sent is dead, and its successor lost.
+    /// It took effect: a refresh token in it is redeemed, and its successor is lost.
     AfterProcessing,
 }
 
@@ -100,7 +100,7 @@ pub enum FaultBody {
     Json,
     /// A gateway's HTML page.
     Html,
-    /// Nothing.
+    /// An empty body.
     Empty,
 }
 
@@ -110,7 +110,7 @@ pub enum FaultBody {
 pub enum RetryAfter {
     /// A number of seconds.
     Seconds(u64),
-    /// A date so many seconds ahead of the mock's clock.
+    /// A date this many seconds ahead of the mock's clock.
     DateInSeconds(u64),
 }
 
@@ -147,7 +147,7 @@ impl Fault {
         Self::Latency { delay }
     }
 
-    /// Whether this changes how a request is processed rather than what comes of it: such faults go together.
+    /// Whether this fault changes how a request is processed and keeps the real response. Such faults can be combined.
     fn is_modifier(&self) -> bool {
         matches!(
             self,
@@ -159,13 +159,13 @@ impl Fault {
         const LONGEST: u64 = limits::LONGEST_SECONDS;
         match self {
             Self::Latency { delay } if *delay > limits::LONGEST => {
-                Err("has millis that are not from 0 to 3155760000000 (100 years)")
+                Err("has millis outside 0 to 3155760000000 (100 years)")
             }
             Self::ShortLivedTokens { seconds } if *seconds > LONGEST => {
-                Err("has seconds that are not from 0 to 3155760000 (100 years)")
+                Err("has seconds outside 0 to 3155760000 (100 years)")
             }
             Self::SkewedDate { seconds } if seconds.unsigned_abs() > LONGEST => {
-                Err("has seconds that are not from -3155760000 to 3155760000 (100 years)")
+                Err("has seconds outside -3155760000 to 3155760000 (100 years)")
             }
             Self::Status { status, .. } if StatusCode::from_u16(*status).is_err() => {
                 Err("is not an HTTP status")
@@ -174,7 +174,7 @@ impl Fault {
                 Err("is not a redirect: one of 301, 302, 303, 307, 308")
             }
             Self::Redirect { location, .. } if HeaderValue::from_str(location).is_err() => {
-                Err("has a location that no header can carry")
+                Err("has a location that is not a valid header value")
             }
             Self::Edited(edited) => edited.check(),
             Self::Scripted(scripted) => scripted.check(),
@@ -219,7 +219,7 @@ impl fmt::Display for Fault {
     }
 }
 
-/// Which requests a fault is for.
+/// The requests that a fault applies to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
@@ -228,7 +228,7 @@ pub enum Target {
     Any,
     /// One endpoint.
     Endpoint(Endpoint),
-    /// Token requests with this `grant_type`, at whichever token endpoint.
+    /// Token requests with this `grant_type`, at any token endpoint.
     GrantType(String),
 }
 
@@ -254,12 +254,12 @@ impl From<Endpoint> for Target {
     }
 }
 
-/// How many requests a fault hits.
+/// How many requests a fault applies to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Times {
-    /// The next so many.
+    /// The next `n` requests.
     Next(u32),
-    /// All, until the faults are cleared.
+    /// All requests, until the faults are cleared.
     Forever,
 }
 
@@ -268,22 +268,22 @@ impl Times {
     pub const ONCE: Self = Self::Next(1);
 }
 
-/// A fault that waits for its requests.
+/// A planned fault.
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct PlannedFault {
-    /// Names it for [`Faults::remove`].
+    /// Its id, for [`Faults::remove`].
     pub id: u64,
-    /// What happens.
+    /// The fault.
     pub fault: Fault,
-    /// To which requests.
+    /// The requests that it applies to.
     pub target: Target,
-    /// How many it will still hit; `None` for all.
+    /// How many requests it still applies to; `None` for all.
     pub remaining: Option<u32>,
 }
 
-/// The plan of faults. Of the faults that cover a request, every latency, skewed date and short life applies, and of all
-/// others the one planned first; each counts down by one.
+/// The planned faults. For a matching request, every latency, skewed date and short lifetime applies, and of all
+/// others only the one that was planned first. Each that applies counts down by one.
 #[derive(Default)]
 pub struct Faults {
     plan: Mutex<Plan>,
@@ -296,7 +296,7 @@ struct Plan {
 }
 
 impl Faults {
-    /// Plans a fault and returns its id. A status that HTTP does not have is sent as 500.
+    /// Plans a fault and returns its id. An invalid HTTP status is sent as 500.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), coze_mock::Error> {
@@ -324,7 +324,7 @@ impl Faults {
         id
     }
 
-    /// Takes a fault out of the plan; `false` if it is no longer there.
+    /// Removes a planned fault; `false` if there is no such fault.
     pub fn remove(&self, id: u64) -> bool {
         let mut plan = self.lock();
         let before = plan.faults.len();
@@ -332,7 +332,7 @@ impl Faults {
         plan.faults.len() < before
     }
 
-    /// The faults that still wait.
+    /// The faults that are still planned.
     #[must_use]
     pub fn pending(&self) -> Vec<PlannedFault> {
         self.lock().faults.clone()
@@ -342,7 +342,7 @@ impl Faults {
         self.lock().faults.len()
     }
 
-    /// Empties the plan.
+    /// Removes all planned faults.
     pub fn clear(&self) {
         self.lock().faults.clear();
     }
@@ -379,7 +379,7 @@ impl fmt::Debug for Faults {
     }
 }
 
-/// The faults of one request.
+/// The faults that apply to one request.
 #[derive(Debug, Default)]
 pub(crate) struct Applied {
     pub(crate) latency: Duration,
@@ -407,7 +407,7 @@ impl Applied {
     }
 }
 
-/// The answer of a fault in whose stead nothing is processed; `None` for faults that need the true answer or give none.
+/// The response of a fault that replaces processing; `None` for faults that need the real response or send none.
 pub(crate) fn answer_instead(
     fault: &Fault,
     endpoint: Endpoint,
@@ -465,7 +465,7 @@ pub(crate) fn answer_instead(
     }
 }
 
-/// The true answer, spoilt.
+/// The real response, changed by the fault.
 pub(crate) fn spoil(fault: &Fault, mut answer: Answer) -> Answer {
     match fault {
         Fault::TruncatedJson => answer.body = answer.body.slice(..answer.body.len() * 2 / 3),
@@ -499,9 +499,9 @@ fn gateway_page(status: StatusCode) -> String {
     format!("<html><head><title>{title}</title></head><body><h1>{title}</h1></body></html>\n")
 }
 
-/// The form of dates in HTTP headers, `skew_seconds` off.
+/// An HTTP date, shifted by `skew_seconds`.
 pub(crate) fn http_date(since_epoch: Duration, skew_seconds: i64) -> String {
-    // The year 9999 is the last that the format can write.
+    // The year 9999 is the last one that the format can represent.
     const LAST: u64 = 253_402_300_799;
     let seconds = since_epoch
         .as_secs()

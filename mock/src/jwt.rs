@@ -1,4 +1,4 @@
-//! The JWT of a service: decoded for the record, and verified claim by claim.
+//! JWT assertions: decoding for the record, and verification of every claim.
 
 use crate::answer::Refusal;
 use crate::contract::{Findings, Tolerance};
@@ -9,7 +9,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Map, Value};
 use std::time::Duration;
 
-/// A JWT taken apart, not verified yet.
+/// A decoded JWT, not verified.
 pub(crate) struct Jwt<'a> {
     signed: &'a str,
     signature: Vec<u8>,
@@ -40,7 +40,7 @@ impl<'a> Jwt<'a> {
         self.claims.get(name).and_then(Value::as_str)
     }
 
-    /// The app that says it signed this.
+    /// The app that claims to have signed it.
     pub(crate) fn issuer(&self) -> Option<&str> {
         self.claim("iss")
     }
@@ -58,29 +58,29 @@ fn decode_object(segment: &str) -> Option<Map<String, Value>> {
     }
 }
 
-/// What a JWT must agree with.
+/// What a JWT is verified against.
 pub(crate) struct Expected<'a> {
     pub(crate) keys: &'a [(String, VerifyingKey)],
     /// The hosts that `aud` may name.
     pub(crate) hosts: &'a [String],
-    /// The host that the client called, with the port if it named one: Coze's hosts have none, so a client that puts the one it
-    /// called into `aud` does as with Coze.
+    /// The host that the client called, with its port if it has one. Coze's hosts have none, so a client that puts the host it
+    /// called into `aud` behaves as it does with Coze.
     pub(crate) called: &'a str,
     pub(crate) now: Duration,
     pub(crate) leeway: Duration,
 }
 
-/// What a verified JWT says.
+/// The claims of a verified JWT.
 #[derive(Debug)]
 pub(crate) struct Claims {
     pub(crate) jti: String,
     pub(crate) session_name: Option<String>,
     pub(crate) session_context: Option<Value>,
-    /// Until when its `jti` must be remembered, in seconds since the UNIX epoch.
+    /// How long its `jti` must be remembered, in seconds since the UNIX epoch.
     pub(crate) remember_until: u64,
 }
 
-/// Checks everything but whether the `jti` was seen before.
+/// Checks everything except the reuse of the `jti`.
 pub(crate) fn verify(
     jwt: &Jwt<'_>,
     expected: &Expected<'_>,
@@ -124,14 +124,14 @@ pub(crate) fn verify(
     }
     let jti = jwt.claim("jti").unwrap_or_default().to_owned();
     if jti.len() <= 32 {
-        findings.note("jwt/claims/jti", "longer than 32 bytes is recommended");
+        findings.note("jwt/claims/jti", "more than 32 bytes are recommended");
     }
     let device_info = jwt.claims.get("session_context");
     let device_info = device_info.and_then(|context| context.get("device_info")?.as_object());
     if device_info.is_some_and(|ids| ids.len() > 1) {
         findings.note(
             "jwt/claims/session_context",
-            "one of device_id and custom_consumer is recommended",
+            "only one of device_id and custom_consumer is recommended",
         );
     }
     if jwt.header.get("typ").is_none() {
@@ -145,7 +145,7 @@ pub(crate) fn verify(
     })
 }
 
-/// The claims are there, and of the documented types.
+/// Checks that the claims are present and of the documented types.
 fn check_types(jwt: &Jwt<'_>, findings: &mut Findings) -> Result<(), Refusal> {
     let mut first: Option<String> = None;
     let mut breach = |place: &str, rule: &str| {
@@ -156,7 +156,7 @@ fn check_types(jwt: &Jwt<'_>, findings: &mut Findings) -> Result<(), Refusal> {
     let text = |value: Option<&Value>| match value {
         None => Some("required"),
         Some(Value::String(text)) if !text.is_empty() => None,
-        Some(_) => Some("must be a string that is not empty"),
+        Some(_) => Some("must be a non-empty string"),
     };
     if let Some(rule) = text(jwt.header.get("kid")) {
         breach("header/kid", rule);
@@ -200,7 +200,7 @@ fn broken_session_context(context: &Value) -> Option<&'static str> {
         return Some("must be an object");
     };
     if context.keys().any(|name| name != "device_info") {
-        return Some("has device_info and nothing else");
+        return Some("must have only device_info");
     }
     let device_info = context.get("device_info")?;
     let Some(device_info) = device_info.as_object() else {
@@ -210,12 +210,12 @@ fn broken_session_context(context: &Value) -> Option<&'static str> {
         .keys()
         .any(|name| name != "device_id" && name != "custom_consumer")
     {
-        return Some("device_info has device_id or custom_consumer");
+        return Some("device_info must have device_id or custom_consumer");
     }
     device_info
         .values()
         .any(|value| !value.is_string())
-        .then_some("device_info has strings")
+        .then_some("the values of device_info must be strings")
 }
 
 fn check_audience(
@@ -240,7 +240,7 @@ fn check_audience(
         && findings.tolerates(
             Tolerance::AudienceWithPort,
             "jwt/claims/aud",
-            "the API host, with no other port than the one called",
+            "the API host, without a port or with the one called",
         )
     {
         return Ok(());

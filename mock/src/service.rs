@@ -1,4 +1,4 @@
-//! The mock as a `tower::Service`: the one way in, for the socket and for tests in process.
+//! The mock as a `tower::Service`: the entry point for the socket and for in-process tests.
 
 use crate::core::{Core, Incoming};
 use crate::host::{Authority, Called};
@@ -14,9 +14,9 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-/// The mock, called in process. Clones are the same mock.
+/// The mock as an in-process service. Clones share one mock.
 ///
-/// It takes requests with any body, and answers with a body that is there at once ([`MockBody`]).
+/// It accepts requests with any body type. The body of a response is immediately available ([`MockBody`]).
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -35,7 +35,7 @@ use std::time::Duration;
 #[derive(Clone)]
 pub struct MockService {
     core: Arc<Core>,
-    /// How long a body may take to come; in process there is no wire that could be slow.
+    /// The timeout of a request's body; not needed in process.
     body_timeout: Option<Duration>,
 }
 
@@ -60,7 +60,7 @@ impl fmt::Debug for MockService {
     }
 }
 
-/// What stands for a broken connection in process: a fault did it, or the request's body failed.
+/// The in-process equivalent of a broken connection, caused by a fault or by the request's body.
 #[derive(Debug, thiserror::Error)]
 #[error("{kind}")]
 pub struct ServiceError {
@@ -71,9 +71,9 @@ pub struct ServiceError {
 enum Kind {
     #[error("connection reset by the mock")]
     ConnectionReset,
-    #[error("the answer ended early: the mock cut it off")]
+    #[error("the response was truncated by the mock")]
     CutOff,
-    #[error("the request's body could not be read")]
+    #[error("the request body could not be read")]
     Body,
 }
 
@@ -84,20 +84,20 @@ impl ServiceError {
         }
     }
 
-    /// Whether an answer was cut off in the middle, by its [`Framing`](crate::Framing).
+    /// Whether the response was truncated by its [`Framing`](crate::Framing).
     #[must_use]
     pub fn is_cut_off(&self) -> bool {
         matches!(self.kind, Kind::CutOff)
     }
 
-    /// Whether [`Fault::ConnectionReset`](crate::Fault::ConnectionReset) did it.
+    /// Whether it was caused by [`Fault::ConnectionReset`](crate::Fault::ConnectionReset).
     #[must_use]
     pub fn is_connection_reset(&self) -> bool {
         matches!(self.kind, Kind::ConnectionReset)
     }
 }
 
-/// The body of an answer: all of it at once, and then its end, which is an error where a fault cut the answer off.
+/// The body of a response: one frame, followed by an error if a fault truncated it.
 #[derive(Debug)]
 pub struct MockBody {
     bytes: Bytes,
@@ -107,7 +107,7 @@ pub struct MockBody {
 #[derive(Debug)]
 enum BodyEnd {
     Whole,
-    /// Whoever sends the bytes gets a turn to send them before it hears of the error.
+    /// Yields once, so that the bytes are sent before the error is reported.
     CutOff {
         had_a_turn: bool,
     },

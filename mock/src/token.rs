@@ -1,4 +1,4 @@
-//! The token endpoints: four grants, one answer.
+//! The token endpoints: four grants with one form of response.
 
 use crate::answer::{Answer, ErrorWord, Refusal};
 use crate::app::ClientType;
@@ -18,7 +18,7 @@ const REFRESH_TOKEN: &str = "refresh_token";
 const DEVICE_CODE: &str = "urn:ietf:params:oauth:grant-type:device_code";
 const JWT_BEARER: &str = "urn:ietf:params:oauth:grant-type:jwt-bearer";
 
-/// How long a token of a JWT lives unless `duration_seconds` says otherwise.
+/// The default lifetime of a token obtained by a JWT; `duration_seconds` overrides it.
 const DEFAULT_JWT_TOKEN_SECONDS: u64 = 900;
 
 pub(crate) fn answer(exchange: &mut Exchange<'_>) -> Answer {
@@ -41,7 +41,7 @@ fn issue(exchange: &mut Exchange<'_>) -> Result<Answer, Refusal> {
     }
 }
 
-/// A field that the contract has checked to be a string where it is required.
+/// A field that the contract guarantees to be a string where it is required.
 fn text<'b>(body: &'b Value, name: &str) -> &'b str {
     body.get(name).and_then(Value::as_str).unwrap_or_default()
 }
@@ -74,17 +74,17 @@ fn redeem_code(exchange: &mut Exchange<'_>, body: &Value) -> Result<Answer, Refu
     }
     let matches = |code: &AuthorizationCode| {
         if code.client_id != client.app.client_id {
-            return Err("the code was given to another app");
+            return Err("the code was issued to another app");
         }
         if code.redirect_uri != text(body, "redirect_uri") {
-            return Err("the redirect URI is not the one of the authorize page");
+            return Err("the redirect URI differs from that of the authorization request");
         }
         match (&code.challenge, code_verifier) {
             (None, None) => Ok(()),
             (Some(challenge), Some(code_verifier)) if challenge.is_met_by(code_verifier) => Ok(()),
             (Some(_), Some(_)) => Err("the code verifier does not match the challenge"),
             (Some(_), None) => Err("the code verifier is missing"),
-            (None, Some(_)) => Err("the authorize page was opened without a challenge"),
+            (None, Some(_)) => Err("the authorization request had no challenge"),
         }
     };
     let code = exchange
@@ -102,7 +102,7 @@ fn redeem_code(exchange: &mut Exchange<'_>, body: &Value) -> Result<Answer, Refu
     issue_pair(exchange, sign_in)
 }
 
-/// RFC 6749 section 6; the refresh token that was sent is dead from then on.
+/// RFC 6749 section 6. The refresh token is rotated.
 fn refresh(exchange: &mut Exchange<'_>, body: &Value) -> Result<Answer, Refusal> {
     let client = client_of_type(
         exchange,
@@ -122,7 +122,7 @@ fn refresh(exchange: &mut Exchange<'_>, body: &Value) -> Result<Answer, Refusal>
         exchange.now,
     );
     let sign_in = redeemed.map_err(|why| match why {
-        NotRedeemed::Dead(why) => Refusal::invalid_grant(why),
+        NotRedeemed::Invalid(why) => Refusal::invalid_grant(why),
         NotRedeemed::LoginEnded => Refusal::new(ErrorWord::AccessDeny, "login session invalid"),
     })?;
     issue_pair(exchange, sign_in)
@@ -145,7 +145,9 @@ fn poll(exchange: &mut Exchange<'_>, body: &Value) -> Result<Answer, Refusal> {
         Poll::Expired => return Err(Refusal::of(ErrorWord::ExpiredToken)),
         Poll::Unknown => return Err(Refusal::invalid_grant("the device code is unknown")),
         Poll::AlreadyRedeemed => {
-            return Err(Refusal::invalid_grant("the device code was used before"));
+            return Err(Refusal::invalid_grant(
+                "the device code was already redeemed",
+            ));
         }
         Poll::Approved(device) => device,
     };
@@ -187,7 +189,7 @@ fn issue_pair(exchange: &Exchange<'_>, sign_in: u64) -> Result<Answer, Refusal> 
     Ok(Answer::json(StatusCode::OK, &body))
 }
 
-/// A service signs in as its app. The JWT travels as the bearer token, and works once.
+/// A service authenticates as its app. The JWT is sent as the bearer token, and is single-use.
 fn exchange_jwt(exchange: &mut Exchange<'_>, body: &Value) -> Result<Answer, Refusal> {
     let Credential::Bearer(_) = credential(&exchange.incoming.headers) else {
         exchange
@@ -236,12 +238,12 @@ fn exchange_jwt(exchange: &mut Exchange<'_>, body: &Value) -> Result<Answer, Ref
     );
     if !is_new {
         return Err(Refusal::invalid_client(
-            "jwt: a JWT with this jti was used before",
+            "jwt: a JWT with this jti was already redeemed",
         ));
     }
     client.check_active()?;
     if app.channel_unbound {
-        // Coze documents this message and no word for it.
+        // Coze documents this message without an error code.
         return Err(Refusal::new(
             ErrorWord::InvalidRequest,
             "connector app should bind connector id",
@@ -286,7 +288,7 @@ fn exchange_jwt(exchange: &mut Exchange<'_>, body: &Value) -> Result<Answer, Ref
     ))
 }
 
-/// An id of the path, if the app may use it: an app without a list may use any.
+/// The id in the path, if the app may use it. An app without a list may use any.
 pub(crate) fn allowed(
     id: Option<&str>,
     list: &[String],

@@ -1,12 +1,12 @@
-//! Tickets: the one-time tokens in the forms of the consent and verification pages, so that a decision can come from no
-//! other page.
+//! Tickets: the single-use tokens in the forms of the consent and verification pages, which protect the decision against
+//! cross-site request forgery.
 
 use crate::limits;
 use crate::secret::{Digest, digest_of};
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
-/// What a form decides about.
+/// The subject of a form.
 #[derive(Clone, Debug)]
 pub(crate) enum Ticket {
     Authorize(Box<crate::authorize::AuthorizeRequest>),
@@ -14,7 +14,7 @@ pub(crate) enum Ticket {
 }
 
 impl Ticket {
-    /// What a client can make it keep.
+    /// The bytes that the client controls.
     fn bytes(&self) -> usize {
         match self {
             Self::Authorize(request) => request.bytes(),
@@ -23,7 +23,7 @@ impl Ticket {
     }
 }
 
-/// The forms that were shown and not sent yet: the latest ones.
+/// The latest forms that were shown and not submitted.
 #[derive(Default)]
 pub(crate) struct Tickets {
     open: HashMap<Digest, (Ticket, Duration)>,
@@ -50,13 +50,13 @@ impl Tickets {
             .insert(digest, (ticket, now.saturating_add(LIFETIME)));
     }
 
-    /// A ticket that was not taken yet.
+    /// A ticket that is still valid.
     pub(crate) fn look(&self, secret: &str, now: Duration) -> Option<&Ticket> {
         let (ticket, expires_at) = self.open.get(&digest_of(secret))?;
         (now < *expires_at).then_some(ticket)
     }
 
-    /// Takes a ticket out: it works once.
+    /// Takes a ticket, which is single-use.
     pub(crate) fn take(&mut self, secret: &str, now: Duration) -> Option<Ticket> {
         let (ticket, expires_at) = self.open.remove(&digest_of(secret))?;
         (now < expires_at).then_some(ticket)
@@ -68,7 +68,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn forms_are_kept_by_their_number_and_by_their_bytes() {
+    fn forms_are_bounded_in_number_and_bytes() {
         let insert = |tickets: &mut Tickets, number: usize, user_code: &str| {
             let user_code = user_code.to_owned();
             let ticket = Ticket::Device { user_code };

@@ -1,4 +1,4 @@
-//! Scripted answers: what is sent is what the script says, and the mock goes on with what it sent.
+//! Edited and scripted responses: the client receives what the test defined, and the mock accepts the tokens that it sent.
 
 use crate::client::*;
 use coze_mock::{
@@ -13,7 +13,7 @@ async fn refreshed(client: &Client, refresh_token: &str) -> Reply {
     client.post(TOKEN, defaults::WEB_CLIENT_SECRET, &body).await
 }
 
-/// The answer of a refresh struck by this fault, and the client that asked.
+/// The response of a refresh with this fault, and the client that sent it.
 async fn struck(fault: impl Into<Fault>) -> (Client, Reply) {
     let client = Client::new();
     let first = client.web_tokens().await;
@@ -33,7 +33,7 @@ async fn struck(fault: impl Into<Fault>) -> (Client, Reply) {
 }
 
 #[tokio::test]
-async fn a_member_is_set_removed_or_said_in_another_form() {
+async fn a_member_is_set_removed_or_written_in_another_form() {
     let text = |form| Edit::Expiry {
         form,
         text: true,
@@ -88,7 +88,7 @@ async fn a_member_is_set_removed_or_said_in_another_form() {
 }
 
 #[tokio::test]
-async fn a_member_stands_there_twice() {
+async fn a_member_can_be_duplicated() {
     for (true_one, starts) in [
         (
             Place::Last,
@@ -106,7 +106,7 @@ async fn a_member_stands_there_twice() {
         for name in ["\"access_token\":", "\"expires_in\":"] {
             assert_eq!(body.matches(name).count(), 2, "{body}");
         }
-        // The reader of the tests takes the last.
+        // The JSON parser of the tests uses the last one.
         assert_eq!(
             reply.text("access_token") == "false",
             true_one == Place::First
@@ -116,7 +116,7 @@ async fn a_member_stands_there_twice() {
 }
 
 #[tokio::test]
-async fn the_mock_knows_what_it_sent() {
+async fn the_mock_accepts_the_edited_tokens() {
     let odd = "white space\t\r\n\u{0}\u{7f} and \"quotes\" \u{1f511}";
     let edits = [
         Edit::set("/refresh_token", odd),
@@ -151,7 +151,7 @@ async fn the_mock_knows_what_it_sent() {
 }
 
 #[tokio::test]
-async fn a_repeated_token_is_known_by_its_true_value() {
+async fn a_duplicated_token_is_accepted_by_its_real_value() {
     let twice = Edit::repeat("/refresh_token", "false", Place::Last);
     let (client, reply) = struck(EditedAnswer::new([twice])).await;
     let next = refreshed(&client, reply.text("refresh_token")).await;
@@ -159,7 +159,7 @@ async fn a_repeated_token_is_known_by_its_true_value() {
 }
 
 #[tokio::test]
-async fn headers_are_set_and_left_out() {
+async fn headers_are_set_and_removed() {
     let edited = EditedAnswer::new([])
         .header("Age", "30")
         .header("content-type", "text/plain")
@@ -172,7 +172,7 @@ async fn headers_are_set_and_left_out() {
 }
 
 #[tokio::test]
-async fn bytes_stand_around_the_answer_or_are_missing() {
+async fn bytes_are_added_to_or_removed_from_the_response() {
     let whole = |body: &str| serde_json::from_str::<Value>(body).is_ok();
     for (framing, cut_off, fits) in [
         (
@@ -195,10 +195,7 @@ async fn bytes_stand_around_the_answer_or_are_missing() {
             Framing::new().cut_behind("refresh_token").missing(5),
             true,
             Box::new(|body| {
-                let refresh_token = body
-                    .split_once("\"refresh_token\":")
-                    .expect("it is there")
-                    .1;
+                let refresh_token = body.split_once("\"refresh_token\":").expect("the header").1;
                 serde_json::from_str::<String>(refresh_token).is_ok()
             }),
         ),
@@ -213,7 +210,7 @@ async fn bytes_stand_around_the_answer_or_are_missing() {
 }
 
 #[tokio::test]
-async fn another_answer_in_its_stead() {
+async fn a_scripted_response_replaces_the_real_one() {
     let client = Client::new();
     let page = "<html>Please sign in</html>";
     for scripted in [
@@ -254,7 +251,7 @@ async fn another_answer_in_its_stead() {
 }
 
 #[tokio::test]
-async fn api_calls_are_answered_by_script_too() {
+async fn api_calls_can_be_scripted_too() {
     let client = Client::new();
     let refused = json!({"code": 4101, "msg": "The token you entered is incorrect."});
     let faults = client.mock.faults();

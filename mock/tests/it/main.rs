@@ -1,9 +1,9 @@
-//! What clients see of the mock: one module per story.
+//! The mock as clients see it, one module per subject.
 
 #![allow(
     clippy::expect_used,
     clippy::panic,
-    reason = "the client of the tests fails as tests do"
+    reason = "helpers of tests fail like tests"
 )]
 
 mod answers;

@@ -1,4 +1,4 @@
-//! Connections that are slow, idle, many, or gone. Limits are short here, and waiting for their end is long.
+//! Slow, idle, excess and aborted connections. Timeouts are short here, and the tests wait long for them.
 
 use coze_mock::{Builder, Endpoint, Fault, MockCoze, Times, When, defaults};
 use std::time::Duration;
@@ -26,11 +26,11 @@ fn users_me(more: &str) -> String {
     )
 }
 
-/// All that comes until the mock closes the connection.
+/// Reads until the mock closes the connection.
 async fn rest(stream: &mut TcpStream) -> String {
     let mut bytes = Vec::new();
     let read = timeout(PATIENT, stream.read_to_end(&mut bytes)).await;
-    // A reset is an end too.
+    // A reset also ends the connection.
     let _ = read.expect("the mock closes the connection");
     String::from_utf8(bytes).expect("text")
 }
@@ -43,7 +43,7 @@ async fn is_served(mock: &MockCoze) -> bool {
 }
 
 #[tokio::test]
-async fn a_head_that_does_not_come_to_its_end_is_not_waited_for() {
+async fn an_incomplete_head_times_out() {
     let mock = start(MockCoze::builder().head_timeout(SHORT)).await;
     for sent in [
         "",
@@ -54,7 +54,7 @@ async fn a_head_that_does_not_come_to_its_end_is_not_waited_for() {
         stream.write_all(sent.as_bytes()).await.expect("sent");
         rest(&mut stream).await;
     }
-    // A byte now and then does not buy time.
+    // Sending single bytes does not extend the timeout.
     let mut stream = connect(&mock).await;
     stream.write_all(b"GET /").await.expect("sent");
     let ended = timeout(PATIENT, async {
@@ -67,7 +67,7 @@ async fn a_head_that_does_not_come_to_its_end_is_not_waited_for() {
 }
 
 #[tokio::test]
-async fn an_idle_connection_is_closed_after_its_answer() {
+async fn an_idle_connection_is_closed_after_its_response() {
     let mock = start(MockCoze::builder().head_timeout(SHORT)).await;
     let mut stream = connect(&mock).await;
     stream
@@ -78,7 +78,7 @@ async fn an_idle_connection_is_closed_after_its_answer() {
 }
 
 #[tokio::test]
-async fn a_body_that_does_not_come_to_its_end_is_not_waited_for() {
+async fn an_incomplete_body_times_out() {
     let mock = start(MockCoze::builder().body_timeout(SHORT).head_timeout(DAY)).await;
     for length in ["content-length: 1000", "transfer-encoding: chunked"] {
         let (mut reader, mut writer) = connect(&mock).await.into_split();
@@ -109,7 +109,7 @@ async fn a_body_that_does_not_come_to_its_end_is_not_waited_for() {
 }
 
 #[tokio::test]
-async fn a_client_that_reads_no_answer_is_not_waited_for() {
+async fn a_client_that_does_not_read_the_response_times_out() {
     let builder = MockCoze::builder().body_timeout(SHORT).head_timeout(DAY);
     let mock = start(builder.max_connections(1)).await;
     mock.faults()
@@ -121,7 +121,7 @@ async fn a_client_that_reads_no_answer_is_not_waited_for() {
             break;
         }
     }
-    // More than any buffer holds is on its way now, and there is room for one connection only.
+    // The response exceeds every buffer, and the limit is one connection.
     let mut next = connect(&mock).await;
     mock.faults().clear();
     let request = users_me("connection: close\r\n");
@@ -145,7 +145,7 @@ async fn connections_beyond_the_limit_wait() {
 }
 
 #[tokio::test]
-async fn a_client_that_gives_up_makes_room() {
+async fn an_aborted_connection_frees_its_slot() {
     let mock = start(MockCoze::builder().max_connections(1).head_timeout(DAY)).await;
     let when = When::BeforeProcessing;
     for fault in [Fault::Timeout { when }, Fault::latency(DAY)] {
