@@ -1,5 +1,5 @@
-//! The cached provider with a real client below it and a mock that knows the truth: the unit tests beside it have
-//! a script in the place of both, and can't say whether a token is still good, or a sign-in lost.
+//! The cached provider with a real client and the mock, which knows the state of every token. The unit tests of the provider use
+//! a script instead, and cannot tell whether a token is still valid or a sign-in is lost.
 
 use std::{
     io::Write,
@@ -16,13 +16,13 @@ use coze_mock::{
 };
 use tokio::time::Instant;
 
-use crate::support::{Cut, START, Stage, edit_json, millis, pass, secs, status};
+use crate::support::{Interruption, START, Stage, edit_json, millis, pass, secs, status};
 
 fn jwt(stage: &Stage) -> CachedProvider {
     CachedProvider::jwt(stage.jwt()).build()
 }
 
-/// Reads the cached token every second until there is none; each one read must be alive.
+/// Reads the cached token every second until there is none. Each one must be valid.
 async fn read_to_the_end(stage: &Stage, provider: &CachedProvider) -> u64 {
     let began = Instant::now();
     while let Some(token) = provider.cached() {
@@ -64,7 +64,7 @@ fn sign_in(stage: &Stage, first: &Token) -> SignIn {
 // Retries
 
 #[tokio::test(start_paused = true)]
-async fn each_attempt_carries_a_jwt_of_its_own() {
+async fn each_attempt_sends_a_new_jwt() {
     let stage = Stage::new();
     for fault in [
         Fault::internal_error(),
@@ -117,19 +117,19 @@ async fn attempts_are_bounded_in_number() {
 #[tokio::test(start_paused = true)]
 async fn attempts_are_bounded_in_time() {
     let stage = Stage::new();
-    stage.line.cut(Cut::Silent);
+    stage.line.cut(Interruption::Silent);
     let provider = CachedProvider::jwt(stage.jwt()).deadline(secs(45)).build();
     let began = Instant::now();
     let error = provider.token().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Timeout);
     assert_eq!(began.elapsed(), secs(45));
-    assert_eq!(stage.line.attempts(), 2, "the first ended after 30 s");
+    assert_eq!(stage.line.attempts(), 2, "the first timed out after 30 s");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_time_out_by_the_deadline_alone_still_tells_the_flow() {
+async fn a_timeout_by_the_deadline_names_the_flow() {
     let stage = Stage::new();
-    stage.line.cut(Cut::Silent);
+    stage.line.cut(Interruption::Silent);
     let provider = CachedProvider::jwt(stage.jwt()).deadline(secs(5)).build();
     let error = provider.token().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Timeout);
@@ -154,7 +154,7 @@ async fn retry_after_is_waited_for() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_retry_after_beyond_the_deadline_is_an_error_at_once() {
+async fn a_retry_after_beyond_the_deadline_is_an_immediate_error() {
     let stage = Stage::new();
     let faults = stage.mock.faults();
     faults.add(Fault::too_many_requests(50), At::Token, Times::ONCE);
@@ -166,14 +166,22 @@ async fn a_retry_after_beyond_the_deadline_is_an_error_at_once() {
 
     pass(secs(49)).await;
     let error = provider.token().await.unwrap_err();
-    assert_eq!(error.retry_after(), Some(secs(1)), "the rest of the pause");
-    assert_eq!(stage.token_requests().len(), 1, "the server is left alone");
+    assert_eq!(
+        error.retry_after(),
+        Some(secs(1)),
+        "the rest of the backoff"
+    );
+    assert_eq!(
+        stage.token_requests().len(),
+        1,
+        "no further request is sent"
+    );
     pass(secs(1)).await;
     provider.token().await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_absurd_retry_after_is_a_refusal_like_any_other() {
+async fn an_excessive_retry_after_is_capped() {
     let stage = Stage::new();
     let faults = stage.mock.faults();
     faults.add(Fault::too_many_requests(u64::MAX), At::Token, Times::ONCE);
@@ -183,7 +191,7 @@ async fn an_absurd_retry_after_is_a_refusal_like_any_other() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_deadline_without_end_is_one() {
+async fn an_unlimited_deadline_is_supported() {
     let stage = Stage::new();
     let provider = CachedProvider::jwt(stage.jwt())
         .deadline(Duration::MAX)
@@ -193,7 +201,7 @@ async fn a_deadline_without_end_is_one() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_waiting_does_not_mend_is_not_tried_again() {
+async fn non_retryable_errors_are_not_retried() {
     let wrong_key = |stage: &Stage| {
         let key = coze_auth::PrivateKey::from_pem(defaults::jwt_private_key_pem().unwrap());
         coze_auth::JwtFlow::builder(stage.client())
@@ -216,14 +224,14 @@ async fn what_waiting_does_not_mend_is_not_tried_again() {
     let error = provider.token().await.unwrap_err();
     assert_eq!(error.code(), Some(&ErrorCode::AccessDeny));
     assert_eq!(stage.token_requests().len(), 1);
-    // The owner activates it again: after the pause all is well, without a restart.
+    // The owner activates the app again: after the backoff calls succeed, without a restart.
     stage.mock.set_app_active(app, true).unwrap();
     pass(secs(1)).await;
     provider.token().await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]
-async fn after_a_failure_every_caller_learns_when_the_next_try_is() {
+async fn after_a_failure_every_caller_learns_the_time_of_the_next_attempt() {
     let stage = Stage::new();
     let faults = stage.mock.faults();
     faults.add(Fault::status(503), At::Token, Times::Next(5));
@@ -234,14 +242,14 @@ async fn after_a_failure_every_caller_learns_when_the_next_try_is() {
     assert_eq!(
         during.retry_after(),
         Some(millis(500)),
-        "those who waited for the failure are told too"
+        "callers that waited for the failed request learn it too"
     );
 }
 
 // Time
 
 #[tokio::test(start_paused = true)]
-async fn a_clock_an_hour_off_costs_a_second_jwt_and_serves_no_expired_token() {
+async fn a_clock_skew_of_an_hour_costs_a_second_jwt_and_serves_no_expired_token() {
     for offset in [3600, -3600] {
         let stage = Stage::new();
         stage.clock.set_wall_offset_secs(offset);
@@ -257,10 +265,10 @@ async fn a_clock_an_hour_off_costs_a_second_jwt_and_serves_no_expired_token() {
         let issued_at = stage.jwt_claims("iat").pop().unwrap().as_u64().unwrap();
         assert!(
             issued_at.abs_diff(START - 30) <= 1,
-            "signed by the server's clock"
+            "signed with the server's time"
         );
 
-        stage.line.cut(Cut::Refused);
+        stage.line.cut(Interruption::Refused);
         let served = read_to_the_end(&stage, &provider).await;
         assert!((890..900).contains(&served), "{offset}: {served}");
         stage.mock.assert_clean();
@@ -268,7 +276,7 @@ async fn a_clock_an_hour_off_costs_a_second_jwt_and_serves_no_expired_token() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_a_refused_jwt_taught_about_the_clock_is_remembered_until_it_is_wrong() {
+async fn a_clock_correction_is_remembered_until_it_is_wrong() {
     let stage = Stage::new();
     stage.clock.set_wall_offset_secs(-3600);
     let jwt = stage.jwt();
@@ -279,11 +287,11 @@ async fn what_a_refused_jwt_taught_about_the_clock_is_remembered_until_it_is_wro
         stage.granted(&jwt.token().await.unwrap());
         requests.push(stage.token_requests().len() - before);
     }
-    assert_eq!(requests, [2, 1, 2, 1], "the clock was set right in between");
+    assert_eq!(requests, [2, 1, 2, 1], "the clock was corrected in between");
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_servers_clock_is_good_enough_for_a_server_that_allows_none_off() {
+async fn the_corrected_clock_satisfies_a_server_without_leeway() {
     for offset in [3600, -3600] {
         let stage = Stage::of(MockCoze::builder().jwt_leeway(Duration::ZERO));
         stage.clock.set_wall_offset_secs(offset);
@@ -293,7 +301,7 @@ async fn the_servers_clock_is_good_enough_for_a_server_that_allows_none_off() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_clock_that_is_off_by_any_difference_costs_no_service_its_token() {
+async fn any_clock_skew_is_corrected() {
     for (ahead, requests) in [
         (0, 1),
         (1, 1),
@@ -316,7 +324,7 @@ async fn a_clock_that_is_off_by_any_difference_costs_no_service_its_token() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn no_jwt_is_signed_for_a_time_that_whoever_answers_has_chosen() {
+async fn a_server_cannot_choose_the_time_of_a_jwt() {
     for ahead in [2 * 24 * 3600, -2 * 24 * 3600] {
         let stage = Stage::of(MockCoze::builder().jwt_leeway(Duration::ZERO));
         stage.clock.set_wall_offset_secs(ahead);
@@ -327,7 +335,7 @@ async fn no_jwt_is_signed_for_a_time_that_whoever_answers_has_chosen() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_jwt_that_is_refused_for_another_reason_is_signed_again_once_at_most() {
+async fn a_jwt_refused_for_another_reason_is_signed_again_at_most_once() {
     let stage = Stage::new();
     stage.clock.set_wall_offset_secs(3600);
     let error = stage.jwt_of_another_app().token().await.unwrap_err();
@@ -336,7 +344,7 @@ async fn a_jwt_that_is_refused_for_another_reason_is_signed_again_once_at_most()
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_refreshing_provider_with_a_clock_an_hour_off_serves_no_expired_token() {
+async fn a_refreshing_provider_with_clock_skew_serves_no_expired_token() {
     for offset in [3600, -3600] {
         let stage = Stage::new();
         stage.clock.set_wall_offset_secs(offset);
@@ -354,11 +362,11 @@ async fn a_refreshing_provider_with_a_clock_an_hour_off_serves_no_expired_token(
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_system_that_slept_gets_another_token() {
+async fn after_suspend_an_expired_token_is_replaced() {
     let stage = Stage::new();
     let provider = jwt(&stage);
     let before = provider.token().await.unwrap();
-    // The monotonic clock stands still meanwhile.
+    // The monotonic clock does not advance during suspend.
     stage.mock.clock().advance(secs(3600));
     stage.clock.set_wall_offset_secs(3600);
     assert!(!stage.takes(&before));
@@ -369,7 +377,7 @@ async fn a_system_that_slept_gets_another_token() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_system_that_slept_into_the_window_refreshes_ahead() {
+async fn after_suspend_into_the_refresh_window_it_refreshes() {
     let stage = Stage::new();
     let provider = jwt(&stage);
     provider.token().await.unwrap();
@@ -381,32 +389,32 @@ async fn a_system_that_slept_into_the_window_refreshes_ahead() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_clock_that_is_set_right_again_lengthens_no_life() {
+async fn a_corrected_clock_does_not_extend_a_lifetime() {
     let stage = Stage::new();
     stage.clock.set_wall_offset_secs(3600);
     let provider = jwt(&stage);
     provider.token().await.unwrap();
     stage.clock.set_wall_offset_secs(0);
-    stage.line.cut(Cut::Refused);
+    stage.line.cut(Interruption::Refused);
     let served = read_to_the_end(&stage, &provider).await;
     assert!((890..900).contains(&served), "{served}");
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_a_date_a_right_clock_will_do() {
+async fn without_a_date_a_correct_clock_suffices() {
     let stage = Stage::new();
     stage.line.rewrites(|response| {
         response.headers_mut().remove("date");
     });
     let provider = jwt(&stage);
     provider.token().await.unwrap();
-    stage.line.cut(Cut::Refused);
+    stage.line.cut(Interruption::Refused);
     let served = read_to_the_end(&stage, &provider).await;
     assert!((890..900).contains(&served), "{served}");
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_a_date_a_wrong_clock_is_not_guessed_at() {
+async fn without_a_date_clock_skew_is_not_corrected() {
     let stage = Stage::new();
     stage.line.rewrites(|response| {
         response.headers_mut().remove("date");
@@ -436,7 +444,7 @@ async fn a_duration_instead_of_an_expiry_needs_no_clock() {
             let old = provider.token().await.unwrap();
             provider.invalidate(&old);
             provider.token().await.unwrap();
-            stage.line.cut(Cut::Refused);
+            stage.line.cut(Interruption::Refused);
             let served = read_to_the_end(&stage, &provider).await;
             assert!(
                 (890..900).contains(&served),
@@ -449,11 +457,11 @@ async fn a_duration_instead_of_an_expiry_needs_no_clock() {
 // The refresh token
 
 #[tokio::test(start_paused = true)]
-async fn a_sign_in_lives_on_over_many_generations_in_an_unbroken_chain() {
+async fn a_sign_in_is_refreshed_over_many_generations() {
     let stage = Stage::of(MockCoze::builder().reuse_revokes_family(true));
     for (flow, first, builder) in user_flows(&stage).await {
         let provider = builder.build();
-        // Five hours of a token a minute or so, with a fault now and then.
+        // Five hours with a token about every minute and occasional faults.
         for minute in 0..300 {
             if minute % 7 == 0 {
                 let faults = stage.mock.faults();
@@ -480,10 +488,10 @@ async fn a_sign_in_lives_on_over_many_generations_in_an_unbroken_chain() {
         assert_eq!(
             live.access_token,
             coze_mock::fingerprint(served.expose()),
-            "{flow}: the token in hand is that of the last generation"
+            "{flow}: the current token is that of the last generation"
         );
     }
-    assert_eq!(stage.mock.ledger().len(), 3, "nobody signed in again");
+    assert_eq!(stage.mock.ledger().len(), 3, "no user signed in again");
     stage.mock.assert_clean();
 }
 
@@ -522,16 +530,16 @@ async fn every_attempt_of_a_refresh_sends_the_same_refresh_token() {
     stage.mock.assert_clean();
 }
 
-/// Whoever reads this must know what to do.
+/// The message must tell the reader what to do.
 #[track_caller]
-fn assert_asks_for_a_sign_in(error: &Error) {
+fn assert_requires_sign_in(error: &Error) {
     assert!(error.needs_sign_in(), "{error}");
     assert_eq!(error.code(), Some(&ErrorCode::InvalidGrant), "{error}");
     assert!(error.to_string().contains("sign in again"), "{error}");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_dead_refresh_token_asks_for_a_sign_in_and_is_not_sent_again() {
+async fn an_invalid_refresh_token_requires_sign_in_and_is_not_sent_again() {
     let stage = Stage::new();
     for (flow, first, builder) in user_flows(&stage).await {
         let provider = builder.build();
@@ -539,21 +547,21 @@ async fn a_dead_refresh_token_asks_for_a_sign_in_and_is_not_sent_again() {
         let refresh_token = first.refresh_token().unwrap().expose();
         assert!(stage.mock.revoke_sign_in(refresh_token));
         let before = stage.line.attempts();
-        // The API refuses the token, and says so.
+        // The API refuses the token, and the caller reports it.
         provider.invalidate(&old);
         let error = provider.token().await.unwrap_err();
-        assert_asks_for_a_sign_in(&error);
+        assert_requires_sign_in(&error);
         assert!(error.log_id().is_some(), "{flow}");
         for _ in 0..100 {
             pass(secs(61)).await;
-            assert_asks_for_a_sign_in(&provider.token().await.unwrap_err());
+            assert_requires_sign_in(&provider.token().await.unwrap_err());
         }
         assert_eq!(stage.line.attempts() - before, 1, "{flow}");
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_refresh_whose_answer_is_lost_serves_the_old_token_and_then_asks_for_a_sign_in() {
+async fn a_refresh_with_a_lost_response_serves_the_old_token_and_then_requires_sign_in() {
     let stage = Stage::new();
     let first = stage.pkce_sign_in().await;
     let provider = CachedProvider::pkce_in_memory(stage.pkce(), first.clone()).build();
@@ -571,14 +579,17 @@ async fn a_refresh_whose_answer_is_lost_serves_the_old_token_and_then_asks_for_a
         served += 1;
         pass(secs(1)).await;
     }
-    assert!(served >= 17, "{served}: to its end, not to the failure");
-    assert_asks_for_a_sign_in(&provider.token().await.unwrap_err());
+    assert!(
+        served >= 17,
+        "{served}: until its expiry, not until the failure"
+    );
+    assert_requires_sign_in(&provider.token().await.unwrap_err());
     let refreshes = stage.token_requests().len() - 1;
-    assert_eq!(refreshes, 2, "the lost one, and one that came too late");
+    assert_eq!(refreshes, 2, "the lost one and one later attempt");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_login_that_ended_says_so_and_is_not_hammered() {
+async fn an_ended_login_session_is_reported_and_backs_off() {
     let stage = Stage::new();
     let first = stage.web_sign_in().await;
     let refresh_token = first.refresh_token().unwrap().expose().to_owned();
@@ -597,7 +608,7 @@ async fn a_login_that_ended_says_so_and_is_not_hammered() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stored_sign_in_whose_access_token_has_ended_is_refreshed_at_the_first_call() {
+async fn a_stored_sign_in_with_an_expired_token_is_refreshed_on_first_use() {
     let stage = Stage::new();
     let first = stage.device_sign_in().await;
     pass(secs(29 * 24 * 3600)).await;
@@ -607,7 +618,7 @@ async fn a_stored_sign_in_whose_access_token_has_ended_is_refreshed_at_the_first
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_refresh_that_was_sent_is_waited_for_beyond_the_deadline() {
+async fn a_sent_refresh_is_awaited_beyond_the_deadline() {
     let stage = Stage::new();
     let first = stage.web_sign_in().await;
     let provider = CachedProvider::web_in_memory(stage.web(), first.clone())
@@ -642,7 +653,7 @@ async fn a_short_deadline_leaves_room_for_another_attempt_of_a_refresh() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn shutdown_waits_for_a_refresh_so_that_the_live_token_is_in_hand() {
+async fn shutdown_waits_for_a_refresh_in_flight() {
     let stage = Stage::new();
     let first = stage.web_sign_in().await;
     let provider = CachedProvider::web_in_memory(stage.web(), first.clone()).build();
@@ -663,7 +674,11 @@ async fn shutdown_waits_for_a_refresh_so_that_the_live_token_is_in_hand() {
     pass(secs(900)).await;
     let error = provider.token().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::ShutDown);
-    assert_eq!(stage.token_requests().len(), 2, "nothing begins after it");
+    assert_eq!(
+        stage.token_requests().len(),
+        2,
+        "no request starts afterwards"
+    );
 }
 
 // One request for all
@@ -683,7 +698,7 @@ async fn herd(provider: &CachedProvider) -> Vec<AccessToken> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_herd_causes_one_request_whenever_it_comes() {
+async fn concurrent_callers_cause_one_request() {
     let stage = Stage::new();
     stage.line.takes(millis(50));
     let provider = jwt(&stage);
@@ -706,23 +721,27 @@ async fn a_herd_causes_one_request_whenever_it_comes() {
     assert_eq!(stage.token_requests().len(), 3, "inside the window");
     for (herd, number) in [(&first, 1), (&second, 2), (&third, 2)] {
         let same = herd.iter().all(|token| token.expose() == herd[0].expose());
-        assert!(same, "all of herd {number} got the same token");
+        assert!(same, "all callers of group {number} got the same token");
     }
-    assert_eq!(third[0].expose(), second[0].expose(), "the old is served");
+    assert_eq!(
+        third[0].expose(),
+        second[0].expose(),
+        "the old token is served"
+    );
     let stats = provider.stats();
     assert_eq!((stats.refreshes, stats.coalesced), (3, 2 * 999));
     assert_eq!(stats.served_from_cache, 1000);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn on_many_threads_a_herd_causes_one_request_too() {
+async fn concurrent_callers_on_many_threads_cause_one_request() {
     let stage = Stage::new();
     stage.line.takes(millis(20));
     let provider = jwt(&stage);
     let first = herd(&provider).await;
     assert_eq!(stage.token_requests().len(), 1);
 
-    // All of them find that the API refuses it.
+    // All of them report that the API refused it.
     let callers: Vec<_> = first
         .into_iter()
         .map(|dead| {
@@ -742,9 +761,9 @@ async fn on_many_threads_a_herd_causes_one_request_too() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_herd_on_a_dead_server_gets_one_error_and_then_leaves_it_alone() {
+async fn concurrent_callers_of_a_failing_server_share_one_error_and_a_backoff() {
     let stage = Stage::new();
-    stage.line.cut(Cut::Refused);
+    stage.line.cut(Interruption::Refused);
     let provider = jwt(&stage);
     let callers: Vec<_> = (0..1000)
         .map(|_| {
@@ -762,7 +781,7 @@ async fn a_herd_on_a_dead_server_gets_one_error_and_then_leaves_it_alone() {
         pass(secs(1)).await;
     }
     assert_eq!(errors, 300);
-    // Pauses of 0.5, 1, 2, 4, 8, 15, 15 ... s, and requests of 5 attempts within 3 s at most.
+    // Backoffs of 0.5, 1, 2, 4, 8, 15, 15 ... s between requests of at most 5 attempts within 3 s.
     let attempts = stage.line.attempts();
     assert!(
         (100..=125).contains(&attempts),
@@ -776,7 +795,7 @@ async fn a_herd_on_a_dead_server_gets_one_error_and_then_leaves_it_alone() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn under_load_nobody_waits_after_the_first() {
+async fn under_load_only_the_first_caller_waits() {
     let stage = Stage::new();
     stage.line.takes(millis(50));
     let fault = Fault::ShortLivedTokens { seconds: 5 };
@@ -793,14 +812,14 @@ async fn under_load_nobody_waits_after_the_first() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_outage_that_ends_before_the_token_does_is_not_noticed() {
-    // Whenever in the window it ends: the pause after a failure must not outlast the token.
+async fn an_outage_shorter_than_the_token_is_not_noticed() {
+    // At any end within the window, the backoff after a failure must not outlast the token.
     for outage in (10..220).step_by(10) {
         let stage = Stage::new();
         let provider = jwt(&stage);
         provider.token().await.unwrap();
         pass(secs(670)).await;
-        stage.line.cut(Cut::Refused);
+        stage.line.cut(Interruption::Refused);
         for second in 0..300 {
             if second == outage {
                 stage.line.mend();
@@ -808,7 +827,7 @@ async fn an_outage_that_ends_before_the_token_does_is_not_noticed() {
             let token = provider.token().await;
             assert!(
                 token.is_ok(),
-                "{second} s after 670 s; the outage was over after {outage} s"
+                "{second} s after 670 s; the outage ended after {outage} s"
             );
             pass(secs(1)).await;
         }
@@ -816,7 +835,7 @@ async fn an_outage_that_ends_before_the_token_does_is_not_noticed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn in_line_the_one_who_finds_it_due_waits_and_no_task_is_left_behind() {
+async fn without_background_refresh_the_caller_waits_and_no_task_remains() {
     let stage = Stage::new();
     stage.line.takes(millis(50));
     let first = stage.pkce_sign_in().await;
@@ -848,7 +867,7 @@ async fn only_the_current_token_can_be_invalidated() {
     let second = provider.token().await.unwrap();
     assert!(stage.takes(&second));
     for _ in 0..100 {
-        // Callers who held the dead one come late.
+        // Callers with the old token report it late.
         provider.invalidate(&first);
         assert_eq!(provider.token().await.unwrap().expose(), second.expose());
     }
@@ -856,7 +875,7 @@ async fn only_the_current_token_can_be_invalidated() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn tokens_that_the_api_refuses_one_after_another_are_replaced_every_ten_seconds() {
+async fn consecutively_refused_tokens_are_replaced_every_ten_seconds() {
     let stage = Stage::new();
     let provider = jwt(&stage);
     for _ in 0..100 {
@@ -874,18 +893,22 @@ async fn a_token_that_is_invalidated_during_its_refresh_is_not_served_after_it()
     let old = provider.token().await.unwrap();
     pass(secs(880)).await;
     stage.line.takes(secs(2));
-    assert!(provider.cached().is_some(), "a refresh begins");
+    assert!(provider.cached().is_some(), "a refresh starts");
     provider.invalidate(&old);
     assert!(provider.cached().is_none());
     let new = provider.token().await.unwrap();
     assert_ne!(new.expose(), old.expose());
-    assert_eq!(stage.token_requests().len(), 2, "it joined the one begun");
+    assert_eq!(
+        stage.token_requests().len(),
+        2,
+        "it joined the refresh in flight"
+    );
 }
 
-// What shows
+// Counters, tracing and Debug
 
 #[tokio::test(start_paused = true)]
-async fn counters_tell_the_story() {
+async fn counters_match_the_requests() {
     let stage = Stage::new();
     let provider = jwt(&stage);
     assert_eq!(provider.stats().expires_in, None);
@@ -895,7 +918,7 @@ async fn counters_tell_the_story() {
         provider.cached().unwrap();
     }
     pass(secs(880)).await;
-    stage.line.cut(Cut::Refused);
+    stage.line.cut(Interruption::Refused);
     provider.cached().unwrap();
     pass(secs(4)).await;
     let stats = provider.stats();
@@ -909,14 +932,17 @@ async fn counters_tell_the_story() {
     let stats = provider.stats();
     assert_eq!((stats.refreshes, stats.failures), (3, 1));
     assert!(stats.last_error.is_none());
-    assert_eq!(stats.served_from_cache, 12, "those of the replaced one too");
+    assert_eq!(
+        stats.served_from_cache, 12,
+        "including those of the replaced token"
+    );
 }
 
 #[derive(Clone, Default)]
 pub(crate) struct Traced(Arc<Mutex<Vec<u8>>>);
 
 impl Traced {
-    /// Everything that is traced on this thread, until the guard goes.
+    /// Everything that is traced on this thread until the guard is dropped.
     pub(crate) fn from_now_on() -> (Self, impl Sized) {
         let traced = Self::default();
         let writer = traced.clone();
@@ -924,8 +950,8 @@ impl Traced {
             .with_max_level(tracing::Level::TRACE)
             .with_writer(move || writer.clone())
             .finish();
-        // With one dispatcher alone, tracing asks only the thread that comes to a callsite first, which may be
-        // another test's, whether anybody listens; and remembers its no.
+        // With a single dispatcher, tracing asks only the thread that reaches a callsite first, possibly that of
+        // another test, whether there is a subscriber, and caches a negative result.
         let second = tracing::Dispatch::new(tracing_subscriber::registry());
         let watching = tracing::subscriber::set_default(subscriber);
         (traced, (second, watching))
@@ -948,7 +974,7 @@ impl Write for Traced {
 }
 
 #[tokio::test(start_paused = true)]
-async fn nothing_that_is_traced_or_debugged_shows_a_secret() {
+async fn tracing_and_debug_output_contain_no_secret() {
     let (traced, _watching) = Traced::from_now_on();
 
     let stage = Stage::new();
@@ -990,7 +1016,10 @@ async fn nothing_that_is_traced_or_debugged_shows_a_secret() {
     }
     assert!(secrets.len() > 20, "{}", secrets.len());
     for secret in &secrets {
-        assert!(!traced.contains(secret.as_str()), "a secret is traced");
-        assert!(!shown.contains(secret.as_str()), "a secret is shown");
+        assert!(!traced.contains(secret.as_str()), "a secret was traced");
+        assert!(
+            !shown.contains(secret.as_str()),
+            "a secret is in the Debug output"
+        );
     }
 }

@@ -3,7 +3,7 @@
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
-    reason = "a test may stop at the first surprise"
+    reason = "tests panic on failure"
 )]
 
 use std::path::{Path, PathBuf};
