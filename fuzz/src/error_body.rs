@@ -67,10 +67,11 @@ fn shown_code(code: Code, body: &Body) -> String {
     }
 }
 
-/// The secrets of the request, and those that the answer brings.
+/// The secrets of the request, and those that the answer brings, if it can be read.
 fn hidden(body: &Body) -> Vec<Secret> {
     let brought = ["access_token", "refresh_token", "device_code"];
     let brought = brought.iter().filter_map(|name| body.text(name));
+    let brought = brought.filter(|_| body.state != State::NoObject);
     let all = [CLIENT_SECRET, REDEEMED].into_iter().chain(brought);
     all.map(Secret::from).collect()
 }

@@ -1,6 +1,7 @@
 //! The registered OAuth apps: what a developer enters in Coze's console.
 
 use crate::error::Error;
+use crate::host::Authority;
 use crate::keys;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -303,9 +304,21 @@ fn check_redirect(redirect_uri: &str) -> Result<(), &'static str> {
     };
     let url = url::Url::parse(&concrete)
         .map_err(|_| "is not a URL (the port * is for http on loopback only)")?;
-    match url.scheme() {
-        "http" | "https" => Ok(()),
-        _ => Err("has a scheme other than http and https, which Coze does not register"),
+    if !matches!(url.scheme(), "http" | "https") {
+        return Err("has a scheme other than http and https, which Coze does not register");
+    }
+    // URL parsers also accept characters that are invalid in a `Location` header, and drop or replace them.
+    let printable = concrete.bytes().all(|byte| matches!(byte, b' '..=b'~'));
+    if !printable || concrete.trim() != concrete {
+        return Err(
+            "has characters that are invalid in a header: percent-encode them, and write the host in Punycode",
+        );
+    }
+    let host = concrete.split_once("://").map_or("", |(_, rest)| rest);
+    let end = host.find(['/', '?', '#']).unwrap_or(host.len());
+    match Authority::parse(&host[..end]) {
+        Some(_) => Ok(()),
+        None => Err("names more than a host and a port between :// and the path"),
     }
 }
 
@@ -357,7 +370,8 @@ impl fmt::Debug for AppEntry {
 impl AppsFile {
     pub(crate) fn parse(json: &str) -> Result<Self, Error> {
         // serde_json's messages name fields and positions, never the value of a string that had the expected type.
-        serde_json::from_str(json).map_err(|error| Error::AppsFile(error.to_string()))
+        serde_json::from_str(json.trim_start_matches('\u{feff}'))
+            .map_err(|error| Error::AppsFile(error.to_string()))
     }
 }
 
@@ -441,6 +455,24 @@ mod tests {
                     .redirect_uri("https://e.com/3")
                     .redirect_uri("https://e.com/4"),
                 "at most 3",
+            ),
+            (
+                App::pkce("a").redirect_uri("https://b\u{fc}cher.example/cb"),
+                "Punycode",
+            ),
+            (App::pkce("a").redirect_uri(" https://e.com/cb"), "percent"),
+            (App::pkce("a").redirect_uri("https://e.com/\ncb"), "percent"),
+            (App::pkce("a").redirect_uri("https:\\\\e.com"), "a host"),
+            (App::pkce("a").redirect_uri("https:e.com"), "a host"),
+            (App::pkce("a").redirect_uri("https://u:p@e.com/"), "a host"),
+            (App::pkce("a").redirect_uri("https://e.com:0/"), "a host"),
+            (
+                App::pkce("a").redirect_uri("https://e.com;script-src/"),
+                "a host",
+            ),
+            (
+                App::pkce("a").redirect_uri("http://127.0.0.1:*@evil.example/"),
+                "a host",
             ),
             (App::jwt("a"), "public key"),
             (App::device(""), "empty"),

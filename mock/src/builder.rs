@@ -47,6 +47,8 @@ pub(crate) struct Options {
 
 /// The name under which clients reach the mock, if it differs from the listening address.
 pub(crate) struct PublicName {
+    /// The normalised URL, valid in a header, without a trailing slash.
+    pub(crate) base: String,
     pub(crate) authority: Authority,
     pub(crate) origin: String,
 }
@@ -59,6 +61,7 @@ impl PublicName {
             return None;
         }
         Some(Self {
+            base: url.as_str().trim_end_matches('/').to_owned(),
             // With a user name it is not a plain authority.
             authority: Authority::parse(url.authority())?,
             origin: url.origin().ascii_serialization(),
@@ -109,6 +112,12 @@ impl Options {
                 problem: "is not an http or https URL without user, query and fragment".into(),
             })?;
             self.public = Some(public);
+        }
+        for host in &self.audiences {
+            Authority::parse(host).ok_or_else(|| Error::Option {
+                option: "audience",
+                problem: "is not a host, such as api.coze.cn".into(),
+            })?;
         }
         Ok(())
     }
@@ -286,7 +295,7 @@ impl Builder {
     /// The `http` or `https` URL under which clients reach the mock, if it differs from their `Host` header: it is the prefix
     /// of the `verification_uri`.
     pub fn public_url(mut self, url: impl Into<String>) -> Self {
-        self.options.public_url = Some(url.into().trim_end_matches('/').to_owned());
+        self.options.public_url = Some(url.into());
         self
     }
 

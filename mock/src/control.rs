@@ -16,6 +16,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use std::fmt::Write as _;
+use std::num::NonZeroU32;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use url::Url;
@@ -148,9 +149,12 @@ struct AddFault {
 }
 
 #[derive(Deserialize)]
-#[serde(untagged)]
+#[serde(
+    untagged,
+    expecting = "times is a whole number from 1 to 4294967295, or \"forever\""
+)]
 enum TimesField {
-    Next(u32),
+    Next(NonZeroU32),
     Word(Forever),
 }
 
@@ -362,19 +366,22 @@ fn add_fault(core: &Core, incoming: &Incoming) -> Result<Value, Failure> {
     fault
         .check()
         .map_err(|why| bad(format!("the fault {why}")))?;
-    if core.faults.pending_count() >= limits::FAULTS {
-        let most = limits::FAULTS;
+    let target = target.unwrap_or(Target::Any);
+    if !core.faults.has_room_for(&fault, &target) {
+        let (most, bytes) = (limits::FAULTS, limits::FAULT_BYTES);
         return Err(Failure(
             StatusCode::CONFLICT,
-            format!("at most {most} faults can be planned: DELETE /_mock/faults"),
+            format!(
+                "at most {most} faults, and {bytes} bytes of them, can be planned: DELETE /_mock/faults"
+            ),
         ));
     }
     let times = match times {
         None => Times::ONCE,
-        Some(TimesField::Next(count)) => Times::Next(count),
+        Some(TimesField::Next(count)) => Times::Next(count.get()),
         Some(TimesField::Word(Forever::Forever)) => Times::Forever,
     };
-    Ok(json!({"id": core.faults.add(fault, target.unwrap_or(Target::Any), times)}))
+    Ok(json!({"id": core.faults.add(fault, target, times)}))
 }
 
 fn end_sign_in(

@@ -25,6 +25,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
+const ONE_SLASH: &str = "one slash between segments";
+
 pub(crate) const LOG_ID: HeaderName = HeaderName::from_static("x-tt-logid");
 
 /// The shared state of one mock.
@@ -306,10 +308,17 @@ impl Core {
         }
     }
 
+    /// The authority of the mock, for clients that send no host.
+    pub(crate) fn own_authority(&self) -> &str {
+        let own = self.listening_at.get();
+        own.and_then(|url| url.strip_prefix("http://"))
+            .unwrap_or("localhost")
+    }
+
     /// The URL under which the client reaches the mock.
     pub(crate) fn base_url(&self, incoming: &Incoming) -> String {
-        match &self.options.public_url {
-            Some(url) => url.clone(),
+        match &self.options.public {
+            Some(public) => public.base.clone(),
             None => format!("{}://{}", incoming.scheme, incoming.authority),
         }
     }
@@ -369,8 +378,8 @@ impl Core {
         }
 
         let mut findings = Findings::new(self.options.lenient, number, endpoint);
-        let double_slash_passes = folded.is_none()
-            || findings.tolerates(Tolerance::DoubleSlash, "path", "one slash between segments");
+        let double_slash_passes =
+            folded.is_none() || findings.tolerates(Tolerance::DoubleSlash, "path", ONE_SLASH);
         let ending = match &route {
             // RFC 9112 section 3.2.
             _ if incoming.called == Called::Unclear => {
@@ -451,11 +460,23 @@ impl Core {
     }
 
     /// The response to a request whose body timed out. The connection is closed afterwards.
-    pub(crate) fn body_is_late(&self) -> Response<MockBody> {
-        let log_id = self.next_log_id(self.now());
+    pub(crate) fn body_is_late(&self, incoming: &Incoming) -> Response<MockBody> {
+        let now = self.now();
+        let log_id = self.next_log_id(now);
         let message = "the body did not arrive in time";
         let answer = Answer::api_error(StatusCode::REQUEST_TIMEOUT, 4000, message, &log_id)
             .with_header(header::CONNECTION, "close");
+        let endpoint = match route(&incoming.method, &incoming.path) {
+            Route::Mock(_) => return self.finish(answer, &log_id, 0),
+            Route::Coze(endpoint, _) | Route::WrongMethod(endpoint) => Some(endpoint),
+            Route::Unknown => None,
+        };
+        let record = RequestRecord::of(incoming, endpoint, log_id.clone(), millis(now), None, None);
+        let number = self.log.open(record);
+        let mut findings = Findings::new(self.options.lenient, number, endpoint);
+        findings.violation("body", "a complete body within the timeout");
+        let ending = Ending::Answer(answer.clone());
+        self.close(number, &ending, Vec::new(), findings);
         self.finish(answer, &log_id, 0)
     }
 
@@ -500,17 +521,23 @@ impl Core {
         incoming: &Incoming,
         approve: bool,
     ) -> Result<String, String> {
-        let Route::Coze(endpoint, path_id) = route(&Method::GET, &incoming.path) else {
-            return Err("the path is not that of an authorize endpoint".into());
+        let not_a_page = || Err("the path is not that of an authorize endpoint".into());
+        let folded = fold_slashes(&incoming.path);
+        let path = folded.as_deref().unwrap_or(&incoming.path);
+        let Route::Coze(endpoint, path_id) = route(&Method::GET, path) else {
+            return not_a_page();
         };
-        if !endpoint.is_page() {
-            return Err("the path is not that of an authorize endpoint".into());
+        if !endpoint.is_page() || (folded.is_some() && !self.options.lenient) {
+            return not_a_page();
         }
         let now = self.now();
         let log_id = self.next_log_id(now);
         let record = RequestRecord::of(incoming, Some(endpoint), log_id, millis(now), None, None);
         let number = self.log.open(record);
         let mut findings = Findings::new(self.options.lenient, number, Some(endpoint));
+        if folded.is_some() {
+            findings.tolerates(Tolerance::DoubleSlash, "path", ONE_SLASH);
+        }
         let decided = authorize::check(
             self,
             endpoint,
@@ -542,7 +569,13 @@ impl Exchange<'_> {
         let Some(fault) = fault else {
             return Ending::Answer(self.process());
         };
-        if let Some(answer) = fault::answer_instead(&fault, self.endpoint, self.now, self.log_id) {
+        if let Some(answer) = fault::answer_instead(
+            &fault,
+            self.endpoint,
+            self.core.options.error_shape,
+            self.now,
+            self.log_id,
+        ) {
             return Ending::Answer(answer);
         }
         match fault {

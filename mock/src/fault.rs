@@ -3,7 +3,7 @@
 use crate::answer::{Answer, ErrorShape, ErrorWord, HTML, error_body};
 use crate::endpoint::Endpoint;
 use crate::limits;
-use crate::script::{EditedAnswer, ScriptedAnswer};
+use crate::script::{EditedAnswer, NOT_FINAL, ScriptedAnswer, final_status, is_final};
 use bytes::{BufMut as _, Bytes, BytesMut};
 use http::{HeaderValue, StatusCode, header};
 use serde::{Deserialize, Serialize};
@@ -95,7 +95,7 @@ pub enum When {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FaultBody {
-    /// Coze's JSON: `internal_error` in shape A from the OAuth endpoints, shape C from the API.
+    /// Coze's JSON: `internal_error` in the mock's [`ErrorShape`] from the OAuth endpoints, shape C from the API.
     #[default]
     Json,
     /// A gateway's HTML page.
@@ -155,6 +155,16 @@ impl Fault {
         )
     }
 
+    /// Its approximate memory.
+    pub(crate) fn bytes(&self) -> usize {
+        match self {
+            Self::Edited(edited) => edited.bytes(),
+            Self::Scripted(scripted) => scripted.bytes(),
+            Self::Redirect { location, .. } => location.len(),
+            _ => 0,
+        }
+    }
+
     pub(crate) fn check(&self) -> Result<(), &'static str> {
         const LONGEST: u64 = limits::LONGEST_SECONDS;
         match self {
@@ -167,9 +177,7 @@ impl Fault {
             Self::SkewedDate { seconds } if seconds.unsigned_abs() > LONGEST => {
                 Err("has seconds outside -3155760000 to 3155760000 (100 years)")
             }
-            Self::Status { status, .. } if StatusCode::from_u16(*status).is_err() => {
-                Err("is not an HTTP status")
-            }
+            Self::Status { status, .. } if !is_final(*status) => Err(NOT_FINAL),
             Self::Redirect { status, .. } if !matches!(status, 301 | 302 | 303 | 307 | 308) => {
                 Err("is not a redirect: one of 301, 302, 303, 307, 308")
             }
@@ -239,6 +247,13 @@ impl Target {
         Self::GrantType("refresh_token".into())
     }
 
+    fn bytes(&self) -> usize {
+        match self {
+            Self::GrantType(grant_type) => grant_type.len(),
+            Self::Any | Self::Endpoint(_) => 0,
+        }
+    }
+
     fn covers(&self, endpoint: Endpoint, grant_type: Option<&str>) -> bool {
         match self {
             Self::Any => true,
@@ -296,7 +311,7 @@ struct Plan {
 }
 
 impl Faults {
-    /// Plans a fault and returns its id. An invalid HTTP status is sent as 500.
+    /// Plans a fault and returns its id. An invalid or informational status is sent as 500.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), coze_mock::Error> {
@@ -338,8 +353,14 @@ impl Faults {
         self.lock().faults.clone()
     }
 
-    pub(crate) fn pending_count(&self) -> usize {
-        self.lock().faults.len()
+    /// Whether one more fault is within the limits.
+    pub(crate) fn has_room_for(&self, fault: &Fault, target: &Target) -> bool {
+        let faults = &self.lock().faults;
+        let planned = faults
+            .iter()
+            .map(|one| one.fault.bytes() + one.target.bytes());
+        let bytes = planned.sum::<usize>() + fault.bytes() + target.bytes();
+        faults.len() < limits::FAULTS && bytes <= limits::FAULT_BYTES
     }
 
     /// Removes all planned faults.
@@ -366,6 +387,9 @@ impl Faults {
             planned.remaining = planned.remaining.map(|left| left - 1);
             applied.add(&planned.fault);
         }
+        if applied.unnamed > 0 {
+            applied.names.push(format!("{} more", applied.unnamed));
+        }
         plan.faults.retain(|planned| planned.remaining != Some(0));
         applied
     }
@@ -387,13 +411,19 @@ pub(crate) struct Applied {
     pub(crate) token_lifetime: Option<Duration>,
     pub(crate) outcome: Option<Fault>,
     pub(crate) names: Vec<String>,
+    /// Faults beyond the limit: counted, not named.
+    unnamed: usize,
 }
 
 impl Applied {
     fn add(&mut self, fault: &Fault) {
-        let name = fault.to_string();
-        self.names
-            .push(name.chars().take(limits::FAULT_NAME).collect());
+        if self.names.len() < limits::FAULTS_OF_A_REQUEST {
+            let name = fault.to_string();
+            self.names
+                .push(name.chars().take(limits::FAULT_NAME).collect());
+        } else {
+            self.unnamed += 1;
+        }
         match fault {
             Fault::Latency { delay } => self.latency = self.latency.saturating_add(*delay),
             Fault::SkewedDate { seconds } => {
@@ -411,6 +441,7 @@ impl Applied {
 pub(crate) fn answer_instead(
     fault: &Fault,
     endpoint: Endpoint,
+    shape: ErrorShape,
     now: Duration,
     log_id: &str,
 ) -> Option<Answer> {
@@ -420,7 +451,7 @@ pub(crate) fn answer_instead(
             body,
             retry_after,
         } => {
-            let status = StatusCode::from_u16(*status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+            let status = final_status(*status);
             let answer = match body {
                 FaultBody::Empty => Answer::empty(status),
                 FaultBody::Html => Answer::of_type(status, HTML, gateway_page(status)),
@@ -434,7 +465,6 @@ pub(crate) fn answer_instead(
                 }
                 FaultBody::Json => {
                     let word = ErrorWord::InternalError;
-                    let shape = ErrorShape::default();
                     let body = error_body(shape, word, word.default_message(), log_id);
                     Answer::json(status, &body).with_error(word.as_str())
                 }

@@ -37,11 +37,15 @@ pub(crate) const RECORDED_JWT: usize = 16 * KIB;
 pub(crate) const RECORDED_BODY: usize = 32 * KIB;
 /// The violations of one request that are listed.
 pub(crate) const VIOLATIONS_OF_A_REQUEST: usize = 100;
+/// The faults of one request that its record names.
+pub(crate) const FAULTS_OF_A_REQUEST: usize = 20;
 /// The maximum length of a fault's name.
 pub(crate) const FAULT_NAME: usize = 80;
 
 /// Planned faults, through the control endpoint.
 pub(crate) const FAULTS: usize = 1_000;
+/// The bytes of planned faults: the values, texts and headers of their responses.
+pub(crate) const FAULT_BYTES: usize = 16 * MIB;
 pub(crate) const CODES: usize = 100_000;
 pub(crate) const DEVICES: usize = 100_000;
 pub(crate) const TICKETS: usize = 10_000;

@@ -9,9 +9,10 @@ use coze_mock::{App, Builder, ErrorShape, MockCoze, RequestRecord, defaults};
 use serde_json::{Value, json};
 use std::error::Error;
 use std::fmt::{self, Write as _};
-use std::io::{self, Write as _};
+use std::fs::File;
+use std::io::{self, Read as _, Write as _};
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -115,7 +116,7 @@ impl fmt::Display for Printable<'_> {
 async fn run(arguments: Arguments) -> Result<(), Box<dyn Error>> {
     let stop = Stop::listen()?;
     let mock = configure(&arguments)?.start().await?;
-    let ready = ready_line(&mock, arguments.public_url.as_deref())?;
+    let ready = ready_line(&mock)?;
     let mut out = io::stdout();
     writeln!(out, "{ready}")?;
     out.flush()?;
@@ -141,8 +142,8 @@ fn configure(arguments: &Arguments) -> Result<Builder, Box<dyn Error>> {
             Shape::C => ErrorShape::C,
         });
     if let Some(path) = &arguments.apps {
-        let text = std::fs::read_to_string(path)
-            .map_err(|error| format!("cannot read {}: {error}", path.display()))?;
+        let text =
+            read_apps(path).map_err(|error| format!("cannot read {}: {error}", path.display()))?;
         builder = builder.apps_json(&text)?;
     }
     for host in &arguments.audience {
@@ -157,14 +158,31 @@ fn configure(arguments: &Arguments) -> Result<Builder, Box<dyn Error>> {
     Ok(builder)
 }
 
+/// The maximum size of an apps file: 1 MiB.
+const APPS_BYTES: u64 = 1024 * 1024;
+
+/// Only regular files are read: reading a pipe may block, and a device may be endless.
+fn read_apps(path: &Path) -> io::Result<String> {
+    if !std::fs::metadata(path)?.is_file() {
+        return Err(io::Error::other("it is not a regular file"));
+    }
+    let file = File::open(path)?;
+    if file.metadata()?.len() > APPS_BYTES {
+        return Err(io::Error::other("it is larger than 1 MiB"));
+    }
+    let mut text = String::new();
+    file.take(APPS_BYTES).read_to_string(&mut text)?;
+    Ok(text)
+}
+
 fn log(record: &RequestRecord) {
     // Nothing can be reported if standard error is closed.
     let _ = writeln!(io::stderr().lock(), "{record}");
 }
 
 /// Everything that a test needs, in one line. Each app has the form of a `coze_oauth_config.json`.
-fn ready_line(mock: &MockCoze, public_url: Option<&str>) -> Result<Value, Box<dyn Error>> {
-    let url = public_url.unwrap_or(mock.url()).trim_end_matches('/');
+fn ready_line(mock: &MockCoze) -> Result<Value, Box<dyn Error>> {
+    let url = mock.public_url();
     let apps = mock
         .apps()
         .iter()

@@ -93,6 +93,13 @@ impl MockCoze {
             .map_or("https://api.coze.test", String::as_str)
     }
 
+    /// The URL under which clients reach the mock: [`Builder::public_url`] without a trailing slash, else [`url`](Self::url).
+    #[must_use]
+    pub fn public_url(&self) -> &str {
+        let public = self.core.options.public.as_ref();
+        public.map_or(self.url(), |public| &public.base)
+    }
+
     /// The listening address, if there is a socket.
     #[must_use]
     pub fn address(&self) -> Option<std::net::SocketAddr> {

@@ -149,19 +149,20 @@ fn bytes_of_fields(fields: &Map<String, Value>) -> usize {
 
 /// The first pairs that fit, and the total number if some do not.
 fn pairs_that_fit(
-    pairs: Vec<(String, String)>,
+    mut pairs: Vec<(String, String)>,
     at_most: usize,
     what: &str,
     dropped: &mut Vec<String>,
 ) -> Vec<(String, String)> {
     let of = pairs.len();
     let mut left = at_most;
-    let fits = |(name, value): &(String, String)| {
+    pairs.retain(|(name, value)| {
         let rest = left.checked_sub(48 + name.len() + value.len());
         left = rest.unwrap_or(left);
         rest.is_some()
-    };
-    let pairs: Vec<_> = pairs.into_iter().filter(fits).collect();
+    });
+    // Otherwise thousands of dropped pairs would still occupy memory.
+    pairs.shrink_to_fit();
     if pairs.len() < of {
         dropped.push(format!("{what}: {} of {of} pairs", of - pairs.len()));
     }
@@ -573,6 +574,16 @@ fn redact_value(value: &Value) -> Value {
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn dropped_pairs_occupy_no_memory() {
+        let pairs = vec![("a".to_owned(), "1".to_owned()); 8000];
+        let mut dropped = Vec::new();
+        let kept = pairs_that_fit(pairs, limits::RECORDED_QUERY, "query", &mut dropped);
+        assert_eq!(kept.len(), limits::RECORDED_QUERY / 50);
+        assert!(kept.capacity() < 2 * kept.len(), "{}", kept.capacity());
+        assert_eq!(dropped, ["query: 7837 of 8000 pairs"]);
+    }
 
     #[test]
     fn everything_not_known_to_be_public_is_redacted() {

@@ -3,6 +3,7 @@
 use crate::answer::{Answer, JSON};
 use crate::core::LOG_ID;
 use crate::fault::When;
+use crate::record::bytes_of;
 use bytes::{BufMut as _, BytesMut};
 use http::{HeaderName, HeaderValue, StatusCode, header};
 use serde::{Deserialize, Serialize};
@@ -129,7 +130,7 @@ pub enum ExpiryForm {
 
 /// The body of a [`ScriptedAnswer`]. In JSON: a string, or a list of bytes (`[255, 123]`) if it is not UTF-8.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "body is text, or a list of bytes from 0 to 255")]
 pub enum ScriptedBody {
     /// Text.
     Text(String),
@@ -328,6 +329,19 @@ impl EditedAnswer {
         check_headers(&self.headers)
     }
 
+    /// Its approximate memory.
+    pub(crate) fn bytes(&self) -> usize {
+        let edit = |edit: &Edit| {
+            let value = match edit {
+                Edit::Set { value, .. } | Edit::Repeat { value, .. } => bytes_of(value),
+                Edit::Remove { .. } | Edit::Expiry { .. } => 0,
+            };
+            size_of::<Edit>() + edit.at().len() + value
+        };
+        let edits: usize = self.edits.iter().map(edit).sum();
+        edits + bytes_of_headers(&self.headers) + self.framing.bytes()
+    }
+
     /// Describes the fault without values.
     pub(crate) fn places(&self) -> String {
         let places: Vec<&str> = self.edits.iter().map(Edit::at).collect();
@@ -349,7 +363,8 @@ impl EditedAnswer {
             edit.apply(&mut edited, now, &mut splices);
         }
         let mut text = edited.to_string();
-        for splice in splices {
+        // In reverse order, because a later splice may contain the marker of an earlier one.
+        for splice in splices.into_iter().rev() {
             text = text.replace(&splice.placeholder.to_string(), &splice.twice);
             if let Some(member) = edited.pointer_mut(&splice.at) {
                 *member = splice.truth;
@@ -403,7 +418,7 @@ impl ScriptedAnswer {
 
     pub(crate) fn check(&self) -> Result<(), &'static str> {
         if !is_final(self.status) {
-            return Err("is not the status of a final response: 200 to 999");
+            return Err(NOT_FINAL);
         }
         check_headers(&self.headers)
     }
@@ -412,15 +427,21 @@ impl ScriptedAnswer {
         self.status
     }
 
+    /// Its approximate memory.
+    pub(crate) fn bytes(&self) -> usize {
+        let body = match &self.body {
+            ScriptedBody::Text(text) => text.len(),
+            ScriptedBody::Bytes(bytes) => bytes.len(),
+        };
+        body + bytes_of_headers(&self.headers) + self.framing.bytes()
+    }
+
     pub(crate) fn when(&self) -> When {
         self.when
     }
 
     pub(crate) fn answer(&self) -> Answer {
-        let status = StatusCode::from_u16(self.status)
-            .ok()
-            .filter(|_| is_final(self.status))
-            .unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let status = final_status(self.status);
         let body = match &self.body {
             ScriptedBody::Text(text) => text.clone().into_bytes(),
             ScriptedBody::Bytes(bytes) => bytes.clone(),
@@ -435,9 +456,27 @@ impl ScriptedAnswer {
     }
 }
 
+pub(crate) const NOT_FINAL: &str = "is not the status of a final response: 200 to 999";
+
 /// Statuses below 200 are informational: a final response follows.
-fn is_final(status: u16) -> bool {
+pub(crate) fn is_final(status: u16) -> bool {
     (200..1000).contains(&status)
+}
+
+/// The status of a final response; 500 for any other number.
+pub(crate) fn final_status(status: u16) -> StatusCode {
+    let status = Some(status).filter(|status| is_final(*status));
+    status
+        .and_then(|status| StatusCode::from_u16(status).ok())
+        .unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+}
+
+/// The approximate memory of headers.
+fn bytes_of_headers(headers: &Headers) -> usize {
+    let header = |(name, value): (&String, &Option<String>)| {
+        64 + name.len() + value.as_ref().map_or(0, String::len)
+    };
+    headers.iter().map(header).sum()
 }
 
 fn before_processing() -> When {
@@ -475,6 +514,15 @@ impl From<Value> for ScriptedBody {
 }
 
 impl Framing {
+    /// Its approximate memory.
+    fn bytes(&self) -> usize {
+        let cut = match &self.cut {
+            Some(Cut::Behind(member)) => member.len(),
+            Some(Cut::Bytes(_)) | None => 0,
+        };
+        self.before.len() + self.behind.len() + cut
+    }
+
     /// Correct framing.
     #[must_use]
     pub fn new() -> Self {

@@ -122,6 +122,7 @@ async fn serve(stream: TcpStream, service: MockService, limits: Connections) {
         reset: Arc::clone(&reset),
         write_timeout: limits.body_timeout,
         stalled: None,
+        ended: None,
     });
     let handle = service_fn(move |request| {
         let answer = service.clone().call(request);
@@ -152,7 +153,13 @@ struct Peer {
     write_timeout: Duration,
     /// Runs while the client reads nothing.
     stalled: Option<Pin<Box<Sleep>>>,
+    /// Runs after the client has closed its sending side.
+    ended: Option<Pin<Box<Sleep>>>,
 }
+
+/// hyper treats a half-closed connection as closed, and sends no response. Reporting the end of input with this delay lets a
+/// half-closed client receive its response.
+const END_IS_TOLD_AFTER: Duration = Duration::from_millis(200);
 
 impl Peer {
     /// Returns the result of a write, or a timeout if the client has read nothing for too long.
@@ -191,7 +198,16 @@ impl AsyncRead for Peer {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(context, buffer)
+        let before = buffer.filled().len();
+        let read = Pin::new(&mut self.stream).poll_read(context, buffer);
+        let is_end = buffer.filled().len() == before && buffer.remaining() > 0;
+        if !is_end || !matches!(read, Poll::Ready(Ok(()))) {
+            return read;
+        }
+        let ended = self
+            .ended
+            .get_or_insert_with(|| Box::pin(tokio::time::sleep(END_IS_TOLD_AFTER)));
+        ended.as_mut().poll(context).map(Ok)
     }
 }
 

@@ -4,6 +4,7 @@ use crate::core::{Core, Incoming};
 use crate::host::{Authority, Called};
 use crate::limits;
 use bytes::Bytes;
+use http::request::Parts;
 use http::{Request, Response, header};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use hyper::body::{Body, Frame, SizeHint};
@@ -184,12 +185,14 @@ where
         let core = Arc::clone(&self.core);
         let body_timeout = self.body_timeout;
         Box::pin(async move {
-            let reading = read(request);
-            let incoming = match body_timeout {
+            let (parts, body) = request.into_parts();
+            let mut incoming = incoming(&core, parts);
+            let reading = read(body);
+            incoming.body = match body_timeout {
                 None => reading.await?,
                 Some(time) => match tokio::time::timeout(time, reading).await {
                     Ok(read) => read?,
-                    Err(_) => return Ok(core.body_is_late()),
+                    Err(_) => return Ok(core.body_is_late(&incoming)),
                 },
             };
             core.respond(incoming).await
@@ -197,29 +200,35 @@ where
     }
 }
 
-async fn read<B>(request: Request<B>) -> Result<Incoming, ServiceError>
+/// The body, unless it exceeds the size limit.
+async fn read<B>(body: B) -> Result<Option<Bytes>, ServiceError>
 where
     B: Body,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    let (parts, body) = request.into_parts();
-    let body = match Limited::new(body, limits::BODY_BYTES).collect().await {
-        Ok(body) => Some(body.to_bytes()),
-        Err(error) if error.is::<LengthLimitError>() => None,
-        Err(_) => return Err(ServiceError { kind: Kind::Body }),
-    };
+    match Limited::new(body, limits::BODY_BYTES).collect().await {
+        Ok(body) => Ok(Some(body.to_bytes())),
+        Err(error) if error.is::<LengthLimitError>() => Ok(None),
+        Err(_) => Err(ServiceError { kind: Kind::Body }),
+    }
+}
+
+/// A request before its body is read.
+fn incoming(core: &Core, parts: Parts) -> Incoming {
     let target = parts.uri.authority().map(http::uri::Authority::as_str);
     let called = Called::of(target, parts.headers.get_all(header::HOST));
-    let authority = called.authority().map_or("localhost", Authority::as_str);
+    let authority = called
+        .authority()
+        .map_or_else(|| core.own_authority(), Authority::as_str);
     let query = parts.uri.query().unwrap_or_default();
-    Ok(Incoming {
+    Incoming {
         query: url::form_urlencoded::parse(query.as_bytes())
             .into_owned()
             .collect(),
         path: parts.uri.path().to_owned(),
         method: parts.method,
         headers: parts.headers,
-        body,
+        body: Some(Bytes::new()),
         authority: authority.to_owned(),
         called,
         scheme: if parts.uri.scheme_str() == Some("https") {
@@ -227,5 +236,5 @@ where
         } else {
             "http"
         },
-    })
+    }
 }

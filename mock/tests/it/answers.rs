@@ -116,6 +116,19 @@ async fn a_member_can_be_duplicated() {
 }
 
 #[tokio::test]
+async fn a_member_can_be_repeated_three_times() {
+    let thrice = EditedAnswer::new([
+        Edit::repeat("/expires_in", 1, Place::Last),
+        Edit::repeat("/expires_in", 2, Place::Last),
+    ]);
+    let (_, reply) = struck(thrice).await;
+    let body = String::from_utf8_lossy(&reply.body);
+    assert_eq!(body.matches("\"expires_in\":").count(), 3, "{body}");
+    assert!(!body.contains("coze-mock"), "{body}");
+    assert!(reply.json["expires_in"].as_u64().is_some_and(|at| at > 2));
+}
+
+#[tokio::test]
 async fn the_mock_accepts_the_edited_tokens() {
     let odd = "white space\t\r\n\u{0}\u{7f} and \"quotes\" \u{1f511}";
     let edits = [

@@ -257,6 +257,49 @@ async fn planned_faults_are_bounded() {
     assert!(added.text("error").contains("1000"), "{}", added.json);
 }
 
+/// A zero takes two bytes in JSON and 32 in memory.
+#[tokio::test]
+async fn faults_are_bounded_in_bytes() {
+    let client = Client::of(MockCoze::builder().control_endpoints(true));
+    let zeros = vec![0; 200_000];
+    let fault = json!({"fault": {"edited": {"edits": [{"set": {"at": "/x", "value": zeros}}]}}});
+    let mut statuses = Vec::new();
+    for _ in 0..4 {
+        let added = send(&client, "faults", &fault.to_string()).await;
+        statuses.push(added.status.as_u16());
+    }
+    assert_eq!(statuses, [200, 200, 409, 409]);
+}
+
+#[tokio::test]
+async fn a_record_names_a_limited_number_of_faults() {
+    let client = Client::of(MockCoze::builder().control_endpoints(true));
+    for _ in 0..1000 {
+        let fault = "{\"fault\":{\"skewed_date\":{\"seconds\":1}},\"times\":\"forever\"}";
+        assert_eq!(send(&client, "faults", fault).await.status, 200);
+    }
+    client.get("/v1/users/me", "x").await;
+    let requests = client.mock.requests();
+    let faults = &requests.last().expect("a record").faults;
+    assert_eq!(faults.len(), 21);
+    assert_eq!(faults[20], "980 more");
+}
+
+#[tokio::test]
+async fn faults_that_can_never_apply_are_refused() {
+    let client = Client::of(MockCoze::builder().control_endpoints(true));
+    for (fault, word) in [
+        ("{\"fault\":\"truncated_json\",\"times\":0}", "forever"),
+        ("{\"fault\":\"truncated_json\",\"times\":-1}", "forever"),
+        ("{\"fault\":{\"status\":{\"status\":100}}}", "200 to 999"),
+        ("{\"fault\":{\"status\":{\"status\":199}}}", "200 to 999"),
+    ] {
+        let added = send(&client, "faults", fault).await;
+        assert_eq!(added.status, 400, "{fault}");
+        assert!(added.text("error").contains(word), "{}", added.json);
+    }
+}
+
 #[tokio::test]
 async fn a_reset_resets_the_clock_unless_told_otherwise() {
     let client = Client::of(MockCoze::builder().control_endpoints(true));
@@ -365,6 +408,20 @@ async fn the_record_of_a_large_request_is_small_and_lists_what_was_dropped() {
     client.start_device().await;
     let requests = client.mock.requests();
     assert!(requests.last().expect("a record").dropped.is_empty());
+}
+
+#[test]
+fn an_invalid_audience_is_refused() {
+    for audience in [
+        "",
+        "https://api.coze.cn",
+        "a b",
+        "\u{1b}[31m",
+        "[::1",
+        "api.coze.cn:",
+    ] {
+        refused(MockCoze::builder().audience(audience), "audience", "host");
+    }
 }
 
 #[tokio::test]

@@ -107,6 +107,36 @@ async fn the_authorize_endpoint_redirects_to_its_consent_page() {
     );
 }
 
+/// URL parsers accept characters that are invalid in a header.
+#[tokio::test]
+async fn the_redirect_to_the_consent_page_is_a_valid_header() {
+    for (public_url, base) in [
+        (
+            "http://b\u{fc}cher.test/",
+            "http://xn--bcher-kva.test/_mock/",
+        ),
+        ("http://a\n.test", "http://a.test/_mock/"),
+        (" http:a.test/ x//", "http://a.test/%20x/_mock/"),
+    ] {
+        let client = Client::of(MockCoze::builder().public_url(public_url));
+        let sent = client
+            .call(Method::GET, path_of(&client.web_page()), &[], "")
+            .await;
+        let location = sent.header("location").expect("a location");
+        assert!(location.starts_with(base), "{location}");
+    }
+}
+
+#[tokio::test]
+async fn the_user_opens_a_double_slash_where_a_browser_may() {
+    let url = Client::new().web_page().replace("/api/", "//api/");
+    let lenient = Client::of(MockCoze::builder().lenient(true));
+    assert!(lenient.mock.authorize(&url, Decision::Approve).is_ok());
+    assert_eq!(lenient.mock.violations().len(), 1);
+    let strict = Client::new();
+    assert!(strict.mock.authorize(&url, Decision::Approve).is_err());
+}
+
 #[tokio::test]
 async fn a_lenient_mock_does_not_require_a_state() {
     let client = Client::of(MockCoze::builder().lenient(true));

@@ -245,6 +245,26 @@ fn it_reads_its_apps_from_a_file() {
     );
 }
 
+#[cfg(unix)]
+#[test]
+fn it_refuses_devices_and_pipes() {
+    let pipe = std::env::temp_dir().join(format!("coze-mock-pipe-{}", std::process::id()));
+    let made = Command::new("mkfifo").arg(&pipe).status();
+    assert!(made.expect("mkfifo").success());
+    for path in ["/dev/zero", pipe.to_str().expect("a path")] {
+        let output = Command::new(env!("CARGO_BIN_EXE_coze-mock"))
+            .args(["--apps", path])
+            .output()
+            .expect("the program");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(
+            !output.status.success() && said.contains("not a regular file"),
+            "{said}"
+        );
+    }
+    std::fs::remove_file(&pipe).expect("a pipe");
+}
+
 #[test]
 fn it_reports_an_invalid_file() {
     let output = Command::new(env!("CARGO_BIN_EXE_coze-mock"))

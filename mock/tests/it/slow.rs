@@ -103,6 +103,9 @@ async fn an_incomplete_body_times_out() {
         let read = timeout(PATIENT, reader.read_exact(&mut start)).await;
         read.expect("in time").expect("an answer");
         assert_eq!(&start, b"HTTP/1.1 408", "{length}");
+        let requests = mock.requests();
+        let record = requests.last().expect("a record");
+        assert_eq!(record.status(), Some(408), "{length}");
         trickle.abort();
     }
     assert!(is_served(&mock).await);

@@ -165,6 +165,19 @@ async fn coze_endpoints_require_exactly_one_host() {
     assert_eq!(hosts.count(), 3);
 }
 
+#[tokio::test]
+async fn a_client_without_a_host_gets_the_address_of_the_mock() {
+    let mock = MockCoze::start().await.expect("a mock");
+    let body = "{\"client_id\":\"mock-device.app.coze\"}";
+    let length = body.len();
+    let request = format!(
+        "POST /api/permission/oauth2/device/code HTTP/1.0\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n{body}"
+    );
+    let answer = send(&mock, request.as_bytes()).await;
+    let expected = format!("\"verification_uri\":\"{}/_mock/device\"", mock.url());
+    assert!(answer.contains(&expected), "{answer}");
+}
+
 /// Every malformed request ends, and the next request is served.
 #[tokio::test]
 async fn malformed_requests_are_handled() {
