@@ -189,7 +189,7 @@ async fn child() {
 /// The output of a process that starts a device authorization in this environment.
 async fn output_in(environment: &[(&str, &str)]) -> String {
     let mut command = Command::new(std::env::current_exe().unwrap());
-    command.args(["way::child", "--exact", "--ignored", "--nocapture"]);
+    command.args(["proxies::child", "--exact", "--ignored", "--nocapture"]);
     for variable in PROXY_VARIABLES.iter().chain(&["NO_PROXY", "no_proxy"]) {
         command.env_remove(variable);
     }

@@ -1,16 +1,16 @@
-//! From a JSON pointer to the line and column in the YAML text.
+//! Maps a JSON pointer to line and column in the YAML text.
 
 use std::fmt;
 
 use anyhow::{Context, Result};
 use saphyr::{LoadableYamlNode, MarkedYaml, Marker, Scalar, YamlData};
 
-/// The places of all nodes of one YAML text.
+/// The positions of all nodes of a YAML text.
 pub(crate) struct Places<'t> {
     document: MarkedYaml<'t>,
 }
 
-/// A line and a column, both counted from 1.
+/// A line and a column, both starting at 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Place {
     pub(crate) line: usize,
@@ -20,15 +20,15 @@ pub(crate) struct Place {
 impl<'t> Places<'t> {
     pub(crate) fn read(text: &'t str) -> Result<Self> {
         let document = MarkedYaml::load_from_str(text)
-            .context("cannot find places in the text")?
+            .context("cannot determine positions in the text")?
             .into_iter()
             .next()
             .context("the file is empty")?;
         Ok(Self { document })
     }
 
-    /// Where `pointer` leads: to the key of a mapping's entry, to the start of a sequence's item. A
-    /// pointer to something that is not there gives the place of the closest thing around it.
+    /// The position of `pointer`: the key of a mapping's entry, or the start of a sequence's item. A
+    /// pointer to a missing node gives the position of its closest existing ancestor.
     pub(crate) fn of(&self, pointer: &str) -> Place {
         let mut node = &self.document;
         let mut place = Place::from(node.span.start);
@@ -88,7 +88,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pointers_lead_to_keys_and_items_and_stop_at_the_closest_thing_around() {
+    fn pointers_resolve_to_keys_items_or_the_closest_ancestor() {
         let text = "a:\n  b/c:\n    - one\n    - two: 2\n  200: ok\n";
         let places = Places::read(text).unwrap();
 

@@ -4710,8 +4710,8 @@ pub mod builder {
                 _ => Err(Error::UnexpectedResponse(response)),
             }
         }
-        /// Sends the request as [`send`](Self::send) does, and gives the typed answer alone: what came with it,
-        /// or in its place, the client's `Exchange` tells.
+        /// Sends the request like [`send`](Self::send), and returns only the typed response. The client's
+        /// `Exchange` holds everything else, or what was received instead.
         pub async fn exchange(
             self,
         ) -> ::std::result::Result<types::BotAnswer, ::coze_wire::NoAnswer> {
@@ -4873,8 +4873,8 @@ pub mod builder {
                 _ => Err(Error::UnexpectedResponse(response)),
             }
         }
-        /// Sends the request as [`send`](Self::send) does, and gives the typed answer alone: what came with it,
-        /// or in its place, the client's `Exchange` tells.
+        /// Sends the request like [`send`](Self::send), and returns only the typed response. The client's
+        /// `Exchange` holds everything else, or what was received instead.
         pub async fn exchange(
             self,
         ) -> ::std::result::Result<types::BotsAnswer, ::coze_wire::NoAnswer> {
@@ -4976,8 +4976,8 @@ pub mod builder {
                 _ => Err(Error::UnexpectedResponse(response)),
             }
         }
-        /// Sends the request as [`send`](Self::send) does, and gives the typed answer alone: what came with it,
-        /// or in its place, the client's `Exchange` tells.
+        /// Sends the request like [`send`](Self::send), and returns only the typed response. The client's
+        /// `Exchange` holds everything else, or what was received instead.
         pub async fn exchange(
             self,
         ) -> ::std::result::Result<types::BotAnswer, ::coze_wire::NoAnswer> {
@@ -5090,8 +5090,8 @@ pub mod builder {
                 _ => Err(Error::UnexpectedResponse(response)),
             }
         }
-        /// Sends the request as [`send`](Self::send) does, and gives the typed answer alone: what came with it,
-        /// or in its place, the client's `Exchange` tells.
+        /// Sends the request like [`send`](Self::send), and returns only the typed response. The client's
+        /// `Exchange` holds everything else, or what was received instead.
         pub async fn exchange(
             self,
         ) -> ::std::result::Result<types::PublishedBotsAnswer, ::coze_wire::NoAnswer> {
@@ -5158,8 +5158,8 @@ pub mod builder {
                 _ => Err(Error::UnexpectedResponse(response)),
             }
         }
-        /// Sends the request as [`send`](Self::send) does, and gives the typed answer alone: what came with it,
-        /// or in its place, the client's `Exchange` tells.
+        /// Sends the request like [`send`](Self::send), and returns only the typed response. The client's
+        /// `Exchange` holds everything else, or what was received instead.
         pub async fn exchange(
             self,
         ) -> ::std::result::Result<types::UserAnswer, ::coze_wire::NoAnswer> {
@@ -5321,8 +5321,8 @@ pub mod builder {
                 _ => Err(Error::UnexpectedResponse(response)),
             }
         }
-        /// Sends the request as [`send`](Self::send) does, and gives the typed answer alone: what came with it,
-        /// or in its place, the client's `Exchange` tells.
+        /// Sends the request like [`send`](Self::send), and returns only the typed response. The client's
+        /// `Exchange` holds everything else, or what was received instead.
         pub async fn exchange(
             self,
         ) -> ::std::result::Result<types::WorkspacesAnswer, ::coze_wire::NoAnswer> {

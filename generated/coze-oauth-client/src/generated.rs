@@ -2352,8 +2352,8 @@ pub mod builder {
                 _ => Err(Error::UnexpectedResponse(response)),
             }
         }
-        /// Sends the request as [`send`](Self::send) does, and gives the typed answer alone: what came with it,
-        /// or in its place, the client's `Exchange` tells.
+        /// Sends the request like [`send`](Self::send), and returns only the typed response. The client's
+        /// `Exchange` holds everything else, or what was received instead.
         pub async fn exchange(
             self,
         ) -> ::std::result::Result<types::TokenAnswer, ::coze_wire::NoAnswer> {
@@ -2457,8 +2457,8 @@ pub mod builder {
                 _ => Err(Error::UnexpectedResponse(response)),
             }
         }
-        /// Sends the request as [`send`](Self::send) does, and gives the typed answer alone: what came with it,
-        /// or in its place, the client's `Exchange` tells.
+        /// Sends the request like [`send`](Self::send), and returns only the typed response. The client's
+        /// `Exchange` holds everything else, or what was received instead.
         pub async fn exchange(
             self,
         ) -> ::std::result::Result<types::DeviceCodeAnswer, ::coze_wire::NoAnswer> {
@@ -2577,8 +2577,8 @@ pub mod builder {
                 _ => Err(Error::UnexpectedResponse(response)),
             }
         }
-        /// Sends the request as [`send`](Self::send) does, and gives the typed answer alone: what came with it,
-        /// or in its place, the client's `Exchange` tells.
+        /// Sends the request like [`send`](Self::send), and returns only the typed response. The client's
+        /// `Exchange` holds everything else, or what was received instead.
         pub async fn exchange(
             self,
         ) -> ::std::result::Result<types::TokenAnswer, ::coze_wire::NoAnswer> {
@@ -2660,8 +2660,8 @@ pub mod builder {
                 _ => Err(Error::UnexpectedResponse(response)),
             }
         }
-        /// Sends the request as [`send`](Self::send) does, and gives the typed answer alone: what came with it,
-        /// or in its place, the client's `Exchange` tells.
+        /// Sends the request like [`send`](Self::send), and returns only the typed response. The client's
+        /// `Exchange` holds everything else, or what was received instead.
         pub async fn exchange(
             self,
         ) -> ::std::result::Result<types::TokenAnswer, ::coze_wire::NoAnswer> {
@@ -2783,8 +2783,8 @@ pub mod builder {
                 _ => Err(Error::UnexpectedResponse(response)),
             }
         }
-        /// Sends the request as [`send`](Self::send) does, and gives the typed answer alone: what came with it,
-        /// or in its place, the client's `Exchange` tells.
+        /// Sends the request like [`send`](Self::send), and returns only the typed response. The client's
+        /// `Exchange` holds everything else, or what was received instead.
         pub async fn exchange(
             self,
         ) -> ::std::result::Result<types::DeviceCodeAnswer, ::coze_wire::NoAnswer> {
