@@ -467,7 +467,7 @@ impl Error {
                 "check the signer: the key service, its key and permissions"
             }
             (ErrorKind::System, ..) if self.lacks_certificates() => {
-                "install them (on Debian and Ubuntu: the package ca-certificates), let SSL_CERT_FILE name a file of them, or give the HTTP client your own"
+                "install them (on Debian, Ubuntu and Alpine: the package ca-certificates), let SSL_CERT_FILE name a file of them, or give the HTTP client your own"
             }
             (ErrorKind::System, ..) => {
                 "check the system, and that this runs inside a tokio runtime"

@@ -104,7 +104,7 @@ fn missing(body: &Body) -> Option<&'static str> {
             let is_safe = url.scheme() == "https" || coze_wire::is_loopback(&url);
             names_nobody && is_safe && matches!(url.scheme(), "http" | "https")
         };
-        is_visible && Url::parse(uri).is_ok_and(is_opened)
+        is_visible && uri.len() <= 2048 && Url::parse(uri).is_ok_and(is_opened)
     };
     match body {
         _ if body.text("device_code").is_none() => Some("device_code"),

@@ -641,6 +641,7 @@ async fn an_unsafe_verification_uri_is_not_shown() {
         "https://www.coze.com/\u{e0041}",
         "https:///",
         "file:///etc/passwd",
+        &format!("https://www.coze.com/{}", "d".repeat(2048)),
     ] {
         let mut body = device_answer();
         body["verification_uri"] = json!(uri);

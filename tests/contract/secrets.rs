@@ -555,6 +555,19 @@ const LEAKY_RESPONSES: &[(&str, Answer)] = &[
         body["error_code"] = json!("invalid_grant");
         ResponseTemplate::new(200).set_body_json(body)
     }),
+    ("an error that repeats the tokens in it", |r| {
+        let mut body = good_answer(r);
+        body["error_code"] = json!("invalid_request");
+        body["error_message"] = json!(body.to_string());
+        ResponseTemplate::new(400).set_body_json(body)
+    }),
+    ("tokens in members of another kind", |r| {
+        let mut body = good_answer(r);
+        for member in body.as_object_mut().unwrap().values_mut() {
+            *member = json!([member]);
+        }
+        ResponseTemplate::new(200).set_body_json(body)
+    }),
     ("nothing", |_| ResponseTemplate::new(500)),
     ("too much", |r| {
         ResponseTemplate::new(200).set_body_string(echo(r).repeat(20_000))

@@ -146,9 +146,14 @@ async fn an_endless_response_is_abandoned_over_a_socket() {
     }
 }
 
+/// The preface of an HTTP/2 server: SETTINGS (RFC 9113 section 6.5). All frames here are in ASCII.
+const SETTINGS: &str = "\0\0\0\x04\0\0\0\0\0";
+
 #[tokio::test]
 async fn an_incomplete_response_ends_at_the_timeout_or_earlier() {
     const CHUNKED: &str = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n";
+    const ANSWERED: &str = "\0\0\0\x04\0\0\0\0\0\0\0\x05\x01\x04\0\0\0\x01\x08\x03200";
+    const HEADERS_GO_ON: &str = "\0\0\0\x04\0\0\0\0\0\0\0\x05\x01\0\0\0\0\x01\x08\x03200";
     for (what, first, rest) in [
         ("interim answers", "", "HTTP/1.1 103 Early Hints\r\n\r\n"),
         ("the extension of a chunk", CHUNKED, "8;aaaaaa"),
@@ -157,10 +162,34 @@ async fn an_incomplete_response_ends_at_the_timeout_or_earlier() {
             "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n0\r\n",
             "x-a: b\r\n",
         ),
+        ("SETTINGS", SETTINGS, SETTINGS),
+        ("PING", SETTINGS, "\0\0\x08\x06\0\0\0\0\0PINGPING"),
+        (
+            "GOAWAY after stream 1",
+            SETTINGS,
+            "\0\0\x08\x07\0\0\0\0\0\0\0\0\x01\0\0\0\0",
+        ),
+        (
+            "interim answers of HTTP/2",
+            SETTINGS,
+            "\0\0\x05\x01\x04\0\0\0\x01\x08\x03103",
+        ),
+        ("empty DATA", ANSWERED, "\0\0\0\0\0\0\0\0\x01"),
+        (
+            "empty CONTINUATION",
+            HEADERS_GO_ON,
+            "\0\0\0\x09\0\0\0\0\x01",
+        ),
+        ("unknown frames", SETTINGS, "\0\0\x08\x7f\0\0\0\0\0........"),
     ] {
-        let (base, _) = endless_server(first, rest).await;
+        let (base, sent) = endless_server(first, rest).await;
+        let is_http2 = first.starts_with(SETTINGS);
         let client = OAuthClient::builder()
             .endpoint(Endpoint::custom(base).unwrap())
+            .http(move || match reqwest::Client::builder() {
+                builder if is_http2 => builder.http2_prior_knowledge(),
+                builder => builder,
+            })
             .request_timeout(secs(2))
             .build();
         let call = async { jwt_flow(client.unwrap()).token().await };
@@ -171,6 +200,18 @@ async fn an_incomplete_response_ends_at_the_timeout_or_earlier() {
         use ErrorKind::{Interrupted, InvalidAnswer, Timeout};
         let kinds = [Interrupted, InvalidAnswer, Timeout];
         assert!(kinds.contains(&error.kind()), "{what}: {error}");
+        // Nor is anything read on afterwards.
+        let stops = async {
+            loop {
+                let before = sent.load(Ordering::SeqCst);
+                tokio::time::sleep(millis(200)).await;
+                if sent.load(Ordering::SeqCst) == before {
+                    return;
+                }
+            }
+        };
+        let stopped = tokio::time::timeout(secs(60), stops).await;
+        assert!(stopped.is_ok(), "{what}: the connection is still read");
     }
 }
 

@@ -151,7 +151,7 @@ impl HttpClientError {
 impl fmt::Display for HttpClientError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(if self.is_missing_certificates {
-            "https needs CA certificates, and this system has none: install them (on Debian and Ubuntu the package \
+            "https needs CA certificates, and this system has none: install them (on Debian, Ubuntu and Alpine the package \
              ca-certificates), let SSL_CERT_FILE name a file of them, or give the HTTP client your own"
         } else {
             "the HTTP client could not be built"

@@ -478,11 +478,17 @@ impl fmt::Debug for DeviceAuthorization {
 /// Coze's have 9 characters.
 const LONGEST_USER_CODE: usize = 100;
 
+/// In bytes. Coze's have some 30; a QR code or a terminal's line takes no more than this either.
+const LONGEST_VERIFICATION_URI: usize = 2048;
+
 /// An address that a user may be asked to open; or why not, without quoting it.
 fn checked_verification_uri(uri: &str, endpoint: &Endpoint) -> Result<Url, &'static str> {
     // A URL parser drops some of these.
     if uri.contains(|c: char| is_invisible(c) || c.is_whitespace()) {
         return Err("holds white space, a control character, or another that is not seen");
+    }
+    if uri.len() > LONGEST_VERIFICATION_URI {
+        return Err("is longer than 2,048 bytes");
     }
     let url = Url::parse(uri).map_err(|_| "is not a URL")?;
     let Some(host) = url.host() else {

@@ -70,8 +70,8 @@ fn no_tls(error: rustls::Error) -> StoreError {
 }
 
 fn no_certificates(error: rustls::Error) -> StoreError {
-    let what = "TLS to Redis needs CA certificates, and this system's can't be used: install them (on Debian and Ubuntu: the \
-                package ca-certificates), or give your own (root_certificates)";
+    let what = "TLS to Redis needs CA certificates, and this system's can't be used: install them (on Debian, Ubuntu and Alpine: \
+                the package ca-certificates), or give your own (root_certificates)";
     StoreError::other(what, error)
 }
 
