@@ -18,8 +18,11 @@ async fn main() -> anyhow::Result<()> {
         defaults::WEB_CLIENT_ID,
         defaults::WEB_CLIENT_SECRET,
     )?;
-    let dead = RefreshToken::new("rt-that-nobody-issued")?;
-    report("an invalid refresh token", web.refresh(&dead).await.err())?;
+    let unknown = RefreshToken::new("rt-that-nobody-issued")?;
+    report(
+        "an invalid refresh token",
+        web.refresh(&unknown).await.err(),
+    )?;
 
     // The callback of another login.
     let (_, login) = web.login("http://127.0.0.1:8080/callback").begin()?;

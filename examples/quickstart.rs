@@ -177,9 +177,9 @@ impl Tour {
     async fn errors(&mut self) -> Result<()> {
         heading("Errors");
         let web = flow!(mock_config(&self.mock, Flow::Web)?, Web);
-        let dead = RefreshToken::new("rt-that-nobody-issued")?;
+        let unknown = RefreshToken::new("rt-that-nobody-issued")?;
         let error = web
-            .refresh(&dead)
+            .refresh(&unknown)
             .await
             .err()
             .context("an invalid refresh token was accepted")?;

@@ -37,7 +37,8 @@ pub(crate) fn answer(core: &Core, incoming: &Incoming, path: &str, log_id: &str)
     if !core.options.control {
         return Answer::api_error(StatusCode::NOT_FOUND, 4000, "no such path", log_id);
     }
-    steer(core, incoming, path).unwrap_or_else(|Failure(status, why)| failed(status, &why))
+    control_request(core, incoming, path)
+        .unwrap_or_else(|Failure(status, why)| failed(status, &why))
 }
 
 /// Refuses requests from web pages of other origins, and from pages whose name was rebound
@@ -208,7 +209,7 @@ const ENDPOINTS: [&str; 22] = [
     "GET /_mock/: this list",
 ];
 
-fn steer(core: &Core, incoming: &Incoming, path: &str) -> Result<Answer, Failure> {
+fn control_request(core: &Core, incoming: &Incoming, path: &str) -> Result<Answer, Failure> {
     let get = incoming.method == Method::GET;
     let post = incoming.method == Method::POST;
     let delete = incoming.method == Method::DELETE;

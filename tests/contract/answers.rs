@@ -862,11 +862,11 @@ async fn connect_interrupted_and_timeout_errors_are_distinguished() {
         (Manners::SaysAndHangs(half), Timeout, Some(200)),
     ] {
         // Only the silent server causes timeouts. The timeout suits a busy machine, and all calls run concurrently.
-        let patience = Duration::from_secs(if kind == Timeout { 6 } else { 30 });
+        let timeout = Duration::from_secs(if kind == Timeout { 6 } else { 30 });
         let mut calls = JoinSet::new();
         for call in Call::ALL {
             let rude = RudeServer::start(manners.clone()).await;
-            let client = client_of(rude.base_url()).request_timeout(patience);
+            let client = client_of(rude.base_url()).request_timeout(timeout);
             let client = client.build().unwrap();
             calls.spawn(async move { (call, call.make(&client).await, rude) });
         }

@@ -86,7 +86,7 @@ const EXPLAINED: &[Explained] = &[
         sdk: PYTHON,
         scenarios: &["pkce_authorize_url_default*"],
         fields: &["query.code_challenge*"],
-        reason: "Python's default method is `plain`, which shows the verifier to whoever sees the URL; \
+        reason: "Python's default method is `plain`, which shows the verifier to anyone who sees the URL; \
                  ours is S256.",
     },
     Explained {

@@ -629,12 +629,12 @@ async fn no_secret_leaks_when_the_connection_fails() {
         Manners::SaysAndHangs(half.to_owned()),
     ] {
         // Only the silent server causes a timeout.
-        let patience = match manners {
+        let timeout = match manners {
             Manners::SaysAndHangs(_) => Duration::from_millis(500),
             _ => Duration::from_secs(30),
         };
         let rude = RudeServer::start(manners.clone()).await;
-        let client = client_of(rude.base_url()).request_timeout(patience);
+        let client = client_of(rude.base_url()).request_timeout(timeout);
         let client = client.build().unwrap();
         let what = format!("{manners:?}").replace(CANARY, "(canary)");
         run_all_flows(&mut witness, &client, Some(&authorization), &what).await;

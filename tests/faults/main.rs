@@ -123,14 +123,14 @@ impl Stage {
     }
 
     /// Observes a fault that lasts until it is repaired.
-    async fn meet(&self, fault: &'static str, mend: impl AsyncFnOnce(&Self)) -> Row {
+    async fn meet(&self, fault: &'static str, repair: impl AsyncFnOnce(&Self)) -> Row {
         let seen = self.seeker.token().await.map(drop);
         assert!(
             self.holder.cached().is_some(),
             "{fault}: a valid token is served"
         );
         let sent = self.refreshes();
-        mend(self).await;
+        repair(self).await;
         self.after(fault, seen, sent).await
     }
 
@@ -362,7 +362,7 @@ async fn a_file_whose_lock_clock_or_owner_changes() {
     let row = stage.meet("file: clock set back by an hour", async |stage| {
         assert!(
             stored(stage).await.age.unwrap() < Duration::from_secs(60),
-            "stamped anew"
+            "stamped again"
         );
     });
     rows.push(row.await.line(Some(&place.folder()), None));

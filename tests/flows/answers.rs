@@ -82,7 +82,7 @@ impl Kept {
     /// The sign-in is intact: the valid refresh token is stored, and no redeemed one was sent.
     async fn assert_not_lost(&self, why: &str) {
         let record = self.record().await;
-        assert!(record.ended().is_none(), "{why}: marked dead");
+        assert!(record.ended().is_none(), "{why}: marked as ended");
         let refresh_token = record.refresh_token().expose();
         let sign_in = self.stage.mock.sign_in_of(refresh_token);
         let sign_in = sign_in.unwrap_or_else(|| panic!("{why}: an unknown token is stored"));

@@ -176,12 +176,12 @@ async fn a_missing_permission_is_an_error_without_a_new_token() {
 #[tokio::test]
 async fn an_invalid_fixed_token_is_an_error_after_one_call() {
     let mock = MockCoze::start().await.unwrap();
-    let api = api_with(FixedToken::new("pat_dead").unwrap(), &mock);
+    let api = api_with(FixedToken::new("pat_revoked").unwrap(), &mock);
     let error = me(&api).await.unwrap_err();
     assert_refused(&mock, &error, 401, 700_012_006);
     assert_eq!(requests(&mock), (0, 1));
     let shown = format!("{error} {error:?} {api:?}");
-    assert!(!shown.contains("pat_dead"), "{shown}");
+    assert!(!shown.contains("pat_revoked"), "{shown}");
 }
 
 #[tokio::test]
@@ -221,8 +221,8 @@ async fn every_form_of_a_refused_token_is_recovered() {
             }
         });
         let (api, provider) = in_process(&stage);
-        let dead = provider.token().await.unwrap();
-        stage.mock.revoke_access_token(dead.expose());
+        let revoked = provider.token().await.unwrap();
+        stage.mock.revoke_access_token(revoked.expose());
         let outcome = me(&api).await;
         assert!(outcome.is_ok(), "{http_status} {code}: {outcome:?}");
         assert_eq!(requests(&stage.mock), (2, 2), "{http_status} {code}");
@@ -303,8 +303,8 @@ async fn an_api_that_refuses_every_token_does_not_cause_a_renewal_per_call() {
 async fn a_hundred_callers_with_a_revoked_token_cause_one_renewal() {
     let stage = Stage::new();
     let (api, provider) = in_process(&stage);
-    let dead = provider.token().await.unwrap();
-    stage.mock.revoke_access_token(dead.expose());
+    let revoked = provider.token().await.unwrap();
+    stage.mock.revoke_access_token(revoked.expose());
     stage.line.takes(millis(50));
     let callers: Vec<_> = (0..100)
         .map(|_| {
@@ -428,7 +428,7 @@ async fn the_middleware_adds_the_token_and_recovers_once() {
 #[tokio::test]
 async fn the_middleware_returns_the_401_of_an_invalid_fixed_token() {
     let mock = MockCoze::start().await.unwrap();
-    let layer = TokenMiddleware::new(FixedToken::new("pat_dead").unwrap(), &endpoint(&mock));
+    let layer = TokenMiddleware::new(FixedToken::new("pat_revoked").unwrap(), &endpoint(&mock));
     let client = reqwest_middleware::ClientBuilder::new(http().build().unwrap())
         .with(layer)
         .build();

@@ -48,7 +48,7 @@ async fn a_new_sign_in_ends_the_backoff_of_an_outage() {
     let (_, sign_in) = signed_in(&stage).await;
     let provider = CachedProvider::web(stage.web(), sign_in.clone()).build();
     refused(&stage, &provider).await;
-    stage.line.mend();
+    stage.line.repair();
     let fresh = stage.web_sign_in().await;
     sign_in.put(&fresh).await.unwrap();
     let began = Instant::now();
@@ -63,7 +63,7 @@ async fn a_new_sign_in_by_another_replica_is_used_within_a_second() {
     let (store, sign_in) = signed_in(&stage).await;
     let provider = CachedProvider::web(stage.web(), sign_in).build();
     refused(&stage, &provider).await;
-    stage.line.mend();
+    stage.line.repair();
     let attempts = stage.line.attempts();
     // It loads the record, finds no change, and does not load again immediately.
     provider.token().await.unwrap_err();

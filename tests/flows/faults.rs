@@ -364,19 +364,19 @@ async fn a_device_continues_to_poll_through_temporary_faults() {
 
 #[tokio::test(start_paused = true)]
 async fn a_code_is_resent_only_if_it_was_certainly_not_sent() {
-    let attempts_over = |cut, mended_after| async move {
+    let attempts_over = |cut, repaired_after| async move {
         let stage = Stage::new();
         let web = stage.web();
         let (page, login) = web.login(REDIRECT_URI).begin().unwrap();
         let callback = stage.person(page.as_str(), Decision::Approve);
         stage.line.cut(cut);
         let line = stage.line.clone();
-        let mended = tokio::spawn(async move {
-            pass(mended_after).await;
-            line.mend();
+        let repaired = tokio::spawn(async move {
+            pass(repaired_after).await;
+            line.repair();
         });
         let outcome = web.complete(login, &callback).await;
-        mended.await.unwrap();
+        repaired.await.unwrap();
         (
             outcome.map_err(|error| error.kind()).err(),
             stage.line.attempts(),
@@ -396,7 +396,7 @@ async fn a_code_is_resent_only_if_it_was_certainly_not_sent() {
 
 /// Over a socket, with real resets and timeouts.
 async fn over_a_socket(fault: Fault) -> Error {
-    let patience = match fault {
+    let timeout = match fault {
         Fault::Timeout { .. } => secs(6),
         _ => secs(30),
     };
@@ -405,7 +405,7 @@ async fn over_a_socket(fault: Fault) -> Error {
     let client = OAuthClient::builder()
         .endpoint(Endpoint::custom(mock.url()).unwrap())
         .http(|| reqwest::Client::builder().no_proxy())
-        .request_timeout(patience)
+        .request_timeout(timeout)
         .build()
         .unwrap();
     let error = jwt_flow(client).token().await.unwrap_err();

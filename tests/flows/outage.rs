@@ -34,12 +34,12 @@ async fn the_circuit_breaker_limits_requests_of_many_sessions() {
     assert!((8 * 50..8 * 62).contains(&attempts), "{attempts} attempts");
     assert_eq!(pool.stats().cached, 0);
 
-    stage.line.mend();
-    let mended = Instant::now();
+    stage.line.repair();
+    let repaired = Instant::now();
     for user in users {
         user.await.unwrap();
     }
-    assert!(mended.elapsed() < secs(20), "{:?}", mended.elapsed());
+    assert!(repaired.elapsed() < secs(20), "{:?}", repaired.elapsed());
     assert_eq!(pool.stats().cached, 1000);
 }
 
@@ -218,8 +218,8 @@ async fn after_an_outage_only_waiting_callers_cause_requests() {
         let _ = tokio::time::timeout(millis(10), session.token()).await;
     }
     stage.line.takes(millis(50));
-    stage.line.mend();
-    let mended = Instant::now();
+    stage.line.repair();
+    let repaired = Instant::now();
     let callers: Vec<_> = (0..100)
         .map(|user| {
             let session = pool.session(format!("user-{user}"));
@@ -233,7 +233,7 @@ async fn after_an_outage_only_waiting_callers_cause_requests() {
     for caller in callers {
         caller.await.unwrap();
     }
-    assert!(mended.elapsed() < secs(4), "{:?}", mended.elapsed());
+    assert!(repaired.elapsed() < secs(4), "{:?}", repaired.elapsed());
     assert!(stage.token_requests().len() <= 110, "no other caller waits");
 
     // Afterwards the breaker is closed.

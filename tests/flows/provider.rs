@@ -477,8 +477,8 @@ async fn a_sign_in_is_refreshed_over_many_generations() {
         let sign_in = sign_in(&stage, &first);
         let generations = &sign_in.generations;
         assert!(generations.len() >= 20, "{flow}: {}", generations.len());
-        let (live, spent) = generations.split_last().unwrap();
-        assert!(spent.iter().all(|one| one.redeemed_at_unix_ms.is_some()));
+        let (live, redeemed) = generations.split_last().unwrap();
+        assert!(redeemed.iter().all(|one| one.redeemed_at_unix_ms.is_some()));
         assert_eq!(
             sign_in.live_refresh_token(),
             Some(live.refresh_token.as_str())
@@ -744,12 +744,12 @@ async fn concurrent_callers_on_many_threads_cause_one_request() {
     // All of them report that the API refused it.
     let callers: Vec<_> = first
         .into_iter()
-        .map(|dead| {
+        .map(|refused| {
             let provider = provider.clone();
             tokio::spawn(async move {
-                provider.invalidate(&dead);
+                provider.invalidate(&refused);
                 let next = provider.token().await.unwrap();
-                assert_ne!(next.expose(), dead.expose());
+                assert_ne!(next.expose(), refused.expose());
             })
         })
         .collect();
@@ -787,7 +787,7 @@ async fn concurrent_callers_of_a_failing_server_share_one_error_and_a_backoff() 
         (100..=125).contains(&attempts),
         "{attempts} in five minutes"
     );
-    stage.line.mend();
+    stage.line.repair();
     pass(secs(15)).await;
     provider.token().await.unwrap();
     let stats = provider.stats();
@@ -822,7 +822,7 @@ async fn an_outage_shorter_than_the_token_is_not_noticed() {
         stage.line.cut(Interruption::Refused);
         for second in 0..300 {
             if second == outage {
-                stage.line.mend();
+                stage.line.repair();
             }
             let token = provider.token().await;
             assert!(
@@ -926,7 +926,7 @@ async fn counters_match_the_requests() {
     assert_eq!((stats.refreshes, stats.failures), (2, 1));
     assert_eq!(stats.last_error.unwrap().kind(), ErrorKind::Connect);
 
-    stage.line.mend();
+    stage.line.repair();
     provider.cached().unwrap();
     pass(secs(1)).await;
     let stats = provider.stats();

@@ -117,7 +117,7 @@ impl Simulation {
                 60..90 => {
                     let longest = self.dice.pick(&self.strides);
                     let span = millis(self.dice.below(longest));
-                    self.let_pass(span).await;
+                    self.let_time_pass(span).await;
                 }
                 90..95 => self.plan_a_fault(),
                 95..98 => self.begin_an_outage(),
@@ -172,12 +172,12 @@ impl Simulation {
     }
 
     /// Lets time pass, and repairs the network at the end of an outage.
-    async fn let_pass(&mut self, span: Duration) {
+    async fn let_time_pass(&mut self, span: Duration) {
         if let Some(until) = self.outage_until {
             let left = secs(until.saturating_sub(self.now()));
             if left <= span {
                 pass(left).await;
-                self.stage.line.mend();
+                self.stage.line.repair();
                 self.outage_until = None;
                 self.last_outage_ended = Some(self.now());
                 pass(span - left).await;

@@ -303,8 +303,8 @@ async fn replicas_share_one_refresh() {
         }
         let refreshes = refreshes(&stage, &first);
         assert!((5..=9).contains(&refreshes), "{refreshes} in 5,000 s");
-        let adopted: u64 = replicas.iter().map(|one| one.stats().reused).sum();
-        assert!(adopted >= 7 * refreshes as u64, "{adopted}");
+        let reused: u64 = replicas.iter().map(|one| one.stats().reused).sum();
+        assert!(reused >= 7 * refreshes as u64, "{reused}");
         assert_nothing_lost(&stage, &first, &store.record().await);
         stage.mock.assert_clean();
     }
@@ -701,7 +701,7 @@ async fn shutdown_sends_nothing_and_does_not_wait_for_the_lock() {
     let stage = Stage::new();
     let (store, _) = signed_in(&stage).await;
     pass(secs(1000)).await;
-    let lease = store.hold_lock(secs(1000)).await;
+    let lock = store.hold_lock(secs(1000)).await;
     let before = stage.line.attempts();
     let provider = replica(&stage, &store);
     let waiting = tokio::spawn({
@@ -713,7 +713,7 @@ async fn shutdown_sends_nothing_and_does_not_wait_for_the_lock() {
     provider.shutdown().await.unwrap();
     assert!(began.elapsed() < secs(1), "{:?}", began.elapsed());
     assert_eq!(waiting.await.unwrap().kind(), ErrorKind::ShutDown);
-    store.unlock(&lease).await;
+    store.unlock(&lock).await;
     pass(secs(10)).await;
     assert_eq!(stage.line.attempts(), before);
 }
@@ -794,7 +794,7 @@ async fn a_refusal_within_the_grace_period_does_not_require_sign_in() {
         .deadline(secs(5))
         .build();
     former.token().await.unwrap_err();
-    stage.line.mend();
+    stage.line.repair();
     pass(secs(100)).await;
     let before = stage.line.attempts();
     let provider = CachedProvider::web(stage.web(), store.sign_in())
@@ -879,9 +879,9 @@ async fn an_ended_sign_in_is_reported_without_requests_until_a_new_sign_in() {
         pass(millis(500)).await;
     }
     assert_eq!(stage.line.attempts(), before, "it is not sent again");
-    let dead = store.record().await;
-    assert!(dead.holds(first.refresh_token().unwrap()), "kept");
-    assert_eq!(dead.ended().unwrap().code, "invalid_grant");
+    let ended = store.record().await;
+    assert!(ended.holds(first.refresh_token().unwrap()), "kept");
+    assert_eq!(ended.ended().unwrap().code, "invalid_grant");
 
     let fresh = stage.web_sign_in().await;
     store.sign_in().put(&fresh).await.unwrap();
@@ -1043,7 +1043,7 @@ async fn an_unreachable_server_backs_off_only_the_processes_of_one_machine() {
         assert_eq!(error.kind(), ErrorKind::Connect, "{error}");
         let sent = stage.line.attempts() - before;
         assert_eq!(sent == 0, is_process_bound, "{sent}");
-        stage.line.mend();
+        stage.line.repair();
         pass(secs(16)).await;
         assert!(replica(&stage, &store).token().await.is_ok());
     }

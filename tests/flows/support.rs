@@ -242,7 +242,7 @@ impl Network {
         self.with(|state| state.cut = Some(cut));
     }
 
-    pub(crate) fn mend(&self) {
+    pub(crate) fn repair(&self) {
         self.with(|state| state.cut = None);
     }
 

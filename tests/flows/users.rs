@@ -123,26 +123,26 @@ async fn a_refused_token_is_not_returned_by_the_next_provider() {
     let builder = UserPool::web(stage.web(), MemoryStore::new());
     let pool = builder.capacity(2).build();
     let signed_in = sign_in(&stage, &pool, 30).await;
-    let dead = token(&pool, "user-0").await;
-    assert!(stage.mock.revoke_access_token(dead.expose()));
+    let refused = token(&pool, "user-0").await;
+    assert!(stage.mock.revoke_access_token(refused.expose()));
     // The handle is dropped, and other users fill the pool.
-    pool.user("user-0").invalidate(&dead);
+    pool.user("user-0").invalidate(&refused);
     for user in signed_in.keys().filter(|user| *user != "user-0") {
         token(&pool, user).await;
     }
     pass(secs(60)).await;
     let next = token(&pool, "user-0").await;
-    assert_ne!(next.expose(), dead.expose());
+    assert_ne!(next.expose(), refused.expose());
     assert!(stage.takes(&next));
     assert_eq!(generations(&stage, &signed_in["user-0"]), 2);
     // The refusal is reported late, after its token was evicted.
-    let dead = token(&pool, "user-1").await;
+    let refused = token(&pool, "user-1").await;
     for user in signed_in.keys().filter(|user| *user != "user-1") {
         token(&pool, user).await;
     }
     assert!(pool.user("user-1").cached().is_none());
-    pool.user("user-1").invalidate(&dead);
-    assert_ne!(token(&pool, "user-1").await.expose(), dead.expose());
+    pool.user("user-1").invalidate(&refused);
+    assert_ne!(token(&pool, "user-1").await.expose(), refused.expose());
 }
 
 #[tokio::test(start_paused = true)]
@@ -211,7 +211,7 @@ async fn an_open_breaker_limits_requests_and_serves_stored_tokens() {
     let served = token(&pool, "user-1").await;
     assert_eq!(served.expose(), fresh.access_token().expose());
 
-    stage.line.mend();
+    stage.line.repair();
     pass(secs(16)).await;
     for user in signed_in.keys() {
         assert!(stage.takes(&token(&pool, user).await));

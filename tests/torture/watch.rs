@@ -93,7 +93,7 @@ pub(crate) fn look_on(
     let mut damaged_before = false;
     while !stop.load(Ordering::Relaxed) {
         std::thread::sleep(BETWEEN_LOOKS);
-        seen.take_up(stage.mock.requests_since(seen.last)?);
+        seen.record_answered(stage.mock.requests_since(seen.last)?);
         // Whatever is redeemed from here on may be missing in it, however long this thread stalls.
         let looked_at = unix_ms();
         let loaded = runtime.block_on(sign_in.load());
@@ -121,7 +121,7 @@ pub(crate) fn look_on(
         std::thread::sleep(BETWEEN_LOOKS);
         let rest = stage.mock.requests_since(seen.last)?;
         let all_answered = !rest.iter().any(Request::is_open);
-        seen.take_up(rest);
+        seen.record_answered(rest);
         if all_answered {
             return Ok(seen);
         }
@@ -166,7 +166,7 @@ fn unix_ms() -> u64 {
 
 impl Seen {
     /// Takes the requests before the first one that has no response.
-    fn take_up(&mut self, requests: Vec<Request>) {
+    fn record_answered(&mut self, requests: Vec<Request>) {
         for request in requests {
             self.missed += request.number - self.last - 1;
             if request.is_open() && !self.has_waited_long() {

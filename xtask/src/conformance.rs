@@ -197,7 +197,7 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
         .with_context(|| format!("cannot create {}", places.work.display()))?;
     let programs = Programs::build(&root, &places.work)?;
 
-    // In parallel, because most of the time is spent waiting.
+    // In parallel, because the SDKs mostly wait.
     let outcomes: Vec<(&str, Result<Row>)> = std::thread::scope(|scope| {
         let (places, programs) = (&places, &programs);
         let mut threads: Vec<_> = chosen

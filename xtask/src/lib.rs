@@ -32,6 +32,7 @@ mod place;
 mod root;
 mod torture;
 mod walk;
+mod words;
 
 use std::process::ExitCode;
 use std::time::Instant;
@@ -205,10 +206,14 @@ fn lint_all() -> Result<ExitCode> {
             count += 1;
         }
     }
+    for finding in words::findings(&root)? {
+        println!("{finding}");
+        count += 1;
+    }
     if count == 0 {
         println!("{} spec(s), no findings", SPECS.len());
         return Ok(ExitCode::SUCCESS);
     }
-    eprintln!("{count} finding(s) in spec/");
+    eprintln!("{count} finding(s)");
     Ok(ExitCode::FAILURE)
 }

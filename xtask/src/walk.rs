@@ -269,8 +269,8 @@ mod tests {
         });
 
         assert_eq!(resolve(&document, "/a"), Some(("/c".to_owned(), &json!(1))));
-        for dead_end in ["/x", "/lost", "/file"] {
-            assert_eq!(resolve(&document, dead_end), None, "{dead_end}");
+        for unresolved in ["/x", "/lost", "/file"] {
+            assert_eq!(resolve(&document, unresolved), None, "{unresolved}");
         }
     }
 

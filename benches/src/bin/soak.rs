@@ -127,11 +127,11 @@ fn report_on(seen: &Seen, provider: &CachedProvider, lasting: Duration, report: 
     );
     // These are the cost of the backoff: without requests no caller can learn that the server is back.
     report.figure(
-        "soak: errors after such an outage, until its last pause is over",
+        "soak: errors after such an outage, until its last backoff has elapsed",
         seen.errors_after_outages as f64,
         "",
         format!(
-            "after {} of them; each got at once, with the time of the next try: a dead server is not asked for each call",
+            "after {} of them; each returned immediately, with the time of the next attempt: an unavailable server does not get a request per call",
             seen.outages_felt_late.len()
         ),
     );
@@ -321,7 +321,7 @@ impl Observer {
         });
     }
 
-    fn mended(&self) {
+    fn repaired(&self) {
         let mut seen = self.seen();
         if let Some(fault) = seen.faults.last_mut() {
             fault.to = Some(Instant::now());
@@ -369,7 +369,7 @@ fn break_things(mock: &MockCoze, observer: &Observer, until: Instant) -> Result<
             wait(&|| mock.faults().pending().is_empty());
         }
         mock.faults().clear();
-        observer.mended();
+        observer.repaired();
     }
     Ok(())
 }

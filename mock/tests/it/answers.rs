@@ -23,9 +23,9 @@ async fn struck(fault: impl Into<Fault>) -> (Client, Reply) {
         .add(fault, Target::refresh(), Times::ONCE);
     let reply = refreshed(&client, first.text("refresh_token")).await;
     assert!(client.mock.faults().pending().is_empty());
-    let spent = refreshed(&client, first.text("refresh_token")).await;
+    let reused = refreshed(&client, first.text("refresh_token")).await;
     assert_eq!(
-        spent.refusal(),
+        reused.refusal(),
         "400 invalid_grant",
         "the request took effect"
     );

@@ -36,7 +36,7 @@ async fn a_missing_unknown_or_expired_token_is_refused() {
         (None, 4100),
         (Some("Bearer"), 4100),
         (Some("Basic eDp5"), 4100),
-        (Some("Bearer nobody's"), 700_012_006),
+        (Some("Bearer unknown"), 700_012_006),
     ] {
         let headers: Vec<_> = authorization
             .map(|value| ("authorization", value))

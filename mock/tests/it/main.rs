@@ -11,7 +11,7 @@ mod api;
 mod client;
 mod contract;
 mod control;
-mod error_words;
+mod error_codes;
 mod faults;
 mod flows;
 mod jwt;

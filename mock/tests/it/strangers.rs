@@ -31,7 +31,7 @@ async fn status(mock: &MockCoze, head: &str) -> String {
     answer.get(9..12).unwrap_or_default().to_owned()
 }
 
-async fn steered(listen: &str) -> MockCoze {
+async fn controllable(listen: &str) -> MockCoze {
     MockCoze::builder()
         .listen(listen.parse().expect("an address"))
         .control_endpoints(true)
@@ -43,7 +43,7 @@ async fn steered(listen: &str) -> MockCoze {
 
 #[tokio::test]
 async fn a_loopback_mock_accepts_only_loopback_names() {
-    let mock = steered("127.0.0.1:0").await;
+    let mock = controllable("127.0.0.1:0").await;
     for (target, hosts, expected) in [
         ("", "host: 127.0.0.1\r\n", "200"),
         ("", "host: 127.0.0.1:65535\r\n", "200"),
@@ -91,7 +91,7 @@ async fn a_loopback_mock_accepts_only_loopback_names() {
 #[tokio::test]
 async fn a_page_of_another_origin_cannot_control_a_mock() {
     for listen in ["127.0.0.1:0", "0.0.0.0:0"] {
-        let mock = steered(listen).await;
+        let mock = controllable(listen).await;
         let open = listen.starts_with('0');
         for (host, origins, expected) in [
             ("127.0.0.1:8377", &[][..], "200"),
@@ -181,7 +181,7 @@ async fn a_client_without_a_host_gets_the_address_of_the_mock() {
 /// Every malformed request ends, and the next request is served.
 #[tokio::test]
 async fn malformed_requests_are_handled() {
-    let mock = steered("127.0.0.1:0").await;
+    let mock = controllable("127.0.0.1:0").await;
     let token = defaults::PERSONAL_ACCESS_TOKEN;
     let users_me = format!(
         "GET /v1/users/me HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {token}\r\n"
@@ -226,10 +226,10 @@ async fn malformed_requests_are_handled() {
         ("length and chunks", post(token_path, b"{}").replacen_head("content-length", "transfer-encoding: chunked\r\ncontent-length"), ""),
         ("deep JSON", post(token_path, deep.as_bytes()), "400"),
         ("deep JSON objects", post(token_path, deep_object.as_bytes()), "400"),
-        ("deep JSON to steer", post("/_mock/faults", deep.as_bytes()), "400"),
+        ("deeply nested control request", post("/_mock/faults", deep.as_bytes()), "400"),
         ("one name many times", post(token_path, wide.as_bytes()), "400"),
         ("half UTF-8", post(token_path, b"{\"grant_type\":\"\xff\"}"), "400"),
-        ("half UTF-8 to steer", post("/_mock/clock/advance", b"{\"seconds\":1\xff}"), "400"),
+        ("invalid UTF-8 in a control request", post("/_mock/clock/advance", b"{\"seconds\":1\xff}"), "400"),
         ("half a surrogate", post(token_path, b"{\"grant_type\":\"\\ud800\"}"), "400"),
         ("a number with very many digits", post("/_mock/clock/advance", format!("{{\"seconds\":{}}}", "9".repeat(100_000)).as_bytes()), "400"),
         ("an oversized control request", post("/_mock/faults", &vec![b' '; 2_000_000]), "4"),
