@@ -214,7 +214,7 @@ async fn every_form_of_a_refused_token_is_recovered() {
         (401, 1),
     ] {
         let stage = Stage::new();
-        stage.line.rewrites(move |response| {
+        stage.network.rewrites(move |response| {
             if response.status() == 401 {
                 *response.status_mut() = http::StatusCode::from_u16(http_status).unwrap();
                 edit_json(response, |json| json["code"] = code.into());
@@ -235,7 +235,7 @@ const WRONG_TOKEN: &str = "The token you entered is incorrect. Please double-che
 #[tokio::test(start_paused = true)]
 async fn a_refused_new_token_is_not_renewed_again() {
     let stage = Stage::new();
-    stage.line.rewrites(|response| {
+    stage.network.rewrites(|response| {
         let body = std::str::from_utf8(response.body()).unwrap();
         if body.contains("user_name") {
             *response.body_mut() = format!(r#"{{"code":4101,"msg":"{WRONG_TOKEN}"}}"#).into();
@@ -258,7 +258,7 @@ async fn a_refused_new_token_is_not_renewed_again() {
 
 /// Lets the API refuse every token.
 fn refuse_all(stage: &Stage) {
-    stage.line.rewrites(|response| {
+    stage.network.rewrites(|response| {
         let body = std::str::from_utf8(response.body()).unwrap();
         if body.contains("user_name") {
             *response.status_mut() = http::StatusCode::UNAUTHORIZED;
@@ -305,7 +305,7 @@ async fn a_hundred_callers_with_a_revoked_token_cause_one_renewal() {
     let (api, provider) = in_process(&stage);
     let revoked = provider.token().await.unwrap();
     stage.mock.revoke_access_token(revoked.expose());
-    stage.line.takes(millis(50));
+    stage.network.takes(millis(50));
     let callers: Vec<_> = (0..100)
         .map(|_| {
             let api = api.clone();
@@ -335,7 +335,7 @@ async fn a_revoked_sign_in_requires_sign_in() {
 #[tokio::test(start_paused = true)]
 async fn without_a_token_no_call_is_sent() {
     let stage = Stage::new();
-    stage.line.cut(Interruption::Refused);
+    stage.network.cut(Interruption::Refused);
     let (api, _) = in_process(&stage);
     let error = me(&api).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Connect);

@@ -31,7 +31,7 @@ async fn refused(stage: &Stage, provider: &CachedProvider) {
     let token = provider.token().await.unwrap();
     provider.invalidate(&token);
     // Some attempts fail first, to increase the backoff.
-    stage.line.cut(Interruption::Refused);
+    stage.network.cut(Interruption::Refused);
     for _ in 0..4 {
         let error = provider.token().await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Connect, "{error}");
@@ -48,7 +48,7 @@ async fn a_new_sign_in_ends_the_backoff_of_an_outage() {
     let (_, sign_in) = signed_in(&stage).await;
     let provider = CachedProvider::web(stage.web(), sign_in.clone()).build();
     refused(&stage, &provider).await;
-    stage.line.repair();
+    stage.network.repair();
     let fresh = stage.web_sign_in().await;
     sign_in.put(&fresh).await.unwrap();
     let began = Instant::now();
@@ -63,13 +63,13 @@ async fn a_new_sign_in_by_another_replica_is_used_within_a_second() {
     let (store, sign_in) = signed_in(&stage).await;
     let provider = CachedProvider::web(stage.web(), sign_in).build();
     refused(&stage, &provider).await;
-    stage.line.repair();
-    let attempts = stage.line.attempts();
+    stage.network.repair();
+    let attempts = stage.network.attempts();
     // It loads the record, finds no change, and does not load again immediately.
     provider.token().await.unwrap_err();
     let other = SignIn::new(store, "default").unwrap();
     let fresh = stage.web_sign_in().await;
-    let signing_in = stage.line.attempts() - attempts;
+    let signing_in = stage.network.attempts() - attempts;
     other.put(&fresh).await.unwrap();
     let began = Instant::now();
     let token = loop {
@@ -81,7 +81,7 @@ async fn a_new_sign_in_by_another_replica_is_used_within_a_second() {
     assert_eq!(token.expose(), fresh.access_token().expose());
     assert!(began.elapsed() <= secs(1), "{:?}", began.elapsed());
     assert_eq!(
-        stage.line.attempts() - attempts,
+        stage.network.attempts() - attempts,
         signing_in,
         "it only loads the record"
     );
@@ -114,12 +114,12 @@ async fn during_a_backoff_the_store_is_loaded_once_a_second_and_no_request_is_se
     let (_, sign_in) = signed_in(&stage).await;
     let provider = CachedProvider::web(stage.web(), sign_in).build();
     refused(&stage, &provider).await;
-    let (attempts, stats) = (stage.line.attempts(), provider.stats());
+    let (attempts, stats) = (stage.network.attempts(), provider.stats());
     for _ in 0..40 {
         provider.token().await.unwrap_err();
         pass(millis(100)).await;
     }
-    assert_eq!(stage.line.attempts(), attempts);
+    assert_eq!(stage.network.attempts(), attempts);
     let now = provider.stats();
     assert_eq!(now.refreshes, stats.refreshes, "loading is not a refresh");
     assert_eq!(
@@ -136,22 +136,22 @@ async fn a_response_with_an_expired_token_causes_one_refresh_and_then_a_backoff(
     let provider = CachedProvider::web(stage.web(), sign_in).build();
     let token = provider.token().await.unwrap();
     provider.invalidate(&token);
-    stage.line.rewrites(|response| {
+    stage.network.rewrites(|response| {
         edit_json(response, |json| json["expires_in"] = 0.into());
     });
-    let before = stage.line.attempts();
+    let before = stage.network.attempts();
     for _ in 0..100 {
         let error = provider.token().await.unwrap_err();
         assert!(error.retry_after().is_some(), "{error}");
         pass(millis(4)).await;
     }
-    assert_eq!(stage.line.attempts() - before, 1);
+    assert_eq!(stage.network.attempts() - before, 1);
     // The backoff grows.
     for _ in 0..100 {
         provider.token().await.unwrap_err();
         pass(millis(600)).await;
     }
-    let attempts = stage.line.attempts() - before;
+    let attempts = stage.network.attempts() - before;
     assert!(attempts <= 10, "{attempts} in a minute");
 }
 
@@ -198,7 +198,7 @@ async fn a_temporary_failure_of_the_signer_is_retried() {
     let provider = signing(&stage, 3, true);
     let token = provider.token().await.unwrap();
     assert!(stage.takes(&token));
-    assert_eq!(stage.line.attempts(), 1, "nothing was sent before");
+    assert_eq!(stage.network.attempts(), 1, "nothing was sent before");
 }
 
 #[tokio::test(start_paused = true)]

@@ -89,7 +89,7 @@ async fn a_user_who_refuses_a_web_app_causes_access_denied() {
     let error = web.complete(login, &callback).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Refused);
     assert_eq!(error.code(), Some(&ErrorCode::AccessDenied));
-    assert_eq!(stage.line.attempts(), 0, "no code is exchanged");
+    assert_eq!(stage.network.attempts(), 0, "no code is exchanged");
     stage.mock.assert_clean();
 }
 

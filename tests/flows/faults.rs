@@ -369,17 +369,17 @@ async fn a_code_is_resent_only_if_it_was_certainly_not_sent() {
         let web = stage.web();
         let (page, login) = web.login(REDIRECT_URI).begin().unwrap();
         let callback = stage.person(page.as_str(), Decision::Approve);
-        stage.line.cut(cut);
-        let line = stage.line.clone();
+        stage.network.cut(cut);
+        let network = stage.network.clone();
         let repaired = tokio::spawn(async move {
             pass(repaired_after).await;
-            line.repair();
+            network.repair();
         });
         let outcome = web.complete(login, &callback).await;
         repaired.await.unwrap();
         (
             outcome.map_err(|error| error.kind()).err(),
-            stage.line.attempts(),
+            stage.network.attempts(),
         )
     };
     let soon = attempts_over(Interruption::Refused, millis(500)).await;

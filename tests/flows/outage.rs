@@ -15,7 +15,7 @@ async fn the_circuit_breaker_limits_requests_of_many_sessions() {
         .max_concurrent_requests(8)
         .deadline(secs(20))
         .build();
-    stage.line.cut(Interruption::Refused);
+    stage.network.cut(Interruption::Refused);
     let users: Vec<_> = (0..1000)
         .map(|user| {
             let session = pool.session(format!("user-{user}"));
@@ -30,11 +30,11 @@ async fn the_circuit_breaker_limits_requests_of_many_sessions() {
         .collect();
     pass(secs(60)).await;
     // As many as open the circuit breaker, then at most 8 per second.
-    let attempts = stage.line.attempts();
+    let attempts = stage.network.attempts();
     assert!((8 * 50..8 * 62).contains(&attempts), "{attempts} attempts");
     assert_eq!(pool.stats().cached, 0);
 
-    stage.line.repair();
+    stage.network.repair();
     let repaired = Instant::now();
     for user in users {
         user.await.unwrap();
@@ -93,8 +93,8 @@ async fn an_open_breaker_fails_new_sessions_immediately_and_serves_cached_tokens
     let pool = builder.max_concurrent_requests(8).build();
     let lucky = pool.session("lucky");
     let held = lucky.token().await.unwrap();
-    let before = stage.line.attempts();
-    stage.line.cut(Interruption::Refused);
+    let before = stage.network.attempts();
+    stage.network.cut(Interruption::Refused);
 
     // A hundred new sessions per second.
     for users in (0..6000).step_by(100) {
@@ -116,7 +116,7 @@ async fn an_open_breaker_fails_new_sessions_immediately_and_serves_cached_tokens
         assert_eq!(lucky.token().await.unwrap().expose(), held.expose());
         pass(millis(1010)).await;
     }
-    let attempts = stage.line.attempts() - before;
+    let attempts = stage.network.attempts() - before;
     assert!((8 * 50..8 * 62).contains(&attempts), "{attempts} attempts");
 }
 
@@ -127,7 +127,7 @@ async fn an_open_breaker_fails_waiting_callers() {
     let pool = SessionPool::builder(jwt_flow(client.build().unwrap()))
         .max_concurrent_requests(4)
         .build();
-    stage.line.cut(Interruption::Silent);
+    stage.network.cut(Interruption::Silent);
     let began = Instant::now();
     for error in ask_in_vain(&pool, 0..100).await {
         assert_eq!(error.kind(), ErrorKind::Timeout, "{error}");
@@ -135,7 +135,7 @@ async fn an_open_breaker_fails_waiting_callers() {
     // Four requests that timed out and four more open the circuit breaker.
     let waited = began.elapsed();
     assert!((secs(10)..secs(11)).contains(&waited), "{waited:?}");
-    assert_eq!(stage.line.attempts(), 8);
+    assert_eq!(stage.network.attempts(), 8);
 }
 
 #[tokio::test(start_paused = true)]
@@ -145,7 +145,7 @@ async fn a_server_that_is_silent_until_the_deadline_opens_the_breaker() {
         .max_concurrent_requests(4)
         .deadline(secs(10))
         .build();
-    stage.line.cut(Interruption::Silent);
+    stage.network.cut(Interruption::Silent);
     for users in [0..100, 100..200] {
         let began = Instant::now();
         ask_in_vain(&pool, users).await;
@@ -160,7 +160,7 @@ async fn a_server_that_is_silent_until_the_deadline_opens_the_breaker() {
             .iter()
             .all(|error| error.kind() == ErrorKind::Timeout)
     );
-    assert_eq!(stage.line.attempts(), 8);
+    assert_eq!(stage.network.attempts(), 8);
     assert_eq!(pool.stats().failures, 200);
 }
 
@@ -172,7 +172,7 @@ async fn a_steady_stream_of_sessions_opens_the_breaker_too() {
         .deadline(secs(10))
         .build();
     pool.session("earlier").token().await.unwrap();
-    stage.line.cut(Interruption::Silent);
+    stage.network.cut(Interruption::Silent);
     let mut callers = Vec::new();
     for user in 0..300 {
         let session = pool.session(format!("user-{user}"));
@@ -212,13 +212,13 @@ async fn after_an_outage_only_waiting_callers_cause_requests() {
     let stage = Stage::new();
     let builder = SessionPool::builder(stage.jwt());
     let pool = builder.max_concurrent_requests(8).build();
-    stage.line.cut(Interruption::Refused);
+    stage.network.cut(Interruption::Refused);
     for user in 0..3000 {
         let session = pool.session(format!("impatient-{user}"));
         let _ = tokio::time::timeout(millis(10), session.token()).await;
     }
-    stage.line.takes(millis(50));
-    stage.line.repair();
+    stage.network.takes(millis(50));
+    stage.network.repair();
     let repaired = Instant::now();
     let callers: Vec<_> = (0..100)
         .map(|user| {
@@ -248,7 +248,7 @@ async fn invalid_requests_do_not_affect_the_breaker() {
     let stage = Stage::new();
     let builder = SessionPool::builder(stage.jwt());
     let pool = builder.max_concurrent_requests(8).build();
-    stage.line.cut(Interruption::Refused);
+    stage.network.cut(Interruption::Refused);
     let callers: Vec<_> = (0..200)
         .map(|user| {
             let request = JwtTokenRequest::new().session_name(format!("user-{user}"));
@@ -262,7 +262,7 @@ async fn invalid_requests_do_not_affect_the_breaker() {
     for caller in callers {
         assert!(caller.await.unwrap());
     }
-    let attempts = stage.line.attempts();
+    let attempts = stage.network.attempts();
     assert!((9..=16).contains(&attempts), "{attempts} attempts");
 }
 
@@ -334,7 +334,7 @@ async fn a_silent_server_gets_few_requests_and_waiting_sessions_have_no_tasks() 
     let pool = SessionPool::builder(stage.jwt())
         .max_concurrent_requests(8)
         .build();
-    stage.line.cut(Interruption::Silent);
+    stage.network.cut(Interruption::Silent);
     let waiting: Vec<_> = (0..10_000)
         .map(|user| {
             let session = pool.session(format!("user-{user}"));
@@ -342,7 +342,7 @@ async fn a_silent_server_gets_few_requests_and_waiting_sessions_have_no_tasks() 
         })
         .collect();
     pass(secs(5)).await;
-    assert_eq!(stage.line.attempts(), 8);
+    assert_eq!(stage.network.attempts(), 8);
     let tasks = tokio::runtime::Handle::current()
         .metrics()
         .num_alive_tasks();

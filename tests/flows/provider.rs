@@ -117,19 +117,23 @@ async fn attempts_are_bounded_in_number() {
 #[tokio::test(start_paused = true)]
 async fn attempts_are_bounded_in_time() {
     let stage = Stage::new();
-    stage.line.cut(Interruption::Silent);
+    stage.network.cut(Interruption::Silent);
     let provider = CachedProvider::jwt(stage.jwt()).deadline(secs(45)).build();
     let began = Instant::now();
     let error = provider.token().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Timeout);
     assert_eq!(began.elapsed(), secs(45));
-    assert_eq!(stage.line.attempts(), 2, "the first timed out after 30 s");
+    assert_eq!(
+        stage.network.attempts(),
+        2,
+        "the first timed out after 30 s"
+    );
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_timeout_by_the_deadline_names_the_flow() {
     let stage = Stage::new();
-    stage.line.cut(Interruption::Silent);
+    stage.network.cut(Interruption::Silent);
     let provider = CachedProvider::jwt(stage.jwt()).deadline(secs(5)).build();
     let error = provider.token().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Timeout);
@@ -268,7 +272,7 @@ async fn a_clock_skew_of_an_hour_costs_a_second_jwt_and_serves_no_expired_token(
             "signed with the server's time"
         );
 
-        stage.line.cut(Interruption::Refused);
+        stage.network.cut(Interruption::Refused);
         let served = read_to_the_end(&stage, &provider).await;
         assert!((890..900).contains(&served), "{offset}: {served}");
         stage.mock.assert_clean();
@@ -395,7 +399,7 @@ async fn a_corrected_clock_does_not_extend_a_lifetime() {
     let provider = jwt(&stage);
     provider.token().await.unwrap();
     stage.clock.set_wall_offset_secs(0);
-    stage.line.cut(Interruption::Refused);
+    stage.network.cut(Interruption::Refused);
     let served = read_to_the_end(&stage, &provider).await;
     assert!((890..900).contains(&served), "{served}");
 }
@@ -403,12 +407,12 @@ async fn a_corrected_clock_does_not_extend_a_lifetime() {
 #[tokio::test(start_paused = true)]
 async fn without_a_date_a_correct_clock_suffices() {
     let stage = Stage::new();
-    stage.line.rewrites(|response| {
+    stage.network.rewrites(|response| {
         response.headers_mut().remove("date");
     });
     let provider = jwt(&stage);
     provider.token().await.unwrap();
-    stage.line.cut(Interruption::Refused);
+    stage.network.cut(Interruption::Refused);
     let served = read_to_the_end(&stage, &provider).await;
     assert!((890..900).contains(&served), "{served}");
 }
@@ -416,7 +420,7 @@ async fn without_a_date_a_correct_clock_suffices() {
 #[tokio::test(start_paused = true)]
 async fn without_a_date_clock_skew_is_not_corrected() {
     let stage = Stage::new();
-    stage.line.rewrites(|response| {
+    stage.network.rewrites(|response| {
         response.headers_mut().remove("date");
     });
     stage.clock.set_wall_offset_secs(-3600);
@@ -433,8 +437,8 @@ async fn a_duration_instead_of_an_expiry_needs_no_clock() {
             let stage = Stage::new();
             let first = stage.pkce_sign_in().await;
             stage.clock.set_wall_offset_secs(offset);
-            stage.line.takes(secs(2));
-            stage.line.rewrites(move |response| {
+            stage.network.takes(secs(2));
+            stage.network.rewrites(move |response| {
                 edit_json(response, |json| json["expires_in"] = 900.into());
                 if !with_date {
                     response.headers_mut().remove("date");
@@ -444,7 +448,7 @@ async fn a_duration_instead_of_an_expiry_needs_no_clock() {
             let old = provider.token().await.unwrap();
             provider.invalidate(&old);
             provider.token().await.unwrap();
-            stage.line.cut(Interruption::Refused);
+            stage.network.cut(Interruption::Refused);
             let served = read_to_the_end(&stage, &provider).await;
             assert!(
                 (890..900).contains(&served),
@@ -546,7 +550,7 @@ async fn an_invalid_refresh_token_requires_sign_in_and_is_not_sent_again() {
         let old = provider.token().await.unwrap();
         let refresh_token = first.refresh_token().unwrap().expose();
         assert!(stage.mock.revoke_sign_in(refresh_token));
-        let before = stage.line.attempts();
+        let before = stage.network.attempts();
         // The API refuses the token, and the caller reports it.
         provider.invalidate(&old);
         let error = provider.token().await.unwrap_err();
@@ -556,7 +560,7 @@ async fn an_invalid_refresh_token_requires_sign_in_and_is_not_sent_again() {
             pass(secs(61)).await;
             assert_requires_sign_in(&provider.token().await.unwrap_err());
         }
-        assert_eq!(stage.line.attempts() - before, 1, "{flow}");
+        assert_eq!(stage.network.attempts() - before, 1, "{flow}");
     }
 }
 
@@ -596,14 +600,14 @@ async fn an_ended_login_session_is_reported_and_backs_off() {
     let provider = CachedProvider::web_in_memory(stage.web(), first).build();
     stage.mock.end_login(&refresh_token);
     pass(secs(900)).await;
-    let before = stage.line.attempts();
+    let before = stage.network.attempts();
     for _ in 0..600 {
         let error = provider.token().await.unwrap_err();
         assert_eq!(error.code(), Some(&ErrorCode::AccessDeny));
         assert!(error.to_string().contains("sign in again"), "{error}");
         pass(secs(1)).await;
     }
-    let requests = stage.line.attempts() - before;
+    let requests = stage.network.attempts() - before;
     assert!(requests <= 16, "{requests} in ten minutes");
 }
 
@@ -626,12 +630,12 @@ async fn a_sent_refresh_is_awaited_beyond_the_deadline() {
         .build();
     let old = provider.token().await.unwrap();
     provider.invalidate(&old);
-    stage.line.takes(secs(20));
+    stage.network.takes(secs(20));
     let began = Instant::now();
     let new = provider.token().await.unwrap();
     assert_eq!(began.elapsed(), secs(20));
     assert!(stage.takes(&new));
-    stage.line.takes(Duration::ZERO);
+    stage.network.takes(Duration::ZERO);
     pass(secs(900)).await;
     assert!(stage.takes(&provider.token().await.unwrap()));
     assert_eq!(sign_in(&stage, &first).reuse_attempts(), 0);
@@ -658,7 +662,7 @@ async fn shutdown_waits_for_a_refresh_in_flight() {
     let first = stage.web_sign_in().await;
     let provider = CachedProvider::web_in_memory(stage.web(), first.clone()).build();
     pass(secs(880)).await;
-    stage.line.takes(secs(5));
+    stage.network.takes(secs(5));
     assert!(provider.cached().is_some());
     let began = Instant::now();
     pass(secs(1)).await;
@@ -700,7 +704,7 @@ async fn herd(provider: &CachedProvider) -> Vec<AccessToken> {
 #[tokio::test(start_paused = true)]
 async fn concurrent_callers_cause_one_request() {
     let stage = Stage::new();
-    stage.line.takes(millis(50));
+    stage.network.takes(millis(50));
     let provider = jwt(&stage);
     let began = Instant::now();
     let first = herd(&provider).await;
@@ -736,7 +740,7 @@ async fn concurrent_callers_cause_one_request() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn concurrent_callers_on_many_threads_cause_one_request() {
     let stage = Stage::new();
-    stage.line.takes(millis(20));
+    stage.network.takes(millis(20));
     let provider = jwt(&stage);
     let first = herd(&provider).await;
     assert_eq!(stage.token_requests().len(), 1);
@@ -757,13 +761,13 @@ async fn concurrent_callers_on_many_threads_cause_one_request() {
         caller.await.unwrap();
     }
     assert_eq!(stage.token_requests().len(), 2);
-    assert_eq!(stage.line.most_in_flight(), 1);
+    assert_eq!(stage.network.most_in_flight(), 1);
 }
 
 #[tokio::test(start_paused = true)]
 async fn concurrent_callers_of_a_failing_server_share_one_error_and_a_backoff() {
     let stage = Stage::new();
-    stage.line.cut(Interruption::Refused);
+    stage.network.cut(Interruption::Refused);
     let provider = jwt(&stage);
     let callers: Vec<_> = (0..1000)
         .map(|_| {
@@ -774,7 +778,7 @@ async fn concurrent_callers_of_a_failing_server_share_one_error_and_a_backoff() 
     for caller in callers {
         assert_eq!(caller.await.unwrap().kind(), ErrorKind::Connect);
     }
-    assert_eq!(stage.line.attempts(), 5, "one request with its attempts");
+    assert_eq!(stage.network.attempts(), 5, "one request with its attempts");
     let mut errors = 0;
     for _ in 0..300 {
         errors += u32::from(provider.token().await.is_err());
@@ -782,12 +786,12 @@ async fn concurrent_callers_of_a_failing_server_share_one_error_and_a_backoff() 
     }
     assert_eq!(errors, 300);
     // Backoffs of 0.5, 1, 2, 4, 8, 15, 15 ... s between requests of at most 5 attempts within 3 s.
-    let attempts = stage.line.attempts();
+    let attempts = stage.network.attempts();
     assert!(
         (100..=125).contains(&attempts),
         "{attempts} in five minutes"
     );
-    stage.line.repair();
+    stage.network.repair();
     pass(secs(15)).await;
     provider.token().await.unwrap();
     let stats = provider.stats();
@@ -797,7 +801,7 @@ async fn concurrent_callers_of_a_failing_server_share_one_error_and_a_backoff() 
 #[tokio::test(start_paused = true)]
 async fn under_load_only_the_first_caller_waits() {
     let stage = Stage::new();
-    stage.line.takes(millis(50));
+    stage.network.takes(millis(50));
     let fault = Fault::ShortLivedTokens { seconds: 5 };
     stage.mock.faults().add(fault, At::Token, Times::Forever);
     let provider = jwt(&stage);
@@ -819,10 +823,10 @@ async fn an_outage_shorter_than_the_token_is_not_noticed() {
         let provider = jwt(&stage);
         provider.token().await.unwrap();
         pass(secs(670)).await;
-        stage.line.cut(Interruption::Refused);
+        stage.network.cut(Interruption::Refused);
         for second in 0..300 {
             if second == outage {
-                stage.line.repair();
+                stage.network.repair();
             }
             let token = provider.token().await;
             assert!(
@@ -837,7 +841,7 @@ async fn an_outage_shorter_than_the_token_is_not_noticed() {
 #[tokio::test(start_paused = true)]
 async fn without_background_refresh_the_caller_waits_and_no_task_remains() {
     let stage = Stage::new();
-    stage.line.takes(millis(50));
+    stage.network.takes(millis(50));
     let first = stage.pkce_sign_in().await;
     let provider = CachedProvider::pkce_in_memory(stage.pkce(), first.clone())
         .refresh(RefreshMode::InLine)
@@ -892,7 +896,7 @@ async fn a_token_that_is_invalidated_during_its_refresh_is_not_served_after_it()
     let provider = jwt(&stage);
     let old = provider.token().await.unwrap();
     pass(secs(880)).await;
-    stage.line.takes(secs(2));
+    stage.network.takes(secs(2));
     assert!(provider.cached().is_some(), "a refresh starts");
     provider.invalidate(&old);
     assert!(provider.cached().is_none());
@@ -918,7 +922,7 @@ async fn counters_match_the_requests() {
         provider.cached().unwrap();
     }
     pass(secs(880)).await;
-    stage.line.cut(Interruption::Refused);
+    stage.network.cut(Interruption::Refused);
     provider.cached().unwrap();
     pass(secs(4)).await;
     let stats = provider.stats();
@@ -926,7 +930,7 @@ async fn counters_match_the_requests() {
     assert_eq!((stats.refreshes, stats.failures), (2, 1));
     assert_eq!(stats.last_error.unwrap().kind(), ErrorKind::Connect);
 
-    stage.line.repair();
+    stage.network.repair();
     provider.cached().unwrap();
     pass(secs(1)).await;
     let stats = provider.stats();
@@ -1005,7 +1009,7 @@ async fn tracing_and_debug_output_contain_no_secret() {
         }
         pass(secs(61)).await;
     }
-    secrets.extend(stage.line.bearers());
+    secrets.extend(stage.network.bearers());
     let traced = traced.text();
     for expected in [
         "trying again",

@@ -177,7 +177,7 @@ impl Simulation {
             let left = secs(until.saturating_sub(self.now()));
             if left <= span {
                 pass(left).await;
-                self.stage.line.repair();
+                self.stage.network.repair();
                 self.outage_until = None;
                 self.last_outage_ended = Some(self.now());
                 pass(span - left).await;
@@ -231,7 +231,7 @@ impl Simulation {
         let longest = self.dice.pick(&[10, 100, LIFETIME]);
         let span = self.dice.below(longest);
         if self.outage_until.is_none() {
-            self.stage.line.cut(cut);
+            self.stage.network.cut(cut);
             self.outage_until = Some(self.now() + span);
             if self.prolongs_an_outage() {
                 self.stage.mock.faults().clear();

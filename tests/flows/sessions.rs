@@ -119,7 +119,7 @@ async fn thousand_callers_on_fifty_sessions(stage: &Stage, pool: &SessionPool) {
 #[tokio::test(start_paused = true)]
 async fn a_thousand_callers_on_fifty_sessions_cause_fifty_requests() {
     let stage = Stage::new();
-    stage.line.takes(millis(50));
+    stage.network.takes(millis(50));
     let pool = pool(&stage);
     thousand_callers_on_fifty_sessions(&stage, &pool).await;
     assert_eq!(stage.token_requests().len(), 50);
@@ -141,7 +141,7 @@ async fn a_thousand_callers_in_the_refresh_window_cause_one_request_and_none_wai
     let session = pool.session("alice");
     let old = session.token().await.unwrap();
     pass(secs(880)).await;
-    stage.line.takes(secs(2));
+    stage.network.takes(secs(2));
     let began = Instant::now();
     for _ in 0..1000 {
         assert_eq!(session.token().await.unwrap().expose(), old.expose());
@@ -155,12 +155,12 @@ async fn a_thousand_callers_in_the_refresh_window_cause_one_request_and_none_wai
 #[tokio::test(start_paused = true)]
 async fn concurrent_requests_are_limited() {
     let stage = Stage::new();
-    stage.line.takes(millis(50));
+    stage.network.takes(millis(50));
     let builder = SessionPool::builder(stage.jwt());
     let pool = builder.max_concurrent_requests(4).build();
     let began = Instant::now();
     thousand_callers_on_fifty_sessions(&stage, &pool).await;
-    assert_eq!(stage.line.most_in_flight(), 4, "exactly the limit");
+    assert_eq!(stage.network.most_in_flight(), 4, "exactly the limit");
     assert_eq!(began.elapsed(), millis(13 * 50));
     assert_eq!(stage.token_requests().len(), 50);
 }
@@ -168,7 +168,7 @@ async fn concurrent_requests_are_limited() {
 #[tokio::test(start_paused = true)]
 async fn waiting_for_a_permit_counts_towards_the_deadline() {
     let stage = Stage::new();
-    stage.line.takes(secs(4));
+    stage.network.takes(secs(4));
     let pool = SessionPool::builder(stage.jwt())
         .max_concurrent_requests(1)
         .deadline(secs(6))
@@ -201,11 +201,11 @@ async fn a_session_in_backoff_holds_no_permit() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn fifty_sessions_on_many_threads_cause_fifty_requests() {
     let stage = Stage::new();
-    stage.line.takes(millis(20));
+    stage.network.takes(millis(20));
     let pool = pool(&stage);
     thousand_callers_on_fifty_sessions(&stage, &pool).await;
     assert_eq!(stage.token_requests().len(), 50);
-    let most = stage.line.most_in_flight();
+    let most = stage.network.most_in_flight();
     assert!(most <= 32, "{most}: the default limit");
 }
 
@@ -241,7 +241,7 @@ async fn an_evicted_session_gets_a_new_token() {
 #[tokio::test(start_paused = true)]
 async fn a_small_pool_still_shares_one_request_per_session() {
     let stage = Stage::new();
-    stage.line.takes(millis(50));
+    stage.network.takes(millis(50));
     let pool = SessionPool::builder(stage.jwt()).capacity(5).build();
     thousand_callers_on_fifty_sessions(&stage, &pool).await;
     assert_eq!(stage.token_requests().len(), 50);
@@ -368,7 +368,7 @@ async fn without_a_server_a_token_is_served_until_it_expires() {
     let pool = pool(&stage);
     let session = pool.session("alice");
     session.token().await.unwrap();
-    stage.line.cut(Interruption::Refused);
+    stage.network.cut(Interruption::Refused);
     let mut served = 0;
     while let Some(token) = session.cached() {
         assert!(stage.takes(&token));
@@ -426,7 +426,7 @@ async fn an_invalid_request_fails_alone_and_sends_nothing() {
     let endless = pool.provider(request.duration(Duration::MAX));
     let error = endless.token().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidInput);
-    assert_eq!(stage.line.attempts(), 0);
+    assert_eq!(stage.network.attempts(), 0);
     token(&pool, "alice").await;
 }
 
@@ -456,7 +456,7 @@ async fn only_the_current_token_of_a_session_can_be_invalidated() {
 #[tokio::test(start_paused = true)]
 async fn a_cancelled_caller_does_not_cancel_the_request() {
     let stage = Stage::new();
-    stage.line.takes(millis(50));
+    stage.network.takes(millis(50));
     let pool = pool(&stage);
     let session = pool.session("alice");
     let impatient = tokio::time::timeout(millis(10), session.token()).await;
@@ -480,7 +480,7 @@ async fn debug_output_contains_no_secret() {
     assert!(!shown.contains(token.expose()), "{shown}");
     assert!(!shown.contains("czs_"), "{shown}");
     assert!(!shown.contains("PRIVATE KEY"), "{shown}");
-    for jwt in stage.line.bearers() {
+    for jwt in stage.network.bearers() {
         assert!(!shown.contains(&jwt), "{shown}");
     }
 }

@@ -285,7 +285,7 @@ async fn replicas_share_one_refresh() {
     ] {
         let stage = Stage::of(builder);
         let (store, first) = signed_in(&stage).await;
-        stage.line.takes(millis(80));
+        stage.network.takes(millis(80));
         let replicas: Vec<_> = (0..8).map(|_| replica(&stage, &store)).collect();
         for _ in 0..500 {
             for replica in &replicas {
@@ -344,7 +344,7 @@ async fn in_the_refresh_window_a_replica_without_the_lock_serves_its_token_and_p
     let old = one.token().await.unwrap();
     other.token().await.unwrap();
     pass(secs(860)).await;
-    stage.line.takes(secs(10));
+    stage.network.takes(secs(10));
     for _ in 0..9 {
         for provider in [&one, &other] {
             let served = provider.cached().expect("nobody waits");
@@ -365,7 +365,7 @@ async fn without_a_valid_token_a_replica_waits_for_the_refreshing_one() {
     let stage = Stage::new();
     let (store, first) = signed_in(&stage).await;
     pass(secs(1000)).await;
-    stage.line.takes(secs(5));
+    stage.network.takes(secs(5));
     let (one, other) = (replica(&stage, &store), replica(&stage, &store));
     let began = Instant::now();
     let (a, b) = tokio::join!(one.token(), other.token());
@@ -378,7 +378,7 @@ async fn without_a_valid_token_a_replica_waits_for_the_refreshing_one() {
 async fn a_stored_token_is_reused_and_a_one_shot_program_renews_one_near_expiry() {
     let stage = Stage::new();
     let (store, first) = signed_in(&stage).await;
-    let before = stage.line.attempts();
+    let before = stage.network.attempts();
     let one_shot = || {
         CachedProvider::web(stage.web(), store.sign_in())
             .refresh(RefreshMode::InLine)
@@ -386,13 +386,13 @@ async fn a_stored_token_is_reused_and_a_one_shot_program_renews_one_near_expiry(
     };
     pass(secs(600)).await;
     one_shot().token().await.unwrap();
-    assert_eq!(stage.line.attempts(), before, "it is valid for long");
+    assert_eq!(stage.network.attempts(), before, "it is valid for long");
     pass(secs(290)).await;
     let token = one_shot().token().await.unwrap();
     assert_eq!(refreshes(&stage, &first), 1);
     assert!(stage.takes(&token));
     pass(secs(890)).await;
-    stage.line.cut(Interruption::Refused);
+    stage.network.cut(Interruption::Refused);
     let token = one_shot().token().await.unwrap();
     assert!(
         stage.takes(&token),
@@ -432,7 +432,7 @@ async fn no_refresh_is_sent_if_the_store_cannot_save_its_result() {
     let (store, first) = signed_in(&stage).await;
     let provider = replica(&stage, &store);
     let token = provider.token().await.unwrap();
-    let before = stage.line.attempts();
+    let before = stage.network.attempts();
     store.with(|rig| rig.intent = vec![StoreFault::Fails; 1000].into());
     let mut served = 0;
     while let Some(still) = provider.cached() {
@@ -443,7 +443,7 @@ async fn no_refresh_is_sent_if_the_store_cannot_save_its_result() {
     assert!(served >= 895, "{served}: until its expiry");
     let error = provider.token().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Store, "{error}");
-    assert_eq!(stage.line.attempts(), before, "nothing was sent");
+    assert_eq!(stage.network.attempts(), before, "nothing was sent");
     store.with(|rig| rig.intent.clear());
     pass(secs(61)).await;
     assert!(stage.takes(&provider.token().await.unwrap()));
@@ -562,14 +562,14 @@ async fn a_lock_that_is_never_released_is_not_stolen_and_its_owner_is_named() {
     let (store, _) = signed_in(&stage).await;
     pass(secs(1000)).await;
     let _stuck = store.hold_lock(secs(100_000)).await;
-    let before = stage.line.attempts();
+    let before = stage.network.attempts();
     let provider = replica(&stage, &store);
     let began = Instant::now();
     let error = provider.token().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::StoreBusy, "{error}");
     assert!(error.to_string().contains("process 4711"), "{error}");
     assert!(began.elapsed() <= secs(61), "{:?}", began.elapsed());
-    assert_eq!(stage.line.attempts(), before);
+    assert_eq!(stage.network.attempts(), before);
 }
 
 #[tokio::test(start_paused = true)]
@@ -578,7 +578,7 @@ async fn a_lock_lost_during_a_refresh_loses_nothing() {
     let (store, first) = signed_in(&stage).await;
     pass(secs(1000)).await;
     store.with(|rig| rig.ttl = Some(secs(2)));
-    stage.line.takes(secs(5));
+    stage.network.takes(secs(5));
     let (slow, other) = (replica(&stage, &store), replica(&stage, &store));
     let former = tokio::spawn(async move { slow.token().await.unwrap() });
     pass(secs(3)).await;
@@ -702,7 +702,7 @@ async fn shutdown_sends_nothing_and_does_not_wait_for_the_lock() {
     let (store, _) = signed_in(&stage).await;
     pass(secs(1000)).await;
     let lock = store.hold_lock(secs(1000)).await;
-    let before = stage.line.attempts();
+    let before = stage.network.attempts();
     let provider = replica(&stage, &store);
     let waiting = tokio::spawn({
         let provider = provider.clone();
@@ -715,7 +715,7 @@ async fn shutdown_sends_nothing_and_does_not_wait_for_the_lock() {
     assert_eq!(waiting.await.unwrap().kind(), ErrorKind::ShutDown);
     store.unlock(&lock).await;
     pass(secs(10)).await;
-    assert_eq!(stage.line.attempts(), before);
+    assert_eq!(stage.network.attempts(), before);
 }
 
 #[tokio::test(start_paused = true)]
@@ -789,14 +789,14 @@ async fn a_refusal_within_the_grace_period_does_not_require_sign_in() {
     // An owner whose request hangs, and that cannot withdraw its intent.
     let cut_off = store.another();
     cut_off.with(|rig| rig.withdraw = vec![StoreFault::Fails; 10].into());
-    stage.line.cut(Interruption::Silent);
+    stage.network.cut(Interruption::Silent);
     let former = CachedProvider::web(stage.web(), cut_off.sign_in())
         .deadline(secs(5))
         .build();
     former.token().await.unwrap_err();
-    stage.line.repair();
+    stage.network.repair();
     pass(secs(100)).await;
-    let before = stage.line.attempts();
+    let before = stage.network.attempts();
     let provider = CachedProvider::web(stage.web(), store.sign_in())
         .deadline(secs(5))
         .build();
@@ -811,7 +811,7 @@ async fn a_refusal_within_the_grace_period_does_not_require_sign_in() {
         pass(error.retry_after().unwrap()).await;
     }
     assert!(began.elapsed() >= secs(35), "{:?}", began.elapsed());
-    assert_eq!(stage.line.attempts() - before, 1, "it is sent only once");
+    assert_eq!(stage.network.attempts() - before, 1, "it is sent only once");
 }
 
 // The record changes
@@ -821,11 +821,11 @@ async fn a_sign_in_replaced_during_a_refresh_is_used_and_the_result_quarantined(
     let stage = Stage::new();
     let (store, _) = signed_in(&stage).await;
     pass(secs(1000)).await;
-    stage.line.takes(secs(5));
+    stage.network.takes(secs(5));
     let provider = replica(&stage, &store);
     let refreshing = tokio::spawn(async move { provider.token().await.unwrap() });
     pass(secs(1)).await;
-    stage.line.takes(Duration::ZERO);
+    stage.network.takes(Duration::ZERO);
     let fresh = stage.web_sign_in().await;
     store.sign_in().put(&fresh).await.unwrap();
     let got = refreshing.await.unwrap();
@@ -843,7 +843,7 @@ async fn a_sign_out_during_a_refresh_is_permanent() {
     let stage = Stage::new();
     let (store, _) = signed_in(&stage).await;
     pass(secs(1000)).await;
-    stage.line.takes(secs(5));
+    stage.network.takes(secs(5));
     let provider = replica(&stage, &store);
     let refreshing = tokio::spawn(async move { provider.token().await.unwrap_err() });
     pass(secs(1)).await;
@@ -871,14 +871,14 @@ async fn an_ended_sign_in_is_reported_without_requests_until_a_new_sign_in() {
     let error = one.token().await.unwrap_err();
     assert!(error.needs_sign_in(), "{error}");
     assert!(error.log_id().is_some());
-    let before = stage.line.attempts();
+    let before = stage.network.attempts();
     for _ in 0..100 {
         let error = other.token().await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::NotSignedIn, "{error}");
         assert!(one.token().await.unwrap_err().needs_sign_in());
         pass(millis(500)).await;
     }
-    assert_eq!(stage.line.attempts(), before, "it is not sent again");
+    assert_eq!(stage.network.attempts(), before, "it is not sent again");
     let ended = store.record().await;
     assert!(ended.holds(first.refresh_token().unwrap()), "kept");
     assert_eq!(ended.ended().unwrap().code, "invalid_grant");
@@ -897,7 +897,7 @@ async fn invalid_grant_is_ignored_if_the_record_has_changed() {
     let stage = Stage::new();
     let (store, first) = signed_in(&stage).await;
     pass(secs(1000)).await;
-    stage.line.takes(secs(5));
+    stage.network.takes(secs(5));
     assert!(
         stage
             .mock
@@ -906,7 +906,7 @@ async fn invalid_grant_is_ignored_if_the_record_has_changed() {
     let provider = replica(&stage, &store);
     let refreshing = tokio::spawn(async move { provider.token().await.unwrap() });
     pass(secs(1)).await;
-    stage.line.takes(Duration::ZERO);
+    stage.network.takes(Duration::ZERO);
     let fresh = stage.web_sign_in().await;
     store.sign_in().put(&fresh).await.unwrap();
     let got = refreshing.await.unwrap();
@@ -936,7 +936,7 @@ async fn a_missing_sign_in_is_an_error_without_backoff() {
     let error = provider.token().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NotSignedIn, "{error}");
     assert!(error.needs_sign_in());
-    assert_eq!(stage.line.attempts(), 0);
+    assert_eq!(stage.network.attempts(), 0);
     let first = stage.web_sign_in().await;
     store.sign_in().put(&first).await.unwrap();
     assert!(provider.token().await.is_ok(), "without a backoff");
@@ -977,9 +977,9 @@ async fn the_intent_is_rewritten_before_every_attempt_and_withdrawn_after_the_la
         Times::Forever,
     );
     let provider = replica(&stage, &store);
-    let before = stage.line.attempts();
+    let before = stage.network.attempts();
     provider.token().await.unwrap_err();
-    let sent = (stage.line.attempts() - before) as usize;
+    let sent = (stage.network.attempts() - before) as usize;
     assert!(sent >= 3, "{sent}");
     let written = store.with(|rig| std::mem::take(&mut rig.written));
     let intents = written.iter().filter_map(|record| record.get("intents"));
@@ -1011,7 +1011,7 @@ async fn a_retry_after_applies_to_other_replicas_until_a_new_sign_in() {
         Times::ONCE,
     );
     replica(&stage, &store).token().await.unwrap_err();
-    let before = stage.line.attempts();
+    let before = stage.network.attempts();
     let other = replica(&stage, &store);
     let began = Instant::now();
     let error = other.token().await.unwrap_err();
@@ -1022,7 +1022,7 @@ async fn a_retry_after_applies_to_other_replicas_until_a_new_sign_in() {
         left > secs(10) && left <= secs(15),
         "{left:?}: at most 15 s"
     );
-    assert_eq!(stage.line.attempts(), before);
+    assert_eq!(stage.network.attempts(), before);
     let fresh = stage.web_sign_in().await;
     store.sign_in().put(&fresh).await.unwrap();
     let third = replica(&stage, &store).token().await.unwrap();
@@ -1036,14 +1036,14 @@ async fn an_unreachable_server_backs_off_only_the_processes_of_one_machine() {
         let (store, _) = signed_in(&stage).await;
         store.with(|rig| rig.is_process_bound = is_process_bound);
         pass(secs(1000)).await;
-        stage.line.cut(Interruption::Refused);
+        stage.network.cut(Interruption::Refused);
         replica(&stage, &store).token().await.unwrap_err();
-        let before = stage.line.attempts();
+        let before = stage.network.attempts();
         let error = replica(&stage, &store).token().await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Connect, "{error}");
-        let sent = stage.line.attempts() - before;
+        let sent = stage.network.attempts() - before;
         assert_eq!(sent == 0, is_process_bound, "{sent}");
-        stage.line.repair();
+        stage.network.repair();
         pass(secs(16)).await;
         assert!(replica(&stage, &store).token().await.is_ok());
     }
@@ -1055,8 +1055,8 @@ async fn programs_waiting_for_the_lock_do_not_repeat_a_failed_refresh() {
     let (store, _) = signed_in(&stage).await;
     store.with(|rig| rig.is_process_bound = true);
     pass(secs(1000)).await;
-    stage.line.cut(Interruption::Refused);
-    let (before, began) = (stage.line.attempts(), Instant::now());
+    stage.network.cut(Interruption::Refused);
+    let (before, began) = (stage.network.attempts(), Instant::now());
     let programs: Vec<_> = (0..20)
         .map(|_| {
             let program = replica(&stage, &store);
@@ -1067,7 +1067,7 @@ async fn programs_waiting_for_the_lock_do_not_repeat_a_failed_refresh() {
         assert_eq!(program.await.unwrap(), ErrorKind::Connect);
     }
     assert_eq!(
-        stage.line.attempts() - before,
+        stage.network.attempts() - before,
         5,
         "the attempts of one program"
     );
@@ -1082,10 +1082,10 @@ async fn nothing_is_sent_after_a_suspend_longer_than_the_lock() {
     // Suspended between lock and request: only the wall clock shows it.
     let clock = stage.clock.clone();
     store.with(|rig| rig.suspends = Some(Box::new(move || clock.set_wall_offset_secs(300))));
-    let before = stage.line.attempts();
+    let before = stage.network.attempts();
     let token = replica(&stage, &store).token().await.unwrap();
     assert!(stage.takes(&token));
-    assert_eq!(stage.line.attempts() - before, 1, "with a new lock");
+    assert_eq!(stage.network.attempts() - before, 1, "with a new lock");
     let written = store.with(|rig| std::mem::take(&mut rig.written));
     let intents = written
         .iter()
@@ -1126,7 +1126,7 @@ async fn an_owner_that_lost_its_lock_is_awaited_as_if_it_held_it() {
     // Its lock disappears after a second, as after a failover; its intent does not.
     let cut_short = store.another();
     cut_short.with(|rig| rig.ttl = Some(secs(1)));
-    stage.line.takes(secs(8));
+    stage.network.takes(secs(8));
     let (slow, other) = (replica(&stage, &cut_short), replica(&stage, &store));
     let former = tokio::spawn(async move { slow.token().await.unwrap() });
     pass(secs(3)).await;
@@ -1178,7 +1178,7 @@ async fn a_new_version_alone_does_not_end_the_wait_for_another_owner() {
     // With an unknown age, a rewritten record does not look fresher.
     store.with(|rig| rig.knows_no_age = true);
     let other = store.hold_lock(secs(40)).await;
-    let before = stage.line.attempts();
+    let before = stage.network.attempts();
     let provider = replica(&stage, &store);
     let waiting = tokio::spawn(async move { provider.token().await.unwrap() });
     let key = FaultyStore::key();
@@ -1194,7 +1194,7 @@ async fn a_new_version_alone_does_not_end_the_wait_for_another_owner() {
             .compare_and_set(&key, Some(&now.version), Some(&again));
         assert_ne!(set.await.unwrap(), CompareAndSet::Conflict);
     }
-    assert_eq!(stage.line.attempts(), before);
+    assert_eq!(stage.network.attempts(), before);
     assert!(!waiting.is_finished());
     store.unlock(&other).await;
     assert!(stage.takes(&waiting.await.unwrap()));

@@ -46,7 +46,7 @@ pub(crate) struct Stage {
     pub(crate) mock: MockCoze,
     /// The client's clock. Its wall clock can be skewed; the mock's is always correct.
     pub(crate) clock: TestClock,
-    pub(crate) line: Network,
+    pub(crate) network: Network,
 }
 
 impl Stage {
@@ -60,7 +60,7 @@ impl Stage {
             .build()
             .unwrap();
         Self {
-            line: Network(Arc::new(NetworkInner {
+            network: Network(Arc::new(NetworkInner {
                 mock: mock.clone(),
                 state: Mutex::default(),
             })),
@@ -70,8 +70,8 @@ impl Stage {
     }
 
     pub(crate) fn client_builder(&self) -> OAuthClientBuilder {
-        let line = self.line.clone();
-        let service = tower::service_fn(move |request| line.clone().carry(request));
+        let network = self.network.clone();
+        let service = tower::service_fn(move |request| network.clone().carry(request));
         OAuthClient::builder()
             .endpoint(Endpoint::custom(self.mock.url()).unwrap())
             .transport(ServiceTransport::new(service))
@@ -312,12 +312,12 @@ impl Network {
 struct InFlight(Network);
 
 impl InFlight {
-    fn enter(line: &Network) -> Self {
-        line.with(|state| {
+    fn enter(network: &Network) -> Self {
+        network.with(|state| {
             state.in_flight += 1;
             state.most_in_flight = state.most_in_flight.max(state.in_flight);
         });
-        Self(line.clone())
+        Self(network.clone())
     }
 }
 

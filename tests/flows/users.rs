@@ -52,14 +52,14 @@ async fn token(pool: &UserPool, user: &str) -> AccessToken {
 async fn each_user_gets_the_stored_token_without_a_request() {
     let stage = Stage::new();
     let (pool, signed_in) = pool(&stage, 20).await;
-    let before = stage.line.attempts();
+    let before = stage.network.attempts();
     for _ in 0..3 {
         for (user, first) in &signed_in {
             let token = token(&pool, user).await;
             assert_eq!(token.expose(), first.access_token().expose());
         }
     }
-    assert_eq!(stage.line.attempts(), before);
+    assert_eq!(stage.network.attempts(), before);
     let stats = pool.stats();
     assert_eq!((stats.refreshes, stats.reused, stats.requests), (20, 20, 0));
     assert_eq!((stats.cached, stats.served_from_cache), (20, 40));
@@ -95,13 +95,13 @@ async fn an_idle_user_is_evicted_and_loaded_again_from_the_store() {
     let builder = UserPool::web(stage.web(), MemoryStore::new());
     let pool = builder.idle_timeout(secs(100)).build();
     let signed_in = sign_in(&stage, &pool, 2).await;
-    let before = stage.line.attempts();
+    let before = stage.network.attempts();
     token(&pool, "user-0").await;
     pass(secs(200)).await;
     assert_eq!(pool.stats().cached, 0);
     let again = token(&pool, "user-0").await;
     assert_eq!(again.expose(), signed_in["user-0"].access_token().expose());
-    assert_eq!(stage.line.attempts(), before);
+    assert_eq!(stage.network.attempts(), before);
 }
 
 #[tokio::test(start_paused = true)]
@@ -189,8 +189,8 @@ async fn an_open_breaker_limits_requests_and_serves_stored_tokens() {
     let signed_in = sign_in(&stage, &pool, 40).await;
     pass(secs(1000)).await;
     let fresh = stage.web_sign_in().await;
-    stage.line.cut(Interruption::Refused);
-    let before = stage.line.attempts();
+    stage.network.cut(Interruption::Refused);
+    let before = stage.network.attempts();
     for _ in 0..10 {
         let asks = signed_in.keys().map(|user| {
             let user = pool.user(user);
@@ -202,7 +202,7 @@ async fn an_open_breaker_limits_requests_and_serves_stored_tokens() {
         }
         pass(secs(1)).await;
     }
-    let attempts = stage.line.attempts() - before;
+    let attempts = stage.network.attempts() - before;
     assert!((4..=60).contains(&attempts), "{attempts} attempts");
     // A sign-in by another replica needs no request.
     let sign_in = pool.user("user-1").sign_in().unwrap();
@@ -211,7 +211,7 @@ async fn an_open_breaker_limits_requests_and_serves_stored_tokens() {
     let served = token(&pool, "user-1").await;
     assert_eq!(served.expose(), fresh.access_token().expose());
 
-    stage.line.repair();
+    stage.network.repair();
     pass(secs(16)).await;
     for user in signed_in.keys() {
         assert!(stage.takes(&token(&pool, user).await));
@@ -242,7 +242,7 @@ async fn shutdown_waits_for_refreshes_in_flight_and_starts_no_other() {
         token(&pool, user).await;
     }
     pass(secs(890)).await;
-    stage.line.takes(secs(3));
+    stage.network.takes(secs(3));
     for user in signed_in.keys() {
         assert!(pool.user(user).cached().is_some(), "a refresh begins");
     }
