@@ -1,6 +1,5 @@
 //! Responses: Coze's success bodies and the shapes of its error bodies.
 
-use crate::script::{End, HeaderEdit};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use serde::{Deserialize, Serialize};
@@ -172,6 +171,24 @@ pub(crate) fn error_body(shape: ErrorShape, word: ErrorWord, message: &str, log_
         ErrorShape::C => shape_c(4000, message, log_id),
     }
 }
+
+pub(crate) const LOG_ID: HeaderName = HeaderName::from_static("x-tt-logid");
+
+/// How a body ends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum End {
+    /// After `Content-Length` bytes.
+    #[default]
+    Whole,
+    /// Chunked, closed before the last chunk.
+    NoLastChunk,
+    /// Closed this many bytes before `Content-Length`.
+    Missing(u64),
+}
+
+/// A header to set, or to remove.
+pub(crate) type HeaderEdit = (HeaderName, Option<HeaderValue>);
 
 /// An HTTP response before its log id and its date are added.
 #[derive(Clone, Debug)]

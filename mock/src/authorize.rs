@@ -1,35 +1,21 @@
 //! The authorize endpoint without its HTML: which requests are valid, and where the browser is redirected after the decision.
 
 use crate::app::ClientType;
+use crate::context::allowed;
 use crate::contract::Findings;
 use crate::core::Core;
 use crate::endpoint::Endpoint;
 use crate::secret::{NoRandomness, random_token};
-use crate::state::{AuthorizationCode, Challenge};
-use crate::token::allowed;
+use crate::state::{AuthorizationCode, AuthorizeRequest, Challenge};
 
-/// A valid authorization request (RFC 6749 section 4.1.1).
-#[derive(Clone, Debug)]
-pub(crate) struct AuthorizeRequest {
-    pub(crate) client_id: String,
-    pub(crate) app_name: String,
-    /// A registered redirect URI, so it is safe to redirect there.
-    pub(crate) redirect_uri: String,
-    /// Returned unchanged in the callback.
-    pub(crate) state: Option<String>,
-    pub(crate) challenge: Option<Challenge>,
-    pub(crate) workspace_id: Option<String>,
-}
-
-impl AuthorizeRequest {
-    /// The bytes that the client controls.
-    pub(crate) fn bytes(&self) -> usize {
-        let challenge = match &self.challenge {
-            Some(Challenge::S256(challenge) | Challenge::Plain(challenge)) => challenge.len(),
-            None => 0,
-        };
-        self.redirect_uri.len() + self.state.as_deref().map_or(0, str::len) + challenge
-    }
+/// The user's decision on the consent page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Decision {
+    /// Grants access.
+    Approve,
+    /// Denies access.
+    Deny,
 }
 
 /// Checks an authorization request. An error is shown on a page and never sent by a redirect: RFC 6749 section 4.1.2.1 requires

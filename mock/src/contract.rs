@@ -6,13 +6,13 @@ use crate::answer::{ErrorWord, Refusal};
 use crate::endpoint::Endpoint;
 use crate::error::Error;
 use crate::limits;
-use crate::record::{Note, Violation};
+use crate::printable::Name;
+use crate::record::{Note, Tolerance, Violation};
 use jsonschema::Validator;
 use jsonschema::error::ValidationErrorKind;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use std::collections::HashMap;
-use std::fmt;
 use std::sync::OnceLock;
 
 /// The schemas, written by `cargo xtask gen`: one document per OpenAPI description.
@@ -20,26 +20,6 @@ const DOCUMENTS: [&str; 2] = [
     include_str!("../schemas/coze-oauth.json"),
     include_str!("../schemas/coze-api.json"),
 ];
-
-/// A deviation that lenient mode accepts, for third-party clients. There are no others.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Tolerance {
-    /// An optional field sent as `null`.
-    NullOption,
-    /// A body field that is not documented.
-    UnknownField,
-    /// An `Authorization` header that is only the word `Bearer`, on an endpoint without credentials.
-    EmptyBearer,
-    /// A JWT audience whose port differs from the one that was called.
-    AudienceWithPort,
-    /// Two consecutive slashes in the path.
-    DoubleSlash,
-    /// A code verifier (or plain challenge) with fewer than 43 characters.
-    ShortVerifier,
-    /// An authorize URL without `state`, or with an empty one.
-    MissingState,
-}
 
 /// The findings about one request.
 pub(crate) struct Findings {
@@ -566,20 +546,4 @@ fn inline(schema: &Value, defs: &Map<String, Value>, depth: u8) -> Result<Value,
         ),
         other => other.clone(),
     })
-}
-
-/// A name chosen by a client, safe to show in a message: shortened, without control characters.
-pub(crate) struct Name<'a>(pub(crate) &'a str);
-
-impl fmt::Display for Name<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for character in self.0.chars().take(80) {
-            let harmless = character.is_ascii_alphanumeric() || "_-./:$@ ".contains(character);
-            write!(f, "{}", if harmless { character } else { '?' })?;
-        }
-        if self.0.chars().nth(80).is_some() {
-            f.write_str("...")?;
-        }
-        Ok(())
-    }
 }

@@ -4,13 +4,15 @@
 //! browser must not reach them: other origins are refused, and so are host names that may be the result of DNS rebinding.
 
 use crate::answer::{Answer, JSON};
-use crate::core::{Core, Incoming};
+use crate::authorize::Decision;
+use crate::core::Core;
 use crate::fault::{Fault, Target, Times};
 use crate::host::{Authority, Called};
 use crate::limits;
-use crate::mock::Decision;
 use crate::pages;
+use crate::request::Incoming;
 use crate::state::{SignIn, Tokens};
+use crate::visit;
 use http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -325,7 +327,7 @@ fn authorize(core: &Core, incoming: &Incoming) -> Result<Value, Failure> {
         scheme: incoming.scheme,
     };
     let approve = decision.unwrap_or(Decision::Approve) == Decision::Approve;
-    core.user_authorizes(&page, approve)
+    visit::authorize(core, &page, approve)
         .map(|callback| json!({"callback": callback}))
         .map_err(bad)
 }

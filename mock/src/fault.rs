@@ -3,7 +3,7 @@
 use crate::answer::{Answer, ErrorShape, ErrorWord, HTML, error_body};
 use crate::endpoint::Endpoint;
 use crate::limits;
-use crate::script::{EditedAnswer, NOT_FINAL, ScriptedAnswer, final_status, is_final};
+use crate::script::{EditedAnswer, NOT_FINAL, ScriptedAnswer, When, final_status, is_final};
 use bytes::{BufMut as _, Bytes, BytesMut};
 use http::{HeaderValue, StatusCode, header};
 use serde::{Deserialize, Serialize};
@@ -79,16 +79,6 @@ pub enum Fault {
         /// The lifetime.
         seconds: u64,
     },
-}
-
-/// Whether a request takes effect before the fault hides its response from the client.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum When {
-    /// It has no effect: a refresh token in it stays valid.
-    BeforeProcessing,
-    /// It took effect: a refresh token in it is redeemed, and its successor is lost.
-    AfterProcessing,
 }
 
 /// The body of a [`Fault::Status`].

@@ -52,46 +52,63 @@
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 
+// The layers of these modules, and that each uses only lower ones, are in `tests/it/layers.rs`.
 mod answer;
 mod api;
 mod app;
+mod assertion;
 mod authorize;
+mod body;
 mod builder;
 mod clock;
+mod context;
 mod contract;
 mod control;
 mod core;
 pub mod defaults;
 mod device;
+mod dispatch;
 mod endpoint;
 mod error;
 mod fault;
 mod host;
+mod issue;
 mod jwt;
 mod keys;
 mod limits;
 mod mock;
+mod options;
 mod pages;
+mod printable;
 mod record;
+mod recording;
+mod request;
+mod resources;
+mod routing;
 mod script;
 mod secret;
 mod server;
 mod service;
 mod state;
 mod token;
+mod visit;
 
 pub use answer::{ErrorShape, ErrorWord};
-pub use api::{Bot, User, Workspace};
 pub use app::{App, ClientType};
+pub use authorize::Decision;
+pub use body::{MockBody, ServiceError};
 pub use builder::Builder;
 pub use clock::MockClock;
-pub use contract::Tolerance;
 pub use endpoint::Endpoint;
 pub use error::Error;
-pub use fault::{Fault, FaultBody, Faults, PlannedFault, RetryAfter, Target, Times, When};
-pub use mock::{Decision, MockCoze};
-pub use record::{JwtRecord, Note, Outcome, RequestRecord, Violation};
-pub use script::{Edit, EditedAnswer, ExpiryForm, Framing, Place, ScriptedAnswer, ScriptedBody};
+pub use fault::{Fault, FaultBody, Faults, PlannedFault, RetryAfter, Target, Times};
+pub use jwt::JwtRecord;
+pub use mock::MockCoze;
+pub use record::{Note, Outcome, RequestRecord, Tolerance, Violation};
+pub use resources::{Bot, User, Workspace};
+pub use script::{
+    Edit, EditedAnswer, ExpiryForm, Framing, Place, ScriptedAnswer, ScriptedBody, When,
+};
 pub use secret::fingerprint;
-pub use service::{MockBody, MockService, ServiceError};
+pub use service::MockService;
 pub use state::{Flow, Generation, GrantedToken, SignIn};

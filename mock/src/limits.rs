@@ -3,6 +3,7 @@
 //! A mock may receive requests from any program, so everything that a request can make it store is bounded.
 
 use crate::error::Error;
+use serde_json::{Map, Value};
 use std::fmt::Display;
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -101,4 +102,19 @@ pub(crate) fn check_timeout(option: &'static str, value: Duration) -> Result<(),
         option,
         problem: format!("{value:?} is outside {least:?} to {most:?}"),
     })
+}
+
+/// The approximate memory of a JSON value.
+pub(crate) fn bytes_of(value: &Value) -> usize {
+    match value {
+        Value::Null | Value::Bool(_) | Value::Number(_) => 0,
+        Value::String(text) => text.len(),
+        Value::Array(items) => items.iter().map(|item| 32 + bytes_of(item)).sum(),
+        Value::Object(fields) => bytes_of_fields(fields),
+    }
+}
+
+pub(crate) fn bytes_of_fields(fields: &Map<String, Value>) -> usize {
+    let field = |(name, value): (&String, &Value)| 64 + name.len() + bytes_of(value);
+    fields.iter().map(field).sum()
 }

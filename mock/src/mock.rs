@@ -1,32 +1,25 @@
 //! The handle of a mock: the user's decisions, the clock, the faults, and the recorded requests.
 
 use crate::app::App;
+use crate::authorize::Decision;
 use crate::builder::Builder;
 use crate::clock::MockClock;
-use crate::core::{Core, Incoming};
+use crate::core::Core;
 use crate::defaults;
 use crate::error::Error;
 use crate::fault::Faults;
 use crate::host::Called;
 use crate::record::{Note, RequestRecord, Violation};
-use crate::server::Server;
+use crate::request::Incoming;
+use crate::server::{self, Server};
 use crate::service::MockService;
 use crate::state::{GrantedToken, SignIn};
+use crate::visit;
 use http::{HeaderMap, Method};
 use std::fmt;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError, RwLock};
 use url::Url;
-
-/// The user's decision on the consent page.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Decision {
-    /// Grants access.
-    Approve,
-    /// Denies access.
-    Deny,
-}
 
 /// A mock of Coze. Clones share one mock, which stops when the last one is dropped.
 ///
@@ -50,6 +43,39 @@ pub enum Decision {
 pub struct MockCoze {
     core: Arc<Core>,
     server: Arc<RwLock<Option<Server>>>,
+}
+
+impl Builder {
+    /// Builds the mock without a socket. Call it through [`MockCoze::service`].
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Option`] for an option outside its limits, [`Error::App`] for an invalid app,
+    /// [`Error::KeyGeneration`] and [`Error::NoRandomness`] if the operating system fails.
+    pub fn build(mut self) -> Result<MockCoze, Error> {
+        self.options.check()?;
+        let mut apps = if self.default_apps {
+            defaults::apps()
+        } else {
+            Vec::new()
+        };
+        apps.extend(self.apps);
+        let core = Arc::new(Core::new(self.options, apps, self.clock)?);
+        Ok(MockCoze::new(core))
+    }
+
+    /// Builds the mock and serves it over HTTP in background tasks of the current tokio runtime, until it is
+    /// [shut down](MockCoze::shutdown) or its last clone is dropped.
+    ///
+    /// # Errors
+    ///
+    /// As [`build`](Self::build), and [`Error::Listen`].
+    pub async fn start(self) -> Result<MockCoze, Error> {
+        let listen = self.listen;
+        let mock = self.build()?;
+        let server = server::start(Arc::clone(mock.core()), listen).await?;
+        Ok(mock.with_server(server))
+    }
 }
 
 impl MockCoze {
@@ -200,9 +226,7 @@ impl MockCoze {
             called: Called::Unnamed,
             scheme: "https",
         };
-        let callback = self
-            .core
-            .user_authorizes(&incoming, decision == Decision::Approve)
+        let callback = visit::authorize(&self.core, &incoming, decision == Decision::Approve)
             .map_err(Error::Authorize)?;
         Url::parse(&callback).map_err(|_| Error::Authorize("the callback is not a URL".into()))
     }

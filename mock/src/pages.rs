@@ -3,10 +3,12 @@
 //! They use no scripts and load nothing. Text from a request is inserted only through the template engine, which escapes it.
 
 use crate::answer::{Answer, HTML};
-use crate::authorize::{self, AuthorizeRequest};
-use crate::core::{Core, Exchange, Incoming};
+use crate::authorize;
+use crate::context::RequestContext;
+use crate::core::Core;
+use crate::request::Incoming;
 use crate::secret::{random_token, sha256};
-use crate::state::Ticket;
+use crate::state::{AuthorizeRequest, Ticket};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http::{HeaderName, StatusCode, header};
@@ -85,14 +87,14 @@ fn error_page(message: &str) -> Answer {
 }
 
 /// `GET .../authorize`: redirects to the consent page, or shows why the request is invalid.
-pub(crate) fn authorize(exchange: &mut Exchange<'_>) -> Answer {
-    let core = exchange.core;
+pub(crate) fn authorize(context: &mut RequestContext<'_>) -> Answer {
+    let core = context.core;
     let request = authorize::check(
         core,
-        exchange.endpoint,
-        exchange.path_id,
-        &exchange.incoming.query,
-        &mut exchange.findings,
+        context.endpoint,
+        context.path_id,
+        &context.incoming.query,
+        &mut context.findings,
     );
     let request = match request {
         Ok(request) => request,
@@ -105,7 +107,7 @@ pub(crate) fn authorize(exchange: &mut Exchange<'_>) -> Answer {
     core.state()
         .tickets
         .insert(&authorize_key, ticket, core.now());
-    let base_url = core.base_url(exchange.incoming);
+    let base_url = core.base_url(context.incoming);
     let consent = format!("{base_url}/_mock/consent?authorize_key={authorize_key}");
     Answer::empty(StatusCode::FOUND)
         .uncached()

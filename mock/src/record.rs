@@ -1,16 +1,16 @@
 //! The records of requests, without plaintext secrets.
 
-use crate::contract::{Name, Tolerance};
-use crate::core::Incoming;
 use crate::endpoint::Endpoint;
-use crate::jwt::Jwt;
-use crate::limits;
+use crate::jwt::{Jwt, JwtRecord};
+use crate::limits::{self, bytes_of, bytes_of_fields};
+use crate::printable::Name;
+use crate::request::Incoming;
 use crate::secret::redacted;
 use bytes::Bytes;
 use http::HeaderMap;
 use percent_encoding::{CONTROLS, utf8_percent_encode};
 use serde::Serialize;
-use serde_json::{Map, Value};
+use serde_json::Value;
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::{Mutex, PoisonError};
@@ -49,16 +49,6 @@ pub struct RequestRecord {
     pub faults: Vec<String>,
     /// What was too large to keep, as text: `body: 70000 bytes`, `query: 800 of 900 pairs`. Empty for an ordinary request.
     pub dropped: Vec<String>,
-}
-
-/// A JWT without its signature.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-#[non_exhaustive]
-pub struct JwtRecord {
-    /// The decoded header.
-    pub header: Map<String, Value>,
-    /// The decoded claims.
-    pub claims: Map<String, Value>,
 }
 
 /// The outcome of a request.
@@ -130,21 +120,6 @@ impl fmt::Display for Shortened<'_> {
 /// The longest prefix of at most this many bytes that ends at a character boundary.
 fn prefix(text: &str, at_most: usize) -> &str {
     &text[..text.floor_char_boundary(at_most)]
-}
-
-/// The approximate memory of a JSON value.
-pub(crate) fn bytes_of(value: &Value) -> usize {
-    match value {
-        Value::Null | Value::Bool(_) | Value::Number(_) => 0,
-        Value::String(text) => text.len(),
-        Value::Array(items) => items.iter().map(|item| 32 + bytes_of(item)).sum(),
-        Value::Object(fields) => bytes_of_fields(fields),
-    }
-}
-
-fn bytes_of_fields(fields: &Map<String, Value>) -> usize {
-    let field = |(name, value): (&String, &Value)| 64 + name.len() + bytes_of(value);
-    fields.iter().map(field).sum()
 }
 
 /// The first pairs that fit, and the total number if some do not.
@@ -272,6 +247,26 @@ impl RequestRecord {
             .find(|(known, _)| known.eq_ignore_ascii_case(name))
             .map(|(_, value)| value.as_str())
     }
+}
+
+/// A deviation that lenient mode accepts, for third-party clients. There are no others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Tolerance {
+    /// An optional field sent as `null`.
+    NullOption,
+    /// A body field that is not documented.
+    UnknownField,
+    /// An `Authorization` header that is only the word `Bearer`, on an endpoint without credentials.
+    EmptyBearer,
+    /// A JWT audience whose port differs from the one that was called.
+    AudienceWithPort,
+    /// Two consecutive slashes in the path.
+    DoubleSlash,
+    /// A code verifier (or plain challenge) with fewer than 43 characters.
+    ShortVerifier,
+    /// An authorize URL without `state`, or with an empty one.
+    MissingState,
 }
 
 /// A part of a request that Coze's documentation does not allow.

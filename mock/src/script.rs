@@ -1,15 +1,23 @@
 //! Responses that a test defines: the real one with edits, or a scripted one, optionally with broken framing.
 
-use crate::answer::{Answer, JSON};
-use crate::core::LOG_ID;
-use crate::fault::When;
-use crate::record::bytes_of;
+use crate::answer::{Answer, End, HeaderEdit, JSON, LOG_ID};
+use crate::limits::bytes_of;
 use bytes::{BufMut as _, BytesMut};
 use http::{HeaderName, HeaderValue, StatusCode, header};
 use serde::{Deserialize, Serialize};
 use serde_json::{Number, Value};
 use std::collections::BTreeMap;
 use std::time::Duration;
+
+/// Whether a request takes effect before the fault hides its response from the client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum When {
+    /// It has no effect: a refresh token in it stays valid.
+    BeforeProcessing,
+    /// It took effect: a refresh token in it is redeemed, and its successor is lost.
+    AfterProcessing,
+}
 
 /// The real response with edits. The request takes effect first: a refresh token or an approved device code is redeemed. A refresh
 /// token, access token or device code that an edit replaces by another string is accepted by that string afterwards,
@@ -155,24 +163,8 @@ enum Cut {
     Behind(String),
 }
 
-/// How a body ends.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub(crate) enum End {
-    /// After `Content-Length` bytes.
-    #[default]
-    Whole,
-    /// Chunked, closed before the last chunk.
-    NoLastChunk,
-    /// Closed this many bytes before `Content-Length`.
-    Missing(u64),
-}
-
 /// Headers by name; `None` removes the header.
 type Headers = BTreeMap<String, Option<String>>;
-
-/// A header to set, or to remove.
-pub(crate) type HeaderEdit = (HeaderName, Option<HeaderValue>);
 
 impl Edit {
     /// Sets or adds a member.

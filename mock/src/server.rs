@@ -1,9 +1,9 @@
 //! The socket server. It has its own accept loop, so that a fault can reset a TCP connection.
 
-use crate::builder::Connections;
 use crate::core::Core;
 use crate::error::Error;
 use crate::limits;
+use crate::options::Connections;
 use crate::service::MockService;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;

@@ -15,7 +15,7 @@ use std::time::Duration;
 pub(crate) use codes::{AuthorizationCode, Challenge, Codes};
 pub(crate) use devices::{DeviceAuthorization, Devices, Poll};
 pub(crate) use jti::SeenJwts;
-pub(crate) use tickets::{Ticket, Tickets};
+pub(crate) use tickets::{AuthorizeRequest, Ticket, Tickets};
 pub use tokens::{Flow, Generation, GrantedToken, SignIn};
 pub(crate) use tokens::{NewSignIn, NotRedeemed, Pair, RefreshPolicy, Tokens};
 

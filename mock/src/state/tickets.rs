@@ -1,15 +1,40 @@
 //! Tickets: the single-use tokens in the forms of the consent and verification pages, which protect the decision against
 //! cross-site request forgery.
 
+use super::codes::Challenge;
 use crate::limits;
 use crate::secret::{Digest, digest_of};
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
+/// A valid authorization request (RFC 6749 section 4.1.1).
+#[derive(Clone, Debug)]
+pub(crate) struct AuthorizeRequest {
+    pub(crate) client_id: String,
+    pub(crate) app_name: String,
+    /// A registered redirect URI, so it is safe to redirect there.
+    pub(crate) redirect_uri: String,
+    /// Returned unchanged in the callback.
+    pub(crate) state: Option<String>,
+    pub(crate) challenge: Option<Challenge>,
+    pub(crate) workspace_id: Option<String>,
+}
+
+impl AuthorizeRequest {
+    /// The bytes that the client controls.
+    pub(crate) fn bytes(&self) -> usize {
+        let challenge = match &self.challenge {
+            Some(Challenge::S256(challenge) | Challenge::Plain(challenge)) => challenge.len(),
+            None => 0,
+        };
+        self.redirect_uri.len() + self.state.as_deref().map_or(0, str::len) + challenge
+    }
+}
+
 /// The subject of a form.
 #[derive(Clone, Debug)]
 pub(crate) enum Ticket {
-    Authorize(Box<crate::authorize::AuthorizeRequest>),
+    Authorize(Box<AuthorizeRequest>),
     Device { user_code: String },
 }
 

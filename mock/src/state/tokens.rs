@@ -2,8 +2,7 @@
 
 use super::{Sweep, forget_first};
 use crate::clock::millis;
-use crate::limits;
-use crate::record::bytes_of;
+use crate::limits::{self, bytes_of};
 use crate::secret::{Digest, digest_of, fingerprint_of};
 use serde::Serialize;
 use serde_json::Value;

@@ -15,6 +15,7 @@ mod error_codes;
 mod faults;
 mod flows;
 mod jwt;
+mod layers;
 mod limits;
 mod load;
 mod pages;
