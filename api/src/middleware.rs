@@ -23,7 +23,7 @@ use url::Origin;
 /// use coze_api::TokenMiddleware;
 /// use coze_auth::Endpoint;
 ///
-/// let http = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).build()?;
+/// let http = coze_wire::http_client(Endpoint::COM.api_base())?;
 /// let client = reqwest_middleware::ClientBuilder::new(http)
 ///     .with(TokenMiddleware::new(provider, &Endpoint::COM))
 ///     .build();

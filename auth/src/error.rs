@@ -466,9 +466,7 @@ impl Error {
             (ErrorKind::Signing, ..) => {
                 "check the signer: the key service, its key and permissions"
             }
-            (ErrorKind::System, ..) if self.lacks_certificates() => {
-                "install them (on Debian, Ubuntu and Alpine: the package ca-certificates), let SSL_CERT_FILE name a file of them, or give the HTTP client your own"
-            }
+            (ErrorKind::System, ..) if self.lacks_certificates() => HttpClientError::ADVICE,
             (ErrorKind::System, ..) => {
                 "check the system, and that this runs inside a tokio runtime"
             }

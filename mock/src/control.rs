@@ -235,7 +235,8 @@ fn control_request(core: &Core, incoming: &Incoming, path: &str) -> Result<Answe
         "requests" if get => {
             let since = number(incoming, "since", "since is the number of a request")?;
             let since = since.unwrap_or(0);
-            json!({"requests": core.log.requests_since(since), "ever": core.log.requests_ever(),
+            let (requests, more) = core.log.requests_since(since);
+            json!({"requests": requests, "more": more, "ever": core.log.requests_ever(),
                 "forgotten": core.log.requests_forgotten()})
         }
         "violations" if get => {

@@ -36,6 +36,8 @@ pub(crate) const RECORDED_QUERY: usize = 8 * KIB;
 pub(crate) const RECORDED_HEADERS: usize = 16 * KIB;
 pub(crate) const RECORDED_JWT: usize = 16 * KIB;
 pub(crate) const RECORDED_BODY: usize = 32 * KIB;
+/// The bytes of requests in one response to `GET /_mock/requests`; each record is smaller.
+pub(crate) const REQUESTS_ANSWERED: usize = MIB;
 /// The violations of one request that are listed.
 pub(crate) const VIOLATIONS_OF_A_REQUEST: usize = 100;
 /// The faults of one request that its record names.

@@ -398,13 +398,23 @@ impl Log {
         self.lock().requests.iter().cloned().collect()
     }
 
-    pub(crate) fn requests_since(&self, number: u64) -> Vec<RequestRecord> {
-        self.lock()
+    /// The requests after this one that fit into one response, and whether there are more.
+    pub(crate) fn requests_since(&self, number: u64) -> (Vec<RequestRecord>, bool) {
+        let inner = self.lock();
+        let mut later = inner
             .requests
             .iter()
             .filter(|record| record.number > number)
-            .cloned()
-            .collect()
+            .peekable();
+        let mut bytes = 0;
+        let mut fitting = Vec::new();
+        while let Some(record) = later.next_if(|record| {
+            bytes += record.bytes();
+            bytes <= limits::REQUESTS_ANSWERED
+        }) {
+            fitting.push(record.clone());
+        }
+        (fitting, later.peek().is_some())
     }
 
     pub(crate) fn requests_ever(&self) -> u64 {

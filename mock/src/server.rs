@@ -151,7 +151,7 @@ struct Peer {
     stream: TcpStream,
     reset: Arc<AtomicBool>,
     write_timeout: Duration,
-    /// Runs while the client reads nothing.
+    /// Runs from the first write that blocks until everything is written.
     stalled: Option<Pin<Box<Sleep>>>,
     /// Runs after the client has closed its sending side.
     ended: Option<Pin<Box<Sleep>>>,
@@ -169,7 +169,6 @@ impl Peer {
         written: Poll<io::Result<T>>,
     ) -> Poll<io::Result<T>> {
         if written.is_ready() {
-            self.stalled = None;
             return written;
         }
         let write_timeout = self.write_timeout;
@@ -177,7 +176,7 @@ impl Peer {
             .stalled
             .get_or_insert_with(|| Box::pin(tokio::time::sleep(write_timeout)));
         stalled.as_mut().poll(context).map(|()| {
-            let message = "the client does not read the response";
+            let message = "the client reads too slowly";
             Err(io::Error::new(io::ErrorKind::TimedOut, message))
         })
     }
@@ -235,6 +234,8 @@ impl AsyncWrite for Peer {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // hyper flushes when it has nothing left to write.
+        self.stalled = None;
         Pin::new(&mut self.stream).poll_flush(context)
     }
 

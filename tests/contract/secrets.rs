@@ -558,7 +558,12 @@ const LEAKY_RESPONSES: &[(&str, Answer)] = &[
     ("an error that repeats the tokens in it", |r| {
         let mut body = good_answer(r);
         body["error_code"] = json!("invalid_request");
-        body["error_message"] = json!(body.to_string());
+        let tokens = ["access_token", "refresh_token", "device_code"];
+        let tokens: Vec<&str> = tokens
+            .iter()
+            .filter_map(|name| body[name].as_str())
+            .collect();
+        body["error_message"] = json!(format!("no use for {}", tokens.join(" and ")));
         ResponseTemplate::new(400).set_body_json(body)
     }),
     ("tokens in members of another kind", |r| {

@@ -167,7 +167,10 @@ const ADDRESS: &str = "COZE_TESTS_PROXIES_ADDRESS";
 #[tokio::test]
 #[ignore = "started by other tests with a different environment"]
 async fn child() {
-    let endpoint = Endpoint::builder(std::env::var(BASE).unwrap())
+    let Ok(base) = std::env::var(BASE) else {
+        return;
+    };
+    let endpoint = Endpoint::builder(base)
         .allow_http_host(API_HOST)
         .build()
         .unwrap();

@@ -141,6 +141,10 @@ pub struct HttpClientError {
 }
 
 impl HttpClientError {
+    /// What to do when the system has no CA certificates.
+    pub const ADVICE: &str = "install them (on Debian, Ubuntu and Alpine: the package ca-certificates), let SSL_CERT_FILE \
+                              name a file of them, or give the HTTP client your own";
+
     /// Whether the system has no CA certificates, which `https` needs.
     #[must_use]
     pub fn is_missing_certificates(&self) -> bool {
@@ -150,12 +154,19 @@ impl HttpClientError {
 
 impl fmt::Display for HttpClientError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(if self.is_missing_certificates {
-            "https needs CA certificates, and this system has none: install them (on Debian, Ubuntu and Alpine the package \
-             ca-certificates), let SSL_CERT_FILE name a file of them, or give the HTTP client your own"
+        if self.is_missing_certificates {
+            write!(
+                f,
+                "https needs CA certificates, and this system has none: {}",
+                Self::ADVICE
+            )
         } else {
-            "the HTTP client could not be built"
-        })
+            write!(
+                f,
+                "the HTTP client could not be built: {}",
+                self.error.chain()
+            )
+        }
     }
 }
 
@@ -207,6 +218,7 @@ mod tests {
         let error = http_client_from("http://127.0.0.1:1", || Client::builder().user_agent("\n"));
         let error = error.unwrap_err();
         assert!(!error.is_missing_certificates(), "{error}");
-        assert!(error.source().is_some());
+        let cause = error.source().expect("a cause").to_string();
+        assert!(error.to_string().contains(&cause), "{error}");
     }
 }

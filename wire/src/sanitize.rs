@@ -337,10 +337,15 @@ fn looks_secret(text: &str) -> Vec<Range<usize>> {
             };
             let value = rest.trim_start().trim_start_matches(is_quote);
             let start = text.len() - value.len();
-            let end = end_of_word(start);
+            let is_quoted = text[..start].ends_with(is_quote);
+            let end = if is_quoted {
+                start + length_in_quotes(&text[..start], value)
+            } else {
+                end_of_word(start)
+            };
             // Behind a colon and a space, a sentence may go on.
             let is_word = rest.starts_with(' ')
-                && !text[..start].ends_with(is_quote)
+                && !is_quoted
                 && !text[start..end].contains(|c: char| c.is_ascii_digit());
             if end - start >= SHORTEST_SECRET_VALUE && !is_word {
                 ranges.push(start..end);
@@ -348,6 +353,21 @@ fn looks_secret(text: &str) -> Vec<Range<usize>> {
         }
     }
     ranges
+}
+
+/// How long a value is whose opening quote, in the JSON of a JSON string an escaped one, is the end of what stands before it.
+fn length_in_quotes(before: &str, value: &str) -> usize {
+    let mut ends = before.chars().rev();
+    let quote = ends.next();
+    let is_quote_escaped = ends.next() == Some('\\');
+    let mut was_backslash = false;
+    for (at, character) in value.char_indices() {
+        if Some(character) == quote && was_backslash == is_quote_escaped {
+            return at - usize::from(was_backslash);
+        }
+        was_backslash = character == '\\' && !was_backslash;
+    }
+    value.len()
 }
 
 /// A shorter one is a word of a sentence.
@@ -540,6 +560,15 @@ mod tests {
                 r#"{"refresh_token":"****","x":1}"#,
             ),
             ("client_secret=0123456789&x=1", "client_secret=****&x=1"),
+            (
+                r#"{"client_secret":"ab!cd\"ef it's", "x":1}"#,
+                r#"{"client_secret":"****", "x":1}"#,
+            ),
+            (
+                r#"{\"password\": \"p@ss w0rd\", \"x\":1}"#,
+                r#"{\"password\": \"****\", \"x\":1}"#,
+            ),
+            ("password: 'p@ss \"w0rd", "password: '****"),
             ("key -----BEGIN PRIVATE KEY-----\nMII", "key ****"),
         ] {
             assert_eq!(sanitize(text, &[]), expected);

@@ -459,8 +459,36 @@ async fn the_log_is_bounded_in_bytes() {
         .await
         .json;
     assert_eq!(listed["forgotten"], client.mock.forgotten_requests());
+    assert_eq!(listed["more"], false);
     client.mock.reset();
     assert_eq!(client.mock.forgotten_requests(), 0);
+}
+
+#[tokio::test]
+async fn requests_are_listed_in_parts() {
+    let client = Client::of(MockCoze::builder().control_endpoints(true));
+    let body = json!({"client_id": "x".repeat(20_000)});
+    for _ in 0..100 {
+        client.post(DEVICE, "", &body).await;
+    }
+    let mut numbers = Vec::new();
+    for part in 1.. {
+        let since = numbers.last().map_or(0, |number: &u64| *number);
+        let path = format!("/_mock/requests?since={since}");
+        let listed = client.call(Method::GET, &path, &[], "").await;
+        assert!(listed.body.len() < 2 * 1024 * 1024, "{}", listed.body.len());
+        let requests = listed.json["requests"].as_array().expect("a list");
+        numbers.extend(
+            requests
+                .iter()
+                .filter_map(|record| record["number"].as_u64()),
+        );
+        if listed.json["more"] == false {
+            assert!(part > 1, "2 MB in one response");
+            break;
+        }
+    }
+    assert_eq!(numbers, (1..=100).collect::<Vec<_>>());
 }
 
 #[tokio::test]

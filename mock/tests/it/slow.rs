@@ -1,12 +1,12 @@
 //! Slow, idle, excess and aborted connections. Timeouts are short here, and the tests wait long for them.
 
-use coze_mock::{Builder, Endpoint, Fault, MockCoze, Times, When, defaults};
+use coze_mock::{Builder, Endpoint, Fault, MockCoze, ScriptedAnswer, Times, When, defaults};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-const SHORT: Duration = Duration::from_millis(100);
+const SHORT: Duration = Duration::from_secs(1);
 const DAY: Duration = Duration::from_secs(86_400);
 const PATIENT: Duration = Duration::from_secs(60);
 
@@ -112,25 +112,33 @@ async fn an_incomplete_body_times_out() {
 }
 
 #[tokio::test]
-async fn a_client_that_does_not_read_the_response_times_out() {
-    let builder = MockCoze::builder().body_timeout(SHORT).head_timeout(DAY);
-    let mock = start(builder.max_connections(1)).await;
-    mock.faults()
-        .add(Fault::OversizedBody, Endpoint::UsersMe, Times::Next(50));
-    let mut stream = connect(&mock).await;
-    for _ in 0..50 {
-        let sent = timeout(SHORT, stream.write_all(users_me("").as_bytes())).await;
-        if !matches!(sent, Ok(Ok(()))) {
-            break;
-        }
+async fn a_client_that_reads_nothing_or_slowly_times_out() {
+    for reads in [false, true] {
+        let builder = MockCoze::builder().body_timeout(SHORT).head_timeout(DAY);
+        let mock = start(builder.max_connections(1)).await;
+        // The response exceeds every buffer.
+        let answer = ScriptedAnswer::new(200, vec![b' '; 64 * 1024 * 1024]);
+        mock.faults()
+            .add(Fault::Scripted(answer), Endpoint::UsersMe, Times::ONCE);
+        let mut stream = connect(&mock).await;
+        stream
+            .write_all(users_me("").as_bytes())
+            .await
+            .expect("sent");
+        let reader = tokio::spawn(async move {
+            // About 20 MB per second: too slow for the timeout, but never idle for long.
+            let mut piece = vec![0; 256 * 1024];
+            while !reads || stream.read(&mut piece).await.is_ok_and(|read| read > 0) {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        });
+        // The limit is one connection.
+        let mut next = connect(&mock).await;
+        let request = users_me("connection: close\r\n");
+        next.write_all(request.as_bytes()).await.expect("sent");
+        assert!(rest(&mut next).await.starts_with("HTTP/1.1 200"));
+        reader.abort();
     }
-    // The response exceeds every buffer, and the limit is one connection.
-    let mut next = connect(&mock).await;
-    mock.faults().clear();
-    let request = users_me("connection: close\r\n");
-    next.write_all(request.as_bytes()).await.expect("sent");
-    assert!(rest(&mut next).await.starts_with("HTTP/1.1 200"));
-    drop(stream);
 }
 
 #[tokio::test]
