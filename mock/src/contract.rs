@@ -89,6 +89,8 @@ pub(crate) struct Contract {
 }
 
 struct Operation {
+    method: String,
+    path: String,
     parameters: Vec<Parameter>,
     request: Option<RequestBody>,
 }
@@ -125,6 +127,8 @@ struct Document {
 #[derive(Deserialize)]
 struct OperationDocument {
     operation_id: String,
+    method: String,
+    path: String,
     parameters: Vec<ParameterDocument>,
     request: Option<Value>,
 }
@@ -164,6 +168,12 @@ impl Contract {
 
     fn operation(&self, endpoint: Endpoint) -> Option<&Operation> {
         self.operations.get(endpoint.operation_id())
+    }
+
+    /// The method and the path template of an endpoint.
+    pub(crate) fn method_and_path(&self, endpoint: Endpoint) -> Option<(&str, &str)> {
+        let operation = self.operation(endpoint)?;
+        Some((&operation.method, &operation.path))
     }
 
     /// Checks path and query. The response reports the first violation.
@@ -300,6 +310,8 @@ impl Operation {
             .map(|schema| RequestBody::compile(&schema, defs))
             .transpose()?;
         Ok(Self {
+            method: document.method,
+            path: document.path,
             parameters,
             request,
         })

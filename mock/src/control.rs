@@ -186,88 +186,182 @@ struct SetActive {
     active: bool,
 }
 
-const ENDPOINTS: [&str; 22] = [
-    "GET /_mock/device: the page that takes a user code",
-    "POST /_mock/device/approve {\"user_code\"}",
-    "POST /_mock/device/deny {\"user_code\"}",
-    "POST /_mock/authorize {\"url\", \"decision\": \"approve\" | \"deny\"}: answers {\"callback\"}",
-    "GET /_mock/clock",
-    "POST /_mock/clock/advance {\"seconds\"}",
-    "POST /_mock/clock/reset: undoes clock/advance",
-    "GET /_mock/faults",
-    "POST /_mock/faults {\"fault\", \"target\", \"times\"}",
-    "DELETE /_mock/faults",
-    "DELETE /_mock/faults/{id}",
-    "GET /_mock/requests?since={number}",
-    "GET /_mock/violations",
-    "GET /_mock/notes",
-    "GET /_mock/ledger?sign_in={id}",
-    "POST /_mock/tokens/inspect {\"access_token\"}",
-    "POST /_mock/tokens/revoke {\"access_token\"}",
-    "POST /_mock/sign-ins/revoke {\"refresh_token\"}",
-    "POST /_mock/sign-ins/end-login {\"refresh_token\"}",
-    "POST /_mock/apps/active {\"client_id\", \"active\"}",
-    "POST /_mock/reset {\"clock\": true | false}: removes everything except the apps; resets the clock unless it is false",
-    "GET /_mock/: this list",
+/// Handles a control request, with the id in its path if there is one.
+type Handle = fn(&Core, &Incoming, &str) -> Result<Value, Failure>;
+
+/// A control endpoint.
+struct Control {
+    method: Method,
+    /// The path below `/_mock/`; it may end with `{id}`.
+    path: &'static str,
+    /// Query, body and meaning, for the list of control endpoints.
+    usage: &'static str,
+    handle: Handle,
+}
+
+impl Control {
+    /// The id in the path, or an empty text without an id, if the path matches.
+    fn id_in<'p>(&self, path: &'p str) -> Option<&'p str> {
+        match self.path.strip_suffix("{id}") {
+            Some(prefix) => path.strip_prefix(prefix).filter(|id| !id.is_empty()),
+            None => (path == self.path).then_some(""),
+        }
+    }
+}
+
+const fn get(path: &'static str, usage: &'static str, handle: Handle) -> Control {
+    Control {
+        method: Method::GET,
+        path,
+        usage,
+        handle,
+    }
+}
+
+const fn post(path: &'static str, usage: &'static str, handle: Handle) -> Control {
+    Control {
+        method: Method::POST,
+        path,
+        usage,
+        handle,
+    }
+}
+
+const fn delete(path: &'static str, usage: &'static str, handle: Handle) -> Control {
+    Control {
+        method: Method::DELETE,
+        path,
+        usage,
+        handle,
+    }
+}
+
+static CONTROLS: [Control; 21] = [
+    get("", ": this list", |_, _, _| Ok(list())),
+    post("device/approve", " {\"user_code\"}", |core, incoming, _| {
+        decide_device(core, incoming, true)
+    }),
+    post("device/deny", " {\"user_code\"}", |core, incoming, _| {
+        decide_device(core, incoming, false)
+    }),
+    post(
+        "authorize",
+        " {\"url\", \"decision\": \"approve\" | \"deny\"}: returns {\"callback\"}",
+        |core, incoming, _| authorize(core, incoming),
+    ),
+    get("clock", "", |core, _, _| Ok(clock(core))),
+    post("clock/advance", " {\"seconds\"}", |core, incoming, _| {
+        advance(core, incoming)
+    }),
+    post("clock/reset", ": undoes clock/advance", |core, _, _| {
+        core.clock.reset();
+        Ok(clock(core))
+    }),
+    get("faults", "", |core, _, _| {
+        Ok(json!({"faults": core.faults.pending()}))
+    }),
+    post(
+        "faults",
+        " {\"fault\", \"target\", \"times\"}",
+        |core, incoming, _| add_fault(core, incoming),
+    ),
+    delete("faults", "", |core, _, _| {
+        core.faults.clear();
+        Ok(json!({}))
+    }),
+    delete("faults/{id}", "", |core, _, id| match id.parse() {
+        Ok(id) => Ok(json!({"removed": core.faults.remove(id)})),
+        Err(_) => Err(not_found()),
+    }),
+    get("requests", "?since={number}", |core, incoming, _| {
+        requests(core, incoming)
+    }),
+    get("violations", "", |core, _, _| {
+        Ok(json!({"violations": core.log.violations(), "ever": core.log.violations_ever()}))
+    }),
+    get("notes", "", |core, _, _| {
+        Ok(json!({"notes": core.log.notes()}))
+    }),
+    get("ledger", "?sign_in={id}", |core, incoming, _| {
+        Ok(json!({"sign_ins": ledger(core, incoming)?}))
+    }),
+    post(
+        "tokens/inspect",
+        " {\"access_token\"}",
+        |core, incoming, _| {
+            let AccessToken { access_token } = read(incoming)?;
+            let now = core.now();
+            Ok(json!({"token": core.state().tokens.access(&access_token, now)}))
+        },
+    ),
+    post(
+        "tokens/revoke",
+        " {\"access_token\"}",
+        |core, incoming, _| {
+            let AccessToken { access_token } = read(incoming)?;
+            Ok(json!({"revoked": core.state().tokens.revoke_access(&access_token)}))
+        },
+    ),
+    post(
+        "sign-ins/revoke",
+        " {\"refresh_token\"}",
+        |core, incoming, _| end_sign_in(core, incoming, Tokens::revoke_family),
+    ),
+    post(
+        "sign-ins/end-login",
+        " {\"refresh_token\"}",
+        |core, incoming, _| end_sign_in(core, incoming, Tokens::end_login),
+    ),
+    post(
+        "apps/active",
+        " {\"client_id\", \"active\"}",
+        |core, incoming, _| set_active(core, incoming),
+    ),
+    post(
+        "reset",
+        " {\"clock\": true | false}: removes everything except the apps; resets the clock unless it is false",
+        |core, incoming, _| reset(core, incoming),
+    ),
 ];
 
+/// All control endpoints, as `GET /_mock/` lists them.
+fn list() -> Value {
+    let device_page = "GET /_mock/device: the page that takes a user code".to_owned();
+    let controls = CONTROLS.iter().map(|control| {
+        format!(
+            "{} /_mock/{}{}",
+            control.method, control.path, control.usage
+        )
+    });
+    let endpoints: Vec<String> = std::iter::once(device_page).chain(controls).collect();
+    json!({"endpoints": endpoints})
+}
+
+fn not_found() -> Failure {
+    Failure(
+        StatusCode::NOT_FOUND,
+        "no such control endpoint: GET /_mock/ lists them".into(),
+    )
+}
+
 fn control_request(core: &Core, incoming: &Incoming, path: &str) -> Result<Answer, Failure> {
-    let get = incoming.method == Method::GET;
-    let post = incoming.method == Method::POST;
-    let delete = incoming.method == Method::DELETE;
-    let body = match path {
-        "" if get => json!({"endpoints": ENDPOINTS}),
-        "device/approve" if post => decide_device(core, incoming, true)?,
-        "device/deny" if post => decide_device(core, incoming, false)?,
-        "authorize" if post => authorize(core, incoming)?,
-        "clock" if get => clock(core),
-        "clock/advance" if post => advance(core, incoming)?,
-        "clock/reset" if post => {
-            core.clock.reset();
-            clock(core)
-        }
-        "faults" if get => json!({"faults": core.faults.pending()}),
-        "faults" if post => add_fault(core, incoming)?,
-        "faults" if delete => {
-            core.faults.clear();
-            json!({})
-        }
-        "requests" if get => {
-            let since = number(incoming, "since", "since is the number of a request")?;
-            let since = since.unwrap_or(0);
-            let (requests, more) = core.log.requests_since(since);
-            json!({"requests": requests, "more": more, "ever": core.log.requests_ever(),
-                "forgotten": core.log.requests_forgotten()})
-        }
-        "violations" if get => {
-            json!({"violations": core.log.violations(), "ever": core.log.violations_ever()})
-        }
-        "notes" if get => json!({"notes": core.log.notes()}),
-        "ledger" if get => json!({"sign_ins": ledger(core, incoming)?}),
-        "tokens/inspect" if post => {
-            let wanted: AccessToken = read(incoming)?;
-            let now = core.now();
-            json!({"token": core.state().tokens.access(&wanted.access_token, now)})
-        }
-        "tokens/revoke" if post => {
-            let wanted: AccessToken = read(incoming)?;
-            json!({"revoked": core.state().tokens.revoke_access(&wanted.access_token)})
-        }
-        "sign-ins/revoke" if post => end_sign_in(core, incoming, Tokens::revoke_family)?,
-        "sign-ins/end-login" if post => end_sign_in(core, incoming, Tokens::end_login)?,
-        "apps/active" if post => set_active(core, incoming)?,
-        "reset" if post => reset(core, incoming)?,
-        _ => match path.strip_prefix("faults/").map(str::parse) {
-            Some(Ok(id)) if delete => json!({"removed": core.faults.remove(id)}),
-            _ => {
-                return Err(Failure(
-                    StatusCode::NOT_FOUND,
-                    "no such control endpoint: GET /_mock/ lists them".into(),
-                ));
-            }
-        },
-    };
-    Ok(done(&body))
+    let mut matching = CONTROLS
+        .iter()
+        .filter(|control| control.method == incoming.method)
+        .filter_map(|control| Some((control, control.id_in(path)?)));
+    let (control, id) = matching.next().ok_or_else(not_found)?;
+    (control.handle)(core, incoming, id).map(|body| done(&body))
+}
+
+fn requests(core: &Core, incoming: &Incoming) -> Result<Value, Failure> {
+    let since = number(incoming, "since", "since is the number of a request")?;
+    let (requests, more) = core.log.requests_since(since.unwrap_or(0));
+    Ok(json!({
+        "requests": requests,
+        "more": more,
+        "ever": core.log.requests_ever(),
+        "forgotten": core.log.requests_forgotten(),
+    }))
 }
 
 /// A JSON body. The required content type keeps web pages out: without a CORS preflight they can send only forms and text.

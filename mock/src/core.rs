@@ -10,6 +10,7 @@ use crate::keys::{self, VerifyingKey};
 use crate::options::Options;
 use crate::record::Log;
 use crate::request::Incoming;
+use crate::routing::Routes;
 use crate::secret::{self, hex};
 use crate::state::{Flow, GrantedToken, State};
 use std::collections::HashMap;
@@ -25,6 +26,7 @@ pub(crate) struct Core {
     pub(crate) faults: Faults,
     pub(crate) log: Log,
     pub(crate) contract: &'static Contract,
+    pub(crate) routes: Routes,
     /// The listening address, once there is one.
     pub(crate) listening_at: OnceLock<String>,
     /// Whether only this machine can connect.
@@ -84,12 +86,14 @@ impl Core {
         for app in apps {
             registered.insert(app.client_id.clone(), Registered::new(app)?);
         }
+        let contract = Contract::load()?;
         let core = Self {
             apps: registered,
             clock,
             faults: Faults::default(),
             log: Log::new(options.log_capacity, options.log_bytes),
-            contract: Contract::load()?,
+            contract,
+            routes: Routes::of(contract)?,
             listening_at: OnceLock::new(),
             loopback_only: AtomicBool::new(false),
             state: Mutex::default(),

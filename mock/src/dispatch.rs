@@ -13,7 +13,7 @@ use crate::jwt::Jwt;
 use crate::record::{RequestRecord, Tolerance};
 use crate::recording::{Ending, close, finish};
 use crate::request::{Credential, Incoming, credential};
-use crate::routing::{ONE_SLASH, Route, fold_slashes, route};
+use crate::routing::{ONE_SLASH, Route, fold_slashes};
 use crate::script::When;
 use crate::{api, control, device, pages, token};
 use http::{Response, StatusCode, header};
@@ -25,7 +25,7 @@ pub(crate) async fn respond(
     let arrived = core.now();
     let log_id = core.next_log_id(arrived);
     let folded = fold_slashes(&incoming.path);
-    let route = route(
+    let route = core.routes.find(
         &incoming.method,
         folded.as_deref().unwrap_or(&incoming.path),
     );
@@ -35,7 +35,7 @@ pub(crate) async fn respond(
     }
 
     let endpoint = match &route {
-        Route::Coze(endpoint, _) | Route::WrongMethod(endpoint) => Some(*endpoint),
+        Route::Coze(endpoint, _) | Route::WrongMethod(endpoint, _) => Some(*endpoint),
         Route::Mock(_) | Route::Unknown => None,
     };
     let bearer = match credential(&incoming.headers) {
@@ -93,8 +93,7 @@ pub(crate) async fn respond(
             findings = context.findings;
             ending
         }
-        Route::WrongMethod(endpoint) => {
-            let method = endpoint.method();
+        Route::WrongMethod(_, method) => {
             findings.violation("method", format!("must be {method}"));
             let message = "this path does not support this method";
             let status = StatusCode::METHOD_NOT_ALLOWED;
@@ -129,9 +128,9 @@ pub(crate) fn body_is_late(core: &Core, incoming: &Incoming) -> Response<MockBod
     let message = "the body did not arrive in time";
     let answer = Answer::api_error(StatusCode::REQUEST_TIMEOUT, 4000, message, &log_id)
         .with_header(header::CONNECTION, "close");
-    let endpoint = match route(&incoming.method, &incoming.path) {
+    let endpoint = match core.routes.find(&incoming.method, &incoming.path) {
         Route::Mock(_) => return finish(core, answer, &log_id, 0),
-        Route::Coze(endpoint, _) | Route::WrongMethod(endpoint) => Some(endpoint),
+        Route::Coze(endpoint, _) | Route::WrongMethod(endpoint, _) => Some(endpoint),
         Route::Unknown => None,
     };
     let record = RequestRecord::of(incoming, endpoint, log_id.clone(), millis(now), None, None);

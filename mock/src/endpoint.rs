@@ -37,6 +37,22 @@ pub enum Endpoint {
 }
 
 impl Endpoint {
+    pub(crate) const ALL: [Self; 13] = [
+        Self::Authorize,
+        Self::WorkspaceAuthorize,
+        Self::Token,
+        Self::AccountToken,
+        Self::EnterpriseToken,
+        Self::DeviceCode,
+        Self::WorkspaceDeviceCode,
+        Self::UsersMe,
+        Self::Workspaces,
+        Self::Bots,
+        Self::Bot,
+        Self::PublishedBots,
+        Self::PublishedBot,
+    ];
+
     /// The name of the operation in the OpenAPI description of Coze's endpoints.
     #[must_use]
     pub fn operation_id(self) -> &'static str {
@@ -78,13 +94,6 @@ impl Endpoint {
 
     pub(crate) fn is_page(self) -> bool {
         matches!(self, Self::Authorize | Self::WorkspaceAuthorize)
-    }
-
-    pub(crate) fn method(self) -> http::Method {
-        if self.issues_tokens() || matches!(self, Self::DeviceCode | Self::WorkspaceDeviceCode) {
-            return http::Method::POST;
-        }
-        http::Method::GET
     }
 }
 

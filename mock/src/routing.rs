@@ -1,6 +1,9 @@
 //! Routing: from method and path of a request to its endpoint.
 
+use crate::contract::Contract;
 use crate::endpoint::Endpoint;
+use crate::error::Error;
+use http::Method;
 use std::borrow::Cow;
 
 pub(crate) const ONE_SLASH: &str = "one slash between segments";
@@ -9,8 +12,8 @@ pub(crate) const ONE_SLASH: &str = "one slash between segments";
 pub(crate) enum Route {
     /// One of Coze's endpoints, with the id in its path.
     Coze(Endpoint, Option<String>),
-    /// A path of Coze's with a method that it does not support.
-    WrongMethod(Endpoint),
+    /// A path of Coze's with a method that it does not support, and the supported one.
+    WrongMethod(Endpoint, Method),
     /// One of the mock's own paths: the part after `/_mock/`.
     Mock(String),
     Unknown,
@@ -29,53 +32,90 @@ pub(crate) fn fold_slashes(path: &str) -> Option<String> {
     })
 }
 
-pub(crate) fn route(method: &http::Method, path: &str) -> Route {
-    if let Some(rest) = path.strip_prefix("/_mock/") {
-        return Route::Mock(rest.to_owned());
-    }
-    let mut segments: Vec<Cow<'_, str>> = Vec::with_capacity(7);
-    for segment in path.strip_prefix('/').unwrap_or(path).split('/') {
-        match percent_encoding::percent_decode_str(segment).decode_utf8() {
-            Ok(segment) => segments.push(segment),
-            Err(_) => return Route::Unknown,
+/// The endpoints by method and path, read from the schemas of the contract.
+pub(crate) struct Routes(Vec<Entry>);
+
+struct Entry {
+    endpoint: Endpoint,
+    method: Method,
+    /// `None` stands for an id.
+    segments: Vec<Option<String>>,
+}
+
+impl Entry {
+    /// The id in the path, if the path matches.
+    fn id_in<'s>(&self, segments: &[&'s str]) -> Option<Option<&'s str>> {
+        if segments.len() != self.segments.len() {
+            return None;
         }
+        let mut id = None;
+        for (segment, expected) in segments.iter().zip(&self.segments) {
+            match expected {
+                Some(expected) if expected == segment => {}
+                Some(_) => return None,
+                None => id = Some(*segment),
+            }
+        }
+        Some(id)
     }
-    let segments: Vec<&str> = segments.iter().map(AsRef::as_ref).collect();
-    let (endpoint, id) = match segments.as_slice() {
-        ["api", "permission", "oauth2", rest @ ..] => match rest {
-            ["authorize"] => (Endpoint::Authorize, None),
-            ["token"] => (Endpoint::Token, None),
-            ["device", "code"] => (Endpoint::DeviceCode, None),
-            ["account", id, "token"] => (Endpoint::AccountToken, Some(*id)),
-            ["enterprise_id", id, "token"] => (Endpoint::EnterpriseToken, Some(*id)),
-            ["workspace_id", id, "authorize"] => (Endpoint::WorkspaceAuthorize, Some(*id)),
-            ["workspace_id", id, "device", "code"] => (Endpoint::WorkspaceDeviceCode, Some(*id)),
-            _ => return Route::Unknown,
-        },
-        ["v1", "users", "me"] => (Endpoint::UsersMe, None),
-        ["v1", "workspaces"] => (Endpoint::Workspaces, None),
-        ["v1", "bots"] => (Endpoint::Bots, None),
-        ["v1", "bots", id] => (Endpoint::Bot, Some(*id)),
-        ["v1", "space", "published_bots_list"] => (Endpoint::PublishedBots, None),
-        ["v1", "bot", "get_online_info"] => (Endpoint::PublishedBot, None),
-        _ => return Route::Unknown,
-    };
-    if id.is_some_and(|id| matches!(id, "" | "." | "..")) {
-        return Route::Unknown;
+}
+
+impl Routes {
+    pub(crate) fn of(contract: &Contract) -> Result<Self, Error> {
+        let entry = |endpoint: Endpoint| {
+            let (method, path) = contract.method_and_path(endpoint)?;
+            let segment = |text: &str| (!text.starts_with('{')).then(|| text.to_owned());
+            Some(Entry {
+                endpoint,
+                method: method.parse().ok()?,
+                segments: path.split('/').skip(1).map(segment).collect(),
+            })
+        };
+        let missing =
+            |endpoint| Error::Contract(format!("no operation for the endpoint {endpoint}"));
+        let entries = Endpoint::ALL
+            .into_iter()
+            .map(|endpoint| entry(endpoint).ok_or_else(|| missing(endpoint)));
+        entries.collect::<Result<_, _>>().map(Self)
     }
-    if endpoint.method() != *method {
-        return Route::WrongMethod(endpoint);
+
+    pub(crate) fn find(&self, method: &Method, path: &str) -> Route {
+        if let Some(rest) = path.strip_prefix("/_mock/") {
+            return Route::Mock(rest.to_owned());
+        }
+        let mut segments: Vec<Cow<'_, str>> = Vec::with_capacity(7);
+        for segment in path.strip_prefix('/').unwrap_or(path).split('/') {
+            match percent_encoding::percent_decode_str(segment).decode_utf8() {
+                Ok(segment) => segments.push(segment),
+                Err(_) => return Route::Unknown,
+            }
+        }
+        let segments: Vec<&str> = segments.iter().map(AsRef::as_ref).collect();
+        let mut matching = self
+            .0
+            .iter()
+            .filter_map(|entry| Some((entry, entry.id_in(&segments)?)));
+        let Some((entry, id)) = matching.next() else {
+            return Route::Unknown;
+        };
+        if id.is_some_and(|id| matches!(id, "" | "." | "..")) {
+            return Route::Unknown;
+        }
+        if entry.method != *method {
+            return Route::WrongMethod(entry.endpoint, entry.method.clone());
+        }
+        Route::Coze(entry.endpoint, id.map(str::to_owned))
     }
-    Route::Coze(endpoint, id.map(str::to_owned))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use http::Method;
 
     #[test]
     fn every_path_routes_to_its_endpoint_and_id() {
+        let contract = Contract::load().expect("a contract");
+        let routes = Routes::of(contract).expect("routes");
         for (method, path, expected) in [
             (
                 Method::POST,
@@ -85,7 +125,7 @@ mod tests {
             (
                 Method::GET,
                 "/api/permission/oauth2/token",
-                Route::WrongMethod(Endpoint::Token),
+                Route::WrongMethod(Endpoint::Token, Method::POST),
             ),
             (
                 Method::POST,
@@ -115,7 +155,7 @@ mod tests {
                 Route::Mock("requests".into()),
             ),
         ] {
-            assert_eq!(route(&method, path), expected, "{method} {path}");
+            assert_eq!(routes.find(&method, path), expected, "{method} {path}");
         }
     }
 

@@ -8,7 +8,7 @@ use crate::core::Core;
 use crate::record::{RequestRecord, Tolerance};
 use crate::recording::{Ending, close};
 use crate::request::Incoming;
-use crate::routing::{ONE_SLASH, Route, fold_slashes, route};
+use crate::routing::{ONE_SLASH, Route, fold_slashes};
 use http::{Method, StatusCode};
 
 /// Lets the user open an authorize URL and decide, without a browser.
@@ -16,7 +16,7 @@ pub(crate) fn authorize(core: &Core, incoming: &Incoming, approve: bool) -> Resu
     let not_a_page = || Err("the path is not that of an authorize endpoint".into());
     let folded = fold_slashes(&incoming.path);
     let path = folded.as_deref().unwrap_or(&incoming.path);
-    let Route::Coze(endpoint, path_id) = route(&Method::GET, path) else {
+    let Route::Coze(endpoint, path_id) = core.routes.find(&Method::GET, path) else {
         return not_a_page();
     };
     if !endpoint.is_page() || (folded.is_some() && !core.options.lenient) {

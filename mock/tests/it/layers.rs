@@ -30,10 +30,11 @@ const LAYERS: [(&str, &[&str]); 9] = [
             "script",
             "fault",
             "state",
+            "routing",
             "core",
         ],
     ),
-    ("one request", &["context", "recording", "routing"]),
+    ("one request", &["context", "recording"]),
     (
         "OAuth",
         &["issue", "assertion", "device", "token", "authorize"],
