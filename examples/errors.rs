@@ -5,7 +5,7 @@ use coze_auth::{
     Endpoint, Error, ErrorCode, ErrorKind, JwtFlow, OAuthClient, PrivateKey, RefreshToken, WebFlow,
 };
 use coze_examples::start_mock;
-use coze_mock::{Endpoint as At, Fault, Times, defaults};
+use coze_mock::{Endpoint as MockEndpoint, Fault, Times, defaults};
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
@@ -40,7 +40,7 @@ async fn main() -> anyhow::Result<()> {
 
     // A failing gateway.
     mock.faults()
-        .add(Fault::status(503), At::Token, Times::ONCE);
+        .add(Fault::status(503), MockEndpoint::Token, Times::ONCE);
     report("a server that is down", jwt.token().await.err())?;
 
     // An invalid key.

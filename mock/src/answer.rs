@@ -9,7 +9,7 @@ use std::fmt;
 /// An error code that Coze documents for its OAuth endpoints.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum ErrorWord {
+pub enum OAuthErrorCode {
     /// The user has not decided yet.
     AuthorizationPending,
     /// The device polls faster than allowed.
@@ -32,7 +32,7 @@ pub enum ErrorWord {
     InternalError,
 }
 
-impl ErrorWord {
+impl OAuthErrorCode {
     /// The error code as it is sent.
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -76,7 +76,7 @@ impl ErrorWord {
     }
 }
 
-impl fmt::Display for ErrorWord {
+impl fmt::Display for OAuthErrorCode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
     }
@@ -101,39 +101,39 @@ pub enum ErrorShape {
 /// A request that an OAuth endpoint refuses.
 #[derive(Clone, Debug)]
 pub(crate) struct Refusal {
-    pub(crate) word: ErrorWord,
+    pub(crate) code: OAuthErrorCode,
     pub(crate) message: String,
 }
 
 impl Refusal {
-    pub(crate) fn new(word: ErrorWord, message: impl Into<String>) -> Self {
+    pub(crate) fn new(code: OAuthErrorCode, message: impl Into<String>) -> Self {
         Self {
-            word,
+            code,
             message: message.into(),
         }
     }
 
-    pub(crate) fn of(word: ErrorWord) -> Self {
-        Self::new(word, word.default_message())
+    pub(crate) fn of(code: OAuthErrorCode) -> Self {
+        Self::new(code, code.default_message())
     }
 
     pub(crate) fn invalid_request(parameter: &str) -> Self {
         Self::new(
-            ErrorWord::InvalidRequest,
+            OAuthErrorCode::InvalidRequest,
             format!("invalid request: {parameter}"),
         )
     }
 
     pub(crate) fn invalid_client(why: &str) -> Self {
-        Self::new(ErrorWord::InvalidClient, why)
+        Self::new(OAuthErrorCode::InvalidClient, why)
     }
 
     pub(crate) fn invalid_grant(why: &str) -> Self {
-        Self::new(ErrorWord::InvalidGrant, why)
+        Self::new(OAuthErrorCode::InvalidGrant, why)
     }
 
     pub(crate) fn invalid_app_type() -> Self {
-        Self::new(ErrorWord::AccessDeny, "invalid app type")
+        Self::new(OAuthErrorCode::AccessDeny, "invalid app type")
     }
 
     /// A JWT whose `kid` is not registered with any app on this site.
@@ -144,14 +144,14 @@ impl Refusal {
 
     /// The response of an OAuth endpoint.
     pub(crate) fn answer(self, shape: ErrorShape, log_id: &str) -> Answer {
-        let body = error_body(shape, self.word, &self.message, log_id);
-        Answer::json(self.word.status(), &body).with_error(self.word.as_str())
+        let body = error_body(shape, self.code, &self.message, log_id);
+        Answer::json(self.code.status(), &body).with_error(self.code.as_str())
     }
 }
 
 impl From<crate::secret::NoRandomness> for Refusal {
     fn from(_: crate::secret::NoRandomness) -> Self {
-        Self::of(ErrorWord::InternalError)
+        Self::of(OAuthErrorCode::InternalError)
     }
 }
 
@@ -160,14 +160,19 @@ pub(crate) fn shape_c(code: i64, message: &str, log_id: &str) -> Value {
 }
 
 /// Any error code in any shape. Shape C has numeric codes only: it carries 4000.
-pub(crate) fn error_body(shape: ErrorShape, word: ErrorWord, message: &str, log_id: &str) -> Value {
-    let word = word.as_str();
+pub(crate) fn error_body(
+    shape: ErrorShape,
+    code: OAuthErrorCode,
+    message: &str,
+    log_id: &str,
+) -> Value {
+    let code = code.as_str();
     match shape {
         ErrorShape::Both => {
-            json!({"error_code": word, "error": word, "error_message": message, "error_description": message})
+            json!({"error_code": code, "error": code, "error_message": message, "error_description": message})
         }
-        ErrorShape::A => json!({"error_code": word, "error_message": message, "error": message}),
-        ErrorShape::B => json!({"error": word, "error_description": message}),
+        ErrorShape::A => json!({"error_code": code, "error_message": message, "error": message}),
+        ErrorShape::B => json!({"error": code, "error_description": message}),
         ErrorShape::C => shape_c(4000, message, log_id),
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! A finding names the location and the rule, never a value: the value may be a misplaced secret.
 
-use crate::answer::{ErrorWord, Refusal};
+use crate::answer::{OAuthErrorCode, Refusal};
 use crate::endpoint::Endpoint;
 use crate::error::Error;
 use crate::limits;
@@ -294,7 +294,7 @@ impl Contract {
 
 fn unsupported_grant_type(value: &str) -> Refusal {
     Refusal::new(
-        ErrorWord::UnsupportedGrantType,
+        OAuthErrorCode::UnsupportedGrantType,
         format!("not supported grant type: {}", Name(value)),
     )
 }

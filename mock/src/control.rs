@@ -11,7 +11,7 @@ use crate::host::{Authority, Called};
 use crate::limits;
 use crate::pages;
 use crate::request::Incoming;
-use crate::state::{SignIn, Tokens};
+use crate::state::{TokenFamily, Tokens};
 use crate::visit;
 use http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use serde::Deserialize;
@@ -387,7 +387,7 @@ fn number(incoming: &Incoming, name: &str, what: &str) -> Result<Option<u64>, Fa
 }
 
 /// One sign-in, or all.
-fn ledger(core: &Core, incoming: &Incoming) -> Result<Vec<SignIn>, Failure> {
+fn ledger(core: &Core, incoming: &Incoming) -> Result<Vec<TokenFamily>, Failure> {
     let only = number(incoming, "sign_in", "sign_in is the id of a sign-in")?;
     let tokens = &core.state().tokens;
     Ok(match only {

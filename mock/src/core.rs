@@ -1,6 +1,6 @@
 //! The shared state of one mock.
 
-use crate::answer::{ErrorWord, Refusal};
+use crate::answer::{OAuthErrorCode, Refusal};
 use crate::app::App;
 use crate::clock::{MockClock, millis};
 use crate::contract::Contract;
@@ -12,7 +12,7 @@ use crate::record::Log;
 use crate::request::Incoming;
 use crate::routing::Routes;
 use crate::secret::{self, hex};
-use crate::state::{Flow, GrantedToken, State};
+use crate::state::{Grant, GrantedToken, State};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
@@ -74,7 +74,7 @@ impl Registered {
         }
         let name = &self.app.name;
         Err(Refusal::new(
-            ErrorWord::AccessDeny,
+            OAuthErrorCode::AccessDeny,
             format!("app: {name} is currently deactivated by the owner"),
         ))
     }
@@ -120,7 +120,7 @@ impl Core {
         for access_token in &self.options.access_tokens {
             state.tokens.insert_access(
                 access_token,
-                GrantedToken::new(Flow::Fixed, "", None),
+                GrantedToken::new(Grant::Fixed, "", None),
                 Duration::ZERO,
             );
         }

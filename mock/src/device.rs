@@ -1,11 +1,11 @@
 //! The device flow: starts an authorization, and answers polls (RFC 8628, with JSON instead of a form).
 
-use crate::answer::{Answer, ErrorWord, Refusal};
+use crate::answer::{Answer, OAuthErrorCode, Refusal};
 use crate::app::ClientType;
 use crate::context::{RequestContext, allowed, client_of_type, text};
 use crate::issue::issue_pair;
 use crate::secret::{random_token, random_user_code};
-use crate::state::{DeviceAuthorization, Flow, NewSignIn, Poll};
+use crate::state::{DeviceAuthorization, Grant, NewTokenFamily, Poll};
 use http::StatusCode;
 use serde_json::{Value, json};
 
@@ -50,7 +50,7 @@ fn start(context: &mut RequestContext<'_>) -> Result<Answer, Refusal> {
             return Ok(Answer::json(StatusCode::OK, &body));
         }
     }
-    Err(Refusal::of(ErrorWord::InternalError))
+    Err(Refusal::of(OAuthErrorCode::InternalError))
 }
 
 /// One poll with a device code (RFC 8628 sections 3.4 and 3.5). [`Devices::poll`](crate::state::Devices::poll) decides when to answer
@@ -65,10 +65,10 @@ pub(crate) fn poll(context: &mut RequestContext<'_>, body: &Value) -> Result<Ans
         context.now,
     );
     let device = match poll {
-        Poll::Pending => return Err(Refusal::of(ErrorWord::AuthorizationPending)),
-        Poll::SlowDown => return Err(Refusal::of(ErrorWord::SlowDown)),
-        Poll::Denied => return Err(Refusal::of(ErrorWord::AccessDenied)),
-        Poll::Expired => return Err(Refusal::of(ErrorWord::ExpiredToken)),
+        Poll::Pending => return Err(Refusal::of(OAuthErrorCode::AuthorizationPending)),
+        Poll::SlowDown => return Err(Refusal::of(OAuthErrorCode::SlowDown)),
+        Poll::Denied => return Err(Refusal::of(OAuthErrorCode::AccessDenied)),
+        Poll::Expired => return Err(Refusal::of(OAuthErrorCode::ExpiredToken)),
         Poll::Unknown => return Err(Refusal::invalid_grant("the device code is unknown")),
         Poll::AlreadyRedeemed => {
             return Err(Refusal::invalid_grant(
@@ -77,9 +77,9 @@ pub(crate) fn poll(context: &mut RequestContext<'_>, body: &Value) -> Result<Ans
         }
         Poll::Approved(device) => device,
     };
-    let sign_in = NewSignIn {
+    let sign_in = NewTokenFamily {
         client_id: device.client_id,
-        flow: Flow::Device,
+        flow: Grant::Device,
         workspace_id: device.workspace_id,
     };
     let sign_in = context.core.state().tokens.open_sign_in(sign_in);

@@ -1,9 +1,9 @@
 //! Fault injection: failures of the network, of a gateway or of the server, on demand.
 
-use crate::answer::{Answer, ErrorShape, ErrorWord, HTML, error_body};
+use crate::answer::{Answer, ErrorShape, HTML, OAuthErrorCode, error_body};
 use crate::endpoint::Endpoint;
 use crate::limits;
-use crate::script::{EditedAnswer, NOT_FINAL, ScriptedAnswer, When, final_status, is_final};
+use crate::script::{EditedResponse, NOT_FINAL, ScriptedResponse, When, final_status, is_final};
 use bytes::{BufMut as _, Bytes, BytesMut};
 use http::{HeaderValue, StatusCode, header};
 use serde::{Deserialize, Serialize};
@@ -62,12 +62,12 @@ pub enum Fault {
         /// The body's shape.
         shape: ErrorShape,
         /// The error code (shape C carries the number 4000 instead).
-        word: ErrorWord,
+        code: OAuthErrorCode,
     },
     /// The real response with edits: a changed member, a removed header, a truncated body.
-    Edited(EditedAnswer),
+    Edited(EditedResponse),
     /// A scripted response instead of the real one.
-    Scripted(ScriptedAnswer),
+    Scripted(ScriptedResponse),
     /// The `Date` header is wrong by this much; expiry times are not. Can be combined with any other fault. (For a server whose whole
     /// clock is wrong, give the mock another [`MockClock`](crate::MockClock).)
     SkewedDate {
@@ -181,14 +181,14 @@ impl Fault {
     }
 }
 
-impl From<EditedAnswer> for Fault {
-    fn from(edited: EditedAnswer) -> Self {
+impl From<EditedResponse> for Fault {
+    fn from(edited: EditedResponse) -> Self {
         Self::Edited(edited)
     }
 }
 
-impl From<ScriptedAnswer> for Fault {
-    fn from(scripted: ScriptedAnswer) -> Self {
+impl From<ScriptedResponse> for Fault {
+    fn from(scripted: ScriptedResponse) -> Self {
         Self::Scripted(scripted)
     }
 }
@@ -208,7 +208,7 @@ impl fmt::Display for Fault {
             Self::WrongContentType => f.write_str("wrong content type"),
             Self::OversizedBody => f.write_str("oversized body"),
             Self::Redirect { status, .. } => write!(f, "redirect {status}"),
-            Self::ErrorWithStatus200 { word, .. } => write!(f, "200 with {word}"),
+            Self::ErrorWithStatus200 { code, .. } => write!(f, "200 with {code}"),
             Self::Edited(edited) => write!(f, "edited answer {}", edited.places()),
             Self::Scripted(scripted) => write!(f, "scripted answer {}", scripted.status()),
             Self::SkewedDate { seconds } => write!(f, "date skewed by {seconds} s"),
@@ -454,9 +454,9 @@ pub(crate) fn answer_instead(
                     Answer::api_error(status, code, reason(status), log_id)
                 }
                 FaultBody::Json => {
-                    let word = ErrorWord::InternalError;
-                    let body = error_body(shape, word, word.default_message(), log_id);
-                    Answer::json(status, &body).with_error(word.as_str())
+                    let code = OAuthErrorCode::InternalError;
+                    let body = error_body(shape, code, code.default_message(), log_id);
+                    Answer::json(status, &body).with_error(code.as_str())
                 }
             };
             Some(match retry_after {
@@ -474,12 +474,12 @@ pub(crate) fn answer_instead(
             let status = StatusCode::from_u16(*status).unwrap_or(StatusCode::TEMPORARY_REDIRECT);
             Some(Answer::empty(status).with_header(header::LOCATION, location))
         }
-        Fault::ErrorWithStatus200 { shape, word } => Some(
+        Fault::ErrorWithStatus200 { shape, code } => Some(
             Answer::json(
                 StatusCode::OK,
-                &error_body(*shape, *word, word.default_message(), log_id),
+                &error_body(*shape, *code, code.default_message(), log_id),
             )
-            .with_error(word.as_str()),
+            .with_error(code.as_str()),
         ),
         _ => None,
     }

@@ -93,7 +93,7 @@ mod state;
 mod token;
 mod visit;
 
-pub use answer::{ErrorShape, ErrorWord};
+pub use answer::{ErrorShape, OAuthErrorCode};
 pub use app::{App, ClientType};
 pub use authorize::Decision;
 pub use body::{MockBody, ServiceError};
@@ -107,8 +107,8 @@ pub use mock::MockCoze;
 pub use record::{Note, Outcome, RequestRecord, Tolerance, Violation};
 pub use resources::{Bot, User, Workspace};
 pub use script::{
-    Edit, EditedAnswer, ExpiryForm, Framing, Place, ScriptedAnswer, ScriptedBody, When,
+    Edit, EditedResponse, ExpiryForm, Framing, Place, ScriptedBody, ScriptedResponse, When,
 };
 pub use secret::fingerprint;
 pub use service::MockService;
-pub use state::{Flow, Generation, GrantedToken, SignIn};
+pub use state::{Generation, Grant, GrantedToken, TokenFamily};

@@ -13,7 +13,7 @@ use crate::record::{Note, RequestRecord, Violation};
 use crate::request::Incoming;
 use crate::server::{self, Server};
 use crate::service::MockService;
-use crate::state::{GrantedToken, SignIn};
+use crate::state::{GrantedToken, TokenFamily};
 use crate::visit;
 use http::{HeaderMap, Method};
 use std::fmt;
@@ -316,13 +316,13 @@ impl MockCoze {
 
     /// The sign-ins of users, each with all generations of its refresh token.
     #[must_use]
-    pub fn ledger(&self) -> Vec<SignIn> {
+    pub fn ledger(&self) -> Vec<TokenFamily> {
         self.core.state().tokens.ledger()
     }
 
     /// The sign-in that a refresh token belongs to, whether or not the token is still valid.
     #[must_use]
-    pub fn sign_in_of(&self, refresh_token: &str) -> Option<SignIn> {
+    pub fn sign_in_of(&self, refresh_token: &str) -> Option<TokenFamily> {
         let state = self.core.state();
         let id = state.tokens.sign_in_of(refresh_token)?;
         state.tokens.sign_in(id)

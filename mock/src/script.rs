@@ -25,19 +25,19 @@ pub enum When {
 ///
 /// ```
 /// # fn main() -> Result<(), coze_mock::Error> {
-/// use coze_mock::{Edit, EditedAnswer, Framing, MockCoze, Target, Times};
+/// use coze_mock::{Edit, EditedResponse, Framing, MockCoze, Target, Times};
 ///
 /// let mock = MockCoze::builder().build()?;
-/// let without_expiry = EditedAnswer::new([Edit::remove("/expires_in"), Edit::set("/token_type", "mac")]);
+/// let without_expiry = EditedResponse::new([Edit::remove("/expires_in"), Edit::set("/token_type", "mac")]);
 /// mock.faults().add(without_expiry, Target::refresh(), Times::ONCE);
 ///
-/// let cut = EditedAnswer::new([]).framed(Framing::new().cut_behind("refresh_token"));
+/// let cut = EditedResponse::new([]).framed(Framing::new().cut_behind("refresh_token"));
 /// mock.faults().add(cut.header("Age", "30").without_header("Date"), Target::refresh(), Times::ONCE);
 /// # Ok(()) }
 /// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct EditedAnswer {
+pub struct EditedResponse {
     edits: Vec<Edit>,
     headers: Headers,
     framing: Framing,
@@ -48,19 +48,19 @@ pub struct EditedAnswer {
 ///
 /// ```
 /// # fn main() -> Result<(), coze_mock::Error> {
-/// use coze_mock::{Endpoint, MockCoze, ScriptedAnswer, Times};
+/// use coze_mock::{Endpoint, MockCoze, ScriptedResponse, Times};
 ///
 /// let mock = MockCoze::builder().build()?;
-/// let portal = ScriptedAnswer::new(200, "<html>Please sign in</html>").header("Content-Type", "text/html");
+/// let portal = ScriptedResponse::new(200, "<html>Please sign in</html>").header("Content-Type", "text/html");
 /// mock.faults().add(portal, Endpoint::Token, Times::ONCE);
 ///
 /// let wrong_token = r#"{"code": 4101, "msg": "The token you entered is incorrect."}"#;
-/// mock.faults().add(ScriptedAnswer::new(200, wrong_token), Endpoint::UsersMe, Times::ONCE);
+/// mock.faults().add(ScriptedResponse::new(200, wrong_token), Endpoint::UsersMe, Times::ONCE);
 /// # Ok(()) }
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct ScriptedAnswer {
+pub struct ScriptedResponse {
     status: u16,
     #[serde(default)]
     headers: Headers,
@@ -136,7 +136,7 @@ pub enum ExpiryForm {
     RelativeMillis,
 }
 
-/// The body of a [`ScriptedAnswer`]. In JSON: a string, or a list of bytes (`[255, 123]`) if it is not UTF-8.
+/// The body of a [`ScriptedResponse`]. In JSON: a string, or a list of bytes (`[255, 123]`) if it is not UTF-8.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged, expecting = "body is text, or a list of bytes from 0 to 255")]
 pub enum ScriptedBody {
@@ -283,7 +283,7 @@ struct Splice {
     twice: String,
 }
 
-impl EditedAnswer {
+impl EditedResponse {
     /// The real response with these edits, applied in order.
     #[must_use]
     pub fn new(edits: impl Into<Vec<Edit>>) -> Self {
@@ -367,7 +367,7 @@ impl EditedAnswer {
     }
 }
 
-impl ScriptedAnswer {
+impl ScriptedResponse {
     /// A response to a request that has no effect. A status below 200 is sent as 500.
     #[must_use]
     pub fn new(status: u16, body: impl Into<ScriptedBody>) -> Self {

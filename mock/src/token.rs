@@ -1,6 +1,6 @@
 //! The token endpoints: four grants with one form of response.
 
-use crate::answer::{Answer, ErrorWord, Refusal};
+use crate::answer::{Answer, OAuthErrorCode, Refusal};
 use crate::app::ClientType;
 use crate::assertion::{self, Expected};
 use crate::context::{RequestContext, allowed, client_of_type, text};
@@ -10,7 +10,9 @@ use crate::issue::issue_pair;
 use crate::printable::Name;
 use crate::request::{Credential, credential};
 use crate::secret::random_token;
-use crate::state::{AuthorizationCode, Flow, GrantedToken, NewSignIn, NotRedeemed, RefreshPolicy};
+use crate::state::{
+    AuthorizationCode, Grant, GrantedToken, NewTokenFamily, NotRedeemed, RefreshPolicy,
+};
 use http::StatusCode;
 use serde_json::{Value, json};
 
@@ -36,7 +38,7 @@ fn issue(context: &mut RequestContext<'_>) -> Result<Answer, Refusal> {
         DEVICE_CODE => device::poll(context, &body),
         JWT_BEARER => exchange_jwt(context, &body),
         other => Err(Refusal::new(
-            ErrorWord::UnsupportedGrantType,
+            OAuthErrorCode::UnsupportedGrantType,
             format!("not supported grant type: {}", Name(other)),
         )),
     }
@@ -76,9 +78,9 @@ fn redeem_code(context: &mut RequestContext<'_>, body: &Value) -> Result<Answer,
         .codes
         .redeem(text(body, "code"), context.now, matches)
         .map_err(Refusal::invalid_grant)?;
-    let sign_in = NewSignIn {
+    let sign_in = NewTokenFamily {
         client_id: code.client_id,
-        flow: Flow::AuthorizationCode,
+        flow: Grant::AuthorizationCode,
         workspace_id: code.workspace_id,
     };
     let sign_in = context.core.state().tokens.open_sign_in(sign_in);
@@ -106,7 +108,9 @@ fn refresh(context: &mut RequestContext<'_>, body: &Value) -> Result<Answer, Ref
     );
     let sign_in = redeemed.map_err(|why| match why {
         NotRedeemed::Invalid(why) => Refusal::invalid_grant(why),
-        NotRedeemed::LoginEnded => Refusal::new(ErrorWord::AccessDeny, "login session invalid"),
+        NotRedeemed::LoginEnded => {
+            Refusal::new(OAuthErrorCode::AccessDeny, "login session invalid")
+        }
     })?;
     issue_pair(context, sign_in)
 }
@@ -167,7 +171,7 @@ fn exchange_jwt(context: &mut RequestContext<'_>, body: &Value) -> Result<Answer
     if app.channel_unbound {
         // Coze documents this message without an error code.
         return Err(Refusal::new(
-            ErrorWord::InvalidRequest,
+            OAuthErrorCode::InvalidRequest,
             "connector app should bind connector id",
         ));
     }
@@ -194,7 +198,7 @@ fn exchange_jwt(context: &mut RequestContext<'_>, body: &Value) -> Result<Answer
         session_name: claims.session_name,
         session_context: claims.session_context,
         scope: body.get("scope").cloned(),
-        ..GrantedToken::new(Flow::Jwt, &app.client_id, Some(expires_at))
+        ..GrantedToken::new(Grant::Jwt, &app.client_id, Some(expires_at))
     };
     context
         .core

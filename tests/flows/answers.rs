@@ -12,8 +12,8 @@ use coze_auth::{
 };
 use coze_auth_stores::FileStore;
 use coze_mock::{
-    Decision, Edit, EditedAnswer, Endpoint as At, ExpiryForm, Fault, Framing, MockCoze, Place,
-    ScriptedAnswer, Target, Times, defaults,
+    Decision, Edit, EditedResponse, Endpoint as MockEndpoint, ExpiryForm, Fault, Framing, MockCoze,
+    Place, ScriptedResponse, Target, Times, defaults,
 };
 use serde_json::{Value, json};
 use tokio::time::Instant;
@@ -107,16 +107,16 @@ fn provider(stage: &Stage, sign_in: &SignIn) -> CachedProvider {
     CachedProvider::pkce(stage.pkce(), sign_in.clone()).build()
 }
 
-fn edited(edit: Edit) -> EditedAnswer {
-    EditedAnswer::new([edit])
+fn edited(edit: Edit) -> EditedResponse {
+    EditedResponse::new([edit])
 }
 
-fn expires_in(value: impl Into<Value>) -> EditedAnswer {
+fn expires_in(value: impl Into<Value>) -> EditedResponse {
     edited(Edit::set("/expires_in", value))
 }
 
-fn framed(framing: Framing) -> EditedAnswer {
-    EditedAnswer::new([]).framed(framing)
+fn framed(framing: Framing) -> EditedResponse {
+    EditedResponse::new([]).framed(framing)
 }
 
 // 1. Sign-ins are not lost
@@ -158,7 +158,7 @@ async fn an_unreadable_expiry_does_not_lose_a_first_login() {
         let stage = Stage::new();
         let faults = stage.mock.faults();
         for sign_in in 0..3 {
-            faults.add(answer.clone(), At::Token, Times::ONCE);
+            faults.add(answer.clone(), MockEndpoint::Token, Times::ONCE);
             let token = match sign_in {
                 0 => stage.web_sign_in().await,
                 1 => stage.pkce_sign_in().await,
@@ -194,7 +194,7 @@ async fn a_missing_expiry_respects_the_requested_duration() {
     let stage = Stage::new();
     stage.mock.faults().add(
         edited(Edit::remove("/expires_in")),
-        At::Token,
+        MockEndpoint::Token,
         Times::Forever,
     );
     let request = JwtTokenRequest::new().duration(secs(60));
@@ -436,10 +436,11 @@ async fn a_device_can_sign_in_despite_invalid_times() {
     ] {
         let why = format!("{edits:?}");
         let stage = Stage::new();
-        stage
-            .mock
-            .faults()
-            .add(EditedAnswer::new(edits), At::DeviceCode, Times::ONCE);
+        stage.mock.faults().add(
+            EditedResponse::new(edits),
+            MockEndpoint::DeviceCode,
+            Times::ONCE,
+        );
         let device = stage.device();
         let started = device.start().await;
         let authorization = started.unwrap_or_else(|error| panic!("{why}: {error}"));
@@ -511,9 +512,9 @@ async fn a_refresh_token_of_a_wrong_type_keeps_the_stored_one() {
 }
 
 /// Error bodies that deviate slightly from the documented ones.
-fn pending_bodies() -> Vec<ScriptedAnswer> {
+fn pending_bodies() -> Vec<ScriptedResponse> {
     let word = "authorization_pending";
-    let at = |status, body: Value| ScriptedAnswer::new(status, body);
+    let at = |status, body: Value| ScriptedResponse::new(status, body);
     vec![
         at(400, json!({"error": word})),
         at(400, json!({"error_code": word})),
@@ -528,7 +529,7 @@ fn pending_bodies() -> Vec<ScriptedAnswer> {
             400,
             json!({"error": word, "access_token": null, "expires_in": "x"}),
         ),
-        ScriptedAnswer::new(
+        ScriptedResponse::new(
             400,
             b"{\"error\":\"authorization_pending\",\"error_description\":\"\xff\xfe\"}".to_vec(),
         ),
@@ -544,7 +545,10 @@ async fn a_login_continues_for_every_form_of_pending() {
     for pending in pending_bodies() {
         let why = format!("{pending:?}");
         let stage = Stage::new();
-        stage.mock.faults().add(pending, At::Token, Times::Next(3));
+        stage
+            .mock
+            .faults()
+            .add(pending, MockEndpoint::Token, Times::Next(3));
         let device = stage.device();
         let authorization = device.start().await.unwrap();
         stage
@@ -596,8 +600,11 @@ async fn an_undocumented_error_is_reported_with_its_message() {
         ),
     ] {
         let stage = Stage::new();
-        let scripted = ScriptedAnswer::new(400, body.clone());
-        stage.mock.faults().add(scripted, At::Token, Times::Forever);
+        let scripted = ScriptedResponse::new(400, body.clone());
+        stage
+            .mock
+            .faults()
+            .add(scripted, MockEndpoint::Token, Times::Forever);
         let error = stage.jwt().token().await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Refused, "{body}: {error}");
         assert_eq!(error.code(), code.as_ref(), "{body}: {error}");
@@ -606,8 +613,11 @@ async fn an_undocumented_error_is_reported_with_its_message() {
     }
     let stage = Stage::new();
     let body = b"{\"error_code\":\"invalid_client\",\"error_message\":\"not \xff utf-8\"}";
-    let scripted = ScriptedAnswer::new(401, body.to_vec());
-    stage.mock.faults().add(scripted, At::Token, Times::Forever);
+    let scripted = ScriptedResponse::new(401, body.to_vec());
+    stage
+        .mock
+        .faults()
+        .add(scripted, MockEndpoint::Token, Times::Forever);
     let error = stage.jwt().token().await.unwrap_err();
     assert_eq!(error.code(), Some(&ErrorCode::InvalidClient), "{error}");
     let message = error.message().unwrap_or_default();
@@ -619,14 +629,14 @@ async fn a_field_of_a_wrong_type_is_named() {
     let me = |edit| async move {
         let stage = Stage::new();
         let faults = stage.mock.faults();
-        faults.add(edited(edit), At::UsersMe, Times::ONCE);
+        faults.add(edited(edit), MockEndpoint::UsersMe, Times::ONCE);
         let provider = CachedProvider::jwt(stage.jwt()).build();
         call_me(&CozeApi::new(stage.client(), provider)).await
     };
     let start = |edit| async move {
         let stage = Stage::new();
         let faults = stage.mock.faults();
-        faults.add(edited(edit), At::DeviceCode, Times::ONCE);
+        faults.add(edited(edit), MockEndpoint::DeviceCode, Times::ONCE);
         stage.device().start().await
     };
     let hush = || json!(["hush"]);
@@ -710,7 +720,7 @@ async fn a_cached_date_does_not_change_a_lifetime() {
     for seconds in [-7200, -300, 300] {
         let kept = Kept::new().await;
         kept.answers(Fault::SkewedDate { seconds }, Times::Forever);
-        kept.answers(EditedAnswer::new([]).header("Age", "300"), Times::Forever);
+        kept.answers(EditedResponse::new([]).header("Age", "300"), Times::Forever);
         let token = kept.token_after_the_end().await.unwrap();
         assert!(kept.stage.takes(&token), "{seconds}");
         let life = kept.record().await.life();
@@ -726,11 +736,12 @@ async fn a_server_cannot_choose_the_time_of_a_jwt() {
         "Sun, 17 Jan 2027 08:00:00 GMT",
     ] {
         let stage = Stage::new();
-        let refusal = ScriptedAnswer::new(401, json!({"error_code": "invalid_client"}));
-        stage
-            .mock
-            .faults()
-            .add(refusal.header("Date", date), At::Token, Times::Forever);
+        let refusal = ScriptedResponse::new(401, json!({"error_code": "invalid_client"}));
+        stage.mock.faults().add(
+            refusal.header("Date", date),
+            MockEndpoint::Token,
+            Times::Forever,
+        );
         let error = stage.jwt().token().await.unwrap_err();
         assert_eq!(error.code(), Some(&ErrorCode::InvalidClient), "{error}");
         for issued_at in stage.jwt_claims("iat") {
@@ -763,7 +774,10 @@ async fn a_short_device_code_does_not_end_a_login() {
     for device_code in ["d", "pending", "authorization_pending", "_"] {
         let stage = Stage::new();
         let answer = edited(Edit::set("/device_code", device_code));
-        stage.mock.faults().add(answer, At::DeviceCode, Times::ONCE);
+        stage
+            .mock
+            .faults()
+            .add(answer, MockEndpoint::DeviceCode, Times::ONCE);
         let device = stage.device();
         let authorization = device.start().await.unwrap();
         let mock = stage.mock.clone();
@@ -784,14 +798,18 @@ async fn a_short_device_code_does_not_redact_a_log_id() {
     let faults = stage.mock.faults();
     faults.add(
         edited(Edit::set("/device_code", "2")),
-        At::DeviceCode,
+        MockEndpoint::DeviceCode,
         Times::ONCE,
     );
     let device = stage.device();
     let authorization = device.start().await.unwrap();
     let log_id = "202610040957090123456789ABCDEF";
-    let denied = ScriptedAnswer::new(400, json!({"error": "access_denied"}));
-    faults.add(denied.header("x-tt-logid", log_id), At::Token, Times::ONCE);
+    let denied = ScriptedResponse::new(400, json!({"error": "access_denied"}));
+    faults.add(
+        denied.header("x-tt-logid", log_id),
+        MockEndpoint::Token,
+        Times::ONCE,
+    );
     let error = device.poll(&authorization).await.unwrap_err();
     assert_eq!(error.code(), Some(&ErrorCode::AccessDenied));
     assert_eq!(error.log_id(), Some(log_id));
@@ -804,8 +822,11 @@ async fn a_token_refused_with_status_200_is_replaced() {
     let stage = Stage::new();
     let provider = CachedProvider::jwt(stage.jwt()).build();
     let api = CozeApi::new(stage.client(), provider);
-    let refusal = ScriptedAnswer::new(200, json!({"code": 4101, "msg": WRONG_TOKEN}));
-    stage.mock.faults().add(refusal, At::UsersMe, Times::ONCE);
+    let refusal = ScriptedResponse::new(200, json!({"code": 4101, "msg": WRONG_TOKEN}));
+    stage
+        .mock
+        .faults()
+        .add(refusal, MockEndpoint::UsersMe, Times::ONCE);
     let outcome = call_me(&api).await;
     assert!(outcome.is_ok(), "{outcome:?}");
     assert_eq!(stage.token_requests().len(), 2, "one renewal");
@@ -817,8 +838,11 @@ async fn a_missing_permission_keeps_the_token_and_the_hint_names_all_causes() {
     let provider = CachedProvider::jwt(stage.jwt()).build();
     let api = CozeApi::new(stage.client(), provider);
     let message = "You do not have permission to this resource";
-    let refusal = ScriptedAnswer::new(200, json!({"code": 4101, "msg": message}));
-    stage.mock.faults().add(refusal, At::UsersMe, Times::ONCE);
+    let refusal = ScriptedResponse::new(200, json!({"code": 4101, "msg": message}));
+    stage
+        .mock
+        .faults()
+        .add(refusal, MockEndpoint::UsersMe, Times::ONCE);
     let error = call_me(&api).await.unwrap_err();
     assert_eq!(error.code(), Some(&ErrorCode::Api(4101)));
     assert_eq!(stage.token_requests().len(), 1);
@@ -840,9 +864,12 @@ async fn an_ended_login_session_requires_sign_in() {
 }
 
 /// The error of a JWT app whose exchange is refused with this body.
-async fn refused_at(endpoint: Endpoint, answer: ScriptedAnswer) -> Error {
+async fn refused_at(endpoint: Endpoint, answer: ScriptedResponse) -> Error {
     let stage = Stage::new();
-    stage.mock.faults().add(answer, At::Token, Times::Forever);
+    stage
+        .mock
+        .faults()
+        .add(answer, MockEndpoint::Token, Times::Forever);
     let client = stage.client_builder().endpoint(endpoint);
     let jwt = crate::support::jwt_flow(client.build().unwrap());
     jwt.token().await.unwrap_err()
@@ -853,7 +880,7 @@ async fn the_wrong_site_is_named_in_the_hint() {
     let refusal = || {
         let text = "invalid jwt: kid not been registred";
         let body = json!({"error_code": "invalid_client", "error": "invalid_client", "error_message": text});
-        ScriptedAnswer::new(401, body)
+        ScriptedResponse::new(401, body)
     };
     for endpoint in [Endpoint::COM, Endpoint::CN] {
         let hint = refused_at(endpoint, refusal()).await.hint();
@@ -875,7 +902,7 @@ async fn each_reason_to_refuse_a_jwt_has_its_own_hint() {
         "something else",
     ] {
         let body = json!({"error_code": "invalid_client", "error_message": message});
-        let error = refused_at(Endpoint::COM, ScriptedAnswer::new(401, body)).await;
+        let error = refused_at(Endpoint::COM, ScriptedResponse::new(401, body)).await;
         assert!(
             !hints.contains(&error.hint()),
             "{message}: {}",
@@ -890,8 +917,11 @@ async fn a_wrong_app_type_is_named_in_the_hint() {
     let stage = Stage::new();
     let body =
         json!({"error_code": "invalid_request", "error_message": "invalid request: client_secret"});
-    let refusal = ScriptedAnswer::new(400, body);
-    stage.mock.faults().add(refusal, At::Token, Times::Forever);
+    let refusal = ScriptedResponse::new(400, body);
+    stage
+        .mock
+        .faults()
+        .add(refusal, MockEndpoint::Token, Times::Forever);
     let device = stage.device();
     let authorization = device.start().await.unwrap();
     let error = device.poll(&authorization).await.unwrap_err();
@@ -945,11 +975,11 @@ async fn a_refused_new_token_is_not_reported_as_invalid() {
     let provider = CachedProvider::jwt(stage.jwt()).build();
     let api = CozeApi::new(stage.client(), provider);
     let body = json!({"code": 4100, "msg": "authentication is invalid"});
-    let refusal = ScriptedAnswer::new(401, body);
+    let refusal = ScriptedResponse::new(401, body);
     stage
         .mock
         .faults()
-        .add(refusal, At::UsersMe, Times::Forever);
+        .add(refusal, MockEndpoint::UsersMe, Times::Forever);
     let error = call_me(&api).await.unwrap_err();
     let hint = error.hint();
     assert!(hint.contains("token is not what is wrong"), "{hint}");
@@ -970,23 +1000,23 @@ fn the_web_site_as_api_base_is_refused_and_the_api_base_named() {
 
 // 4. Responses without a decision
 
-fn undecided() -> Vec<ScriptedAnswer> {
+fn undecided() -> Vec<ScriptedResponse> {
     let page = "<html><body>Please sign in to this network</body></html>";
-    let html = |status| ScriptedAnswer::new(status, page).header("Content-Type", "text/html");
+    let html = |status| ScriptedResponse::new(status, page).header("Content-Type", "text/html");
     vec![
         html(200),
-        ScriptedAnswer::new(302, "").header("Location", "http://portal.example/"),
+        ScriptedResponse::new(302, "").header("Location", "http://portal.example/"),
         html(403),
         html(404),
-        ScriptedAnswer::new(407, "").header("Proxy-Authenticate", "Basic"),
+        ScriptedResponse::new(407, "").header("Proxy-Authenticate", "Basic"),
         html(511),
-        ScriptedAnswer::new(200, ""),
-        ScriptedAnswer::new(204, ""),
-        ScriptedAnswer::new(200, "{}"),
-        ScriptedAnswer::new(200, "[]"),
-        ScriptedAnswer::new(200, "{\"access_tok").framed(Framing::new().missing(200)),
-        ScriptedAnswer::new(200, "{\"access_tok"),
-        ScriptedAnswer::new(400, ""),
+        ScriptedResponse::new(200, ""),
+        ScriptedResponse::new(204, ""),
+        ScriptedResponse::new(200, "{}"),
+        ScriptedResponse::new(200, "[]"),
+        ScriptedResponse::new(200, "{\"access_tok").framed(Framing::new().missing(200)),
+        ScriptedResponse::new(200, "{\"access_tok"),
+        ScriptedResponse::new(400, ""),
     ]
 }
 
@@ -1011,7 +1041,7 @@ async fn a_captive_portal_does_not_end_a_login() {
             let why = format!("{times} times {answer:?}");
             let stage = Stage::new();
             let faults = stage.mock.faults();
-            faults.add(answer.clone(), At::Token, Times::Next(times));
+            faults.add(answer.clone(), MockEndpoint::Token, Times::Next(times));
             let (outcome, took) = login(&stage, secs(1)).await;
             let token = outcome.unwrap_or_else(|error| panic!("{why}: {error}"));
             stage.granted(&token);
@@ -1023,8 +1053,11 @@ async fn a_captive_portal_does_not_end_a_login() {
 #[tokio::test(start_paused = true)]
 async fn behind_a_captive_portal_polling_slows_down_until_the_expiry() {
     let stage = Stage::new();
-    let page = ScriptedAnswer::new(200, "<html>").header("Content-Type", "text/html");
-    stage.mock.faults().add(page, At::Token, Times::Forever);
+    let page = ScriptedResponse::new(200, "<html>").header("Content-Type", "text/html");
+    stage
+        .mock
+        .faults()
+        .add(page, MockEndpoint::Token, Times::Forever);
     let (outcome, took) = login(&stage, secs(1)).await;
     let error = outcome.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::DeviceCodeExpired, "{error}");
@@ -1050,7 +1083,10 @@ async fn a_lifetime_below_the_interval_allows_an_approval() {
         let mock = MockCoze::builder().device_code_lifetime(secs(life));
         let stage = Stage::of(mock);
         let answer = edited(Edit::set("/interval", interval));
-        stage.mock.faults().add(answer, At::DeviceCode, Times::ONCE);
+        stage
+            .mock
+            .faults()
+            .add(answer, MockEndpoint::DeviceCode, Times::ONCE);
         let (outcome, took) = login(&stage, secs(1)).await;
         let token = outcome.unwrap_or_else(|error| panic!("{life} {interval}: {error}"));
         stage.granted(&token);
@@ -1064,7 +1100,7 @@ async fn after_gateway_errors_the_interval_recovers() {
     stage
         .mock
         .faults()
-        .add(Fault::status(502), At::Token, Times::Next(3));
+        .add(Fault::status(502), MockEndpoint::Token, Times::Next(3));
     let device = stage.device();
     let authorization = device.start().await.unwrap();
     let (mock, user_code) = (stage.mock.clone(), authorization.user_code().to_owned());

@@ -10,7 +10,8 @@ use coze_auth::{
     TokenProvider, reqwest,
 };
 use coze_mock::{
-    Endpoint as At, ErrorShape, ErrorWord, Fault, MockCoze, RequestRecord, Times, defaults,
+    Endpoint as MockEndpoint, ErrorShape, Fault, MockCoze, OAuthErrorCode, RequestRecord, Times,
+    defaults,
 };
 use http_body_util::{BodyDataStream, Full};
 
@@ -30,7 +31,9 @@ impl Service {
             status: 307,
             location: format!("{}/v1/users/me", elsewhere.url()),
         };
-        self.mock.faults().add(fault, At::UsersMe, Times::ONCE);
+        self.mock
+            .faults()
+            .add(fault, MockEndpoint::UsersMe, Times::ONCE);
         elsewhere
     }
 
@@ -97,7 +100,7 @@ fn requests(mock: &MockCoze) -> (usize, usize) {
         let here = |request: &&RequestRecord| request.endpoint == Some(at);
         requests.iter().filter(here).count()
     };
-    (count(At::Token), count(At::UsersMe))
+    (count(MockEndpoint::Token), count(MockEndpoint::UsersMe))
 }
 
 #[tokio::test]
@@ -139,9 +142,12 @@ async fn a_nonzero_code_is_an_error_at_status_200() {
     let service = Service::start().await;
     let fault = Fault::ErrorWithStatus200 {
         shape: ErrorShape::C,
-        word: ErrorWord::InvalidRequest,
+        code: OAuthErrorCode::InvalidRequest,
     };
-    service.mock.faults().add(fault, At::UsersMe, Times::ONCE);
+    service
+        .mock
+        .faults()
+        .add(fault, MockEndpoint::UsersMe, Times::ONCE);
     let error = me(&service.api()).await.unwrap_err();
     assert_refused(&service.mock, &error, 200, 4000);
     assert_eq!(
@@ -468,7 +474,10 @@ async fn the_middleware_sends_no_token_to_another_origin() {
         status: 307,
         location: url,
     };
-    service.mock.faults().add(fault, At::UsersMe, Times::ONCE);
+    service
+        .mock
+        .faults()
+        .add(fault, MockEndpoint::UsersMe, Times::ONCE);
     client.get(service.me_url()).send().await.unwrap();
     let there = elsewhere.requests();
     assert_eq!(there.len(), 3);

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use coze_auth::{
     ErrorCode, ErrorKind, Flow, JwtTokenRequest, Poll, PollStatus, Scope, SessionContext, Token,
 };
-use coze_mock::{Decision, Flow as Granted, defaults};
+use coze_mock::{Decision, Grant, defaults};
 use serde_json::json;
 
 use crate::support::{REDIRECT_URI, START, Stage, pass, secs, unix};
@@ -15,7 +15,7 @@ const WORKSPACE: &str = defaults::WORKSPACE_ID;
 
 /// Checks the properties of a token of a user's sign-in.
 #[track_caller]
-fn assert_is_a_users(stage: &Stage, token: &Token, flow: Granted, client_id: &str) {
+fn assert_is_a_users(stage: &Stage, token: &Token, flow: Grant, client_id: &str) {
     let granted = stage.granted(token);
     assert_eq!(
         (granted.flow, granted.client_id.as_str()),
@@ -49,7 +49,7 @@ async fn a_web_app_signs_a_user_in() {
     assert_is_a_users(
         &stage,
         &token,
-        Granted::AuthorizationCode,
+        Grant::AuthorizationCode,
         defaults::WEB_CLIENT_ID,
     );
     assert_eq!(stage.granted(&token).workspace_id, None);
@@ -113,7 +113,7 @@ async fn a_public_client_signs_a_user_in_with_pkce() {
     assert_is_a_users(
         &stage,
         &token,
-        Granted::AuthorizationCode,
+        Grant::AuthorizationCode,
         defaults::PKCE_CLIENT_ID,
     );
     stage.mock.assert_clean();
@@ -169,7 +169,7 @@ async fn a_device_polls_until_its_user_approves() {
     });
     let token = device.poll(&authorization).await.unwrap();
     person.await.unwrap();
-    assert_is_a_users(&stage, &token, Granted::Device, defaults::DEVICE_CLIENT_ID);
+    assert_is_a_users(&stage, &token, Grant::Device, defaults::DEVICE_CLIENT_ID);
     let at: Vec<_> = stage
         .token_requests()
         .iter()
@@ -238,7 +238,7 @@ async fn slow_down_increases_the_interval_permanently() {
         *slowed.lock().unwrap(),
         [(true, secs(10)), (false, secs(10)), (false, secs(10))],
     );
-    assert_eq!(stage.granted(&token).flow, Granted::Device);
+    assert_eq!(stage.granted(&token).flow, Grant::Device);
     stage.mock.assert_clean();
 }
 
@@ -270,19 +270,19 @@ async fn each_user_flow_refreshes() {
     let refresh_token = |token: &Token| token.refresh_token().unwrap().clone();
     for (flow, client_id, first, next) in [
         (
-            Granted::AuthorizationCode,
+            Grant::AuthorizationCode,
             defaults::WEB_CLIENT_ID,
             &web,
             stage.web().refresh(&refresh_token(&web)).await,
         ),
         (
-            Granted::AuthorizationCode,
+            Grant::AuthorizationCode,
             defaults::PKCE_CLIENT_ID,
             &pkce,
             stage.pkce().refresh(&refresh_token(&pkce)).await,
         ),
         (
-            Granted::Device,
+            Grant::Device,
             defaults::DEVICE_CLIENT_ID,
             &device,
             stage.device().refresh(&refresh_token(&device)).await,
@@ -359,7 +359,7 @@ async fn a_service_gets_the_requested_token() {
     for (case, request) in cases {
         let token = stage.jwt().token_for(&request).await.unwrap();
         let granted = stage.granted(&token);
-        assert_eq!(granted.flow, Granted::Jwt, "{case}");
+        assert_eq!(granted.flow, Grant::Jwt, "{case}");
         assert_eq!(granted.client_id, defaults::JWT_CLIENT_ID, "{case}");
         let lifetime = match case {
             "duration" => 86_399,

@@ -6,8 +6,8 @@ use coze_auth::{
     Token, reqwest,
 };
 use coze_mock::{
-    Decision, Endpoint as At, ErrorShape, ErrorWord, Fault, FaultBody, MockCoze, RetryAfter,
-    Target, Times, When, defaults,
+    Decision, Endpoint as MockEndpoint, ErrorShape, Fault, FaultBody, MockCoze, OAuthErrorCode,
+    RetryAfter, Target, Times, When, defaults,
 };
 use tokio::time::Instant;
 
@@ -230,27 +230,35 @@ async fn a_redirect_has_its_own_error_kind() {
 #[tokio::test(start_paused = true)]
 async fn an_error_with_status_200_is_an_error_in_each_shape() {
     let unlucky = Unlucky::new().await;
-    for (shape, word, code) in [
+    for (shape, code, expected) in [
         (
             ErrorShape::A,
-            ErrorWord::InvalidGrant,
+            OAuthErrorCode::InvalidGrant,
             ErrorCode::InvalidGrant,
         ),
-        (ErrorShape::B, ErrorWord::AccessDeny, ErrorCode::AccessDeny),
-        (ErrorShape::C, ErrorWord::InvalidGrant, ErrorCode::Api(4000)),
+        (
+            ErrorShape::B,
+            OAuthErrorCode::AccessDeny,
+            ErrorCode::AccessDeny,
+        ),
+        (
+            ErrorShape::C,
+            OAuthErrorCode::InvalidGrant,
+            ErrorCode::Api(4000),
+        ),
     ] {
         let error = unlucky
-            .answered(Fault::ErrorWithStatus200 { shape, word })
+            .answered(Fault::ErrorWithStatus200 { shape, code })
             .await;
         assert_eq!(error.kind(), ErrorKind::Refused, "{shape:?}");
-        assert_eq!(error.code(), Some(&code), "{shape:?}");
+        assert_eq!(error.code(), Some(&expected), "{shape:?}");
         assert_eq!(status(&error), Some(200), "{shape:?}");
         assert!(!error.is_retryable(), "{shape:?}");
         assert!(error.message().is_some(), "{shape:?}");
     }
     let internal = Fault::ErrorWithStatus200 {
         shape: ErrorShape::A,
-        word: ErrorWord::InternalError,
+        code: OAuthErrorCode::InternalError,
     };
     assert!(unlucky.answered(internal).await.is_retryable());
     assert!(unlucky.is_live());
@@ -345,7 +353,10 @@ async fn a_device_continues_to_poll_through_temporary_faults() {
             when: When::BeforeProcessing,
         },
     ] {
-        stage.mock.faults().add(fault, At::Token, Times::ONCE);
+        stage
+            .mock
+            .faults()
+            .add(fault, MockEndpoint::Token, Times::ONCE);
     }
     stage
         .mock
@@ -401,7 +412,7 @@ async fn over_a_socket(fault: Fault) -> Error {
         _ => secs(30),
     };
     let mock = MockCoze::start().await.unwrap();
-    mock.faults().add(fault, At::Token, Times::ONCE);
+    mock.faults().add(fault, MockEndpoint::Token, Times::ONCE);
     let client = OAuthClient::builder()
         .endpoint(Endpoint::custom(mock.url()).unwrap())
         .http(|| reqwest::Client::builder().no_proxy())

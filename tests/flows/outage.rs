@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use coze_auth::{Error, ErrorKind, Flow, JwtTokenRequest, SessionPool};
-use coze_mock::{Endpoint as At, Fault, Times, When};
+use coze_mock::{Endpoint as MockEndpoint, Fault, Times, When};
 use tokio::time::Instant;
 
 use crate::support::{Interruption, Stage, jwt_flow, millis, pass, secs, status};
@@ -50,7 +50,11 @@ async fn all_sessions_respect_a_retry_after() {
         .max_concurrent_requests(2)
         .build();
     let faults = stage.mock.faults();
-    faults.add(Fault::too_many_requests(10), At::Token, Times::Forever);
+    faults.add(
+        Fault::too_many_requests(10),
+        MockEndpoint::Token,
+        Times::Forever,
+    );
     let users: Vec<_> = (0..100)
         .map(|user| {
             let session = pool.session(format!("user-{user}"));
@@ -197,9 +201,9 @@ async fn an_earlier_error_is_reported_after_the_server_falls_silent() {
     let stage = Stage::new();
     let pool = SessionPool::builder(stage.jwt()).deadline(secs(10)).build();
     let faults = stage.mock.faults();
-    faults.add(Fault::internal_error(), At::Token, Times::ONCE);
+    faults.add(Fault::internal_error(), MockEndpoint::Token, Times::ONCE);
     let when = When::BeforeProcessing;
-    faults.add(Fault::Timeout { when }, At::Token, Times::Forever);
+    faults.add(Fault::Timeout { when }, MockEndpoint::Token, Times::Forever);
     let began = Instant::now();
     let error = pool.session("a").token().await.unwrap_err();
     assert_eq!(began.elapsed(), secs(10));
@@ -275,7 +279,7 @@ async fn an_error_contains_nothing_of_another_session() {
     let faults = stage.mock.faults();
     faults.add(
         Fault::too_many_requests(10),
-        At::AccountToken,
+        MockEndpoint::AccountToken,
         Times::Forever,
     );
     let accounts: Vec<_> = (0..100).map(|number| format!("90000{number:03}")).collect();

@@ -12,7 +12,8 @@ use coze_auth::{
     RefreshMode, Token, TokenProvider,
 };
 use coze_mock::{
-    Endpoint as At, Fault, FaultBody, MockCoze, RetryAfter, SignIn, Target, Times, When, defaults,
+    Endpoint as MockEndpoint, Fault, FaultBody, MockCoze, RetryAfter, Target, Times, TokenFamily,
+    When, defaults,
 };
 use tokio::time::Instant;
 
@@ -56,7 +57,7 @@ async fn user_flows(stage: &Stage) -> [(&'static str, Token, CachedProviderBuild
     ]
 }
 
-fn sign_in(stage: &Stage, first: &Token) -> SignIn {
+fn sign_in(stage: &Stage, first: &Token) -> TokenFamily {
     let refresh_token = first.refresh_token().unwrap();
     stage.mock.sign_in_of(refresh_token.expose()).unwrap()
 }
@@ -80,7 +81,10 @@ async fn each_attempt_sends_a_new_jwt() {
             when: When::AfterProcessing,
         },
     ] {
-        stage.mock.faults().add(fault, At::Token, Times::ONCE);
+        stage
+            .mock
+            .faults()
+            .add(fault, MockEndpoint::Token, Times::ONCE);
     }
     let provider = jwt(&stage);
     let token = provider.token().await.unwrap();
@@ -103,7 +107,7 @@ async fn each_attempt_sends_a_new_jwt() {
 async fn attempts_are_bounded_in_number() {
     let stage = Stage::new();
     let faults = stage.mock.faults();
-    faults.add(Fault::status(503), At::Token, Times::Forever);
+    faults.add(Fault::status(503), MockEndpoint::Token, Times::Forever);
     let began = Instant::now();
     let error = jwt(&stage).token().await.unwrap_err();
     assert_eq!(status(&error), Some(503));
@@ -149,7 +153,10 @@ async fn retry_after_is_waited_for() {
             body: FaultBody::Json,
             retry_after: Some(retry_after),
         };
-        stage.mock.faults().add(fault, At::Token, Times::ONCE);
+        stage
+            .mock
+            .faults()
+            .add(fault, MockEndpoint::Token, Times::ONCE);
         let began = Instant::now();
         jwt(&stage).token().await.unwrap();
         assert_eq!(began.elapsed(), secs(17), "{retry_after:?}");
@@ -161,7 +168,11 @@ async fn retry_after_is_waited_for() {
 async fn a_retry_after_beyond_the_deadline_is_an_immediate_error() {
     let stage = Stage::new();
     let faults = stage.mock.faults();
-    faults.add(Fault::too_many_requests(50), At::Token, Times::ONCE);
+    faults.add(
+        Fault::too_many_requests(50),
+        MockEndpoint::Token,
+        Times::ONCE,
+    );
     let provider = CachedProvider::jwt(stage.jwt()).deadline(secs(40)).build();
     let began = Instant::now();
     let error = provider.token().await.unwrap_err();
@@ -188,7 +199,11 @@ async fn a_retry_after_beyond_the_deadline_is_an_immediate_error() {
 async fn an_excessive_retry_after_is_capped() {
     let stage = Stage::new();
     let faults = stage.mock.faults();
-    faults.add(Fault::too_many_requests(u64::MAX), At::Token, Times::ONCE);
+    faults.add(
+        Fault::too_many_requests(u64::MAX),
+        MockEndpoint::Token,
+        Times::ONCE,
+    );
     let error = jwt(&stage).token().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Refused, "{error}");
     assert_eq!(status(&error), Some(429));
@@ -238,7 +253,7 @@ async fn non_retryable_errors_are_not_retried() {
 async fn after_a_failure_every_caller_learns_the_time_of_the_next_attempt() {
     let stage = Stage::new();
     let faults = stage.mock.faults();
-    faults.add(Fault::status(503), At::Token, Times::Next(5));
+    faults.add(Fault::status(503), MockEndpoint::Token, Times::Next(5));
     let provider = jwt(&stage);
     let during = provider.token().await.unwrap_err();
     let after = provider.token().await.unwrap_err();
@@ -803,7 +818,10 @@ async fn under_load_only_the_first_caller_waits() {
     let stage = Stage::new();
     stage.network.takes(millis(50));
     let fault = Fault::ShortLivedTokens { seconds: 5 };
-    stage.mock.faults().add(fault, At::Token, Times::Forever);
+    stage
+        .mock
+        .faults()
+        .add(fault, MockEndpoint::Token, Times::Forever);
     let provider = jwt(&stage);
     provider.token().await.unwrap();
     for _ in 0..6000 {
@@ -993,8 +1011,8 @@ async fn tracing_and_debug_output_contain_no_secret() {
         providers.push(builder.build());
     }
     let faults = stage.mock.faults();
-    faults.add(Fault::internal_error(), At::Token, Times::Next(3));
-    faults.add(Fault::TruncatedJson, At::Token, Times::ONCE);
+    faults.add(Fault::internal_error(), MockEndpoint::Token, Times::Next(3));
+    faults.add(Fault::TruncatedJson, MockEndpoint::Token, Times::ONCE);
     for _ in 0..4 {
         for provider in &providers {
             match provider.token().await {

@@ -15,7 +15,7 @@ use coze_auth::{
     CachedProvider, Endpoint, Error, ErrorKind, OAuthClient, PkceFlow, SignIn, Token,
     TokenProvider, UserPool, WebFlow, reqwest, store::MemoryStore,
 };
-use coze_mock::{Decision, Endpoint as At, Fault, MockCoze, Target, Times, defaults};
+use coze_mock::{Decision, Endpoint as MockEndpoint, Fault, MockCoze, Target, Times, defaults};
 use tokio::{
     net::{TcpListener, TcpStream},
     runtime::{Builder, Runtime},
@@ -81,7 +81,7 @@ impl Server {
         let requests = self.mock.requests();
         let of_tokens = requests
             .iter()
-            .filter(|request| request.endpoint == Some(At::Token));
+            .filter(|request| request.endpoint == Some(MockEndpoint::Token));
         of_tokens.count()
     }
 
@@ -137,7 +137,10 @@ fn a_refresh_survives_the_end_of_its_runtime() {
 fn a_background_refresh_works_with_a_runtime_per_call() {
     let server = Server::start();
     let lived = Fault::ShortLivedTokens { seconds: 2 };
-    server.mock.faults().add(lived, At::Token, Times::ONCE);
+    server
+        .mock
+        .faults()
+        .add(lived, MockEndpoint::Token, Times::ONCE);
     let first = server.runtime.block_on(server.sign_in());
     let sign_in = SignIn::new(MemoryStore::new(), "default").unwrap();
     without_workers().block_on(sign_in.put(&first)).unwrap();
@@ -155,7 +158,7 @@ fn a_background_refresh_works_with_a_runtime_per_call() {
 #[test]
 fn callers_do_not_wait_for_a_blocked_runtime() {
     let server = Server::start();
-    server.slow_down(At::Token, millis(200));
+    server.slow_down(MockEndpoint::Token, millis(200));
     let provider = server.jwt();
     let idle = without_workers();
     request_and_drop(&idle, &provider);
@@ -169,7 +172,7 @@ fn callers_do_not_wait_for_a_blocked_runtime() {
 #[test]
 fn callers_of_a_request_that_ended_with_its_runtime_get_a_token() {
     let server = Server::start();
-    server.slow_down(At::Token, millis(300));
+    server.slow_down(MockEndpoint::Token, millis(300));
     let provider = server.jwt();
     let ends = with_workers();
     ends.spawn({
@@ -197,7 +200,7 @@ fn callers_of_a_request_that_ended_with_its_runtime_get_a_token() {
 #[test]
 fn queued_sessions_of_an_ended_runtime_are_served_by_another() {
     let server = Server::start();
-    server.slow_down(At::Token, millis(100));
+    server.slow_down(MockEndpoint::Token, millis(100));
     let pool = coze_auth::SessionPool::builder(jwt_flow(server.client()))
         .max_concurrent_requests(2)
         .build();

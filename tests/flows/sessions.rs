@@ -7,7 +7,7 @@ use coze_auth::{
     AccessToken, ErrorKind, JwtTokenRequest, Scope, SessionContext, SessionPool, SessionProvider,
     TokenProvider,
 };
-use coze_mock::{Endpoint as At, Fault, Times};
+use coze_mock::{Endpoint as MockEndpoint, Fault, Times};
 use tokio::time::Instant;
 
 use crate::support::{Interruption, Stage, millis, pass, secs, status};
@@ -188,7 +188,11 @@ async fn a_session_in_backoff_holds_no_permit() {
     let builder = SessionPool::builder(stage.jwt());
     let pool = builder.max_concurrent_requests(1).build();
     let faults = stage.mock.faults();
-    faults.add(Fault::too_many_requests(30), At::Token, Times::ONCE);
+    faults.add(
+        Fault::too_many_requests(30),
+        MockEndpoint::Token,
+        Times::ONCE,
+    );
     let (unlucky, lucky) = (pool.session("unlucky"), pool.session("lucky"));
     let unlucky = tokio::spawn(async move { unlucky.token().await });
     pass(secs(1)).await;
@@ -402,7 +406,7 @@ async fn a_failure_backs_off_only_its_session() {
     let pool = pool(&stage);
     let (unlucky, lucky) = (pool.session("unlucky"), pool.session("lucky"));
     let faults = stage.mock.faults();
-    faults.add(Fault::status(503), At::Token, Times::Next(5));
+    faults.add(Fault::status(503), MockEndpoint::Token, Times::Next(5));
     let error = unlucky.token().await.unwrap_err();
     assert_eq!(status(&error), Some(503));
     lucky.token().await.unwrap();

@@ -15,7 +15,7 @@ use coze_auth::{
         StoreFuture, Stored, TryLock, Version,
     },
 };
-use coze_mock::{Fault, FaultBody, MockCoze, SignIn as Ledger, Target, Times, When};
+use coze_mock::{Fault, FaultBody, MockCoze, Target, Times, TokenFamily, When};
 use serde_json::Value;
 use tokio::time::Instant;
 
@@ -255,7 +255,7 @@ fn replica(stage: &Stage, store: &FaultyStore) -> CachedProvider {
     CachedProvider::web(stage.web(), store.sign_in()).build()
 }
 
-fn ledger(stage: &Stage, first: &Token) -> Ledger {
+fn ledger(stage: &Stage, first: &Token) -> TokenFamily {
     let refresh_token = first.refresh_token().unwrap();
     stage.mock.sign_in_of(refresh_token.expose()).unwrap()
 }

@@ -24,7 +24,7 @@ use coze_benches::{
     report::{Goal, Report},
     run::Run,
 };
-use coze_mock::{ErrorShape, ErrorWord, Fault, FaultBody, MockCoze, Target, Times, When, defaults};
+use coze_mock::{ErrorShape, OAuthErrorCode, Fault, FaultBody, MockCoze, Target, Times, When, defaults};
 use tokio::time::{sleep, timeout};
 
 /// The requested lifetime. The mock truncates to whole seconds, so it is 4 to 5 seconds.
@@ -386,7 +386,7 @@ fn single_faults() -> Vec<Fault> {
         },
         Fault::ErrorWithStatus200 {
             shape: ErrorShape::A,
-            word: ErrorWord::InternalError,
+            code: OAuthErrorCode::InternalError,
         },
         // A token that has expired on arrival. Never a skew in the other direction: a client cannot detect that tokens
         // expire earlier than announced.

@@ -16,8 +16,8 @@ pub(crate) use codes::{AuthorizationCode, Challenge, Codes};
 pub(crate) use devices::{DeviceAuthorization, Devices, Poll};
 pub(crate) use jti::SeenJwts;
 pub(crate) use tickets::{AuthorizeRequest, Ticket, Tickets};
-pub use tokens::{Flow, Generation, GrantedToken, SignIn};
-pub(crate) use tokens::{NewSignIn, NotRedeemed, Pair, RefreshPolicy, Tokens};
+pub use tokens::{Generation, Grant, GrantedToken, TokenFamily};
+pub(crate) use tokens::{NewTokenFamily, NotRedeemed, Pair, RefreshPolicy, Tokens};
 
 /// The state of one mock.
 #[derive(Default)]

@@ -12,7 +12,7 @@ use std::time::Duration;
 /// The flow by which a token was obtained.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Flow {
+pub enum Grant {
     /// Authorization code, with a secret or with PKCE.
     AuthorizationCode,
     /// Device authorization.
@@ -28,7 +28,7 @@ pub enum Flow {
 #[non_exhaustive]
 pub struct GrantedToken {
     /// The flow by which it was obtained.
-    pub flow: Flow,
+    pub flow: Grant,
     /// The app; empty for a fixed token.
     pub client_id: String,
     /// When it expires, in seconds since the UNIX epoch; `None` for a fixed token.
@@ -45,12 +45,12 @@ pub struct GrantedToken {
     pub session_context: Option<Value>,
     /// The requested scope.
     pub scope: Option<Value>,
-    /// The sign-in that it belongs to: the [`SignIn::id`].
+    /// The sign-in that it belongs to: the [`TokenFamily::id`].
     pub sign_in: Option<u64>,
 }
 
 impl GrantedToken {
-    pub(crate) fn new(flow: Flow, client_id: &str, expires_at: Option<u64>) -> Self {
+    pub(crate) fn new(flow: Grant, client_id: &str, expires_at: Option<u64>) -> Self {
         Self {
             flow,
             client_id: client_id.to_owned(),
@@ -81,13 +81,13 @@ impl GrantedToken {
 /// One sign-in of a user and its token family.
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
-pub struct SignIn {
+pub struct TokenFamily {
     /// Counts up from 1.
     pub id: u64,
     /// The app.
     pub client_id: String,
     /// How the user signed in.
-    pub flow: Flow,
+    pub flow: Grant,
     /// The workspace that it is limited to.
     pub workspace_id: Option<String>,
     /// When the token family was revoked, in milliseconds since the UNIX epoch.
@@ -122,7 +122,7 @@ pub struct Generation {
     expires_at: Duration,
 }
 
-impl SignIn {
+impl TokenFamily {
     /// The fingerprint of the refresh token that is still valid.
     #[must_use]
     pub fn live_refresh_token(&self) -> Option<&str> {
@@ -160,9 +160,9 @@ pub(crate) enum NotRedeemed {
     LoginEnded,
 }
 
-pub(crate) struct NewSignIn {
+pub(crate) struct NewTokenFamily {
     pub(crate) client_id: String,
-    pub(crate) flow: Flow,
+    pub(crate) flow: Grant,
     pub(crate) workspace_id: Option<String>,
 }
 
@@ -181,7 +181,7 @@ pub(crate) struct Tokens {
     access_bytes: usize,
     /// The sign-in and the generation of each refresh token. Generations are counted from the first, including dropped ones.
     refresh: HashMap<Digest, (u64, usize)>,
-    sign_ins: BTreeMap<u64, SignIn>,
+    sign_ins: BTreeMap<u64, TokenFamily>,
     last_sign_in: u64,
     sweep: Sweep,
 }
@@ -226,13 +226,13 @@ impl Tokens {
         self.access.remove(&digest_of(access_token)).is_some()
     }
 
-    pub(crate) fn open_sign_in(&mut self, new: NewSignIn) -> u64 {
+    pub(crate) fn open_sign_in(&mut self, new: NewTokenFamily) -> u64 {
         if self.sign_ins.len() >= limits::SIGN_INS || self.refresh.len() >= limits::GENERATIONS {
             self.forget_oldest_sign_in();
         }
         self.last_sign_in += 1;
         let id = self.last_sign_in;
-        let sign_in = SignIn {
+        let sign_in = TokenFamily {
             id,
             client_id: new.client_id,
             flow: new.flow,
@@ -399,11 +399,11 @@ impl Tokens {
         true
     }
 
-    pub(crate) fn ledger(&self) -> Vec<SignIn> {
+    pub(crate) fn ledger(&self) -> Vec<TokenFamily> {
         self.sign_ins.values().cloned().collect()
     }
 
-    pub(crate) fn sign_in(&self, id: u64) -> Option<SignIn> {
+    pub(crate) fn sign_in(&self, id: u64) -> Option<TokenFamily> {
         self.sign_ins.get(&id).cloned()
     }
 
@@ -420,9 +420,9 @@ mod tests {
     use super::*;
 
     fn sign_in(tokens: &mut Tokens) -> u64 {
-        tokens.open_sign_in(NewSignIn {
+        tokens.open_sign_in(NewTokenFamily {
             client_id: "app".into(),
-            flow: Flow::Device,
+            flow: Grant::Device,
             workspace_id: None,
         })
     }
@@ -468,12 +468,12 @@ mod tests {
     #[test]
     fn token_properties_are_bounded_in_bytes() {
         let mut tokens = Tokens::default();
-        let fixed = GrantedToken::new(Flow::Fixed, "", None);
+        let fixed = GrantedToken::new(Grant::Fixed, "", None);
         tokens.insert_access("fixed", fixed, Duration::ZERO);
         for number in 0..70u64 {
             let granted = GrantedToken {
                 session_name: Some("x".repeat(limits::ACCESS_TOKEN_BYTES / 32)),
-                ..GrantedToken::new(Flow::Jwt, "app", Some(1_000 + number))
+                ..GrantedToken::new(Grant::Jwt, "app", Some(1_000 + number))
             };
             tokens.insert_access(&number.to_string(), granted, Duration::ZERO);
             let kept: usize = tokens.access.values().map(GrantedToken::bytes).sum();

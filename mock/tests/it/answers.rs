@@ -2,7 +2,7 @@
 
 use crate::client::*;
 use coze_mock::{
-    Edit, EditedAnswer, Endpoint, ExpiryForm, Fault, Framing, MockCoze, Place, ScriptedAnswer,
+    Edit, EditedResponse, Endpoint, ExpiryForm, Fault, Framing, MockCoze, Place, ScriptedResponse,
     Target, Times, defaults,
 };
 use serde_json::{Value, json};
@@ -80,7 +80,7 @@ async fn a_member_is_set_removed_or_written_in_another_form() {
             json!(-100),
         ),
     ] {
-        let (_, reply) = struck(EditedAnswer::new([edit.clone()])).await;
+        let (_, reply) = struck(EditedResponse::new([edit.clone()])).await;
         assert_eq!(reply.status, 200);
         assert_eq!(reply.json[name], value, "{edit:?}");
         assert!(reply.text("access_token").starts_with("czu_"));
@@ -96,7 +96,7 @@ async fn a_member_can_be_duplicated() {
         ),
         (Place::First, r#"{"access_token":"czu_"#),
     ] {
-        let twice = EditedAnswer::new([
+        let twice = EditedResponse::new([
             Edit::repeat("/access_token", "false", true_one),
             Edit::repeat("/expires_in", 0, true_one),
         ]);
@@ -117,7 +117,7 @@ async fn a_member_can_be_duplicated() {
 
 #[tokio::test]
 async fn a_member_can_be_repeated_three_times() {
-    let thrice = EditedAnswer::new([
+    let thrice = EditedResponse::new([
         Edit::repeat("/expires_in", 1, Place::Last),
         Edit::repeat("/expires_in", 2, Place::Last),
     ]);
@@ -136,7 +136,7 @@ async fn the_mock_accepts_the_edited_tokens() {
         Edit::set("/access_token", "another"),
         Edit::repeat("/expires_in", 1, Place::Last),
     ];
-    let (client, reply) = struck(EditedAnswer::new(edits)).await;
+    let (client, reply) = struck(EditedResponse::new(edits)).await;
     assert_eq!(reply.text("refresh_token"), odd);
     assert!(client.mock.granted("another").is_some());
     let sign_in = client.mock.sign_in_of(odd).expect("a sign-in");
@@ -148,7 +148,7 @@ async fn the_mock_accepts_the_edited_tokens() {
     assert_eq!(next.status, 200, "{}", next.json);
 
     let faults = client.mock.faults();
-    let spaced = EditedAnswer::new([
+    let spaced = EditedResponse::new([
         Edit::set("/device_code", "a b"),
         Edit::set("/interval", "5"),
     ]);
@@ -166,14 +166,14 @@ async fn the_mock_accepts_the_edited_tokens() {
 #[tokio::test]
 async fn a_duplicated_token_is_accepted_by_its_real_value() {
     let twice = Edit::repeat("/refresh_token", "false", Place::Last);
-    let (client, reply) = struck(EditedAnswer::new([twice])).await;
+    let (client, reply) = struck(EditedResponse::new([twice])).await;
     let next = refreshed(&client, reply.text("refresh_token")).await;
     assert_eq!(next.status, 200, "{}", next.json);
 }
 
 #[tokio::test]
 async fn headers_are_set_and_removed() {
-    let edited = EditedAnswer::new([])
+    let edited = EditedResponse::new([])
         .header("Age", "30")
         .header("content-type", "text/plain")
         .without_header("Date");
@@ -215,7 +215,7 @@ async fn bytes_are_added_to_or_removed_from_the_response() {
         (Framing::new().without_last_chunk(), true, Box::new(whole)),
         (Framing::new().missing(1), true, Box::new(whole)),
     ] {
-        let (_, reply) = struck(EditedAnswer::new([]).framed(framing.clone())).await;
+        let (_, reply) = struck(EditedResponse::new([]).framed(framing.clone())).await;
         let body = String::from_utf8_lossy(&reply.body);
         assert!(fits(&body), "{framing:?}: {body}");
         assert_eq!(reply.cut_off, cut_off, "{framing:?}");
@@ -227,18 +227,18 @@ async fn a_scripted_response_replaces_the_real_one() {
     let client = Client::new();
     let page = "<html>Please sign in</html>";
     for scripted in [
-        ScriptedAnswer::new(200, page).header("Content-Type", "text/html"),
-        ScriptedAnswer::new(302, "").header("Location", "https://portal.example/"),
-        ScriptedAnswer::new(403, page).header("Content-Type", "text/html"),
-        ScriptedAnswer::new(407, ""),
-        ScriptedAnswer::new(200, ""),
-        ScriptedAnswer::new(200, "{\"access_to").framed(Framing::new().missing(90)),
-        ScriptedAnswer::new(400, json!({"error_message": "alone"})),
-        ScriptedAnswer::new(
+        ScriptedResponse::new(200, page).header("Content-Type", "text/html"),
+        ScriptedResponse::new(302, "").header("Location", "https://portal.example/"),
+        ScriptedResponse::new(403, page).header("Content-Type", "text/html"),
+        ScriptedResponse::new(407, ""),
+        ScriptedResponse::new(200, ""),
+        ScriptedResponse::new(200, "{\"access_to").framed(Framing::new().missing(90)),
+        ScriptedResponse::new(400, json!({"error_message": "alone"})),
+        ScriptedResponse::new(
             400,
             json!({"error": {"code": 1, "logid": "20261004095709"}}),
         ),
-        ScriptedAnswer::new(400, b"{\"error_message\":\"\xff\"}".to_vec()),
+        ScriptedResponse::new(400, b"{\"error_message\":\"\xff\"}".to_vec()),
     ] {
         let first = client.web_tokens().await;
         let planned = client.mock.faults();
@@ -258,7 +258,7 @@ async fn a_scripted_response_replaces_the_real_one() {
         let next = refreshed(&client, first.text("refresh_token")).await;
         assert_eq!(next.status, 200, "the request had no effect");
     }
-    let page = ScriptedAnswer::new(200, page).after_processing();
+    let page = ScriptedResponse::new(200, page).after_processing();
     let (_, reply) = struck(page.without_header("Date")).await;
     assert!(reply.json.is_null() && reply.header("date").is_none());
 }
@@ -269,12 +269,12 @@ async fn api_calls_can_be_scripted_too() {
     let refused = json!({"code": 4101, "msg": "The token you entered is incorrect."});
     let faults = client.mock.faults();
     faults.add(
-        ScriptedAnswer::new(200, refused.clone()),
+        ScriptedResponse::new(200, refused.clone()),
         Endpoint::UsersMe,
         Times::ONCE,
     );
     faults.add(
-        EditedAnswer::new([
+        EditedResponse::new([
             Edit::set("/data/user_id", 7),
             Edit::remove("/no/such/parent"),
         ]),

@@ -150,7 +150,7 @@ async fn faults_are_planned_listed_and_cleared() {
         json!("wrong_content_type"),
         json!("oversized_body"),
         json!({"redirect": {"status": 307, "location": "https://stranger.example/"}}),
-        json!({"error_with_status200": {"shape": "a", "word": "invalid_grant"}}),
+        json!({"error_with_status200": {"shape": "a", "code": "invalid_grant"}}),
         json!({"skewed_date": {"seconds": -60}}),
         json!({"short_lived_tokens": {"seconds": 2}}),
         json!({"edited": {"edits": [

@@ -1,7 +1,7 @@
 //! Each documented error code, produced by one change to a working flow.
 
 use crate::client::*;
-use coze_mock::{App, Endpoint, ErrorShape, ErrorWord, Fault, MockCoze, Times, defaults};
+use coze_mock::{App, Endpoint, ErrorShape, Fault, MockCoze, OAuthErrorCode, Times, defaults};
 use serde_json::{Value, json};
 use std::time::Duration;
 
@@ -169,11 +169,14 @@ async fn each_change_to_a_device_flow_has_its_error_in_each_shape() {
     ] {
         assert_eq!(device_flow(DeviceChange::None, shape).await.status, 200);
         for (change, word) in [
-            (DeviceChange::Undecided, ErrorWord::AuthorizationPending),
-            (DeviceChange::PolledTooFast, ErrorWord::SlowDown),
-            (DeviceChange::Denied, ErrorWord::AccessDenied),
-            (DeviceChange::TooOld, ErrorWord::ExpiredToken),
-            (DeviceChange::DeviceCode, ErrorWord::InvalidGrant),
+            (
+                DeviceChange::Undecided,
+                OAuthErrorCode::AuthorizationPending,
+            ),
+            (DeviceChange::PolledTooFast, OAuthErrorCode::SlowDown),
+            (DeviceChange::Denied, OAuthErrorCode::AccessDenied),
+            (DeviceChange::TooOld, OAuthErrorCode::ExpiredToken),
+            (DeviceChange::DeviceCode, OAuthErrorCode::InvalidGrant),
         ] {
             let reply = device_flow(change, shape).await;
             assert_eq!(reply.status, 400);

@@ -2,8 +2,8 @@
 
 use crate::client::*;
 use coze_mock::{
-    Endpoint, ErrorShape, ErrorWord, Fault, FaultBody, Outcome, RetryAfter, Target, Times, When,
-    defaults,
+    Endpoint, ErrorShape, Fault, FaultBody, OAuthErrorCode, Outcome, RetryAfter, Target, Times,
+    When, defaults,
 };
 use http::Request;
 use http_body_util::Full;
@@ -263,7 +263,7 @@ async fn status_200_with_each_shape_of_error() {
     ] {
         refresher.plan(Fault::ErrorWithStatus200 {
             shape,
-            word: ErrorWord::InvalidGrant,
+            code: OAuthErrorCode::InvalidGrant,
         });
         let reply = refresher.refresh().await;
         assert_eq!(reply.status, 200);

@@ -1,7 +1,7 @@
 //! Every flow from start to end, as a client uses it.
 
 use crate::client::*;
-use coze_mock::{App, Decision, Flow, MockCoze, defaults, fingerprint};
+use coze_mock::{App, Decision, Grant, MockCoze, defaults, fingerprint};
 use serde_json::json;
 use std::time::Duration;
 
@@ -117,7 +117,7 @@ async fn jwt_works_at_each_of_its_endpoints() {
         .mock
         .granted(token.text("access_token"))
         .expect("a valid token");
-    assert_eq!(granted.flow, Flow::Jwt);
+    assert_eq!(granted.flow, Grant::Jwt);
     assert_eq!(granted.session_name.as_deref(), Some("user 1"));
     assert_eq!(
         granted.session_context,

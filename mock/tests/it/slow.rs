@@ -1,6 +1,6 @@
 //! Slow, idle, excess and aborted connections. Timeouts are short here, and the tests wait long for them.
 
-use coze_mock::{Builder, Endpoint, Fault, MockCoze, ScriptedAnswer, Times, When, defaults};
+use coze_mock::{Builder, Endpoint, Fault, MockCoze, ScriptedResponse, Times, When, defaults};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -117,7 +117,7 @@ async fn a_client_that_reads_nothing_or_slowly_times_out() {
         let builder = MockCoze::builder().body_timeout(SHORT).head_timeout(DAY);
         let mock = start(builder.max_connections(1)).await;
         // The response exceeds every buffer.
-        let answer = ScriptedAnswer::new(200, vec![b' '; 64 * 1024 * 1024]);
+        let answer = ScriptedResponse::new(200, vec![b' '; 64 * 1024 * 1024]);
         mock.faults()
             .add(Fault::Scripted(answer), Endpoint::UsersMe, Times::ONCE);
         let mut stream = connect(&mock).await;

@@ -1,6 +1,6 @@
 //! The mock over a socket, called by a plain TCP client.
 
-use coze_mock::{Endpoint, Fault, Framing, MockCoze, ScriptedAnswer, Times, When, defaults};
+use coze_mock::{Endpoint, Fault, Framing, MockCoze, ScriptedResponse, Times, When, defaults};
 use std::io::{ErrorKind, Write as _};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -97,7 +97,7 @@ async fn a_truncated_body_is_sent_up_to_its_cut() {
             "A\r\n{\"code\":0}\r\n",
         ),
     ] {
-        let scripted = ScriptedAnswer::new(200, body).framed(framing);
+        let scripted = ScriptedResponse::new(200, body).framed(framing);
         mock.faults().add(scripted, Endpoint::UsersMe, Times::ONCE);
         let answer = exchange(&mock, &users_me(&mock))
             .await
@@ -113,7 +113,7 @@ async fn a_truncated_body_is_sent_up_to_its_cut() {
 async fn statuses_that_have_no_body_have_none() {
     let mock = MockCoze::start().await.expect("a mock");
     for status in [204, 304] {
-        let scripted = ScriptedAnswer::new(status, "");
+        let scripted = ScriptedResponse::new(status, "");
         mock.faults().add(scripted, Endpoint::UsersMe, Times::ONCE);
         let answer = exchange(&mock, &users_me(&mock)).await.expect("an answer");
         assert!(
