@@ -31,17 +31,48 @@ fn trimmed(value: &str) -> &str {
     value
 }
 
-/// White space, and what is not seen at the ends of copied text: a byte order mark, a zero-width space.
-fn is_blank(c: char) -> bool {
-    c.is_whitespace() || matches!(c, '\u{feff}' | '\u{200b}')
+/// White space, and what is not seen in copied text: a byte order mark, a zero-width space, a word joiner.
+pub(crate) fn is_blank(c: char) -> bool {
+    c.is_whitespace() || !c.is_ascii() && is_invisible(c)
 }
 
 fn is_quote(c: char) -> bool {
     c == '`' || QUOTES.iter().any(|(open, close)| c == *open || c == *close)
 }
 
+/// What a value holds besides the value, or instead of it.
+pub(crate) fn misplaced(value: &str) -> Option<&'static str> {
+    let is_named = |name: &str| {
+        let of_name = |b: u8| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'_';
+        name.len() > 2 && name.bytes().all(of_name)
+    };
+    let is_scheme = |word: &str| {
+        let word = word.trim_end_matches(':');
+        word.eq_ignore_ascii_case("bearer") || word.eq_ignore_ascii_case("authorization")
+    };
+    let assignment = value.strip_prefix("export ").unwrap_or(value);
+    // What is padded Base64 ends in the equals signs.
+    if let Some((name, assigned)) = assignment.split_once('=')
+        && is_named(name.trim())
+        && !assigned.trim_matches('=').is_empty()
+    {
+        return Some("begins with the name of a variable; leave that and the equals sign out");
+    }
+    if ["${", "$(", "{{"]
+        .iter()
+        .any(|start| value.starts_with(start))
+        || value.strip_prefix('$').is_some_and(is_named)
+        || value.starts_with('<') && value.ends_with('>')
+    {
+        return Some("is a placeholder, in whose place nothing has been put");
+    }
+    let first = value.split_inclusive([' ', '\t', ':']).next()?;
+    is_scheme(first.trim_end())
+        .then_some("begins with the word Bearer, which is added to it; leave that out")
+}
+
 /// Which character of a value is not allowed, and where it stands; never the value.
-fn misfit(value: &str, is_allowed: impl Fn(char) -> bool) -> Option<String> {
+pub(crate) fn misfit(value: &str, is_allowed: impl Fn(char) -> bool) -> Option<String> {
     let (index, found) = value.chars().enumerate().find(|(_, c)| !is_allowed(*c))?;
     let found = match found {
         ' ' => "a space".to_owned(),
@@ -88,30 +119,52 @@ impl PathId {
     }
 }
 
-/// A text that must be there and fit on one line, such as a session name; trimmed. It may hold, and begin with, anything else.
+/// A text that must be there and fit on one line, such as a session name; trimmed. It may hold, and begin with, anything else:
+/// names in Persian and emoji have joiners in them.
 pub(crate) fn required(name: &str, value: &str) -> Result<String> {
-    checked(name, value.trim(), |c| !is_invisible(c)).map(str::to_owned)
+    let is_break = |c: char| c.is_control() || matches!(c, '\u{2028}' | '\u{2029}');
+    checked(name, value.trim(), |c| !is_break(c)).map(str::to_owned)
+}
+
+/// What stands in a URL or names a host; cleaned.
+pub(crate) fn address(name: &str, value: &str) -> Result<String> {
+    checked(name, cleaned(value), |c| !is_invisible(c)).map(str::to_owned)
+}
+
+/// A path, as far as it is known what was meant: a path of Windows may end in `\n`.
+pub(crate) fn cleaned_path(value: &str) -> &str {
+    let path = value.trim_matches(is_blank);
+    let path = QUOTES
+        .iter()
+        .find_map(|(open, close)| path.strip_prefix(*open)?.strip_suffix(*close))
+        .unwrap_or(path);
+    if path.starts_with('/') {
+        cleaned(path)
+    } else {
+        path
+    }
 }
 
 /// The id of an app or a key; cleaned.
 pub(crate) fn identifier(name: &str, value: &str) -> Result<String> {
-    let is_allowed = |c: char| !(is_blank(c) || is_invisible(c) || c == '\\' || is_quote(c));
-    checked(name, cleaned(value), is_allowed).map(str::to_owned)
+    let is_allowed = |c: char| !(c.is_whitespace() || is_invisible(c) || c == '\\' || is_quote(c));
+    checked(name, in_place(name, value)?, is_allowed).map(str::to_owned)
 }
 
 /// A credential that will be sent as a bearer: visible ASCII without quotation marks and backslashes, which RFC 6750
 /// section 2.1 does not allow either; cleaned, and never printed.
 pub(crate) fn credential(name: &str, value: &str) -> Result<Secret> {
-    let value = cleaned(value);
-    if let Some(scheme) = value.get(..7)
-        && scheme.eq_ignore_ascii_case("bearer ")
-    {
-        return Err(Error::invalid_input(format!(
-            "the {name} begins with the word Bearer, which is added to it; leave that out"
-        )));
-    }
     let is_allowed = |c: char| c.is_ascii_graphic() && c != '\\' && !is_quote(c);
-    checked(name, value, is_allowed).map(Secret::from)
+    checked(name, in_place(name, value)?, is_allowed).map(Secret::from)
+}
+
+/// The value, cleaned, unless it is something else.
+fn in_place<'v>(name: &str, value: &'v str) -> Result<&'v str> {
+    let value = cleaned(value);
+    match misplaced(value) {
+        Some(why) => Err(Error::invalid_input(format!("the {name} {why}"))),
+        None => Ok(value),
+    }
 }
 
 fn checked<'v>(name: &str, value: &'v str, is_allowed: impl Fn(char) -> bool) -> Result<&'v str> {
@@ -124,7 +177,8 @@ fn checked<'v>(name: &str, value: &'v str, is_allowed: impl Fn(char) -> bool) ->
     }
 }
 
-/// A text without its escapes (those of JSON: `\n`, `\/`, `\u003d`), in memory that is wiped.
+/// A text without its escapes (those of JSON: `\n`, `\/`, `\u003d`), in memory that is wiped. An escape that stands for no
+/// character becomes the control character U+001A (substitute), which no value may hold.
 pub(crate) fn unescaped(text: &str) -> Zeroizing<String> {
     // No escape is shorter than what it stands for, so this does not grow, which would leave a copy behind.
     let mut plain = Zeroizing::new(String::with_capacity(text.len()));
@@ -143,7 +197,7 @@ pub(crate) fn unescaped(text: &str) -> Zeroizing<String> {
                     plain.push(c);
                     after = behind.chars();
                 }
-                None => plain.push('?'),
+                None => plain.push('\u{1a}'),
             },
             Some(c) => plain.push(c),
             None => {}
@@ -175,6 +229,7 @@ mod tests {
             "pat_abc",
             " \tpat_abc\r\n",
             "\u{feff}pat_abc\u{200b}",
+            "\u{2060}pat_abc\u{ad}\u{a0}",
             "\"pat_abc\"",
             "'pat_abc'",
             "“pat_abc”",
@@ -223,6 +278,24 @@ mod tests {
             ("hush\u{7}x", "holds the control character U+0007"),
             ("hush…", "holds the character U+2026 (character 5)"),
             ("Bearer hush", "begins with the word Bearer"),
+            ("bearer\thush", "begins with the word Bearer"),
+            ("Bearer:hush", "begins with the word Bearer"),
+            ("Bearer", "begins with the word Bearer"),
+            ("Authorization: Bearer hush", "begins with the word Bearer"),
+            ("COZE_API_TOKEN=hush", "begins with the name of a variable"),
+            (
+                "COZE_API_TOKEN=\"hush\"",
+                "begins with the name of a variable",
+            ),
+            (
+                "export COZE_API_TOKEN=hush",
+                "begins with the name of a variable",
+            ),
+            ("${HUSH}", "is a placeholder"),
+            ("$HUSH", "is a placeholder"),
+            ("$(cat hush)", "is a placeholder"),
+            ("{{ hush }}", "is a placeholder"),
+            ("<hush>", "is a placeholder"),
         ] {
             let error = credential("client secret", bad).unwrap_err().to_string();
             let expected = format!("the client secret {expected}");
@@ -232,13 +305,41 @@ mod tests {
     }
 
     #[test]
+    fn a_credential_that_only_resembles_something_else_is_taken() {
+        for good in [
+            "ABCD==", "A=B", "abc=def", "$ecret", "<hush", "bearers", "hush$(x)", "a{{b}}",
+        ] {
+            assert_eq!(credential("token", good).unwrap().expose(), good);
+        }
+    }
+
+    #[test]
     fn an_id_is_cleaned_and_a_text_is_kept_as_it_is() {
         assert_eq!(identifier("client id", "'i'\\n").unwrap(), "i");
-        for bad in ["", "''", "a b", "\"a", "a\\b", "a\nb"] {
+        for bad in [
+            "", "''", "a b", "\"a", "a\\b", "a\nb", "${ID}", "MY_ID=7", "a\u{1a}",
+        ] {
             assert!(identifier("client id", bad).is_err(), "{bad:?}");
         }
         assert_eq!(required("session name", "'O''Neil' ").unwrap(), "'O''Neil'");
-        assert!(required("session name", "a\nb").is_err());
+        for name in ["می‌خواهم", "Ana ❤\u{fe0f}", "👩\u{200d}👧"] {
+            assert_eq!(required("session name", name).unwrap(), name);
+        }
+        for bad in ["a\nb", "a\u{2028}b", "a\u{1b}[2K"] {
+            assert!(required("session name", bad).is_err(), "{bad:?}");
+        }
+        assert!(address("redirect URI", "https://a\u{200b}b").is_err());
+    }
+
+    #[test]
+    fn a_path_of_windows_keeps_its_end() {
+        for (path, expected) in [
+            (" \"C:\\keys\\n\"\r\n", "C:\\keys\\n"),
+            ("'/run/key.pem\\n'", "/run/key.pem"),
+            ("/run/key.pem\\n", "/run/key.pem"),
+        ] {
+            assert_eq!(cleaned_path(path), expected);
+        }
     }
 
     #[test]
@@ -254,8 +355,9 @@ mod tests {
             assert_eq!(*plain, expected, "{json}");
             assert!(plain.capacity() <= json.len(), "it has not grown");
         }
-        for odd in ["a\\", "\\u12", "\\ud83d", "\\ud83d\\u0041", "\\uéé"] {
-            let _ = unescaped(odd);
+        for odd in ["\\u12", "\\ud83d", "\\ud83d\\u0041", "\\uéé"] {
+            assert!(unescaped(odd).starts_with('\u{1a}'), "{odd}");
         }
+        assert_eq!(*unescaped("a\\"), "a");
     }
 }

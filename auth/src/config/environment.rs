@@ -7,7 +7,7 @@ use zeroize::Zeroizing;
 use super::{ConfiguredCredentials, OAuthConfig, Problems, jwt_credentials};
 use crate::{
     Error, ErrorKind, FixedToken, Flow, PrivateKey, Result,
-    input::{cleaned, credential, identifier},
+    input::{cleaned, cleaned_path, credential, identifier},
     provider::TOKEN_VARIABLE,
 };
 
@@ -72,7 +72,11 @@ impl Environment {
     }
 
     fn get(&self, name: &'static str) -> Option<&str> {
-        self.values.get(name).map(|value| cleaned(value))
+        let value = self.values.get(name)?;
+        Some(match name {
+            JWT_PRIVATE_KEY_FILE => cleaned_path(value),
+            _ => cleaned(value),
+        })
     }
 
     /// An id; one that is not there is reported elsewhere.

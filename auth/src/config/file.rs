@@ -8,30 +8,84 @@ use serde_json::value::RawValue;
 use super::{ConfiguredCredentials, OAuthConfig, Problems, jwt_credentials};
 use crate::{
     PrivateKey, Result,
-    input::{cleaned, credential, unescaped},
+    input::{cleaned, credential, is_blank, unescaped},
 };
 
 /// Reads the text of the file that goes by this name.
 pub(super) fn config(name: &str, text: &str) -> Result<OAuthConfig> {
     let mut problems = Problems::new(name);
-    // Editors on Windows put a byte order mark before it.
-    let text = text.trim_start_matches('\u{feff}');
-    let fields = match serde_json::from_str(text) {
+    // Editors on Windows put a byte order mark before it, chats and web pages a no-break or a zero-width space.
+    let text = text.trim_start_matches(|c: char| !c.is_ascii() && is_blank(c));
+    if text.trim().is_empty() {
+        return problems.refuse("is empty");
+    }
+    let fields: Fields<'_> = match serde_json::from_str(text) {
         Ok(fields) => fields,
         // The parser's own message would quote the text.
         Err(error) if error.is_data() => return problems.refuse("is JSON, but not an object"),
         Err(error) => {
-            let error = error.to_string();
-            let advice = if error.starts_with("control character") {
-                r" (write a line break inside a text as \n)"
-            } else {
-                ""
-            };
+            let advice = advice(&error, text);
             return problems.refuse(format!("is not valid JSON: {error}{advice}"));
         }
     };
+    note_other_spellings(&fields, &mut problems);
     ConfigFile::read(&fields, &mut problems).check(problems)
 }
+
+/// What to do about JSON that can't be parsed, by what stands at the place where it can't.
+fn advice(error: &serde_json::Error, text: &str) -> &'static str {
+    let line = text.lines().nth(error.line().saturating_sub(1));
+    let rest = line.and_then(|line| line.get(error.column().saturating_sub(1)..));
+    let message = error.to_string();
+    if message.starts_with("control character") {
+        return r" (write a line break inside a text as \n, a tab as \t)";
+    }
+    if message.starts_with("invalid escape") {
+        return r" (write a backslash inside a text as \\)";
+    }
+    match rest.unwrap_or_default().chars().next() {
+        Some('/' | '#') => " (JSON has no comments; remove them)",
+        Some('\'' | '“' | '”' | '‘' | '’' | '`') => {
+            " (write texts in straight double quotation marks)"
+        }
+        Some(c) if !c.is_ascii() && is_blank(c) => {
+            " (an invisible character or a no-break space is there; remove it)"
+        }
+        Some(c) if c.is_ascii_alphabetic() && message.starts_with("key must be a string") => {
+            " (write the names of fields in double quotation marks)"
+        }
+        _ if error.is_eof() => " (the text ends too early)",
+        _ => "",
+    }
+}
+
+/// Notes a field that is not there, but by its name in another spelling, such as `clientId`. It would be ignored, and where it is
+/// optional nobody would be told.
+fn note_other_spellings(fields: &Fields<'_>, problems: &mut Problems) {
+    let plain = |name: &str| {
+        let letters = name.chars().filter(char::is_ascii_alphanumeric);
+        letters.collect::<String>().to_ascii_lowercase()
+    };
+    for name in FIELDS
+        .into_iter()
+        .filter(|name| !fields.contains_key(*name))
+    {
+        if fields.keys().any(|other| plain(other) == plain(name)) {
+            problems.add(name, " is there in another spelling; write it as here");
+        }
+    }
+}
+
+/// The names of the fields.
+const FIELDS: [&str; 7] = [
+    "client_type",
+    "client_id",
+    "client_secret",
+    "private_key",
+    "public_key_id",
+    "coze_api_base",
+    "coze_www_base",
+];
 
 /// The fields, each as the JSON that it is in the text: serde_json would copy a text with escapes, as every private key is, to
 /// memory that it does not wipe.
@@ -326,6 +380,50 @@ mod tests {
     }
 
     #[test]
+    fn a_field_in_another_spelling_is_named_as_it_should_be_and_once() {
+        for (json, name) in [
+            (r#"{"clientType":"web"}"#, "client_type"),
+            (r#"{"client_type":"pkce","clientId":"hush"}"#, "client_id"),
+            (r#"{"client_type":"pkce"," client-id":"hush"}"#, "client_id"),
+            (
+                r#"{"client_type":"pkce","client_id":"i","CozeApiBase":"https://api.coze.cn"}"#,
+                "coze_api_base",
+            ),
+        ] {
+            let text = problems(json);
+            let expected = format!("{name} is there in another spelling");
+            assert!(text.contains(&expected), "{expected}: {text}");
+            assert!(!text.contains(&format!("{name} is missing")), "{text}");
+        }
+        let both = r#"{"client_type":"pkce","client_id":"i","clientId":"j"}"#;
+        assert!(config("x.json", both).is_ok());
+    }
+
+    #[test]
+    fn an_escape_that_stands_for_no_character_is_refused() {
+        let text =
+            problems(r#"{"client_type":"web","client_id":"i","client_secret":"hush\ud800"}"#);
+        assert!(
+            text.contains("the client secret holds the control character U+001A (character 5)"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn bases_of_two_sites_are_a_contradiction() {
+        for bases in [
+            r#""coze_www_base":"https://www.coze.cn""#,
+            r#""coze_api_base":"https://api.coze.cn","coze_www_base":"https://www.coze.com""#,
+        ] {
+            let text = problems(&format!(
+                r#"{{"client_type":"pkce","client_id":"i",{bases}}}"#
+            ));
+            assert!(text.contains("coze_www_base"), "{text}");
+            assert!(text.contains("leads to two sites"), "{text}");
+        }
+    }
+
+    #[test]
     fn contradictions_and_unusable_values_are_named_and_not_printed() {
         let text = problems(
             r#"{"client_type":"pkce","client_id":"i","client_secret":"hush","private_key":"hush"}"#,
@@ -358,11 +456,34 @@ mod tests {
     #[test]
     fn what_is_no_json_object_is_refused_with_the_place() {
         for (text, expected) in [
-            ("", "line 1 column 0"),
+            ("", "x.json is empty"),
+            (" \n", "x.json is empty"),
+            ("{\"client_id\":\"", "(the text ends too early)"),
+            ("// hush\n{}", "line 1 column 1 (JSON has no comments"),
+            ("{\n  # hush\n}", "line 2 column 3 (JSON has no comments"),
+            ("{\"client_id\": \"i\", // hush\n}", "(JSON has no comments"),
+            (
+                "{'client_secret': 'hush'}",
+                "(write texts in straight double",
+            ),
+            (
+                "{“client_secret”: “hush”}",
+                "(write texts in straight double",
+            ),
+            ("{client_secret: 1}", "(write the names of fields in double"),
+            (
+                "{\n\u{a0}\u{a0}\"client_id\": 1}",
+                "(an invisible character",
+            ),
+            ("{\"client_secret\": \"hu\tsh\"}", r"a tab as \t)"),
+            (
+                r#"{"private_key": "C:\hush.pem"}"#,
+                r"(write a backslash inside a text as \\)",
+            ),
             ("{\n  \"client_secret\": hush}", "line 2 column 20"),
             (
                 "{\"private_key\": \"hush\nhush\"}",
-                r"(write a line break inside a text as \n)",
+                r"(write a line break inside a text as \n",
             ),
             ("{\"client_secret\": \"hush\",}", "trailing comma at line 1"),
             ("[\"hush\"]", "not an object"),

@@ -312,7 +312,22 @@ impl Problems {
         if let Some(www_base) = www_base.1 {
             builder = builder.www_base(www_base);
         }
-        self.checked(&named, builder.build())
+        let endpoint = self.checked(&named, builder.build())?;
+        let is_cn = |base: &str| match base.rsplit('/').next()? {
+            "api.coze.cn" | "www.coze.cn" => Some(true),
+            "api.coze.com" | "www.coze.com" => Some(false),
+            _ => None,
+        };
+        let sites = is_cn(endpoint.api_base()).zip(is_cn(endpoint.www_base()));
+        if sites.is_some_and(|(api, www)| api != www) {
+            let (api_base, www_base) = (endpoint.api_base(), endpoint.www_base());
+            let what = format!(
+                " leads to two sites, {api_base} and {www_base}; write both bases of the app's site"
+            );
+            self.add(&named, what);
+            return None;
+        }
+        Some(endpoint)
     }
 }
 

@@ -6,7 +6,7 @@ use url::{Url, form_urlencoded};
 
 use crate::{
     Endpoint, Error, ErrorCode, ErrorKind, Result,
-    input::{PathId, cleaned, required},
+    input::{PathId, address},
     random,
 };
 
@@ -40,7 +40,7 @@ impl LoginOptions {
 
     /// The redirect URI exactly as registered, once it is known to be a URI.
     pub(crate) fn checked_redirect_uri(&self) -> Result<String> {
-        let redirect_uri = required("redirect URI", cleaned(&self.redirect_uri))?;
+        let redirect_uri = address("redirect URI", &self.redirect_uri)?;
         match Url::parse(&redirect_uri) {
             Ok(_) => Ok(redirect_uri),
             Err(error) => Err(Error::invalid_input(format!(

@@ -6,20 +6,36 @@ use std::{
     path::Path,
 };
 
+use coze_wire::sanitize_to;
 use zeroize::Zeroizing;
+
+use super::cleaned;
 
 /// The most that is read of a key or a configuration, in bytes (256 KiB). They take a few thousand.
 pub(crate) const FILE_LIMIT: usize = 256 * 1024;
 
+/// The longest path that is shown, in bytes.
+const LONGEST_PATH: usize = 4096;
+
 /// A path as it may be shown; `None` when it is not a path at all but, by mistake, the contents of the
-/// file: a key or a configuration, which nobody may see.
+/// file: a key or a configuration, which nobody may see. What looks like another secret is redacted.
 pub(crate) fn shown_path(path: &Path) -> Option<String> {
     let shown = path.display().to_string();
-    let is_contents = shown.len() > 1024
-        || shown.contains("-----BEGIN")
-        || shown.contains(coze_wire::is_invisible)
-        || shown.trim_start().starts_with('{');
-    (!is_contents).then_some(shown)
+    let text = cleaned(&shown);
+    let is_contents = shown.len() > LONGEST_PATH
+        || text.contains("-----BEGIN")
+        || text.contains(char::is_control)
+        || text.starts_with(['{', '[', '<'])
+        || is_base64_of_key(text);
+    (!is_contents).then(|| sanitize_to(&shown, &[], LONGEST_PATH))
+}
+
+/// Whether this can hardly be a path, because it is made of the characters of base64, and as long as a part of a key, or begins
+/// as a short key does: with a DER sequence of less than 256 bytes.
+fn is_base64_of_key(text: &str) -> bool {
+    let of_base64 = |c: char| c.is_ascii_alphanumeric() || c.is_whitespace() || "+/-_=".contains(c);
+    let begins_as_key = matches!(text.as_bytes(), [b'M', b'A'..=b'P', ..]) && text.len() >= 48;
+    (text.len() >= 128 || begins_as_key) && !text.starts_with('/') && text.chars().all(of_base64)
 }
 
 /// Reads a whole file, at most [`FILE_LIMIT`] bytes, into memory that is wiped. Nothing of it is copied elsewhere.
@@ -28,7 +44,8 @@ pub(crate) fn shown_path(path: &Path) -> Option<String> {
 pub(crate) fn read(path: &Path) -> io::Result<Zeroizing<Vec<u8>>> {
     // Before it is opened, because opening a pipe waits, and opening a device may have effects; and again afterwards,
     // because it may have been replaced.
-    require_regular(&std::fs::metadata(path)?)?;
+    let metadata = std::fs::metadata(path).map_err(|error| with_advice(error, path))?;
+    require_regular(&metadata)?;
     let mut file = open(path)?;
     require_regular(&file.metadata()?)?;
     // It never grows: growing would leave a copy behind.
@@ -96,12 +113,34 @@ fn special(_: FileType) -> &'static str {
     "a special file"
 }
 
+/// Says why a file is not there though the user sees it, where the path tells that.
+fn with_advice(error: io::Error, path: &Path) -> io::Error {
+    if error.kind() != io::ErrorKind::NotFound {
+        return error;
+    }
+    let text = path.to_string_lossy();
+    let advice = if text.trim().is_empty() {
+        "the path is empty"
+    } else if path.is_symlink() {
+        "it is a symbolic link to what is not there"
+    } else if text.starts_with("file:") {
+        "give a path, not a URL"
+    } else if text.starts_with(['~', '$', '%']) {
+        "~ and variables are not replaced in a path; write it out"
+    } else if cleaned(&text) != text {
+        "the path begins or ends with white space or quotation marks; leave them out"
+    } else {
+        return error;
+    };
+    io::Error::new(error.kind(), format!("{error}; {advice}"))
+}
+
 fn unfit(why: &str) -> io::Error {
     io::Error::other(why)
 }
 
-/// The text in a file, in memory that is wiped: UTF-8, or UTF-16 with a byte order mark, as PowerShell writes it. `None` when
-/// it is not text.
+/// The text in a file, in memory that is wiped: UTF-8, or UTF-16, as PowerShell writes it, with a byte order mark or told by
+/// the zeros that ASCII has in it (as in RFC 4627 section 3). `None` when it is not text.
 pub(crate) fn text(bytes: &[u8]) -> Option<Zeroizing<String>> {
     let utf16 = |bytes: &[u8], unit: fn([u8; 2]) -> u16| {
         // A unit of 2 bytes takes 3 bytes in UTF-8 at most.
@@ -115,6 +154,8 @@ pub(crate) fn text(bytes: &[u8]) -> Option<Zeroizing<String>> {
     match bytes {
         [0xff, 0xfe, rest @ ..] => utf16(rest, u16::from_le_bytes),
         [0xfe, 0xff, rest @ ..] => utf16(rest, u16::from_be_bytes),
+        [1..=255, 0, 1..=255, 0, ..] => utf16(bytes, u16::from_le_bytes),
+        [0, 1..=255, 0, 1..=255, ..] => utf16(bytes, u16::from_be_bytes),
         _ => {
             let text = str::from_utf8(bytes).ok()?;
             Some(Zeroizing::new(
@@ -135,9 +176,29 @@ mod tests {
             "-----BEGIN PRIVATE KEY-----",
             "a\nb",
             " {\"client_secret\"",
-            &"x".repeat(2000),
+            "\"{\\\"client_secret\\\"",
+            "[{\"client_secret\"",
+            "<client_secret>",
+            &"x".repeat(5000),
+            &"MIIEvAIBADANBgkq".repeat(8),
+            "MC4CAQAwBQYDK2VwBCIEIHVzaHVzaHVzaHVzaHVzaHVzaHVzaHVzaHVzaHVz",
+            &format!("\"{}\"", "LS0tLS1CRUdJTiBQ ".repeat(8)),
         ] {
             assert_eq!(shown_path(Path::new(contents)), None, "{contents}");
+        }
+        for path in [
+            format!("/run/{}/key", "x".repeat(2000)),
+            "/home/می‌خواهم/config.json".to_owned(),
+        ] {
+            let shown = shown_path(Path::new(&path));
+            assert!(
+                shown.is_some_and(|shown| shown.starts_with(&path[..8])),
+                "{path}"
+            );
+        }
+        for secret in ["pat_0123456789abcdef", "client_secret: 0123456789"] {
+            let shown = shown_path(Path::new(secret)).unwrap();
+            assert!(!shown.contains("0123"), "{shown}");
         }
     }
 
@@ -154,6 +215,42 @@ mod tests {
             File::create(&path).unwrap().set_len(length).unwrap();
             let error = read(&path).unwrap_err().to_string();
             assert_eq!(error, "it is larger than 256 KiB");
+        }
+    }
+
+    #[test]
+    fn a_path_that_leads_nowhere_is_told_why() {
+        for (path, why) in [
+            ("", "the path is empty"),
+            ("~/key.pem", "~ and variables are not replaced in a path"),
+            (
+                "$HOME/key.pem",
+                "~ and variables are not replaced in a path",
+            ),
+            ("file:///key.pem", "give a path, not a URL"),
+            (
+                "/nowhere/key.pem\n",
+                "the path begins or ends with white space",
+            ),
+            (
+                "'/nowhere/key.pem'",
+                "the path begins or ends with white space",
+            ),
+        ] {
+            let error = read(Path::new(path)).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::NotFound);
+            assert!(error.to_string().contains(why), "{path}: {error}");
+            assert!(shown_path(Path::new(path)).is_some(), "{path}");
+        }
+        let plain = read(Path::new("/nowhere/key.pem")).unwrap_err();
+        assert!(plain.raw_os_error().is_some(), "{plain}");
+        #[cfg(unix)]
+        {
+            let folder = tempfile::tempdir().unwrap();
+            let link = folder.path().join("link");
+            std::os::unix::fs::symlink("nowhere", &link).unwrap();
+            let error = read(&link).unwrap_err().to_string();
+            assert!(error.contains("a symbolic link to what is not"), "{error}");
         }
     }
 
@@ -215,7 +312,10 @@ mod tests {
             let text = text(&bytes);
             assert_eq!(text.as_deref().map(String::as_str), Some("é🔑{}\n"));
         }
-        for bytes in [&b"\xff"[..], b"\xff\xfea", b"\xff\xfe\x00\xd8"] {
+        for bytes in [&b"a\0b\0"[..], b"\0a\0b"] {
+            assert_eq!(text(bytes).as_deref().map(String::as_str), Some("ab"));
+        }
+        for bytes in [&b"\xff"[..], b"\xff\xfea", b"\xff\xfe\x00\xd8", b"a\0b\0c"] {
             assert!(text(bytes).is_none(), "{bytes:?}");
         }
     }

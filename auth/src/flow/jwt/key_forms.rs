@@ -9,14 +9,22 @@ use base64::{
     alphabet::STANDARD,
     engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
 };
+use coze_wire::is_invisible;
 use rustls_pki_types::PrivateKeyDer;
 use zeroize::Zeroizing;
 
-use crate::input::{cleaned, file::text, unescaped};
+use crate::input::{
+    cleaned,
+    file::{FILE_LIMIT, text},
+    misfit, misplaced, unescaped,
+};
 
 /// Finds the private key in what a user has: PEM text, the base64 within it, base64 of all of it, or DER. The error says what
 /// it is instead, and what to do; it holds nothing of it.
 pub(super) fn read(key: &[u8]) -> Result<RsaKeyPair, String> {
+    if key.len() > FILE_LIMIT {
+        return Err(format!("it has more than {FILE_LIMIT} bytes"));
+    }
     read_nested(key, DEEPEST)
 }
 
@@ -24,7 +32,7 @@ pub(super) fn read(key: &[u8]) -> Result<RsaKeyPair, String> {
 const DEEPEST: usize = 3;
 
 fn read_nested(key: &[u8], depth: usize) -> Result<RsaKeyPair, String> {
-    if is_der(key) {
+    if is_binary(key) {
         return read_der(key).map_err(|what| format!("it is {what}"));
     }
     let Some(mut text) = text(key) else {
@@ -35,6 +43,8 @@ fn read_nested(key: &[u8], depth: usize) -> Result<RsaKeyPair, String> {
             text = unescaped(&text);
         }
     }
+    // What chats and web pages put between the characters: zero-width spaces, soft hyphens.
+    text.retain(|c| c.is_ascii() || !is_invisible(c));
     let blocks = blocks(&text);
     if blocks.is_empty() {
         return read_without_blocks(cleaned(&text), depth);
@@ -66,10 +76,16 @@ struct Block<'t> {
     body: Option<&'t str>,
 }
 
+/// How many blocks without an end are looked at: each is looked for in all of the rest.
+const MOST_ENDLESS: usize = 32;
+
 fn blocks(text: &str) -> Vec<Block<'_>> {
     let mut blocks = Vec::new();
     let mut rest = text;
-    while let Some((_, after)) = rest.split_once("-----BEGIN") {
+    let mut endless = 0;
+    while endless < MOST_ENDLESS
+        && let Some((_, after)) = rest.split_once("-----BEGIN")
+    {
         rest = after;
         let Some((label, after)) = after.split_once("-----") else {
             break;
@@ -79,6 +95,7 @@ fn blocks(text: &str) -> Vec<Block<'_>> {
         }
         let body = after.split_once(&format!("-----END{label}-----"));
         rest = body.map_or(after, |(_, behind)| behind);
+        endless += usize::from(body.is_none());
         blocks.push(Block {
             label: label.trim(),
             body: body.map(|(body, _)| body),
@@ -89,14 +106,15 @@ fn blocks(text: &str) -> Vec<Block<'_>> {
 
 /// Whether a label may be shown, because it is one.
 fn is_label(label: &str) -> bool {
-    let of_label = |c: char| c.is_ascii_uppercase() || c.is_ascii_digit() || c == ' ';
+    let of_label =
+        |c: char| c.is_ascii_uppercase() || c.is_ascii_digit() || matches!(c, ' ' | '\u{a0}');
     (1..=40).contains(&label.len()) && label.chars().all(of_label)
 }
 
 impl Block<'_> {
     fn read(&self) -> Result<RsaKeyPair, String> {
         // Some lose all white space, that of the labels too.
-        let label = self.label.replace(' ', "");
+        let label = self.label.replace(char::is_whitespace, "");
         let Some(body) = self.body else {
             let label = self.label;
             return Err(format!("cut short: there is no -----END {label}----- line"));
@@ -104,19 +122,14 @@ impl Block<'_> {
         let is_legacy_encrypted = body.contains("Proc-Type:") || body.contains("DEK-Info:");
         let what = match &*label {
             _ if is_legacy_encrypted => ENCRYPTED,
-            "PRIVATEKEY" | "RSAPRIVATEKEY" | "ECPRIVATEKEY" => {
+            "PRIVATEKEY" | "RSAPRIVATEKEY" | "ECPRIVATEKEY" | "OPENSSHPRIVATEKEY" => {
                 let Some(der) = decoded(body) else {
-                    return Err("damaged: its body is not base64".to_owned());
+                    return Err(why_not_base64(body));
                 };
                 return read_der(&der).map_err(str::to_owned);
             }
             "ENCRYPTEDPRIVATEKEY" => ENCRYPTED,
             "ECPARAMETERS" => ELLIPTIC_CURVE,
-            "OPENSSHPRIVATEKEY" => {
-                let body = decoded(body);
-                let is_rsa = body.is_some_and(|body| holds(&body, b"ssh-rsa"));
-                if is_rsa { OPENSSH } else { OPENSSH_NOT_RSA }
-            }
             "PUBLICKEY" | "RSAPUBLICKEY" => PUBLIC,
             "CERTIFICATE" | "X509CERTIFICATE" | "TRUSTEDCERTIFICATE" => CERTIFICATE,
             "CERTIFICATEREQUEST" | "NEWCERTIFICATEREQUEST" => REQUEST,
@@ -146,11 +159,31 @@ const PUTTY: &str = "a PuTTY key; convert it (puttygen key.ppk -O private-openss
 const PUBLIC: &str = "a public key, and the private one is wanted; the Coze console offers it once as private_key.pem, when the key pair is made";
 const CERTIFICATE: &str = "a certificate, and the private key is wanted; the Coze console offers it once as private_key.pem, when the key pair is made";
 const REQUEST: &str = "a certificate request, and the private key is wanted; the Coze console offers it once as private_key.pem, when the key pair is made";
+const JWK: &str = "a JSON Web Key (JWK); convert it to PEM, or make a key pair in the Coze console";
 const PKCS12: &str = "a PKCS#12 archive; take the key out of it (openssl pkcs12 -in key.p12 -nocerts -nodes -out private_key.pem)";
 const DAMAGED: &str = "damaged, or not an RSA key: its body can't be read";
 
+/// Says where a body stops being base64.
+fn why_not_base64(body: &str) -> String {
+    let of_base64 = |c: char| c.is_ascii_alphanumeric() || c.is_whitespace() || "+/-_=".contains(c);
+    let why = misfit(body.trim(), of_base64);
+    let why = why.unwrap_or_else(|| "has too few or too many characters".to_owned());
+    format!("damaged: its body is not base64, because it {why}")
+}
+
 fn read_without_blocks(text: &str, depth: usize) -> Result<RsaKeyPair, String> {
-    let is_path = || text.len() < 1000 && !text.contains('\n');
+    let is_path = || {
+        let is_whole = ["/", "~/", "./", "../", "file:"]
+            .iter()
+            .any(|s| text.starts_with(s));
+        let is_file = [".pem", ".key", ".der", ".p8"]
+            .iter()
+            .any(|e| text.ends_with(e));
+        text.len() < 1000 && !text.contains('\n') && (is_whole || is_file)
+    };
+    if let Some(why) = misplaced(text) {
+        return Err(format!("it {why}"));
+    }
     Err(match text {
         "" => "it is empty; give the text of private_key.pem".to_owned(),
         _ if text.starts_with("PuTTY-User-Key-File") => format!("it is {PUTTY}"),
@@ -160,34 +193,42 @@ fn read_without_blocks(text: &str, depth: usize) -> Result<RsaKeyPair, String> {
         {
             format!("it is {PUBLIC}")
         }
+        _ if text.starts_with('{') && text.contains("\"kty\"") => format!("it is {JWK}"),
         _ if text.starts_with(['{', '[']) => {
             "it is JSON; give the value of its private_key alone, or read all of it as the configuration (OAuthConfig::from_file)".to_owned()
         }
-        _ if text.contains("-----BEGIN") => {
+        _ if ["-----BEGIN", "BEGIN ", "begin "].iter().any(|word| text.contains(word)) => {
             "its -----BEGIN line is damaged; it should read -----BEGIN PRIVATE KEY-----".to_owned()
         }
         _ if text.contains("-----END") => {
             "its first line is missing: -----BEGIN PRIVATE KEY-----".to_owned()
         }
-        _ if is_path() && [".pem", ".key", ".der", ".p8"].iter().any(|e| text.ends_with(e)) => {
-            "it looks like a path, not a key; read the file (from_pem_file)".to_owned()
+        _ if is_path() => {
+            "it looks like a path, not a key; give the text of that file, or the path where one is read (from_pem_file, COZE_JWT_OAUTH_PRIVATE_KEY_FILE_PATH)".to_owned()
         }
-        _ => match decoded(text).filter(|bytes| is_der(bytes) || is_base64_of_key(bytes)) {
+        _ => match decoded(text).filter(|bytes| is_binary(bytes) || is_text_of_key(bytes)) {
             Some(bytes) if depth > 0 => return read_nested(&bytes, depth - 1),
             _ => "there is no -----BEGIN PRIVATE KEY----- line in it, and it is not the base64 of a key; give the whole text of private_key.pem".to_owned(),
         },
     })
 }
 
-/// Whether these bytes, which were base64, are PEM text, or base64 of DER or of PEM text once more.
-fn is_base64_of_key(bytes: &[u8]) -> bool {
-    holds(bytes, b"-----BEGIN") || bytes.starts_with(b"MI") || bytes.starts_with(b"LS0t")
+/// Whether these bytes, which were base64, are PEM text, JSON, or base64 once more.
+fn is_text_of_key(bytes: &[u8]) -> bool {
+    text(bytes).is_some_and(|text| {
+        text.contains("-----BEGIN") || text.starts_with('{') || decoded(cleaned(&text)).is_some()
+    })
 }
 
-/// Whether it begins as a DER sequence does that is longer than 127 bytes or begins with a version, which no text does.
-fn is_der(bytes: &[u8]) -> bool {
+/// Whether it is a key in bytes: of OpenSSH, or in DER, because it begins as a sequence does that is longer than 127 bytes or
+/// begins with a version, which no text does.
+fn is_binary(bytes: &[u8]) -> bool {
     matches!(bytes, [0x30, 0x81..=0x84, ..] | [0x30, _, 0x02, 0x01, ..])
+        || bytes.starts_with(OPENSSH_MAGIC)
 }
+
+/// How the body of a key of OpenSSH begins.
+const OPENSSH_MAGIC: &[u8] = b"openssh-key-v1\0";
 
 fn holds(bytes: &[u8], part: &[u8]) -> bool {
     bytes.windows(part.len()).any(|window| window == part)
@@ -245,13 +286,19 @@ fn what_der_is(der: &[u8]) -> &'static str {
     const VERSION_OF_CERTIFICATE: &[u8] = b"\xa0\x03\x02\x01";
     const DSA: &[u8] = b"\x2a\x86\x48\xce\x38\x04\x01";
 
+    if der.starts_with(OPENSSH_MAGIC) {
+        let is_rsa = holds(der, b"ssh-rsa");
+        return if is_rsa { OPENSSH } else { OPENSSH_NOT_RSA };
+    }
     let head = der.get(..der.len().min(64)).unwrap_or_default();
     let has = |part| holds(head, part);
-    let length_bytes = match head.get(1) {
-        Some(length @ 0x81..=0x84) => usize::from(length - 0x80),
-        _ => 0,
-    };
-    match head.get(2 + length_bytes..) {
+    let content = content(head);
+    match content {
+        // A version and a name; a serial number and an algorithm.
+        Some(inner @ [0x30, ..]) if begins_with_number(inner) => {
+            let is_version = self::content(inner).is_some_and(|c| c.starts_with(b"\x02\x01\x00"));
+            if is_version { REQUEST } else { CERTIFICATE }
+        }
         // A version, or the modulus of a public key of PKCS#1.
         Some([0x02, length, ..]) if *length != 1 => PUBLIC,
         Some([0x02, ..]) if has(PKCS7_DATA) => PKCS12,
@@ -263,6 +310,19 @@ fn what_der_is(der: &[u8]) -> &'static str {
         Some([0x30, ..]) if [RSA, RSA_PSS, ELLIPTIC, RFC_8410, DSA].into_iter().any(has) => PUBLIC,
         _ => DAMAGED,
     }
+}
+
+/// What is in a DER value, behind its tag and its length.
+fn content(der: &[u8]) -> Option<&[u8]> {
+    let length_bytes = match der.get(1)? {
+        length @ 0x81..=0x84 => usize::from(length - 0x80),
+        _ => 0,
+    };
+    der.get(2 + length_bytes..)
+}
+
+fn begins_with_number(der: &[u8]) -> bool {
+    content(der).is_some_and(|content| content.first() == Some(&0x02))
 }
 
 #[cfg(test)]
@@ -417,6 +477,25 @@ pub(super) mod tests {
                 format!("-----BEGIN CERTIFICATE-----\nMII\n{pkcs8}"),
             ),
             (
+                "base64 of the whole in UTF-16",
+                BASE64.encode(utf16(&pkcs8)),
+            ),
+            (
+                "base64 of the whole in UTF-16 without a mark",
+                BASE64.encode(&utf16(&pkcs8)[2..]),
+            ),
+            ("base64 thrice", BASE64.encode(lines(lines(&pkcs8)))),
+            ("zero-width spaces", pkcs8.replace('\n', "\u{200b}\n")),
+            ("soft hyphens", lines(&*PKCS8).replace('\n', "\u{ad}")),
+            (
+                "a byte order mark in each line",
+                pkcs8.replace('\n', "\n\u{feff}"),
+            ),
+            (
+                "no-break spaces",
+                pkcs8.replace(' ', "\u{a0}").replace('\n', "\u{a0}\n"),
+            ),
+            (
                 "behind attributes",
                 format!("Bag Attributes\n  friendlyName: x\n{pkcs8}"),
             ),
@@ -552,7 +631,56 @@ pub(super) mod tests {
                 pem("DSA PRIVATE KEY", &PKCS8).into(),
                 &["a block DSA PRIVATE KEY"],
             ),
-            (br#"{"client_type":"jwt"}"#.to_vec(), &["it is JSON"]),
+            (br#"{"client_type":"jwt"}"#.to_vec(), &["it is JSON;"]),
+            (br#"{"kty":"RSA","d":"hush"}"#.to_vec(), &["a JSON Web Key"]),
+            (
+                BASE64.encode(r#"{"kty":"RSA","d":"hush"}"#).into(),
+                &["a JSON Web Key"],
+            ),
+            (b"~/.coze/hush".to_vec(), &["looks like a path"]),
+            (
+                b"/run/secrets/hush".to_vec(),
+                &["looks like a path", "COZE_JWT_OAUTH_PRIVATE_KEY_FILE_PATH"],
+            ),
+            (b"${HUSH}".to_vec(), &["it is a placeholder"]),
+            (
+                format!("COZE_KEY={}", BASE64.encode(&*PKCS8)).into(),
+                &["it begins with the name of a variable"],
+            ),
+            (
+                BASE64.encode(b"openssh-key-v1\0ssh-rsa").into(),
+                &["OpenSSH", "ssh-keygen -p -m PEM"],
+            ),
+            (
+                pem("PRIVATE KEY", b"openssh-key-v1\0ssh-rsa").into(),
+                &["OpenSSH"],
+            ),
+            (
+                pkcs8.replace("-----", "–––––").into(),
+                &["BEGIN line is damaged"],
+            ),
+            (
+                pkcs8.replace("-----BEGIN", "----- BEGIN").into(),
+                &["BEGIN line is damaged"],
+            ),
+            (
+                pkcs8
+                    .replace("PRIVATE KEY-----\n", "PRIVATE KEY-----\n> ")
+                    .into(),
+                &["its body is not base64, because it holds the character U+003E (character 1)"],
+            ),
+            (
+                b"-----BEGIN PRIVATE KEY-----\nMIIEv\n-----END PRIVATE KEY-----".to_vec(),
+                &["because it has too few or too many characters"],
+            ),
+            (
+                sequence(&[&sequence(&[b"\x02\x01\x00", filler])]),
+                &["a certificate request"],
+            ),
+            (
+                sequence(&[&sequence(&[b"\x02\x02\x01\x07", filler])]),
+                &["it is a certificate,"],
+            ),
             (
                 pkcs8[..pkcs8.len() / 2].into(),
                 &["cut short", "-----END PRIVATE KEY-----"],

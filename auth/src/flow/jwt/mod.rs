@@ -21,7 +21,7 @@ use coze_wire::Secret;
 use crate::{
     Error, ErrorCode, Flow, OAuthClient, Result, Token,
     client::{Credentials, TokenPath},
-    input::{PathId, cleaned, identifier, required},
+    input::{PathId, address, identifier, required},
 };
 use claims::{Claims, Header};
 pub use key::PrivateKey;
@@ -236,7 +236,7 @@ impl JwtFlowBuilder {
             )));
         }
         let audience = match self.audience {
-            Some(audience) => required("audience", cleaned(&audience))?,
+            Some(audience) => address("audience", &audience)?,
             None => self.client.endpoint().audience().to_owned(),
         };
         Ok(JwtFlow {
