@@ -146,7 +146,7 @@ async fn an_endless_response_is_abandoned_over_a_socket() {
     }
 }
 
-/// The preface of an HTTP/2 server: SETTINGS (RFC 9113 section 6.5). All frames here are in ASCII.
+/// The preface of an HTTP/2 server: SETTINGS (RFC 9113 section 6.5). All frames here are written as ASCII.
 const SETTINGS: &str = "\0\0\0\x04\0\0\0\0\0";
 
 #[tokio::test]
@@ -170,7 +170,7 @@ async fn an_incomplete_response_ends_at_the_timeout_or_earlier() {
             "\0\0\x08\x07\0\0\0\0\0\0\0\0\x01\0\0\0\0",
         ),
         (
-            "interim answers of HTTP/2",
+            "interim HTTP/2 responses",
             SETTINGS,
             "\0\0\x05\x01\x04\0\0\0\x01\x08\x03103",
         ),
@@ -200,7 +200,7 @@ async fn an_incomplete_response_ends_at_the_timeout_or_earlier() {
         use ErrorKind::{Interrupted, InvalidAnswer, Timeout};
         let kinds = [Interrupted, InvalidAnswer, Timeout];
         assert!(kinds.contains(&error.kind()), "{what}: {error}");
-        // Nor is anything read on afterwards.
+        // Nothing is read afterwards.
         let stops = async {
             loop {
                 let before = sent.load(Ordering::SeqCst);
