@@ -156,7 +156,7 @@ impl Summary {
         self.refused_twice += one.refused_twice;
         self.slowest_wait_ms = self.slowest_wait_ms.max(one.slowest_wait_ms);
         self.flights += one.flights;
-        self.reused += one.reused;
+        self.loaded += one.loaded;
     }
 }
 
@@ -307,7 +307,7 @@ fn figures(outcome: &Outcome, options: &Options, losses: &[String]) -> Value {
         "refreshes": seen.refreshes_answered,
         "tokens_handed_out": summary.served,
         "flights": summary.flights,
-        "reused": summary.reused,
+        "loaded": summary.loaded,
         "slowest_wait_ms": summary.slowest_wait_ms,
         "lost": seen.lost,
         "first_loss_ms": seen.first_loss.map(millis),

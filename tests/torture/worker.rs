@@ -47,7 +47,7 @@ pub(crate) struct Summary {
     /// Loads of the store, with or without a refresh.
     pub(crate) flights: u64,
     /// Tokens that another process had refreshed.
-    pub(crate) reused: u64,
+    pub(crate) loaded: u64,
 }
 
 pub(crate) async fn run(setup: Setup, options: Options) -> Result<()> {
@@ -59,7 +59,7 @@ pub(crate) async fn run(setup: Setup, options: Options) -> Result<()> {
     worker.provider.shutdown().await?;
     let stats = worker.provider.stats();
     worker.summary.flights = stats.refreshes;
-    worker.summary.reused = stats.reused;
+    worker.summary.loaded = stats.reused;
     println!("{}", serde_json::to_string(&worker.summary)?);
     Ok(())
 }
