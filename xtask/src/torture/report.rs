@@ -81,107 +81,100 @@ const CRASH: &str = "A process that refreshes as fast as possible is killed (SIG
     *In quarantine*: the current refresh token is not in the record but in a quarantine slot of the profile. Everything else would be a defect: a file that is unreadable, missing, older, \
     or contains tokens that were never issued; a valid sign-in that is marked as ended; a process that cannot refresh a valid sign-in.";
 
-type Column = (&'static str, fn(&Value) -> String);
+/// The name of a column, and its cells: the names of figures in braces are replaced by their values.
+type Column = (&'static str, &'static str);
 
 const RACE_COLUMNS: &[Column] = &[
-    ("store", |run| text(&run["store"])),
-    ("options", options),
-    ("processes", |run| text(&run["processes"])),
-    ("seconds", |run| text(&run["seconds"])),
-    ("refreshes", |run| text(&run["refreshes"])),
-    ("tokens handed out", |run| text(&run["tokens_handed_out"])),
-    ("sent twice", |run| text(&run["reused"])),
-    ("refused (`invalid_grant`)", |run| {
-        total(&run["refused_refreshes"])
-    }),
-    ("breaks in the chain", |run| text(&run["broken_chains"])),
-    ("lost sign-ins", |run| total(&run["lost"])),
-    ("unreadable, of reads", |run| {
-        let unreadable = sum(&run["unreadable"]) + run["missing"].as_u64().unwrap_or(0);
-        format!("{unreadable} of {}", text(&run["reads_of_store"]))
-    }),
-    ("refreshed before the expiry, ms", |run| {
-        let lead = &run["lead_ms"];
-        format!(
-            "{}, {}, {}",
-            text(&lead["earliest"]),
-            text(&lead["median"]),
-            text(&lead["latest"])
-        )
-    }),
-    ("at most", |run| text(&run["lead_at_most_ms"])),
-    ("outside", |run| {
-        let count = |of: &str| run[of].as_u64().unwrap_or(0);
-        (count("early") + count("late")).to_string()
-    }),
-    ("tokens refused, and refused twice", |run| {
-        format!(
-            "{}, {}",
-            text(&run["api_refused"]),
-            text(&run["refused_twice"])
-        )
-    }),
-    ("errors", |run| total(&run["errors"])),
-    ("slowest wait, ms", |run| text(&run["slowest_wait_ms"])),
-    ("lives on", |run| {
-        if run["survives"] == true {
-            "yes"
-        } else {
-            "**no**"
-        }
-        .to_owned()
-    }),
-    ("verdict", verdict),
+    ("store", "{store}"),
+    ("options", "{options}"),
+    ("processes", "{processes}"),
+    ("seconds", "{seconds}"),
+    ("refreshes", "{refreshes}"),
+    ("tokens handed out", "{tokens_handed_out}"),
+    ("sent twice", "{reused}"),
+    ("refused (`invalid_grant`)", "{refused_refreshes}"),
+    ("breaks in the chain", "{broken_chains}"),
+    ("lost sign-ins", "{lost}"),
+    (
+        "unreadable, of reads",
+        "{unreadable+missing} of {reads_of_store}",
+    ),
+    (
+        "refreshed before the expiry, ms",
+        "{lead_ms/earliest}, {lead_ms/median}, {lead_ms/latest}",
+    ),
+    ("at most", "{lead_at_most_ms}"),
+    ("outside", "{early+late}"),
+    (
+        "tokens refused, and refused twice",
+        "{api_refused}, {refused_twice}",
+    ),
+    ("errors", "{errors}"),
+    ("slowest wait, ms", "{slowest_wait_ms}"),
+    ("lives on", "{survives}"),
+    ("verdict", "{verdict}"),
 ];
 
 const CRASH_COLUMNS: &[Column] = &[
-    ("store", |run| text(&run["store"])),
-    ("options", options),
-    ("kills", |run| text(&run["kills"])),
-    ("refreshes", |run| text(&run["refreshes"])),
-    ("undisturbed", |run| text(&run["current"])),
-    ("completed by the next owner", |run| {
-        text(&run["completed_by_next"])
-    }),
-    ("in the window", |run| text(&run["one_behind"])),
-    ("in quarantine", |run| text(&run["quarantined"])),
-    ("window calculated, µs", |run| {
-        text(&run["window_reckoned_us"])
-    }),
-    ("observed, µs", |run| text(&run["window_observed_us"])),
-    ("request, save, µs (95 of 100 below)", |run| {
-        let pace = &run["pace"];
-        format!(
-            "{} ({}), {} ({})",
-            text(&pace["request_us"]),
-            text(&pace["request_p95_us"]),
-            text(&pace["save_us"]),
-            text(&pace["save_p95_us"])
-        )
-    }),
-    ("unreadable", |run| text(&run["unreadable"])),
-    ("missing", |run| text(&run["missing"])),
-    ("further behind", |run| text(&run["further_behind"])),
-    ("never issued", |run| text(&run["unknown_token"])),
-    ("live, marked ended", |run| text(&run["live_marked_ended"])),
-    ("cannot refresh", |run| {
-        (sum(&run["errors"]) + sum(&run["stuck"])).to_string()
-    }),
-    ("verdict", verdict),
+    ("store", "{store}"),
+    ("options", "{options}"),
+    ("kills", "{kills}"),
+    ("refreshes", "{refreshes}"),
+    ("undisturbed", "{current}"),
+    ("completed by the next owner", "{completed_by_next}"),
+    ("in the window", "{one_behind}"),
+    ("in quarantine", "{quarantined}"),
+    ("window calculated, µs", "{window_reckoned_us}"),
+    ("observed, µs", "{window_observed_us}"),
+    (
+        "request, save, µs (95 of 100 below)",
+        "{pace/request_us} ({pace/request_p95_us}), {pace/save_us} ({pace/save_p95_us})",
+    ),
+    ("unreadable", "{unreadable}"),
+    ("missing", "{missing}"),
+    ("further behind", "{further_behind}"),
+    ("never issued", "{unknown_token}"),
+    ("live, marked ended", "{live_marked_ended}"),
+    ("cannot refresh", "{errors+stuck}"),
+    ("verdict", "{verdict}"),
 ];
 
 fn table(title: &str, about: &str, columns: &[Column], runs: &[&Value]) -> String {
     let row = |cells: Vec<String>| format!("| {} |\n", cells.join(" | "));
     let mut out = format!("\n## {title}\n\n{about}\n\n");
-    out.push_str(&row(columns
-        .iter()
-        .map(|(name, _)| (*name).to_owned())
-        .collect()));
-    out.push_str(&row(columns.iter().map(|_| "---".to_owned()).collect()));
+    out += &row(columns.iter().map(|(name, _)| (*name).to_owned()).collect());
+    out += &row(columns.iter().map(|_| "---".to_owned()).collect());
     for run in runs {
-        out.push_str(&row(columns.iter().map(|(_, cell)| cell(run)).collect()));
+        out += &row(columns
+            .iter()
+            .map(|(_, template)| cell(run, template))
+            .collect());
     }
     out
+}
+
+fn cell(run: &Value, template: &str) -> String {
+    let mut parts = template.split('{');
+    let mut out = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let (name, rest) = part.split_once('}').unwrap_or((part, ""));
+        out += &figure(run, name);
+        out += rest;
+    }
+    out
+}
+
+fn figure(run: &Value, name: &str) -> String {
+    match name {
+        "options" => options(run),
+        "verdict" => verdict(run),
+        "survives" if run[name] == true => "yes".to_owned(),
+        "survives" => "**no**".to_owned(),
+        _ => match name.split_once('+') {
+            Some((one, other)) => (sum(&run[one]) + sum(&run[other])).to_string(),
+            None => text(run.pointer(&format!("/{name}")).unwrap_or(&Value::Null)),
+        },
+    }
 }
 
 fn options(run: &Value) -> String {
@@ -219,23 +212,20 @@ fn text(value: &Value) -> String {
     match value {
         Value::Null => "-".to_owned(),
         Value::String(text) => text.clone(),
+        Value::Object(_) => sum(value).to_string(),
         other => other.to_string(),
     }
 }
 
-fn sum(tally: &Value) -> u64 {
-    let counts = tally
-        .as_object()
-        .into_iter()
-        .flat_map(|counts| counts.values());
-    counts.filter_map(Value::as_u64).sum()
+/// A count, or the sum of counts by name.
+fn sum(value: &Value) -> u64 {
+    match value {
+        Value::Object(counts) => counts.values().filter_map(Value::as_u64).sum(),
+        count => count.as_u64().unwrap_or(0),
+    }
 }
 
-fn total(tally: &Value) -> String {
-    sum(tally).to_string()
-}
-
-/// What the runs ran on: mostly one line.
+/// The machines and versions of the runs: usually one line.
 fn conditions(runs: &[Value]) -> BTreeSet<String> {
     runs.iter()
         .map(|run| {
@@ -278,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn a_loss_stands_out_and_the_plain_store_stands_below_ours() {
+    fn a_loss_is_highlighted_and_the_plain_store_is_last() {
         let folder = tempfile::tempdir().unwrap();
         for (name, run) in [
             ("a.json", race("plain", &["3 sign-ins lost"])),
@@ -296,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn it_says_of_which_commit_the_figures_are() {
+    fn the_commit_of_the_figures_is_reported() {
         let mut run = race("file", &[]);
         run["on"]["commit"] = "79843d4+".into();
         let report = render(&[run]);
