@@ -69,7 +69,7 @@ pub fn json(text: &str) {
             "{text:?}"
         ),
         Err(error) => {
-            let names = FIELDS.into_iter().chain(["line", "object"]);
+            let names = FIELDS.into_iter().chain(["line", "object", "empty"]);
             let is_named = names.clone().any(|name| error.to_string().contains(name));
             assert!(is_named, "{error} {text:?}");
             assert!(!is_plain(&fields), "{error} {text:?}");
