@@ -24,7 +24,9 @@ use coze_benches::{
     report::{Goal, Report},
     run::Run,
 };
-use coze_mock::{ErrorShape, OAuthErrorCode, Fault, FaultBody, MockCoze, Target, Times, When, defaults};
+use coze_mock::{
+    ErrorShape, Fault, FaultBody, MockCoze, OAuthErrorCode, Target, Times, When, defaults,
+};
 use tokio::time::{sleep, timeout};
 
 /// The requested lifetime. The mock truncates to whole seconds, so it is 4 to 5 seconds.
