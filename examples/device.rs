@@ -1,4 +1,4 @@
-//! Device authorization, for a program without a browser of its own.
+//! Device authorization, for a program without a browser.
 //!
 //! Against Coze: set `COZE_DEVICE_OAUTH_CLIENT_ID` (and `COZE_API_BASE` for coze.cn).
 

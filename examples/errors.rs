@@ -1,27 +1,30 @@
-//! What errors look like, and how to branch on them. Always against the mock: it is told to fail.
+//! What errors look like, and how to branch on them. Always runs against the mock, with injected faults.
 
 use anyhow::Context;
 use coze_auth::{
     Endpoint, Error, ErrorCode, ErrorKind, JwtFlow, OAuthClient, PrivateKey, RefreshToken, WebFlow,
 };
 use coze_examples::start_mock;
-use coze_mock::{Endpoint as At, Fault, Times, defaults};
+use coze_mock::{Endpoint as MockEndpoint, Fault, Times, defaults};
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let mock = start_mock().await?;
     let client = OAuthClient::new(Endpoint::custom(mock.url())?)?;
 
-    // A refresh token that was used before, or never was one.
+    // A refresh token that was redeemed, or is unknown.
     let web = WebFlow::new(
         client.clone(),
         defaults::WEB_CLIENT_ID,
         defaults::WEB_CLIENT_SECRET,
     )?;
-    let dead = RefreshToken::new("rt-that-nobody-issued")?;
-    report("a dead refresh token", web.refresh(&dead).await.err())?;
+    let unknown = RefreshToken::new("rt-that-nobody-issued")?;
+    report(
+        "an invalid refresh token",
+        web.refresh(&unknown).await.err(),
+    )?;
 
-    // Somebody else's callback.
+    // The callback of another login.
     let (_, login) = web.login("http://127.0.0.1:8080/callback").begin()?;
     let forged = web.complete(login, "/callback?code=abc&state=forged").await;
     report("a forged callback", forged.err())?;
@@ -35,27 +38,27 @@ async fn main() -> anyhow::Result<()> {
         .build()?;
     report("a wrong key id", jwt.token().await.err())?;
 
-    // A gateway that is down.
+    // A failing gateway.
     mock.faults()
-        .add(Fault::status(503), At::Token, Times::ONCE);
+        .add(Fault::status(503), MockEndpoint::Token, Times::ONCE);
     report("a server that is down", jwt.token().await.err())?;
 
-    // A key that is none.
+    // An invalid key.
     report(
         "a bad key",
         PrivateKey::from_pem("-----BEGIN PUBLIC KEY-----").err(),
     )?;
 
-    // A base that would send secrets in the clear.
+    // A base URL without TLS.
     report("plain http", Endpoint::custom("http://api.coze.com").err())?;
     Ok(())
 }
 
 fn report(case: &str, error: Option<Error>) -> anyhow::Result<()> {
     let error = error.with_context(|| format!("{case}: no error?"))?;
-    // What a program would do.
+    // How a program would react.
     let action = match (error.kind(), error.code()) {
-        (_, Some(ErrorCode::InvalidGrant)) => "ask the person to sign in again",
+        (_, Some(ErrorCode::InvalidGrant)) => "ask the user to sign in again",
         (ErrorKind::StateMismatch, _) => "show the login page",
         _ if error.is_retryable() => "try again later",
         _ => "tell the operator",

@@ -1,5 +1,5 @@
-//! JWT, for a service that acts as the application itself: the flow alone. Each `token()` here is a request to Coze; a
-//! service that calls Coze again and again keeps its token, by one provider: see the example `service`.
+//! JWT, for a service that acts as the application itself: only the flow. Each `token()` here sends a request to Coze; a
+//! service that calls Coze repeatedly caches its token in one provider: see the example `service`.
 //!
 //! Against Coze: set `COZE_JWT_OAUTH_CLIENT_ID`, `COZE_JWT_OAUTH_PUBLIC_KEY_ID`,
 //! `COZE_JWT_OAUTH_PRIVATE_KEY_FILE_PATH` (or `COZE_JWT_OAUTH_PRIVATE_KEY`), and `COZE_API_BASE` for coze.cn.

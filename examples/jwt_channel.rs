@@ -1,6 +1,6 @@
-//! JWT of a channel app: a token that may chat with two bots and do nothing else.
+//! JWT of a channel app: a token that may only chat with two bots.
 //!
-//! Against Coze: as the example `jwt`, and name the bots as arguments:
+//! Against Coze: as for the example `jwt`, with the bots as arguments:
 //! `cargo run -p coze-examples --example jwt_channel -- BOT_ID BOT_ID`.
 
 use coze_auth::{Flow, JwtTokenRequest, Scope};

@@ -1,4 +1,4 @@
-//! A personal or service access token: made in the console, sent as it is.
+//! A personal or service access token: created in the console, sent unchanged.
 //!
 //! Against Coze: set `COZE_API_TOKEN` (and `COZE_API_BASE` for coze.cn).
 

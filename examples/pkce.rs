@@ -43,7 +43,7 @@ async fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Listens where the browser will come back to, and returns the query that it brings.
+/// Listens for the callback of the browser, and returns its query.
 async fn catch_callback(redirect_uri: &str) -> anyhow::Result<String> {
     let redirect_uri = Url::parse(redirect_uri)?;
     let port = redirect_uri.port_or_known_default().unwrap_or(80);

@@ -1,4 +1,4 @@
-//! Every way to a Coze token, one after the other, against a mock of Coze that runs in this process:
+//! Every flow to get a Coze token, in sequence, against a mock of Coze in this process:
 //! no account, no network, no configuration.
 //!
 //! `cargo run -p coze-examples --example quickstart`
@@ -46,7 +46,7 @@ struct Tour {
 
 impl Tour {
     async fn personal_access_token(&mut self) -> Result<()> {
-        heading("Personal access token: made in the console, sent as it is");
+        heading("Personal access token: created in the console, sent unchanged");
         let token = flow!(mock_config(&self.mock, Flow::Token)?, Token);
         step("have", shown(token.access_token().expose()));
         self.use_fixed(&token).await?;
@@ -62,8 +62,8 @@ impl Tour {
         step("send the browser to", url.path());
         let callback = approve_in_browser(&self.mock, url.as_str())?;
         step(
-            "the person approves",
-            "the browser comes back with a code and our state",
+            "the user approves",
+            "the browser returns with a code and our state",
         );
         let token = web.complete(login, &callback).await?;
         self.show_and_use(&token).await?;
@@ -96,7 +96,7 @@ impl Tour {
     }
 
     async fn device(&mut self) -> Result<()> {
-        heading("Device: a person confirms a code on another device");
+        heading("Device: a user confirms a code on another device");
         let device = flow!(mock_config(&self.mock, Flow::Device)?, Device);
 
         let authorization = device.start().await?;
@@ -175,25 +175,25 @@ impl Tour {
     }
 
     async fn errors(&mut self) -> Result<()> {
-        heading("And when it goes wrong");
+        heading("Errors");
         let web = flow!(mock_config(&self.mock, Flow::Web)?, Web);
-        let dead = RefreshToken::new("rt-that-nobody-issued")?;
+        let unknown = RefreshToken::new("rt-that-nobody-issued")?;
         let error = web
-            .refresh(&dead)
+            .refresh(&unknown)
             .await
             .err()
-            .context("a dead refresh token was taken")?;
+            .context("an invalid refresh token was accepted")?;
         ensure!(
             error.code() == Some(&ErrorCode::InvalidGrant),
             "another error: {error}"
         );
-        step("a dead refresh token", error.hint());
+        step("an invalid refresh token", error.hint());
         self.worked
-            .push("an error with Coze's word, a log id and a hint");
+            .push("an error with an error code, a log id and a hint");
         Ok(())
     }
 
-    /// All went well, and the mock saw nothing that Coze's documentation does not allow.
+    /// Checks that everything worked, and that the mock recorded no violation of Coze's documentation.
     fn summary(self) -> Result<()> {
         heading("Summary");
         for worked in &self.worked {
@@ -205,14 +205,14 @@ impl Tour {
             "the mock saw violations: {violations:?}"
         );
         println!(
-            "  {} requests, none of which broke Coze's contract",
+            "  {} requests without a violation of Coze's contract",
             self.mock.request_count()
         );
         Ok(())
     }
 
     async fn show_and_use(&self, token: &Token) -> Result<()> {
-        let log_id = token.log_id().context("the answer had no log id")?;
+        let log_id = token.log_id().context("the response had no log id")?;
         step(
             "token",
             format!(

@@ -1,7 +1,7 @@
-//! A whole service: one provider, made when it starts, shared by clones, shut down when it ends. It asks for a token
-//! when there is none, and for the next one shortly before that ends; not for each call.
+//! A whole service: one provider, created at its start, shared by clones, shut down at its end. It requests a token
+//! when there is none, and the next one shortly before it expires, not for each call.
 //!
-//! Against Coze: as the example `jwt`.
+//! Against Coze: as for the example `jwt`.
 
 use anyhow::ensure;
 use coze_api::CozeApi;
@@ -15,17 +15,17 @@ async fn main() -> anyhow::Result<()> {
     let stage = Stage::set(Flow::Jwt).await?;
     let endpoint = stage.config.endpoint().clone();
     let me_url = format!("{}/v1/users/me", endpoint.api_base());
-    // Any other HTTP client takes the ready header.
+    // Any other HTTP client can send the header value.
     let http = coze_wire::http_client(endpoint.api_base())?;
 
-    // When the service starts. Clones are cheap, and are the same provider.
+    // At the start of the service. Clones are cheap and share the provider.
     let provider = CachedProvider::jwt(flow!(stage.config, Jwt)).build();
     let coze = CozeApi::builder(provider.clone())
         .endpoint(endpoint)
         .product("my-service/1.0")
         .build()?;
 
-    // Its requests, many at once: typed calls, which recover by themselves from a token that died early.
+    // Its concurrent requests: typed calls, which recover automatically from a revoked token.
     let calls: Vec<_> = (0..3)
         .map(|_| {
             let coze = coze.clone();
@@ -45,7 +45,7 @@ async fn main() -> anyhow::Result<()> {
     if let Some(mock) = &stage.mock {
         ensure!(token_requests(mock) == 1, "four calls, one token");
 
-        // A token that dies before its time costs one request for another.
+        // A revoked token costs one request for a new one.
         mock.revoke_access_token(provider.token().await?.expose());
         let status = get(&http, &provider, &me_url).await?.status();
         println!("get    {status}, though the token was revoked");
@@ -53,13 +53,13 @@ async fn main() -> anyhow::Result<()> {
         ensure!(token_requests(mock) == 2, "one more token");
     }
 
-    // For one's metrics; and when the service ends.
+    // For metrics, and at the end of the service.
     println!("stats  {:#?}", provider.stats());
     provider.shutdown().await?;
     Ok(())
 }
 
-/// A GET request with a token, made once more with the next one when the API refuses the first.
+/// A GET request with a token, repeated once with the next token if the API refuses the first.
 async fn get(
     http: &reqwest::Client,
     provider: &CachedProvider,

@@ -1,7 +1,7 @@
-//! Session names: one token per end user, so that nobody sees another's conversations. A pool keeps each
+//! Session names: one token per end user, so that no user sees another's conversations. A pool keeps each
 //! user's token fresh.
 //!
-//! Against Coze: as the example `jwt`.
+//! Against Coze: as for the example `jwt`.
 
 use coze_auth::{Flow, JwtTokenRequest, SessionContext, SessionPool};
 use coze_examples::{Stage, flow, shown};

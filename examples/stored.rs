@@ -1,7 +1,7 @@
-//! A sign-in that outlives the program: kept in a file, refreshed by one process at a time, and shared with all
-//! others that use it.
+//! A persistent sign-in: stored in a file, refreshed by one process at a time, and shared with all
+//! processes that use it.
 //!
-//! Against Coze: set `COZE_DEVICE_OAUTH_CLIENT_ID` (and `COZE_API_BASE` for coze.cn). The sign-in is kept in the
+//! Against Coze: set `COZE_DEVICE_OAUTH_CLIENT_ID` (and `COZE_API_BASE` for coze.cn). The sign-in is stored in the
 //! platform's folder for the state of programs; against the mock, in a temporary one.
 
 use coze_auth::{CachedProvider, ErrorKind, Flow, SignIn};
@@ -22,7 +22,7 @@ async fn main() -> anyhow::Result<()> {
     let sign_in = SignIn::new(store, "default")?;
 
     let requires_sign_in = match sign_in.requires_sign_in().await {
-        // The message says what could be restored. A fresh sign-in moves it into quarantine.
+        // The message says what may be recovered. A new sign-in moves the damaged record into quarantine.
         Err(error) if error.kind() == ErrorKind::StoreDamaged => {
             println!("error  {error}");
             true
@@ -39,7 +39,7 @@ async fn main() -> anyhow::Result<()> {
         sign_in.put(&device.poll(&authorization).await?).await?;
     }
 
-    // Each of these could be a process of its own.
+    // Each of these could be a separate process.
     let one = CachedProvider::device(device.clone(), sign_in.clone()).build();
     let other = CachedProvider::device(device, sign_in).build();
     let token = one.token().await?;
@@ -47,7 +47,7 @@ async fn main() -> anyhow::Result<()> {
     let user = users_me(&endpoint, token.authorization()).await?;
     println!("user   {} ({})", user.user_name, user.user_id);
 
-    // As if the API had refused it: one of them refreshes, the other finds what it got.
+    // As if the API had refused it: one of them refreshes, and the other loads its result.
     coze_auth::TokenProvider::invalidate(&one, &token);
     println!("next   {}", shown(one.token().await?.expose()));
     println!("other  {}", shown(other.token().await?.expose()));

@@ -2,7 +2,7 @@
 //!
 //! Against Coze: set `COZE_WEB_OAUTH_CLIENT_ID`, `COZE_WEB_OAUTH_CLIENT_SECRET`,
 //! `COZE_WEB_OAUTH_REDIRECT_URI` (such as `http://127.0.0.1:8080/callback`), and `COZE_API_BASE` for coze.cn;
-//! then open the address that it prints. Against the mock it plays the browser itself; with the argument
+//! then open the address that it prints. Against the mock it acts as the browser; with the argument
 //! `--browser` it waits for yours.
 
 use std::{
@@ -30,13 +30,13 @@ struct App {
     web: WebFlow,
     endpoint: Endpoint,
     redirect_uri: String,
-    /// Logins under way, by session. A real application keeps them in its session store.
+    /// Pending logins by session. A real application keeps them in its session store.
     logins: Arc<Mutex<HashMap<String, WebLogin>>>,
 }
 
 const SESSION: &str = "session";
 
-/// Sends the browser to Coze, and remembers the login in the person's session.
+/// Redirects the browser to Coze, and stores the login in the user's session.
 async fn login(State(app): State<App>, jar: CookieJar) -> Result<Response, Failure> {
     let (url, login) = app.web.login(&app.redirect_uri).begin()?;
     let session = format!(
@@ -54,7 +54,7 @@ async fn login(State(app): State<App>, jar: CookieJar) -> Result<Response, Failu
     Ok((jar.add(cookie), Redirect::to(url.as_str())).into_response())
 }
 
-/// The browser comes back: the login is taken out of the session, so it can be completed only once.
+/// Handles the callback. The login is removed from the session, so it can be completed only once.
 async fn callback(
     State(app): State<App>,
     jar: CookieJar,
@@ -67,11 +67,7 @@ async fn callback(
             .remove(session.value())
     });
     let Some(login) = login else {
-        return Ok((
-            StatusCode::BAD_REQUEST,
-            "no login under way; start at /login",
-        )
-            .into_response());
+        return Ok((StatusCode::BAD_REQUEST, "no pending login; start at /login").into_response());
     };
     let token = app
         .web
@@ -92,7 +88,7 @@ async fn callback(
     Ok(Html("<p>You are signed in, and may close this page.</p>").into_response())
 }
 
-/// An error becomes a page without details, and a line in the log with all of them.
+/// Converts an error to a page without details, and logs all details.
 struct Failure(anyhow::Error);
 
 impl<E: Into<anyhow::Error>> From<E> for Failure {
@@ -152,7 +148,7 @@ async fn main() -> anyhow::Result<()> {
     }
 }
 
-/// Does what a person's browser does: follows the login to the authorize page, approves, comes back.
+/// Acts as the user's browser: follows the login to the authorize page, approves, and follows the callback.
 async fn play_browser(here: &str, mock: &MockCoze) -> anyhow::Result<()> {
     let browser = coze_wire::http_client(here)?;
     let to_coze = browser.get(format!("{here}/login")).send().await?;
@@ -160,7 +156,7 @@ async fn play_browser(here: &str, mock: &MockCoze) -> anyhow::Result<()> {
         let value = to_coze.headers().get(name);
         value
             .and_then(|value| value.to_str().ok())
-            .with_context(|| format!("the login page sent no {name}"))
+            .with_context(|| format!("the login page set no {name}"))
     };
     let session = header("set-cookie")?.split(';').next().unwrap_or_default();
     println!("coze   {}", header("location")?);

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Runs fuzz targets, adds what reaches new code to their corpus, and what came of it to RESULTS.json and RESULTS.md.
+# Runs fuzz targets, adds what reaches new code to their corpus, and the results to RESULTS.json and RESULTS.md.
 #
 #     fuzz/run.sh [TARGET...]      default: all, one after another; MINUTES=10 for each; BUILT=1 if they are built
 #
-# Needs a nightly compiler, cargo-fuzz, jq and flock. An input that breaks an assertion is kept in artifacts/TARGET: mend
+# Needs a nightly compiler, cargo-fuzz, jq and flock. An input that breaks an assertion is kept in artifacts/TARGET: fix
 # the cause, then put the input into corpus/TARGET, where each `cargo test` replays it.
 set -euo pipefail
 cd "$(dirname "$0")"

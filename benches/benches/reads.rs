@@ -1,5 +1,5 @@
-//! Warm reads under a microscope, for tuning: `cargo bench --manifest-path benches/Cargo.toml`. The figures that
-//! count are those of the program `reads`, where floor and peers take turns with the subject.
+//! Detailed measurements of warm reads, for tuning: `cargo bench --manifest-path benches/Cargo.toml`. The published figures
+//! are those of the program `reads`, which alternates between floor, peers and subject.
 
 #![forbid(unsafe_code)]
 

@@ -1,4 +1,4 @@
-//! What a cached token and an exchange must at least cost.
+//! The lower bounds of the cost of a cached token and of an exchange.
 
 use std::{hint::black_box, sync::Arc};
 
@@ -12,10 +12,10 @@ use zeroize::Zeroizing;
 
 use crate::{keys::RawSigner, server::TokenServer};
 
-/// A token and its end, behind one `arc-swap` guard, checked against both coarse clocks.
+/// A token and its expiry behind one `arc-swap` guard, checked against both coarse clocks.
 pub struct Floor(ArcSwap<Entry>);
 
-/// What the guard is for.
+/// The guarded value.
 pub struct Entry {
     authorization: HeaderValue,
     ends_monotonic: u64,
@@ -23,7 +23,7 @@ pub struct Entry {
 }
 
 impl Floor {
-    /// With a token of usual length that lives a day.
+    /// Creates a floor with a token of usual length that lives a day.
     ///
     /// # Errors
     ///
@@ -78,14 +78,14 @@ pub fn both_clocks() -> (u64, u64) {
     )
 }
 
-/// A bare exchange: one signature, one JSON POST, one JSON answer.
+/// A bare exchange: one signature, one JSON POST, one JSON response.
 pub struct BareExchange {
     http: reqwest::Client,
     url: String,
     signer: RawSigner,
-    /// As long as header and claims of a JWT are.
+    /// A message of the length of a JWT's header and claims.
     message: Vec<u8>,
-    /// As long as a JWT is.
+    /// A bearer of the length of a JWT.
     jwt: String,
 }
 
@@ -95,7 +95,7 @@ struct Grant {
     grant_type: &'static str,
 }
 
-/// What a token server answers.
+/// The response of a token server.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Answer {
     pub access_token: String,
@@ -103,11 +103,11 @@ pub struct Answer {
 }
 
 impl BareExchange {
-    /// Against a server on loopback.
+    /// Creates an exchange with a server on loopback.
     ///
     /// # Errors
     ///
-    /// When there is no key.
+    /// If there is no key.
     pub fn new(server: &TokenServer) -> Result<Self> {
         Ok(Self {
             http: reqwest::Client::builder().no_proxy().build()?,
@@ -122,7 +122,7 @@ impl BareExchange {
     ///
     /// # Errors
     ///
-    /// When no token comes.
+    /// If the server returns no token.
     pub async fn exchange(&self) -> reqwest::Result<Answer> {
         black_box(self.signer.sign(&self.message));
         self.post().await
@@ -132,7 +132,7 @@ impl BareExchange {
     ///
     /// # Errors
     ///
-    /// When no token comes.
+    /// If the server returns no token.
     pub async fn post(&self) -> reqwest::Result<Answer> {
         let grant = Grant {
             duration_seconds: 900,

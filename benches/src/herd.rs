@@ -1,4 +1,4 @@
-//! A herd: many callers who all want a token at the same moment.
+//! A thundering herd: many callers that request a token at the same time.
 
 use std::{
     future::Future,
@@ -8,19 +8,19 @@ use std::{
 use anyhow::Result;
 use tokio::task::JoinHandle;
 
-/// What became of a herd.
+/// The result of a herd.
 #[derive(Debug, Clone, Copy)]
 pub struct Herd {
-    /// From the start of the first caller to the end of the last one.
+    /// The time from the start of the first caller to the end of the last one.
     pub last_served: Duration,
     pub errors: usize,
 }
 
-/// Starts so many callers, each a task of its own, and waits for all of them. When it is dropped before, they end with it.
+/// Starts this many callers, one task each, and waits for all of them. Dropping the future cancels them.
 ///
 /// # Errors
 ///
-/// When a caller panicked.
+/// If a caller panicked.
 pub async fn herd<C, F, T, E>(callers: usize, caller: C) -> Result<Herd>
 where
     C: Fn() -> F,
@@ -51,7 +51,7 @@ where
     Ok(herd)
 }
 
-/// They end when it is dropped.
+/// Tasks that are cancelled on drop.
 struct Tasks<T>(Vec<JoinHandle<T>>);
 
 impl<T> Drop for Tasks<T> {

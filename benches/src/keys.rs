@@ -1,4 +1,4 @@
-//! The RSA key that everybody signs with, made for this run.
+//! The RSA key of all contenders, generated for this run.
 
 use std::sync::OnceLock;
 
@@ -16,7 +16,7 @@ use rustls_pki_types::{PrivatePkcs8KeyDer, pem::PemObject};
 ///
 /// # Errors
 ///
-/// When none could be made.
+/// If it could not be generated.
 pub fn private_key_pem() -> Result<&'static str> {
     static PEM: OnceLock<Option<String>> = OnceLock::new();
     let made = PEM.get_or_init(|| {
@@ -27,10 +27,10 @@ pub fn private_key_pem() -> Result<&'static str> {
             STANDARD.encode(der.as_ref())
         ))
     });
-    made.as_deref().context("no key could be made")
+    made.as_deref().context("the key could not be generated")
 }
 
-/// The floor under every JWT: a signature by aws-lc-rs, with the key parsed once.
+/// The lower bound for every JWT: a signature by aws-lc-rs, with the key parsed once.
 pub struct RawSigner {
     key: RsaKeyPair,
     random: SystemRandom,
@@ -41,7 +41,7 @@ impl RawSigner {
     ///
     /// # Errors
     ///
-    /// When there is none.
+    /// If there is none.
     pub fn new() -> Result<Self> {
         let der = PrivatePkcs8KeyDer::from_pem_slice(private_key_pem()?.as_bytes())?;
         let key = RsaKeyPair::from_pkcs8(der.secret_pkcs8_der())
@@ -52,7 +52,7 @@ impl RawSigner {
         })
     }
 
-    /// RS256. Empty when it failed, which it does not.
+    /// An RS256 signature; empty on failure, which does not occur.
     pub fn sign(&self, message: &[u8]) -> Vec<u8> {
         let mut signature = vec![0; self.key.public_modulus_len()];
         let signed = self

@@ -1,8 +1,8 @@
-//! What the benchmarks share: the rows of the result, rounds in which all contenders take turns, and the
+//! Shared by the benchmarks: the rows of the result, rounds in which all contenders alternate, and the
 //! contenders themselves: `coze-auth`, the floor under it, and its peers.
 //!
-//! Absolute times depend on the machine and on what else it does. So every goal is a ratio, and both sides of
-//! a ratio are measured in turns, in one process: see [`rounds`].
+//! Absolute times depend on the machine and its load. So every goal is a ratio, and both sides of
+//! a ratio are measured alternately in one process: see [`rounds`].
 
 #![forbid(unsafe_code)]
 

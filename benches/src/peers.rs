@@ -1,4 +1,4 @@
-//! The peers, each with its own way to get a token from a server on loopback.
+//! The peers, each with its flow to get a token from a server on loopback.
 
 use anyhow::{Context, Result};
 use google_cloud_auth::credentials::{
@@ -21,7 +21,7 @@ pub struct GcpAuth(gcp_auth::CustomServiceAccount);
 impl GcpAuth {
     /// # Errors
     ///
-    /// When it rejects the key.
+    /// If it rejects the key.
     pub fn new(server: &TokenServer) -> Result<Self> {
         let key = json!({
             "type": "service_account",
@@ -35,36 +35,36 @@ impl GcpAuth {
         )?))
     }
 
-    /// The cached token, else a fetched one.
+    /// The cached token, else a new one.
     ///
     /// # Errors
     ///
-    /// Its own.
+    /// Those of the peer.
     pub async fn token(&self) -> Result<std::sync::Arc<gcp_auth::Token>> {
         Ok(gcp_auth::TokenProvider::token(&self.0, &SCOPES).await?)
     }
 
-    /// A fetched token: it has no such call, but keeps a token for each scope.
+    /// A new token. gcp_auth has no such call, but caches a token per scope.
     ///
     /// # Errors
     ///
-    /// Its own.
+    /// Those of the peer.
     pub async fn fetch(&self, number: u64) -> Result<std::sync::Arc<gcp_auth::Token>> {
         let scope = format!("https://www.googleapis.com/auth/{number}");
         Ok(gcp_auth::TokenProvider::token(&self.0, &[scope.as_str()]).await?)
     }
 }
 
-/// google-cloud-auth: a user account, the kind of credentials whose token server can be named. (Its service
-/// accounts sign tokens themselves and ask no server.)
+/// google-cloud-auth: a user account, the kind of credentials with a configurable token server. (Its service
+/// accounts sign tokens themselves without a server.)
 pub struct GoogleCloudAuth(AccessTokenCredentials);
 
 impl GoogleCloudAuth {
-    /// Call it inside a tokio runtime: it starts a task, which asks for the first token at once.
+    /// Call it inside a tokio runtime: it starts a task, which requests the first token immediately.
     ///
     /// # Errors
     ///
-    /// When it rejects the account.
+    /// If it rejects the account.
     pub fn new(server: &TokenServer) -> Result<Self> {
         Ok(Self(google_user(server).build_access_token_credentials()?))
     }
@@ -73,13 +73,13 @@ impl GoogleCloudAuth {
     ///
     /// # Errors
     ///
-    /// Its own.
+    /// Those of the peer.
     pub async fn token(&self) -> Result<google_cloud_auth::credentials::AccessToken> {
         Ok(self.0.access_token().await?)
     }
 }
 
-/// The same, giving headers instead of the bare token.
+/// The same, returning headers instead of the token.
 pub struct GoogleCloudHeaders(Credentials);
 
 impl GoogleCloudHeaders {
@@ -87,7 +87,7 @@ impl GoogleCloudHeaders {
     ///
     /// # Errors
     ///
-    /// When it rejects the account.
+    /// If it rejects the account.
     pub fn new(server: &TokenServer) -> Result<Self> {
         Ok(Self(google_user(server).build()?))
     }
@@ -96,7 +96,7 @@ impl GoogleCloudHeaders {
     ///
     /// # Errors
     ///
-    /// Its own.
+    /// Those of the peer.
     pub async fn headers(&self) -> Result<CacheableResource<http::HeaderMap>> {
         Ok(self.0.headers(http::Extensions::new()).await?)
     }
@@ -120,7 +120,7 @@ pub struct YupOauth2(Authenticator<Connector>);
 impl YupOauth2 {
     /// # Errors
     ///
-    /// When it rejects the key.
+    /// If it rejects the key.
     pub async fn new(server: &TokenServer) -> Result<Self> {
         let key = ServiceAccountKey {
             key_type: Some("service_account".to_owned()),
@@ -138,43 +138,43 @@ impl YupOauth2 {
         Ok(Self(built.context("yup-oauth2")?))
     }
 
-    /// The cached token, else a fetched one.
+    /// The cached token, else a new one.
     ///
     /// # Errors
     ///
-    /// Its own.
+    /// Those of the peer.
     pub async fn token(&self) -> Result<yup_oauth2::AccessToken> {
         Ok(self.0.token(&SCOPES).await?)
     }
 
-    /// A fetched token.
+    /// A new token.
     ///
     /// # Errors
     ///
-    /// Its own.
+    /// Those of the peer.
     pub async fn fetch(&self) -> Result<yup_oauth2::AccessToken> {
         Ok(self.0.force_refreshed_token(&SCOPES).await?)
     }
 }
 
-/// All of them, each with a token in its cache.
+/// All peers, each with a cached token.
 pub struct WarmPeers {
     /// gcp_auth.
     pub gcp_auth: GcpAuth,
-    /// google-cloud-auth, asked for a token.
+    /// google-cloud-auth, returning a token.
     pub google: GoogleCloudAuth,
-    /// google-cloud-auth, asked for headers.
+    /// google-cloud-auth, returning headers.
     pub google_headers: GoogleCloudHeaders,
     /// yup-oauth2.
     pub yup: YupOauth2,
 }
 
 impl WarmPeers {
-    /// Gets each of them a token.
+    /// Gets a token for each.
     ///
     /// # Errors
     ///
-    /// When one gets none.
+    /// If one gets none.
     pub async fn of(server: &TokenServer) -> Result<Self> {
         let peers = Self {
             gcp_auth: GcpAuth::new(server)?,

@@ -13,15 +13,15 @@ pub struct Row {
     pub row: String,
     pub value: f64,
     pub unit: &'static str,
-    /// `None` for a figure that stands here for reference.
+    /// `None` for a figure without a goal.
     pub goal: Option<String>,
     pub met: Option<bool>,
-    /// What it is made of; for a missed goal also by how much, and why.
+    /// Details; for a missed goal also by how much, and why.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub note: String,
 }
 
-/// What a figure shall be.
+/// The goal of a figure.
 #[derive(Debug, Clone, Copy)]
 pub enum Goal {
     AtMost(f64),
@@ -38,7 +38,7 @@ impl Goal {
         }
     }
 
-    /// By how much a figure misses it.
+    /// How far a figure misses it.
     fn gap(self, value: f64) -> String {
         let (Self::AtMost(wanted) | Self::AtLeast(wanted) | Self::Exactly(wanted)) = self;
         if wanted == 0.0 {
@@ -67,7 +67,7 @@ impl Report {
         Self::default()
     }
 
-    /// A figure with a goal. `why` says why the goal is missed, if it is, as far as that is known.
+    /// Adds a figure with a goal. `why` is the known reason if the goal is missed.
     pub fn goal(
         &mut self,
         row: impl Into<String>,
@@ -98,7 +98,7 @@ impl Report {
         });
     }
 
-    /// A figure for reference.
+    /// Adds a figure without a goal.
     pub fn figure(
         &mut self,
         row: impl Into<String>,
@@ -116,7 +116,7 @@ impl Report {
         });
     }
 
-    /// Rows are shown as they come.
+    /// Rows are printed immediately.
     fn push(&mut self, row: Row) {
         let verdict = match row.met {
             Some(true) => "met",
@@ -135,11 +135,11 @@ impl Report {
         self.0.push(row);
     }
 
-    /// Writes the rows where the command line asks for them.
+    /// Writes the rows to the file of the command line.
     ///
     /// # Errors
     ///
-    /// When the file can't be written.
+    /// If the file cannot be written.
     pub fn finish(self, run: &Run) -> Result<()> {
         let Some(path) = &run.json else {
             return Ok(());
@@ -149,7 +149,7 @@ impl Report {
     }
 }
 
-/// To three digits, or to a whole number.
+/// Formats with three digits, or as a whole number.
 fn rounded(value: f64) -> f64 {
     if value == 0.0 || !value.is_finite() {
         return value;

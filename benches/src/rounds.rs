@@ -1,5 +1,5 @@
-//! Rounds: in each one every contender runs a short batch, so that whatever the machine does besides strikes
-//! all of them alike. A ratio is taken within a round; what counts is the median over the rounds.
+//! Rounds: in each one every contender runs a short batch, so that other load of the machine affects
+//! all of them equally. A ratio is computed within a round; the result is the median over the rounds.
 
 use std::{
     collections::HashMap,
@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Something to measure: a loop of its own, so that nothing stands between it and what it repeats.
+/// Something to measure: its own loop, so that there is no overhead per repetition.
 #[derive(Clone)]
 pub struct Contender<'a> {
     name: String,
@@ -30,14 +30,14 @@ impl<'a> Contender<'a> {
         }
     }
 
-    /// The same on two threads at once; its name says so.
+    /// The same on two concurrent threads, as its name tells.
     #[must_use]
     pub fn on_two_threads(&self) -> Self {
         self.on(Cores::Two, TWO_THREADS)
     }
 
-    /// The same on one thread, while another turns in circles and touches no memory: many processors raise their clock for
-    /// a core that is busy alone, and two threads against that would measure the clock. Its name says so.
+    /// The same on one thread, while another spins without memory access: many processors raise their clock for
+    /// a single busy core, so a comparison of two threads with that would measure the clock. Its name tells.
     #[must_use]
     pub fn beside_a_spin(&self) -> Self {
         self.on(Cores::OneBesideASpin, BESIDE_A_SPIN)
@@ -51,7 +51,7 @@ impl<'a> Contender<'a> {
         }
     }
 
-    /// Seconds for one repetition; of both threads together, if there are two.
+    /// Seconds per repetition; of both threads together, if there are two.
     fn run(&self, repetitions: u64) -> f64 {
         match self.cores {
             Cores::One => timed(|| (self.repeat)(repetitions)) / repetitions as f64,
@@ -100,7 +100,7 @@ impl<'a> Contender<'a> {
     }
 }
 
-/// What the cores do while a contender is measured.
+/// The activity of the cores during a measurement.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Cores {
     One,
@@ -108,7 +108,7 @@ enum Cores {
     Two,
 }
 
-/// A core that has just been woken is slow; the main thread's has run all along.
+/// A core that has just been woken is slow; that of the main thread has been running.
 fn warm_up(repetitions: u64) -> u64 {
     repetitions.div_ceil(2)
 }
@@ -126,7 +126,7 @@ fn timed(work: impl FnOnce()) -> f64 {
 pub struct Rounds(HashMap<String, Vec<f64>>);
 
 impl Rounds {
-    /// Measures. A batch takes about so long; how many repetitions that are is found out beforehand.
+    /// Measures. A batch takes about this long; its number of repetitions is calibrated first.
     pub fn measure(contenders: &[Contender<'_>], rounds: usize, batch: Duration) -> Self {
         let repetitions: Vec<u64> = contenders
             .iter()
@@ -135,7 +135,7 @@ impl Rounds {
         let mut seconds: HashMap<String, Vec<f64>> = HashMap::new();
         for round in 0..rounds {
             for turn in 0..contenders.len() {
-                // Nobody always comes after the same one.
+                // The order changes, so that no contender always follows the same one.
                 let index = (turn + round) % contenders.len();
                 let contender = &contenders[index];
                 let taken = contender.run(repetitions[index]);
@@ -162,13 +162,13 @@ impl Rounds {
         self.seconds(name) * 1e9
     }
 
-    /// How many times as long one takes as the other: the median of the rounds' ratios.
+    /// The ratio of the times of two contenders: the median of the ratios of all rounds.
     pub fn ratio(&self, one: &str, other: &str) -> f64 {
         let ratios = self.of(one).iter().zip(self.of(other)).map(|(a, b)| a / b);
         median(ratios.collect())
     }
 
-    /// How many times as much two threads do together as one does, by the same clock.
+    /// The throughput of two threads relative to one, at the same clock rate.
     pub fn scaling(&self, name: &str) -> f64 {
         self.ratio(
             &format!("{name}{BESIDE_A_SPIN}"),
@@ -176,18 +176,18 @@ impl Rounds {
         )
     }
 
-    /// The same against one that may have a higher clock, because the other core has nothing to do.
+    /// The same relative to one that may have a higher clock rate, because the other core is idle.
     pub fn scaling_from_alone(&self, name: &str) -> f64 {
         self.ratio(name, &format!("{name}{TWO_THREADS}"))
     }
 
-    /// Of several, the fastest one.
+    /// The fastest of several.
     pub fn fastest<'n>(&self, names: &[&'n str]) -> &'n str {
         let by_time = |a: &&str, b: &&str| self.seconds(a).total_cmp(&self.seconds(b));
         names.iter().copied().min_by(by_time).unwrap_or_default()
     }
 
-    /// The tenth, the fiftieth and the ninetieth percentile, in nanoseconds: how noisy it was.
+    /// The 10th, 50th and 90th percentile in nanoseconds, which show the noise.
     pub fn spread(&self, name: &str) -> String {
         let mut sorted = self.of(name).to_vec();
         sorted.sort_by(f64::total_cmp);
@@ -220,7 +220,7 @@ fn calibrated(contender: &Contender<'_>, batch: Duration) -> u64 {
     }
 }
 
-/// The middle one; with an even number, the mean of the two in the middle. NaN when there is none.
+/// The median; the mean of the two middle values if their number is even. NaN if empty.
 pub fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     match values.len() {

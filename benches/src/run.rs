@@ -1,4 +1,4 @@
-//! What the programs are told on their command line.
+//! The command line of the programs.
 
 use std::path::PathBuf;
 
@@ -7,9 +7,9 @@ use anyhow::{Result, bail};
 /// `--quick` and `--json FILE`.
 #[derive(Debug, Default)]
 pub struct Run {
-    /// Seconds instead of minutes: to see that it works, not what it costs.
+    /// Seconds instead of minutes: only to check that it works.
     pub quick: bool,
-    /// Where the rows go, besides standard output.
+    /// The output file of the rows, in addition to standard output.
     pub json: Option<PathBuf>,
 }
 
@@ -18,7 +18,7 @@ impl Run {
     ///
     /// # Errors
     ///
-    /// When there is anything else on it.
+    /// If there are other arguments.
     pub fn from_args() -> Result<Self> {
         let mut run = Self::default();
         let mut args = std::env::args_os().skip(1);
@@ -27,7 +27,7 @@ impl Run {
                 (Some("--quick"), _) => run.quick = true,
                 (Some("--json"), args) => match args.next() {
                     Some(path) => run.json = Some(path.into()),
-                    None => bail!("--json wants a file"),
+                    None => bail!("--json requires a file"),
                 },
                 _ => bail!("usage: [--quick] [--json FILE]; not {}", arg.display()),
             }
@@ -35,7 +35,7 @@ impl Run {
         Ok(run)
     }
 
-    /// One of two amounts: the thorough one, or the quick one.
+    /// The normal or the quick amount.
     pub fn choose<T>(&self, thorough: T, quick: T) -> T {
         if self.quick { quick } else { thorough }
     }

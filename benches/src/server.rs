@@ -1,4 +1,4 @@
-//! A token server on loopback that does as little as possible: every request gets a token, nothing is checked.
+//! A minimal token server on loopback: every request gets a token, and nothing is checked.
 
 use std::{
     convert::Infallible,
@@ -19,7 +19,7 @@ use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
 use tokio::{net::TcpListener, runtime, time::sleep};
 
-/// The server. It has a thread of its own, and runs until the process ends.
+/// The server. It has its own thread, and runs until the process ends.
 #[derive(Debug, Clone)]
 pub struct TokenServer {
     address: SocketAddr,
@@ -30,9 +30,9 @@ pub struct TokenServer {
 struct Shared {
     requests: AtomicU64,
     delay_millis: AtomicU64,
-    /// As a duration, which all peers understand.
+    /// As a duration, which all peers support.
     expires_in_seconds: AtomicU64,
-    /// Of a token, besides its prefix.
+    /// The length of a token without its prefix.
     digits: AtomicUsize,
     refresh_tokens: AtomicBool,
 }
@@ -40,15 +40,15 @@ struct Shared {
 /// The bytes of every token.
 pub const TOKEN_LENGTH: usize = 64;
 
-/// As long as a token may live.
+/// The longest lifetime of a token.
 pub const A_DAY: u64 = 86_399;
 
 impl TokenServer {
-    /// Starts one that answers at once, with tokens that live a day.
+    /// Starts a server without latency, with tokens that live a day.
     ///
     /// # Errors
     ///
-    /// When it can't listen.
+    /// If it cannot listen.
     pub fn start() -> Result<Self> {
         let shared = Arc::new(Shared {
             requests: AtomicU64::new(0),
@@ -77,23 +77,23 @@ impl TokenServer {
         format!("http://{}", self.address)
     }
 
-    /// Some path on it, for those who want a whole URL.
+    /// A URL with a path.
     pub fn token_uri(&self) -> String {
         format!("{}/api/permission/oauth2/token", self.base())
     }
 
-    /// How many requests came.
+    /// The number of requests.
     pub fn requests(&self) -> u64 {
         self.shared.requests.load(Ordering::SeqCst)
     }
 
-    /// Lets every answer wait that long from now on.
+    /// Sets the latency of responses.
     pub fn set_delay(&self, delay: Duration) {
         let millis = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
         self.shared.delay_millis.store(millis, Ordering::SeqCst);
     }
 
-    /// From now on, tokens have so many characters, and come with a refresh token: those of a user who has signed in.
+    /// Sets the length of tokens, and adds refresh tokens, as for a signed-in user.
     pub fn grant_to_users(&self, token_length: usize) {
         self.shared
             .digits
@@ -101,7 +101,7 @@ impl TokenServer {
         self.shared.refresh_tokens.store(true, Ordering::SeqCst);
     }
 
-    /// How long tokens live from now on.
+    /// Sets the lifetime of tokens.
     pub fn set_expires_in(&self, seconds: u64) {
         self.shared
             .expires_in_seconds
@@ -125,7 +125,7 @@ async fn serve(listener: std::net::TcpListener, shared: Arc<Shared>) -> std::io:
                     Ok::<_, Infallible>(answer(&shared).await)
                 }
             });
-            // A client that goes away is none of our business.
+            // A client may close its connection.
             let _ = http1::Builder::new()
                 .serve_connection(TokioIo::new(stream), answering)
                 .await;

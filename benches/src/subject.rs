@@ -1,4 +1,4 @@
-//! `coze-auth`, as its users set it up.
+//! `coze-auth` in a typical setup.
 
 use anyhow::Result;
 use coze_auth::{CachedProvider, Endpoint, JwtFlow, OAuthClient, PrivateKey};
@@ -9,7 +9,7 @@ use crate::{keys, server::TokenServer};
 ///
 /// # Errors
 ///
-/// When there is no key.
+/// If there is no key.
 pub fn jwt_flow(server: &TokenServer) -> Result<JwtFlow> {
     let client = OAuthClient::new(Endpoint::custom(server.base())?)?;
     let flow = JwtFlow::builder(client)
@@ -20,7 +20,7 @@ pub fn jwt_flow(server: &TokenServer) -> Result<JwtFlow> {
     Ok(flow)
 }
 
-/// A provider over that flow, which has not asked for a token yet.
+/// A provider over that flow with an empty cache.
 ///
 /// # Errors
 ///

@@ -1,6 +1,6 @@
-//! A store of sign-ins in an SQLite database: what a store of your own may look like.
+//! A store of sign-ins in an SQLite database, as an example of your own store.
 //!
-//! The database is one file, shared by the processes of one machine. SQLite's client blocks, so this implements [`BlockingStore`], and
+//! The database is one file, shared by the processes of one machine. SQLite's client is blocking, so this implements [`BlockingStore`], and
 //! `Blocking::new(SqliteStore::open(path)?)` is the store. The test of this example runs the public suite on it.
 
 use std::{path::Path, time::Duration};
@@ -12,7 +12,7 @@ use coze_auth::store::{
 use rusqlite::{Connection, ErrorCode, OptionalExtension, TransactionBehavior::Immediate, params};
 use tokio::sync::Mutex;
 
-// A commit returns when it is on the disk, and what is deleted is overwritten. Times are in seconds, by the machine's clock.
+// Commits are durable, and deleted content is overwritten. Times are in seconds by the machine's clock.
 const SCHEMA: &str = "
     PRAGMA journal_mode = WAL;
     PRAGMA synchronous = FULL;
@@ -33,9 +33,9 @@ const UNLOCK: &str = "DELETE FROM locks WHERE key = ? AND owner = ?";
 pub struct SqliteStore(Mutex<Connection>);
 
 impl SqliteStore {
-    /// Put the database into a folder that only its user may read: it holds tokens.
+    /// Put the database into a folder that only its user can read, because it contains tokens.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, StoreError> {
-        // It waits at most 5 s for another process, which is rusqlite's default.
+        // Waits at most 5 s for another process, rusqlite's default.
         let connection = Connection::open(path).map_err(failed)?;
         connection.execute_batch(SCHEMA).map_err(failed)?;
         Ok(Self(Mutex::new(connection)))

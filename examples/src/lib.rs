@@ -1,9 +1,9 @@
-//! What the examples share: where they run, the one API call that shows that a token works, and
-//! showing a token without showing it.
+//! Shared by the examples: where they run, an API call that shows that a token works, and
+//! the display of a token without its secret.
 //!
 //! An example runs against Coze when the documented environment variables of its flow are set, and
 //! against a mock in its own process when they are not. Either way it is configured by
-//! [`OAuthConfig`], so the flow's own code is the same.
+//! [`OAuthConfig`], so the code of the flow is the same.
 
 use std::{ffi::OsString, future::Future, time::Duration};
 
@@ -22,7 +22,7 @@ pub struct Stage {
 }
 
 impl Stage {
-    /// Coze, when the environment configures this flow; else a fresh mock.
+    /// Coze, if the environment configures this flow; else a new mock.
     pub async fn set(flow: Flow) -> Result<Self> {
         let configured = mock_variables(flow, "", "")
             .iter()
@@ -52,7 +52,7 @@ impl Stage {
     }
 }
 
-/// A mock whose device codes may be polled every second, so that nobody has to wait.
+/// A mock with a polling interval of one second, to keep the examples fast.
 pub async fn start_mock() -> Result<MockCoze> {
     Ok(MockCoze::builder()
         .device_interval(Duration::from_secs(1))
@@ -94,7 +94,7 @@ fn mock_variables(flow: Flow, url: &str, private_key: &str) -> Vec<(&'static str
         .collect()
 }
 
-/// Makes the flow of a configuration, `flow!(stage.config, Device)`, or says which one it is instead.
+/// The flow of a configuration, `flow!(stage.config, Device)`, or an error if it is another flow.
 #[macro_export]
 macro_rules! flow {
     ($config:expr, $flow:ident) => {
@@ -105,7 +105,7 @@ macro_rules! flow {
     };
 }
 
-/// Who a token belongs to.
+/// The user of a token.
 #[derive(Debug, Deserialize)]
 pub struct User {
     /// Coze's id of the user.
@@ -114,8 +114,8 @@ pub struct User {
     pub user_name: String,
 }
 
-/// Asks the API whose token this is. Any HTTP client will do: the token goes into one header. This one follows no
-/// redirect with it, and asks no proxy for a host on this machine.
+/// Asks the API for the user of the token. Any HTTP client works: the token is sent in one header. This one follows no
+/// redirects, and uses no proxy for a host on this machine.
 pub async fn users_me(endpoint: &Endpoint, authorization: &HeaderValue) -> Result<User> {
     #[derive(Deserialize)]
     struct Envelope {
@@ -137,7 +137,7 @@ pub async fn users_me(endpoint: &Endpoint, authorization: &HeaderValue) -> Resul
     let answer: Envelope = response
         .json()
         .await
-        .with_context(|| format!("users/me gave no JSON (log id {log_id})"))?;
+        .with_context(|| format!("users/me returned no JSON (log id {log_id})"))?;
     match answer {
         Envelope {
             code: 0,
@@ -148,7 +148,7 @@ pub async fn users_me(endpoint: &Endpoint, authorization: &HeaderValue) -> Resul
     }
 }
 
-/// A token as one may show it: its kind, and nothing else.
+/// The displayable part of a token: only its type prefix.
 pub fn shown(token: &str) -> String {
     match token.split_once('_') {
         Some((kind, _)) if kind.len() <= 4 => format!("{kind}_****"),
@@ -156,19 +156,19 @@ pub fn shown(token: &str) -> String {
     }
 }
 
-/// Plays the person who opens the authorize page and approves; in a mock only.
+/// Acts as the user who opens the authorize page and approves; only with a mock.
 pub fn approve_in_browser(mock: &MockCoze, authorize_url: &str) -> Result<String> {
     let callback = mock.authorize(authorize_url, Decision::Approve)?;
     Ok(callback.into())
 }
 
-/// Plays the person who confirms a user code a moment later; in a mock only.
+/// Acts as the user who confirms a user code a moment later; only with a mock.
 pub fn approve_soon(mock: &MockCoze, user_code: &str) -> impl Future<Output = ()> + use<> {
     let (mock, user_code) = (mock.clone(), user_code.to_owned());
     async move {
         tokio::time::sleep(Duration::from_millis(1500)).await;
         if let Err(error) = mock.approve_device(&user_code) {
-            eprintln!("the mock's person could not approve: {error}");
+            eprintln!("the approval failed: {error}");
         }
     }
 }

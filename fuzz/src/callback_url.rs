@@ -1,4 +1,4 @@
-//! What the browser comes back with: whose code is redeemed.
+//! Callback URLs: which authorization code is redeemed.
 
 use coze_auth::ErrorKind;
 
@@ -13,10 +13,10 @@ pub enum By {
 
 const REDIRECT_URI: &str = "https://example.com/callback";
 
-/// Completes a login with any text as its callback, and asserts:
+/// Completes a login with arbitrary text as its callback, and asserts:
 ///
-/// - A code is redeemed only if the callback has this login's state, once, exactly one code, and no error. It is that code.
-/// - Else nothing is sent, and the error holds neither the state nor the code.
+/// - A code is redeemed only if the callback has the state of this login once, exactly one code, and no error.
+/// - Otherwise nothing is sent, and the error contains neither the state nor the code.
 pub fn any(by: By, state: &str, callback: &str) {
     if state.trim().is_empty() {
         return;
@@ -46,7 +46,7 @@ pub fn any(by: By, state: &str, callback: &str) {
                 let values = values("code").into_iter().chain(values("state"));
                 let texts: Vec<_> = values.filter_map(|v| std::str::from_utf8(v).ok()).collect();
                 let is_secret = |text: &&str| text.len() >= 8 && text.contains(HUSH);
-                // What stands in an error of the page is shown, so it is no secret.
+                // The error of a callback is shown, so it is not secret.
                 let told = parameters
                     .iter()
                     .filter(|(name, _)| name.starts_with(b"error"));
@@ -66,7 +66,7 @@ pub fn any(by: By, state: &str, callback: &str) {
     });
 }
 
-/// How a callback is passed on.
+/// The form of a callback.
 #[derive(Debug, Clone, Copy)]
 pub enum Form {
     Url,
@@ -74,7 +74,7 @@ pub enum Form {
     Query,
 }
 
-/// Builds the callback of a login and asserts that its code, and nothing else, is sent.
+/// Builds the callback of a login and asserts that exactly its code is sent.
 pub fn round_trip(by: By, form: Form, state: &str, code: &str, other: &str) {
     if state.trim().is_empty() || code.is_empty() {
         return;
@@ -103,7 +103,7 @@ pub fn round_trip(by: By, form: Form, state: &str, code: &str, other: &str) {
     any(by, state, &callback);
 }
 
-/// Completes a login, and says which code was sent, if any.
+/// Completes a login, and returns the code that was sent, if any.
 async fn complete(
     world: &World,
     by: By,
@@ -129,12 +129,12 @@ async fn complete(
         }
     };
     let requests = world.requests();
-    assert!(requests.len() <= 1, "a code works once: {callback:?}");
+    assert!(requests.len() <= 1, "a code is single-use: {callback:?}");
     let sent = requests.first().and_then(|r| r.text("code"));
     (outcome, sent.map(str::to_owned))
 }
 
-/// The authorize page is given the state, as it is.
+/// Asserts that the authorize URL contains the state unchanged.
 fn assert_states(url: &coze_auth::Url, state: &str) {
     let states: Vec<_> = url
         .query_pairs()
@@ -143,7 +143,7 @@ fn assert_states(url: &coze_auth::Url, state: &str) {
     assert!(states.len() == 1 && states[0].1 == state, "{url} {state:?}");
 }
 
-/// All but letters and digits as `%XX`.
+/// Percent-encodes everything except letters and digits.
 fn encoded(text: &str) -> String {
     text.bytes()
         .map(|b| match b {
@@ -153,7 +153,7 @@ fn encoded(text: &str) -> String {
         .collect()
 }
 
-/// The parameters of a callback: of a whole URL, of a path with a query, or of a query alone.
+/// The parameters of a callback: a URL, a path with a query, or only a query.
 fn parameters(callback: &str) -> Vec<(Vec<u8>, Vec<u8>)> {
     let callback = callback.trim();
     let callback = callback
@@ -174,7 +174,7 @@ fn parameters(callback: &str) -> Vec<(Vec<u8>, Vec<u8>)> {
         .collect()
 }
 
-/// The bytes that a part of a query stands for; what is not UTF-8 is replaced, as in a browser.
+/// Decodes a part of a query; invalid UTF-8 is replaced, as in a browser.
 fn decoded(text: &str) -> Vec<u8> {
     let text = text.as_bytes();
     let mut bytes = Vec::new();

@@ -10,7 +10,7 @@ use super::{
     world::{HUSH, assert_fit_to_be_shown, assert_hushed},
 };
 
-/// The file's fields, and those that hold a secret.
+/// The fields of the file, and those that contain a secret.
 const FIELDS: [&str; 7] = [
     "client_type",
     "client_id",
@@ -22,7 +22,7 @@ const FIELDS: [&str; 7] = [
 ];
 const SECRETS: [&str; 2] = ["client_secret", "private_key"];
 
-/// The variables. That of the key's path is not among them: a check opens no file.
+/// The variables, without that of the key's path, because a check opens no file.
 pub const VARIABLES: [&str; 11] = [
     "COZE_API_TOKEN",
     "COZE_WEB_OAUTH_CLIENT_ID",
@@ -42,11 +42,11 @@ const SECRET_VARIABLES: [&str; 3] = [
     "COZE_JWT_OAUTH_PRIVATE_KEY",
 ];
 
-/// Reads any text as a `coze_oauth_config.json`, and asserts:
+/// Parses arbitrary text as a `coze_oauth_config.json`, and asserts:
 ///
-/// - What is accepted is of the flow that it names; its `Debug` holds no secret.
-/// - An error names a field, or the place where it is not JSON, and shows no value.
-/// - A file with all that its flow needs, in plain letters, is accepted.
+/// - An accepted configuration has the flow that it names, and its `Debug` contains no secret.
+/// - An error names a field, or the position of invalid JSON, and contains no value.
+/// - A complete file with plain values is accepted.
 pub fn json(text: &str) {
     let value = serde_json::from_str(text.trim_start_matches('\u{feff}'));
     let fields = match value {
@@ -69,7 +69,7 @@ pub fn json(text: &str) {
             "{text:?}"
         ),
         Err(error) => {
-            let names = FIELDS.into_iter().chain(["line", "object"]);
+            let names = FIELDS.into_iter().chain(["line", "object", "empty"]);
             let is_named = names.clone().any(|name| error.to_string().contains(name));
             assert!(is_named, "{error} {text:?}");
             assert!(!is_plain(&fields), "{error} {text:?}");
@@ -77,7 +77,7 @@ pub fn json(text: &str) {
     }
 }
 
-/// Whether a file has all that its flow needs, nothing else, and no value that could be wrong.
+/// Whether a file has exactly the fields of its flow, with certainly valid values.
 fn is_plain(fields: &Map<String, Value>) -> bool {
     let needed: &[&str] = match fields.get("client_type").and_then(Value::as_str) {
         Some("web") => &["client_id", "client_secret"],
@@ -100,7 +100,7 @@ fn is_word(value: &str) -> bool {
     value.starts_with(|c: char| c.is_ascii_alphabetic()) && value.bytes().all(is_good)
 }
 
-/// Reads variables, for one flow or for whichever is complete, and asserts the same of them.
+/// Reads variables, for one flow or for the one that is complete, and asserts the same.
 pub fn variables(set: &[(&str, &str)], flow: Option<Flow>) {
     let known = |name: &str| {
         let found = set.iter().rev().find(|(known, _)| *known == name);
@@ -127,7 +127,7 @@ pub fn variables(set: &[(&str, &str)], flow: Option<Flow>) {
     }
 }
 
-/// What holds of both.
+/// The assertions for both.
 fn judge<'v>(
     outcome: &Result<OAuthConfig>,
     names: &[&str],
@@ -135,7 +135,7 @@ fn judge<'v>(
     value: &dyn Fn(&str) -> Option<&'v str>,
     what: &str,
 ) {
-    // Scheme and host of a base may be shown, and are case-insensitive.
+    // Scheme and host of a base URL may be shown, and are case-insensitive.
     let bases = names
         .iter()
         .filter(|name| name.ends_with("_base") || name.ends_with("_BASE"));
@@ -156,7 +156,7 @@ fn judge<'v>(
                 .iter()
                 .filter(|name| !is_secret(name))
                 .filter_map(|name| value(name));
-            // A secret in a field that is not for secrets is shown.
+            // A secret in a field that is not for secrets may be shown.
             if !others.into_iter().any(holds_secret) {
                 assert_hushed(&shown, &secrets, &what);
                 assert!(!key_text::shows_key(&shown), "{shown} {what}");

@@ -1,4 +1,4 @@
-//! The answer to a device start: whether a login starts, and how it is polled.
+//! Device authorization responses: whether a login starts, and how it is polled.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use super::{
     world::{self, Answer, NOW, World, assert_fit_to_be_shown},
 };
 
-/// What comes while the login is polled.
+/// The responses to polls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Polled {
     Pending,
@@ -18,7 +18,7 @@ pub enum Polled {
     /// The page of a captive portal.
     Html,
     BadGateway,
-    /// A connection that breaks before anything of the answer came.
+    /// A connection that breaks before the response.
     Nothing,
 }
 
@@ -45,15 +45,15 @@ impl Polled {
     }
 }
 
-/// A login is approved after so many polls, if it lasts as long.
+/// The number of polls before the approval.
 const POLLS: usize = 40;
 
-/// Answers a device start, then polls, and asserts:
+/// Answers a device authorization request, then polls, and asserts:
 ///
-/// - A login starts exactly if the answer is a success with a device code, a user code and an address that a browser opens.
-/// - Else the error names the member that is missing or of another kind, and no value.
-/// - Rule j: its interval and life.
-/// - Polls come no sooner than the interval, the first one before the code's end. They stop with the code, or with an
+/// - A login starts if and only if the response is a success with a device code, a user code and a URL for a browser.
+/// - Otherwise the error names the missing or invalid member, and contains no value.
+/// - Rule j: its interval and lifetime.
+/// - Polls respect the interval, and the first one is before the expiry. They stop at the expiry, or after an
 ///   approval.
 pub fn check(answer: &Answer, polled: Polled) {
     world::run(async |world| {
@@ -87,7 +87,7 @@ pub fn check(answer: &Answer, polled: Polled) {
     });
 }
 
-/// The first member that a login can't do without.
+/// The first required member that is missing or invalid.
 fn missing(body: &Body) -> Option<&'static str> {
     let has_user_code = match body.get("user_code") {
         Some(Json::Text(text)) => {
@@ -127,14 +127,14 @@ fn assert_as_rule_j_says(authorization: &DeviceAuthorization, answer: &Answer, b
     };
     let mut lives = oracle::lives(body.get("expires_in"), clocks, 300.0);
     if lives.iter().any(|lives| lives.contains(&0.0)) {
-        // Nobody could use the code: that can't be meant.
+        // The code could not be used at all, so that cannot be intended.
         lives.extend(oracle::lives(None, clocks, 300.0));
     }
     let remaining = authorization.remaining().as_secs_f64();
     let granted = authorization.expires_in().as_secs_f64();
     assert!(
         lives.iter().any(|lives| lives.contains(&remaining)),
-        "{remaining} s is none of {lives:?}: {answer:?}"
+        "{remaining} s is not in {lives:?}: {answer:?}"
     );
     assert!(granted > 0.0 && granted <= oracle::CAP, "{answer:?}");
     assert!(remaining <= granted, "{answer:?}");
@@ -165,7 +165,7 @@ async fn poll(
         );
     }
     let what = || format!("{polls:?} within {life:?}, then {outcome:?}: {polled:?} {answer:?}");
-    // The timer counts milliseconds.
+    // The timer has a resolution of milliseconds.
     let tick = Duration::from_millis(1);
     assert!(ended <= life + tick, "{}", what());
     let between = polls.windows(2).map(|pair| pair[1] - pair[0]);

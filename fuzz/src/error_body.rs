@@ -1,4 +1,4 @@
-//! An error that comes back: what is read of it, what the caller is told to do, and what is shown.
+//! Error responses: what is parsed, which action the error suggests, and what it shows.
 
 use coze_auth::{Error, ErrorCode, ErrorKind, RefreshToken};
 use coze_wire::{Secret, sanitize, sanitize_log_id};
@@ -8,11 +8,11 @@ use super::{
     world::{self, Answer, CLIENT_SECRET, REDEEMED, assert_fit_to_be_shown},
 };
 
-/// Answers a refresh of a web application with this, and asserts, unless it is a success:
+/// Answers the refresh of a web application with this response, and asserts, unless it is a success:
 ///
-/// - Code, message and log id are those of the body, in whatever shape.
-/// - Whether to try again, to sign in or to renew the token follows from them.
-/// - What is shown holds no secret of the request and no control character, and ends with the hint.
+/// - Code, message and log id are those of the body, in any shape.
+/// - Whether to retry, to sign in or to renew the token follows from them.
+/// - The message contains no secret of the request and no control character, and ends with the hint.
 pub fn check(answer: &Answer) {
     world::run(async |world| {
         let body = Body::read(&answer.body);
@@ -23,7 +23,7 @@ pub fn check(answer: &Answer) {
         let redeemed = RefreshToken::new(REDEEMED).expect("a valid refresh token");
         let Err(error) = world.web().refresh(&redeemed).await else {
             let is_token = body.is_success(answer.status) && body.access_token().is_some();
-            return assert!(is_token, "an error was taken for a token: {answer:?}");
+            return assert!(is_token, "an error was accepted as a token: {answer:?}");
         };
         let mut secrets = vec![REDEEMED, CLIENT_SECRET];
         secrets.extend(answer.secrets(&body, &["access_token", "refresh_token"]));
@@ -46,7 +46,7 @@ pub fn check(answer: &Answer) {
             assert_message(&error, refusal.message.as_deref(), &body, answer);
         } else {
             assert_eq!(error.code(), None, "{error} {answer:?}");
-            // A whole body with an error in it is a refusal, unless it is a success that can't be used.
+            // A complete body with an error is a refusal, unless it is an unusable success.
             let is_refusal = body.state == State::Closed && refusal.is_some();
             let is_refusal = is_refusal && !body.is_success(answer.status);
             assert!(!is_refusal, "{error} {answer:?}");
@@ -67,7 +67,7 @@ fn shown_code(code: Code, body: &Body) -> String {
     }
 }
 
-/// The secrets of the request, and those that the answer brings, if it can be read.
+/// The secrets of the request and of the response.
 fn hidden(body: &Body) -> Vec<Secret> {
     let brought = ["access_token", "refresh_token", "device_code"];
     let brought = brought.iter().filter_map(|name| body.text(name));
@@ -82,7 +82,7 @@ fn assert_message(error: &Error, message: Option<&str>, body: &Body, answer: &An
     assert_eq!(error.message(), expected.as_deref(), "{error} {answer:?}");
 }
 
-/// The header's log id, else the body's. One of a log id's form is not changed, unless it is a secret.
+/// The log id of the header, else of the body. A valid log id is not changed, unless it is a secret.
 fn assert_log_id(error: &Error, body: &Body, answer: &Answer) {
     let shown = |log_id: &str| sanitize_log_id(log_id, &hidden(body));
     let in_header = answer.log_id.as_deref().and_then(shown);
@@ -97,7 +97,7 @@ fn assert_log_id(error: &Error, body: &Body, answer: &Answer) {
     }
 }
 
-/// What the caller is told to do, by the documentation of [`Error`]'s questions.
+/// The suggested action, as documented for the methods of [`Error`].
 fn assert_answers(error: &Error, body: &Body, answer: &Answer) {
     let refusal = oracle::refusal(body).filter(|_| error.kind() == ErrorKind::Refused);
     let message = refusal.and_then(|refusal| refusal.message);

@@ -1,4 +1,4 @@
-//! The text of a private key, in whatever form it comes.
+//! Private keys in any textual form.
 
 use std::sync::LazyLock;
 
@@ -9,7 +9,7 @@ use futures_util::FutureExt;
 
 use super::world::{HUSH, assert_fit_to_be_shown};
 
-/// The only key of the checks, made for this run: a committed key is a leaked key.
+/// The only key of the checks, generated for this run, because a committed key is a leaked key.
 static KEY: LazyLock<TestKey> = LazyLock::new(TestKey::new);
 
 struct TestKey {
@@ -20,7 +20,7 @@ struct TestKey {
 
 impl TestKey {
     fn new() -> Self {
-        let pem = coze_mock::defaults::jwt_private_key_pem().expect("a key can be made");
+        let pem = coze_mock::defaults::jwt_private_key_pem().expect("a generated key");
         let body: String = pem.lines().filter(|line| !line.starts_with('-')).collect();
         let pkcs8 = STANDARD.decode(body).expect("base64");
         let pair = RsaKeyPair::from_pkcs8(&pkcs8).expect("an RSA key");
@@ -31,18 +31,18 @@ impl TestKey {
         Self { pem, pkcs8, public }
     }
 
-    /// The PKCS#1 key within: version and algorithm come before it, 26 bytes with their headers.
+    /// The PKCS#1 key inside, after version and algorithm, which are 26 bytes with their headers.
     fn pkcs1(&self) -> &[u8] {
         &self.pkcs8[26..]
     }
 }
 
-/// The key as it is downloaded.
+/// The key in its downloaded form.
 pub fn pem() -> &'static str {
     KEY.pem
 }
 
-/// Replaces `@P` by the key, `@8` and `@1` by the base64 of its PKCS#8 and PKCS#1 form, and `@B` by the base64 of `@P`.
+/// Replaces `@P` by the key, `@8` and `@1` by the Base64 of its PKCS#8 and PKCS#1 form, and `@B` by the Base64 of `@P`.
 pub fn expanded(template: &str) -> String {
     let mut text = template.to_owned();
     for (name, key) in [
@@ -56,15 +56,15 @@ pub fn expanded(template: &str) -> String {
     text
 }
 
-/// Reads any text as a key, and asserts that it is refused, without a part of it in the error, or is the one key that there
-/// is: what it signs can be verified.
+/// Parses arbitrary text as a key, and asserts that it is refused by an error that contains no part of it, or that it is the
+/// only key: its signatures can be verified.
 pub fn any(text: &str) -> bool {
     match PrivateKey::from_pem(text) {
         Ok(key) => {
             let signature = key
                 .sign(b"message")
                 .now_or_never()
-                .expect("it signs in place");
+                .expect("an immediate signature");
             let signature = signature.unwrap_or_else(|error| panic!("{error} {text:?}"));
             assert!(
                 KEY.public.verify(b"message", &signature).is_ok(),
@@ -83,7 +83,7 @@ pub fn any(text: &str) -> bool {
     }
 }
 
-/// Whether a text holds twelve characters of the key in a row.
+/// Whether a text contains twelve consecutive characters of the key.
 pub fn shows_key(shown: &str) -> bool {
     let is_base64 = |b: &u8| b.is_ascii_alphanumeric() || b"+/=".contains(b);
     let runs = shown
@@ -95,18 +95,18 @@ pub fn shows_key(shown: &str) -> bool {
     runs.any(|run| body.contains(run))
 }
 
-/// How a key is written down.
+/// The textual form of a key.
 #[derive(Debug, Clone, Copy)]
 pub struct Form<'a> {
     pub is_pkcs1: bool,
-    /// Characters in a line.
+    /// Characters per line.
     pub width: usize,
     pub line_end: &'a str,
-    /// What stands before and behind it.
+    /// The text before and after it.
     pub around: &'a str,
 }
 
-/// Asserts that the key is read in this form.
+/// Asserts that the key is accepted in this form.
 pub fn round_trip(form: Form<'_>) {
     let (label, der) = match form.is_pkcs1 {
         true => ("RSA PRIVATE KEY", KEY.pkcs1()),

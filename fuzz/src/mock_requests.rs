@@ -1,4 +1,4 @@
-//! Requests to the mock: each is answered as Coze's description allows, and what is kept of them is bounded and harmless.
+//! Requests to the mock: each response matches Coze's description, and the records are bounded and contain no control characters.
 
 use std::{
     collections::HashMap,
@@ -19,10 +19,10 @@ use tower::ServiceExt;
 
 use super::{key_text, world::NOW};
 
-/// How many requests the mock keeps here.
+/// The log capacity of the mock.
 const KEPT: usize = 3;
 
-/// The answers that are described: by operation, and by status or `default`.
+/// The described responses, by operation and by status or `default`.
 static ANSWERS: LazyLock<HashMap<(String, String), Validator>> = LazyLock::new(|| {
     let documents = [
         include_str!("../../mock/schemas/coze-oauth.json"),
@@ -47,7 +47,7 @@ static ANSWERS: LazyLock<HashMap<(String, String), Validator>> = LazyLock::new(|
 static KEY: LazyLock<PrivateKey> =
     LazyLock::new(|| PrivateKey::from_pem(key_text::pem()).expect("a good key"));
 
-/// How the mock is set up.
+/// The options of the mock.
 #[derive(Debug, Clone, Copy)]
 pub struct Options {
     pub is_lenient: bool,
@@ -55,19 +55,19 @@ pub struct Options {
     pub revokes: bool,
 }
 
-/// What answers brought, under the names by which later steps use it.
+/// Values from responses, by the names that later steps use.
 type Brought = Vec<(&'static str, String)>;
 
-/// Plays a script of steps, separated by lines of `~`, and asserts after each:
+/// Runs a script of steps, separated by lines of `~`, and asserts after each:
 ///
-/// - It is answered, with a log id, a date and its length; never with a server's error, but where a fault was planned.
-/// - JSON from one of Coze's endpoints is as described; a page shows nothing unescaped.
-/// - What is kept is bounded, and no line about it holds a control character.
-/// - Of each sign-in, one refresh token at most is live.
+/// - It has a response with a log id, a date and its length, and never a server error, unless a fault was planned.
+/// - JSON from one of Coze's endpoints matches the description; a page contains nothing unescaped.
+/// - Records are bounded, and no log line contains a control character.
+/// - Each sign-in has at most one valid refresh token.
 ///
-/// A step is a request: method and target, headers, and the body behind an empty line; or what a person does, `authorize URL`,
-/// `approve CODE`, `deny CODE`; or `advance SECONDS`. `@AT`, `@RT`, `@DC`, `@UC`, `@CODE` and `@TICKET` stand for what the last
-/// answers brought, `@JWT{..}` for a JWT with these claims.
+/// A step is a request: method and target, headers, and the body after an empty line; or an action of the user, `authorize URL`,
+/// `approve CODE`, `deny CODE`; or `advance SECONDS`. `@AT`, `@RT`, `@DC`, `@UC`, `@CODE` and `@TICKET` stand for the values of the last
+/// responses, `@JWT{..}` for a JWT with these claims.
 pub fn play(options: Options, script: &str) {
     let clock = MockClock::frozen_at(SystemTime::UNIX_EPOCH + Duration::from_secs(NOW));
     let mock = MockCoze::builder()
@@ -78,12 +78,12 @@ pub fn play(options: Options, script: &str) {
         .clock(clock)
         .log_capacity(KEPT)
         .build()
-        .expect("a mock can be built");
+        .expect("a mock");
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .start_paused(true)
         .build()
-        .expect("a runtime can be built");
+        .expect("a runtime");
     let mut brought = Brought::new();
     for step in script.split("\n~\n").take(12) {
         let step = filled_in(step, &brought);
@@ -129,11 +129,13 @@ fn jwt(claims: &str) -> String {
     let header = URL_SAFE_NO_PAD.encode(header.to_string());
     let message = format!("{header}.{}", URL_SAFE_NO_PAD.encode(claims));
     let signature = KEY.sign(message.as_bytes()).now_or_never();
-    let signature = signature.and_then(Result::ok).expect("it signs in place");
+    let signature = signature
+        .and_then(Result::ok)
+        .expect("an immediate signature");
     format!("{message}.{}", URL_SAFE_NO_PAD.encode(signature))
 }
 
-/// A request, if the text is one that a client can send.
+/// Parses a request that a client can send.
 fn request(text: &str) -> Option<Request<Full<Bytes>>> {
     let (head, body) = text.split_once("\n\n").unwrap_or((text, ""));
     let mut lines = head.split('\n');
@@ -149,7 +151,7 @@ fn request(text: &str) -> Option<Request<Full<Bytes>>> {
 }
 
 async fn send(mock: &MockCoze, request: Request<Full<Bytes>>, brought: &mut Brought, script: &str) {
-    // Slashes are folded before the mock's own paths are told from Coze's.
+    // Slashes are collapsed before the mock's own paths are distinguished from Coze's.
     let is_steering = request
         .uri()
         .path()
@@ -158,21 +160,21 @@ async fn send(mock: &MockCoze, request: Request<Full<Bytes>>, brought: &mut Brou
     let has_fault = !mock.faults().pending().is_empty();
     let ever = mock.request_count();
     let asked = format!("{request:?}");
-    // The clock runs as long as nothing else does, so this is no wait.
+    // The paused clock advances when idle, so this does not wait.
     let answered = tokio::time::timeout(Duration::from_secs(3600), mock.service().oneshot(request));
     let answer = match answered.await {
         Ok(Ok(answer)) => answer,
-        _ => return assert!(has_fault, "no answer: {asked} {script:?}"),
+        _ => return assert!(has_fault, "no response: {asked} {script:?}"),
     };
     let (head, body) = answer.into_parts();
     let Ok(body) = body.collect().await else {
-        return assert!(has_fault, "no whole answer: {asked} {script:?}");
+        return assert!(has_fault, "no complete response: {asked} {script:?}");
     };
     let body = body.to_bytes();
     let text = String::from_utf8_lossy(&body);
     let what = || format!("{head:?} {text} to {asked} in {script:?}");
     brought.extend(collected(&text));
-    // The consent page that the browser is sent to.
+    // The consent page to which the browser is redirected.
     let location = head.headers.get("location").and_then(|to| to.to_str().ok());
     let key = location.and_then(|to| Some(to.split_once("/_mock/consent?authorize_key=")?.1));
     brought.extend(key.map(|key| ("@TICKET", key.to_owned())));
@@ -221,7 +223,7 @@ async fn send(mock: &MockCoze, request: Request<Full<Bytes>>, brought: &mut Brou
     let body: Value =
         serde_json::from_slice(&body).unwrap_or_else(|error| panic!("{error}: {}", what()));
     let Some(endpoint) = record.endpoint else {
-        // 400: no host that can be read.
+        // 400: no valid host.
         return assert!(matches!(head.status.as_u16(), 400 | 404), "{}", what());
     };
     let id = endpoint.operation_id();
@@ -238,7 +240,7 @@ async fn send(mock: &MockCoze, request: Request<Full<Bytes>>, brought: &mut Brou
     }
 }
 
-/// What an answer brings for later steps.
+/// The values of a response for later steps.
 fn collected(text: &str) -> Brought {
     let mut brought = Brought::new();
     let json: Value = serde_json::from_str(text).unwrap_or_default();

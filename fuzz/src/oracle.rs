@@ -1,26 +1,26 @@
-//! What is expected of an answer, found by other means than the crate's: JSON is read by hand, byte by byte.
+//! The expected interpretation of a response, independent of the crate: JSON is parsed by hand, byte by byte.
 //!
-//! The rules, by letter:
+//! The rules:
 //!
-//! - a. A success is status 200 to 299 and a JSON object without error: `error_code`, `error` and `code` are each absent,
+//! - a. A success is status 200 to 299 and a JSON object without an error: `error_code`, `error` and `code` are each absent,
 //!   null, empty, 0 or `"0"`.
-//! - b. The successor is the success's `refresh_token`, a non-empty string; of a repeated name the last. Nothing is trimmed.
-//! - c. The object must be closed; bytes behind it and broken framing do not matter. Of an object that is cut, a
-//!   `refresh_token` whose string is closed counts if no error member came before it. A byte order mark is skipped.
+//! - b. The successor is the `refresh_token` of a success, a non-empty string; the last one if repeated. Nothing is trimmed.
+//! - c. The object must be closed; bytes after it and broken framing do not matter. In a truncated object, a
+//!   `refresh_token` whose string is closed counts if no error member precedes it. A byte order mark is skipped.
 //! - d. `expires_in` is an integer, a float, or digits in a string. From 10^12 it is in milliseconds, from 10^9 absolute,
-//!   else relative. A life beyond the cap (24 hours) is unknown. Unknown is 900 s.
-//! - e. An absolute life is read by `Date` and by the local clock. Those at or below 0 or beyond the cap are discarded. Of two
-//!   the shorter counts, unless only the longer is within 5 s of 900 s. Of none: both past, zero; both beyond, unknown.
-//! - f. A success whose access token can't stand in a header, or is not a bearer token, is an error; its refresh token is
+//!   else relative. A lifetime beyond the cap (24 hours) is unknown. Unknown means 900 s.
+//! - e. An absolute expiry is interpreted by `Date` and by the local clock. Lifetimes at or below 0 or beyond the cap are discarded. Of two
+//!   the shorter counts, unless only the longer is within 5 s of 900 s. If none is left: both past, zero; both beyond, unknown.
+//! - f. A success whose access token is invalid in a header, or is not a bearer token, is an error; its refresh token is
 //!   stored.
-//! - g. The answers of a sign-in are read alike.
-//! - h. 4101 is a refused token if its message speaks of the token, else a permission.
-//! - i. A clock is corrected by a day at most, once for each request for a token.
-//! - j. Of a device start: `interval` and `expires_in` in the same forms; unreadable or absent, they are 5 s and 300 s.
+//! - g. The responses of a sign-in are interpreted in the same way.
+//! - h. 4101 is a refused token if its message mentions the token, else a missing permission.
+//! - i. A clock is corrected by at most a day, once per token request.
+//! - j. In a device authorization response, `interval` and `expires_in` have the same forms; if invalid or absent, they are 5 s and 300 s.
 
 use super::world::HUSH;
 
-/// A body, as far as it is JSON.
+/// A body, as far as it is valid JSON.
 #[derive(Debug)]
 pub struct Body {
     text: String,
@@ -30,9 +30,9 @@ pub struct Body {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum State {
-    /// It begins with an object that is closed.
+    /// It starts with a complete object.
     Closed,
-    /// It is the beginning of an object.
+    /// It is a truncated object.
     Cut,
     /// Anything else.
     NoObject,
@@ -40,12 +40,12 @@ pub enum State {
 
 #[derive(Debug)]
 struct Member {
-    /// `None` if it holds a lone surrogate.
+    /// `None` if it contains a lone surrogate.
     name: Option<String>,
     value: Json,
 }
 
-/// A value, as deep as it matters.
+/// A value, without the parts that do not matter.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Json {
     Null,
@@ -53,7 +53,7 @@ pub enum Json {
     /// Infinite if it is too large.
     Number(f64),
     Text(String),
-    /// A string with a lone surrogate, which no text can hold.
+    /// A string with a lone surrogate, which `String` cannot represent.
     NoText,
     EmptyArray,
     Array,
@@ -87,7 +87,7 @@ impl Body {
         }
     }
 
-    /// Rule a, but for the status.
+    /// Rule a without the status.
     fn is_error(&self) -> bool {
         let is_error = |name: &&str| self.get(name).is_some_and(|value| !value.is_nothing());
         ERROR_MEMBERS.iter().any(is_error)
@@ -98,7 +98,7 @@ impl Body {
         (200..300).contains(&status) && self.state == State::Closed && !self.is_error()
     }
 
-    /// Rules b and c: the refresh token that has to be stored, if the answer holds one.
+    /// Rules b and c: the refresh token that has to be stored, if there is one.
     pub fn successor(&self, status: u16) -> Option<&str> {
         if self.is_success(status) {
             return self.text("refresh_token");
@@ -122,7 +122,7 @@ impl Body {
         self.text("refresh_token")
     }
 
-    /// Rule f: the access token, if it can be used.
+    /// Rule f: the access token, if it is usable.
     pub fn access_token(&self) -> Option<&str> {
         let access_token = self.text("access_token")?;
         let fits = access_token.bytes().all(|b| (0x21..0x7f).contains(&b));
@@ -137,7 +137,7 @@ impl Body {
         (fits && is_bearer).then_some(access_token)
     }
 
-    /// Of these members, the strings that stand nowhere else in the body: if one is shown, it was shown as what it is.
+    /// The strings of these members that occur nowhere else in the body, so that showing one is a leak.
     pub fn secrets(&self, names: &[&str]) -> Vec<&str> {
         let all = strings(&self.text);
         let is_own = |secret: &&str| {
@@ -183,13 +183,13 @@ impl Json {
     }
 }
 
-/// No flow grants more, in seconds.
+/// The longest lifetime that a flow grants, in seconds.
 pub const CAP: f64 = 86_400.0;
 
-/// A range of lives, in seconds.
+/// A range of lifetimes, in seconds.
 pub type Lives = std::ops::RangeInclusive<f64>;
 
-/// When an answer came, in seconds.
+/// When a response was received, in seconds.
 #[derive(Debug, Clone, Copy)]
 pub struct Clocks {
     /// The local clock when it was complete.
@@ -199,8 +199,8 @@ pub struct Clocks {
     pub took: f64,
 }
 
-/// Rules d and e: the lives that an `expires_in` may give, of which the crate has to take one. There are several only
-/// where the moment within the second of `Date` decides.
+/// Rules d and e: the possible lifetimes of an `expires_in`, of which the crate must use one. There are several only
+/// if the result depends on the fraction of the second of `Date`.
 pub fn lives(expires_in: Option<&Json>, clocks: Clocks, usual: f64) -> Vec<Lives> {
     let Clocks { local, date, took } = clocks;
     let unknown = || vec![around((usual - took).max(0.0))];
@@ -244,7 +244,7 @@ enum Chosen {
     Date(f64),
     Past,
     Unknown,
-    /// One clock calls it past, the other beyond the cap: no rule says what it is.
+    /// Past by one clock and beyond the cap by the other: no rule defines it.
     Undefined,
 }
 
@@ -279,21 +279,21 @@ fn chosen(local: f64, by_date: Option<f64>, usual: f64) -> Chosen {
     }
 }
 
-/// What floats and milliseconds lose.
+/// The rounding error of floats and milliseconds.
 const SLACK: f64 = 0.002;
 
 fn around(life: f64) -> Lives {
     life - SLACK..=life + SLACK
 }
 
-/// Rule j: the seconds between two polls. Less than a second, or more than a day, can't be meant.
+/// Rule j: the seconds between two polls. Less than a second, or more than a day, is invalid.
 pub fn interval(interval: Option<&Json>) -> f64 {
     let read = interval.and_then(Json::number);
     read.filter(|seconds| (1.0..=CAP).contains(seconds))
         .unwrap_or(5.0)
 }
 
-/// An error, in any of Coze's shapes.
+/// An error in any of Coze's shapes.
 #[derive(Debug, PartialEq)]
 pub struct Refusal {
     pub code: Option<Code>,
@@ -319,7 +319,7 @@ const WORDS: [&str; 10] = [
     "internal_error",
 ];
 
-/// The code is `error_code`, else a known word in `error`, else the number in `code`, else any word in `error`, else a code
+/// The code is `error_code`, else a known code in `error`, else the number in `code`, else any word in `error`, else a code
 /// within an object in `error`.
 pub fn refusal(body: &Body) -> Option<Refusal> {
     let error = body.get("error");
@@ -367,14 +367,14 @@ fn code(value: &Json) -> Option<Code> {
             (word, Err(_)) => Some(Code::Word(word.to_owned())),
         },
         Json::Number(number) if number.fract() == 0.0 && *number != 0.0 => {
-            // Beyond 2^53 the crate reads an integer where this reads a float: see `is_exact`.
+            // Beyond 2^53 the crate parses an integer where this parses a float: see `is_exact`.
             Some(Code::Number(*number as i64))
         }
         _ => None,
     }
 }
 
-/// Whether a number in the place of a code is the same for every reader.
+/// Whether a numeric code is parsed exactly.
 pub fn is_exact(body: &Body) -> bool {
     let is_exact = |value: Json| match value {
         Json::Number(number) => number.is_finite() && number.abs() < 9_007_199_254_740_992.0,
@@ -396,7 +396,7 @@ pub fn log_id(body: &Body) -> Option<String> {
     within("detail").or_else(|| within("error")).or_else(beside)
 }
 
-/// Why a reader stops.
+/// Why parsing stopped.
 #[derive(PartialEq)]
 enum Stop {
     /// The text ends.
@@ -445,7 +445,7 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
-    /// The object that the text begins with, member by member.
+    /// The object at the start of the text, member by member.
     fn object(&mut self, members: &mut Vec<Member>) -> Result<(), Stop> {
         self.white_space();
         self.expect(b'{')?;
@@ -471,7 +471,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// The text of what is read, without white space around it.
+    /// The text of the parsed value, without surrounding white space.
     fn token(&mut self, read: impl FnOnce(&mut Self) -> Result<(), Stop>) -> Result<&'a str, Stop> {
         self.white_space();
         let start = self.at;
@@ -479,7 +479,7 @@ impl<'a> Reader<'a> {
         Ok(&self.text[start..self.at])
     }
 
-    /// Any value, however deep.
+    /// Any value of any depth.
     fn value(&mut self) -> Result<(), Stop> {
         let mut open = Vec::new();
         loop {
@@ -621,7 +621,7 @@ fn json(text: &str) -> Json {
     }
 }
 
-/// What a string in quotation marks says.
+/// The contents of a quoted string.
 fn unescaped(quoted: &str) -> Option<String> {
     let mut units = Vec::new();
     let mut chars = quoted[1..quoted.len() - 1].chars();
@@ -648,7 +648,7 @@ fn unescaped(quoted: &str) -> Option<String> {
     String::from_utf16(&units).ok()
 }
 
-/// All strings of a text, names too, wherever they stand.
+/// All strings of a text, including names.
 fn strings(text: &str) -> Vec<String> {
     let mut reader = Reader { text, at: 0 };
     let mut found = Vec::new();

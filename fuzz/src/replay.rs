@@ -1,7 +1,7 @@
-//! Inputs as bytes: what libFuzzer mutates, and what stands in the corpus.
+//! Inputs as bytes, as libFuzzer mutates them and the corpus stores them.
 //!
-//! An input begins with a few bytes that choose the circumstances, each by its remainder, so that letters may stand for
-//! them; the rest is the body, or the callback.
+//! An input starts with a few bytes that select options, each by its remainder, so that they can be
+//! letters. The rest is the body or the callback.
 
 use std::time::Duration;
 
@@ -14,10 +14,10 @@ use super::{
 };
 
 /// Header bytes of [`token_answer`], [`device_answer`] and [`error_body`], in this order: status, `Date`, framing,
-/// and one of the check's own.
+/// and one specific to the check.
 const HEADER: usize = 4;
 
-/// `byte` chooses one of these.
+/// Selects one of these by `byte`.
 fn one_of<T: Clone>(all: &[T], byte: u8) -> T {
     all[usize::from(byte) % all.len()].clone()
 }
@@ -52,7 +52,7 @@ fn answer(input: &[u8], statuses: &[u16]) -> Option<(Answer, u8)> {
     Some((answer, own))
 }
 
-/// The answer to a refresh.
+/// A response to a refresh.
 pub fn token_answer(input: &[u8]) {
     const STATUSES: [u16; 16] = [
         200, 200, 200, 200, 200, 200, 201, 204, 299, 302, 400, 401, 404, 429, 500, 599,
@@ -63,7 +63,7 @@ pub fn token_answer(input: &[u8]) {
     }
 }
 
-/// The answer to a device start.
+/// A device authorization response.
 pub fn device_answer(input: &[u8]) {
     const STATUSES: [u16; 8] = [200, 200, 200, 200, 201, 302, 400, 502];
     if let Some((answer, own)) = answer(input, &STATUSES) {
@@ -71,7 +71,7 @@ pub fn device_answer(input: &[u8]) {
     }
 }
 
-/// An error. Its own byte puts a secret of the request into the log id.
+/// An error. Its specific byte puts a secret of the request into the log id.
 pub fn error_body(input: &[u8]) {
     const STATUSES: [u16; 16] = [
         200, 200, 302, 400, 400, 401, 403, 404, 408, 409, 429, 500, 502, 503, 504, 599,
@@ -84,7 +84,7 @@ pub fn error_body(input: &[u8]) {
     }
 }
 
-/// A callback: the flow and the form, then the state, the code and the callback, on a line each. Without a callback, the
+/// A callback: the flow and the form, then the state, the code and the callback, one per line. Without a callback, the
 /// round trip.
 pub fn callback_url(input: &[u8]) {
     use callback_url::{By, Form};
@@ -101,8 +101,8 @@ pub fn callback_url(input: &[u8]) {
     callback_url::any(by, state, callback);
 }
 
-/// A configuration: `v` begins variables, with the letter of a flow, and a variable on each further line, `LETTER=value`. Else
-/// all of it is the text of a file. `@P` stands for a private key.
+/// A configuration: `v` and the letter of a flow start variables, with one `LETTER=value` on each further line. Otherwise
+/// the input is the text of a file. `@P` stands for a private key.
 pub fn config(input: &[u8]) {
     let Some((&first, rest)) = input.split_first() else {
         return;
@@ -131,8 +131,8 @@ pub fn config(input: &[u8]) {
     config::variables(&set, flow);
 }
 
-/// A key: form, width, line end and what is around it; then any text, in which `@` and a letter stand for a key
-/// ([`key_text::expanded`]), cut where the first byte says.
+/// A key: form, width, line end and surrounding text; then any text, in which `@` and a letter stand for a key
+/// ([`key_text::expanded`]), truncated at the position in the first byte.
 pub fn key_text(input: &[u8]) {
     let Some((&[form, width, line_end, around, damage], rest)) = input.split_first_chunk() else {
         return;
@@ -150,7 +150,7 @@ pub fn key_text(input: &[u8]) {
     }
     let mut text = key_text::expanded(&String::from_utf8_lossy(rest));
     if form % 4 == 3 {
-        // A letter within the key becomes another.
+        // Changes one letter of the key.
         let at = text.len() * usize::from(width) / 256 + usize::from(line_end);
         if let Some(found) = text.get(at..).and_then(|rest| rest.chars().next()) {
             text.replace_range(
@@ -162,8 +162,8 @@ pub fn key_text(input: &[u8]) {
     key_text::any(&text);
 }
 
-/// What a store holds: `s` and a record's text below its checksum; else an edit of a good one: where, and how much goes, in
-/// two bytes each, and what comes.
+/// The contents of a store: `s` and the text of a record after its checksum; else an edit of a valid one: position and length, in
+/// two bytes each, and the replacement.
 pub fn store_record(input: &[u8]) {
     match input.split_first_chunk() {
         _ if input.first() == Some(&b's') => {
@@ -177,7 +177,7 @@ pub fn store_record(input: &[u8]) {
     }
 }
 
-/// A script for the mock, behind a byte for its options.
+/// A script for the mock, after one byte for its options.
 pub fn mock_requests(input: &[u8]) {
     let Some((&options, script)) = input.split_first() else {
         return;

@@ -1,4 +1,4 @@
-//! The text of a description in `spec/`: what the maintainers' commands read of it.
+//! Descriptions in `spec/`, as the maintainers' commands parse them.
 
 use std::collections::BTreeSet;
 
@@ -6,11 +6,11 @@ use serde_json::Value;
 
 const SOURCE: &str = "spec/small.yaml";
 
-/// Reads any text as a description, and asserts:
+/// Parses arbitrary text as a description, and asserts:
 ///
-/// - An error names the file, and says something.
-/// - A finding names a line that there is.
-/// - JSON is YAML: what was read, written as JSON, reads the same, with the same findings and the same schemas for the mock.
+/// - An error names the file and has a message.
+/// - A finding names an existing line.
+/// - JSON is YAML: the parsed description, written as JSON, has the same findings and the same schemas for the mock.
 pub fn check(text: &str) {
     let reading = match xtask::read(SOURCE, text.to_owned()) {
         Ok(reading) => reading,
@@ -21,7 +21,7 @@ pub fn check(text: &str) {
             return;
         }
     };
-    // In YAML, a carriage return alone ends a line too.
+    // In YAML, a single carriage return also ends a line.
     let lines = text.replace("\r\n", "\n").replace('\r', "\n");
     let lines = lines.lines().count();
     let mut messages = BTreeSet::new();
@@ -58,6 +58,6 @@ pub fn check(text: &str) {
             let error = format!("{error:#}");
             assert!(error.contains(SOURCE), "{error} {text:?}");
         }
-        _ => panic!("the schemas depend on how it is written: {text:?}"),
+        _ => panic!("the schemas depend on the notation: {text:?}"),
     }
 }

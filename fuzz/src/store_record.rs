@@ -1,4 +1,4 @@
-//! What a store holds: a sign-in, a sign-out, or damage, and never one taken for another.
+//! The contents of a store: a sign-in, a sign-out or damage, which must never be confused.
 
 use aws_lc_rs::digest::{SHA256, digest};
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
@@ -11,27 +11,27 @@ use serde_json::{Map, Value, json};
 
 use super::world::{self, CLIENT_ID, HUSH, assert_fit_to_be_shown};
 
-/// Fields that change with each write, or with the place in quarantine.
+/// Fields that change with each write, or in quarantine.
 const OF_THE_WRITE: [&str; 4] = ["write_id", "life_ms", "not_before", "intents"];
 
-/// Stores the text of a record below its checksum, and asserts:
+/// Stores the text of a record after its checksum, and asserts:
 ///
-/// - A sign-in is loaded with the values that stand there; a sign-out is none; everything else is damage, whose error shows
+/// - A sign-in is loaded with its values; a sign-out is loaded as none; everything else is damage, whose error contains
 ///   nothing of it.
 /// - A complete record is never damage.
-/// - A fresh sign-in leaves a copy in quarantine: all fields, unknown ones too, or the very bytes where they can't be read.
+/// - A new sign-in leaves a copy in quarantine: all fields, including unknown ones, or the original bytes if they are damaged.
 pub fn sealed(record: &str) {
     let record = record.trim_matches([' ', '\t', '\r', '\n']);
     let value: Option<Value> = serde_json::from_str(record).ok();
     check(&seal(record), value.as_ref());
     if let Some(value) = value.filter(is_complete) {
-        // Written by a machine, so no name stands there twice.
+        // Generated JSON, so no name is duplicated.
         let loaded = check(&seal(&value.to_string()), Some(&value));
-        assert!(loaded, "a complete record counts as damage: {value}");
+        assert!(loaded, "a complete record is reported as damage: {value}");
     }
 }
 
-/// Edits the contents of a store that held a good record, and asserts that what is loaded is that record, or damage.
+/// Edits the contents of a store with a valid record, and asserts that it loads that record, or damage.
 pub fn edited(at: usize, removed: usize, inserted: &[u8]) {
     let good = json!({
         "version": 1, "write_id": "AAAA", "access_token": "at-hush-1", "refresh_token": "rt-hush-1", "expires_at": 1_800_000_900,
@@ -49,8 +49,8 @@ fn seal(record: &str) -> Vec<u8> {
     format!(r#"{{"checksum":"{checksum}","record":{record},"padding":"AA"}}"#).into_bytes()
 }
 
-/// Loads contents, puts a fresh sign-in in their place, and says whether they were a record. `record` is the only one that
-/// they may be.
+/// Loads contents, replaces them by a new sign-in, and returns whether they were a record. `record` is the only possible
+/// one.
 fn check(contents: &[u8], record: Option<&Value>) -> bool {
     let what = String::from_utf8_lossy(contents);
     let mut is_record = false;
@@ -60,10 +60,7 @@ fn check(contents: &[u8], record: Option<&Value>) -> bool {
         let key = Key::record(&profile);
         let stored = Contents::from(contents.to_vec());
         let done = store.compare_and_set(&key, None, Some(&stored)).await;
-        assert!(
-            matches!(done, Ok(CompareAndSet::Done(_))),
-            "memory is not full"
-        );
+        assert!(matches!(done, Ok(CompareAndSet::Done(_))), "a memory store");
         let sign_in = SignIn::new(store.clone(), "default").expect("a valid name");
 
         let loaded = sign_in.load().await;
@@ -79,7 +76,7 @@ fn check(contents: &[u8], record: Option<&Value>) -> bool {
             }
             (Ok(None), Some(record)) => {
                 let signed_out = record["signed_out"].as_array();
-                let ids = signed_out.unwrap_or_else(|| panic!("no sign-out: {what}"));
+                let ids = signed_out.unwrap_or_else(|| panic!("not a sign-out: {what}"));
                 replaced.extend(ids.iter().filter_map(Value::as_str));
                 assert!(requires_sign_in.is_ok_and(|it| it), "{what}");
             }
@@ -88,20 +85,25 @@ fn check(contents: &[u8], record: Option<&Value>) -> bool {
                 assert_fit_to_be_shown(error, &[HUSH], &what);
                 assert!(requires_sign_in.is_err(), "{what}");
             }
-            (Ok(_), None) => panic!("it is not even JSON: {what}"),
+            (Ok(_), None) => panic!("it is not JSON: {what}"),
         }
 
-        let fresh = RefreshToken::new("the token of a fresh sign-in").expect("a valid token");
+        let fresh = RefreshToken::new("the token of a new sign-in").expect("a valid token");
         let put = sign_in.put_refresh_token(&fresh, CLIENT_ID).await;
         put.unwrap_or_else(|error| panic!("{error} {what}"));
-        let now = sign_in.load().await.ok().flatten().expect("it was put");
+        let now = sign_in
+            .load()
+            .await
+            .ok()
+            .flatten()
+            .expect("a stored sign-in");
         assert!(now.holds(&fresh), "{what}");
         let written = read(&store, &key).await;
         let written = written.as_deref().and_then(record_of).expect("a record");
         let named = written.get("replaced").and_then(|ids| ids[0].as_str());
         assert_eq!(named, replaced.first().copied(), "{what}");
 
-        let kept = Key::quarantine(&profile, 0).expect("there is a first slot");
+        let kept = Key::quarantine(&profile, 0).expect("a first slot");
         match (loaded, read(&store, &kept).await) {
             (Ok(None), None) => {}
             (Ok(Some(_)), Some(kept)) => {
@@ -116,7 +118,7 @@ fn check(contents: &[u8], record: Option<&Value>) -> bool {
 }
 
 async fn read(store: &MemoryStore, key: &Key) -> Option<Vec<u8>> {
-    let stored = store.load(key).await.expect("memory can be read");
+    let stored = store.load(key).await.expect("a memory store");
     stored.map(|stored| stored.contents.expose().to_vec())
 }
 
@@ -158,12 +160,12 @@ fn assert_is(loaded: &Record, record: &Value) {
     }
 }
 
-/// What a record's log id is shown as: another version may have stored it as it came.
+/// The log id of a record as it is shown: another version may have stored it unchanged.
 fn log_id_of(value: &Value) -> Option<String> {
     coze_wire::sanitize_log_id(value.as_str()?, &[])
 }
 
-/// Whether a record in quarantine has all that the original has, and nothing else.
+/// Asserts that a record in quarantine equals the original.
 fn assert_is_copy(copy: &Map<String, Value>, record: &Value) {
     let record = record.as_object().expect("a record is an object");
     for (name, value) in record {
@@ -184,7 +186,7 @@ fn assert_is_copy(copy: &Map<String, Value>, record: &Value) {
     assert!(others.is_empty(), "{others:?} of {record:?}");
 }
 
-/// Whether a value is a record without question: each field is there, or may be missing, and is of its type.
+/// Whether a value is certainly a record: each required field is present, and all have their types.
 fn is_complete(value: &Value) -> bool {
     let Value::Object(fields) = value else {
         return false;

@@ -1,4 +1,4 @@
-//! The answer to a refresh: what is stored afterwards, and what the caller gets.
+//! Responses to a refresh: what is stored, and what the caller gets.
 
 use std::time::Duration;
 
@@ -18,16 +18,16 @@ pub enum By {
     Web,
 }
 
-/// Longer than any pause after a failure, as `Retry-After` may ask for an hour.
-const LONGEST_PAUSE: Duration = Duration::from_secs(3700);
+/// Longer than any backoff, because `Retry-After` may be an hour.
+const LONGEST_BACKOFF: Duration = Duration::from_secs(3700);
 
 /// Answers a refresh, and asserts:
 ///
-/// - Rules b and c: afterwards the store holds the successor that the answer holds, else what it held.
-/// - A usable access token is given, exactly as it came, with a life of rules d and e, never beyond the cap.
-/// - Rule f: of a success without one the caller gets an error, without a further request until a pause is over.
-/// - The next refresh sends what the store holds.
-/// - No error shows a secret of the request or of the answer.
+/// - Rules b and c: afterwards the store holds the successor in the response, else the previous refresh token.
+/// - A usable access token is returned unchanged, with a lifetime by rules d and e, never beyond the cap.
+/// - Rule f: for a success without one the caller gets an error, and no request is sent until the backoff has elapsed.
+/// - The next refresh sends the stored refresh token.
+/// - No error contains a secret of the request or of the response.
 pub fn check(by: By, answer: &Answer) {
     world::run(async |world| {
         let body = Body::read(&answer.body);
@@ -41,7 +41,7 @@ pub fn check(by: By, answer: &Answer) {
     });
 }
 
-/// What a flow makes of the answer.
+/// The result of a flow.
 async fn refreshed(world: &World, by: By, answer: &Answer, body: &Body, secrets: &[&str]) {
     world.answers([answer.clone()]);
     let redeemed = RefreshToken::new(REDEEMED).expect("a valid refresh token");
@@ -64,7 +64,7 @@ async fn refreshed(world: &World, by: By, answer: &Answer, body: &Body, secrets:
             assert_eq!(refresh_token, body.successor(answer.status), "{answer:?}");
             assert_kind(error, answer, body);
         }
-        (_, expected) => panic!("{outcome:?}, {expected:?} was expected: {answer:?}"),
+        (_, expected) => panic!("{outcome:?} instead of {expected:?}: {answer:?}"),
     }
 }
 
@@ -84,11 +84,11 @@ fn assert_lives_as_granted(token: &Token, answer: &Answer, body: &Body) {
     let lifetime = token.lifetime().as_secs_f64();
     assert!(
         lives.iter().any(|lives| lives.contains(&lifetime)) && lifetime <= CAP,
-        "{lifetime} s is none of {lives:?}: {answer:?}"
+        "{lifetime} s is not in {lives:?}: {answer:?}"
     );
 }
 
-/// An error is of the kind that says whether something was redeemed.
+/// The kind of an error tells whether something was redeemed.
 fn assert_kind(error: &Error, answer: &Answer, body: &Body) {
     let is_success = body.is_success(answer.status);
     let expected = match (is_success, body.successor(answer.status)) {
@@ -104,7 +104,7 @@ fn assert_kind(error: &Error, answer: &Answer, body: &Body) {
     }
 }
 
-/// What a provider makes of it, and of the store.
+/// The result of a provider, and the contents of its store.
 async fn stored(world: &World, by: By, answer: &Answer, body: &Body, secrets: &[&str]) {
     let sign_in = sign_in::stale(REDEEMED, CLIENT_ID).await;
     let provider = match by {
@@ -123,7 +123,7 @@ async fn stored(world: &World, by: By, answer: &Answer, body: &Body, secrets: &[
         assert_eq!(
             requests.len(),
             1,
-            "once redeemed, it was sent again: {answer:?}"
+            "a redeemed token was sent again: {answer:?}"
         );
     }
     let held = sign_in::stored_refresh_token(&sign_in).await;
@@ -143,7 +143,7 @@ async fn stored(world: &World, by: By, answer: &Answer, body: &Body, secrets: &[
             assert_fit_to_be_shown(error, secrets, answer);
             let may_be_over = lives(answer, body).iter().any(|lives| *lives.start() < 1.0);
             assert!(usable.is_none() || may_be_over, "{error} {answer:?}");
-            let again = provider.token().await.expect_err("a pause has begun");
+            let again = provider.token().await.expect_err("a backoff");
             assert_fit_to_be_shown(&again, secrets, answer);
             assert_eq!(world.requests().len(), requests.len(), "{error} {answer:?}");
             error.needs_sign_in()
@@ -152,7 +152,7 @@ async fn stored(world: &World, by: By, answer: &Answer, body: &Body, secrets: &[
 
     let good = r#"{"access_token":"at-2","refresh_token":"rt-2","expires_in":900}"#;
     world.answers([Answer::new(200, good)]);
-    tokio::time::sleep(LONGEST_PAUSE).await;
+    tokio::time::sleep(LONGEST_BACKOFF).await;
     let next = provider.token().await;
     if must_sign_in {
         let error = next.expect_err("the sign-in has ended");

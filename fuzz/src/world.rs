@@ -1,4 +1,4 @@
-//! A server in this process that answers as it is told, a client of it, and a clock that runs only while something waits.
+//! A scripted in-process server, its client, and a clock that advances only while something waits.
 
 use std::{
     collections::VecDeque,
@@ -17,30 +17,30 @@ use tokio::{runtime::Runtime, time::Instant};
 
 use super::oracle::Body;
 
-/// What the local clock shows when a check begins, in UNIX seconds.
+/// The local clock at the start of a check, in UNIX seconds.
 pub const NOW: u64 = 1_800_000_000;
 
-/// Stands in every secret of the checks' requests, and in those of the answers that they are tried with. Nothing else
-/// says it, so whatever shows it shows a secret.
+/// Part of every secret in the requests and responses of the checks. Nothing else
+/// contains it, so output with it leaks a secret.
 pub const HUSH: &str = "hush";
 pub const REDEEMED: &str = "rt-hush-redeemed-0123456789";
 pub const CLIENT_ID: &str = "client-1";
 pub const CLIENT_SECRET: &str = "secret-hush-0123456789";
 
-/// An answer, as the server sends it.
+/// A response of the server.
 #[derive(Clone)]
 pub struct Answer {
     pub status: u16,
     /// The `Date` header.
     pub date: Option<String>,
-    /// Whether there is an `Age` header: the answer comes out of a cache.
+    /// Whether there is an `Age` header, as from a cache.
     pub has_age: bool,
     pub log_id: Option<String>,
     pub retry_after: Option<String>,
     pub body: Vec<u8>,
-    /// Whether the connection breaks behind the body.
+    /// Whether the connection breaks after the body.
     pub is_broken: bool,
-    /// How long it takes to come.
+    /// The latency.
     pub took: Duration,
 }
 
@@ -58,7 +58,7 @@ impl Answer {
         }
     }
 
-    /// Adds a `Date` header whose clock is this many seconds ahead of the local one.
+    /// Adds a `Date` header that is this many seconds ahead of the local clock.
     pub fn dated(mut self, ahead: i64) -> Self {
         let date = NOW.checked_add_signed(ahead).unwrap_or_default();
         let date = SystemTime::UNIX_EPOCH + Duration::from_secs(date);
@@ -66,7 +66,7 @@ impl Answer {
         self
     }
 
-    /// Of these members of its body, the strings that stand nowhere else in it.
+    /// The strings of these members that occur nowhere else in its body.
     pub(crate) fn secrets<'b>(&self, body: &'b Body, names: &[&str]) -> Vec<&'b str> {
         let log_id = self.log_id.as_deref().unwrap_or_default();
         let mut secrets = body.secrets(names);
@@ -121,7 +121,7 @@ impl fmt::Debug for Answer {
     }
 }
 
-/// A request that came.
+/// A received request.
 #[derive(Debug, Clone)]
 pub(crate) struct Request {
     pub(crate) at: Instant,
@@ -136,7 +136,7 @@ impl Request {
 
 #[derive(Default)]
 struct Script {
-    /// The last one is given to all further requests.
+    /// The last one is repeated for all further requests.
     answers: VecDeque<Answer>,
     requests: Vec<Request>,
 }
@@ -167,7 +167,7 @@ impl Transport for Server {
                 }
             };
             let answer = answer.ok_or_else(|| {
-                SendError::new(SendErrorKind::Connect, "nothing is to be sent here")
+                SendError::new(SendErrorKind::Connect, "no request is expected here")
             })?;
             if !answer.took.is_zero() {
                 tokio::time::sleep(answer.took).await;
@@ -177,7 +177,7 @@ impl Transport for Server {
     }
 }
 
-/// The server, its client, and the clock. One for each thread: a client takes longer to make than a check to run.
+/// The server, its client and the clock. One per thread, because creating a client takes longer than a check.
 pub(crate) struct World {
     server: Server,
     clock: TestClock,
@@ -193,7 +193,7 @@ impl World {
             .transport(server.clone())
             .test_clock(clock.clone())
             .build()
-            .expect("a client can be built");
+            .expect("a client");
         Self {
             server,
             clock,
@@ -201,7 +201,7 @@ impl World {
         }
     }
 
-    /// Sets the wall clock to [`NOW`], and forgets what was before.
+    /// Sets the wall clock to [`NOW`], and resets the state.
     async fn begin(&self) {
         *self.server.script() = Script::default();
         self.clock.set_wall_offset_secs(0);
@@ -213,11 +213,11 @@ impl World {
         if !cut_off.is_zero() {
             tokio::time::advance(Duration::from_secs(1) - cut_off).await;
         }
-        let passed = i64::try_from(since(self.clock.wall()).as_secs()).expect("not for ever");
+        let passed = i64::try_from(since(self.clock.wall()).as_secs()).expect("a short time");
         self.clock.set_wall_offset_secs(-passed);
     }
 
-    /// Gives these answers from now on, the last one to all further requests. Forgets the requests.
+    /// Sets the responses; the last one is repeated. Removes the recorded requests.
     pub(crate) fn answers(&self, answers: impl IntoIterator<Item = Answer>) {
         *self.server.script() = Script {
             answers: answers.into_iter().collect(),
@@ -225,7 +225,7 @@ impl World {
         };
     }
 
-    /// What came since the answers were set.
+    /// The requests since the responses were set.
     pub(crate) fn requests(&self) -> Vec<Request> {
         self.server.script().requests.clone()
     }
@@ -251,7 +251,7 @@ pub(crate) fn run(check: impl AsyncFnOnce(&World)) {
                 .enable_time()
                 .start_paused(true)
                 .build()
-                .expect("a runtime can be built");
+                .expect("a runtime");
             let world = runtime.block_on(async { World::new() });
             (runtime, world)
         };
@@ -264,7 +264,7 @@ pub(crate) fn run(check: impl AsyncFnOnce(&World)) {
     });
 }
 
-/// Nothing that an error says of itself holds one of these secrets, or a control character.
+/// Asserts that the output of an error contains none of these secrets and no control character.
 pub(crate) fn assert_fit_to_be_shown(error: &Error, secrets: &[&str], what: &dyn std::fmt::Debug) {
     let shown = format!("{error} {}", error.hint());
     assert!(!shown.chars().any(char::is_control), "{shown:?} {what:?}");
@@ -280,7 +280,7 @@ pub(crate) fn assert_hushed(shown: &str, secrets: &[&str], what: &dyn std::fmt::
     for secret in secrets {
         assert!(
             !shown.contains(secret),
-            "{secret:?} is shown: {shown:?} {what:?}"
+            "{secret:?} leaked: {shown:?} {what:?}"
         );
     }
 }

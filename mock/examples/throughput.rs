@@ -1,4 +1,4 @@
-//! How many requests per second the mock answers, beside a server of the same HTTP library that does nothing at all.
+//! How many requests per second the mock answers, compared with a bare server on the same HTTP library.
 //!
 //! ```console
 //! $ cargo run --release -p coze-mock --example throughput
@@ -69,7 +69,7 @@ async fn main() -> Anything<()> {
     Ok(())
 }
 
-/// The requests to send: a list that ends, or one for ever.
+/// The requests to send: a finite list, or the same request repeated.
 type Requests = Arc<dyn Fn(usize) -> Option<Bytes> + Send + Sync>;
 
 fn same(request: String) -> Requests {
@@ -88,7 +88,7 @@ fn post(path: &str, headers: &str, body: &str) -> String {
     )
 }
 
-/// A JWT works once, so they are signed beforehand.
+/// A JWT is single-use, so all of them are signed before the measurement.
 fn jwts(host: &str, count: usize) -> Anything<Requests> {
     let pem = defaults::jwt_private_key_pem()?;
     let der: String = pem
@@ -156,11 +156,14 @@ async fn measure(address: SocketAddr, requests: Requests) -> Anything<f64> {
     for client in clients.join_all().await {
         answered += client?;
     }
-    #[allow(clippy::cast_precision_loss, reason = "a rate needs no 53 bits")]
+    #[allow(
+        clippy::cast_precision_loss,
+        reason = "a rate does not need 53 bits of precision"
+    )]
     Ok(answered as f64 / start.elapsed().as_secs_f64())
 }
 
-/// Reads one answer: its head, and as many bytes as `content-length` says.
+/// Reads one response: its head, then `content-length` bytes of body.
 async fn read_answer(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> Anything<()> {
     buffer.clear();
     loop {
@@ -184,7 +187,7 @@ async fn read_answer(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> Anything<(
     }
 }
 
-/// Reads each request to its end, and answers with a body as long as the mock's.
+/// Reads each request completely and answers with a body as long as the mock's.
 async fn bare_server() -> Anything<SocketAddr> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let address = listener.local_addr()?;

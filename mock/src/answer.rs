@@ -1,40 +1,39 @@
-//! Answers: Coze's success bodies, and the shapes of its errors.
+//! Responses: Coze's success bodies and the shapes of its error bodies.
 
-use crate::script::{End, HeaderEdit};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::fmt;
 
-/// An error word that Coze documents for its OAuth endpoints.
+/// An error code that Coze documents for its OAuth endpoints.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum ErrorWord {
+pub enum OAuthErrorCode {
     /// The user has not decided yet.
     AuthorizationPending,
     /// The device polls faster than allowed.
     SlowDown,
     /// The user refused.
     AccessDenied,
-    /// The device code is too old.
+    /// The device code has expired.
     ExpiredToken,
-    /// A parameter is missing or wrong.
+    /// A parameter is missing or invalid.
     InvalidRequest,
-    /// The client secret or the JWT is wrong.
+    /// The client secret or the JWT is invalid.
     InvalidClient,
-    /// The code, device code or refresh token is wrong, used or too old.
+    /// The authorization code, device code or refresh token is unknown, redeemed or expired.
     InvalidGrant,
-    /// A grant type that Coze does not have.
+    /// The grant type is not supported.
     UnsupportedGrantType,
     /// The app is deactivated or of the wrong type, or the user's login has ended.
     AccessDeny,
-    /// Something broke on the server.
+    /// An internal error of the server.
     InternalError,
 }
 
-impl ErrorWord {
-    /// The word as it is sent.
+impl OAuthErrorCode {
+    /// The error code as it is sent.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -51,7 +50,7 @@ impl ErrorWord {
         }
     }
 
-    /// The HTTP status. Coze documents none for its words: these are RFC 6749's, and 403 for `access_deny`.
+    /// The HTTP status. Coze documents no status for its error codes: these are RFC 6749's, and 403 for `access_deny`.
     pub(crate) fn status(self) -> StatusCode {
         match self {
             Self::InvalidClient => StatusCode::UNAUTHORIZED,
@@ -77,7 +76,7 @@ impl ErrorWord {
     }
 }
 
-impl fmt::Display for ErrorWord {
+impl fmt::Display for OAuthErrorCode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
     }
@@ -87,72 +86,72 @@ impl fmt::Display for ErrorWord {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ErrorShape {
-    /// `{"error_code": word, "error": word, "error_message": text, "error_description": text}`: the real token endpoint repeats
-    /// the word, and no other body makes all official SDKs poll on. The default of the OAuth endpoints.
+    /// `{"error_code": code, "error": code, "error_message": text, "error_description": text}`: the real token endpoint repeats
+    /// the error code, and no other body makes all official SDKs continue to poll. The default of the OAuth endpoints.
     #[default]
     Both,
-    /// `{"error_code": word, "error_message": text, "error": text}`, as documented for the token endpoints.
+    /// `{"error_code": code, "error_message": text, "error": text}`, as documented for the token endpoints.
     A,
-    /// `{"error": word, "error_description": text}`, as documented for device authorization.
+    /// `{"error": code, "error_description": text}`, as documented for device authorization.
     B,
     /// `{"code": number, "msg": text, "detail": {"logid": ...}}`, of API calls and gateways.
     C,
 }
 
-/// An OAuth endpoint says no.
+/// A request that an OAuth endpoint refuses.
 #[derive(Clone, Debug)]
 pub(crate) struct Refusal {
-    pub(crate) word: ErrorWord,
+    pub(crate) code: OAuthErrorCode,
     pub(crate) message: String,
 }
 
 impl Refusal {
-    pub(crate) fn new(word: ErrorWord, message: impl Into<String>) -> Self {
+    pub(crate) fn new(code: OAuthErrorCode, message: impl Into<String>) -> Self {
         Self {
-            word,
+            code,
             message: message.into(),
         }
     }
 
-    pub(crate) fn of(word: ErrorWord) -> Self {
-        Self::new(word, word.default_message())
+    pub(crate) fn of(code: OAuthErrorCode) -> Self {
+        Self::new(code, code.default_message())
     }
 
     pub(crate) fn invalid_request(parameter: &str) -> Self {
         Self::new(
-            ErrorWord::InvalidRequest,
+            OAuthErrorCode::InvalidRequest,
             format!("invalid request: {parameter}"),
         )
     }
 
     pub(crate) fn invalid_client(why: &str) -> Self {
-        Self::new(ErrorWord::InvalidClient, why)
+        Self::new(OAuthErrorCode::InvalidClient, why)
     }
 
     pub(crate) fn invalid_grant(why: &str) -> Self {
-        Self::new(ErrorWord::InvalidGrant, why)
+        Self::new(OAuthErrorCode::InvalidGrant, why)
     }
 
     pub(crate) fn invalid_app_type() -> Self {
-        Self::new(ErrorWord::AccessDeny, "invalid app type")
+        Self::new(OAuthErrorCode::AccessDeny, "invalid app type")
     }
 
-    /// A JWT whose `kid` no app has registered, on this site.
+    /// A JWT whose `kid` is not registered with any app on this site.
     pub(crate) fn unknown_key() -> Self {
-        // The words and the spelling are Coze's.
+        // The text, misspelling included, is Coze's.
         Self::invalid_client("invalid jwt: kid not been registred")
     }
 
-    /// The answer of an OAuth endpoint.
+    /// The response of an OAuth endpoint.
     pub(crate) fn answer(self, shape: ErrorShape, log_id: &str) -> Answer {
-        let body = error_body(shape, self.word, &self.message, log_id);
-        Answer::json(self.word.status(), &body).with_error(self.word.as_str())
+        let body = error_body(shape, self.code, &self.message, log_id);
+        Answer::json(self.code.status(), &body).with_error(self.code.as_str())
     }
 }
 
 impl From<crate::secret::NoRandomness> for Refusal {
     fn from(_: crate::secret::NoRandomness) -> Self {
-        Self::of(ErrorWord::InternalError)
+        Self::of(OAuthErrorCode::InternalError)
     }
 }
 
@@ -160,28 +159,51 @@ pub(crate) fn shape_c(code: i64, message: &str, log_id: &str) -> Value {
     json!({"code": code, "msg": message, "detail": {"logid": log_id}})
 }
 
-/// Any word in any shape. Shape C has no words: its code is 4000.
-pub(crate) fn error_body(shape: ErrorShape, word: ErrorWord, message: &str, log_id: &str) -> Value {
-    let word = word.as_str();
+/// Any error code in any shape. Shape C has numeric codes only: it carries 4000.
+pub(crate) fn error_body(
+    shape: ErrorShape,
+    code: OAuthErrorCode,
+    message: &str,
+    log_id: &str,
+) -> Value {
+    let code = code.as_str();
     match shape {
         ErrorShape::Both => {
-            json!({"error_code": word, "error": word, "error_message": message, "error_description": message})
+            json!({"error_code": code, "error": code, "error_message": message, "error_description": message})
         }
-        ErrorShape::A => json!({"error_code": word, "error_message": message, "error": message}),
-        ErrorShape::B => json!({"error": word, "error_description": message}),
+        ErrorShape::A => json!({"error_code": code, "error_message": message, "error": message}),
+        ErrorShape::B => json!({"error": code, "error_description": message}),
         ErrorShape::C => shape_c(4000, message, log_id),
     }
 }
 
-/// An HTTP answer before its log id and its date.
+pub(crate) const LOG_ID: HeaderName = HeaderName::from_static("x-tt-logid");
+
+/// How a body ends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum End {
+    /// After `Content-Length` bytes.
+    #[default]
+    Whole,
+    /// Chunked, closed before the last chunk.
+    NoLastChunk,
+    /// Closed this many bytes before `Content-Length`.
+    Missing(u64),
+}
+
+/// A header to set, or to remove.
+pub(crate) type HeaderEdit = (HeaderName, Option<HeaderValue>);
+
+/// An HTTP response before its log id and its date are added.
 #[derive(Clone, Debug)]
 pub(crate) struct Answer {
     pub(crate) status: StatusCode,
     pub(crate) headers: HeaderMap,
     pub(crate) body: Bytes,
-    /// Coze's word or code, for the record.
+    /// The error code, for the record.
     pub(crate) error: Option<String>,
-    /// Headers that a fault sets or leaves out, last of all.
+    /// Headers that a fault sets or removes; applied last.
     pub(crate) header_edits: Vec<HeaderEdit>,
     pub(crate) end: End,
 }
@@ -227,7 +249,7 @@ impl Answer {
         self
     }
 
-    /// Adds a header; a value that no header can carry is left out.
+    /// Adds a header, unless its value is invalid in a header.
     pub(crate) fn with_header(mut self, name: HeaderName, value: &str) -> Self {
         if let Ok(value) = HeaderValue::from_str(value) {
             self.headers.insert(name, value);

@@ -1,165 +1,16 @@
-//! The API behind the tokens: enough of it to see a token used, refused and limited.
+//! A small part of Coze's API: enough to see an access token accepted, refused, and limited by its scope.
 
 use crate::answer::Answer;
-use crate::builder::Options;
-use crate::core::{Credential, Exchange, credential};
+use crate::context::RequestContext;
 use crate::endpoint::Endpoint;
+use crate::options::Options;
+use crate::request::{Credential, credential};
+use crate::resources::Bot;
 use crate::state::GrantedToken;
 use http::StatusCode;
 use serde_json::{Value, json};
 
-/// The user who signs in, as `GET /v1/users/me` tells.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct User {
-    /// The id.
-    pub user_id: String,
-    /// The unique name.
-    pub user_name: String,
-    /// The name shown to others.
-    pub nick_name: String,
-    /// The picture.
-    pub avatar_url: String,
-}
-
-impl User {
-    /// A user with this id, name and nick name.
-    #[must_use]
-    pub fn new(
-        user_id: impl Into<String>,
-        user_name: impl Into<String>,
-        nick_name: impl Into<String>,
-    ) -> Self {
-        Self {
-            user_id: user_id.into(),
-            user_name: user_name.into(),
-            nick_name: nick_name.into(),
-            avatar_url: "https://example.com/avatar.png".into(),
-        }
-    }
-}
-
-impl Default for User {
-    fn default() -> Self {
-        Self::new("7201", "mock_user", "Mock User")
-    }
-}
-
-/// A workspace, as `GET /v1/workspaces` lists it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Workspace {
-    /// The id.
-    pub id: String,
-    /// The name.
-    pub name: String,
-}
-
-impl Workspace {
-    /// A team workspace that the user owns.
-    #[must_use]
-    pub fn new(id: impl Into<String>, name: impl Into<String>) -> Self {
-        Self {
-            id: id.into(),
-            name: name.into(),
-        }
-    }
-
-    fn json(&self, user: &User) -> Value {
-        json!({
-            "id": self.id,
-            "name": self.name,
-            "icon_url": "https://example.com/workspace.png",
-            "role_type": "owner",
-            "workspace_type": "team",
-            "enterprise_id": "",
-            "description": "",
-            "joined_status": "joined",
-            "owner_uid": user.user_id,
-            "admin_uids": [],
-        })
-    }
-}
-
-/// A published bot.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Bot {
-    /// The id.
-    pub id: String,
-    /// The name.
-    pub name: String,
-    /// The workspace it lives in.
-    pub workspace_id: String,
-}
-
-/// When the mock's bots were made: any time will do, and a fixed one keeps snapshots still.
-const BOT_TIME: u64 = 1_718_289_297;
-
-impl Bot {
-    /// A bot in a workspace.
-    #[must_use]
-    pub fn new(
-        id: impl Into<String>,
-        name: impl Into<String>,
-        workspace_id: impl Into<String>,
-    ) -> Self {
-        Self {
-            id: id.into(),
-            name: name.into(),
-            workspace_id: workspace_id.into(),
-        }
-    }
-
-    fn in_list(&self, user: &User) -> Value {
-        json!({
-            "id": self.id,
-            "name": self.name,
-            "description": "",
-            "icon_url": "https://example.com/bot.png",
-            "is_published": true,
-            "published_at": BOT_TIME,
-            "updated_at": BOT_TIME,
-            "owner_user_id": user.user_id,
-        })
-    }
-
-    fn in_published_list(&self) -> Value {
-        json!({
-            "bot_id": self.id,
-            "bot_name": self.name,
-            "description": "",
-            "icon_url": "https://example.com/bot.png",
-            "publish_time": BOT_TIME.to_string(),
-        })
-    }
-
-    fn in_full(&self, user: &User) -> Value {
-        json!({
-            "bot_id": self.id,
-            "name": self.name,
-            "description": "",
-            "icon_url": "https://example.com/bot.png",
-            "create_time": BOT_TIME,
-            "update_time": BOT_TIME,
-            "version": "1",
-            "owner_user_id": user.user_id,
-            "bot_mode": 0,
-            "prompt_info": {"prompt": ""},
-            "onboarding_info": {"prologue": "", "suggested_questions": []},
-            "plugin_info_list": [],
-            "workflow_info_list": [],
-            "shortcut_commands": [],
-            "variables": [],
-            "voice_info_list": [],
-            "knowledge": {"knowledge_infos": []},
-            "model_info": {"model_id": "1", "model_name": "Mock model"},
-            "default_user_input_type": "text",
-        })
-    }
-}
-
-/// Why an API call is refused: HTTP status, Coze's code, text.
+/// Why an API call is refused: HTTP status, error code, message.
 struct Refused(StatusCode, i64, String);
 
 const BAD_REQUEST: i64 = 4000;
@@ -167,9 +18,9 @@ const AUTHENTICATION_INVALID: i64 = 4100;
 const NO_PERMISSION: i64 = 4101;
 const ACCESS_TOKEN_INVALID: i64 = 700_012_006;
 
-pub(crate) fn answer(exchange: &mut Exchange<'_>) -> Answer {
-    let log_id = exchange.log_id;
-    match authorize(exchange).and_then(|token| call(exchange, &token)) {
+pub(crate) fn answer(context: &mut RequestContext<'_>) -> Answer {
+    let log_id = context.log_id;
+    match authorize(context).and_then(|token| call(context, &token)) {
         Ok(data) => Answer::json(
             StatusCode::OK,
             &json!({"code": 0, "msg": "", "data": data, "detail": {"logid": log_id}}),
@@ -178,29 +29,29 @@ pub(crate) fn answer(exchange: &mut Exchange<'_>) -> Answer {
     }
 }
 
-fn authorize(exchange: &mut Exchange<'_>) -> Result<GrantedToken, Refused> {
+fn authorize(context: &mut RequestContext<'_>) -> Result<GrantedToken, Refused> {
     let refused = |code, message: &str| Refused(StatusCode::UNAUTHORIZED, code, message.to_owned());
-    let Credential::Bearer(token) = credential(&exchange.incoming.headers) else {
-        exchange
+    let Credential::Bearer(token) = credential(&context.incoming.headers) else {
+        context
             .findings
             .violation("header/Authorization", "an access token as a bearer token");
         return Err(refused(AUTHENTICATION_INVALID, "authentication is invalid"));
     };
-    let state = exchange.core.state();
-    let granted = state.tokens.access(token, exchange.now).cloned();
+    let state = context.core.state();
+    let granted = state.tokens.access(token, context.now).cloned();
     granted.ok_or_else(|| refused(ACCESS_TOKEN_INVALID, "access token invalid"))
 }
 
-fn call(exchange: &mut Exchange<'_>, token: &GrantedToken) -> Result<Value, Refused> {
-    let query = &exchange.incoming.query;
-    exchange
+fn call(context: &mut RequestContext<'_>, token: &GrantedToken) -> Result<Value, Refused> {
+    let query = &context.incoming.query;
+    context
         .core
         .contract
         .check_parameters(
-            exchange.endpoint,
-            exchange.path_id,
+            context.endpoint,
+            context.path_id,
             query,
-            &mut exchange.findings,
+            &mut context.findings,
         )
         .map_err(|refusal| Refused(StatusCode::BAD_REQUEST, BAD_REQUEST, refusal.message))?;
     let parameter = |name: &str| {
@@ -209,9 +60,9 @@ fn call(exchange: &mut Exchange<'_>, token: &GrantedToken) -> Result<Value, Refu
             .find(|(known, value)| known == name && !value.is_empty());
         pair.map(|(_, value)| value.as_str())
     };
-    let options = &exchange.core.options;
+    let options = &context.core.options;
     let user = &options.user;
-    match exchange.endpoint {
+    match context.endpoint {
         Endpoint::Workspaces => {
             let mut visible = options.workspaces.clone();
             visible.retain(|workspace| may_enter(token, &workspace.id));
@@ -220,7 +71,7 @@ fn call(exchange: &mut Exchange<'_>, token: &GrantedToken) -> Result<Value, Refu
             Ok(json!({"total_count": visible.len(), "workspaces": list}))
         }
         Endpoint::Bots => {
-            // All bots of the mock are published, and none was changed since.
+            // All bots of the mock are published and have not been modified since.
             let wanted = matches!(
                 parameter("publish_status"),
                 None | Some("all" | "published_online")
@@ -238,7 +89,7 @@ fn call(exchange: &mut Exchange<'_>, token: &GrantedToken) -> Result<Value, Refu
             Ok(json!({"total": visible.len(), "space_bots": list}))
         }
         Endpoint::Bot | Endpoint::PublishedBot => {
-            let id = exchange.path_id.or_else(|| parameter("bot_id"));
+            let id = context.path_id.or_else(|| parameter("bot_id"));
             let id = id.unwrap_or_default();
             let bot = options.bots.iter().find(|bot| bot.id == id);
             let bot =
@@ -254,7 +105,7 @@ fn call(exchange: &mut Exchange<'_>, token: &GrantedToken) -> Result<Value, Refu
     }
 }
 
-/// The bots of a workspace that a token opens.
+/// The bots of a workspace that a token may access.
 fn visible_bots<'o>(
     options: &'o Options,
     token: &GrantedToken,
@@ -295,7 +146,7 @@ fn may_use(token: &GrantedToken, bot_id: &str) -> bool {
     list.is_none_or(|bots| bots.iter().any(|bot| bot == bot_id))
 }
 
-/// One page of a list, by the text of two numbers that the contract has checked: page 1 of 20 entries by default.
+/// One page of a list. The contract has already checked both numbers. Default: page 1 with 20 entries.
 fn page<'a, T>(all: &'a [T], page_num: Option<&str>, page_size: Option<&str>) -> &'a [T] {
     let number =
         |text: Option<&str>, default| text.and_then(|text| text.parse().ok()).unwrap_or(default);

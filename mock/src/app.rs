@@ -1,4 +1,4 @@
-//! The OAuth apps that the mock knows: what a developer registers in Coze's console.
+//! The registered OAuth apps: what a developer enters in Coze's console.
 
 use crate::error::Error;
 use crate::host::Authority;
@@ -6,7 +6,7 @@ use crate::keys;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
-/// How an app signs its users or itself in. An app has one type, as in Coze's console.
+/// The type of an app, which decides its flow. An app has exactly one type, as in Coze's console.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ClientType {
@@ -16,7 +16,7 @@ pub enum ClientType {
     Pkce,
     /// Device authorization.
     Device,
-    /// JWT: the app acts for itself.
+    /// JWT: the app acts as itself.
     Jwt,
 }
 
@@ -56,7 +56,7 @@ pub struct App {
 #[derive(Clone)]
 pub(crate) struct AppKey {
     pub(crate) id: String,
-    /// `None`: the pair that the mock generates once per process.
+    /// `None` stands for the pair that the mock generates once per process.
     pub(crate) public_pem: Option<String>,
 }
 
@@ -108,7 +108,7 @@ impl App {
     /// Registers a redirect URI: at most three, `http` or `https`, compared character by character.
     ///
     /// The port `*` of a loopback `http` URI stands for any port (`http://127.0.0.1:*/callback`), as RFC 8252 section 7.3
-    /// asks of servers that let native programs listen on a port of the moment.
+    /// requires of servers for native apps, which listen on an ephemeral port.
     #[must_use]
     pub fn redirect_uri(mut self, redirect_uri: impl Into<String>) -> Self {
         self.redirect_uris.push(redirect_uri.into());
@@ -144,28 +144,28 @@ impl App {
         self
     }
 
-    /// Limits the workspace endpoints to the workspaces named so; without any, all are accepted.
+    /// Adds a workspace to those that the workspace endpoints accept. Without any, all are accepted.
     #[must_use]
     pub fn workspace(mut self, workspace_id: impl Into<String>) -> Self {
         self.workspaces.push(workspace_id.into());
         self
     }
 
-    /// Limits the account endpoint to the accounts named so; without any, all are accepted.
+    /// Adds an account to those that the account endpoint accepts. Without any, all are accepted.
     #[must_use]
     pub fn account(mut self, account_id: impl Into<String>) -> Self {
         self.accounts.push(account_id.into());
         self
     }
 
-    /// Limits the enterprise endpoint to the enterprises named so; without any, all are accepted.
+    /// Adds an enterprise to those that the enterprise endpoint accepts. Without any, all are accepted.
     #[must_use]
     pub fn enterprise(mut self, enterprise_id: impl Into<String>) -> Self {
         self.enterprises.push(enterprise_id.into());
         self
     }
 
-    /// Makes this a channel app that nobody bound to a channel yet: JWT exchanges are refused with the documented message.
+    /// Makes this a channel app that is not bound to a channel: JWT exchanges are refused with the documented message.
     #[must_use]
     pub fn unbound_channel(mut self) -> Self {
         self.channel_unbound = true;
@@ -278,7 +278,7 @@ impl fmt::Debug for App {
 
 const ANY_PORT_HOSTS: [&str; 3] = ["http://127.0.0.1:*", "http://[::1]:*", "http://localhost:*"];
 
-/// A registered URI equals the one asked for, or differs in nothing but the port where it is registered as `*`.
+/// Whether `asked` equals the registered URI, or differs from it only in a port that is registered as `*`.
 fn redirect_matches(registered: &str, asked: &str) -> bool {
     let Some((origin, path)) = ANY_PORT_HOSTS
         .iter()
@@ -305,13 +305,13 @@ fn check_redirect(redirect_uri: &str) -> Result<(), &'static str> {
     let url = url::Url::parse(&concrete)
         .map_err(|_| "is not a URL (the port * is for http on loopback only)")?;
     if !matches!(url.scheme(), "http" | "https") {
-        return Err("has a scheme that Coze does not register: it takes http and https");
+        return Err("has a scheme other than http and https, which Coze does not register");
     }
-    // URL parsers also take what no `Location` header can carry, and drop or replace it.
+    // URL parsers also accept characters that are invalid in a `Location` header, and drop or replace them.
     let printable = concrete.bytes().all(|byte| matches!(byte, b' '..=b'~'));
     if !printable || concrete.trim() != concrete {
         return Err(
-            "has characters that no header carries: percent-encode them, and write a host in Punycode",
+            "has characters that are invalid in a header: percent-encode them, and write the host in Punycode",
         );
     }
     let host = concrete.split_once("://").map_or("", |(_, rest)| rest);
@@ -369,7 +369,7 @@ impl fmt::Debug for AppEntry {
 
 impl AppsFile {
     pub(crate) fn parse(json: &str) -> Result<Self, Error> {
-        // serde_json's messages name fields and places, never the values of strings that were of the right type.
+        // serde_json's messages name fields and positions, never the value of a string that had the expected type.
         serde_json::from_str(json.trim_start_matches('\u{feff}'))
             .map_err(|error| Error::AppsFile(error.to_string()))
     }
@@ -400,7 +400,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn redirect_uris_match_to_the_character_but_for_a_loopback_port() {
+    fn redirect_uris_match_exactly_except_for_a_wildcard_loopback_port() {
         let any_port = "http://127.0.0.1:*/callback";
         for (registered, asked, matches) in [
             (
@@ -434,7 +434,7 @@ mod tests {
     }
 
     #[test]
-    fn an_app_that_cannot_work_is_refused_at_the_start() {
+    fn an_invalid_app_is_refused_when_the_mock_is_built() {
         for (app, word) in [
             (App::web("a", ""), "client secret"),
             (App::web("a", "s"), "redirect URI"),
@@ -483,7 +483,7 @@ mod tests {
     }
 
     #[test]
-    fn the_apps_file_refuses_what_it_does_not_know() {
+    fn the_apps_file_refuses_unknown_fields() {
         let error =
             AppsFile::parse(r#"{"apps":[{"client_type":"web","client_id":"a","secret":"hush"}]}"#)
                 .expect_err("unknown");

@@ -1,39 +1,25 @@
-//! The authorize page without its looks: what a browser may ask for, and where it is sent with the user's decision.
+//! The authorize endpoint without its HTML: which requests are valid, and where the browser is redirected after the decision.
 
 use crate::app::ClientType;
+use crate::context::allowed;
 use crate::contract::Findings;
 use crate::core::Core;
 use crate::endpoint::Endpoint;
 use crate::secret::{NoRandomness, random_token};
-use crate::state::{AuthorizationCode, Challenge};
-use crate::token::allowed;
+use crate::state::{AuthorizationCode, AuthorizeRequest, Challenge};
 
-/// A valid request of an app for its user's consent.
-#[derive(Clone, Debug)]
-pub(crate) struct AuthorizeRequest {
-    pub(crate) client_id: String,
-    pub(crate) app_name: String,
-    /// Registered, so the browser may be sent there.
-    pub(crate) redirect_uri: String,
-    /// Comes back as it was sent, if it was.
-    pub(crate) state: Option<String>,
-    pub(crate) challenge: Option<Challenge>,
-    pub(crate) workspace_id: Option<String>,
+/// The user's decision on the consent page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Decision {
+    /// Grants access.
+    Approve,
+    /// Denies access.
+    Deny,
 }
 
-impl AuthorizeRequest {
-    /// What a client can make it keep.
-    pub(crate) fn bytes(&self) -> usize {
-        let challenge = match &self.challenge {
-            Some(Challenge::S256(challenge) | Challenge::Plain(challenge)) => challenge.len(),
-            None => 0,
-        };
-        self.redirect_uri.len() + self.state.as_deref().map_or(0, str::len) + challenge
-    }
-}
-
-/// Checks what the browser asks for. What is wrong is said on a page and never by a redirect: RFC 6749 section 4.1.2.1 asks for
-/// that where the redirect URI is in doubt, and Coze documents no error words for the rest.
+/// Checks an authorization request. An error is shown on a page and never sent by a redirect: RFC 6749 section 4.1.2.1 requires
+/// that when the redirect URI is invalid, and Coze documents no error codes for the other cases.
 pub(crate) fn check(
     core: &Core,
     endpoint: Endpoint,
@@ -92,7 +78,10 @@ fn challenge<'q>(
             return Err("invalid request: code_challenge".into());
         }
         if method.is_some() {
-            findings.violation("query/code_challenge_method", "belongs to a code_challenge");
+            findings.violation(
+                "query/code_challenge_method",
+                "only together with code_challenge",
+            );
             return Err("invalid request: code_challenge_method".into());
         }
         return Ok(None);
@@ -111,7 +100,7 @@ fn challenge<'q>(
     Ok(Some(Challenge::Plain(challenge.to_owned())))
 }
 
-/// The user has decided: where the browser goes now.
+/// The URL to which the browser is redirected after the user's decision.
 pub(crate) fn decide(
     core: &Core,
     request: &AuthorizeRequest,
@@ -140,7 +129,7 @@ pub(crate) fn decide(
     Ok(back("code", &code))
 }
 
-/// The redirect URI with more query behind its own, in front of its fragment; the rest stays as it was registered.
+/// The redirect URI with parameters appended to its query, before its fragment. The rest is unchanged.
 fn callback<'p>(redirect_uri: &str, pairs: impl Iterator<Item = (&'p str, &'p str)>) -> String {
     let (before, fragment) = match redirect_uri.split_once('#') {
         Some((before, fragment)) => (before, Some(fragment)),

@@ -1,170 +1,35 @@
-//! Setting a mock up.
+//! The builder of a mock.
 
 use crate::answer::ErrorShape;
-use crate::api::{Bot, User, Workspace};
 use crate::app::{App, AppsFile};
 use crate::clock::MockClock;
-use crate::core::Core;
-use crate::defaults;
 use crate::error::Error;
-use crate::host::Authority;
-use crate::limits::{self, check_time, check_timeout};
-use crate::mock::MockCoze;
+use crate::options::Options;
 use crate::record::RequestRecord;
-use crate::server;
+use crate::resources::{Bot, User, Workspace};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
-use url::Url;
 
-type Observer = Arc<dyn Fn(&RequestRecord) + Send + Sync>;
-
-pub(crate) struct Options {
-    pub(crate) lenient: bool,
-    pub(crate) control: bool,
-    pub(crate) reuse_revokes_family: bool,
-    pub(crate) refresh_revokes_access_token: bool,
-    pub(crate) error_shape: ErrorShape,
-    pub(crate) device_interval: Duration,
-    pub(crate) device_code_lifetime: Duration,
-    pub(crate) code_lifetime: Duration,
-    pub(crate) access_token_lifetime: Duration,
-    pub(crate) refresh_token_lifetime: Duration,
-    pub(crate) jwt_leeway: Duration,
-    pub(crate) audiences: Vec<String>,
-    pub(crate) public_url: Option<String>,
-    /// The host and the origin of the public URL, once it is checked.
-    pub(crate) public: Option<PublicName>,
-    pub(crate) access_tokens: Vec<String>,
-    pub(crate) user: User,
-    pub(crate) workspaces: Vec<Workspace>,
-    pub(crate) bots: Vec<Bot>,
-    pub(crate) log_capacity: usize,
-    pub(crate) log_bytes: usize,
-    pub(crate) connections: Connections,
-    pub(crate) observer: Option<Observer>,
-}
-
-/// By what name clients reach the mock, if not by the address that it listens on.
-pub(crate) struct PublicName {
-    /// The URL in the form in which headers can carry it, without a slash at its end.
-    pub(crate) base: String,
-    pub(crate) authority: Authority,
-    pub(crate) origin: String,
-}
-
-impl PublicName {
-    fn parse(url: &str) -> Option<Self> {
-        let url = Url::parse(url).ok()?;
-        let no_more = url.query().is_none() && url.fragment().is_none();
-        if !matches!(url.scheme(), "http" | "https") || !no_more {
-            return None;
-        }
-        Some(Self {
-            base: url.as_str().trim_end_matches('/').to_owned(),
-            // A user name in front of the host makes it no authority.
-            authority: Authority::parse(url.authority())?,
-            origin: url.origin().ascii_serialization(),
-        })
-    }
-}
-
-/// How many connections there may be at once, and how slow they may be.
-#[derive(Clone, Copy)]
-pub(crate) struct Connections {
-    pub(crate) at_most: usize,
-    pub(crate) head_timeout: Duration,
-    pub(crate) body_timeout: Duration,
-}
-
-/// Sets a mock up: see [`MockCoze::builder`].
+/// Builds a mock. See [`MockCoze::builder`](crate::MockCoze::builder).
 ///
-/// Without further words it is strict, follows the real clock, and knows the apps of [`defaults`](crate::defaults).
+/// By default the mock is strict, follows the real clock, and has the apps of [`defaults`](crate::defaults).
 ///
-/// Times are at most 100 years. An option beyond its limits is an [`Error::Option`] of [`build`](Self::build) and
-/// [`start`](Self::start), which names it.
+/// Durations are at most 100 years. An option outside its limits makes [`build`](Self::build) and
+/// [`start`](Self::start) return an [`Error::Option`] that names it.
 #[must_use = "a builder does nothing until `start` or `build`"]
 pub struct Builder {
-    options: Options,
-    apps: Vec<App>,
-    default_apps: bool,
-    clock: MockClock,
-    listen: SocketAddr,
-}
-
-impl Options {
-    fn check(&mut self) -> Result<(), Error> {
-        check_time("device_interval", self.device_interval)?;
-        check_time("device_code_lifetime", self.device_code_lifetime)?;
-        check_time("code_lifetime", self.code_lifetime)?;
-        check_time("access_token_lifetime", self.access_token_lifetime)?;
-        check_time("refresh_token_lifetime", self.refresh_token_lifetime)?;
-        check_time("jwt_leeway", self.jwt_leeway)?;
-        check_timeout("head_timeout", self.connections.head_timeout)?;
-        check_timeout("body_timeout", self.connections.body_timeout)?;
-        let connections = self.connections.at_most;
-        limits::check("max_connections", connections, &limits::CONNECTIONS)?;
-        limits::check("log_capacity", self.log_capacity, &limits::LOG_CAPACITY)?;
-        limits::check("log_bytes", self.log_bytes, &limits::LOG_BYTES)?;
-        if let Some(url) = &self.public_url {
-            let public = PublicName::parse(url).ok_or_else(|| Error::Option {
-                option: "public_url",
-                problem: "is not an http or https URL without user, query and fragment".into(),
-            })?;
-            self.public = Some(public);
-        }
-        for host in &self.audiences {
-            Authority::parse(host).ok_or_else(|| Error::Option {
-                option: "audience",
-                problem: "is not a host, such as api.coze.cn".into(),
-            })?;
-        }
-        Ok(())
-    }
+    pub(crate) options: Options,
+    pub(crate) apps: Vec<App>,
+    pub(crate) default_apps: bool,
+    pub(crate) clock: MockClock,
+    pub(crate) listen: SocketAddr,
 }
 
 impl Builder {
     pub(crate) fn new() -> Self {
         Self {
-            options: Options {
-                lenient: false,
-                control: false,
-                reuse_revokes_family: false,
-                refresh_revokes_access_token: false,
-                error_shape: ErrorShape::default(),
-                device_interval: Duration::from_secs(5),
-                device_code_lifetime: Duration::from_secs(300),
-                code_lifetime: Duration::from_secs(600),
-                access_token_lifetime: Duration::from_secs(900),
-                refresh_token_lifetime: Duration::from_secs(30 * 24 * 3600),
-                jwt_leeway: Duration::from_secs(10),
-                audiences: Vec::new(),
-                public_url: None,
-                public: None,
-                access_tokens: vec![defaults::PERSONAL_ACCESS_TOKEN.to_owned()],
-                user: User::default(),
-                workspaces: vec![Workspace::new(defaults::WORKSPACE_ID, "Mock workspace")],
-                bots: vec![
-                    Bot::new(
-                        defaults::BOT_IDS[0],
-                        "First mock bot",
-                        defaults::WORKSPACE_ID,
-                    ),
-                    Bot::new(
-                        defaults::BOT_IDS[1],
-                        "Second mock bot",
-                        defaults::WORKSPACE_ID,
-                    ),
-                ],
-                log_capacity: 10_000,
-                log_bytes: 64 * 1024 * 1024,
-                connections: Connections {
-                    at_most: 4096,
-                    head_timeout: Duration::from_secs(60),
-                    body_timeout: Duration::from_secs(30),
-                },
-                observer: None,
-            },
+            options: Options::default(),
             apps: Vec::new(),
             default_apps: true,
             clock: MockClock::real(),
@@ -172,19 +37,19 @@ impl Builder {
         }
     }
 
-    /// Tolerates the closed list of [`Tolerance`](crate::Tolerance), for foreign clients. Each case is still recorded.
+    /// Accepts the deviations listed in [`Tolerance`](crate::Tolerance), for third-party clients. Each case is still recorded.
     pub fn lenient(mut self, lenient: bool) -> Self {
         self.options.lenient = lenient;
         self
     }
 
-    /// Registers an app, beside the default ones; one with the same client id replaces it.
+    /// Registers an app in addition to the default ones. It replaces an app with the same client id.
     pub fn app(mut self, app: App) -> Self {
         self.apps.push(app);
         self
     }
 
-    /// Leaves the default apps out.
+    /// Removes the default apps.
     pub fn no_default_apps(mut self) -> Self {
         self.default_apps = false;
         self
@@ -204,7 +69,7 @@ impl Builder {
         Ok(self.no_default_apps())
     }
 
-    /// Registers a personal or service access token, beside
+    /// Registers a personal or service access token, in addition to
     /// [`PERSONAL_ACCESS_TOKEN`](crate::defaults::PERSONAL_ACCESS_TOKEN).
     pub fn access_token(mut self, access_token: impl Into<String>) -> Self {
         self.options.access_tokens.push(access_token.into());
@@ -217,27 +82,27 @@ impl Builder {
         self
     }
 
-    /// Where [`start`](Self::start) listens: `127.0.0.1:0`, a free port of the loopback interface, by default.
+    /// The address that [`start`](Self::start) listens on. Default: `127.0.0.1:0`, a free port of the loopback interface.
     pub fn listen(mut self, address: SocketAddr) -> Self {
         self.listen = address;
         self
     }
 
-    /// Serves the control endpoints under `/_mock/` too, for tests in other languages. Off by default: whoever reaches them
-    /// rules the mock.
+    /// Also serves the control endpoints under `/_mock/`, for tests in other languages. Off by default: anyone who can reach
+    /// them has full control of the mock.
     pub fn control_endpoints(mut self, serve: bool) -> Self {
         self.options.control = serve;
         self
     }
 
-    /// One of two things about Coze that are not known: sending a refresh token that was used before ends the whole sign-in.
+    /// Revokes the whole token family when a redeemed refresh token is sent again. Whether Coze does that is not known.
     /// Off by default.
     pub fn reuse_revokes_family(mut self, revokes: bool) -> Self {
         self.options.reuse_revokes_family = revokes;
         self
     }
 
-    /// The other: a refresh ends the access token that came with the refresh token. Off by default.
+    /// A refresh revokes the access token that was issued with the refresh token. Whether Coze does that is not known. Off by default.
     pub fn refresh_revokes_access_token(mut self, revokes: bool) -> Self {
         self.options.refresh_revokes_access_token = revokes;
         self
@@ -249,50 +114,50 @@ impl Builder {
         self
     }
 
-    /// The least time between two polls (whole seconds; 5 s by default).
+    /// The minimum interval between two polls (whole seconds; 5 s by default).
     pub fn device_interval(mut self, interval: Duration) -> Self {
         self.options.device_interval = interval;
         self
     }
 
-    /// How long device codes live (whole seconds; 300 s by default).
+    /// The lifetime of device codes (whole seconds; 300 s by default).
     pub fn device_code_lifetime(mut self, lifetime: Duration) -> Self {
         self.options.device_code_lifetime = lifetime;
         self
     }
 
-    /// How long authorization codes live (10 minutes by default, RFC 6749's upper limit; Coze documents none).
+    /// The lifetime of authorization codes (10 minutes by default, RFC 6749's maximum; Coze documents none).
     pub fn code_lifetime(mut self, lifetime: Duration) -> Self {
         self.options.code_lifetime = lifetime;
         self
     }
 
-    /// How long users' access tokens live (15 minutes by default).
+    /// The lifetime of users' access tokens (15 minutes by default).
     pub fn access_token_lifetime(mut self, lifetime: Duration) -> Self {
         self.options.access_token_lifetime = lifetime;
         self
     }
 
-    /// How long refresh tokens live (30 days by default).
+    /// The lifetime of refresh tokens (30 days by default).
     pub fn refresh_token_lifetime(mut self, lifetime: Duration) -> Self {
         self.options.refresh_token_lifetime = lifetime;
         self
     }
 
-    /// By how much the clock of who signs a JWT may be off (10 s by default).
+    /// The leeway for the clock of a client that signs JWTs (10 s by default).
     pub fn jwt_leeway(mut self, leeway: Duration) -> Self {
         self.options.jwt_leeway = leeway;
         self
     }
 
-    /// A host that the `aud` of JWTs may name, with or without the port that the client called. Without any, it is the host that
+    /// Adds a host that the `aud` of JWTs may name, with or without the port that the client called. Default: the host that
     /// the client called.
     pub fn audience(mut self, host: impl Into<String>) -> Self {
         self.options.audiences.push(host.into());
         self
     }
 
-    /// The `http` or `https` URL under which clients reach the mock, where that is not what they write into their `Host` header: it is the start
+    /// The `http` or `https` URL under which clients reach the mock, if it differs from their `Host` header: it is the prefix
     /// of the `verification_uri`.
     pub fn public_url(mut self, url: impl Into<String>) -> Self {
         self.options.public_url = Some(url.into());
@@ -305,46 +170,46 @@ impl Builder {
         self
     }
 
-    /// Adds a workspace to the API behind the tokens.
+    /// Adds a workspace to the mock's API.
     pub fn workspace(mut self, workspace: Workspace) -> Self {
         self.options.workspaces.push(workspace);
         self
     }
 
-    /// Adds a bot to the API behind the tokens.
+    /// Adds a bot to the mock's API.
     pub fn bot(mut self, bot: Bot) -> Self {
         self.options.bots.push(bot);
         self
     }
 
-    /// How many requests, violations and notes are kept: the last 10,000 by default, at least 1 and at most 1,000,000.
+    /// The number of requests, violations and notes that are kept: the latest 10,000 by default, from 1 to 1,000,000.
     pub fn log_capacity(mut self, requests: usize) -> Self {
         self.options.log_capacity = requests;
         self
     }
 
-    /// How many bytes the kept requests may take, about: 64 MiB by default, at least 128 KiB and at most 1 GiB. Beyond it the
-    /// oldest are forgotten, and [counted](MockCoze::forgotten_requests).
+    /// The approximate memory for the kept requests: 64 MiB by default, from 128 KiB to 1 GiB. Beyond it the
+    /// oldest are dropped and [counted](crate::MockCoze::forgotten_requests).
     pub fn log_bytes(mut self, bytes: usize) -> Self {
         self.options.log_bytes = bytes;
         self
     }
 
-    /// How many connections are served at once: 4096 by default, at least 1 and at most 65,536. Further ones wait.
+    /// The maximum number of concurrent connections: 4096 by default, from 1 to 65,536. Further connections wait.
     pub fn max_connections(mut self, connections: usize) -> Self {
         self.options.connections.at_most = connections;
         self
     }
 
-    /// How long a connection may be idle, or take to send the request line and headers: 60 s by default, at least 1 ms and at
+    /// The timeout of an idle connection, and of a request's line and headers: 60 s by default, at least 1 ms and at
     /// most a day. Then it is closed.
     pub fn head_timeout(mut self, time: Duration) -> Self {
         self.options.connections.head_timeout = time;
         self
     }
 
-    /// How long the body of a request may take to come, or a client not read an answer: 30 s by default, at least 1 ms and at
-    /// most a day. Then the request is answered with 408, or the connection closed.
+    /// The timeout of a request's body, and of a client that does not read the response: 30 s by default, at least 1 ms and at
+    /// most a day. After it the request is answered with 408, or the connection is closed.
     pub fn body_timeout(mut self, time: Duration) -> Self {
         self.options.connections.body_timeout = time;
         self
@@ -354,36 +219,5 @@ impl Builder {
     pub fn on_request(mut self, observer: impl Fn(&RequestRecord) + Send + Sync + 'static) -> Self {
         self.options.observer = Some(Arc::new(observer));
         self
-    }
-
-    /// Makes the mock without a socket: it is reached through [`MockCoze::service`].
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Option`] for an option beyond its limits, [`Error::App`] for an app that cannot work,
-    /// [`Error::KeyGeneration`] and [`Error::NoRandomness`] from the system.
-    pub fn build(mut self) -> Result<MockCoze, Error> {
-        self.options.check()?;
-        let mut apps = if self.default_apps {
-            defaults::apps()
-        } else {
-            Vec::new()
-        };
-        apps.extend(self.apps);
-        let core = Arc::new(Core::new(self.options, apps, self.clock)?);
-        Ok(MockCoze::new(core))
-    }
-
-    /// Makes the mock and serves it over HTTP in background tasks of the current tokio runtime, until it is
-    /// [shut down](MockCoze::shutdown) or its last clone is dropped.
-    ///
-    /// # Errors
-    ///
-    /// As [`build`](Self::build), and [`Error::Listen`].
-    pub async fn start(self) -> Result<MockCoze, Error> {
-        let listen = self.listen;
-        let mock = self.build()?;
-        let server = server::start(Arc::clone(mock.core()), listen).await?;
-        Ok(mock.with_server(server))
     }
 }

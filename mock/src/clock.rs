@@ -1,13 +1,13 @@
-//! The mock's own time: real, following tokio's, or standing still; tests move it forward, and back to where it would be by itself.
+//! The mock's clock: real, following tokio's, or frozen. Tests can advance and reset it.
 
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// The clock that the mock reads for every expiry, every polling interval and its `Date` header.
+/// The clock that the mock reads for expiry, polling intervals and its `Date` header.
 ///
-/// Clones are the same clock: moving one moves all.
+/// Clones share one clock: advancing one advances all.
 ///
 /// ```
 /// use coze_mock::MockClock;
@@ -22,7 +22,7 @@ pub struct MockClock(Arc<Inner>);
 
 struct Inner {
     source: Source,
-    /// Nanoseconds by which tests moved the clock forward: enough for five centuries.
+    /// Nanoseconds by which tests advanced the clock: enough for five centuries.
     advanced: AtomicU64,
 }
 
@@ -36,7 +36,7 @@ enum Source {
 }
 
 impl MockClock {
-    /// The machine's wall clock, plus what tests advance it by. The default.
+    /// The machine's wall clock plus the time by which tests advanced it. The default.
     #[must_use]
     pub fn real() -> Self {
         Self::new(Source::System)
@@ -58,7 +58,7 @@ impl MockClock {
         })
     }
 
-    /// Stands still until it is advanced.
+    /// Does not move until it is advanced.
     #[must_use]
     pub fn frozen_at(time: SystemTime) -> Self {
         Self::new(Source::Frozen(since_epoch(time)))
@@ -71,7 +71,7 @@ impl MockClock {
         }))
     }
 
-    /// Moves the clock forward. [`reset`](Self::reset) takes it back.
+    /// Advances the clock. [`reset`](Self::reset) undoes that.
     pub fn advance(&self, by: Duration) {
         let by = u64::try_from(by.as_nanos()).unwrap_or(u64::MAX);
         // The closure always returns a value, so the update can't fail.
@@ -83,9 +83,9 @@ impl MockClock {
             });
     }
 
-    /// Takes back everything by which the clock was moved forward: it tells the time that it would tell without.
+    /// Undoes every [`advance`](Self::advance).
     ///
-    /// Tokens, codes and records keep the times that they have. [`MockCoze::reset`](crate::MockCoze::reset) forgets those too.
+    /// Tokens, codes and records keep their times. [`MockCoze::reset`](crate::MockCoze::reset) removes them too.
     pub fn reset(&self) {
         self.0.advanced.store(0, Ordering::Relaxed);
     }
@@ -98,7 +98,7 @@ impl MockClock {
             .unwrap_or(UNIX_EPOCH)
     }
 
-    /// The time now in whole UNIX seconds, as token answers and the `Date` header state it.
+    /// The time now in whole UNIX seconds, as in token responses and the `Date` header.
     #[must_use]
     pub fn unix_seconds(&self) -> u64 {
         self.since_epoch().as_secs()
@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn advancing_without_end_does_not_wrap() {
+    fn advancing_saturates() {
         let clock = MockClock::frozen_at(UNIX_EPOCH);
         clock.advance(Duration::MAX);
         clock.advance(Duration::from_secs(1));

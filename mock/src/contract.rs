@@ -1,18 +1,18 @@
-//! The contract: what a request may look like, read from the schemas that are generated from the OpenAPI description.
+//! The contract: validates requests by the schemas that are generated from the OpenAPI description.
 //!
-//! A finding names the place and the rule, never a value: what is wrong may be a secret in the wrong place.
+//! A finding names the location and the rule, never a value: the value may be a misplaced secret.
 
-use crate::answer::{ErrorWord, Refusal};
+use crate::answer::{OAuthErrorCode, Refusal};
 use crate::endpoint::Endpoint;
 use crate::error::Error;
 use crate::limits;
-use crate::record::{Note, Violation};
+use crate::printable::Name;
+use crate::record::{Note, Tolerance, Violation};
 use jsonschema::Validator;
 use jsonschema::error::ValidationErrorKind;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use std::collections::HashMap;
-use std::fmt;
 use std::sync::OnceLock;
 
 /// The schemas, written by `cargo xtask gen`: one document per OpenAPI description.
@@ -21,33 +21,13 @@ const DOCUMENTS: [&str; 2] = [
     include_str!("../schemas/coze-api.json"),
 ];
 
-/// What lenient mode lets pass, so that foreign clients get through. The list is closed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Tolerance {
-    /// An optional field sent as `null`.
-    NullOption,
-    /// A body field that Coze does not have.
-    UnknownField,
-    /// An `Authorization` header with the word `Bearer` and nothing else, where no credential belongs.
-    EmptyBearer,
-    /// The audience of a JWT with another port behind the host than the one that was called.
-    AudienceWithPort,
-    /// Two slashes in a row in the path.
-    DoubleSlash,
-    /// A code verifier (or plain challenge) of fewer than 43 characters.
-    ShortVerifier,
-    /// An authorize URL without `state`, or with an empty one.
-    MissingState,
-}
-
-/// What is found out about one request on the way.
+/// The findings about one request.
 pub(crate) struct Findings {
     pub(crate) lenient: bool,
     pub(crate) request: u64,
     pub(crate) endpoint: Option<Endpoint>,
     pub(crate) violations: Vec<Violation>,
-    /// Further violations, which are counted and not listed.
+    /// Violations beyond the limit: counted, not listed.
     pub(crate) unlisted: u64,
     pub(crate) notes: Vec<Note>,
 }
@@ -64,12 +44,12 @@ impl Findings {
         }
     }
 
-    /// Records a breach that no mode lets pass.
+    /// Records a violation that is refused in both modes.
     pub(crate) fn violation(&mut self, place: impl Into<String>, rule: impl Into<String>) {
         self.push(place.into(), rule.into(), None);
     }
 
-    /// Records a breach that lenient mode lets pass, and tells whether it does.
+    /// Records a violation that lenient mode accepts. Returns whether it is accepted.
     pub(crate) fn tolerates(
         &mut self,
         tolerance: Tolerance,
@@ -103,12 +83,14 @@ impl Findings {
     }
 }
 
-/// All operations, their validators compiled once per process.
+/// All operations, with validators that are compiled once per process.
 pub(crate) struct Contract {
     operations: HashMap<String, Operation>,
 }
 
 struct Operation {
+    method: String,
+    path: String,
     parameters: Vec<Parameter>,
     request: Option<RequestBody>,
 }
@@ -117,7 +99,7 @@ struct Parameter {
     name: String,
     place: &'static str,
     required: bool,
-    /// The JSON type that its text stands for.
+    /// The JSON type that its text represents.
     kind: Option<String>,
     validator: Validator,
 }
@@ -145,6 +127,8 @@ struct Document {
 #[derive(Deserialize)]
 struct OperationDocument {
     operation_id: String,
+    method: String,
+    path: String,
     parameters: Vec<ParameterDocument>,
     request: Option<Value>,
 }
@@ -186,7 +170,13 @@ impl Contract {
         self.operations.get(endpoint.operation_id())
     }
 
-    /// Checks path and query. The first breach is what the client is told.
+    /// The method and the path template of an endpoint.
+    pub(crate) fn method_and_path(&self, endpoint: Endpoint) -> Option<(&str, &str)> {
+        let operation = self.operation(endpoint)?;
+        Some((&operation.method, &operation.path))
+    }
+
+    /// Checks path and query. The response reports the first violation.
     pub(crate) fn check_parameters(
         &self,
         endpoint: Endpoint,
@@ -213,7 +203,7 @@ impl Contract {
                 values = path_id.into_iter().collect();
             }
             match values.as_slice() {
-                // A parameter without a value counts as left out (RFC 6749 section 3.1).
+                // A parameter without a value counts as omitted (RFC 6749 section 3.1).
                 [] | [""] if parameter.required => {
                     if findings.lenient && place == "query/state" {
                         findings.tolerates(Tolerance::MissingState, place, "required");
@@ -253,7 +243,7 @@ impl Contract {
         first.map_or(Ok(()), Err)
     }
 
-    /// Checks a JSON body, and returns it without what lenient mode lets pass.
+    /// Checks a JSON body, and returns it without the fields that lenient mode ignores.
     pub(crate) fn check_body(
         &self,
         endpoint: Endpoint,
@@ -304,7 +294,7 @@ impl Contract {
 
 fn unsupported_grant_type(value: &str) -> Refusal {
     Refusal::new(
-        ErrorWord::UnsupportedGrantType,
+        OAuthErrorCode::UnsupportedGrantType,
         format!("not supported grant type: {}", Name(value)),
     )
 }
@@ -320,6 +310,8 @@ impl Operation {
             .map(|schema| RequestBody::compile(&schema, defs))
             .transpose()?;
         Ok(Self {
+            method: document.method,
+            path: document.path,
             parameters,
             request,
         })
@@ -347,7 +339,7 @@ impl Parameter {
         })
     }
 
-    /// The text of a path or query as the value that it stands for; as a string where it does not.
+    /// Parses the text of a path or query parameter as its JSON type; falls back to a string.
     fn instance(&self, value: &str) -> Value {
         let parsed = match self.kind.as_deref() {
             Some("integer") => value.parse::<i64>().ok().map(Value::from),
@@ -361,7 +353,7 @@ impl Parameter {
     fn broken_rule(&self, value: &str, findings: &mut Findings) -> Option<String> {
         let instance = self.instance(value);
         for error in self.validator.iter_errors(&instance) {
-            // A plain challenge is the verifier itself: it is too short where the verifier is.
+            // A plain challenge is the verifier itself, so it is equally short.
             let short = self.name == "code_challenge"
                 && matches!(error.kind(), ValidationErrorKind::MinLength { .. });
             if !short || !findings.lenient {
@@ -456,7 +448,7 @@ fn join(pointer: &str, property: &str) -> String {
     }
 }
 
-/// The rule in words. No arm prints the value that was sent.
+/// Describes the rule. No arm prints the value that was sent.
 fn rule(kind: &ValidationErrorKind) -> String {
     match kind {
         ValidationErrorKind::Required { .. } => "required".into(),
@@ -478,7 +470,7 @@ fn rule(kind: &ValidationErrorKind) -> String {
     }
 }
 
-/// Lenient mode takes out null options and unknown fields, at any depth, and records each.
+/// Removes null options and unknown fields at any depth, as lenient mode does, and records each.
 fn drop_tolerated(value: &mut Value, schema: &Value, place: &str, findings: &mut Findings) {
     match value {
         Value::Object(fields) => {
@@ -501,7 +493,7 @@ fn drop_tolerated(value: &mut Value, schema: &Value, place: &str, findings: &mut
                     Some(_) if field.is_null() && !required(name) => !findings.tolerates(
                         Tolerance::NullOption,
                         place,
-                        "an absent option is left out, not null",
+                        "an absent option is omitted, not null",
                     ),
                     _ => true,
                 }
@@ -545,10 +537,10 @@ fn resolve<'a>(schema: &'a Value, defs: &'a Map<String, Value>) -> Result<&'a Va
         .ok_or_else(|| format!("cannot resolve {reference}"))
 }
 
-/// A schema with its references filled in, for the walk of [`drop_tolerated`].
+/// A schema with its references resolved, for [`drop_tolerated`].
 fn inline(schema: &Value, defs: &Map<String, Value>, depth: u8) -> Result<Value, String> {
     if depth > 16 {
-        return Err("request schemas are nested without end".into());
+        return Err("request schemas are nested too deeply".into());
     }
     Ok(match resolve(schema, defs)? {
         Value::Object(fields) => {
@@ -566,20 +558,4 @@ fn inline(schema: &Value, defs: &Map<String, Value>, depth: u8) -> Result<Value,
         ),
         other => other.clone(),
     })
-}
-
-/// A name that a client chose, fit for a message: short, and of harmless characters.
-pub(crate) struct Name<'a>(pub(crate) &'a str);
-
-impl fmt::Display for Name<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for character in self.0.chars().take(80) {
-            let harmless = character.is_ascii_alphanumeric() || "_-./:$@ ".contains(character);
-            write!(f, "{}", if harmless { character } else { '?' })?;
-        }
-        if self.0.chars().nth(80).is_some() {
-            f.write_str("...")?;
-        }
-        Ok(())
-    }
 }

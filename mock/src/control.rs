@@ -1,16 +1,18 @@
-//! What lies under `/_mock/`: the person's pages, and the endpoints by which tests in any language steer the mock.
+//! Everything under `/_mock/`: the user's pages, and the control endpoints for tests in any language.
 //!
-//! Whoever steers a mock may be anybody who can send it a request, so a web page that happens to be open in the developer's
-//! browser must not be able to: other origins are refused, and so are host names that resolve to this machine by trickery.
+//! The control endpoints need no credential, so a web page that is open in the developer's
+//! browser must not reach them: other origins are refused, and so are host names that may be the result of DNS rebinding.
 
 use crate::answer::{Answer, JSON};
-use crate::core::{Core, Incoming};
+use crate::authorize::Decision;
+use crate::core::Core;
 use crate::fault::{Fault, Target, Times};
 use crate::host::{Authority, Called};
 use crate::limits;
-use crate::mock::Decision;
 use crate::pages;
-use crate::state::{SignIn, Tokens};
+use crate::request::Incoming;
+use crate::state::{TokenFamily, Tokens};
+use crate::visit;
 use http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -37,14 +39,15 @@ pub(crate) fn answer(core: &Core, incoming: &Incoming, path: &str, log_id: &str)
     if !core.options.control {
         return Answer::api_error(StatusCode::NOT_FOUND, 4000, "no such path", log_id);
     }
-    steer(core, incoming, path).unwrap_or_else(|Failure(status, why)| failed(status, &why))
+    control_request(core, incoming, path)
+        .unwrap_or_else(|Failure(status, why)| failed(status, &why))
 }
 
-/// Refuses requests that a web page of another origin makes a browser send, and those of a page whose name was made to resolve
-/// to the mock: a browser writes that name into `Host`, and `Origin` into each request of a page that is not a `GET`.
+/// Refuses requests from web pages of other origins, and from pages whose name was rebound
+/// to the mock's address: a browser writes that name into `Host`, and sends `Origin` with every request of a page except `GET`.
 fn check_origin(core: &Core, incoming: &Incoming) -> Result<(), &'static str> {
     if incoming.called == Called::Unclear {
-        return Err("the request names no host that can be read, or more than one");
+        return Err("the request has no valid host, or more than one");
     }
     let called = incoming.called.authority();
     let public = core.options.public.as_ref();
@@ -93,7 +96,7 @@ fn done(body: &Value) -> Answer {
     Answer::of_type(StatusCode::OK, JSON, ascii(body)).uncached()
 }
 
-/// JSON in printable ASCII: what clients sent is listed here, and may be read at a terminal.
+/// JSON in printable ASCII: it lists what clients sent, and may be printed to a terminal.
 fn ascii(json: &Value) -> String {
     let text = json.to_string();
     let mut out = String::with_capacity(text.len());
@@ -144,7 +147,7 @@ fn yes() -> bool {
 struct AddFault {
     fault: Fault,
     target: Option<Target>,
-    /// Absent: once. Null is not told from absent, so "for ever" is the word.
+    /// Absent means once. Null cannot be distinguished from absent, so "forever" is a separate value.
     times: Option<TimesField>,
 }
 
@@ -183,91 +186,185 @@ struct SetActive {
     active: bool,
 }
 
-const ENDPOINTS: [&str; 22] = [
-    "GET /_mock/device: the page that takes a user code",
-    "POST /_mock/device/approve {\"user_code\"}",
-    "POST /_mock/device/deny {\"user_code\"}",
-    "POST /_mock/authorize {\"url\", \"decision\": \"approve\" | \"deny\"}: answers {\"callback\"}",
-    "GET /_mock/clock",
-    "POST /_mock/clock/advance {\"seconds\"}",
-    "POST /_mock/clock/reset: takes back what clock/advance did",
-    "GET /_mock/faults",
-    "POST /_mock/faults {\"fault\", \"target\", \"times\"}",
-    "DELETE /_mock/faults",
-    "DELETE /_mock/faults/{id}",
-    "GET /_mock/requests?since={number}",
-    "GET /_mock/violations",
-    "GET /_mock/notes",
-    "GET /_mock/ledger?sign_in={id}",
-    "POST /_mock/tokens/inspect {\"access_token\"}",
-    "POST /_mock/tokens/revoke {\"access_token\"}",
-    "POST /_mock/sign-ins/revoke {\"refresh_token\"}",
-    "POST /_mock/sign-ins/end-login {\"refresh_token\"}",
-    "POST /_mock/apps/active {\"client_id\", \"active\"}",
-    "POST /_mock/reset {\"clock\": true | false}: forgets all but the apps; sets the clock back unless it is false",
-    "GET /_mock/: this list",
-];
+/// Handles a control request, with the id in its path if there is one.
+type Handle = fn(&Core, &Incoming, &str) -> Result<Value, Failure>;
 
-fn steer(core: &Core, incoming: &Incoming, path: &str) -> Result<Answer, Failure> {
-    let get = incoming.method == Method::GET;
-    let post = incoming.method == Method::POST;
-    let delete = incoming.method == Method::DELETE;
-    let body = match path {
-        "" if get => json!({"endpoints": ENDPOINTS}),
-        "device/approve" if post => decide_device(core, incoming, true)?,
-        "device/deny" if post => decide_device(core, incoming, false)?,
-        "authorize" if post => authorize(core, incoming)?,
-        "clock" if get => clock(core),
-        "clock/advance" if post => advance(core, incoming)?,
-        "clock/reset" if post => {
-            core.clock.reset();
-            clock(core)
-        }
-        "faults" if get => json!({"faults": core.faults.pending()}),
-        "faults" if post => add_fault(core, incoming)?,
-        "faults" if delete => {
-            core.faults.clear();
-            json!({})
-        }
-        "requests" if get => {
-            let since = number(incoming, "since", "since is the number of a request")?;
-            let since = since.unwrap_or(0);
-            let (requests, more) = core.log.requests_since(since);
-            json!({"requests": requests, "more": more, "ever": core.log.requests_ever(),
-                "forgotten": core.log.requests_forgotten()})
-        }
-        "violations" if get => {
-            json!({"violations": core.log.violations(), "ever": core.log.violations_ever()})
-        }
-        "notes" if get => json!({"notes": core.log.notes()}),
-        "ledger" if get => json!({"sign_ins": ledger(core, incoming)?}),
-        "tokens/inspect" if post => {
-            let wanted: AccessToken = read(incoming)?;
-            let now = core.now();
-            json!({"token": core.state().tokens.access(&wanted.access_token, now)})
-        }
-        "tokens/revoke" if post => {
-            let wanted: AccessToken = read(incoming)?;
-            json!({"revoked": core.state().tokens.revoke_access(&wanted.access_token)})
-        }
-        "sign-ins/revoke" if post => end_sign_in(core, incoming, Tokens::revoke_family)?,
-        "sign-ins/end-login" if post => end_sign_in(core, incoming, Tokens::end_login)?,
-        "apps/active" if post => set_active(core, incoming)?,
-        "reset" if post => reset(core, incoming)?,
-        _ => match path.strip_prefix("faults/").map(str::parse) {
-            Some(Ok(id)) if delete => json!({"removed": core.faults.remove(id)}),
-            _ => {
-                return Err(Failure(
-                    StatusCode::NOT_FOUND,
-                    "no such control endpoint: GET /_mock/ lists them".into(),
-                ));
-            }
-        },
-    };
-    Ok(done(&body))
+/// A control endpoint.
+struct Control {
+    method: Method,
+    /// The path below `/_mock/`; it may end with `{id}`.
+    path: &'static str,
+    /// Query, body and meaning, for the list of control endpoints.
+    usage: &'static str,
+    handle: Handle,
 }
 
-/// A JSON body. That its type must say so keeps web pages out, which may send only forms and text without being asked first.
+impl Control {
+    /// The id in the path, or an empty text without an id, if the path matches.
+    fn id_in<'p>(&self, path: &'p str) -> Option<&'p str> {
+        match self.path.strip_suffix("{id}") {
+            Some(prefix) => path.strip_prefix(prefix).filter(|id| !id.is_empty()),
+            None => (path == self.path).then_some(""),
+        }
+    }
+}
+
+const fn get(path: &'static str, usage: &'static str, handle: Handle) -> Control {
+    Control {
+        method: Method::GET,
+        path,
+        usage,
+        handle,
+    }
+}
+
+const fn post(path: &'static str, usage: &'static str, handle: Handle) -> Control {
+    Control {
+        method: Method::POST,
+        path,
+        usage,
+        handle,
+    }
+}
+
+const fn delete(path: &'static str, usage: &'static str, handle: Handle) -> Control {
+    Control {
+        method: Method::DELETE,
+        path,
+        usage,
+        handle,
+    }
+}
+
+static CONTROLS: [Control; 21] = [
+    get("", ": this list", |_, _, _| Ok(list())),
+    post("device/approve", " {\"user_code\"}", |core, incoming, _| {
+        decide_device(core, incoming, true)
+    }),
+    post("device/deny", " {\"user_code\"}", |core, incoming, _| {
+        decide_device(core, incoming, false)
+    }),
+    post(
+        "authorize",
+        " {\"url\", \"decision\": \"approve\" | \"deny\"}: returns {\"callback\"}",
+        |core, incoming, _| authorize(core, incoming),
+    ),
+    get("clock", "", |core, _, _| Ok(clock(core))),
+    post("clock/advance", " {\"seconds\"}", |core, incoming, _| {
+        advance(core, incoming)
+    }),
+    post("clock/reset", ": undoes clock/advance", |core, _, _| {
+        core.clock.reset();
+        Ok(clock(core))
+    }),
+    get("faults", "", |core, _, _| {
+        Ok(json!({"faults": core.faults.pending()}))
+    }),
+    post(
+        "faults",
+        " {\"fault\", \"target\", \"times\"}",
+        |core, incoming, _| add_fault(core, incoming),
+    ),
+    delete("faults", "", |core, _, _| {
+        core.faults.clear();
+        Ok(json!({}))
+    }),
+    delete("faults/{id}", "", |core, _, id| match id.parse() {
+        Ok(id) => Ok(json!({"removed": core.faults.remove(id)})),
+        Err(_) => Err(not_found()),
+    }),
+    get("requests", "?since={number}", |core, incoming, _| {
+        requests(core, incoming)
+    }),
+    get("violations", "", |core, _, _| {
+        Ok(json!({"violations": core.log.violations(), "ever": core.log.violations_ever()}))
+    }),
+    get("notes", "", |core, _, _| {
+        Ok(json!({"notes": core.log.notes()}))
+    }),
+    get("ledger", "?sign_in={id}", |core, incoming, _| {
+        Ok(json!({"sign_ins": ledger(core, incoming)?}))
+    }),
+    post(
+        "tokens/inspect",
+        " {\"access_token\"}",
+        |core, incoming, _| {
+            let AccessToken { access_token } = read(incoming)?;
+            let now = core.now();
+            Ok(json!({"token": core.state().tokens.access(&access_token, now)}))
+        },
+    ),
+    post(
+        "tokens/revoke",
+        " {\"access_token\"}",
+        |core, incoming, _| {
+            let AccessToken { access_token } = read(incoming)?;
+            Ok(json!({"revoked": core.state().tokens.revoke_access(&access_token)}))
+        },
+    ),
+    post(
+        "sign-ins/revoke",
+        " {\"refresh_token\"}",
+        |core, incoming, _| end_sign_in(core, incoming, Tokens::revoke_family),
+    ),
+    post(
+        "sign-ins/end-login",
+        " {\"refresh_token\"}",
+        |core, incoming, _| end_sign_in(core, incoming, Tokens::end_login),
+    ),
+    post(
+        "apps/active",
+        " {\"client_id\", \"active\"}",
+        |core, incoming, _| set_active(core, incoming),
+    ),
+    post(
+        "reset",
+        " {\"clock\": true | false}: removes everything except the apps; resets the clock unless it is false",
+        |core, incoming, _| reset(core, incoming),
+    ),
+];
+
+/// All control endpoints, as `GET /_mock/` lists them.
+fn list() -> Value {
+    let device_page = "GET /_mock/device: the page that takes a user code".to_owned();
+    let controls = CONTROLS.iter().map(|control| {
+        format!(
+            "{} /_mock/{}{}",
+            control.method, control.path, control.usage
+        )
+    });
+    let endpoints: Vec<String> = std::iter::once(device_page).chain(controls).collect();
+    json!({"endpoints": endpoints})
+}
+
+fn not_found() -> Failure {
+    Failure(
+        StatusCode::NOT_FOUND,
+        "no such control endpoint: GET /_mock/ lists them".into(),
+    )
+}
+
+fn control_request(core: &Core, incoming: &Incoming, path: &str) -> Result<Answer, Failure> {
+    let mut matching = CONTROLS
+        .iter()
+        .filter(|control| control.method == incoming.method)
+        .filter_map(|control| Some((control, control.id_in(path)?)));
+    let (control, id) = matching.next().ok_or_else(not_found)?;
+    (control.handle)(core, incoming, id).map(|body| done(&body))
+}
+
+fn requests(core: &Core, incoming: &Incoming) -> Result<Value, Failure> {
+    let since = number(incoming, "since", "since is the number of a request")?;
+    let (requests, more) = core.log.requests_since(since.unwrap_or(0));
+    Ok(json!({
+        "requests": requests,
+        "more": more,
+        "ever": core.log.requests_ever(),
+        "forgotten": core.log.requests_forgotten(),
+    }))
+}
+
+/// A JSON body. The required content type keeps web pages out: without a CORS preflight they can send only forms and text.
 fn read<T: DeserializeOwned>(incoming: &Incoming) -> Result<T, Failure> {
     if incoming.content_type().as_deref() != Some("application/json") {
         return Err(Failure(
@@ -290,7 +387,7 @@ fn number(incoming: &Incoming, name: &str, what: &str) -> Result<Option<u64>, Fa
 }
 
 /// One sign-in, or all.
-fn ledger(core: &Core, incoming: &Incoming) -> Result<Vec<SignIn>, Failure> {
+fn ledger(core: &Core, incoming: &Incoming) -> Result<Vec<TokenFamily>, Failure> {
     let only = number(incoming, "sign_in", "sign_in is the id of a sign-in")?;
     let tokens = &core.state().tokens;
     Ok(match only {
@@ -307,7 +404,7 @@ fn decide_device(core: &Core, incoming: &Incoming, approve: bool) -> Result<Valu
     }
     Err(Failure(
         StatusCode::NOT_FOUND,
-        "no device authorization with this user code waits for a decision".into(),
+        "no device authorization with this user code is pending".into(),
     ))
 }
 
@@ -325,7 +422,7 @@ fn authorize(core: &Core, incoming: &Incoming) -> Result<Value, Failure> {
         scheme: incoming.scheme,
     };
     let approve = decision.unwrap_or(Decision::Approve) == Decision::Approve;
-    core.person_authorizes(&page, approve)
+    visit::authorize(core, &page, approve)
         .map(|callback| json!({"callback": callback}))
         .map_err(bad)
 }

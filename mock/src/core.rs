@@ -1,35 +1,24 @@
-//! One request from beginning to end: recorded, struck by faults, held against the contract, answered.
+//! The shared state of one mock.
 
-use crate::answer::{Answer, ErrorWord, Refusal};
-use crate::app::{App, ClientType};
-use crate::builder::Options;
+use crate::answer::{OAuthErrorCode, Refusal};
+use crate::app::App;
 use crate::clock::{MockClock, millis};
-use crate::contract::{Contract, Findings, Tolerance};
-use crate::endpoint::{Endpoint, Route, fold_slashes, route};
+use crate::contract::Contract;
 use crate::error::Error;
-use crate::fault::{self, Applied, Fault, Faults, When};
-use crate::host::Called;
-use crate::jwt::Jwt;
-use crate::keys::VerifyingKey;
-use crate::record::{Finding, Log, Outcome, RequestRecord};
-use crate::script::End;
-use crate::secret::{digest_of, hex};
-use crate::service::{MockBody, ServiceError};
-use crate::state::{Flow, GrantedToken, State};
-use crate::{api, authorize, control, device, keys, pages, secret, token};
-use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, header};
-use serde_json::Value;
+use crate::fault::Faults;
+use crate::keys::{self, VerifyingKey};
+use crate::options::Options;
+use crate::record::Log;
+use crate::request::Incoming;
+use crate::routing::Routes;
+use crate::secret::{self, hex};
+use crate::state::{Grant, GrantedToken, State};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
-const ONE_SLASH: &str = "one slash between segments";
-
-pub(crate) const LOG_ID: HeaderName = HeaderName::from_static("x-tt-logid");
-
-/// What all faces of one mock share.
+/// The shared state of one mock.
 pub(crate) struct Core {
     pub(crate) options: Options,
     pub(crate) apps: HashMap<String, Registered>,
@@ -37,7 +26,8 @@ pub(crate) struct Core {
     pub(crate) faults: Faults,
     pub(crate) log: Log,
     pub(crate) contract: &'static Contract,
-    /// Where the mock listens, once it does.
+    pub(crate) routes: Routes,
+    /// The listening address, once there is one.
     pub(crate) listening_at: OnceLock<String>,
     /// Whether only this machine can connect.
     pub(crate) loopback_only: AtomicBool,
@@ -46,7 +36,7 @@ pub(crate) struct Core {
     log_ids: AtomicU64,
 }
 
-/// An app with its keys ready to verify.
+/// An app with its parsed public keys.
 pub(crate) struct Registered {
     pub(crate) app: App,
     pub(crate) keys: Vec<(String, VerifyingKey)>,
@@ -84,178 +74,10 @@ impl Registered {
         }
         let name = &self.app.name;
         Err(Refusal::new(
-            ErrorWord::AccessDeny,
+            OAuthErrorCode::AccessDeny,
             format!("app: {name} is currently deactivated by the owner"),
         ))
     }
-}
-
-/// A request with its body read.
-pub(crate) struct Incoming {
-    pub(crate) method: Method,
-    pub(crate) path: String,
-    pub(crate) query: Vec<(String, String)>,
-    pub(crate) headers: HeaderMap,
-    /// `None` if it was longer than the mock reads.
-    pub(crate) body: Option<Bytes>,
-    /// The host and port that the client called.
-    pub(crate) authority: String,
-    /// How it said so.
-    pub(crate) called: Called,
-    pub(crate) scheme: &'static str,
-}
-
-impl Incoming {
-    pub(crate) fn header(&self, name: &HeaderName) -> Option<&str> {
-        self.headers.get(name)?.to_str().ok()
-    }
-
-    /// The media type of the body, without parameters, in lower case.
-    pub(crate) fn content_type(&self) -> Option<String> {
-        let value = self.header(&header::CONTENT_TYPE)?;
-        Some(
-            value
-                .split(';')
-                .next()
-                .unwrap_or_default()
-                .trim()
-                .to_ascii_lowercase(),
-        )
-    }
-
-    pub(crate) fn json(&self) -> Option<Value> {
-        serde_json::from_slice(self.body.as_ref()?).ok()
-    }
-}
-
-/// What a request's `Authorization` header holds.
-#[derive(Clone, Copy)]
-pub(crate) enum Credential<'a> {
-    Absent,
-    /// The word `Bearer` and nothing behind it.
-    EmptyBearer,
-    Bearer(&'a str),
-    /// Something else than one bearer token.
-    NoBearer,
-}
-
-pub(crate) fn credential(headers: &HeaderMap) -> Credential<'_> {
-    let mut values = headers.get_all(header::AUTHORIZATION).iter();
-    let Some(value) = values.next() else {
-        return Credential::Absent;
-    };
-    let (None, Ok(value)) = (values.next(), value.to_str()) else {
-        return Credential::NoBearer;
-    };
-    let (scheme, token) = value.split_once(' ').unwrap_or((value, ""));
-    if !scheme.eq_ignore_ascii_case("bearer") {
-        return Credential::NoBearer;
-    }
-    match token.trim() {
-        "" => Credential::EmptyBearer,
-        token if token.contains(char::is_whitespace) => Credential::NoBearer,
-        token => Credential::Bearer(token),
-    }
-}
-
-/// One request under way.
-pub(crate) struct Exchange<'a> {
-    pub(crate) core: &'a Core,
-    pub(crate) incoming: &'a Incoming,
-    pub(crate) endpoint: Endpoint,
-    pub(crate) path_id: Option<&'a str>,
-    pub(crate) jwt: Option<&'a Jwt<'a>>,
-    pub(crate) body: Option<&'a Value>,
-    pub(crate) log_id: &'a str,
-    pub(crate) now: Duration,
-    pub(crate) token_lifetime: Option<Duration>,
-    pub(crate) findings: Findings,
-}
-
-impl<'a> Exchange<'a> {
-    /// The body, if path, query, content type and body are as the contract asks.
-    pub(crate) fn checked_body(&mut self) -> Result<Value, Refusal> {
-        let contract = self.core.contract;
-        contract.check_parameters(
-            self.endpoint,
-            self.path_id,
-            &self.incoming.query,
-            &mut self.findings,
-        )?;
-        if self.incoming.content_type().as_deref() != Some("application/json") {
-            self.findings
-                .violation("header/Content-Type", "must be application/json");
-            return Err(Refusal::invalid_request("Content-Type"));
-        }
-        let Some(body) = self.body else {
-            self.findings.violation("body", "must be JSON");
-            return Err(Refusal::invalid_request("body"));
-        };
-        contract.check_body(self.endpoint, body.clone(), &mut self.findings)
-    }
-
-    /// What an OAuth endpoint answers where it refuses.
-    pub(crate) fn refused(&self, refusal: Refusal) -> Answer {
-        refusal.answer(self.core.options.error_shape, self.log_id)
-    }
-
-    pub(crate) fn client(&self, client_id: &str) -> Result<&'a Registered, Refusal> {
-        self.core
-            .apps
-            .get(client_id)
-            .ok_or_else(|| Refusal::invalid_client("no app has this client id"))
-    }
-
-    /// Authenticates a client in the way of its type: by secret, or by nothing.
-    pub(crate) fn authenticate(&mut self, client: &Registered) -> Result<(), Refusal> {
-        match client.app.client_type {
-            ClientType::Web => self.check_secret(client.app.client_secret().unwrap_or_default()),
-            _ => self.check_no_credential(),
-        }
-    }
-
-    fn check_secret(&mut self, client_secret: &str) -> Result<(), Refusal> {
-        match credential(&self.incoming.headers) {
-            // Compared by their digests, so that the time says nothing about the secret.
-            Credential::Bearer(sent) if digest_of(sent) == digest_of(client_secret) => Ok(()),
-            Credential::Bearer(_) => Err(Refusal::invalid_client("the client secret is wrong")),
-            Credential::Absent | Credential::EmptyBearer | Credential::NoBearer => {
-                self.findings.violation(
-                    "header/Authorization",
-                    "the client secret as a bearer token",
-                );
-                Err(Refusal::invalid_request("client_secret"))
-            }
-        }
-    }
-
-    /// For clients without a secret: nothing may be sent that looks like one.
-    pub(crate) fn check_no_credential(&mut self) -> Result<(), Refusal> {
-        let place = "header/Authorization";
-        match credential(&self.incoming.headers) {
-            Credential::Absent => return Ok(()),
-            Credential::EmptyBearer => {
-                if self.findings.tolerates(
-                    Tolerance::EmptyBearer,
-                    place,
-                    "no credential belongs here, not even an empty one",
-                ) {
-                    return Ok(());
-                }
-            }
-            Credential::Bearer(_) | Credential::NoBearer => {
-                self.findings.violation(place, "no credential belongs here")
-            }
-        }
-        Err(Refusal::invalid_request("Authorization"))
-    }
-}
-
-/// How a request ends.
-enum Ending {
-    Answer(Answer),
-    Reset,
-    Never,
 }
 
 impl Core {
@@ -264,12 +86,14 @@ impl Core {
         for app in apps {
             registered.insert(app.client_id.clone(), Registered::new(app)?);
         }
+        let contract = Contract::load()?;
         let core = Self {
             apps: registered,
             clock,
             faults: Faults::default(),
             log: Log::new(options.log_capacity, options.log_bytes),
-            contract: Contract::load()?,
+            contract,
+            routes: Routes::of(contract)?,
             listening_at: OnceLock::new(),
             loopback_only: AtomicBool::new(false),
             state: Mutex::default(),
@@ -282,7 +106,7 @@ impl Core {
     }
 
     pub(crate) fn state(&self) -> MutexGuard<'_, State> {
-        // No code under the lock panics half-way through a change.
+        // No code panics in the middle of a change while it holds the lock.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -290,13 +114,13 @@ impl Core {
         self.clock.since_epoch()
     }
 
-    /// Forgets all that clients did, and the faults; the apps stay, and so does the clock.
+    /// Removes everything that clients did and all faults. Apps and clock are kept.
     pub(crate) fn reset(&self) {
         let mut state = State::default();
         for access_token in &self.options.access_tokens {
             state.tokens.insert_access(
                 access_token,
-                GrantedToken::new(Flow::Fixed, "", None),
+                GrantedToken::new(Grant::Fixed, "", None),
                 Duration::ZERO,
             );
         }
@@ -308,7 +132,7 @@ impl Core {
         }
     }
 
-    /// Where a client that names no host must have found the mock.
+    /// The authority of the mock, for clients that send no host.
     pub(crate) fn own_authority(&self) -> &str {
         let own = self.listening_at.get();
         own.and_then(|url| url.strip_prefix("http://"))
@@ -323,313 +147,8 @@ impl Core {
         }
     }
 
-    fn next_log_id(&self, now: Duration) -> String {
+    pub(crate) fn next_log_id(&self, now: Duration) -> String {
         let count = self.log_ids.fetch_add(1, Ordering::Relaxed);
         format!("{:013}{}{count:08X}", millis(now), self.log_id_salt).to_uppercase()
-    }
-
-    pub(crate) async fn respond(
-        &self,
-        incoming: Incoming,
-    ) -> Result<Response<MockBody>, ServiceError> {
-        let arrived = self.now();
-        let log_id = self.next_log_id(arrived);
-        let folded = fold_slashes(&incoming.path);
-        let route = route(
-            &incoming.method,
-            folded.as_deref().unwrap_or(&incoming.path),
-        );
-        if let Route::Mock(path) = &route {
-            let answer = control::answer(self, &incoming, path, &log_id);
-            return Ok(self.finish(answer, &log_id, 0));
-        }
-
-        let endpoint = match &route {
-            Route::Coze(endpoint, _) | Route::WrongMethod(endpoint) => Some(*endpoint),
-            Route::Mock(_) | Route::Unknown => None,
-        };
-        let bearer = match credential(&incoming.headers) {
-            Credential::Bearer(token) if endpoint.is_some_and(Endpoint::issues_tokens) => {
-                Some(token)
-            }
-            _ => None,
-        };
-        let jwt = bearer.and_then(Jwt::parse);
-        let body = incoming.json();
-        let number = self.log.open(RequestRecord::of(
-            &incoming,
-            endpoint,
-            log_id.clone(),
-            millis(arrived),
-            body.as_ref(),
-            jwt.as_ref(),
-        ));
-        let grant_type = body
-            .as_ref()
-            .and_then(|body| body.get("grant_type")?.as_str());
-        let mut applied = match &route {
-            Route::Coze(endpoint, _) if incoming.called != Called::Unclear => {
-                self.faults.take(*endpoint, grant_type)
-            }
-            _ => Applied::default(),
-        };
-        if !applied.latency.is_zero() {
-            tokio::time::sleep(applied.latency).await;
-        }
-
-        let mut findings = Findings::new(self.options.lenient, number, endpoint);
-        let double_slash_passes =
-            folded.is_none() || findings.tolerates(Tolerance::DoubleSlash, "path", ONE_SLASH);
-        let ending = match &route {
-            // RFC 9112 section 3.2.
-            _ if incoming.called == Called::Unclear => {
-                findings.violation("header/Host", "one host, with or without a port");
-                let message = "the request names no host that can be read, or more than one";
-                let status = StatusCode::BAD_REQUEST;
-                Ending::Answer(Answer::api_error(status, 4000, message, &log_id))
-            }
-            Route::Coze(endpoint, path_id) if double_slash_passes => {
-                let mut exchange = Exchange {
-                    core: self,
-                    incoming: &incoming,
-                    endpoint: *endpoint,
-                    path_id: path_id.as_deref(),
-                    jwt: jwt.as_ref(),
-                    body: body.as_ref(),
-                    log_id: &log_id,
-                    now: self.now(),
-                    token_lifetime: applied.token_lifetime,
-                    findings,
-                };
-                let ending = exchange.end(applied.outcome.take());
-                findings = exchange.findings;
-                ending
-            }
-            Route::WrongMethod(endpoint) => {
-                let method = endpoint.method();
-                findings.violation("method", format!("must be {method}"));
-                let message = "this path has another method";
-                let status = StatusCode::METHOD_NOT_ALLOWED;
-                let answer = Answer::api_error(status, 4000, message, &log_id);
-                Ending::Answer(answer.with_header(header::ALLOW, method.as_str()))
-            }
-            _ => {
-                // Browsers ask for it by themselves.
-                if incoming.path != "/favicon.ico" && folded.is_none() {
-                    findings.violation("path", "one of the documented paths");
-                }
-                Ending::Answer(Answer::api_error(
-                    StatusCode::NOT_FOUND,
-                    4000,
-                    "no such path",
-                    &log_id,
-                ))
-            }
-        };
-        self.close(number, &ending, applied.names, findings);
-        match ending {
-            Ending::Answer(answer) => Ok(self.finish(answer, &log_id, applied.skew_seconds)),
-            Ending::Reset => Err(ServiceError::connection_reset()),
-            Ending::Never => std::future::pending().await,
-        }
-    }
-
-    /// Writes the end of a request into the log, and tells the observer.
-    fn close(&self, number: u64, ending: &Ending, faults: Vec<String>, findings: Findings) {
-        let outcome = match ending {
-            Ending::Answer(answer) => Outcome::Answered {
-                status: answer.status.as_u16(),
-                error: answer.error.clone(),
-            },
-            Ending::Reset => Outcome::ConnectionReset,
-            Ending::Never => Outcome::NeverAnswered,
-        };
-        let observer = self.options.observer.as_ref();
-        let finding = Finding {
-            outcome,
-            faults,
-            violations: findings.violations,
-            unlisted: findings.unlisted,
-            notes: findings.notes,
-            observed: observer.is_some(),
-        };
-        let record = self.log.close(number, finding);
-        if let (Some(observer), Some(record)) = (observer, record) {
-            observer(&record);
-        }
-    }
-
-    /// The answer to a request whose body does not come to its end. Its connection is of no more use.
-    pub(crate) fn body_is_late(&self, incoming: &Incoming) -> Response<MockBody> {
-        let now = self.now();
-        let log_id = self.next_log_id(now);
-        let message = "the body did not come in time";
-        let answer = Answer::api_error(StatusCode::REQUEST_TIMEOUT, 4000, message, &log_id)
-            .with_header(header::CONNECTION, "close");
-        let endpoint = match route(&incoming.method, &incoming.path) {
-            Route::Mock(_) => return self.finish(answer, &log_id, 0),
-            Route::Coze(endpoint, _) | Route::WrongMethod(endpoint) => Some(endpoint),
-            Route::Unknown => None,
-        };
-        let record = RequestRecord::of(incoming, endpoint, log_id.clone(), millis(now), None, None);
-        let number = self.log.open(record);
-        let mut findings = Findings::new(self.options.lenient, number, endpoint);
-        findings.violation("body", "all of it, in time");
-        let ending = Ending::Answer(answer.clone());
-        self.close(number, &ending, Vec::new(), findings);
-        self.finish(answer, &log_id, 0)
-    }
-
-    fn finish(&self, answer: Answer, log_id: &str, skew_seconds: i64) -> Response<MockBody> {
-        let Answer {
-            status,
-            mut headers,
-            body,
-            header_edits,
-            end,
-            ..
-        } = answer
-            .with_header(header::DATE, &fault::http_date(self.now(), skew_seconds))
-            .with_header(LOG_ID, log_id);
-        for (name, value) in header_edits {
-            match value {
-                Some(value) => headers.insert(name, value),
-                None => headers.remove(name),
-            };
-        }
-        let sent = u64::try_from(body.len()).unwrap_or(u64::MAX);
-        let promised = match end {
-            End::Whole => Some(sent),
-            End::Missing(bytes) => Some(sent.saturating_add(bytes)),
-            End::NoLastChunk => None,
-        };
-        if let Some(length) = promised {
-            headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
-        }
-        let mut response = Response::new(match end {
-            End::Whole => MockBody::whole(body),
-            End::Missing(_) | End::NoLastChunk => MockBody::cut_off(body),
-        });
-        *response.status_mut() = status;
-        *response.headers_mut() = headers;
-        response
-    }
-
-    /// A person opens an authorize URL and decides, without a browser.
-    pub(crate) fn person_authorizes(
-        &self,
-        incoming: &Incoming,
-        approve: bool,
-    ) -> Result<String, String> {
-        let not_a_page = || Err("this is not the path of an authorize page".into());
-        let folded = fold_slashes(&incoming.path);
-        let path = folded.as_deref().unwrap_or(&incoming.path);
-        let Route::Coze(endpoint, path_id) = route(&Method::GET, path) else {
-            return not_a_page();
-        };
-        if !endpoint.is_page() || (folded.is_some() && !self.options.lenient) {
-            return not_a_page();
-        }
-        let now = self.now();
-        let log_id = self.next_log_id(now);
-        let record = RequestRecord::of(incoming, Some(endpoint), log_id, millis(now), None, None);
-        let number = self.log.open(record);
-        let mut findings = Findings::new(self.options.lenient, number, Some(endpoint));
-        if folded.is_some() {
-            findings.tolerates(Tolerance::DoubleSlash, "path", ONE_SLASH);
-        }
-        let decided = authorize::check(
-            self,
-            endpoint,
-            path_id.as_deref(),
-            &incoming.query,
-            &mut findings,
-        )
-        .and_then(|request| {
-            authorize::decide(self, &request, approve)
-                .map_err(|_| "the operating system gave no random bytes".to_owned())
-        });
-        let status = if decided.is_ok() {
-            StatusCode::FOUND
-        } else {
-            StatusCode::BAD_REQUEST
-        };
-        self.close(
-            number,
-            &Ending::Answer(Answer::empty(status)),
-            Vec::new(),
-            findings,
-        );
-        decided
-    }
-}
-
-impl Exchange<'_> {
-    fn end(&mut self, fault: Option<Fault>) -> Ending {
-        let Some(fault) = fault else {
-            return Ending::Answer(self.process());
-        };
-        if let Some(answer) = fault::answer_instead(
-            &fault,
-            self.endpoint,
-            self.core.options.error_shape,
-            self.now,
-            self.log_id,
-        ) {
-            return Ending::Answer(answer);
-        }
-        match fault {
-            Fault::ConnectionReset { when } => {
-                self.process_if(when);
-                Ending::Reset
-            }
-            Fault::Timeout { when } => {
-                self.process_if(when);
-                Ending::Never
-            }
-            Fault::Edited(edited) => {
-                let mut answer = self.process();
-                if let Some((known, sent)) = edited.apply(&mut answer, self.now) {
-                    self.core.state().rename(&known, &sent);
-                }
-                Ending::Answer(answer)
-            }
-            Fault::Scripted(scripted) => {
-                self.process_if(scripted.when());
-                Ending::Answer(scripted.answer())
-            }
-            fault => Ending::Answer(fault::spoil(&fault, self.process())),
-        }
-    }
-
-    fn process_if(&mut self, when: When) {
-        if when == When::AfterProcessing {
-            self.process();
-        }
-    }
-
-    fn process(&mut self) -> Answer {
-        if self.incoming.body.is_none() {
-            self.findings.violation("body", "not that long");
-            return Answer::api_error(
-                StatusCode::PAYLOAD_TOO_LARGE,
-                4000,
-                "the body is too long",
-                self.log_id,
-            );
-        }
-        match self.endpoint {
-            Endpoint::Token | Endpoint::AccountToken | Endpoint::EnterpriseToken => {
-                token::answer(self)
-            }
-            Endpoint::DeviceCode | Endpoint::WorkspaceDeviceCode => device::answer(self),
-            Endpoint::Authorize | Endpoint::WorkspaceAuthorize => pages::authorize(self),
-            Endpoint::UsersMe
-            | Endpoint::Workspaces
-            | Endpoint::Bots
-            | Endpoint::Bot
-            | Endpoint::PublishedBots
-            | Endpoint::PublishedBot => api::answer(self),
-        }
     }
 }

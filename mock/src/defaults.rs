@@ -1,4 +1,4 @@
-//! What a mock knows unless it is told otherwise: one app of each type, one personal access token, one workspace, two bots.
+//! The defaults of a mock: one app of each type, one personal access token, one workspace and two bots.
 
 use crate::app::App;
 use crate::error::Error;
@@ -22,7 +22,7 @@ pub const REDIRECT_URIS: [&str; 3] = [
     "http://localhost:*/callback",
     "https://example.com/callback",
 ];
-/// A personal access token that never ends.
+/// A personal access token that never expires.
 pub const PERSONAL_ACCESS_TOKEN: &str = "pat_mock_0123456789abcdefghijklmnopqrstuvwxyz";
 /// The workspace.
 pub const WORKSPACE_ID: &str = "7001";
@@ -47,7 +47,7 @@ pub fn apps() -> Vec<App> {
     ]
 }
 
-/// The private key of the default JWT app, PKCS#8 PEM. It is generated once per process, at first use.
+/// The private key of the default JWT app, PKCS#8 PEM. It is generated once per process, on first use.
 ///
 /// # Errors
 ///

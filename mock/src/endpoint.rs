@@ -1,7 +1,6 @@
-//! Which endpoint a request is for: one table from path to name.
+//! The endpoints of Coze that the mock serves.
 
 use serde::{Deserialize, Serialize};
-use std::borrow::Cow;
 use std::fmt;
 
 /// An endpoint that the mock serves.
@@ -38,6 +37,22 @@ pub enum Endpoint {
 }
 
 impl Endpoint {
+    pub(crate) const ALL: [Self; 13] = [
+        Self::Authorize,
+        Self::WorkspaceAuthorize,
+        Self::Token,
+        Self::AccountToken,
+        Self::EnterpriseToken,
+        Self::DeviceCode,
+        Self::WorkspaceDeviceCode,
+        Self::UsersMe,
+        Self::Workspaces,
+        Self::Bots,
+        Self::Bot,
+        Self::PublishedBots,
+        Self::PublishedBot,
+    ];
+
     /// The name of the operation in the OpenAPI description of Coze's endpoints.
     #[must_use]
     pub fn operation_id(self) -> &'static str {
@@ -80,13 +95,6 @@ impl Endpoint {
     pub(crate) fn is_page(self) -> bool {
         matches!(self, Self::Authorize | Self::WorkspaceAuthorize)
     }
-
-    pub(crate) fn method(self) -> http::Method {
-        if self.issues_tokens() || matches!(self, Self::DeviceCode | Self::WorkspaceDeviceCode) {
-            return http::Method::POST;
-        }
-        http::Method::GET
-    }
 }
 
 impl fmt::Display for Endpoint {
@@ -106,126 +114,5 @@ impl fmt::Display for Endpoint {
             Self::PublishedBots => "published_bots",
             Self::PublishedBot => "published_bot",
         })
-    }
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Route {
-    /// One of Coze's endpoints, with the id that its path carries.
-    Coze(Endpoint, Option<String>),
-    /// A path of Coze's, asked with another method than its own.
-    WrongMethod(Endpoint),
-    /// The mock's own paths: what follows `/_mock/`.
-    Mock(String),
-    Unknown,
-}
-
-/// A path with each run of slashes folded to one, if it has any run.
-pub(crate) fn fold_slashes(path: &str) -> Option<String> {
-    path.contains("//").then(|| {
-        let mut out = String::with_capacity(path.len());
-        for character in path.chars() {
-            if character != '/' || !out.ends_with('/') {
-                out.push(character);
-            }
-        }
-        out
-    })
-}
-
-pub(crate) fn route(method: &http::Method, path: &str) -> Route {
-    if let Some(rest) = path.strip_prefix("/_mock/") {
-        return Route::Mock(rest.to_owned());
-    }
-    let mut segments: Vec<Cow<'_, str>> = Vec::with_capacity(7);
-    for segment in path.strip_prefix('/').unwrap_or(path).split('/') {
-        match percent_encoding::percent_decode_str(segment).decode_utf8() {
-            Ok(segment) => segments.push(segment),
-            Err(_) => return Route::Unknown,
-        }
-    }
-    let segments: Vec<&str> = segments.iter().map(AsRef::as_ref).collect();
-    let (endpoint, id) = match segments.as_slice() {
-        ["api", "permission", "oauth2", rest @ ..] => match rest {
-            ["authorize"] => (Endpoint::Authorize, None),
-            ["token"] => (Endpoint::Token, None),
-            ["device", "code"] => (Endpoint::DeviceCode, None),
-            ["account", id, "token"] => (Endpoint::AccountToken, Some(*id)),
-            ["enterprise_id", id, "token"] => (Endpoint::EnterpriseToken, Some(*id)),
-            ["workspace_id", id, "authorize"] => (Endpoint::WorkspaceAuthorize, Some(*id)),
-            ["workspace_id", id, "device", "code"] => (Endpoint::WorkspaceDeviceCode, Some(*id)),
-            _ => return Route::Unknown,
-        },
-        ["v1", "users", "me"] => (Endpoint::UsersMe, None),
-        ["v1", "workspaces"] => (Endpoint::Workspaces, None),
-        ["v1", "bots"] => (Endpoint::Bots, None),
-        ["v1", "bots", id] => (Endpoint::Bot, Some(*id)),
-        ["v1", "space", "published_bots_list"] => (Endpoint::PublishedBots, None),
-        ["v1", "bot", "get_online_info"] => (Endpoint::PublishedBot, None),
-        _ => return Route::Unknown,
-    };
-    if id.is_some_and(|id| matches!(id, "" | "." | "..")) {
-        return Route::Unknown;
-    }
-    if endpoint.method() != *method {
-        return Route::WrongMethod(endpoint);
-    }
-    Route::Coze(endpoint, id.map(str::to_owned))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use http::Method;
-
-    #[test]
-    fn every_path_finds_its_endpoint_and_its_id() {
-        for (method, path, expected) in [
-            (
-                Method::POST,
-                "/api/permission/oauth2/token",
-                Route::Coze(Endpoint::Token, None),
-            ),
-            (
-                Method::GET,
-                "/api/permission/oauth2/token",
-                Route::WrongMethod(Endpoint::Token),
-            ),
-            (
-                Method::POST,
-                "/api/permission/oauth2/account/a%2Fb%20c/token",
-                Route::Coze(Endpoint::AccountToken, Some("a/b c".into())),
-            ),
-            (
-                Method::POST,
-                "/api/permission/oauth2/account/%2E%2E/token",
-                Route::Unknown,
-            ),
-            (
-                Method::POST,
-                "/api/permission/oauth2/account//token",
-                Route::Unknown,
-            ),
-            (Method::GET, "/v1/bots/%FF", Route::Unknown),
-            (
-                Method::GET,
-                "/v1/users/me",
-                Route::Coze(Endpoint::UsersMe, None),
-            ),
-            (Method::GET, "/v1/users/me/", Route::Unknown),
-            (
-                Method::GET,
-                "/_mock/requests",
-                Route::Mock("requests".into()),
-            ),
-        ] {
-            assert_eq!(route(&method, path), expected, "{method} {path}");
-        }
-    }
-
-    #[test]
-    fn only_runs_of_slashes_are_folded() {
-        assert_eq!(fold_slashes("//api///x/").as_deref(), Some("/api/x/"));
-        assert_eq!(fold_slashes("/api/x"), None);
     }
 }

@@ -1,35 +1,35 @@
-//! What can go wrong when a mock is set up or steered. What a client does wrong is an answer, not an error.
+//! Errors of building and controlling a mock. What a client does wrong is a response, not an error.
 
 use std::io;
 
-/// Why a mock could not be started or a control call not be carried out.
+/// Why a mock could not be built or started, or a control call failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The address could not be listened on.
+    /// The mock cannot listen on the address.
     #[error("cannot listen on {address}")]
     Listen {
-        /// The address asked for.
+        /// The requested address.
         address: String,
-        /// What the operating system said.
+        /// The error of the operating system.
         #[source]
         source: io::Error,
     },
-    /// The operating system gave no random bytes.
-    #[error("the operating system gave no random bytes")]
+    /// The operating system provided no random bytes.
+    #[error("the operating system provided no random bytes")]
     NoRandomness,
     /// An RSA key pair could not be generated.
     #[error("an RSA key pair could not be generated")]
     KeyGeneration,
-    /// An option of the [`Builder`](crate::Builder) is not within its limits.
-    #[error("the option {option}: {problem}")]
+    /// An option of the [`Builder`](crate::Builder) is outside its limits.
+    #[error("invalid option {option}: {problem}")]
     Option {
         /// The option, named as the builder's method.
         option: &'static str,
         /// What is wrong with it, and its limits.
         problem: String,
     },
-    /// An app is registered with something that cannot work.
+    /// A registered app is invalid.
     #[error("app {client_id:?}: {problem}")]
     App {
         /// The app.
@@ -38,16 +38,16 @@ pub enum Error {
         problem: String,
     },
     /// The apps file could not be read or does not have the documented form.
-    #[error("the apps file: {0}")]
+    #[error("invalid apps file: {0}")]
     AppsFile(String),
-    /// The schemas that came with the crate cannot be used.
-    #[error("the contract that came with this crate: {0}")]
+    /// The schemas inside this crate cannot be used.
+    #[error("invalid contract inside this crate: {0}")]
     Contract(String),
-    /// No device authorization with this user code waits for a decision.
-    #[error("no device authorization with this user code waits for a decision")]
+    /// No device authorization with this user code is pending.
+    #[error("no device authorization with this user code is pending")]
     NoSuchUserCode,
-    /// The authorize URL was refused: a browser would have seen an error page and no redirect.
-    #[error("the authorize page refuses: {0}")]
+    /// The authorize URL was refused: a browser would have been shown an error page instead of a redirect.
+    #[error("the authorize endpoint refused the request: {0}")]
     Authorize(String),
     /// No app has this client id.
     #[error("no app has the client id {0:?}")]

@@ -1,9 +1,9 @@
-//! Faults on demand: what a network, a gateway or a tired server does to a client.
+//! Fault injection: failures of the network, of a gateway or of the server, on demand.
 
-use crate::answer::{Answer, ErrorShape, ErrorWord, HTML, error_body};
+use crate::answer::{Answer, ErrorShape, HTML, OAuthErrorCode, error_body};
 use crate::endpoint::Endpoint;
 use crate::limits;
-use crate::script::{EditedAnswer, NOT_FINAL, ScriptedAnswer, final_status, is_final};
+use crate::script::{EditedResponse, NOT_FINAL, ScriptedResponse, When, final_status, is_final};
 use bytes::{BufMut as _, Bytes, BytesMut};
 use http::{HeaderValue, StatusCode, header};
 use serde::{Deserialize, Serialize};
@@ -11,13 +11,13 @@ use std::fmt;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-/// One thing that goes wrong. In JSON, for the program's control endpoint, a fault is an object with one key:
+/// A fault to inject. In JSON, for the control endpoint, a fault is an object with one key:
 /// `{"status": {"status": 503, "body": "html"}}`, `{"latency": {"millis": 200}}`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 #[non_exhaustive]
 pub enum Fault {
-    /// The request waits before it is processed (in tokio's time, which tests can pause). Goes together with any other fault.
+    /// A delay before the request is processed (in tokio's time, which tests can pause). Can be combined with any other fault.
     Latency {
         /// How long.
         #[serde(rename = "millis", with = "millis")]
@@ -25,70 +25,60 @@ pub enum Fault {
     },
     /// The connection is closed with a TCP reset; in process, the service returns an error.
     ConnectionReset {
-        /// Whether the request still took effect.
+        /// Whether the request took effect.
         when: When,
     },
-    /// No answer ever comes: what a client's time-out is for.
+    /// No response is ever sent, so the client has to time out.
     Timeout {
-        /// Whether the request still took effect.
+        /// Whether the request took effect.
         when: When,
     },
-    /// Another status; the request has no effect.
+    /// An HTTP error status; the request has no effect.
     Status {
         /// For example 429, 500, 502, 503 or 504.
         status: u16,
-        /// What the body is.
+        /// The body.
         #[serde(default)]
         body: FaultBody,
         /// A `Retry-After` header.
         #[serde(default)]
         retry_after: Option<RetryAfter>,
     },
-    /// The true answer, cut in the middle of its JSON.
+    /// The real response, truncated in the middle of its JSON.
     TruncatedJson,
-    /// The true answer, labelled `text/plain`.
+    /// The real response with content type `text/plain`.
     WrongContentType,
-    /// The true answer behind two MiB of white space: valid JSON that a careful client does not read to its end.
+    /// The real response after 2 MiB of white space: valid JSON that a careful client does not read completely.
     OversizedBody,
     /// A redirect; the request has no effect.
     Redirect {
         /// 301, 302, 303, 307 or 308.
         status: u16,
-        /// Where to.
+        /// The `Location`.
         location: String,
     },
     /// HTTP 200 with an error in its body; the request has no effect.
     ErrorWithStatus200 {
         /// The body's shape.
         shape: ErrorShape,
-        /// The word (shape C has none: it carries code 4000).
-        word: ErrorWord,
+        /// The error code (shape C carries the number 4000 instead).
+        code: OAuthErrorCode,
     },
-    /// The true answer, edited: a member with another value, without a header, cut somewhere.
-    Edited(EditedAnswer),
-    /// Another answer, whatever it is.
-    Scripted(ScriptedAnswer),
-    /// The `Date` header is off by this much; expiry times are not. Goes together with any other fault. (A server whose whole
-    /// clock is off is a mock with another [`MockClock`](crate::MockClock).)
+    /// The real response with edits: a changed member, a removed header, a truncated body.
+    Edited(EditedResponse),
+    /// A scripted response instead of the real one.
+    Scripted(ScriptedResponse),
+    /// The `Date` header is wrong by this much; expiry times are not. Can be combined with any other fault. (For a server whose whole
+    /// clock is wrong, give the mock another [`MockClock`](crate::MockClock).)
     SkewedDate {
-        /// Seconds ahead, negative for behind.
+        /// Seconds ahead; negative if behind.
         seconds: i64,
     },
-    /// Access tokens live only this long, whatever was asked for. Goes together with any other fault.
+    /// Access tokens live only this long, whatever was requested. Can be combined with any other fault.
     ShortLivedTokens {
         /// The lifetime.
         seconds: u64,
     },
-}
-
-/// Whether a request takes effect before the fault hides that from the client.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum When {
-    /// It has no effect: a refresh token sent stays alive.
-    BeforeProcessing,
-    /// It took effect: a refresh token sent is dead, and its successor lost.
-    AfterProcessing,
 }
 
 /// The body of a [`Fault::Status`].
@@ -100,7 +90,7 @@ pub enum FaultBody {
     Json,
     /// A gateway's HTML page.
     Html,
-    /// Nothing.
+    /// An empty body.
     Empty,
 }
 
@@ -110,7 +100,7 @@ pub enum FaultBody {
 pub enum RetryAfter {
     /// A number of seconds.
     Seconds(u64),
-    /// A date so many seconds ahead of the mock's clock.
+    /// A date this many seconds ahead of the mock's clock.
     DateInSeconds(u64),
 }
 
@@ -147,7 +137,7 @@ impl Fault {
         Self::Latency { delay }
     }
 
-    /// Whether this changes how a request is processed rather than what comes of it: such faults go together.
+    /// Whether this fault changes how a request is processed and keeps the real response. Such faults can be combined.
     fn is_modifier(&self) -> bool {
         matches!(
             self,
@@ -155,7 +145,7 @@ impl Fault {
         )
     }
 
-    /// About how much memory it takes.
+    /// Its approximate memory.
     pub(crate) fn bytes(&self) -> usize {
         match self {
             Self::Edited(edited) => edited.bytes(),
@@ -169,20 +159,20 @@ impl Fault {
         const LONGEST: u64 = limits::LONGEST_SECONDS;
         match self {
             Self::Latency { delay } if *delay > limits::LONGEST => {
-                Err("has millis that are not from 0 to 3155760000000 (100 years)")
+                Err("has millis outside 0 to 3155760000000 (100 years)")
             }
             Self::ShortLivedTokens { seconds } if *seconds > LONGEST => {
-                Err("has seconds that are not from 0 to 3155760000 (100 years)")
+                Err("has seconds outside 0 to 3155760000 (100 years)")
             }
             Self::SkewedDate { seconds } if seconds.unsigned_abs() > LONGEST => {
-                Err("has seconds that are not from -3155760000 to 3155760000 (100 years)")
+                Err("has seconds outside -3155760000 to 3155760000 (100 years)")
             }
             Self::Status { status, .. } if !is_final(*status) => Err(NOT_FINAL),
             Self::Redirect { status, .. } if !matches!(status, 301 | 302 | 303 | 307 | 308) => {
                 Err("is not a redirect: one of 301, 302, 303, 307, 308")
             }
             Self::Redirect { location, .. } if HeaderValue::from_str(location).is_err() => {
-                Err("has a location that no header can carry")
+                Err("has a location that is not a valid header value")
             }
             Self::Edited(edited) => edited.check(),
             Self::Scripted(scripted) => scripted.check(),
@@ -191,14 +181,14 @@ impl Fault {
     }
 }
 
-impl From<EditedAnswer> for Fault {
-    fn from(edited: EditedAnswer) -> Self {
+impl From<EditedResponse> for Fault {
+    fn from(edited: EditedResponse) -> Self {
         Self::Edited(edited)
     }
 }
 
-impl From<ScriptedAnswer> for Fault {
-    fn from(scripted: ScriptedAnswer) -> Self {
+impl From<ScriptedResponse> for Fault {
+    fn from(scripted: ScriptedResponse) -> Self {
         Self::Scripted(scripted)
     }
 }
@@ -218,7 +208,7 @@ impl fmt::Display for Fault {
             Self::WrongContentType => f.write_str("wrong content type"),
             Self::OversizedBody => f.write_str("oversized body"),
             Self::Redirect { status, .. } => write!(f, "redirect {status}"),
-            Self::ErrorWithStatus200 { word, .. } => write!(f, "200 with {word}"),
+            Self::ErrorWithStatus200 { code, .. } => write!(f, "200 with {code}"),
             Self::Edited(edited) => write!(f, "edited answer {}", edited.places()),
             Self::Scripted(scripted) => write!(f, "scripted answer {}", scripted.status()),
             Self::SkewedDate { seconds } => write!(f, "date skewed by {seconds} s"),
@@ -227,7 +217,7 @@ impl fmt::Display for Fault {
     }
 }
 
-/// Which requests a fault is for.
+/// The requests that a fault applies to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
@@ -236,7 +226,7 @@ pub enum Target {
     Any,
     /// One endpoint.
     Endpoint(Endpoint),
-    /// Token requests with this `grant_type`, at whichever token endpoint.
+    /// Token requests with this `grant_type`, at any token endpoint.
     GrantType(String),
 }
 
@@ -269,12 +259,12 @@ impl From<Endpoint> for Target {
     }
 }
 
-/// How many requests a fault hits.
+/// How many requests a fault applies to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Times {
-    /// The next so many.
+    /// The next `n` requests.
     Next(u32),
-    /// All, until the faults are cleared.
+    /// All requests, until the faults are cleared.
     Forever,
 }
 
@@ -283,22 +273,22 @@ impl Times {
     pub const ONCE: Self = Self::Next(1);
 }
 
-/// A fault that waits for its requests.
+/// A planned fault.
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct PlannedFault {
-    /// Names it for [`Faults::remove`].
+    /// Its id, for [`Faults::remove`].
     pub id: u64,
-    /// What happens.
+    /// The fault.
     pub fault: Fault,
-    /// To which requests.
+    /// The requests that it applies to.
     pub target: Target,
-    /// How many it will still hit; `None` for all.
+    /// How many requests it still applies to; `None` for all.
     pub remaining: Option<u32>,
 }
 
-/// The plan of faults. Of the faults that cover a request, every latency, skewed date and short life applies, and of all
-/// others the one planned first; each counts down by one.
+/// The planned faults. For a matching request, every latency, skewed date and short lifetime applies, and of all
+/// others only the one that was planned first. Each that applies counts down by one.
 #[derive(Default)]
 pub struct Faults {
     plan: Mutex<Plan>,
@@ -311,7 +301,7 @@ struct Plan {
 }
 
 impl Faults {
-    /// Plans a fault and returns its id. A status that HTTP does not have, or that only announces an answer, is sent as 500.
+    /// Plans a fault and returns its id. An invalid or informational status is sent as 500.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), coze_mock::Error> {
@@ -339,7 +329,7 @@ impl Faults {
         id
     }
 
-    /// Takes a fault out of the plan; `false` if it is no longer there.
+    /// Removes a planned fault; `false` if there is no such fault.
     pub fn remove(&self, id: u64) -> bool {
         let mut plan = self.lock();
         let before = plan.faults.len();
@@ -347,13 +337,13 @@ impl Faults {
         plan.faults.len() < before
     }
 
-    /// The faults that still wait.
+    /// The faults that are still planned.
     #[must_use]
     pub fn pending(&self) -> Vec<PlannedFault> {
         self.lock().faults.clone()
     }
 
-    /// Whether the plan has room for one more.
+    /// Whether one more fault is within the limits.
     pub(crate) fn has_room_for(&self, fault: &Fault, target: &Target) -> bool {
         let faults = &self.lock().faults;
         let planned = faults
@@ -363,7 +353,7 @@ impl Faults {
         faults.len() < limits::FAULTS && bytes <= limits::FAULT_BYTES
     }
 
-    /// Empties the plan.
+    /// Removes all planned faults.
     pub fn clear(&self) {
         self.lock().faults.clear();
     }
@@ -403,7 +393,7 @@ impl fmt::Debug for Faults {
     }
 }
 
-/// The faults of one request.
+/// The faults that apply to one request.
 #[derive(Debug, Default)]
 pub(crate) struct Applied {
     pub(crate) latency: Duration,
@@ -411,7 +401,7 @@ pub(crate) struct Applied {
     pub(crate) token_lifetime: Option<Duration>,
     pub(crate) outcome: Option<Fault>,
     pub(crate) names: Vec<String>,
-    /// Further faults, which are not named.
+    /// Faults beyond the limit: counted, not named.
     unnamed: usize,
 }
 
@@ -437,7 +427,7 @@ impl Applied {
     }
 }
 
-/// The answer of a fault in whose stead nothing is processed; `None` for faults that need the true answer or give none.
+/// The response of a fault that replaces processing; `None` for faults that need the real response or send none.
 pub(crate) fn answer_instead(
     fault: &Fault,
     endpoint: Endpoint,
@@ -464,9 +454,9 @@ pub(crate) fn answer_instead(
                     Answer::api_error(status, code, reason(status), log_id)
                 }
                 FaultBody::Json => {
-                    let word = ErrorWord::InternalError;
-                    let body = error_body(shape, word, word.default_message(), log_id);
-                    Answer::json(status, &body).with_error(word.as_str())
+                    let code = OAuthErrorCode::InternalError;
+                    let body = error_body(shape, code, code.default_message(), log_id);
+                    Answer::json(status, &body).with_error(code.as_str())
                 }
             };
             Some(match retry_after {
@@ -484,18 +474,18 @@ pub(crate) fn answer_instead(
             let status = StatusCode::from_u16(*status).unwrap_or(StatusCode::TEMPORARY_REDIRECT);
             Some(Answer::empty(status).with_header(header::LOCATION, location))
         }
-        Fault::ErrorWithStatus200 { shape, word } => Some(
+        Fault::ErrorWithStatus200 { shape, code } => Some(
             Answer::json(
                 StatusCode::OK,
-                &error_body(*shape, *word, word.default_message(), log_id),
+                &error_body(*shape, *code, code.default_message(), log_id),
             )
-            .with_error(word.as_str()),
+            .with_error(code.as_str()),
         ),
         _ => None,
     }
 }
 
-/// The true answer, spoilt.
+/// The real response, changed by the fault.
 pub(crate) fn spoil(fault: &Fault, mut answer: Answer) -> Answer {
     match fault {
         Fault::TruncatedJson => answer.body = answer.body.slice(..answer.body.len() * 2 / 3),
@@ -529,9 +519,9 @@ fn gateway_page(status: StatusCode) -> String {
     format!("<html><head><title>{title}</title></head><body><h1>{title}</h1></body></html>\n")
 }
 
-/// The form of dates in HTTP headers, `skew_seconds` off.
+/// An HTTP date, shifted by `skew_seconds`.
 pub(crate) fn http_date(since_epoch: Duration, skew_seconds: i64) -> String {
-    // The year 9999 is the last that the format can write.
+    // The year 9999 is the last one that the format can represent.
     const LAST: u64 = 253_402_300_799;
     let seconds = since_epoch
         .as_secs()

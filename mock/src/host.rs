@@ -1,18 +1,18 @@
-//! The host that a request names, and what can be told from it about who sent the request.
+//! The host that a request names, and the defence against DNS rebinding.
 //!
-//! DNS rebinding: a web page of `evil.example` lets that name resolve to the mock's address, and then calls the mock as if
-//! it were of its own origin. What gives it away is the name in `Host`, which the browser writes and the page cannot change.
+//! With DNS rebinding, a web page of `evil.example` makes that name resolve to the mock's address, and then calls the mock as
+//! its own origin. It is recognised by the name in `Host`, which the browser writes and the page cannot change.
 
 use http::HeaderValue;
 use url::Host;
 
-/// What a request says about the host that it is for: the request target and the `Host` header (RFC 9112 section 3.2).
+/// The host of a request, from its target and its `Host` header (RFC 9112 section 3.2).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Called {
     At(Authority),
     /// Neither names a host.
     Unnamed,
-    /// A host that can't be read, or two hosts.
+    /// An invalid host, or two different hosts.
     Unclear,
 }
 
@@ -54,7 +54,7 @@ pub(crate) struct Authority {
 }
 
 impl Authority {
-    /// Nothing but a host and a port: no user, no path, no percent-encoding.
+    /// Parses a host and an optional port: no user, no path, no percent-encoding.
     pub(crate) fn parse(text: &str) -> Option<Self> {
         let end_of_host = match text.starts_with('[') {
             true => text.find(']')? + 1,
@@ -98,8 +98,8 @@ impl Authority {
         }
     }
 
-    /// Whether a stranger can't have let this name resolve to the mock: it is an address, a loopback name, or the name of a
-    /// machine in the same network.
+    /// Whether DNS rebinding is impossible for this name: it is an address, a loopback name, or the name of a
+    /// machine in the local network.
     pub(crate) fn is_beyond_rebinding(&self) -> bool {
         match &self.host {
             Host::Ipv4(_) | Host::Ipv6(_) => true,
@@ -113,7 +113,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_host_and_a_port_are_an_authority() {
+    fn an_authority_is_a_host_and_an_optional_port() {
         for (text, loopback, beyond_rebinding) in [
             ("127.0.0.1", true, true),
             ("127.0.0.1:80", true, true),
@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_that_names_two_hosts_names_none() {
+    fn two_hosts_are_invalid() {
         let called = |target: Option<&str>, headers: &[&str]| {
             let headers: Vec<HeaderValue> = headers
                 .iter()

@@ -16,7 +16,7 @@ pub(crate) struct PemPair {
     pub(crate) public_pem: String,
 }
 
-/// The pair of this process, generated at first use: about a tenth of a second, so not one per mock.
+/// The key pair of this process, generated on first use. Generation takes about 0.1 s, so mocks share one.
 pub(crate) fn generated() -> Result<&'static PemPair, Error> {
     static PAIR: OnceLock<Option<PemPair>> = OnceLock::new();
     PAIR.get_or_init(|| generate().ok())
@@ -65,8 +65,8 @@ impl VerifyingKey {
     }
 
     pub(crate) fn verifies(&self, message: &str, signature: &[u8]) -> bool {
-        // The provider is named rather than looked up: `jsonwebtoken`'s look-up panics in a build that turned on both of its
-        // backends, and this crate is linked into other people's tests.
+        // The provider is named explicitly: `jsonwebtoken`'s lookup panics in a build that enables both of its
+        // backends, and this crate becomes part of other projects' test builds.
         let verifier: Result<Box<dyn JwtVerifier>, _> =
             (DEFAULT_PROVIDER.verifier_factory)(&Algorithm::RS256, &self.0);
         verifier.is_ok_and(|verifier| {
@@ -82,7 +82,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_generated_pair_belongs_together() {
+    fn the_generated_keys_match() {
         let pair = generated().expect("a key pair");
         assert!(
             pair.private_pem
@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn a_private_key_is_no_public_key() {
+    fn a_private_key_is_refused_as_a_public_key() {
         assert!(VerifyingKey::from_pem("no key").is_err());
     }
 }

@@ -1,4 +1,4 @@
-//! The program: the mock for tests in any language.
+//! The command-line program: the mock for tests in any language.
 //!
 //! It prints one line of JSON when it is ready, logs each request to standard error, and stops on SIGINT or SIGTERM.
 
@@ -20,37 +20,37 @@ use std::time::Duration;
 #[derive(Debug, Parser)]
 #[command(name = "coze-mock", version)]
 struct Arguments {
-    /// Where to listen; port 0 is a free one, which the ready line names
+    /// The address to listen on; port 0 means a free port, which the ready line names
     #[arg(long, default_value = "127.0.0.1:0")]
     listen: SocketAddr,
     /// A JSON file of apps, instead of the default ones
     #[arg(long, value_name = "FILE")]
     apps: Option<PathBuf>,
-    /// Tolerate (and record) what foreign clients are known to do
+    /// Accept (and record) the known deviations of third-party clients
     #[arg(long)]
     lenient: bool,
-    /// Sending a refresh token that was used before ends the whole sign-in (not known of Coze)
+    /// Revoke the whole token family when a redeemed refresh token is sent again (not known of Coze)
     #[arg(long)]
     reuse_revokes_family: bool,
-    /// A refresh ends the access token that came with the refresh token (not known of Coze)
+    /// Revoke the previous access token on refresh (not known of Coze)
     #[arg(long)]
     refresh_revokes_access_token: bool,
     /// The shape of the errors of the OAuth endpoints
     #[arg(long, value_enum, default_value_t = Shape::Both)]
     error_shape: Shape,
-    /// Least time between two polls of a device
+    /// Minimum interval between two polls of a device, in seconds
     #[arg(long, value_name = "SECONDS", default_value = "5", value_parser = seconds, allow_hyphen_values = true)]
     device_interval: Duration,
-    /// How long device codes live
+    /// Lifetime of device codes, in seconds
     #[arg(long, value_name = "SECONDS", default_value = "300", value_parser = seconds, allow_hyphen_values = true)]
     device_code_lifetime: Duration,
-    /// How long users' access tokens live
+    /// Lifetime of users' access tokens, in seconds
     #[arg(long, value_name = "SECONDS", default_value = "900", value_parser = seconds, allow_hyphen_values = true)]
     access_token_lifetime: Duration,
     /// A host that the `aud` of JWTs may name (may be repeated; default: the host that the client called)
     #[arg(long, value_name = "HOST")]
     audience: Vec<String>,
-    /// The URL under which clients reach the mock, where they do not call it by the address it listens on
+    /// The URL under which clients reach the mock, if it differs from the listening address
     #[arg(long, value_name = "URL")]
     public_url: Option<String>,
     /// Do not log requests
@@ -60,7 +60,7 @@ struct Arguments {
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Shape {
-    /// The word in `error_code` and in `error`, as Coze sends it
+    /// The code in both `error_code` and `error`, as Coze sends it
     Both,
     /// `{"error_code", "error_message", "error"}`
     A,
@@ -70,7 +70,7 @@ enum Shape {
     C,
 }
 
-/// A time in seconds. The builder has the last word; an error of this one names the option as it was typed.
+/// A duration in seconds. The builder checks it again; this error names the option as it was typed.
 fn seconds(text: &str) -> Result<Duration, String> {
     const MOST: u64 = 3_155_760_000;
     match text.parse() {
@@ -98,7 +98,7 @@ async fn main() -> ExitCode {
     }
 }
 
-/// A message without what a terminal would obey: control characters, and those that have no width or turn the direction.
+/// A message without characters that control a terminal: control, zero-width and bidirectional characters.
 struct Printable<'a>(&'a str);
 
 impl fmt::Display for Printable<'_> {
@@ -158,10 +158,10 @@ fn configure(arguments: &Arguments) -> Result<Builder, Box<dyn Error>> {
     Ok(builder)
 }
 
-/// The most that is read of an apps file: 1 MiB.
+/// The maximum size of an apps file: 1 MiB.
 const APPS_BYTES: u64 = 1024 * 1024;
 
-/// Only regular files are read: a pipe may never yield anything, and a device may never end.
+/// Only regular files are read: reading a pipe may block, and a device may be endless.
 fn read_apps(path: &Path) -> io::Result<String> {
     if !std::fs::metadata(path)?.is_file() {
         return Err(io::Error::other("it is not a regular file"));
@@ -176,11 +176,11 @@ fn read_apps(path: &Path) -> io::Result<String> {
 }
 
 fn log(record: &RequestRecord) {
-    // Nobody is left to tell if standard error is closed.
+    // Nothing can be reported if standard error is closed.
     let _ = writeln!(io::stderr().lock(), "{record}");
 }
 
-/// Everything that a test needs to know, in one line. Each app has the form of a `coze_oauth_config.json`.
+/// Everything that a test needs, in one line. Each app has the form of a `coze_oauth_config.json`.
 fn ready_line(mock: &MockCoze) -> Result<Value, Box<dyn Error>> {
     let url = mock.public_url();
     let apps = mock
@@ -222,8 +222,8 @@ fn app_json(app: &App, url: &str) -> Result<Value, coze_mock::Error> {
     Ok(entry)
 }
 
-/// The signals that end the program. They are listened for before the ready line is out: who starts the program may stop it at
-/// once.
+/// The signals that stop the program. They are registered before the ready line is printed, because the parent process may
+/// stop the program right after it.
 struct Stop {
     #[cfg(unix)]
     interrupt: tokio::signal::unix::Signal,

@@ -1,34 +1,27 @@
-//! The handle of a mock: the person's part, the clock, the faults, and what clients did.
+//! The handle of a mock: the user's decisions, the clock, the faults, and the recorded requests.
 
 use crate::app::App;
+use crate::authorize::Decision;
 use crate::builder::Builder;
 use crate::clock::MockClock;
-use crate::core::{Core, Incoming};
+use crate::core::Core;
 use crate::defaults;
 use crate::error::Error;
 use crate::fault::Faults;
 use crate::host::Called;
 use crate::record::{Note, RequestRecord, Violation};
-use crate::server::Server;
+use crate::request::Incoming;
+use crate::server::{self, Server};
 use crate::service::MockService;
-use crate::state::{GrantedToken, SignIn};
+use crate::state::{GrantedToken, TokenFamily};
+use crate::visit;
 use http::{HeaderMap, Method};
 use std::fmt;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError, RwLock};
 use url::Url;
 
-/// What a person does on the consent page.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Decision {
-    /// Lets the app in.
-    Approve,
-    /// Refuses.
-    Deny,
-}
-
-/// A mock of Coze. Clones are the same mock; it stops when the last one is dropped.
+/// A mock of Coze. Clones share one mock, which stops when the last one is dropped.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), coze_mock::Error> {
@@ -40,7 +33,7 @@ pub enum Decision {
 ///     "{}/api/permission/oauth2/authorize?response_type=code&client_id={}&redirect_uri={}&state=xyz",
 ///     mock.url(), defaults::WEB_CLIENT_ID, "http%3A%2F%2F127.0.0.1%3A8080%2Fcallback",
 /// );
-/// // The person's part is one call:
+/// // The user's decision is one call:
 /// let callback = mock.authorize(&page, Decision::Approve)?;
 /// assert!(callback.as_str().starts_with("http://127.0.0.1:8080/callback?code="));
 /// mock.assert_clean();
@@ -50,6 +43,39 @@ pub enum Decision {
 pub struct MockCoze {
     core: Arc<Core>,
     server: Arc<RwLock<Option<Server>>>,
+}
+
+impl Builder {
+    /// Builds the mock without a socket. Call it through [`MockCoze::service`].
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Option`] for an option outside its limits, [`Error::App`] for an invalid app,
+    /// [`Error::KeyGeneration`] and [`Error::NoRandomness`] if the operating system fails.
+    pub fn build(mut self) -> Result<MockCoze, Error> {
+        self.options.check()?;
+        let mut apps = if self.default_apps {
+            defaults::apps()
+        } else {
+            Vec::new()
+        };
+        apps.extend(self.apps);
+        let core = Arc::new(Core::new(self.options, apps, self.clock)?);
+        Ok(MockCoze::new(core))
+    }
+
+    /// Builds the mock and serves it over HTTP in background tasks of the current tokio runtime, until it is
+    /// [shut down](MockCoze::shutdown) or its last clone is dropped.
+    ///
+    /// # Errors
+    ///
+    /// As [`build`](Self::build), and [`Error::Listen`].
+    pub async fn start(self) -> Result<MockCoze, Error> {
+        let listen = self.listen;
+        let mock = self.build()?;
+        let server = server::start(Arc::clone(mock.core()), listen).await?;
+        Ok(mock.with_server(server))
+    }
 }
 
 impl MockCoze {
@@ -62,7 +88,7 @@ impl MockCoze {
         Self::builder().start().await
     }
 
-    /// Sets a mock up.
+    /// Returns a builder, to configure a mock.
     pub fn builder() -> Builder {
         Builder::new()
     }
@@ -83,8 +109,8 @@ impl MockCoze {
         &self.core
     }
 
-    /// The base URL, `http://127.0.0.1:PORT`: API base and WWW base in one. In-process mocks have none, and give
-    /// `https://api.coze.test`, for clients that want one all the same.
+    /// The base URL, `http://127.0.0.1:PORT`, which is both the API base and the WWW base. An in-process mock returns
+    /// `https://api.coze.test`, for clients that need one.
     #[must_use]
     pub fn url(&self) -> &str {
         self.core
@@ -93,14 +119,14 @@ impl MockCoze {
             .map_or("https://api.coze.test", String::as_str)
     }
 
-    /// The URL under which clients reach the mock: [`Builder::public_url`] without a slash at its end, or else [`url`](Self::url).
+    /// The URL under which clients reach the mock: [`Builder::public_url`] without a trailing slash, else [`url`](Self::url).
     #[must_use]
     pub fn public_url(&self) -> &str {
         let public = self.core.options.public.as_ref();
         public.map_or(self.url(), |public| &public.base)
     }
 
-    /// The address listened on, if there is a socket.
+    /// The listening address, if there is a socket.
     #[must_use]
     pub fn address(&self) -> Option<std::net::SocketAddr> {
         self.server
@@ -110,13 +136,13 @@ impl MockCoze {
             .map(|server| server.address)
     }
 
-    /// The mock as a `tower::Service`, to be called in process; it and the socket share one state.
+    /// The mock as a `tower::Service`, for in-process calls. It shares its state with the socket.
     #[must_use]
     pub fn service(&self) -> MockService {
         MockService::new(Arc::clone(&self.core))
     }
 
-    /// Stops listening and closes every connection; the handle still tells what happened.
+    /// Stops listening and closes every connection. The handle still returns the records.
     pub async fn shutdown(&self) {
         let server = self
             .server
@@ -150,7 +176,7 @@ impl MockCoze {
             .map(|registered| registered.app.clone())
     }
 
-    /// The personal and service access tokens that it was set up with.
+    /// The configured personal and service access tokens.
     #[must_use]
     pub fn fixed_access_tokens(&self) -> &[String] {
         &self.core.options.access_tokens
@@ -160,7 +186,7 @@ impl MockCoze {
     ///
     /// # Errors
     ///
-    /// [`Error::KeyGeneration`] if it could not be generated, which a mock with the default apps has already done.
+    /// [`Error::KeyGeneration`] if it could not be generated. A mock with the default apps has already generated it.
     pub fn default_jwt_private_key_pem(&self) -> Result<&'static str, Error> {
         defaults::jwt_private_key_pem()
     }
@@ -180,13 +206,13 @@ impl MockCoze {
         Ok(())
     }
 
-    /// A person opens the authorize URL and decides. Returns where the browser is sent: the callback.
+    /// Lets the user open the authorize URL and decide. Returns the callback URL to which the browser is redirected.
     ///
-    /// The host of the URL does not matter, its path and query do; the visit is recorded as a request.
+    /// Only the path and query of the URL matter, not the host. The visit is recorded as a request.
     ///
     /// # Errors
     ///
-    /// [`Error::Authorize`] where a browser would have seen an error page instead of the consent page.
+    /// [`Error::Authorize`] if a browser would have been shown an error page instead of the consent page.
     pub fn authorize(&self, authorize_url: &str, decision: Decision) -> Result<Url, Error> {
         let url =
             Url::parse(authorize_url).map_err(|_| Error::Authorize("this is not a URL".into()))?;
@@ -200,23 +226,21 @@ impl MockCoze {
             called: Called::Unnamed,
             scheme: "https",
         };
-        let callback = self
-            .core
-            .person_authorizes(&incoming, decision == Decision::Approve)
+        let callback = visit::authorize(&self.core, &incoming, decision == Decision::Approve)
             .map_err(Error::Authorize)?;
         Url::parse(&callback).map_err(|_| Error::Authorize("the callback is not a URL".into()))
     }
 
-    /// A person enters the user code and approves.
+    /// Lets the user enter the user code and approve.
     ///
     /// # Errors
     ///
-    /// [`Error::NoSuchUserCode`] if nothing waits for a decision under this code.
+    /// [`Error::NoSuchUserCode`] if no authorization with this code is pending.
     pub fn approve_device(&self, user_code: &str) -> Result<(), Error> {
         self.decide_device(user_code, Decision::Approve)
     }
 
-    /// A person enters the user code and refuses.
+    /// Lets the user enter the user code and refuse.
     ///
     /// # Errors
     ///
@@ -238,13 +262,13 @@ impl MockCoze {
         Err(Error::NoSuchUserCode)
     }
 
-    /// The clock: `mock.clock().advance(...)` moves time forward.
+    /// The clock. `mock.clock().advance(...)` advances it.
     #[must_use]
     pub fn clock(&self) -> &MockClock {
         &self.core.clock
     }
 
-    /// The plan of faults.
+    /// The planned faults.
     #[must_use]
     pub fn faults(&self) -> &Faults {
         &self.core.faults
@@ -256,29 +280,29 @@ impl MockCoze {
         self.core.log.requests()
     }
 
-    /// How many requests there were, kept or not.
+    /// The number of requests so far, including those no longer kept.
     #[must_use]
     pub fn request_count(&self) -> u64 {
         self.core.log.requests_ever()
     }
 
-    /// The latest breaches of the contract, those that lenient mode tolerated among them.
+    /// The latest violations of the contract, including those that lenient mode accepted.
     #[must_use]
     pub fn violations(&self) -> Vec<Violation> {
         self.core.log.violations()
     }
 
-    /// What is allowed and could be done better.
+    /// The latest notes: requests that are valid but not recommended.
     #[must_use]
     pub fn notes(&self) -> Vec<Note> {
         self.core.log.notes()
     }
 
-    /// Fails the test if any request broke the contract, tolerated or not.
+    /// Fails the test if any request violated the contract, accepted or not.
     ///
     /// # Panics
     ///
-    /// Then, listing the violations.
+    /// If there are violations; the message lists them.
     #[track_caller]
     #[allow(clippy::panic, reason = "it is an assertion, for tests")]
     pub fn assert_clean(&self) {
@@ -287,36 +311,36 @@ impl MockCoze {
             return;
         }
         let list: Vec<String> = self.violations().iter().map(ToString::to_string).collect();
-        panic!("{count} breaches of the contract:\n{}", list.join("\n"));
+        panic!("{count} violations of the contract:\n{}", list.join("\n"));
     }
 
-    /// The sign-ins of users, each with its generations of refresh tokens.
+    /// The sign-ins of users, each with all generations of its refresh token.
     #[must_use]
-    pub fn ledger(&self) -> Vec<SignIn> {
+    pub fn ledger(&self) -> Vec<TokenFamily> {
         self.core.state().tokens.ledger()
     }
 
-    /// The sign-in that a refresh token belongs to, whether or not it is still alive.
+    /// The sign-in that a refresh token belongs to, whether or not the token is still valid.
     #[must_use]
-    pub fn sign_in_of(&self, refresh_token: &str) -> Option<SignIn> {
+    pub fn sign_in_of(&self, refresh_token: &str) -> Option<TokenFamily> {
         let state = self.core.state();
         let id = state.tokens.sign_in_of(refresh_token)?;
         state.tokens.sign_in(id)
     }
 
-    /// What an access token stands for, if it is alive.
+    /// The properties of an access token, if it is valid.
     #[must_use]
     pub fn granted(&self, access_token: &str) -> Option<GrantedToken> {
         let now = self.core.now();
         self.core.state().tokens.access(access_token, now).cloned()
     }
 
-    /// Ends an access token at once; `false` if it was not alive.
+    /// Revokes an access token; `false` if it was not valid.
     pub fn revoke_access_token(&self, access_token: &str) -> bool {
         self.core.state().tokens.revoke_access(access_token)
     }
 
-    /// Ends a sign-in, given any of its refresh tokens: what happens when a user takes the app's access back.
+    /// Revokes a sign-in, given any of its refresh tokens, as when a user withdraws the app's access.
     pub fn revoke_sign_in(&self, refresh_token: &str) -> bool {
         let now = self.core.now();
         let mut state = self.core.state();
@@ -326,7 +350,7 @@ impl MockCoze {
             .is_some_and(|id| state.tokens.revoke_family(id, now))
     }
 
-    /// Ends the user's login behind a sign-in, given any of its refresh tokens: refreshing is then refused with `access_deny` and
+    /// Ends the user's login session behind a sign-in, given any of its refresh tokens: a refresh is then refused with `access_deny` and
     /// "login session invalid", until the user signs in again.
     pub fn end_login(&self, refresh_token: &str) -> bool {
         let now = self.core.now();
@@ -337,15 +361,15 @@ impl MockCoze {
             .is_some_and(|id| state.tokens.end_login(id, now))
     }
 
-    /// How many requests there were no room for since the last [`reset`](Self::reset): [`requests`](Self::requests) lists the
+    /// The number of requests that were dropped from the log since the last [`reset`](Self::reset). [`requests`](Self::requests) lists the
     /// others. See [`Builder::log_capacity`] and [`Builder::log_bytes`].
     #[must_use]
     pub fn forgotten_requests(&self) -> u64 {
         self.core.log.requests_forgotten()
     }
 
-    /// Forgets everything that clients did, and the planned faults, and sets the clock back to where it would be if it had never
-    /// been moved ([`MockClock::reset`]), so that one test's time is not the next one's. Apps stay, all active again.
+    /// Removes everything that clients did and the planned faults, and undoes every advance of the clock
+    /// ([`MockClock::reset`]), so that tests do not affect each other. Apps are kept, and all are active again.
     ///
     /// ```
     /// # fn main() -> Result<(), coze_mock::Error> {
@@ -363,7 +387,7 @@ impl MockCoze {
         self.core.clock.reset();
     }
 
-    /// As [`reset`](Self::reset), and the clock stays where it was moved to.
+    /// As [`reset`](Self::reset), but keeps the clock as it is.
     pub fn reset_keeping_clock(&self) {
         self.core.reset();
     }

@@ -1,12 +1,14 @@
-//! The pages that a person sees: consent, device verification, and what went wrong.
+//! The HTML pages for the user: consent, device verification, and errors.
 //!
-//! They need no script and load nothing. What a request says gets into a page only through the template engine, which escapes it.
+//! They use no scripts and load nothing. Text from a request is inserted only through the template engine, which escapes it.
 
 use crate::answer::{Answer, HTML};
-use crate::authorize::{self, AuthorizeRequest};
-use crate::core::{Core, Exchange, Incoming};
+use crate::authorize;
+use crate::context::RequestContext;
+use crate::core::Core;
+use crate::request::Incoming;
 use crate::secret::{random_token, sha256};
-use crate::state::Ticket;
+use crate::state::{AuthorizeRequest, Ticket};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http::{HeaderName, StatusCode, header};
@@ -77,22 +79,22 @@ fn page(status: StatusCode, title: &str, form_target: Option<&str>, content: &Ma
 
 fn error_page(message: &str) -> Answer {
     let content = html! {
-        h1 { "This request cannot go on" }
+        h1 { "This request is not valid" }
         p role="alert" { (message) }
-        p { "Nothing was sent to the application that led you here." }
+        p { "Nothing was sent to the application that opened this page." }
     };
     page(StatusCode::BAD_REQUEST, "Error", None, &content).with_error("error page")
 }
 
-/// `GET .../authorize`: leads to the consent page, or says why it can't.
-pub(crate) fn authorize(exchange: &mut Exchange<'_>) -> Answer {
-    let core = exchange.core;
+/// `GET .../authorize`: redirects to the consent page, or shows why the request is invalid.
+pub(crate) fn authorize(context: &mut RequestContext<'_>) -> Answer {
+    let core = context.core;
     let request = authorize::check(
         core,
-        exchange.endpoint,
-        exchange.path_id,
-        &exchange.incoming.query,
-        &mut exchange.findings,
+        context.endpoint,
+        context.path_id,
+        &context.incoming.query,
+        &mut context.findings,
     );
     let request = match request {
         Ok(request) => request,
@@ -105,14 +107,14 @@ pub(crate) fn authorize(exchange: &mut Exchange<'_>) -> Answer {
     core.state()
         .tickets
         .insert(&authorize_key, ticket, core.now());
-    let base_url = core.base_url(exchange.incoming);
+    let base_url = core.base_url(context.incoming);
     let consent = format!("{base_url}/_mock/consent?authorize_key={authorize_key}");
     Answer::empty(StatusCode::FOUND)
         .uncached()
         .with_header(header::LOCATION, &consent)
 }
 
-/// `GET /_mock/consent`: asks for consent. The page can be loaded again until it is answered.
+/// `GET /_mock/consent`: asks for consent. The page can be reloaded until the user decides.
 pub(crate) fn consent(core: &Core, incoming: &Incoming) -> Answer {
     let mut query = incoming.query.iter();
     let authorize_key = query.find(|(name, _)| name == "authorize_key");
@@ -151,7 +153,7 @@ fn decision_form(action: &str, ticket: &str) -> Markup {
     }
 }
 
-/// What a content security policy calls the place that the form's answer redirects to: browsers check redirects too.
+/// The redirect target of the form as a CSP source: browsers apply `form-action` to redirects too.
 fn redirect_source(redirect_uri: &str) -> Option<String> {
     let url = url::Url::parse(redirect_uri).ok()?;
     match (url.scheme(), url.host()) {
@@ -162,7 +164,7 @@ fn redirect_source(redirect_uri: &str) -> Option<String> {
     }
 }
 
-/// The fields of a form that a page of ours sent.
+/// The fields of the mock's own forms.
 struct DecisionForm {
     ticket: String,
     approve: bool,
@@ -194,7 +196,7 @@ impl DecisionForm {
     }
 }
 
-const STALE_FORM: &str = "This form was sent before, is too old, or does not come from this page. Go back to the application and begin again.";
+const STALE_FORM: &str = "This form was already sent, has expired, or does not come from this page. Go back to the application and start again.";
 
 /// `POST /_mock/consent`: the decision of the consent page.
 pub(crate) fn consent_decided(core: &Core, incoming: &Incoming) -> Answer {
@@ -213,7 +215,7 @@ pub(crate) fn consent_decided(core: &Core, incoming: &Incoming) -> Answer {
     }
 }
 
-/// `GET /_mock/device`: takes the user code, from the keyboard or from the link.
+/// `GET /_mock/device`: accepts the user code, typed in or from the link.
 pub(crate) fn device(core: &Core, incoming: &Incoming) -> Answer {
     let user_code = incoming
         .query
@@ -262,7 +264,7 @@ fn code_page(unknown: Option<&str>) -> Answer {
         h1 { "Connect a device" }
         p { "Enter the code that your device shows." }
         @if unknown.is_some() {
-            p role="alert" id="problem" { "No device waits under this code. Codes expire after a few minutes." }
+            p role="alert" id="problem" { "No device is waiting with this code. Codes expire after a few minutes." }
         }
         form method="get" action="/_mock/device" {
             label for="user_code" { "Code" }
@@ -291,7 +293,7 @@ pub(crate) fn device_decided(core: &Core, incoming: &Incoming) -> Answer {
     };
     if !core.state().devices.decide(&user_code, form.approve, now) {
         return error_page(
-            "The device no longer waits: its code has expired, or somebody decided before.",
+            "The device is no longer waiting: its code has expired, or a decision was already made.",
         );
     }
     let content = html! {
@@ -302,7 +304,7 @@ pub(crate) fn device_decided(core: &Core, incoming: &Incoming) -> Answer {
 }
 
 fn no_randomness() -> Answer {
-    error_page("The operating system gave no random bytes.")
+    error_page("The operating system provided no random bytes.")
 }
 
 #[cfg(test)]
@@ -310,7 +312,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_policy_names_where_the_form_leads() {
+    fn the_policy_allows_the_redirect_target_of_the_form() {
         for (redirect_uri, source) in [
             (
                 "https://example.com:8443/cb?x=1#frag",

@@ -1,33 +1,33 @@
-//! What the mock remembers of every request, with no secret in plain.
+//! The records of requests, without plaintext secrets.
 
-use crate::contract::{Name, Tolerance};
-use crate::core::Incoming;
 use crate::endpoint::Endpoint;
-use crate::jwt::Jwt;
-use crate::limits;
+use crate::jwt::{Jwt, JwtRecord};
+use crate::limits::{self, bytes_of, bytes_of_fields};
+use crate::printable::Name;
+use crate::request::Incoming;
 use crate::secret::redacted;
 use bytes::Bytes;
 use http::HeaderMap;
 use percent_encoding::{CONTROLS, utf8_percent_encode};
 use serde::Serialize;
-use serde_json::{Map, Value};
+use serde_json::Value;
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::{Mutex, PoisonError};
 
-/// One request as it came in, and what came of it. Secrets are replaced by their length and
+/// One request and its outcome. Secrets are replaced by their length and
 /// [`fingerprint`](crate::fingerprint); a JWT is shown by its header and claims.
 ///
 /// A record keeps at most 2 KiB of the path, 8 KiB of the query, 16 KiB of the headers, 16 KiB of a JWT and a body of 32 KiB;
-/// what is beyond that is named in [`dropped`](Self::dropped). `Display` writes one line of printable ASCII for a log.
+/// whatever exceeds that is listed in [`dropped`](Self::dropped). `Display` writes one line of printable ASCII for a log.
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct RequestRecord {
     /// Counts up from 1.
     pub number: u64,
-    /// The log id that the answer carries in `x-tt-logid`.
+    /// The log id in the response's `x-tt-logid` header.
     pub log_id: String,
-    /// The mock's time when it came, in milliseconds since the UNIX epoch.
+    /// When it arrived, by the mock's clock, in milliseconds since the UNIX epoch.
     pub at_unix_ms: u64,
     /// The endpoint, if there is one at this path.
     pub endpoint: Option<Endpoint>,
@@ -39,45 +39,35 @@ pub struct RequestRecord {
     pub query: Vec<(String, String)>,
     /// The headers, names in lower case.
     pub headers: Vec<(String, String)>,
-    /// The JSON body, if it was one.
+    /// The body, if it was JSON.
     pub body: Option<Value>,
     /// The JWT of the `Authorization` header, decoded whether or not it is valid.
     pub jwt: Option<JwtRecord>,
-    /// What came of it.
+    /// The outcome.
     pub outcome: Outcome,
-    /// The faults that were applied, in words.
+    /// The faults that were applied, as text.
     pub faults: Vec<String>,
-    /// What was too large to keep, in words: `body: 70000 bytes`, `query: 800 of 900 pairs`. Empty for an ordinary request.
+    /// What was too large to keep, as text: `body: 70000 bytes`, `query: 800 of 900 pairs`. Empty for an ordinary request.
     pub dropped: Vec<String>,
 }
 
-/// A JWT without its signature.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-#[non_exhaustive]
-pub struct JwtRecord {
-    /// The decoded header.
-    pub header: Map<String, Value>,
-    /// The decoded claims.
-    pub claims: Map<String, Value>,
-}
-
-/// What came of a request.
+/// The outcome of a request.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Outcome {
-    /// Still being worked on, or given up by the client before it was answered.
+    /// In progress, or abandoned by the client before the response.
     Open,
     /// Answered.
     Answered {
         /// The HTTP status.
         status: u16,
-        /// Coze's error word, or the code of a shape C error.
+        /// The error code: a word, or the number of a shape C error.
         error: Option<String>,
     },
     /// A fault closed the connection.
     ConnectionReset,
-    /// A fault kept the answer back for ever.
+    /// A fault withheld the response.
     NeverAnswered,
 }
 
@@ -112,7 +102,7 @@ impl fmt::Display for RequestRecord {
     }
 }
 
-/// A path for a line of a log: what is not printable ASCII is percent-encoded, and no more is shown than a reader wants.
+/// A path for one line of a log: percent-encoded unless printable ASCII, and shortened.
 struct Shortened<'a>(&'a str);
 
 impl fmt::Display for Shortened<'_> {
@@ -127,27 +117,12 @@ impl fmt::Display for Shortened<'_> {
     }
 }
 
-/// As many bytes of a text as there may be, without half a character.
+/// The longest prefix of at most this many bytes that ends at a character boundary.
 fn prefix(text: &str, at_most: usize) -> &str {
     &text[..text.floor_char_boundary(at_most)]
 }
 
-/// About how much memory a JSON value takes.
-pub(crate) fn bytes_of(value: &Value) -> usize {
-    match value {
-        Value::Null | Value::Bool(_) | Value::Number(_) => 0,
-        Value::String(text) => text.len(),
-        Value::Array(items) => items.iter().map(|item| 32 + bytes_of(item)).sum(),
-        Value::Object(fields) => bytes_of_fields(fields),
-    }
-}
-
-fn bytes_of_fields(fields: &Map<String, Value>) -> usize {
-    let field = |(name, value): (&String, &Value)| 64 + name.len() + bytes_of(value);
-    fields.iter().map(field).sum()
-}
-
-/// The pairs that fit, the first ones first, and how many there were if that is not all.
+/// The first pairs that fit, and the total number if some do not.
 fn pairs_that_fit(
     mut pairs: Vec<(String, String)>,
     at_most: usize,
@@ -161,7 +136,7 @@ fn pairs_that_fit(
         left = rest.unwrap_or(left);
         rest.is_some()
     });
-    // Else thousands of small pairs would leave their room behind.
+    // Otherwise thousands of dropped pairs would still occupy memory.
     pairs.shrink_to_fit();
     if pairs.len() < of {
         dropped.push(format!("{what}: {} of {of} pairs", of - pairs.len()));
@@ -170,7 +145,7 @@ fn pairs_that_fit(
 }
 
 impl RequestRecord {
-    /// What is kept of a request that has just come.
+    /// The record of a request that has just arrived.
     pub(crate) fn of(
         incoming: &Incoming,
         endpoint: Option<Endpoint>,
@@ -236,7 +211,7 @@ impl RequestRecord {
         }
     }
 
-    /// About how much memory it takes.
+    /// Its approximate memory.
     fn bytes(&self) -> usize {
         let pairs = self.query.iter().chain(&self.headers);
         let pairs: usize = pairs
@@ -255,7 +230,7 @@ impl RequestRecord {
         self.body.as_ref()?.get("grant_type")?.as_str()
     }
 
-    /// The HTTP status that it was answered with.
+    /// The HTTP status of the response.
     #[must_use]
     pub fn status(&self) -> Option<u16> {
         match self.outcome {
@@ -274,7 +249,27 @@ impl RequestRecord {
     }
 }
 
-/// Something in a request that Coze's documentation does not allow.
+/// A deviation that lenient mode accepts, for third-party clients. There are no others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Tolerance {
+    /// An optional field sent as `null`.
+    NullOption,
+    /// A body field that is not documented.
+    UnknownField,
+    /// An `Authorization` header that is only the word `Bearer`, on an endpoint without credentials.
+    EmptyBearer,
+    /// A JWT audience whose port differs from the one that was called.
+    AudienceWithPort,
+    /// Two consecutive slashes in the path.
+    DoubleSlash,
+    /// A code verifier (or plain challenge) with fewer than 43 characters.
+    ShortVerifier,
+    /// An authorize URL without `state`, or with an empty one.
+    MissingState,
+}
+
+/// A part of a request that Coze's documentation does not allow.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Violation {
@@ -284,9 +279,9 @@ pub struct Violation {
     pub endpoint: Option<Endpoint>,
     /// Where in the request: `body/scope`, `header/Authorization`, `query/state`, `jwt/claims/aud`.
     pub place: String,
-    /// What is asked for there. Never holds a value that the client sent.
+    /// The rule. Never contains a value that the client sent.
     pub rule: String,
-    /// Set where lenient mode let it pass.
+    /// Set if lenient mode accepted it.
     pub tolerated: Option<Tolerance>,
 }
 
@@ -304,7 +299,7 @@ impl fmt::Display for Violation {
     }
 }
 
-/// Something that is allowed and that a careful client does differently.
+/// A part of a request that is valid but not recommended.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Note {
@@ -312,7 +307,7 @@ pub struct Note {
     pub request: u64,
     /// Where in the request.
     pub place: String,
-    /// What a careful client does.
+    /// The recommendation.
     pub advice: String,
 }
 
@@ -326,7 +321,7 @@ impl fmt::Display for Note {
     }
 }
 
-/// The requests, violations and notes so far: the latest ones, and how many there were.
+/// The latest requests, violations and notes, and their total numbers.
 pub(crate) struct Log {
     inner: Mutex<Inner>,
     capacity: usize,
@@ -337,9 +332,9 @@ pub(crate) struct Log {
 struct Inner {
     numbered: u64,
     requests: VecDeque<RequestRecord>,
-    /// What the requests take.
+    /// The approximate memory of the requests.
     bytes: usize,
-    /// How many requests there were no room for.
+    /// The number of requests that were dropped.
     forgotten: u64,
     violations: VecDeque<Violation>,
     notes: VecDeque<Note>,
@@ -359,14 +354,14 @@ impl Log {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Keeps the record of a request that came in, and numbers it.
+    /// Stores the record of a new request, and numbers it.
     pub(crate) fn open(&self, mut record: RequestRecord) -> u64 {
         let mut inner = self.lock();
         inner.numbered += 1;
         record.number = inner.numbered;
         inner.bytes += record.bytes();
         inner.requests.push_back(record);
-        // The latest is always kept: it is smaller than the least that `max_bytes` can be.
+        // The latest is always kept: it is smaller than the minimum of `max_bytes`.
         while inner.requests.len() > self.capacity || inner.bytes > self.max_bytes {
             let Some(oldest) = inner.requests.pop_front() else {
                 break;
@@ -377,7 +372,7 @@ impl Log {
         inner.numbered
     }
 
-    /// Writes down what came of request `number`, and returns its record.
+    /// Stores the outcome of request `number`, and returns its record.
     pub(crate) fn close(&self, number: u64, finding: Finding) -> Option<RequestRecord> {
         let mut inner = self.lock();
         inner.violations_ever += finding.unlisted;
@@ -403,7 +398,7 @@ impl Log {
         self.lock().requests.iter().cloned().collect()
     }
 
-    /// The requests after this one, as far as they fit into one answer, and whether there are more.
+    /// The requests after this one that fit into one response, and whether there are more.
     pub(crate) fn requests_since(&self, number: u64) -> (Vec<RequestRecord>, bool) {
         let inner = self.lock();
         let mut later = inner
@@ -442,7 +437,7 @@ impl Log {
         self.lock().notes.iter().cloned().collect()
     }
 
-    /// Forgets everything but the numbering: a request that is still open must not close another's record.
+    /// Removes everything except the numbering: a request in progress must not complete another one's record.
     pub(crate) fn clear(&self) {
         let mut inner = self.lock();
         let numbered = inner.numbered;
@@ -453,15 +448,15 @@ impl Log {
     }
 }
 
-/// What was found out about a request while it was worked on.
+/// The findings about a request.
 pub(crate) struct Finding {
     pub(crate) outcome: Outcome,
     pub(crate) faults: Vec<String>,
     pub(crate) violations: Vec<Violation>,
-    /// Further violations, which are counted and not listed.
+    /// Violations beyond the limit: counted, not listed.
     pub(crate) unlisted: u64,
     pub(crate) notes: Vec<Note>,
-    /// Whether somebody wants the finished record.
+    /// Whether an observer needs the finished record.
     pub(crate) observed: bool,
 }
 
@@ -472,7 +467,7 @@ fn push_bounded<T>(queue: &mut VecDeque<T>, item: T, capacity: usize) {
     queue.push_back(item);
 }
 
-/// Headers whose values tell how a client speaks, and hold no secret. The values of all others are redacted.
+/// Headers without secrets, which describe the client. The values of all others are redacted.
 const PLAIN_HEADERS: [&str; 14] = [
     "accept",
     "accept-charset",
@@ -504,7 +499,7 @@ fn redact_headers(headers: &HeaderMap) -> Vec<(String, String)> {
     out
 }
 
-/// The scheme stays, as a client that sends `Basic` is to be told from one that sends `Bearer`.
+/// Keeps the scheme, to distinguish a client that sends `Basic` from one that sends `Bearer`.
 fn redact_authorization(value: &str) -> String {
     match value.split_once(' ') {
         Some((scheme, rest))
@@ -517,7 +512,7 @@ fn redact_authorization(value: &str) -> String {
     }
 }
 
-/// Body fields and query parameters whose values are public. All others are redacted, unknown ones too.
+/// Body fields and query parameters with public values. All others are redacted, including unknown ones.
 const PLAIN_FIELDS: [&str; 17] = [
     "bot_id",
     "client_id",
@@ -565,7 +560,7 @@ fn redact_body(body: &Value) -> Value {
     Value::Object(shown.collect())
 }
 
-/// Every string inside is redacted; the structure stays.
+/// Redacts every string inside and keeps the structure.
 fn redact_value(value: &Value) -> Value {
     match value {
         Value::String(text) => Value::String(redacted(text)),
@@ -586,7 +581,7 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn pairs_that_do_not_fit_leave_no_room_behind() {
+    fn dropped_pairs_occupy_no_memory() {
         let pairs = vec![("a".to_owned(), "1".to_owned()); 8000];
         let mut dropped = Vec::new();
         let kept = pairs_that_fit(pairs, limits::RECORDED_QUERY, "query", &mut dropped);
@@ -596,7 +591,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_known_to_be_public_is_redacted() {
+    fn everything_not_known_to_be_public_is_redacted() {
         let body = redact_body(
             &json!({"client_id": "app", "code": "hush", "assertion": {"deep": ["hush"]}, "scope": {"a": "b"}}),
         );

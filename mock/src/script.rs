@@ -1,9 +1,7 @@
-//! Answers as a test writes them: the true one edited, or another in its stead, each framed as it should not be.
+//! Responses that a test defines: the real one with edits, or a scripted one, optionally with broken framing.
 
-use crate::answer::{Answer, JSON};
-use crate::core::LOG_ID;
-use crate::fault::When;
-use crate::record::bytes_of;
+use crate::answer::{Answer, End, HeaderEdit, JSON, LOG_ID};
+use crate::limits::bytes_of;
 use bytes::{BufMut as _, BytesMut};
 use http::{HeaderName, HeaderValue, StatusCode, header};
 use serde::{Deserialize, Serialize};
@@ -11,48 +9,58 @@ use serde_json::{Number, Value};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// The true answer, edited. The request takes effect first: a refresh token is redeemed, an approved device code used. A refresh
-/// token, access token or device code that an edit replaces by another string is known to the mock by that string from then on,
-/// so that a client can go on with what it was sent.
+/// Whether a request takes effect before the fault hides its response from the client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum When {
+    /// It has no effect: a refresh token in it stays valid.
+    BeforeProcessing,
+    /// It took effect: a refresh token in it is redeemed, and its successor is lost.
+    AfterProcessing,
+}
+
+/// The real response with edits. The request takes effect first: a refresh token or an approved device code is redeemed. A refresh
+/// token, access token or device code that an edit replaces by another string is accepted by that string afterwards,
+/// so that a client can continue with what it received.
 ///
 /// ```
 /// # fn main() -> Result<(), coze_mock::Error> {
-/// use coze_mock::{Edit, EditedAnswer, Framing, MockCoze, Target, Times};
+/// use coze_mock::{Edit, EditedResponse, Framing, MockCoze, Target, Times};
 ///
 /// let mock = MockCoze::builder().build()?;
-/// let lifeless = EditedAnswer::new([Edit::remove("/expires_in"), Edit::set("/token_type", "mac")]);
-/// mock.faults().add(lifeless, Target::refresh(), Times::ONCE);
+/// let without_expiry = EditedResponse::new([Edit::remove("/expires_in"), Edit::set("/token_type", "mac")]);
+/// mock.faults().add(without_expiry, Target::refresh(), Times::ONCE);
 ///
-/// let cut = EditedAnswer::new([]).framed(Framing::new().cut_behind("refresh_token"));
+/// let cut = EditedResponse::new([]).framed(Framing::new().cut_behind("refresh_token"));
 /// mock.faults().add(cut.header("Age", "30").without_header("Date"), Target::refresh(), Times::ONCE);
 /// # Ok(()) }
 /// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct EditedAnswer {
+pub struct EditedResponse {
     edits: Vec<Edit>,
     headers: Headers,
     framing: Framing,
 }
 
-/// An answer that is not the mock's: any status, headers and body, such as the page of a captive portal. Only `Date` is the
-/// mock's, unless a header says otherwise; `Content-Type` is JSON unless a header says otherwise.
+/// A scripted response: any status, headers and body, such as the page of a captive portal. Only `Date` is the
+/// mock's, unless it is set here; `Content-Type` is JSON unless it is set here.
 ///
 /// ```
 /// # fn main() -> Result<(), coze_mock::Error> {
-/// use coze_mock::{Endpoint, MockCoze, ScriptedAnswer, Times};
+/// use coze_mock::{Endpoint, MockCoze, ScriptedResponse, Times};
 ///
 /// let mock = MockCoze::builder().build()?;
-/// let portal = ScriptedAnswer::new(200, "<html>Please sign in</html>").header("Content-Type", "text/html");
+/// let portal = ScriptedResponse::new(200, "<html>Please sign in</html>").header("Content-Type", "text/html");
 /// mock.faults().add(portal, Endpoint::Token, Times::ONCE);
 ///
 /// let wrong_token = r#"{"code": 4101, "msg": "The token you entered is incorrect."}"#;
-/// mock.faults().add(ScriptedAnswer::new(200, wrong_token), Endpoint::UsersMe, Times::ONCE);
+/// mock.faults().add(ScriptedResponse::new(200, wrong_token), Endpoint::UsersMe, Times::ONCE);
 /// # Ok(()) }
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct ScriptedAnswer {
+pub struct ScriptedResponse {
     status: u16,
     #[serde(default)]
     headers: Headers,
@@ -64,47 +72,47 @@ pub struct ScriptedAnswer {
     when: When,
 }
 
-/// One change of a JSON answer. `at` is a JSON pointer (RFC 6901), such as `/expires_in` or `/data/user_id`; a change whose parent is
-/// not there changes nothing.
+/// One edit of a JSON response. `at` is a JSON pointer (RFC 6901), such as `/expires_in` or `/data/user_id`; an edit whose parent does
+/// not exist has no effect.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 #[non_exhaustive]
 pub enum Edit {
-    /// A member gets another value, or is added.
+    /// Sets or adds a member.
     Set {
         /// The member.
         at: String,
         /// Its value.
         value: Value,
     },
-    /// A member is left out.
+    /// Removes a member.
     Remove {
         /// The member.
         at: String,
     },
-    /// A member stands there twice: once with its true value, once with another.
+    /// Duplicates a member: once with its real value, once with another.
     Repeat {
         /// The member.
         at: String,
-        /// The untrue value.
+        /// The other value.
         value: Value,
-        /// Where the true value stands.
+        /// The position of the real value.
         true_one: Place,
     },
-    /// `expires_in` in another form.
+    /// Writes `expires_in` in another form.
     Expiry {
         /// The form.
         form: ExpiryForm,
-        /// In a string.
+        /// Whether it is written as a string.
         #[serde(default)]
         text: bool,
-        /// Added to the true time, negative for the past: what the client is told is off, the token's life is not.
+        /// Added to the real time; negative for the past. The real lifetime of the token does not change.
         #[serde(default)]
         shift_seconds: i64,
     },
 }
 
-/// Which of two members of the same name is meant.
+/// A position among two members of the same name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Place {
@@ -114,7 +122,7 @@ pub enum Place {
     Last,
 }
 
-/// The forms in which servers say how long a token lives.
+/// The forms in which a server may write the expiry of a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ExpiryForm {
@@ -128,7 +136,7 @@ pub enum ExpiryForm {
     RelativeMillis,
 }
 
-/// The body of a [`ScriptedAnswer`]. In JSON: a string, or a list of bytes (`[255, 123]`) for what is not UTF-8.
+/// The body of a [`ScriptedResponse`]. In JSON: a string, or a list of bytes (`[255, 123]`) if it is not UTF-8.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged, expecting = "body is text, or a list of bytes from 0 to 255")]
 pub enum ScriptedBody {
@@ -138,7 +146,7 @@ pub enum ScriptedBody {
     Bytes(Vec<u8>),
 }
 
-/// How the bytes of an answer are sent. In process, a body that does not come to its end ends in an error.
+/// How the bytes of a response are sent. In process, an incomplete body ends with an error.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Framing {
@@ -155,27 +163,11 @@ enum Cut {
     Behind(String),
 }
 
-/// How a body ends.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub(crate) enum End {
-    /// With the byte that `Content-Length` says.
-    #[default]
-    Whole,
-    /// Chunked, and closed before the last chunk.
-    NoLastChunk,
-    /// Closed so many bytes before what `Content-Length` says.
-    Missing(u64),
-}
-
-/// Headers by name; without a value the header is left out.
+/// Headers by name; `None` removes the header.
 type Headers = BTreeMap<String, Option<String>>;
 
-/// A header as it is sent, or left out.
-pub(crate) type HeaderEdit = (HeaderName, Option<HeaderValue>);
-
 impl Edit {
-    /// A member gets another value, or is added.
+    /// Sets or adds a member.
     pub fn set(at: impl Into<String>, value: impl Into<Value>) -> Self {
         Self::Set {
             at: at.into(),
@@ -183,12 +175,12 @@ impl Edit {
         }
     }
 
-    /// A member is left out.
+    /// Removes a member.
     pub fn remove(at: impl Into<String>) -> Self {
         Self::Remove { at: at.into() }
     }
 
-    /// A member stands there twice.
+    /// Duplicates a member.
     pub fn repeat(at: impl Into<String>, value: impl Into<Value>, true_one: Place) -> Self {
         Self::Repeat {
             at: at.into(),
@@ -197,7 +189,7 @@ impl Edit {
         }
     }
 
-    /// `expires_in` in another form.
+    /// Writes `expires_in` in another form.
     #[must_use]
     pub fn expiry(form: ExpiryForm) -> Self {
         Self::Expiry {
@@ -214,7 +206,7 @@ impl Edit {
         }
     }
 
-    /// Edits the answer; a member that stands there twice is left for the splices.
+    /// Edits the response. A duplicated member is left for the splices.
     fn apply(&self, answer: &mut Value, now: Duration, splices: &mut Vec<Splice>) {
         let Some((parent, name)) = self.at().rsplit_once('/') else {
             return;
@@ -283,7 +275,7 @@ impl Edit {
 
 const EXPIRES_IN: &str = "/expires_in";
 
-/// A member that stands there twice, which no [`Value`] can hold: it goes into the text, in the place of a value that no answer holds.
+/// A duplicated member, which a [`Value`] cannot represent: it is spliced into the text in place of a unique marker.
 struct Splice {
     at: String,
     placeholder: Value,
@@ -291,8 +283,8 @@ struct Splice {
     twice: String,
 }
 
-impl EditedAnswer {
-    /// The true answer with these changes, one after the other.
+impl EditedResponse {
+    /// The real response with these edits, applied in order.
     #[must_use]
     pub fn new(edits: impl Into<Vec<Edit>>) -> Self {
         Self {
@@ -301,21 +293,21 @@ impl EditedAnswer {
         }
     }
 
-    /// With this header, instead of the true one if there is one.
+    /// Sets a header, replacing the real one.
     #[must_use]
     pub fn header(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
         self.headers.insert(name.into(), Some(value.into()));
         self
     }
 
-    /// Without this header.
+    /// Removes a header.
     #[must_use]
     pub fn without_header(mut self, name: impl Into<String>) -> Self {
         self.headers.insert(name.into(), None);
         self
     }
 
-    /// Sent in this way.
+    /// Sets the framing.
     #[must_use]
     pub fn framed(mut self, framing: Framing) -> Self {
         self.framing = framing;
@@ -324,12 +316,12 @@ impl EditedAnswer {
 
     pub(crate) fn check(&self) -> Result<(), &'static str> {
         if !self.edits.iter().all(|edit| edit.at().starts_with('/')) {
-            return Err("has an edit that is not at a JSON pointer, such as /expires_in");
+            return Err("has an edit whose `at` is not a JSON pointer, such as /expires_in");
         }
         check_headers(&self.headers)
     }
 
-    /// About how much memory it takes.
+    /// Its approximate memory.
     pub(crate) fn bytes(&self) -> usize {
         let edit = |edit: &Edit| {
             let value = match edit {
@@ -342,13 +334,13 @@ impl EditedAnswer {
         edits + bytes_of_headers(&self.headers) + self.framing.bytes()
     }
 
-    /// What the fault does, without values.
+    /// Describes the fault without values.
     pub(crate) fn places(&self) -> String {
         let places: Vec<&str> = self.edits.iter().map(Edit::at).collect();
         places.join(" ")
     }
 
-    /// Edits the true answer. Where it is JSON, returns it as it was and as it is.
+    /// Edits the real response. If it is JSON, returns it before and after the edits.
     pub(crate) fn apply(&self, answer: &mut Answer, now: Duration) -> Option<(Value, Value)> {
         let edited = self.edit(answer, now);
         frame(answer, &self.headers, &self.framing);
@@ -363,7 +355,7 @@ impl EditedAnswer {
             edit.apply(&mut edited, now, &mut splices);
         }
         let mut text = edited.to_string();
-        // The last first: a later one may hold the place of an earlier one.
+        // In reverse order, because a later splice may contain the marker of an earlier one.
         for splice in splices.into_iter().rev() {
             text = text.replace(&splice.placeholder.to_string(), &splice.twice);
             if let Some(member) = edited.pointer_mut(&splice.at) {
@@ -375,8 +367,8 @@ impl EditedAnswer {
     }
 }
 
-impl ScriptedAnswer {
-    /// This answer to a request that has no effect. A status below 200 is sent as 500.
+impl ScriptedResponse {
+    /// A response to a request that has no effect. A status below 200 is sent as 500.
     #[must_use]
     pub fn new(status: u16, body: impl Into<ScriptedBody>) -> Self {
         Self {
@@ -388,28 +380,28 @@ impl ScriptedAnswer {
         }
     }
 
-    /// With this header.
+    /// Sets a header.
     #[must_use]
     pub fn header(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
         self.headers.insert(name.into(), Some(value.into()));
         self
     }
 
-    /// Without this header: `Date`, or `Content-Type`.
+    /// Removes a header: `Date` or `Content-Type`.
     #[must_use]
     pub fn without_header(mut self, name: impl Into<String>) -> Self {
         self.headers.insert(name.into(), None);
         self
     }
 
-    /// Sent in this way.
+    /// Sets the framing.
     #[must_use]
     pub fn framed(mut self, framing: Framing) -> Self {
         self.framing = framing;
         self
     }
 
-    /// The request takes effect first.
+    /// Lets the request take effect first.
     #[must_use]
     pub fn after_processing(mut self) -> Self {
         self.when = When::AfterProcessing;
@@ -427,7 +419,7 @@ impl ScriptedAnswer {
         self.status
     }
 
-    /// About how much memory it takes.
+    /// Its approximate memory.
     pub(crate) fn bytes(&self) -> usize {
         let body = match &self.body {
             ScriptedBody::Text(text) => text.len(),
@@ -456,14 +448,14 @@ impl ScriptedAnswer {
     }
 }
 
-pub(crate) const NOT_FINAL: &str = "is not a status that ends a request: 200 to 999";
+pub(crate) const NOT_FINAL: &str = "is not the status of a final response: 200 to 999";
 
-/// Statuses below 200 only announce an answer.
+/// Statuses below 200 are informational: a final response follows.
 pub(crate) fn is_final(status: u16) -> bool {
     (200..1000).contains(&status)
 }
 
-/// A status that ends a request; 500 in the place of any other number.
+/// The status of a final response; 500 for any other number.
 pub(crate) fn final_status(status: u16) -> StatusCode {
     let status = Some(status).filter(|status| is_final(*status));
     status
@@ -471,7 +463,7 @@ pub(crate) fn final_status(status: u16) -> StatusCode {
         .unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
 }
 
-/// About how much memory headers take.
+/// The approximate memory of headers.
 fn bytes_of_headers(headers: &Headers) -> usize {
     let header = |(name, value): (&String, &Option<String>)| {
         64 + name.len() + value.as_ref().map_or(0, String::len)
@@ -514,7 +506,7 @@ impl From<Value> for ScriptedBody {
 }
 
 impl Framing {
-    /// About how much memory it takes.
+    /// Its approximate memory.
     fn bytes(&self) -> usize {
         let cut = match &self.cut {
             Some(Cut::Behind(member)) => member.len(),
@@ -523,48 +515,48 @@ impl Framing {
         self.before.len() + self.behind.len() + cut
     }
 
-    /// Nothing amiss.
+    /// Correct framing.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Text in front, such as a byte order mark.
+    /// Adds text before the body, such as a byte order mark.
     #[must_use]
     pub fn before(mut self, text: impl Into<String>) -> Self {
         self.before = text.into();
         self
     }
 
-    /// Text behind.
+    /// Adds text after the body.
     #[must_use]
     pub fn behind(mut self, text: impl Into<String>) -> Self {
         self.behind = text.into();
         self
     }
 
-    /// The body is cut after so many bytes.
+    /// Truncates the body after this many bytes.
     #[must_use]
     pub fn cut_after(mut self, bytes: usize) -> Self {
         self.cut = Some(Cut::Bytes(bytes));
         self
     }
 
-    /// The body is cut behind the value of the first member of this name.
+    /// Truncates the body after the value of the first member of this name.
     #[must_use]
     pub fn cut_behind(mut self, member: impl Into<String>) -> Self {
         self.cut = Some(Cut::Behind(member.into()));
         self
     }
 
-    /// Chunked, and the connection closes in the place of the last chunk.
+    /// Sends the body chunked and closes the connection instead of sending the last chunk.
     #[must_use]
     pub fn without_last_chunk(mut self) -> Self {
         self.end = End::NoLastChunk;
         self
     }
 
-    /// `Content-Length` promises so many bytes more than are sent; then the connection closes.
+    /// Announces this many more bytes in `Content-Length` than are sent, then closes the connection.
     #[must_use]
     pub fn missing(mut self, bytes: u64) -> Self {
         self.end = End::Missing(bytes);
@@ -581,7 +573,7 @@ impl Framing {
     }
 }
 
-/// Where the value of the first member of this name ends.
+/// The end of the value of the first member of this name.
 fn end_of_value(json: &[u8], member: &str) -> Option<usize> {
     let name = format!("{}:", Value::from(member));
     let at = json
@@ -608,7 +600,7 @@ fn frame(answer: &mut Answer, headers: &Headers, framing: &Framing) {
         .extend(headers.iter().filter_map(header));
 }
 
-/// A header that can be sent; those that frame a body are the mock's own.
+/// A valid header. Those that frame a body are set by the mock.
 fn header((name, value): (&String, &Option<String>)) -> Option<HeaderEdit> {
     let name = HeaderName::try_from(name).ok()?;
     if [
@@ -631,5 +623,5 @@ fn check_headers(headers: &Headers) -> Result<(), &'static str> {
     if headers.iter().all(|entry| header(entry).is_some()) {
         return Ok(());
     }
-    Err("has a header that cannot be sent, or one of those that frame a body: see framing")
+    Err("has an invalid header, or one that frames a body: use framing instead")
 }

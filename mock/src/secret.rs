@@ -1,16 +1,16 @@
-//! Random values, and the marks by which a secret can be told apart without being shown.
+//! Random values, and fingerprints, which identify a secret without showing it.
 
 use aws_lc_rs::digest::{SHA256, digest};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use std::fmt::Write as _;
 
-/// What a secret is stored under: its SHA-256. The state keeps no token, code or JWT id in plain.
+/// The SHA-256 of a secret. The state stores no token, code or JWT id as plaintext.
 pub(crate) type Digest = [u8; 32];
 
-/// The operating system gave no random bytes.
+/// The operating system provided no random bytes.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
-#[error("the operating system gave no random bytes")]
+#[error("the operating system provided no random bytes")]
 pub(crate) struct NoRandomness;
 
 pub(crate) fn sha256(bytes: &[u8]) -> Digest {
@@ -23,9 +23,9 @@ pub(crate) fn digest_of(secret: &str) -> Digest {
     sha256(secret.as_bytes())
 }
 
-/// The mark under which a secret appears in records and in the ledger: the first 12 hexadecimal digits of its SHA-256.
+/// The fingerprint of a secret in records and in the ledger: the first 12 hexadecimal digits of its SHA-256.
 ///
-/// The mock never lists a token, a code or a secret in plain. A test that holds one compares marks:
+/// The mock never lists a token, a code or a secret. A test that has one compares fingerprints:
 ///
 /// ```
 /// assert_eq!(coze_mock::fingerprint("abc"), "ba7816bf8f01");
@@ -58,12 +58,12 @@ pub(crate) fn random<const N: usize>() -> Result<[u8; N], NoRandomness> {
     Ok(bytes)
 }
 
-/// A random token of 256 bits behind `prefix`.
+/// A random 256-bit token after `prefix`.
 pub(crate) fn random_token(prefix: &str) -> Result<String, NoRandomness> {
     Ok(format!("{prefix}{}", base64url(&random::<32>()?)))
 }
 
-/// A user code as RFC 8628 section 6.1 proposes: eight consonants, which spell no words, with a dash in the middle.
+/// A user code as in RFC 8628 section 6.1: eight consonants, so that no words appear, with a dash in the middle.
 pub(crate) fn random_user_code() -> Result<String, NoRandomness> {
     const LETTERS: &[u8; 20] = b"BCDFGHJKLMNPQRSTVWXZ";
     let bytes = random::<8>()?;
@@ -77,7 +77,7 @@ pub(crate) fn random_user_code() -> Result<String, NoRandomness> {
     Ok(code)
 }
 
-/// How a secret of a request is shown in its record: enough to see that it is there and whether two are the same.
+/// How a secret is shown in a record: enough to see that it is present and whether two are equal.
 pub(crate) fn redacted(secret: &str) -> String {
     if secret.is_empty() {
         return String::new();

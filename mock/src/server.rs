@@ -1,9 +1,9 @@
-//! The mock over a socket: an accept loop of our own, so that a fault can reset a connection for real.
+//! The socket server. It has its own accept loop, so that a fault can reset a TCP connection.
 
-use crate::builder::Connections;
 use crate::core::Core;
 use crate::error::Error;
 use crate::limits;
+use crate::options::Connections;
 use crate::service::MockService;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -48,7 +48,7 @@ pub(crate) async fn start(core: Arc<Core>, address: SocketAddr) -> Result<Server
     };
     let listener = TcpListener::bind(address).await.map_err(cannot_listen)?;
     let address = listener.local_addr().map_err(cannot_listen)?;
-    // A wildcard address is reached through loopback by who runs the mock.
+    // The local user reaches a wildcard address through loopback.
     let reached_at = match address {
         SocketAddr::V4(v4) if v4.ip().is_unspecified() => {
             SocketAddr::from(([127, 0, 0, 1], v4.port()))
@@ -58,7 +58,7 @@ pub(crate) async fn start(core: Arc<Core>, address: SocketAddr) -> Result<Server
         }
         other => other,
     };
-    // Set once: a mock is started at most once.
+    // Set once, because a mock is started at most once.
     let _ = core.listening_at.set(format!("http://{reached_at}"));
     core.loopback_only
         .store(address.ip().is_loopback(), Ordering::Relaxed);
@@ -94,7 +94,7 @@ async fn accept(
                         drop(permit);
                     });
                 }
-                // Out of file descriptors, or the client has gone again: neither is the end.
+                // Out of file descriptors, or the client has closed the connection: both are temporary.
                 Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
             },
         }
@@ -102,7 +102,7 @@ async fn accept(
     connections.shutdown().await;
 }
 
-/// The next connection, once there may be one more.
+/// The next connection, once the limit permits it.
 async fn next(
     listener: &TcpListener,
     free: &Arc<Semaphore>,
@@ -114,7 +114,7 @@ async fn next(
 }
 
 async fn serve(stream: TcpStream, service: MockService, limits: Connections) {
-    // Answers are small and written at once; Nagle would hold them back.
+    // Responses are small and written at once; Nagle's algorithm would delay them.
     let _ = stream.set_nodelay(true);
     let reset = Arc::new(AtomicBool::new(false));
     let peer = TokioIo::new(Peer {
@@ -135,7 +135,7 @@ async fn serve(stream: TcpStream, service: MockService, limits: Connections) {
             answer
         }
     });
-    // A connection that ends in an error is the client's business, or a fault.
+    // A connection error is caused by the client or by a fault.
     let _ = http1::Builder::new()
         .auto_date_header(false)
         .timer(TokioTimer::new())
@@ -146,23 +146,23 @@ async fn serve(stream: TcpStream, service: MockService, limits: Connections) {
         .await;
 }
 
-/// A client's connection, which a fault can end with a TCP reset in the place of an orderly close.
+/// A client's connection, which a fault can end with a TCP reset.
 struct Peer {
     stream: TcpStream,
     reset: Arc<AtomicBool>,
     write_timeout: Duration,
-    /// Runs from the first byte that the client does not take at once until all of what it is sent is taken.
+    /// Runs from the first write that blocks until everything is written.
     stalled: Option<Pin<Box<Sleep>>>,
-    /// Runs once the client has sent its last byte.
+    /// Runs after the client has closed its sending side.
     ended: Option<Pin<Box<Sleep>>>,
 }
 
-/// hyper takes the end of what a client sends for the end of the client, and answers no more. A client that only has no more to
-/// send still gets its answer when the end is told so much later.
+/// hyper treats a half-closed connection as closed, and sends no response. Reporting the end of input with this delay lets a
+/// half-closed client receive its response.
 const END_IS_TOLD_AFTER: Duration = Duration::from_millis(200);
 
 impl Peer {
-    /// Passes on what became of a write, unless none has become of it for too long.
+    /// Returns the result of a write, or a timeout if the client has read nothing for too long.
     fn written<T>(
         &mut self,
         context: &mut Context<'_>,
@@ -234,7 +234,7 @@ impl AsyncWrite for Peer {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // hyper flushes once it has nothing left to write.
+        // hyper flushes when it has nothing left to write.
         self.stalled = None;
         Pin::new(&mut self.stream).poll_flush(context)
     }

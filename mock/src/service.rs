@@ -1,13 +1,16 @@
-//! The mock as a `tower::Service`: the one way in, for the socket and for tests in process.
+//! The mock as a `tower::Service`: the entry point for the socket and for in-process tests.
 
-use crate::core::{Core, Incoming};
+use crate::body::{MockBody, ServiceError};
+use crate::core::Core;
+use crate::dispatch;
 use crate::host::{Authority, Called};
 use crate::limits;
+use crate::request::Incoming;
 use bytes::Bytes;
 use http::request::Parts;
 use http::{Request, Response, header};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
-use hyper::body::{Body, Frame, SizeHint};
+use hyper::body::Body;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
@@ -15,9 +18,9 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-/// The mock, called in process. Clones are the same mock.
+/// The mock as an in-process service. Clones share one mock.
 ///
-/// It takes requests with any body, and answers with a body that is there at once ([`MockBody`]).
+/// It accepts requests with any body type. The body of a response is immediately available ([`MockBody`]).
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -36,7 +39,7 @@ use std::time::Duration;
 #[derive(Clone)]
 pub struct MockService {
     core: Arc<Core>,
-    /// How long a body may take to come; in process there is no wire that could be slow.
+    /// The timeout of a request's body; not needed in process.
     body_timeout: Option<Duration>,
 }
 
@@ -58,112 +61,6 @@ impl MockService {
 impl fmt::Debug for MockService {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("MockService")
-    }
-}
-
-/// What stands for a broken connection in process: a fault did it, or the request's body failed.
-#[derive(Debug, thiserror::Error)]
-#[error("{kind}")]
-pub struct ServiceError {
-    kind: Kind,
-}
-
-#[derive(Debug, thiserror::Error)]
-enum Kind {
-    #[error("connection reset by the mock")]
-    ConnectionReset,
-    #[error("the answer ended early: the mock cut it off")]
-    CutOff,
-    #[error("the request's body could not be read")]
-    Body,
-}
-
-impl ServiceError {
-    pub(crate) fn connection_reset() -> Self {
-        Self {
-            kind: Kind::ConnectionReset,
-        }
-    }
-
-    /// Whether an answer was cut off in the middle, by its [`Framing`](crate::Framing).
-    #[must_use]
-    pub fn is_cut_off(&self) -> bool {
-        matches!(self.kind, Kind::CutOff)
-    }
-
-    /// Whether [`Fault::ConnectionReset`](crate::Fault::ConnectionReset) did it.
-    #[must_use]
-    pub fn is_connection_reset(&self) -> bool {
-        matches!(self.kind, Kind::ConnectionReset)
-    }
-}
-
-/// The body of an answer: all of it at once, and then its end, which is an error where a fault cut the answer off.
-#[derive(Debug)]
-pub struct MockBody {
-    bytes: Bytes,
-    end: BodyEnd,
-}
-
-#[derive(Debug)]
-enum BodyEnd {
-    Whole,
-    /// Whoever sends the bytes gets a turn to send them before it hears of the error.
-    CutOff {
-        had_a_turn: bool,
-    },
-    Over,
-}
-
-impl MockBody {
-    pub(crate) fn whole(bytes: Bytes) -> Self {
-        let end = BodyEnd::Whole;
-        Self { bytes, end }
-    }
-
-    pub(crate) fn cut_off(bytes: Bytes) -> Self {
-        let end = BodyEnd::CutOff { had_a_turn: false };
-        Self { bytes, end }
-    }
-}
-
-impl Body for MockBody {
-    type Data = Bytes;
-    type Error = ServiceError;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, ServiceError>>> {
-        if !self.bytes.is_empty() {
-            let bytes = std::mem::take(&mut self.bytes);
-            return Poll::Ready(Some(Ok(Frame::data(bytes))));
-        }
-        match self.end {
-            BodyEnd::Whole | BodyEnd::Over => Poll::Ready(None),
-            BodyEnd::CutOff { had_a_turn: false } => {
-                self.end = BodyEnd::CutOff { had_a_turn: true };
-                context.waker().wake_by_ref();
-                Poll::Pending
-            }
-            BodyEnd::CutOff { had_a_turn: true } => {
-                self.end = BodyEnd::Over;
-                let kind = Kind::CutOff;
-                Poll::Ready(Some(Err(ServiceError { kind })))
-            }
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.bytes.is_empty() && !matches!(self.end, BodyEnd::CutOff { .. })
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        let left = u64::try_from(self.bytes.len()).unwrap_or(u64::MAX);
-        match self.end {
-            BodyEnd::CutOff { .. } => SizeHint::default(),
-            BodyEnd::Whole | BodyEnd::Over => SizeHint::with_exact(left),
-        }
     }
 }
 
@@ -192,15 +89,15 @@ where
                 None => reading.await?,
                 Some(time) => match tokio::time::timeout(time, reading).await {
                     Ok(read) => read?,
-                    Err(_) => return Ok(core.body_is_late(&incoming)),
+                    Err(_) => return Ok(dispatch::body_is_late(&core, &incoming)),
                 },
             };
-            core.respond(incoming).await
+            dispatch::respond(&core, incoming).await
         })
     }
 }
 
-/// The body, unless it is longer than the mock reads.
+/// The body, unless it exceeds the size limit.
 async fn read<B>(body: B) -> Result<Option<Bytes>, ServiceError>
 where
     B: Body,
@@ -209,7 +106,7 @@ where
     match Limited::new(body, limits::BODY_BYTES).collect().await {
         Ok(body) => Ok(Some(body.to_bytes())),
         Err(error) if error.is::<LengthLimitError>() => Ok(None),
-        Err(_) => Err(ServiceError { kind: Kind::Body }),
+        Err(_) => Err(ServiceError::request_body()),
     }
 }
 

@@ -1,7 +1,10 @@
-//! Runs the flows of `coze-auth` against the mock, as the drivers beside this file run those of the official SDKs: see
+//! Runs the flows of `coze-auth` against the mock, like the drivers in this folder for the official SDKs: see
 //! `README.md` for what a driver is. `cargo xtask conformance` starts it, against a strict mock.
 
-#![allow(clippy::print_stdout, reason = "a driver talks by its standard output")]
+#![allow(
+    clippy::print_stdout,
+    reason = "a driver communicates over its standard output"
+)]
 
 use std::collections::HashMap;
 use std::io::BufRead as _;
@@ -17,7 +20,7 @@ use serde_json::{Value, json};
 
 type Result<T, E = Box<dyn std::error::Error>> = std::result::Result<T, E>;
 
-/// What the mock says when it is ready, and what all drivers send.
+/// The ready line of the mock, and the inputs that all drivers use.
 #[derive(Deserialize)]
 struct Config {
     coze_api_base: String,
@@ -44,11 +47,11 @@ struct Driver {
     device: DeviceFlow,
     jwt: JwtFlow,
     http: Client,
-    /// The tokens of the sign-ins, for the refreshes and the API calls that follow them.
+    /// The tokens of the sign-ins, for the later refreshes and API calls.
     signed_in: HashMap<&'static str, Token>,
 }
 
-/// What a flow did, in words, and the access token that came of it.
+/// What a flow did, and the access token that it returned.
 struct Done(&'static str, Option<String>);
 
 #[tokio::main(flavor = "current_thread")]
@@ -99,7 +102,7 @@ impl Driver {
         })
     }
 
-    /// A device is polled for as long as its code lives, even if the mock is gone: too long for us.
+    /// A device code is polled until it expires, even if the mock has stopped: too long for this test.
     async fn run_in_time(&mut self, flow: &str) -> Result<Done> {
         tokio::time::timeout(Duration::from_secs(30), self.run(flow)).await?
     }
@@ -165,7 +168,7 @@ impl Driver {
             .clone();
         let next = self.redeem(flow, &old).await?;
         let error = match self.redeem(flow, &old).await {
-            Ok(_) => return Err("the old refresh token was taken once more".into()),
+            Ok(_) => return Err("the old refresh token was accepted again".into()),
             Err(error) => error,
         };
         if error.code() != Some(&ErrorCode::InvalidGrant) {
@@ -201,7 +204,7 @@ impl Driver {
         let user_code = json!({"user_code": authorization.user_code()});
         self.control("device/deny", Some(&user_code)).await?;
         match self.device.poll(&authorization).await {
-            Ok(_) => Err("a token came of a refusal".into()),
+            Ok(_) => Err("a refused request returned a token".into()),
             Err(error) if error.code() == Some(&ErrorCode::AccessDenied) => {
                 Ok(Done("Error, code AccessDenied", None))
             }
@@ -235,7 +238,7 @@ impl Driver {
         Ok(Done("HTTP 401, code 700012006", Some(exposed(token))))
     }
 
-    /// `coze-auth` calls no API itself: its token is a header for any HTTP client.
+    /// `coze-auth` does not call the API itself: any HTTP client can send its token.
     async fn users_me(&self, token: &Token) -> Result<(StatusCode, Value)> {
         let request = self
             .http
@@ -251,7 +254,7 @@ impl Driver {
         Done(detail, Some(access_token))
     }
 
-    /// Opens the authorize page and approves: the URL that the browser comes back to.
+    /// Opens the authorize page and approves. Returns the callback URL.
     async fn approve(&self, url: &Url) -> Result<String> {
         let answer = self
             .control("authorize", Some(&json!({"url": url.as_str()})))
@@ -260,7 +263,7 @@ impl Driver {
         Ok(callback.ok_or("the mock gave no callback")?.to_owned())
     }
 
-    /// Confirms the user code as soon as one poll was told to go on.
+    /// Confirms the user code after one poll was answered with `authorization_pending`.
     async fn approve_after_a_pending_poll(&self, user_code: &str) -> Result<()> {
         let before = self.control("requests", None).await?["ever"].clone();
         for _ in 0..200 {
@@ -274,7 +277,7 @@ impl Driver {
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
-        Err("no poll was told to go on".into())
+        Err("no poll was answered with authorization_pending".into())
     }
 
     /// Calls one of the mock's control endpoints.

@@ -1,5 +1,5 @@
-//! What becomes of each answer: the three shapes of an error at any status, answers that are none, and
-//! connections that break. A caller branches on what these tests hold fast.
+//! How each response is interpreted: the three shapes of an error at any status, invalid responses, and
+//! broken connections. Callers branch on what these tests specify.
 
 use std::time::{Duration, SystemTime};
 
@@ -16,22 +16,22 @@ use crate::support::{
     token_answer,
 };
 
-/// A client of this server, which is on loopback.
+/// A client of this loopback server.
 fn client_of(base_url: &str) -> OAuthClientBuilder {
     OAuthClient::builder()
         .endpoint(Endpoint::custom(base_url).unwrap())
         .http(|| reqwest::Client::builder().no_proxy())
 }
 
-/// A server that gives the same answer to everything.
+/// A server with one response for every request.
 async fn server(answer: ResponseTemplate) -> MockServer {
     let server = MockServer::start().await;
     Mock::given(any()).respond_with(answer).mount(&server).await;
     server
 }
 
-/// A server whose answer can be changed, and a client of it: making these two anew for each of a
-/// thousand answers takes a minute.
+/// A server whose response can be changed, and its client. They are reused because creating both for each of a
+/// thousand responses takes a minute.
 struct Answering {
     server: MockServer,
     client: OAuthClient,
@@ -60,22 +60,22 @@ impl Answering {
     async fn token_of(&self, call: Call, answer: ResponseTemplate) -> Token {
         match self.call(call, answer).await {
             Ok(brought) => brought.token(),
-            Err(error) => panic!("{call:?} was expected to bring a token: {error}"),
+            Err(error) => panic!("{call:?} should return a token: {error}"),
         }
     }
 
-    /// Makes a call that has to fail, in one request, with an error that says where it happened.
+    /// Makes a call that must fail after one request, with an error that names the endpoint.
     async fn error_of(&self, call: Call, answer: ResponseTemplate) -> Error {
         let error = match self.call(call, answer).await {
-            Ok(brought) => panic!("{call:?} was expected to fail: {brought:?}"),
+            Ok(brought) => panic!("{call:?} should fail: {brought:?}"),
             Err(error) => error,
         };
-        assert_says_where(call, &self.server.uri(), &error);
+        assert_names_endpoint(call, &self.server.uri(), &error);
         error
     }
 }
 
-fn assert_says_where(call: Call, base_url: &str, error: &Error) {
+fn assert_names_endpoint(call: Call, base_url: &str, error: &Error) {
     assert_eq!(error.flow(), Some(call.flow()), "{call:?}: {error}");
     let endpoint = format!("{base_url}{}", call.path());
     assert_eq!(
@@ -146,7 +146,7 @@ async fn each_shape_of_an_error_is_understood_at_any_status_by_every_call() {
             json!({"error_code": "invalid_client", "error_message": "the text", "access_token": null}),
             InvalidClient,
         ),
-        // One step off: seen in tests of SDKs.
+        // Undocumented variants, seen in the tests of SDKs.
         (
             "C as text",
             json!({"code": "4100", "msg": "the text"}),
@@ -185,11 +185,11 @@ async fn each_shape_of_an_error_is_understood_at_any_status_by_every_call() {
                 assert_eq!(error.log_id(), Some("log_1"), "{what}");
                 assert_eq!(error.status().map(|s| s.as_u16()), Some(status), "{what}");
                 assert_eq!(error.retry_after(), None, "{what}");
-                // A word of OAuth's is a decision; a number with a server error may pass.
+                // An OAuth error code is final; a number with a server error may be temporary.
                 let may_pass = status == 500 && matches!(code, Api(_));
                 assert_eq!(error.is_retryable(), may_pass, "{what}");
                 for part in ["the text", "log_1", &status.to_string(), &code.as_str()] {
-                    assert!(what.contains(part), "{part} is not in: {what}");
+                    assert!(what.contains(part), "{what:?} should contain {part:?}");
                 }
             }
         }
@@ -197,7 +197,7 @@ async fn each_shape_of_an_error_is_understood_at_any_status_by_every_call() {
 }
 
 #[tokio::test]
-async fn an_error_that_is_only_a_message_is_told_and_a_body_that_is_not_utf_8_is_read() {
+async fn a_message_without_a_code_is_reported_and_invalid_utf_8_is_read() {
     let coze = Answering::start().await;
     for call in Call::ALL {
         for status in [200, 400, 403] {
@@ -225,7 +225,7 @@ async fn an_error_that_is_only_a_message_is_told_and_a_body_that_is_not_utf_8_is
 }
 
 #[tokio::test]
-async fn a_code_and_a_log_id_are_read_before_anything_in_them_is_hidden() {
+async fn code_and_log_id_are_parsed_before_redaction() {
     let server = server(json_answer(
         400,
         &json!({"error": "authorization_pending", "error_description": "d"}),
@@ -262,7 +262,7 @@ async fn a_code_and_a_log_id_are_read_before_anything_in_them_is_hidden() {
 }
 
 #[tokio::test]
-async fn each_documented_word_is_known_and_says_what_to_do() {
+async fn every_documented_error_code_has_a_hint() {
     let coze = Answering::start().await;
     use ErrorCode as Code;
     for (word, code, may_pass, hint) in [
@@ -340,7 +340,7 @@ async fn each_documented_word_is_known_and_says_what_to_do() {
 }
 
 #[tokio::test]
-async fn an_answer_that_is_not_cozes_is_told_what_it_is_and_quoted_nowhere() {
+async fn a_foreign_response_is_described_but_never_quoted() {
     let coze = Answering::start().await;
     let html = "<html><body>502 hush</body></html>";
     let cut_short = r#"{"access_token":"hush_token","expires_in":41024"#;
@@ -425,12 +425,15 @@ async fn an_answer_that_is_not_cozes_is_told_what_it_is_and_quoted_nowhere() {
                 assert_eq!(error.status().map(|s| s.as_u16()), Some(status), "{what}");
                 assert_eq!(error.log_id(), Some("log_1"), "{what}");
                 assert_eq!(error.is_retryable(), status == 502, "{what}");
-                // A success without what was asked for names it.
+                // A success response without the expected field names that field.
                 let expected = match status {
                     200 if expected.starts_with("neither") => "the answer has no ",
                     _ => expected,
                 };
-                assert!(what.contains(expected), "{expected} is not in: {what}");
+                assert!(
+                    what.contains(expected),
+                    "{what:?} should contain {expected:?}"
+                );
                 assert!(!format!("{error} {error:?}").contains("hush"), "{what}");
             }
         }
@@ -438,7 +441,7 @@ async fn an_answer_that_is_not_cozes_is_told_what_it_is_and_quoted_nowhere() {
 }
 
 #[tokio::test]
-async fn an_answer_without_a_usable_token_is_no_token() {
+async fn a_response_without_a_usable_token_is_an_error() {
     let coze = Answering::start().await;
     for (what, body) in [
         (
@@ -492,9 +495,9 @@ async fn an_answer_without_a_usable_token_is_no_token() {
 }
 
 #[tokio::test]
-async fn an_error_with_the_empty_fields_of_a_success_is_still_cozes_error() {
+async fn an_error_with_empty_success_fields_is_an_error() {
     let coze = Answering::start().await;
-    // How a server writes whose language has zero values instead of absent ones.
+    // Servers in languages with zero values send them instead of omitting fields.
     let token = json!({
         "access_token": "", "expires_in": 0, "refresh_token": "",
         "error_code": "invalid_grant", "error_message": "the text",
@@ -510,7 +513,7 @@ async fn an_error_with_the_empty_fields_of_a_success_is_still_cozes_error() {
 }
 
 #[tokio::test]
-async fn an_answer_with_an_empty_device_code_says_where_it_came_from() {
+async fn an_empty_device_code_is_an_error_that_names_the_endpoint() {
     let coze = Answering::start().await;
     for field in ["device_code", "user_code"] {
         let mut body = device_answer();
@@ -524,7 +527,7 @@ async fn an_answer_with_an_empty_device_code_says_where_it_came_from() {
 }
 
 #[tokio::test]
-async fn a_good_answer_is_taken_whatever_else_is_in_it() {
+async fn a_valid_response_may_have_extra_fields() {
     let coze = Answering::start().await;
     let mut more = token_answer();
     more["scope"] = json!("x");
@@ -564,7 +567,7 @@ async fn a_good_answer_is_taken_whatever_else_is_in_it() {
 }
 
 #[tokio::test]
-async fn a_refresh_token_is_there_only_if_it_says_something() {
+async fn an_empty_refresh_token_counts_as_absent() {
     let coze = Answering::start().await;
     for (refresh_token, expected) in [
         (json!("rt_1"), Some("rt_1")),
@@ -580,7 +583,7 @@ async fn a_refresh_token_is_there_only_if_it_says_something() {
 }
 
 #[tokio::test]
-async fn a_user_code_may_be_a_number_and_gets_into_the_link() {
+async fn a_numeric_user_code_is_accepted_and_appears_in_the_link() {
     let coze = Answering::start().await;
     for (user_code, uri, shown, link) in [
         (
@@ -618,7 +621,7 @@ async fn a_user_code_may_be_a_number_and_gets_into_the_link() {
 }
 
 #[tokio::test]
-async fn an_address_that_a_user_should_not_open_is_not_shown() {
+async fn an_unsafe_verification_uri_is_not_shown() {
     let coze = Answering::start().await;
     for uri in [
         "",
@@ -657,7 +660,7 @@ async fn an_address_that_a_user_should_not_open_is_not_shown() {
     for (uri, shown) in [
         ("http://127.0.0.1:1/device", "http://127.0.0.1:1/device"),
         ("http://mock.localhost/d", "http://mock.localhost/d"),
-        // A Cyrillic letter, and a dot of another alphabet.
+        // A Cyrillic letter, and an ideographic full stop.
         (
             "https://www.c\u{43e}ze.com/device",
             "https://www.xn--cze-sed.com/device",
@@ -679,7 +682,7 @@ async fn an_address_that_a_user_should_not_open_is_not_shown() {
 }
 
 #[tokio::test]
-async fn a_user_code_is_shown_on_one_line_and_without_what_is_not_seen() {
+async fn a_user_code_is_shown_without_line_breaks_and_invisible_characters() {
     let coze = Answering::start().await;
     for (user_code, shown) in [
         (
@@ -717,7 +720,7 @@ async fn a_user_code_is_shown_on_one_line_and_without_what_is_not_seen() {
 }
 
 #[tokio::test]
-async fn no_redirect_is_followed_and_the_stranger_hears_nothing() {
+async fn no_redirect_is_followed() {
     let coze = Answering::start().await;
     let stranger = server(json_answer(200, &token_answer())).await;
     for status in [301, 302, 303, 307, 308] {
@@ -738,7 +741,7 @@ async fn no_redirect_is_followed_and_the_stranger_hears_nothing() {
 }
 
 #[tokio::test]
-async fn a_callers_own_redirect_policy_does_not_change_that() {
+async fn a_callers_redirect_policy_is_ignored() {
     let stranger = server(json_answer(200, &token_answer())).await;
     let answer = ResponseTemplate::new(307).insert_header("location", stranger.uri());
     let server = server(answer).await;
@@ -790,7 +793,7 @@ async fn retry_after_is_read_in_seconds_and_as_a_date() {
 }
 
 #[tokio::test]
-async fn the_log_id_comes_from_the_header_or_else_from_the_body() {
+async fn the_log_id_is_read_from_the_header_else_from_the_body() {
     let coze = Answering::start().await;
     let body = json!({"code": 4100, "msg": "the text", "detail": {"logid": "log_in_body"}});
     for (header, expected) in [
@@ -809,7 +812,7 @@ async fn the_log_id_comes_from_the_header_or_else_from_the_body() {
 }
 
 #[tokio::test]
-async fn an_expiry_may_be_absolute_relative_or_absurd() {
+async fn an_expiry_may_be_absolute_relative_or_invalid() {
     let coze = Answering::start().await;
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
     let in_15_minutes = now.unwrap().as_secs() + 900;
@@ -835,13 +838,13 @@ async fn an_expiry_may_be_absolute_relative_or_absurd() {
 }
 
 #[tokio::test]
-async fn no_connection_is_told_from_one_that_broke_and_from_silence() {
+async fn connect_interrupted_and_timeout_errors_are_distinguished() {
     let refusing = Refusing::new();
     for call in Call::ALL {
         let client = client_of(&refusing.base_url()).build().unwrap();
         let error = call.make(&client).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Connect, "{call:?}: {error}");
-        assert_says_where(call, &refusing.base_url(), &error);
+        assert_names_endpoint(call, &refusing.base_url(), &error);
         assert!(error.is_retryable(), "{call:?}: {error}");
         assert_eq!(error.status(), None, "{call:?}: {error}");
     }
@@ -858,12 +861,12 @@ async fn no_connection_is_told_from_one_that_broke_and_from_silence() {
         (Manners::SaysAndHangs(String::new()), Timeout, None),
         (Manners::SaysAndHangs(half), Timeout, Some(200)),
     ] {
-        // Only silence waits for a time-out, long enough for a busy machine, and all calls at once.
-        let patience = Duration::from_secs(if kind == Timeout { 6 } else { 30 });
+        // Only the silent server causes timeouts. The timeout suits a busy machine, and all calls run concurrently.
+        let timeout = Duration::from_secs(if kind == Timeout { 6 } else { 30 });
         let mut calls = JoinSet::new();
         for call in Call::ALL {
             let rude = RudeServer::start(manners.clone()).await;
-            let client = client_of(rude.base_url()).request_timeout(patience);
+            let client = client_of(rude.base_url()).request_timeout(timeout);
             let client = client.build().unwrap();
             calls.spawn(async move { (call, call.make(&client).await, rude) });
         }
@@ -871,7 +874,7 @@ async fn no_connection_is_told_from_one_that_broke_and_from_silence() {
             let error = result.unwrap_err();
             let what = format!("{call:?}, {manners:?}: {error}");
             assert_eq!(error.kind(), kind, "{what}");
-            assert_says_where(call, rude.base_url(), &error);
+            assert_names_endpoint(call, rude.base_url(), &error);
             assert!(error.is_retryable(), "{what}");
             assert_eq!(error.status().map(|s| s.as_u16()), status, "{what}");
             assert_eq!(error.log_id(), status.map(|_| "log_1"), "{what}");
@@ -881,10 +884,10 @@ async fn no_connection_is_told_from_one_that_broke_and_from_silence() {
     }
 }
 
-/// Codes, refresh tokens and JWTs are single-use: an HTTP stack that sends a request again, because the connection that it had
-/// kept was closed under it, burns them. What redeems a code or a refresh token is not sent on a kept connection at all.
+/// Codes, refresh tokens and JWTs are single-use. An HTTP stack that sends a request again, because its kept-alive connection
+/// was closed, redeems them twice. A request that redeems a code or a refresh token never uses a kept-alive connection.
 #[tokio::test]
-async fn a_request_is_not_sent_again_when_a_kept_connection_dies() {
+async fn a_request_is_not_resent_when_a_kept_alive_connection_closes() {
     let body = token_answer().to_string();
     let length = body.len();
     let answer = format!(
@@ -899,7 +902,7 @@ async fn a_request_is_not_sent_again_when_a_kept_connection_dies() {
         let rude = RudeServer::start(Manners::AnswersOnce(answer.clone())).await;
         let client = client_of(rude.base_url()).build().unwrap();
         call.make(&client).await.unwrap();
-        // The connection goes back to the client's pool in the background.
+        // The connection returns to the client's pool in the background.
         tokio::time::sleep(Duration::from_millis(250)).await;
         let second = call.make(&client).await;
 
@@ -917,7 +920,7 @@ async fn a_request_is_not_sent_again_when_a_kept_connection_dies() {
 }
 
 #[tokio::test]
-async fn a_call_that_works_makes_one_request_to_its_own_endpoint() {
+async fn a_successful_call_sends_one_request_to_its_endpoint() {
     let coze = Answering::start().await;
     for call in Call::ALL {
         // `Answering` checks the requests.
@@ -929,8 +932,8 @@ async fn a_call_that_works_makes_one_request_to_its_own_endpoint() {
 }
 
 #[tokio::test]
-async fn a_callback_may_come_as_a_bare_query_with_a_question_mark_in_it() {
-    // RFC 3986 section 3.4 allows it there unescaped, and a caller may choose such a state.
+async fn a_callback_may_be_a_bare_query_that_contains_a_question_mark() {
+    // RFC 3986 section 3.4 allows an unescaped question mark there, and the state may contain one.
     let coze = Answering::start().await;
     let answer = json_answer(200, &token_answer());
     Mock::given(any())
@@ -950,7 +953,7 @@ async fn a_callback_may_come_as_a_bare_query_with_a_question_mark_in_it() {
 }
 
 #[tokio::test]
-async fn a_stored_login_with_an_empty_state_lets_no_callback_in() {
+async fn a_stored_login_with_an_empty_state_accepts_no_callback() {
     let coze = Answering::start().await;
     let answer = json_answer(200, &token_answer());
     Mock::given(any())

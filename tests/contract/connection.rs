@@ -1,4 +1,4 @@
-//! Does an error's own text say why no answer came? Most programs print no more than that.
+//! Does the message of an error contain the cause of a failed connection? Most programs print only that message.
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -19,7 +19,7 @@ use tokio_rustls::{
 
 use crate::support::{CLIENT_ID, Manners, Refusing, RudeServer};
 
-/// The error of a request to this base.
+/// The error of a request to this base URL.
 async fn error(
     api_base: &str,
     http: impl Fn(reqwest::ClientBuilder) -> reqwest::ClientBuilder + Send + Sync + 'static,
@@ -103,7 +103,7 @@ impl Resolve for UnknownHost {
 }
 
 #[tokio::test]
-async fn a_host_that_is_not_found_is_named() {
+async fn an_unresolved_host_is_named() {
     let error = error("https://api.example.invalid", |http| {
         http.dns_resolver(Arc::new(UnknownHost))
     })
@@ -116,14 +116,14 @@ async fn a_host_that_is_not_found_is_named() {
 }
 
 #[tokio::test]
-async fn a_server_that_says_nothing_is_a_time_out() {
+async fn a_silent_server_is_a_timeout() {
     let server = RudeServer::start(Manners::SaysAndHangs(String::new())).await;
     let error = error(server.base_url(), |http| http).await;
     assert_says(&error, ErrorKind::Timeout, "timed out");
 }
 
 #[tokio::test]
-async fn a_server_that_hangs_up_is_named() {
+async fn a_closed_connection_is_named() {
     let server = RudeServer::start(Manners::Closes).await;
     let error = error(server.base_url(), |http| http).await;
     assert_says(
@@ -133,8 +133,8 @@ async fn a_server_that_hangs_up_is_named() {
     );
 }
 
-/// A server with a certificate for another host, by an authority that is returned as PEM.
-async fn server_of_another_name() -> (String, String) {
+/// A server with a certificate for another host. Returns its CA certificate as PEM.
+async fn server_with_wrong_certificate() -> (String, String) {
     let mut params = CertificateParams::new([]).unwrap();
     params.is_ca = IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
     let authority = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
@@ -151,7 +151,7 @@ async fn server_of_another_name() -> (String, String) {
     let port = listener.local_addr().unwrap().port();
     tokio::spawn(async move {
         while let Ok((connection, _)) = listener.accept().await {
-            // It fails: the client leaves.
+            // The handshake fails because the client closes the connection.
             let _ = acceptor.accept(connection).await;
         }
     });
@@ -159,8 +159,8 @@ async fn server_of_another_name() -> (String, String) {
 }
 
 #[tokio::test]
-async fn a_certificate_for_another_name_or_by_an_unknown_authority_is_named() {
-    let (api_base, authority) = server_of_another_name().await;
+async fn a_wrong_or_untrusted_certificate_is_named() {
+    let (api_base, authority) = server_with_wrong_certificate().await;
     let of_another_name = error(&api_base, move |http| {
         let authority = reqwest::Certificate::from_pem(authority.as_bytes()).unwrap();
         http.tls_certs_only([authority])

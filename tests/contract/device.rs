@@ -1,7 +1,7 @@
-//! When a device code is polled, and when polling stops (RFC 8628 section 3.5): too fast and the server
-//! objects, too slow and a person waits, for ever and a program hangs.
+//! When a device code is polled, and when polling stops (RFC 8628 section 3.5). Polling too fast is refused by the
+//! server, polling too slowly makes the user wait, and polling without a deadline hangs the program.
 //!
-//! Time is paused: each test takes no time and is exact to the millisecond.
+//! Time is paused, so each test is instant and exact to the millisecond.
 
 use std::{
     error::Error as _,
@@ -21,7 +21,7 @@ fn secs(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
 }
 
-/// The answer that starts an authorization; no interval when it is 0.
+/// The device authorization response; without an interval if it is 0.
 fn started(interval: u64, expires_in: u64) -> Step {
     let mut body = json!({
         "device_code": "dc_1",
@@ -35,7 +35,7 @@ fn started(interval: u64, expires_in: u64) -> Step {
     Step::json(200, &body).with_header("x-tt-logid", "log_of_start")
 }
 
-/// An error in the form in which Coze presumably sends it while polling, with the word in both places.
+/// An error as Coze presumably sends it while polling, with the error code in both fields.
 fn word(word: &str) -> Step {
     Step::json(400, &both_shapes(word))
 }
@@ -52,7 +52,7 @@ fn granted() -> Step {
     Step::json(200, &token_answer())
 }
 
-/// A person who signs in on a device: the server's script begins with the start.
+/// A sign-in on a device. The server's script begins with the device authorization response.
 struct SignIn {
     server: InProcess,
     device: DeviceFlow,
@@ -85,7 +85,7 @@ impl SignIn {
         self.device.poll(&self.authorization).await
     }
 
-    /// At which seconds after the start it was polled.
+    /// The times of all polls, in seconds after the start.
     fn polled_at(&self) -> Vec<u64> {
         let recorded = self.server.recorded();
         recorded[1..]
@@ -94,7 +94,7 @@ impl SignIn {
             .collect()
     }
 
-    /// Polls to a token and checks when it was asked for.
+    /// Polls until a token is granted and checks the times of all polls.
     async fn assert_granted_after_polls_at(&self, expected: &[u64], what: &str) {
         let result = self.poll().await;
         assert!(result.is_ok(), "{what}: {result:?}");
@@ -103,7 +103,7 @@ impl SignIn {
 }
 
 #[tokio::test(start_paused = true)]
-async fn polls_at_the_interval_that_the_server_asks_for_and_not_every_five_seconds() {
+async fn polls_at_the_interval_of_the_server() {
     for (interval, expected) in [(1, [1, 2, 3]), (5, [5, 10, 15]), (7, [7, 14, 21])] {
         let sign_in =
             SignIn::start(started(interval, 300), [pending(), pending(), granted()]).await;
@@ -115,7 +115,7 @@ async fn polls_at_the_interval_that_the_server_asks_for_and_not_every_five_secon
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_a_sensible_interval_it_polls_every_five_seconds() {
+async fn without_a_valid_interval_it_polls_every_five_seconds() {
     let mut nonsense = json!({
         "device_code": "dc_1", "user_code": "U", "verification_uri": "https://x.y", "expires_in": 300,
     });
@@ -132,7 +132,7 @@ async fn without_a_sensible_interval_it_polls_every_five_seconds() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn ends_by_itself_when_the_device_code_expires() {
+async fn polling_ends_when_the_device_code_expires() {
     let sign_in = SignIn::start(started(1, 3), [pending()]).await;
     let error = sign_in.poll().await.unwrap_err();
 
@@ -147,7 +147,7 @@ async fn ends_by_itself_when_the_device_code_expires() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_interval_of_the_codes_life_or_more_leaves_one_poll_before_the_end() {
+async fn an_interval_beyond_the_lifetime_leaves_one_poll_before_expiry() {
     for interval in [10, 60, 86_400] {
         let sign_in = SignIn::start(started(interval, 10), [granted()]).await;
         sign_in
@@ -171,7 +171,7 @@ async fn an_approval_in_the_last_second_is_not_missed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_code_that_went_while_the_system_slept_is_not_polled_for_its_whole_life() {
+async fn a_code_that_expired_during_suspend_is_not_polled() {
     let sign_in = SignIn::start(started(5, 300), [pending()]).await;
     sign_in.server.clock().set_wall_offset_secs(290);
     assert_eq!(sign_in.authorization.remaining(), secs(10));
@@ -180,7 +180,7 @@ async fn a_code_that_went_while_the_system_slept_is_not_polled_for_its_whole_lif
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_expiry_counts_from_the_start_and_not_from_the_first_poll() {
+async fn the_expiry_counts_from_the_start() {
     let sign_in = SignIn::start(started(5, 60), [pending()]).await;
     tokio::time::sleep(secs(50)).await;
     assert_eq!(sign_in.authorization.remaining(), secs(10));
@@ -192,7 +192,7 @@ async fn the_expiry_counts_from_the_start_and_not_from_the_first_poll() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn each_slow_down_adds_five_seconds_for_good() {
+async fn each_slow_down_adds_five_seconds_permanently() {
     let slow_down = || word("slow_down");
     let script = [slow_down(), pending(), slow_down(), pending(), granted()];
     let sign_in = SignIn::start(started(1, 300), script).await;
@@ -204,7 +204,7 @@ async fn each_slow_down_adds_five_seconds_for_good() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn after_a_failure_that_may_pass_it_asks_half_as_often_and_goes_on() {
+async fn a_temporary_failure_doubles_the_interval() {
     let gateway = || Step::text(502, "<html>Bad Gateway</html>");
     for (what, failure) in [
         ("500", Step::text(500, "")),
@@ -215,7 +215,7 @@ async fn after_a_failure_that_may_pass_it_asks_half_as_often_and_goes_on() {
         ),
         ("429", Step::text(429, "")),
         (
-            "429 with a word of its own",
+            "429 with an unknown error code",
             Step::json(429, &json!({"error": "too_many"})),
         ),
         ("408", Step::text(408, "")),
@@ -239,17 +239,17 @@ async fn after_a_failure_that_may_pass_it_asks_half_as_often_and_goes_on() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_request_without_an_answer_is_given_up_at_its_time_out_and_doubles_the_interval() {
+async fn a_timed_out_request_doubles_the_interval() {
     let script = [Step::Hang, pending(), granted()];
     let sign_in = SignIn::start_with_timeout(secs(1), started(2, 300), script).await;
-    // Asked at 2, given up at 3, then 4 apart, and 2 again after a good answer.
+    // Sent at 2, timed out at 3, then every 4, and every 2 again after a valid response.
     sign_in
         .assert_granted_after_polls_at(&[2, 7, 9], "hang")
         .await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn failures_slow_it_down_to_a_minute_and_no_further() {
+async fn failures_increase_the_interval_to_at_most_a_minute() {
     let down = Step::text(503, "");
     let sign_in = SignIn::start(started(10, 400), [down]).await;
     let error = sign_in.poll().await.unwrap_err();
@@ -297,7 +297,7 @@ async fn retry_after_is_honoured_once_in_seconds_or_as_a_date() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_retry_after_beyond_the_expiry_waits_for_the_expiry() {
+async fn a_retry_after_beyond_the_expiry_waits_until_the_expiry() {
     let busy = Step::text(429, "").with_header("retry-after", "18446744073709551615");
     let sign_in = SignIn::start(started(1, 30), [busy]).await;
     let error = sign_in.poll().await.unwrap_err();
@@ -308,7 +308,7 @@ async fn a_retry_after_beyond_the_expiry_waits_for_the_expiry() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_decision_against_it_stops_polling_at_once() {
+async fn a_refusal_stops_polling_immediately() {
     for (word, code) in [
         ("access_denied", ErrorCode::AccessDenied),
         ("expired_token", ErrorCode::ExpiredToken),
@@ -333,7 +333,7 @@ async fn a_decision_against_it_stops_polling_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn pending_goes_on_in_every_shape_and_at_every_status() {
+async fn pending_continues_in_every_shape_and_at_every_status() {
     for (shape, body) in shapes("authorization_pending") {
         for status in [200, 400, 401, 403, 428, 500] {
             let pending = Step::json(status, &body);
@@ -356,7 +356,7 @@ async fn slow_down_is_obeyed_in_every_shape() {
     }
 }
 
-/// A word in each of the forms that are known.
+/// An error code in each known form.
 fn shapes(word: &str) -> [(&'static str, Value); 4] {
     [
         ("A", json!({"error_code": word, "error_message": "text"})),
@@ -370,7 +370,7 @@ fn shapes(word: &str) -> [(&'static str, Value); 4] {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_a_captive_portal_or_a_proxy_answers_ends_no_login() {
+async fn responses_of_captive_portals_and_proxies_do_not_end_a_login() {
     let page = |status| Step::text(status, "<html>Sign in to the hotel's network</html>");
     for (what, answer) in [
         ("a portal's page", page(200)),
@@ -400,7 +400,7 @@ async fn what_a_captive_portal_or_a_proxy_answers_ends_no_login() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_grant_whose_access_token_cannot_be_used_ends_the_login_with_its_refresh_token() {
+async fn a_grant_with_an_unusable_access_token_ends_the_login() {
     for (body, kind) in [
         (
             json!({"access_token": "a b", "refresh_token": "rt_1"}).to_string(),
@@ -421,10 +421,10 @@ async fn a_grant_whose_access_token_cannot_be_used_ends_the_login_with_its_refre
 }
 
 #[tokio::test(start_paused = true)]
-async fn dropping_the_future_stops_at_once_while_it_waits() {
+async fn dropping_the_future_while_it_waits_stops_polling() {
     let sign_in = SignIn::start(started(2, 300), [pending()]).await;
     let gave_up = tokio::time::timeout(secs(5), sign_in.poll()).await;
-    assert!(gave_up.is_err(), "it was still pending: {gave_up:?}");
+    assert!(gave_up.is_err(), "polling was still pending: {gave_up:?}");
     assert_eq!(sign_in.server.elapsed(), secs(5));
 
     tokio::time::sleep(secs(100)).await;
@@ -432,11 +432,14 @@ async fn dropping_the_future_stops_at_once_while_it_waits() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn dropping_the_future_stops_at_once_while_it_asks() {
+async fn dropping_the_future_during_a_request_stops_polling() {
     let late = pending().after(secs(10));
     let sign_in = SignIn::start(started(2, 300), [late]).await;
     let gave_up = tokio::time::timeout(secs(5), sign_in.poll()).await;
-    assert!(gave_up.is_err(), "it was still asking: {gave_up:?}");
+    assert!(
+        gave_up.is_err(),
+        "the request was still pending: {gave_up:?}"
+    );
     assert_eq!(sign_in.server.elapsed(), secs(5));
 
     tokio::time::sleep(secs(100)).await;
@@ -444,13 +447,13 @@ async fn dropping_the_future_stops_at_once_while_it_asks() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn polling_can_be_taken_up_again_after_it_was_dropped() {
+async fn polling_can_be_resumed_after_it_was_dropped() {
     let sign_in = SignIn::start(started(2, 300), [pending(), granted()]).await;
     let gave_up = tokio::time::timeout(secs(3), sign_in.poll()).await;
-    assert!(gave_up.is_err(), "it was still pending: {gave_up:?}");
-    // It waits a whole interval again before it asks.
+    assert!(gave_up.is_err(), "polling was still pending: {gave_up:?}");
+    // It waits a full interval before the next poll.
     sign_in
-        .assert_granted_after_polls_at(&[2, 5], "taken up again")
+        .assert_granted_after_polls_at(&[2, 5], "resumed")
         .await;
 }
 
@@ -494,7 +497,7 @@ async fn the_observer_sees_each_step() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_request_that_hangs_ends_at_the_expiry() {
+async fn a_hanging_request_ends_at_the_expiry() {
     let sign_in = SignIn::start(started(5, 12), [Step::Hang]).await;
     let error = sign_in.poll().await.unwrap_err();
 
@@ -502,13 +505,13 @@ async fn a_request_that_hangs_ends_at_the_expiry() {
     assert_eq!(
         sign_in.server.elapsed(),
         secs(12),
-        "not after the time-out of 30 s"
+        "not after the timeout of 30 s"
     );
     assert_eq!(sign_in.polled_at(), [5]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_grant_that_comes_just_in_time_is_taken() {
+async fn a_grant_just_before_the_expiry_is_accepted() {
     let sign_in = SignIn::start(
         started(5, 12),
         [granted().after(Duration::from_millis(6_999))],
@@ -519,7 +522,7 @@ async fn a_grant_that_comes_just_in_time_is_taken() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_expiry_names_the_failure_that_kept_it_from_an_answer() {
+async fn the_expiry_error_names_the_last_failure() {
     let down = Step::text(503, "").with_header("x-tt-logid", "log_of_failure");
     let sign_in = SignIn::start(started(5, 20), [pending(), down]).await;
     let error = sign_in.poll().await.unwrap_err();
@@ -534,7 +537,7 @@ async fn the_expiry_names_the_failure_that_kept_it_from_an_answer() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_expiry_names_no_failure_that_was_overcome() {
+async fn the_expiry_error_omits_failures_that_were_retried() {
     let down = Step::text(503, "");
     let sign_in = SignIn::start(started(1, 20), [down, pending()]).await;
     let error = sign_in.poll().await.unwrap_err();
@@ -547,7 +550,7 @@ async fn the_expiry_names_no_failure_that_was_overcome() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn asking_once_gives_each_answer_as_it_is() {
+async fn polling_once_returns_each_response_unchanged() {
     let script = [
         pending(),
         word("slow_down"),
@@ -581,7 +584,7 @@ async fn asking_once_gives_each_answer_as_it_is() {
     assert_eq!(
         sign_in.server.elapsed(),
         Duration::ZERO,
-        "asking once never waits"
+        "polling once never waits"
     );
 }
 

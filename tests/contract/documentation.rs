@@ -1,4 +1,4 @@
-//! What the documentation says of the code is held to the code.
+//! Checks the statements of the documentation against the code.
 
 use std::path::{Path, PathBuf};
 
@@ -6,7 +6,7 @@ fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 
-/// The parts of a line that stand between backticks.
+/// The parts of a line between backticks.
 fn quoted(line: &str) -> Vec<&str> {
     line.split('`').skip(1).step_by(2).collect()
 }

@@ -1,8 +1,8 @@
-//! Our requests beside those of the official SDKs for the same inputs: every difference is on purpose, or
-//! this fails.
+//! Compares our requests with those of the official SDKs for the same inputs: every difference must be intended, or
+//! this test fails.
 //!
-//! [`EXPLAINED`] says why we differ. A difference that it does not explain fails the test, and so does an
-//! explanation of a difference that is not there. The snapshot `golden_differences` is the list to read.
+//! [`EXPLAINED`] lists the reasons. A difference that it does not explain fails the test, and so does an
+//! explanation without a difference. The snapshot `golden_differences` is the readable list.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -27,7 +27,7 @@ const PYTHON: &str = "cozepy";
 const NODE: &str = "@coze/api";
 const BOTH: &str = "*";
 
-/// Why we differ from an SDK in fields of scenarios. `*` stands for anything, once in each pattern.
+/// Why we differ from an SDK in fields of scenarios. `*` matches anything, at most once per pattern.
 struct Explained {
     sdk: &'static str,
     scenarios: &'static [&'static str],
@@ -35,14 +35,14 @@ struct Explained {
     reason: &'static str,
 }
 
-/// Headers that say who asks and how, and nothing of what is asked.
-const WHO_ASKS: &[&str] = &[
+/// Headers that describe the client, not the request.
+const CLIENT_HEADERS: &[&str] = &[
     "header.accept",
     "header.user-agent",
     "header.x-coze-client-user-agent",
 ];
 
-/// Every reason to differ, in the order of the list that comes out. The first that fits counts.
+/// All intended differences, in the order of the output. The first match counts.
 const EXPLAINED: &[Explained] = &[
     Explained {
         sdk: BOTH,
@@ -52,7 +52,7 @@ const EXPLAINED: &[Explained] = &[
             "tokenfn_api request 2",
             "tokenfn_api request 4",
         ],
-        fields: WHO_ASKS,
+        fields: CLIENT_HEADERS,
         reason: "The API call is the caller's: we give the `Authorization` value, the caller's HTTP client \
                  (plain reqwest here) says who asks.",
     },
@@ -60,13 +60,13 @@ const EXPLAINED: &[Explained] = &[
         sdk: BOTH,
         scenarios: &["*"],
         fields: &["header.user-agent", "header.x-coze-client-user-agent"],
-        reason: "Each SDK names itself; ours is `cozerust`, in the same forms and with the same five fields.",
+        reason: "Each SDK identifies itself; ours is `cozerust`, in the same forms and with the same five fields.",
     },
     Explained {
         sdk: BOTH,
         scenarios: &["*"],
         fields: &["header.accept"],
-        reason: "We ask for JSON, the only thing that these endpoints answer.",
+        reason: "We request JSON, the only format of these endpoints.",
     },
     Explained {
         sdk: NODE,
@@ -86,7 +86,7 @@ const EXPLAINED: &[Explained] = &[
         sdk: PYTHON,
         scenarios: &["pkce_authorize_url_default*"],
         fields: &["query.code_challenge*"],
-        reason: "Python's default method is `plain`, which shows the verifier to whoever sees the URL; \
+        reason: "Python's default method is `plain`, which shows the verifier to anyone who sees the URL; \
                  ours is S256.",
     },
     Explained {
@@ -152,19 +152,19 @@ const EXPLAINED: &[Explained] = &[
         sdk: NODE,
         scenarios: &["jwt_no_aud"],
         fields: &["jwt.claims.aud"],
-        reason: "Node leaves the audience out when the caller names none; ours is then the API host.",
+        reason: "Node omits the audience if the caller sets none; ours is then the API host.",
     },
     Explained {
         sdk: NODE,
         scenarios: &["jwt_enterprise"],
         fields: &["path"],
-        reason: "Node ignores the enterprise without a word, and asks for the application's own token.",
+        reason: "Node silently ignores the enterprise, and requests the application's own token.",
     },
     Explained {
         sdk: NODE,
         scenarios: &["jwt_session_context"],
         fields: &["jwt.claims.session_context.device_info.device_id"],
-        reason: "Node ignores the session context without a word.",
+        reason: "Node silently ignores the session context.",
     },
     Explained {
         sdk: PYTHON,
@@ -182,7 +182,7 @@ const EXPLAINED: &[Explained] = &[
 ];
 
 #[tokio::test]
-async fn every_difference_from_the_official_sdks_is_on_purpose() {
+async fn every_difference_from_the_official_sdks_is_intended() {
     let lines = recorded_lines();
     let mut found = Found::new();
     let mut unexplained = Vec::new();
@@ -192,7 +192,7 @@ async fn every_difference_from_the_official_sdks_is_on_purpose() {
         let name = format!("{} {}", line.sdk, line.name());
         if differences
             .iter()
-            .all(|d| WHO_ASKS.contains(&d.field.as_str()))
+            .all(|d| CLIENT_HEADERS.contains(&d.field.as_str()))
         {
             alike.push(name.clone());
         }
@@ -211,7 +211,7 @@ async fn every_difference_from_the_official_sdks_is_on_purpose() {
     }
     assert!(
         unexplained.is_empty(),
-        "these differences from the official SDKs have no reason in EXPLAINED:\n\n{}",
+        "these differences from the official SDKs are not in EXPLAINED:\n\n{}",
         unexplained.join("\n")
     );
     for (index, explained) in EXPLAINED.iter().enumerate() {
@@ -221,7 +221,7 @@ async fn every_difference_from_the_official_sdks_is_on_purpose() {
                 found
                     .iter()
                     .any(|(_, name)| matches(scenario, scenario_of(name))),
-                "nothing differs in {scenario} as EXPLAINED says: take it out ({})",
+                "{scenario} has no such difference: remove it from EXPLAINED ({})",
                 explained.reason
             );
         }
@@ -230,7 +230,7 @@ async fn every_difference_from_the_official_sdks_is_on_purpose() {
                 found
                     .iter()
                     .any(|(difference, _)| matches(field, &difference.field)),
-                "nothing differs in {field} as EXPLAINED says: take it out ({})",
+                "{field} has no such difference: remove it from EXPLAINED ({})",
                 explained.reason
             );
         }
@@ -238,7 +238,7 @@ async fn every_difference_from_the_official_sdks_is_on_purpose() {
     assert_snapshot(&written(lines.len(), &found, &alike));
 }
 
-/// The differences that each entry of [`EXPLAINED`] explains, by its index, and in which line each is.
+/// The differences that each entry of [`EXPLAINED`] explains, by its index, each with its line.
 type Found = BTreeMap<usize, Vec<(Difference, String)>>;
 
 fn assert_snapshot(text: &str) {
@@ -248,7 +248,7 @@ fn assert_snapshot(text: &str) {
     settings.bind(|| insta::assert_snapshot!("golden_differences", text));
 }
 
-/// The list, as a person reads it.
+/// The readable list.
 fn written(count: usize, found: &Found, alike: &[String]) -> String {
     let mut text = format!(
         "{count} recorded requests and authorize URLs, compared with ours for the same inputs.\n"
@@ -264,12 +264,12 @@ fn written(count: usize, found: &Found, alike: &[String]) -> String {
             text.push_str(&format!("\n{difference}{}", listed(&names)));
         }
     }
-    text.push_str("\n## No difference but in the headers that say who asks\n\n");
+    text.push_str("\n## No difference except in the headers that describe the client\n\n");
     text.push_str(&listed(alike));
     text
 }
 
-/// Names behind one another, on lines of a length to read.
+/// Names in wrapped lines.
 fn listed(names: &[String]) -> String {
     let mut text = String::from("    in:     ");
     let mut width = text.len();
@@ -293,7 +293,7 @@ impl Explained {
     }
 }
 
-/// Whether a text fits a pattern with at most one `*`.
+/// Whether a text matches a pattern with at most one `*`.
 fn matches(pattern: &str, text: &str) -> bool {
     match pattern.split_once('*') {
         None => pattern == text,
@@ -303,7 +303,7 @@ fn matches(pattern: &str, text: &str) -> bool {
     }
 }
 
-/// The scenario in a name that holds the SDK before it.
+/// The scenario in a name of the form `SDK scenario`.
 fn scenario_of(name: &str) -> &str {
     name.split_once(' ')
         .map_or(name, |(_sdk, scenario)| scenario)
@@ -337,7 +337,7 @@ struct RecordedJwt {
 }
 
 impl Line {
-    /// The scenario, and which of its requests this is.
+    /// The scenario, and the number of this request in it.
     fn name(&self) -> String {
         match self.request_no {
             None => self.scenario.clone(),
@@ -345,7 +345,7 @@ impl Line {
         }
     }
 
-    /// What the SDK sent, or `None` when it sent nothing.
+    /// What the SDK sent, or `None` if it sent nothing.
     fn theirs(&self) -> Option<Sent> {
         if let Some(url) = &self.authorize_url {
             return Some(Sent::authorize_url(&Url::parse(url).unwrap()));
@@ -381,7 +381,7 @@ fn recorded_lines() -> Vec<Line> {
         .collect()
 }
 
-/// One field that differs; `None` where there is none.
+/// One field that differs; `None` if one side does not send it.
 struct Difference {
     field: String,
     theirs: Option<Value>,
@@ -425,7 +425,7 @@ fn differences(line: &Line, ours: Option<&Sent>) -> Vec<Difference> {
         .collect()
 }
 
-/// All fields of a request, each by its path: the order of query and body has no meaning.
+/// All fields of a request by their paths: the order of query and body does not matter.
 fn fields(sent: &Sent) -> BTreeMap<String, Value> {
     let mut fields = BTreeMap::new();
     fields.insert("method".to_owned(), json!(sent.method));
@@ -463,7 +463,7 @@ fn flatten(path: &str, value: &Value, fields: &mut BTreeMap<String, Value>) {
     }
 }
 
-/// Our request for the inputs of a recorded line; `None` where there is nothing to compare with.
+/// Our request for the inputs of a recorded line; `None` if there is no counterpart.
 async fn ours(line: &Line) -> Option<Sent> {
     let (scenario, base) = line
         .scenario
@@ -517,7 +517,7 @@ async fn ours(line: &Line) -> Option<Sent> {
         "jwt_default" | "jwt_default_async" | "base_url_path_prefix_jwt" => {
             jwt_of(line, client).token().await.unwrap();
         }
-        // The caller names no audience.
+        // The caller sets no audience.
         "jwt_no_aud" => {
             jwt(client).token().await.unwrap();
         }
@@ -549,13 +549,13 @@ async fn ours(line: &Line) -> Option<Sent> {
             let token = FixedToken::new("pat_abc").unwrap();
             call_api(&coze, token.authorization().clone()).await;
         }
-        // The SDK's caching helper: a token, then a call with it.
+        // The SDK's caching helper: a token, then an API call with it.
         "jwtauth_api" => {
             let two_hours = JwtTokenRequest::new().duration(Duration::from_secs(7200));
             let token = jwt_of(line, client).token_for(&two_hours).await.unwrap();
             call_api(&coze, token.authorization().clone()).await;
         }
-        // A function that brings a token, called for each of two calls.
+        // A function that returns a token, called once per API call.
         "tokenfn_api" => {
             for _ in 0..2 {
                 let token: Token = jwt_of(line, client.clone()).token().await.unwrap();
@@ -566,18 +566,18 @@ async fn ours(line: &Line) -> Option<Sent> {
             configured_jwt(&coze).token().await.unwrap();
         }
         "load_config_jwt_minimal" => return None,
-        other => panic!("no request of ours is made for the recorded scenario {other}"),
+        other => panic!("there is no counterpart of the recorded scenario {other}"),
     }
     let mut sent = coze.sent().await;
     Some(match line.request_no {
-        // Each recorded poll is alike; ours stands behind the start.
+        // All recorded polls are equal; ours follows the device authorization request.
         Some(_) if scenario == "device_token_poll" => sent.pop().unwrap(),
         Some(number) => sent.swap_remove(number - 1),
         None => sent.pop().unwrap(),
     })
 }
 
-/// Node's callers name the audience; Python takes the API host, as we do.
+/// Node's callers set the audience; Python uses the API host, as we do.
 fn jwt_of(line: &Line, client: OAuthClient) -> JwtFlow {
     let mut jwt = JwtFlow::builder(client)
         .client_id(CLIENT_ID)
@@ -646,8 +646,8 @@ fn authorize_url(scenario: &str, base: &str, line: &Line) -> Option<Sent> {
     })
 }
 
-/// The flow of a configuration file. Its base URL is `https`, as a file's has to be, and the transport
-/// takes the request to the recording server.
+/// The flow of a configuration file. Its base URL must be `https`, and the transport
+/// sends the request to the recording server.
 fn configured_jwt(coze: &Coze) -> JwtFlow {
     struct ToRecorder(reqwest::Client, u16);
 

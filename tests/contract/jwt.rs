@@ -1,4 +1,4 @@
-//! The JWTs that we sign, read by somebody else: `jsonwebtoken` with the public key, as a server would.
+//! Our JWTs, verified by another implementation: `jsonwebtoken` with the public key, as a server would.
 
 use std::{
     collections::BTreeSet,
@@ -19,7 +19,7 @@ use crate::support::{
     CLIENT_ID, InProcess, KEY_ID, SESSION_NAME, Step, TestKey, decoded_jwt, jwt, token_answer,
 };
 
-/// A server that grants every request, and is in the present: verification looks at the real clock.
+/// A server that grants every request, by the real clock, which verification uses too.
 fn granting() -> InProcess {
     InProcess::start(SystemTime::now(), [Step::json(200, &token_answer())])
 }
@@ -28,7 +28,7 @@ fn builder(client: OAuthClient) -> JwtFlowBuilder {
     JwtFlow::builder(client).client_id(CLIENT_ID).key_id(KEY_ID)
 }
 
-/// The JWTs that came as bearers.
+/// The JWTs that were sent as bearer tokens.
 fn jwts(server: &InProcess) -> Vec<String> {
     let bearer = |authorization: &Option<String>| {
         let authorization = authorization.as_deref().expect("no Authorization was sent");
@@ -46,7 +46,7 @@ fn claims(jwt: &str) -> Value {
 }
 
 #[tokio::test]
-async fn what_is_signed_verifies_by_the_public_key() {
+async fn a_jwt_verifies_with_the_public_key() {
     let server = granting();
     let consumer = SessionContext::new().custom_consumer("consumer_1");
     let request = JwtTokenRequest::new()
@@ -95,7 +95,7 @@ async fn a_session_context_holds_a_device_a_consumer_or_both() {
 }
 
 #[tokio::test]
-async fn what_is_changed_on_the_way_does_not_verify() {
+async fn a_modified_jwt_does_not_verify() {
     let server = granting();
     let jwt = jwt(server.client());
     jwt.token_for(&JwtTokenRequest::new().session_name("me"))
@@ -115,7 +115,7 @@ async fn what_is_changed_on_the_way_does_not_verify() {
 }
 
 #[tokio::test]
-async fn a_thousand_jwts_have_a_thousand_long_ids() {
+async fn every_jwt_has_a_long_unique_id() {
     let server = granting();
     let jwt = jwt(server.client());
     for _ in 0..1000 {
@@ -127,14 +127,14 @@ async fn a_thousand_jwts_have_a_thousand_long_ids() {
         .iter()
         .map(|jwt| claims(jwt)["jti"].as_str().unwrap().to_owned())
         .collect();
-    assert_eq!((jwts.len(), ids.len()), (1000, 1000), "an id came twice");
+    assert_eq!((jwts.len(), ids.len()), (1000, 1000), "a repeated id");
     for id in ids {
         assert!(id.len() > 32, "{id} has {} bytes", id.len());
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_jwt_begins_half_a_minute_ago_and_lives_ten_minutes_whatever_the_token_does() {
+async fn a_jwt_is_backdated_30_s_and_valid_for_ten_minutes() {
     let wall = SystemTime::UNIX_EPOCH + Duration::from_millis(1_800_000_000_900);
     let server = InProcess::start(wall, [Step::json(200, &token_answer())]);
     let jwt = jwt(server.client());
@@ -200,7 +200,7 @@ async fn the_audience_is_the_api_host_unless_it_is_set() {
     }
 }
 
-/// A key service: it takes its time, and counts.
+/// A slow key service that counts its calls.
 struct KeyService {
     asked: Arc<AtomicUsize>,
     answer: fn(&[u8]) -> Result<Vec<u8>, std::io::Error>,
@@ -217,7 +217,7 @@ impl Signer for KeyService {
 }
 
 #[tokio::test]
-async fn a_key_service_can_sign_and_is_asked_once_for_each_jwt() {
+async fn a_key_service_signs_each_jwt_once() {
     let server = granting();
     let asked = Arc::new(AtomicUsize::new(0));
     let service = KeyService {
@@ -235,11 +235,11 @@ async fn a_key_service_can_sign_and_is_asked_once_for_each_jwt() {
 }
 
 #[tokio::test]
-async fn when_the_signer_fails_nothing_is_sent_and_its_error_is_the_source() {
+async fn a_failing_signer_sends_nothing_and_its_error_is_the_source() {
     let server = granting();
     let service = KeyService {
         asked: Arc::default(),
-        answer: |_| Err(std::io::Error::other("the key service is on fire")),
+        answer: |_| Err(std::io::Error::other("the key service is unavailable")),
     };
     let jwt = builder(server.client()).signer(service).build().unwrap();
     let error = jwt.token().await.unwrap_err();
@@ -247,7 +247,7 @@ async fn when_the_signer_fails_nothing_is_sent_and_its_error_is_the_source() {
     assert_eq!(error.kind(), ErrorKind::Signing);
     assert_eq!(error.flow(), Some(Flow::Jwt));
     let source = std::error::Error::source(&error).map(ToString::to_string);
-    assert_eq!(source.as_deref(), Some("the key service is on fire"));
+    assert_eq!(source.as_deref(), Some("the key service is unavailable"));
     assert!(server.recorded().is_empty(), "{:?}", server.recorded());
 }
 
@@ -265,7 +265,7 @@ async fn an_empty_signature_is_not_sent() {
 }
 
 #[tokio::test]
-async fn a_request_that_can_not_be_is_neither_signed_nor_sent() {
+async fn an_invalid_request_is_neither_signed_nor_sent() {
     let server = granting();
     let asked = Arc::new(AtomicUsize::new(0));
     let service = KeyService {

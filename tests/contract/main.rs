@@ -1,19 +1,19 @@
-//! The contract of the toolkit with Coze and with its users, held over real HTTP and over a service in
-//! this process.
+//! The contract of the toolkit with Coze and with its users, tested over real HTTP and over an in-process
+//! service.
 //!
 //! | module | question |
 //! |---|---|
-//! | [`requests`] | What leaves for each flow and variant? One snapshot each. |
-//! | [`golden`] | Where does that differ from what the official SDKs send, and why? |
-//! | [`spec_coverage`] | Is everything that is sent in the spec, and everything in the spec sent? |
-//! | [`answers`] | What becomes of each answer, good, bad and broken? |
-//! | [`connection`] | Does an error say why no answer came? |
-//! | [`secrets`] | Does any secret show anywhere, whatever happens? |
-//! | `memory` | What stays of a private key in freed memory? |
+//! | [`requests`] | What is sent for each flow and variant? One snapshot each. |
+//! | [`golden`] | Where does that differ from the official SDKs, and why? |
+//! | [`spec_coverage`] | Does the spec cover every request, and the requests every part of the spec? |
+//! | [`answers`] | How is each response interpreted, valid, erroneous or broken? |
+//! | [`connection`] | Does an error name the cause of a failed connection? |
+//! | [`secrets`] | Does any secret leak into output, errors or logs? |
+//! | `memory` | Does a private key remain in freed memory? |
 //! | [`device`] | When is a device code polled, and when does it stop? |
-//! | [`jwt`] | Does what is signed verify, and is each JWT new? |
-//! | [`time`] | How long does a token live when clocks are wrong? |
-//! | [`documentation`] | Is what the documentation says of the code true? |
+//! | [`jwt`] | Does each JWT verify, and is each unique? |
+//! | [`time`] | How long is a token valid if clocks are wrong? |
+//! | [`documentation`] | Does the documentation match the code? |
 //!
 //! Everything stays on the loopback interface, on ports that the system chooses.
 
@@ -21,7 +21,7 @@
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
-    reason = "a test stops at the first surprise; helpers of tests do too"
+    reason = "tests and their helpers panic on failure"
 )]
 
 mod answers;

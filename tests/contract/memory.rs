@@ -1,7 +1,7 @@
-//! What stays in memory of a private key when its configuration has been dropped: nothing.
+//! No copy of a private key remains in memory after its configuration has been dropped.
 //!
-//! The search goes through all of a process's memory, freed memory too. So it takes a process of its own, which knows of the key
-//! only what it needs to search for, in a disguise; and Linux, where a process may read its own memory as a file.
+//! The test searches the whole memory of a process, including freed memory. It runs in a child process, which knows the key
+//! only as masked search patterns, and only on Linux, where a process can read its own memory as a file.
 
 use std::{
     fs::File,
@@ -15,15 +15,15 @@ use serde_json::json;
 
 use crate::support::TestKey;
 
-/// Where the child finds the configuration; and the variables with what it searches for, as hexadecimal digits in disguise.
+/// The variables with the path of the configuration, and with the masked search patterns in hexadecimal.
 const CONFIGURATION: &str = "MEMORY_TEST_CONFIGURATION";
 const NEEDLES: [&str; 3] = ["MEMORY_TEST_TEXT", "MEMORY_TEST_DER", "MEMORY_TEST_NUMBER"];
 
-/// What disguises a needle.
-const DISGUISE: u8 = 0xa5;
+/// The XOR mask of the patterns.
+const MASK: u8 = 0xa5;
 
 #[test]
-fn a_configuration_leaves_no_copy_of_the_private_key_in_freed_memory() {
+fn a_dropped_configuration_leaves_no_private_key_in_memory() {
     let key = TestKey::get();
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("coze_oauth_config.json");
@@ -32,7 +32,7 @@ fn a_configuration_leaves_no_copy_of_the_private_key_in_freed_memory() {
     });
     std::fs::write(&path, json.to_string()).unwrap();
 
-    // From the private exponent, which stands in the middle: as text, as bytes, and as the number is kept in memory.
+    // Parts of the private exponent: as PEM text, as DER bytes, and as a number in memory.
     let body: String = key.pem_lines().collect();
     let text = body.as_bytes()[800..832].to_vec();
     let der = STANDARD.decode(&body).unwrap()[600..624].to_vec();
@@ -46,17 +46,20 @@ fn a_configuration_leaves_no_copy_of_the_private_key_in_freed_memory() {
     let said = String::from_utf8_lossy(&child.stdout);
     let failed = String::from_utf8_lossy(&child.stderr);
     assert!(child.status.success(), "{said}\n{failed}");
-    assert!(said.contains("1 passed"), "the child has run: {said}");
+    assert!(
+        said.contains("1 passed"),
+        "the child process did not run: {said}"
+    );
 }
 
 fn disguised(needle: Vec<u8>) -> String {
-    let hex = needle.iter().map(|byte| format!("{:02x}", byte ^ DISGUISE));
+    let hex = needle.iter().map(|byte| format!("{:02x}", byte ^ MASK));
     hex.collect()
 }
 
-/// The other process of the test above.
+/// The child process of the test above.
 #[test]
-#[ignore = "it is started by the test above"]
+#[ignore = "started by the test above"]
 fn child() {
     let path = std::env::var_os(CONFIGURATION).unwrap();
     let needles = NEEDLES.map(|name| {
@@ -66,7 +69,7 @@ fn child() {
             .map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap())
             .collect::<Vec<_>>()
     });
-    // The search finds what is there: a copy of the file, and the number that the key is while it is kept.
+    // The search works: it finds a copy of the file, and the number while the key exists.
     let copy = std::fs::read(&path).unwrap();
     let config = OAuthConfig::from_file(&path).unwrap();
     let [text, _, number] = found(&needles);
@@ -75,16 +78,16 @@ fn child() {
     drop(config);
     assert_eq!(found(&needles), [0, 0, 0], "as text, as bytes, as a number");
 
-    // Errors, too, leave nothing.
+    // Errors leave no copy either.
     let error = OAuthConfig::from_json("{}").unwrap_err();
     drop(error);
     for _ in 0..3 {
         drop(OAuthConfig::from_file(&path).unwrap().build().unwrap());
     }
-    assert_eq!(found(&needles), [0, 0, 0], "after several, built");
+    assert_eq!(found(&needles), [0, 0, 0], "after several configurations");
 }
 
-/// How often each disguised needle is in this process's memory.
+/// How often each masked pattern occurs in this process's memory.
 fn found(needles: &[Vec<u8>; 3]) -> [usize; 3] {
     let mut memory = File::open("/proc/self/mem").unwrap();
     let regions: Vec<_> = BufReader::new(File::open("/proc/self/maps").unwrap())
@@ -96,21 +99,21 @@ fn found(needles: &[Vec<u8>; 3]) -> [usize; 3] {
     for (start, end) in regions {
         let mut contents = vec![0; end - start];
         memory.seek(SeekFrom::Start(start as u64)).unwrap();
-        // What can't be read any more was unmapped meanwhile.
+        // A region that cannot be read has been unmapped.
         if memory.read_exact(&mut contents).is_err() {
             continue;
         }
         for (needle, count) in needles.iter().zip(&mut counts) {
             let is_needle = |window: &[u8]| {
                 let mut pairs = window.iter().zip(needle);
-                pairs.all(|(byte, disguised)| *byte == disguised ^ DISGUISE)
+                pairs.all(|(byte, disguised)| *byte == disguised ^ MASK)
             };
             *count += contents
                 .windows(needle.len())
                 .filter(|w| is_needle(w))
                 .count();
         }
-        // Or the next search finds what this one has read.
+        // Otherwise the next search would find this buffer.
         zeroize::Zeroizing::new(contents);
     }
     counts

@@ -1,7 +1,7 @@
-//! What leaves, for each flow and variant, one snapshot each: a change in what is sent shows in a review
-//! as a change in a file, whoever caused it (the flows, the spec, the generator, the HTTP stack).
+//! The request of each flow and variant, one snapshot each: a change of a request shows in a review
+//! as a changed file, whatever caused it (the flows, the spec, the generator, the HTTP stack).
 //!
-//! `INSTA_UPDATE=always cargo test -p coze-tests requests` writes the snapshots anew.
+//! `INSTA_UPDATE=always cargo test -p coze-tests requests` rewrites the snapshots.
 
 use std::time::Duration;
 
@@ -17,10 +17,10 @@ use crate::support::{
     refresh_token, web,
 };
 
-/// An id that would lead elsewhere if it were put into a path as it is.
+/// An id that would change the path if it were not percent-encoded.
 const ODD_ID: &str = "a/../b?c#d%2Fé \"<>`{}|^";
 
-/// One test for each function, and all of them together for the modules that compare.
+/// One test for each function, and a list of all for the modules that compare them.
 macro_rules! requests {
     ($($name:ident),+ $(,)?) => {
         mod snapshot {
@@ -32,7 +32,7 @@ macro_rules! requests {
             )+
         }
 
-        /// Every request of this module, by name; made once.
+        /// Every request of this module by name; created once.
         pub(crate) async fn all() -> &'static [(&'static str, Sent)] {
             static ALL: OnceCell<Vec<(&'static str, Sent)>> = OnceCell::const_new();
             ALL.get_or_init(|| async { vec![$((stringify!($name), $name().await)),+] })
@@ -342,7 +342,7 @@ async fn fixed_token_on_an_api_call() -> Sent {
 }
 
 #[tokio::test]
-async fn an_id_is_the_same_in_the_path_of_the_page_and_of_the_api() {
+async fn an_id_is_encoded_alike_in_page_and_api_paths() {
     for id in [ODD_ID, "7001"] {
         let web = web(com());
         let login = web.login(REDIRECT_URI).state(STATE).workspace(id);
@@ -356,7 +356,7 @@ async fn an_id_is_the_same_in_the_path_of_the_page_and_of_the_api() {
 }
 
 #[tokio::test]
-async fn an_id_of_which_url_parsers_would_drop_a_part_is_not_sent() {
+async fn an_id_that_url_parsers_would_shorten_is_not_sent() {
     let coze = Coze::start().await;
     for id in ["a\tb", "a\nb"] {
         assert!(

@@ -1,9 +1,9 @@
-//! No secret may show: not in `Debug`, not in an error or what caused it, not in a log, whatever a
-//! server answers and however a connection ends; not plain, and not encoded.
+//! No secret may leak: not in `Debug`, not in an error or its sources, not in a log, whatever a
+//! server answers and however a connection ends; neither plain nor encoded.
 //!
-//! Every secret here has [`CANARY`] in it, or is noted when it is made. A [`Witness`] writes down everything
-//! that a program could print on its way through the flows, and all that is traced and logged at level
-//! `TRACE`, by every crate; in the end it searches for every one of them. A panic prints an error's `Debug`, so it is seen too.
+//! Every secret here contains [`CANARY`], or is recorded when it is created. A [`Witness`] collects everything
+//! that a program could print while it runs the flows, and everything traced or logged at level
+//! `TRACE` by any crate. At the end it searches that for every secret. A panic prints the `Debug` of an error, so that is covered too.
 
 use std::{
     error::Error as _,
@@ -43,7 +43,7 @@ const CALLBACK: &str = "https://example.com/cb?code=hushcanary-code&state=hushca
 const CODE_VERIFIER: &str = "hushcanary-verifier-0123456789-0123456789-0123456789";
 const REFRESH_TOKEN: &str = "hushcanary-refresh-token-sent";
 
-/// What a server answers when all is well.
+/// A successful token response.
 fn good_answer(request: &Request) -> Value {
     if request.url.path().ends_with("/device/code") {
         return device_answer();
@@ -65,20 +65,20 @@ fn device_answer() -> Value {
     })
 }
 
-/// All that could be seen.
+/// Everything that could be printed.
 struct Witness {
-    /// Where, and what was printed there.
+    /// The location, and what was printed there.
     printed: Vec<(String, String)>,
     traced: Traced,
     jwts: Arc<Mutex<Vec<String>>>,
     _subscriber: tracing::subscriber::DefaultGuard,
-    /// With one dispatcher alone, tracing asks only the thread that comes to a callsite first, which may be another
-    /// test's, whether anybody listens; and remembers its no.
+    /// With a single dispatcher, tracing asks only the thread that reaches a callsite first, possibly that of another
+    /// test, whether there is a subscriber, and caches a negative result.
     _second: tracing::Dispatch,
 }
 
 impl Witness {
-    /// Begins to watch this thread, on which everything of a test runs but the servers of wiremock.
+    /// Observes this thread, on which everything of a test runs except wiremock's servers.
     fn new() -> Self {
         LazyLock::force(&LOGGED);
         let traced = Traced::default();
@@ -131,29 +131,29 @@ impl Witness {
         }
     }
 
-    /// A signer that notes every JWT.
+    /// A signer that records every JWT.
     fn signer(&self) -> impl Signer {
         NotingSigner(Arc::clone(&self.jwts))
     }
 
-    /// The secrets that no text may hold.
+    /// The secrets that no text may contain.
     fn secrets(&self) -> Vec<String> {
         let mut secrets = vec![CANARY.to_owned()];
         secrets.extend(TestKey::get().pem_lines().map(str::to_owned));
         for jwt in &*self.jwts.lock().unwrap() {
-            // The header is no secret: it says only the key's id.
+            // The header is not secret: it contains only the key id.
             secrets.extend(jwt.split('.').skip(1).map(str::to_owned));
         }
         secrets
     }
 
-    /// Looks at everything that was seen.
-    fn assert_no_secret_showed(mut self) {
+    /// Searches everything that was collected.
+    fn assert_no_secret_leaked(mut self) {
         let traced = self.traced.text();
         let logged = LOGGED.text();
         assert!(
             traced.contains("coze_auth"),
-            "nothing of ours was traced: {traced}"
+            "no event of coze-auth was traced: {traced}"
         );
         self.printed.push(("tracing".to_owned(), traced));
         self.printed.push(("log".to_owned(), logged));
@@ -168,7 +168,7 @@ impl Witness {
             .iter()
             .filter_map(|(what, text)| {
                 let line = line_with_any(text, &secrets)?;
-                Some(format!("a secret shows in {what}: {line}"))
+                Some(format!("a secret leaked in {what}: {line}"))
             })
             .collect();
         assert!(shown.is_empty(), "{}", shown.join("\n\n"));
@@ -180,14 +180,14 @@ fn line_with_any<'a>(text: &'a str, forms: &[String]) -> Option<&'a str> {
     lines.find(|line| forms.iter().any(|form| line.contains(form)))
 }
 
-/// The one thing that no library above them can keep from `tracing`, and so the one exception: `h2` writes down the debug
-/// data of a GOAWAY at level `DEBUG`, and `hyper` the error that holds it.
+/// The only exception, because no library above can prevent it: `h2` traces the debug
+/// data of a GOAWAY at level `DEBUG`, and `hyper` traces the error that contains it.
 fn is_debug_data_of_goaway(line: &str) -> bool {
     line.contains(" h2::") && line.contains("GoAway")
         || line.contains(" hyper") && line.contains("GOAWAY")
 }
 
-/// How a secret may be written: as it is, and percent-encoded, in hexadecimal and in Base64, wherever it stands in the encoded
+/// The forms of a secret: plain, percent-encoded, hexadecimal and Base64, at any offset of the encoded
 /// text.
 fn forms(secret: &str) -> Vec<String> {
     let hex = |each: &str| -> String {
@@ -200,7 +200,7 @@ fn forms(secret: &str) -> Vec<String> {
     }
     for before in 0..3 {
         let code = STANDARD_NO_PAD.encode([&vec![0; before], secret.as_bytes()].concat());
-        // The first and the last character may hold bits of what stands around.
+        // The first and the last character may contain bits of the neighbouring bytes.
         let code = &code[(before * 8).div_ceil(6)..(before + secret.len()) * 8 / 6];
         forms.extend([code.to_owned(), code.replace('+', "-").replace('/', "_")]);
     }
@@ -208,7 +208,7 @@ fn forms(secret: &str) -> Vec<String> {
     forms
 }
 
-/// What was traced, or logged, so far.
+/// What has been traced or logged.
 #[derive(Clone, Default)]
 struct Traced(Arc<Mutex<Vec<u8>>>);
 
@@ -228,8 +228,8 @@ impl Write for Traced {
     }
 }
 
-/// `log` has one logger for the whole process, reqwest writes to it, and so do servers of wiremock,
-/// which know all secrets by right.
+/// `log` has one logger for the whole process. reqwest writes to it, and so do wiremock's servers,
+/// which legitimately know all secrets.
 static LOGGED: LazyLock<Traced> = LazyLock::new(|| {
     let logged = Traced::default();
     log::set_boxed_logger(Box::new(logged.clone())).unwrap();
@@ -281,8 +281,8 @@ fn refresh_token() -> RefreshToken {
     RefreshToken::new(REFRESH_TOKEN).unwrap()
 }
 
-/// Goes through all flows, and writes down everything on the way.
-async fn go_through_all_flows(
+/// Runs all flows and collects everything they produce.
+async fn run_all_flows(
     witness: &mut Witness,
     client: &OAuthClient,
     authorization: Option<&DeviceAuthorization>,
@@ -351,7 +351,7 @@ async fn go_through_all_flows(
     }
 }
 
-/// An authorization whose device code is a secret that [`go_through_all_flows`] can poll with.
+/// An authorization whose device code is a secret, for [`run_all_flows`].
 async fn authorization() -> DeviceAuthorization {
     let server = MockServer::start().await;
     let answer = |request: &Request| ResponseTemplate::new(200).set_body_json(good_answer(request));
@@ -362,7 +362,7 @@ async fn authorization() -> DeviceAuthorization {
 }
 
 #[tokio::test]
-async fn no_secret_shows_when_all_is_well() {
+async fn no_secret_leaks_on_success() {
     let server = MockServer::start().await;
     let answer = |request: &Request| {
         ResponseTemplate::new(200)
@@ -372,13 +372,13 @@ async fn no_secret_shows_when_all_is_well() {
     Mock::given(any()).respond_with(answer).mount(&server).await;
     let mut witness = Witness::new();
     let client = client_of(&server.uri()).build().unwrap();
-    go_through_all_flows(&mut witness, &client, None, "HTTP/1.1").await;
+    run_all_flows(&mut witness, &client, None, "HTTP/1.1").await;
 
-    // The frames of HTTP/2 are traced in detail.
+    // HTTP/2 frames are traced in detail.
     let client = client_of(&server.uri()).http(http2).build().unwrap();
-    go_through_all_flows(&mut witness, &client, None, "HTTP/2").await;
+    run_all_flows(&mut witness, &client, None, "HTTP/2").await;
 
-    // The secrets went through, and the witness was awake.
+    // The secrets were sent, and the witness works.
     let requests = server.received_requests().await.unwrap();
     let sent: String = requests
         .iter()
@@ -398,7 +398,7 @@ async fn no_secret_shows_when_all_is_well() {
         "hushcanary-device-code",
         REFRESH_TOKEN,
     ] {
-        assert!(sent.contains(secret), "{secret} was never sent: {sent}");
+        assert!(sent.contains(secret), "{secret} was not sent: {sent}");
     }
     let jwts = witness.jwts.lock().unwrap().clone();
     assert_eq!(jwts.len(), 6);
@@ -407,17 +407,17 @@ async fn no_secret_shows_when_all_is_well() {
     assert!(traced.contains("Coze answered"), "{traced}");
     assert!(
         traced.contains("h2::"),
-        "the HTTP stack is not heard: {traced}"
+        "the HTTP stack is not traced: {traced}"
     );
     assert!(
         LOGGED.text().contains("reqwest"),
-        "reqwest is not heard: {}",
+        "reqwest is not logged: {}",
         LOGGED.text()
     );
-    witness.assert_no_secret_showed();
+    witness.assert_no_secret_leaked();
 }
 
-/// Everything secret in a request, in one text: the credential and all strings of the body.
+/// All secrets of a request in one text: the credential and all strings of the body.
 fn echo(request: &Request) -> String {
     let bearer = request
         .headers
@@ -433,7 +433,7 @@ fn echo(request: &Request) -> String {
     format!("{} {} {body}", bearer.unwrap_or_default(), values.join(" "))
 }
 
-/// The one secret that is most worth having, alone, as a word would stand.
+/// The most valuable secret of a request, as a single word.
 fn one_secret(request: &Request) -> String {
     if let Some(bearer) = request.headers.get("authorization") {
         return bearer.to_str().unwrap().replace("Bearer ", "");
@@ -446,7 +446,7 @@ fn one_secret(request: &Request) -> String {
         .to_owned()
 }
 
-/// The same secret, as it may be written.
+/// The same secret in its encoded forms.
 fn encoded_secret(request: &Request) -> Vec<String> {
     let secret = one_secret(request);
     let mut encoded = forms(&secret);
@@ -464,15 +464,15 @@ fn encoded_secret(request: &Request) -> Vec<String> {
 
 type Answer = fn(&Request) -> ResponseTemplate;
 
-/// Answers of a server that repeats what it was told, or lets tokens out in the wrong form.
-const INDISCREET: &[(&str, Answer)] = &[
+/// Responses of a server that echoes secrets, or returns tokens in the wrong form.
+const LEAKY_RESPONSES: &[(&str, Answer)] = &[
     ("shape A", |r| {
         let echo = echo(r);
         ResponseTemplate::new(400).set_body_json(
             json!({"error_code": "invalid_request", "error_message": echo, "error": echo}),
         )
     }),
-    ("shape A at 200, the word is a secret", |r| {
+    ("shape A at 200, the error code is a secret", |r| {
         let secret = one_secret(r);
         ResponseTemplate::new(200).set_body_json(json!({"error_code": secret, "error": echo(r)}))
     }),
@@ -484,7 +484,7 @@ const INDISCREET: &[(&str, Answer)] = &[
         let body = json!({"code": 4100, "msg": echo(r), "detail": {"logid": echo(r)}});
         ResponseTemplate::new(500).set_body_json(body)
     }),
-    ("a long message with the secrets behind its middle", |r| {
+    ("a long message with the secrets in its second half", |r| {
         let message = format!("{}{}", "x".repeat(295), echo(r));
         ResponseTemplate::new(400)
             .set_body_json(json!({"error_code": "e", "error_message": message}))
@@ -580,20 +580,20 @@ const INDISCREET: &[(&str, Answer)] = &[
 ];
 
 #[tokio::test]
-async fn no_secret_shows_when_a_server_repeats_it_or_answers_in_a_wrong_form() {
+async fn no_secret_leaks_when_a_server_echoes_it() {
     let server = MockServer::start().await;
     let client = client_of(&server.uri()).build().unwrap();
     let http2 = client_of(&server.uri()).http(http2).build().unwrap();
     let authorization = authorization().await;
     let mut witness = Witness::new();
-    for (what, answer) in INDISCREET {
+    for (what, answer) in LEAKY_RESPONSES {
         server.reset().await;
         Mock::given(any())
             .respond_with(*answer)
             .mount(&server)
             .await;
         for client in [&client, &http2] {
-            go_through_all_flows(&mut witness, client, Some(&authorization), what).await;
+            run_all_flows(&mut witness, client, Some(&authorization), what).await;
         }
     }
     let traced = witness.traced.text();
@@ -601,11 +601,11 @@ async fn no_secret_shows_when_a_server_repeats_it_or_answers_in_a_wrong_form() {
         traced.contains("Coze did not give what was asked for"),
         "{traced}"
     );
-    witness.assert_no_secret_showed();
+    witness.assert_no_secret_leaked();
 }
 
 #[tokio::test]
-async fn no_secret_shows_when_a_server_repeats_it_as_the_log_id() {
+async fn no_secret_leaks_when_a_server_echoes_it_as_the_log_id() {
     let server = MockServer::start().await;
     let answer = |request: &Request| {
         ResponseTemplate::new(400)
@@ -616,12 +616,12 @@ async fn no_secret_shows_when_a_server_repeats_it_as_the_log_id() {
     let client = client_of(&server.uri()).build().unwrap();
     let authorization = authorization().await;
     let mut witness = Witness::new();
-    go_through_all_flows(&mut witness, &client, Some(&authorization), "log id").await;
-    witness.assert_no_secret_showed();
+    run_all_flows(&mut witness, &client, Some(&authorization), "log id").await;
+    witness.assert_no_secret_leaked();
 }
 
 #[tokio::test]
-async fn no_secret_shows_when_the_connection_fails() {
+async fn no_secret_leaks_when_the_connection_fails() {
     let authorization = authorization().await;
     let mut witness = Witness::new();
     let half =
@@ -633,48 +633,48 @@ async fn no_secret_shows_when_the_connection_fails() {
         Manners::Says(half.to_owned()),
         Manners::SaysAndHangs(half.to_owned()),
     ] {
-        // Only silence waits for the time-out.
-        let patience = match manners {
+        // Only the silent server causes a timeout.
+        let timeout = match manners {
             Manners::SaysAndHangs(_) => Duration::from_millis(500),
             _ => Duration::from_secs(30),
         };
         let rude = RudeServer::start(manners.clone()).await;
-        let client = client_of(rude.base_url()).request_timeout(patience);
+        let client = client_of(rude.base_url()).request_timeout(timeout);
         let client = client.build().unwrap();
         let what = format!("{manners:?}").replace(CANARY, "(canary)");
-        go_through_all_flows(&mut witness, &client, Some(&authorization), &what).await;
+        run_all_flows(&mut witness, &client, Some(&authorization), &what).await;
         assert!(rude.requests() > 0, "nothing was sent: {what}");
     }
     let refusing = Refusing::new();
     let client = client_of(&refusing.base_url()).build().unwrap();
-    go_through_all_flows(&mut witness, &client, Some(&authorization), "refused").await;
-    witness.assert_no_secret_showed();
+    run_all_flows(&mut witness, &client, Some(&authorization), "refused").await;
+    witness.assert_no_secret_leaked();
 }
 
 #[tokio::test]
-async fn no_secret_shows_when_a_server_goes_away_with_it() {
+async fn no_secret_leaks_through_goaway_debug_data() {
     let authorization = authorization().await;
     let mut witness = Witness::new();
     let debug_data = format!("\u{1b}[2J{CLIENT_SECRET}\u{202e} {API_TOKEN} ");
     let rude = RudeServer::start(Manners::GoesAway(debug_data)).await;
     let client = client_of(rude.base_url()).http(http2).build().unwrap();
-    go_through_all_flows(&mut witness, &client, Some(&authorization), "GOAWAY").await;
+    run_all_flows(&mut witness, &client, Some(&authorization), "GOAWAY").await;
     assert!(rude.requests() > 0);
     let told: Vec<_> = witness.printed.iter().map(|(_, text)| &**text).collect();
     let told = told.join("\n");
     assert!(told.contains("HTTP/2 GOAWAY: not a result"), "{told}");
-    assert!(!told.contains("[2J"), "debug data is told: {told}");
+    assert!(!told.contains("[2J"), "the debug data is shown: {told}");
     let longest = told.lines().map(str::len).max();
     assert!(longest < Some(2000), "{longest:?}");
     let traced = witness.traced.text();
     let excepted = traced.lines().filter(|line| is_debug_data_of_goaway(line));
-    assert!(excepted.count() > 0, "the exception is needed");
-    witness.assert_no_secret_showed();
+    assert!(excepted.count() > 0, "the exception is still needed");
+    witness.assert_no_secret_leaked();
 }
 
-/// reqwest writes down every byte of a connection that was made so.
+/// reqwest logs every byte of a verbose connection.
 #[tokio::test]
-async fn a_verbose_connection_is_not() {
+async fn a_verbose_connection_is_disabled() {
     let server = MockServer::start().await;
     let answer = |request: &Request| ResponseTemplate::new(200).set_body_json(good_answer(request));
     Mock::given(any()).respond_with(answer).mount(&server).await;
@@ -684,13 +684,13 @@ async fn a_verbose_connection_is_not() {
             .no_proxy()
             .connection_verbose(true)
     };
-    // Without a secret, it is heard.
+    // Without a secret, it is logged.
     let nothing = MockServer::start().await;
     let heard = verbose().build().unwrap().get(nothing.uri());
     heard.send().await.unwrap();
     assert!(LOGGED.text().contains("reqwest::connect::verbose"));
     let client = client_of(&server.uri()).http(verbose).build().unwrap();
-    go_through_all_flows(&mut witness, &client, None, "verbose").await;
+    run_all_flows(&mut witness, &client, None, "verbose").await;
     let api = CozeApi::builder(FixedToken::new(API_TOKEN).unwrap())
         .endpoint(Endpoint::custom(server.uri()).unwrap())
         .http(verbose)
@@ -698,18 +698,18 @@ async fn a_verbose_connection_is_not() {
         .unwrap();
     let call = api.call(|api| async move { api.list_workspaces().exchange().await });
     witness.sees_result("API", call.await.map(|_| "workspaces"));
-    witness.assert_no_secret_showed();
+    witness.assert_no_secret_leaked();
 }
 
 #[tokio::test]
-async fn no_secret_shows_in_a_store_or_in_a_stored_sign_in() {
+async fn no_secret_leaks_from_a_store_or_a_stored_sign_in() {
     let folder = tempfile::tempdir().unwrap();
     let mut witness = Witness::new();
-    go_through_a_store(&mut witness, "memory", MemoryStore::new()).await;
+    use_store(&mut witness, "memory", MemoryStore::new()).await;
     let file = || FileStore::new(folder.path().join("sign-ins"));
-    go_through_a_store(&mut witness, "file", file()).await;
+    use_store(&mut witness, "file", file()).await;
 
-    // What is not a sign-in, and what somebody else wrote.
+    // Contents that are not a sign-in, and contents written by another program.
     let files = || {
         let files = std::fs::read_dir(file().folder()).unwrap();
         files
@@ -726,11 +726,11 @@ async fn no_secret_shows_in_a_store_or_in_a_stored_sign_in() {
     std::fs::remove_dir_all(file().folder()).unwrap();
     std::fs::write(file().folder(), CANARY).unwrap();
     witness.sees_result("not a folder", sign_in.load().await);
-    witness.assert_no_secret_showed();
+    witness.assert_no_secret_leaked();
 }
 
-/// Signs in, refreshes well and not so well, signs out.
-async fn go_through_a_store(witness: &mut Witness, what: &str, store: impl Store) {
+/// Signs in, refreshes successfully and unsuccessfully, signs out.
+async fn use_store(witness: &mut Witness, what: &str, store: impl Store) {
     let server = MockServer::start().await;
     let clock = TestClock::starting_at(SystemTime::now());
     let client = client_of(&server.uri()).test_clock(clock).build().unwrap();
@@ -783,20 +783,24 @@ async fn go_through_a_store(witness: &mut Witness, what: &str, store: impl Store
 }
 
 #[tokio::test(start_paused = true)]
-async fn no_secret_shows_when_no_answer_comes() {
+async fn no_secret_leaks_without_a_response() {
     let script = [Step::json(200, &device_answer()), Step::Hang];
     let server = InProcess::start(SystemTime::now(), script);
     let device = DeviceFlow::new(server.client(), CLIENT_ID).unwrap();
     let authorization = device.start().await.unwrap();
     let mut witness = Witness::new();
     let client = server.client();
-    go_through_all_flows(&mut witness, &client, Some(&authorization), "silence").await;
-    assert_eq!(server.recorded().len(), 1 + 12, "each call was made once");
-    witness.assert_no_secret_showed();
+    run_all_flows(&mut witness, &client, Some(&authorization), "silence").await;
+    assert_eq!(
+        server.recorded().len(),
+        1 + 12,
+        "each call sends one request"
+    );
+    witness.assert_no_secret_leaked();
 }
 
 #[tokio::test(start_paused = true)]
-async fn no_secret_shows_in_the_steps_of_polling() {
+async fn no_secret_leaks_while_polling() {
     let mut witness = Witness::new();
     let echo = "your device code hushcanary-device-code is busy";
     let script = [
@@ -826,13 +830,13 @@ async fn no_secret_shows_in_the_steps_of_polling() {
         witness.sees("step", step);
     }
     witness.sees_result("poll", result);
-    witness.assert_no_secret_showed();
+    witness.assert_no_secret_leaked();
 }
 
 #[tokio::test]
-async fn no_secret_shows_when_a_callback_is_refused() {
+async fn no_secret_leaks_when_a_callback_is_refused() {
     let mut witness = Witness::new();
-    // Nothing is sent, but for the trace of one exchange, which proves that the witness is awake.
+    // Nothing is sent, except one exchange, which proves that the witness works.
     let refusing = Refusing::new();
     let client = client_of(&refusing.base_url()).build().unwrap();
     let web = WebFlow::new(client.clone(), CLIENT_ID, CLIENT_SECRET).unwrap();
@@ -860,11 +864,11 @@ async fn no_secret_shows_when_a_callback_is_refused() {
         let error = pkce.complete(login, callback).await.unwrap_err();
         witness.sees_error(&what, &error);
     }
-    witness.assert_no_secret_showed();
+    witness.assert_no_secret_leaked();
 }
 
 #[tokio::test]
-async fn no_secret_shows_in_a_value_that_is_refused_or_in_a_configuration() {
+async fn no_secret_leaks_from_invalid_values_or_configurations() {
     let mut witness = Witness::new();
     let server = MockServer::start().await;
     let client = client_of(&server.uri()).build().unwrap();
@@ -959,10 +963,10 @@ async fn no_secret_shows_in_a_value_that_is_refused_or_in_a_configuration() {
     witness.sees("client", &client);
     let through_proxy = WebFlow::new(client, CLIENT_ID, CLIENT_SECRET).unwrap();
     witness.sees_result("proxy", through_proxy.refresh(&refresh_token()).await);
-    witness.assert_no_secret_showed();
+    witness.assert_no_secret_leaked();
 }
 
-/// Good ones and bad ones.
+/// Valid and invalid configuration files.
 fn configuration_files() -> Vec<Value> {
     let key = TestKey::get().pem();
     vec![
@@ -1011,7 +1015,7 @@ const ENVIRONMENTS: &[&[(&str, &str)]] = &[
 ];
 
 #[test]
-fn the_search_finds_what_it_is_for() {
+fn the_search_finds_secrets() {
     let secrets = ["hushcanary".to_owned(), "signature".to_owned()];
     assert_eq!(
         line_with_any("a\nb hushcanary-hushcanary c\nd", &secrets),

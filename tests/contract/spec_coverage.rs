@@ -1,9 +1,9 @@
-//! The spec beside what is sent: nothing outside it may leave, and nothing in it may be there for no
+//! Compares the spec with the requests: nothing undocumented may be sent, and every part of the spec must be used by a
 //! request.
 //!
-//! The spec is read as JSON Schemas, from `mock/schemas/coze-oauth.json`, which `cargo xtask gen` writes.
-//! That each of its secrets is a `Secret` in the generated types is tested where they are generated, in
-//! `xtask`.
+//! The spec is read as JSON Schemas from `mock/schemas/coze-oauth.json`, which `cargo xtask gen` generates.
+//! A test in `xtask` checks that each secret of the spec is a `Secret` in the generated
+//! types.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 use crate::{requests, support::Sent};
 
-/// The description of the requests, as far as it is needed here.
+/// The parts of the description that are needed here.
 #[derive(Debug, Deserialize)]
 struct Spec {
     operations: Vec<Operation>,
@@ -61,7 +61,7 @@ async fn everything_in_the_spec_is_sent() {
         spec.operations.iter().flat_map(|o| o.all(&spec)).collect();
     assert!(
         never_sent.len() > 40,
-        "the spec seems to be cut: {never_sent:?}"
+        "the spec seems to be incomplete: {never_sent:?}"
     );
     for (_, sent) in spec_requests().await {
         for (operation, values) in spec.operation_of(&sent) {
@@ -103,8 +103,8 @@ async fn a_field_outside_the_spec_would_be_noticed() {
     }
 }
 
-/// All requests that the spec is to describe: the call of the API itself has a spec of its own. The base
-/// URL's own path is not the spec's.
+/// All requests that the spec must describe. API calls have a separate spec. The base
+/// URL's path is not part of the spec.
 async fn spec_requests() -> Vec<(&'static str, Sent)> {
     let mut requests = requests::all().await.to_vec();
     requests.retain(|(name, _)| *name != "fixed_token_on_an_api_call");
@@ -124,7 +124,7 @@ impl Spec {
         serde_json::from_str(&text).unwrap()
     }
 
-    /// The operation that a request is of, and the values in its path. Two would be one too many.
+    /// The operations that match a request, with the values in its path. There must be exactly one.
     fn operation_of(&self, sent: &Sent) -> Vec<(&Operation, BTreeMap<String, String>)> {
         self.operations
             .iter()
@@ -133,7 +133,7 @@ impl Spec {
             .collect()
     }
 
-    /// What about a request is not as the spec says.
+    /// The deviations of a request from the spec.
     fn problems(&self, sent: &Sent) -> Vec<String> {
         let operations = self.operation_of(sent);
         let [(operation, values)] = &operations[..] else {
@@ -151,8 +151,8 @@ impl Spec {
         problems
     }
 
-    /// The schema of this very body: where `grant_type` tells which one it is, that one, so that a
-    /// violation is named rather than "none of four".
+    /// The schema of this body: the variant selected by `grant_type`, if there is one, so that a
+    /// violation is reported instead of "none of four".
     fn schema_for(&self, schema: &Value, body: &Value) -> Value {
         let discriminator = &self.resolved(schema)["x-discriminator"];
         let Some(property) = discriminator["property"].as_str() else {
@@ -188,7 +188,7 @@ impl Spec {
             .collect()
     }
 
-    /// The path of each field that a schema allows, down to the last.
+    /// The paths of all fields that a schema allows, at every level.
     fn fields_of(&self, schema: &Value) -> BTreeSet<String> {
         let schema = self.resolved(schema);
         let mut fields = BTreeSet::new();
@@ -215,7 +215,7 @@ impl Spec {
         fields
     }
 
-    /// The same for a body that was sent, under the name of the grant that it is.
+    /// The same for a body that was sent, prefixed by its grant.
     fn fields_in(&self, schema: &Value, body: &Value) -> BTreeSet<String> {
         let variant = self.schema_for(schema, body);
         let name = match variant == *schema {
@@ -234,7 +234,7 @@ impl Spec {
 }
 
 impl Operation {
-    /// Everything that the spec offers to send in this operation.
+    /// Every field that the spec defines for this operation.
     fn all(&self, spec: &Spec) -> BTreeSet<String> {
         let mut all = BTreeSet::from([self.operation_id.clone()]);
         for parameter in &self.parameters {
@@ -253,7 +253,7 @@ impl Operation {
         all
     }
 
-    /// What of it a request sends.
+    /// The fields of it that a request sends.
     fn hit_by(&self, spec: &Spec, sent: &Sent, values: &BTreeMap<String, String>) -> Vec<String> {
         let id = &self.operation_id;
         let query = sent.query.iter().map(|(name, _)| name);
@@ -292,10 +292,10 @@ impl Operation {
                     .iter()
                     .find(|(n, _)| *n == parameter.name)
                     .map(|(_, v)| v),
-                other => panic!("a parameter in {other} is not looked at"),
+                other => panic!("parameters in {other} are not supported here"),
             };
             match value {
-                // Described instead of shown, because it is random.
+                // Described in the snapshot instead of shown, because it is random.
                 Some(value) if value.ends_with(" random chars>") => {}
                 Some(value) => problems.extend(spec.violations(&parameter.schema, &json!(value))),
                 None if parameter.required => {
@@ -328,7 +328,7 @@ fn credential(sent: &Sent) -> &'static str {
     }
 }
 
-/// The values that stand in a path for the names in the spec's path; `None` where the path is another.
+/// The values in a path for the names in the spec's path; `None` if the paths do not match.
 fn values_in_path(pattern: &str, path: &str) -> Option<BTreeMap<String, String>> {
     let (pattern, path): (Vec<_>, Vec<_>) =
         (pattern.split('/').collect(), path.split('/').collect());

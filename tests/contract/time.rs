@@ -1,7 +1,7 @@
-//! How long a token lives when clocks disagree: a token that is served after its end is refused by the
-//! API, and one that is thrown away too early costs an exchange.
+//! The lifetime of a token if clocks disagree: a token that is served after its expiry is refused by the
+//! API, and one that is discarded too early costs an exchange.
 //!
-//! Each test begins at the same moment by the server's clock; the local clock is set apart from it.
+//! Each test starts at the same time by the server's clock; the local clock differs from it.
 
 use std::time::{Duration, SystemTime};
 
@@ -10,7 +10,7 @@ use serde_json::json;
 
 use crate::support::{InProcess, Step, device, refresh_token};
 
-/// The server's clock when the request is made, in UNIX seconds.
+/// The server's clock when the request is sent, in UNIX seconds.
 const SERVER_NOW: u64 = 1_800_000_000;
 
 fn unix(seconds: u64) -> SystemTime {
@@ -21,7 +21,7 @@ fn secs(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
 }
 
-/// A token answer whose `Date` is the server's clock.
+/// A token response whose `Date` is the server's clock.
 fn answer(expires_in: i64) -> Step {
     answer_without_date(expires_in).with_header("date", httpdate::fmt_http_date(unix(SERVER_NOW)))
 }
@@ -46,7 +46,7 @@ async fn token(local_ahead: i64, answer: Step) -> (InProcess, Token) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn with_a_right_clock_a_token_lives_to_the_second_and_no_longer() {
+async fn with_a_correct_clock_the_lifetime_is_exact() {
     let (_, token) = token(0, answer(IN_15_MINUTES)).await;
     assert_eq!(token.expires_at(), unix(SERVER_NOW + 900));
     assert_eq!(token.lifetime(), secs(900));
@@ -60,7 +60,7 @@ async fn with_a_right_clock_a_token_lives_to_the_second_and_no_longer() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_clock_that_is_wrong_by_an_hour_costs_the_second_that_date_cuts_off() {
+async fn with_a_wrong_clock_the_resolution_of_date_is_subtracted() {
     for local_ahead in [3600, -3600] {
         let (_, token) = token(local_ahead, answer(IN_15_MINUTES)).await;
         assert_eq!(token.expires_at(), unix(SERVER_NOW + 900), "{local_ahead}");
@@ -74,16 +74,16 @@ async fn a_clock_that_is_wrong_by_an_hour_costs_the_second_that_date_cuts_off() 
 }
 
 #[tokio::test(start_paused = true)]
-async fn with_a_wrong_clock_the_time_on_the_way_is_given_up_too() {
+async fn with_a_wrong_clock_the_network_latency_is_subtracted_too() {
     for local_ahead in [3600, -3600] {
-        // `Date` may have been written at any moment of these four seconds.
+        // `Date` may have been generated at any time during these four seconds.
         let (_, token) = token(local_ahead, answer(IN_15_MINUTES).after(secs(4))).await;
         assert_eq!(token.remaining(), secs(895), "{local_ahead}");
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_a_date_the_local_clock_is_believed() {
+async fn without_a_date_the_local_clock_is_used() {
     for (local_ahead, expected) in [(0, 900), (-60, 960), (60, 840), (3600, 0)] {
         let (_, token) = token(local_ahead, answer_without_date(IN_15_MINUTES)).await;
         assert_eq!(token.remaining(), secs(expected), "{local_ahead}");
@@ -92,7 +92,7 @@ async fn without_a_date_the_local_clock_is_believed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_date_that_is_none_is_as_good_as_none() {
+async fn an_invalid_date_counts_as_missing() {
     let nonsense = answer_without_date(IN_15_MINUTES).with_header("date", "yesterday");
     let (_, token) = token(0, nonsense).await;
     assert_eq!(token.remaining(), secs(900));
@@ -109,8 +109,8 @@ async fn a_relative_expiry_needs_no_clock_and_counts_from_the_request() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_suspended_system_wakes_up_with_less_time_left_or_none() {
-    // The wall clock runs on while the system sleeps, the monotonic one stands still.
+async fn time_passes_while_the_system_is_suspended() {
+    // During suspend the wall clock advances and the monotonic clock does not.
     let (server, token) = token(0, answer(IN_15_MINUTES)).await;
     tokio::time::sleep(secs(10)).await;
     server.clock().set_wall_offset_secs(600);
@@ -122,7 +122,7 @@ async fn a_suspended_system_wakes_up_with_less_time_left_or_none() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_wall_clock_that_is_set_back_lengthens_no_life() {
+async fn a_wall_clock_that_is_set_back_does_not_extend_a_lifetime() {
     let (server, token) = token(0, answer(IN_15_MINUTES)).await;
     server.clock().set_wall_offset_secs(-3600);
     assert_eq!(token.remaining(), secs(900));
@@ -133,23 +133,23 @@ async fn a_wall_clock_that_is_set_back_lengthens_no_life() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_clone_lives_as_long_as_its_original() {
+async fn a_clone_expires_with_its_original() {
     let (_, token) = token(0, answer(IN_15_MINUTES)).await;
     tokio::time::sleep(secs(100)).await;
     assert_eq!(token.clone().remaining(), secs(800));
 }
 
 #[tokio::test(start_paused = true)]
-async fn odd_expiries_neither_panic_nor_live_for_ever_by_mistake() {
+async fn extreme_expiries_neither_panic_nor_become_unlimited() {
     let assumed = (unix(SERVER_NOW + 900), secs(900));
     for (expires_in, (expires_at, remaining)) in [
         (0, (unix(SERVER_NOW), secs(0))),
         (-1, (unix(SERVER_NOW), secs(0))),
         (i64::MIN, (unix(SERVER_NOW), secs(0))),
-        // The last life that a flow can issue.
+        // The longest lifetime that a flow can grant.
         (86_400, (unix(SERVER_NOW + 86_400), secs(86_400))),
         (86_401, assumed),
-        // The last that is a duration, and the first that is a time.
+        // The largest value that is a duration, and the smallest that is a timestamp.
         (999_999_999, assumed),
         (1_000_000_000, (unix(1_000_000_000), secs(0))),
         // After 2038.

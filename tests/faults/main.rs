@@ -1,8 +1,8 @@
-//! The table of faults, [FAULTS.md](FAULTS.md): what a program sees whose store fails, and that nothing is lost.
+//! The table of faults, [FAULTS.md](FAULTS.md): what a program observes when its store fails, and that nothing is lost.
 //!
-//! Each fault meets two providers of one sign-in, as two processes would have them. One has a valid token, and is asked for it. The
-//! other's token was rejected by the API, so that it has to refresh. Then the fault is removed, and the mock's ledger tells whether
-//! the chain of refresh tokens is unbroken and its end the one that is stored. The table is written by this test with
+//! Each fault is tested with two providers of one sign-in, as in two processes. One has a valid token and is asked for it. The
+//! other's token was rejected by the API, so it has to refresh. Then the fault is removed, and the mock's ledger shows whether
+//! the chain of refresh tokens is unbroken and its last one is stored. This test writes the table if run with
 //! `UPDATE_FAULTS=1`.
 
 #![cfg(target_os = "linux")]
@@ -11,12 +11,12 @@
     clippy::expect_used,
     clippy::panic,
     clippy::print_stdout,
-    reason = "a test stops at the first surprise; helpers of tests do too"
+    reason = "tests and their helpers panic on failure"
 )]
 
 #[path = "../../stores/tests/support/left_out.rs"]
 mod left_out;
-#[allow(dead_code, reason = "the tests of the Redis store use more of it")]
+#[allow(dead_code, reason = "only the tests of the Redis store use all of it")]
 #[path = "../../stores/tests/redis/server.rs"]
 mod server;
 
@@ -46,7 +46,7 @@ use crate::{
 
 const REDIRECT_URI: &str = "http://127.0.0.1:8080/callback";
 const DEADLINE: Duration = Duration::from_secs(12);
-/// How long the refresh is on its way in whose middle a fault strikes: time enough for the slowest.
+/// The duration of a refresh during which a fault occurs: enough for the slowest fault.
 const MIDDLE: Duration = Duration::from_secs(6);
 
 /// A mock, a sign-in in a store, and the two providers that share it.
@@ -56,11 +56,11 @@ struct Stage {
     store: Arc<dyn Store>,
     holder: CachedProvider,
     seeker: CachedProvider,
-    /// The one that the mock's ledger knows it by.
+    /// Its refresh token, to find it in the mock's ledger.
     first: String,
 }
 
-/// What was seen of one fault.
+/// The observations of one fault.
 struct Row {
     fault: &'static str,
     seen: Result<(), Error>,
@@ -92,15 +92,15 @@ impl Stage {
             flow,
             store,
         };
-        let first = stage.sign_in_anew().await;
+        let first = stage.sign_in_again().await;
         stage.holder.token().await.unwrap();
         let refused = stage.seeker.token().await.unwrap();
         stage.seeker.invalidate(&refused);
         Self { first, ..stage }
     }
 
-    /// A user signs in, and that is stored.
-    async fn sign_in_anew(&self) -> String {
+    /// Lets a user sign in, and stores the sign-in.
+    async fn sign_in_again(&self) -> String {
         let (page, login) = self.flow.login(REDIRECT_URI).begin().unwrap();
         let callback = self.mock.authorize(page.as_str(), Decision::Approve);
         let callback = callback.unwrap().to_string();
@@ -114,7 +114,7 @@ impl Stage {
         self.chain(&self.first).0
     }
 
-    /// How often a sign-in was refreshed, and its live refresh token.
+    /// The number of refreshes of a sign-in, and its current refresh token.
     fn chain(&self, refresh_token: &str) -> (usize, Option<String>) {
         let sign_in = self.mock.sign_in_of(refresh_token).unwrap();
         assert_eq!(sign_in.reuse_attempts(), 0);
@@ -122,19 +122,19 @@ impl Stage {
         (sign_in.generations.len() - 1, live)
     }
 
-    /// Looks at what a fault does that is there from here on until it is mended.
-    async fn meet(&self, fault: &'static str, mend: impl AsyncFnOnce(&Self)) -> Row {
+    /// Observes a fault that lasts until it is repaired.
+    async fn meet(&self, fault: &'static str, repair: impl AsyncFnOnce(&Self)) -> Row {
         let seen = self.seeker.token().await.map(drop);
         assert!(
             self.holder.cached().is_some(),
             "{fault}: a valid token is served"
         );
         let sent = self.refreshes();
-        mend(self).await;
+        repair(self).await;
         self.after(fault, seen, sent).await
     }
 
-    /// Looks at what a fault does that strikes while the refresh is under way.
+    /// Observes a fault that occurs during a refresh.
     async fn meet_in_the_middle(
         &self,
         fault: &'static str,
@@ -152,14 +152,14 @@ impl Stage {
             sleep(Duration::from_millis(5)).await;
         }
         let fresh = strike(self).await;
-        assert!(self.is_refreshing(), "{fault}: it struck too late");
+        assert!(self.is_refreshing(), "{fault}: it occurred too late");
         let seen = seen.await.unwrap();
         let sent = self.refreshes();
         let live = fresh.unwrap_or_else(|| self.first.clone());
         self.after_chain(fault, seen, sent, &live).await
     }
 
-    /// Whether the mock has a refresh that it has not answered.
+    /// Whether the mock is handling a refresh.
     fn is_refreshing(&self) -> bool {
         self.mock.requests().iter().any(|request| {
             request.grant_type() == Some("refresh_token") && request.outcome == Outcome::Open
@@ -177,10 +177,10 @@ impl Stage {
         sent: usize,
         refresh_token: &str,
     ) -> Row {
-        // The pause after a failure, and one try more.
+        // The backoff after a failure, and one more attempt.
         sleep(Duration::from_millis(1200)).await;
         let after = self.seeker.token().await;
-        assert!(after.is_ok(), "{fault}: once it is mended: {after:?}");
+        assert!(after.is_ok(), "{fault}: after the repair: {after:?}");
         self.seeker.shutdown().await.unwrap();
         let sign_in = SignIn::new(Arc::clone(&self.store), "ann").unwrap();
         let record = sign_in.load().await.unwrap().unwrap();
@@ -200,7 +200,7 @@ fn ann() -> Key {
 }
 
 impl Row {
-    /// Without what differs from run to run.
+    /// Removes what differs from run to run.
     fn line(&self, folder: Option<&Path>, port: Option<u16>) -> String {
         let mut seen = match &self.seen {
             Ok(()) => "a token".to_owned(),
@@ -218,7 +218,7 @@ impl Row {
     }
 }
 
-/// The rows that belong together, as they stand in the table.
+/// A group of rows of the table.
 fn check(rows: &[String]) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("faults/FAULTS.md");
     let committed = fs::read_to_string(&path).unwrap_or_default();
@@ -261,7 +261,7 @@ impl InFolder {
         self.folder().join(format!("ann.{ending}"))
     }
 
-    /// Something is in the place of the file, until what was there is put back.
+    /// Replaces the file by other content, and restores it afterwards.
     async fn meet_in_its_place(&self, fault: &'static str, stage: &Stage, content: &str) -> Row {
         let whole = fs::read(self.file("json")).unwrap();
         fs::write(self.file("json"), content).unwrap();
@@ -277,7 +277,7 @@ async fn stored(stage: &Stage) -> Stored {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_file_that_is_not_as_it_should_be() {
+async fn a_file_with_wrong_content_or_type() {
     let mut rows = Vec::new();
 
     let (place, stage) = InFolder::set().await;
@@ -351,7 +351,7 @@ async fn a_file_whose_lock_clock_or_owner_changes() {
     });
     rows.push(row.await.line(Some(&place.folder()), None));
 
-    // A clock that was set back finds a record of the future.
+    // After the clock was set back, the record is from the future.
     let (place, stage) = InFolder::set().await;
     let content = fs::read_to_string(place.file("json")).unwrap();
     let (header, record) = content.split_once('\n').unwrap();
@@ -362,7 +362,7 @@ async fn a_file_whose_lock_clock_or_owner_changes() {
     let row = stage.meet("file: clock set back by an hour", async |stage| {
         assert!(
             stored(stage).await.age.unwrap() < Duration::from_secs(60),
-            "stamped anew"
+            "stamped again"
         );
     });
     rows.push(row.await.line(Some(&place.folder()), None));
@@ -377,14 +377,14 @@ async fn a_file_whose_lock_clock_or_owner_changes() {
 
     let (place, stage) = InFolder::set().await;
     let row = stage.meet_in_the_middle("file: another sign-in in the middle", async |stage| {
-        Some(stage.sign_in_anew().await)
+        Some(stage.sign_in_again().await)
     });
     rows.push(row.await.line(Some(&place.folder()), None));
 
     check(&rows);
 }
 
-/// A stalling machine does not make it fail.
+/// Large enough for a machine that stalls.
 fn tolerant(server: &RedisServer) -> RedisStore {
     let builder = RedisStore::builder(server.url()).connect_timeout(TOLERANT);
     builder.response_timeout(TOLERANT).build().unwrap()
@@ -448,21 +448,21 @@ async fn a_redis_that_fails() {
 
     let stage = Stage::set(connect(&server)).await;
     let row = stage.meet_in_the_middle("Redis: another sign-in in the middle", async |stage| {
-        Some(stage.sign_in_anew().await)
+        Some(stage.sign_in_again().await)
     });
     rows.push(row.await.line(None, port));
 
     check(&rows);
 }
 
-/// Makes a machine on which nothing can be mounted a failure.
+/// If set, the test fails on a machine without mount namespaces instead of skipping.
 const REQUIRED: &str = "COZE_TESTS_REQUIRE_MOUNTS";
-/// Where the test program finds a file system of its own.
+/// The variable with the path of the mounted file system.
 const MOUNTED: &str = "COZE_TESTS_MOUNTED";
 
-/// Root ignores modes, so what binds it too is used: a file system that is full, or read-only. It ends with the namespace.
+/// Root ignores file modes, so the test mounts a file system that is full or read-only. It disappears with its mount namespace.
 #[test]
-fn a_disk_that_takes_nothing() {
+fn a_full_or_read_only_disk() {
     let place = tempfile::tempdir().unwrap();
     let unshare = || {
         let mut unshare = Command::new("unshare");
@@ -477,7 +477,7 @@ fn a_disk_that_takes_nothing() {
         .arg(place.path())
         .output();
     if !mount.is_ok_and(|mount| mount.status.success()) {
-        return left_out("nothing can be mounted here", REQUIRED);
+        return left_out("mount namespaces are not available here", REQUIRED);
     }
     let passed = unshare()
         .arg(std::env::current_exe().unwrap())
@@ -489,10 +489,10 @@ fn a_disk_that_takes_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "what a_disk_that_takes_nothing runs in a mount namespace"]
+#[ignore = "what a_full_or_read_only_disk runs in a mount namespace"]
 async fn on_mounts() {
     let Some(at) = std::env::var_os(MOUNTED).map(PathBuf::from) else {
-        return skipped("not in a mount namespace of its own");
+        return skipped("not in its own mount namespace");
     };
     let mount = |arguments: &[&str]| {
         let mount = Command::new("mount").args(arguments).arg(&at).status();

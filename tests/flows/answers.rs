@@ -1,5 +1,5 @@
-//! What a user would suffer from an answer that is not quite as documented: a sign-in lost, a login that never
-//! ends, a token that is dead. The mock sends such answers, and knows which tokens live.
+//! Responses that deviate from the documentation must not harm a user: no lost sign-in, no endless
+//! login, no expired token. The mock sends such responses, and knows which tokens are valid.
 
 use std::time::Duration;
 
@@ -12,8 +12,8 @@ use coze_auth::{
 };
 use coze_auth_stores::FileStore;
 use coze_mock::{
-    Decision, Edit, EditedAnswer, Endpoint as At, ExpiryForm, Fault, Framing, MockCoze, Place,
-    ScriptedAnswer, Target, Times, defaults,
+    Decision, Edit, EditedResponse, Endpoint as MockEndpoint, ExpiryForm, Fault, Framing, MockCoze,
+    Place, ScriptedResponse, Target, Times, defaults,
 };
 use serde_json::{Value, json};
 use tokio::time::Instant;
@@ -21,7 +21,7 @@ use tokio::time::Instant;
 use crate::provider::Traced;
 use crate::support::{REDIRECT_URI, START, Stage, millis, pass, secs};
 
-/// A user's sign-in in a store, and the program that uses it.
+/// A user's stored sign-in, and the program that uses it.
 struct Kept {
     stage: Stage,
     sign_in: SignIn,
@@ -44,7 +44,7 @@ impl Kept {
         }
     }
 
-    /// From now on, so many refreshes are answered so.
+    /// Plans this response for the given number of refreshes.
     fn answers(&self, fault: impl Into<Fault>, times: Times) {
         self.stage
             .mock
@@ -52,14 +52,14 @@ impl Kept {
             .add(fault, Target::refresh(), times);
     }
 
-    /// The access token ends, and a caller asks for one.
+    /// Lets the access token expire, and requests one.
     async fn token_after_the_end(&self) -> Result<AccessToken> {
         pass(secs(901)).await;
         self.provider.token().await
     }
 
-    /// The API refuses the access token, and a caller asks for another. A file tells how old it is by the real
-    /// time, which does not pass here.
+    /// Lets the API refuse the access token, and requests another. A file store measures age by the real
+    /// clock, which does not advance here.
     async fn renewed(&self, why: &str) {
         let refused = self.provider.token().await;
         let refused = refused.unwrap_or_else(|error| panic!("{why}: {error}"));
@@ -79,20 +79,20 @@ impl Kept {
         self.stage.token_requests().len() - 1
     }
 
-    /// The sign-in can go on: what is stored is the refresh token that lives, and no dead one was ever sent.
+    /// The sign-in is intact: the valid refresh token is stored, and no redeemed one was sent.
     async fn assert_not_lost(&self, why: &str) {
         let record = self.record().await;
-        assert!(record.ended().is_none(), "{why}: marked dead");
+        assert!(record.ended().is_none(), "{why}: marked as ended");
         let refresh_token = record.refresh_token().expose();
         let sign_in = self.stage.mock.sign_in_of(refresh_token);
         let sign_in = sign_in.unwrap_or_else(|| panic!("{why}: an unknown token is stored"));
         let live = sign_in.live_refresh_token().map(str::to_owned);
         let stored = coze_mock::fingerprint(refresh_token);
-        assert_eq!(live, Some(stored), "{why}: a dead token is stored");
+        assert_eq!(live, Some(stored), "{why}: a redeemed token is stored");
         assert_eq!(sign_in.reuse_attempts(), 0, "{why}");
     }
 
-    /// Whatever comes later, the sign-in goes on.
+    /// The sign-in can still be refreshed.
     async fn assert_goes_on(&self, why: &str) {
         self.assert_not_lost(why).await;
         pass(secs(3700)).await;
@@ -107,22 +107,22 @@ fn provider(stage: &Stage, sign_in: &SignIn) -> CachedProvider {
     CachedProvider::pkce(stage.pkce(), sign_in.clone()).build()
 }
 
-fn edited(edit: Edit) -> EditedAnswer {
-    EditedAnswer::new([edit])
+fn edited(edit: Edit) -> EditedResponse {
+    EditedResponse::new([edit])
 }
 
-fn expires_in(value: impl Into<Value>) -> EditedAnswer {
+fn expires_in(value: impl Into<Value>) -> EditedResponse {
     edited(Edit::set("/expires_in", value))
 }
 
-fn framed(framing: Framing) -> EditedAnswer {
-    EditedAnswer::new([]).framed(framing)
+fn framed(framing: Framing) -> EditedResponse {
+    EditedResponse::new([]).framed(framing)
 }
 
-// 1. The only copy of something.
+// 1. Sign-ins are not lost
 
 #[tokio::test(start_paused = true)]
-async fn nobody_is_signed_out_by_a_life_that_cannot_be_read() {
+async fn an_unreadable_expiry_does_not_sign_a_user_out() {
     let relative_millis = edited(Edit::expiry(ExpiryForm::RelativeMillis));
     for answer in [
         edited(Edit::remove("/expires_in")),
@@ -153,12 +153,12 @@ async fn nobody_is_signed_out_by_a_life_that_cannot_be_read() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_first_login_is_not_lost_to_a_life_that_cannot_be_read() {
+async fn an_unreadable_expiry_does_not_lose_a_first_login() {
     for answer in [edited(Edit::remove("/expires_in")), expires_in("900")] {
         let stage = Stage::new();
         let faults = stage.mock.faults();
         for sign_in in 0..3 {
-            faults.add(answer.clone(), At::Token, Times::ONCE);
+            faults.add(answer.clone(), MockEndpoint::Token, Times::ONCE);
             let token = match sign_in {
                 0 => stage.web_sign_in().await,
                 1 => stage.pkce_sign_in().await,
@@ -173,7 +173,7 @@ async fn a_first_login_is_not_lost_to_a_life_that_cannot_be_read() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn whoever_reads_the_log_hears_once_that_lives_are_assumed() {
+async fn an_assumed_lifetime_is_logged_once() {
     let (traced, _watching) = Traced::from_now_on();
     let kept = Kept::new().await;
     kept.answers(edited(Edit::remove("/expires_in")), Times::Forever);
@@ -190,24 +190,24 @@ async fn whoever_reads_the_log_hears_once_that_lives_are_assumed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_service_that_asked_for_less_is_served_no_dead_token_when_the_life_is_missing() {
+async fn a_missing_expiry_respects_the_requested_duration() {
     let stage = Stage::new();
     stage.mock.faults().add(
         edited(Edit::remove("/expires_in")),
-        At::Token,
+        MockEndpoint::Token,
         Times::Forever,
     );
     let request = JwtTokenRequest::new().duration(secs(60));
     let provider = CachedProvider::jwt_for(stage.jwt(), request).build();
     for _ in 0..30 {
         let token = provider.token().await.unwrap();
-        assert!(stage.takes(&token), "a dead token was served");
+        assert!(stage.takes(&token), "an expired token was served");
         pass(secs(7)).await;
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_access_token_that_cannot_be_used_does_not_take_the_sign_in_with_it() {
+async fn an_unusable_access_token_does_not_lose_the_sign_in() {
     for (edit, named) in [
         (Edit::set("/access_token", "two\r\nlines"), "access"),
         (Edit::set("/access_token", "\u{1f511}"), "access"),
@@ -241,7 +241,7 @@ async fn an_access_token_that_cannot_be_used_does_not_take_the_sign_in_with_it()
 }
 
 #[tokio::test(start_paused = true)]
-async fn callers_do_not_burn_a_refresh_each_while_the_access_tokens_cannot_be_used() {
+async fn unusable_access_tokens_do_not_cause_a_refresh_per_caller() {
     for answer in [
         edited(Edit::set("/token_type", "mac")),
         edited(Edit::remove("/access_token")),
@@ -265,10 +265,10 @@ async fn callers_do_not_burn_a_refresh_each_while_the_access_tokens_cannot_be_us
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_field_that_comes_twice_costs_nobody_the_sign_in() {
+async fn a_duplicate_field_does_not_lose_the_sign_in() {
     for (name, value) in [
-        ("/access_token", json!("an untrue one")),
-        ("/refresh_token", json!("an untrue one")),
+        ("/access_token", json!("another one")),
+        ("/refresh_token", json!("another one")),
         ("/refresh_token", json!(null)),
         ("/refresh_token", json!({"of another": "type"})),
         ("/expires_in", json!(7)),
@@ -284,7 +284,7 @@ async fn a_field_that_comes_twice_costs_nobody_the_sign_in() {
     }
 }
 
-/// JSON that is complete in a framing that is not.
+/// Broken framings around complete JSON.
 fn broken_framings() -> [Framing; 6] {
     [
         Framing::new().without_last_chunk(),
@@ -299,7 +299,7 @@ fn broken_framings() -> [Framing; 6] {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_connection_that_breaks_behind_the_answer_costs_nobody_the_sign_in() {
+async fn a_connection_that_breaks_after_the_json_does_not_lose_the_sign_in() {
     for framing in broken_framings() {
         let kept = Kept::new().await;
         let why = format!("{framing:?}");
@@ -313,7 +313,7 @@ async fn a_connection_that_breaks_behind_the_answer_costs_nobody_the_sign_in() {
 }
 
 #[tokio::test]
-async fn a_connection_that_breaks_behind_the_answer_costs_no_sign_in_over_a_socket_either() {
+async fn a_socket_that_breaks_after_the_json_does_not_lose_the_sign_in() {
     let mock = MockCoze::start().await.unwrap();
     let client = OAuthClient::builder()
         .endpoint(Endpoint::custom(mock.url()).unwrap())
@@ -337,7 +337,7 @@ async fn a_connection_that_breaks_behind_the_answer_costs_no_sign_in_over_a_sock
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_answer_that_is_cut_behind_its_refresh_token_keeps_the_sign_in() {
+async fn a_response_truncated_after_the_refresh_token_keeps_the_sign_in() {
     for framing in [
         Framing::new().cut_behind("refresh_token"),
         Framing::new().cut_behind("refresh_token").missing(22),
@@ -351,7 +351,11 @@ async fn an_answer_that_is_cut_behind_its_refresh_token_keeps_the_sign_in() {
         kept.answers(framed(framing), Times::ONCE);
         let error = kept.token_after_the_end().await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Interrupted, "{why}: {error}");
-        assert_eq!(kept.refreshes(), 1, "{why}: nothing redeemed is sent again");
+        assert_eq!(
+            kept.refreshes(),
+            1,
+            "{why}: no redeemed token is sent again"
+        );
         kept.assert_not_lost(&why).await;
         pass(secs(5)).await;
         let token = kept.provider.token().await;
@@ -362,7 +366,7 @@ async fn an_answer_that_is_cut_behind_its_refresh_token_keeps_the_sign_in() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn milliseconds_make_no_token_of_the_year_2554() {
+async fn an_expiry_in_milliseconds_is_recognised() {
     for text in [false, true] {
         let kept = Kept::new().await;
         let millis = Edit::Expiry {
@@ -371,10 +375,10 @@ async fn milliseconds_make_no_token_of_the_year_2554() {
             shift_seconds: 0,
         };
         kept.answers(edited(millis), Times::Forever);
-        // One that counts as alive for five centuries is served when it is dead.
+        // A token that counts as valid for five centuries would be served after its expiry.
         for _ in 0..5 {
             let token = kept.token_after_the_end().await.unwrap();
-            assert!(kept.stage.takes(&token), "a dead token was served");
+            assert!(kept.stage.takes(&token), "an expired token was served");
             let life = kept.record().await.life();
             assert!(life > secs(890) && life <= secs(900), "{life:?}");
         }
@@ -383,7 +387,7 @@ async fn milliseconds_make_no_token_of_the_year_2554() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn callers_do_not_burn_a_refresh_each_while_tokens_arrive_dead() {
+async fn expired_tokens_do_not_cause_a_refresh_per_caller() {
     let past = Edit::Expiry {
         form: ExpiryForm::Absolute,
         text: false,
@@ -407,7 +411,7 @@ async fn callers_do_not_burn_a_refresh_each_while_tokens_arrive_dead() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_device_can_be_signed_in_whatever_the_start_says_about_times() {
+async fn a_device_can_sign_in_despite_invalid_times() {
     let interval = |value: Value| Edit::set("/interval", value);
     let life = |value: Value| Edit::set("/expires_in", value);
     for (edits, seconds, expires_in) in [
@@ -432,14 +436,15 @@ async fn a_device_can_be_signed_in_whatever_the_start_says_about_times() {
     ] {
         let why = format!("{edits:?}");
         let stage = Stage::new();
-        stage
-            .mock
-            .faults()
-            .add(EditedAnswer::new(edits), At::DeviceCode, Times::ONCE);
+        stage.mock.faults().add(
+            EditedResponse::new(edits),
+            MockEndpoint::DeviceCode,
+            Times::ONCE,
+        );
         let device = stage.device();
         let started = device.start().await;
         let authorization = started.unwrap_or_else(|error| panic!("{why}: {error}"));
-        // A clamped interval, or the one that was meant.
+        // A clamped interval, or the intended one.
         let expected = Duration::from_secs_f64(seconds);
         assert_eq!(authorization.interval(), expected, "{why}");
         assert_eq!(authorization.expires_in(), secs(expires_in), "{why}");
@@ -456,7 +461,7 @@ async fn a_device_can_be_signed_in_whatever_the_start_says_about_times() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_refresh_token_of_odd_characters_is_stored_and_used() {
+async fn a_refresh_token_with_unusual_characters_is_stored_and_used() {
     for refresh_token in [
         "white space",
         " around ",
@@ -476,7 +481,7 @@ async fn a_refresh_token_of_odd_characters_is_stored_and_used() {
         let stored = kept.record().await;
         assert_eq!(stored.refresh_token().expose(), refresh_token, "{why}");
 
-        // A program that starts later reads it, and goes on.
+        // A program that starts later loads it, and refreshes.
         let sign_in = SignIn::new(file(), "default").unwrap();
         assert!(!sign_in.requires_sign_in().await.unwrap(), "{why}");
         let later = Kept {
@@ -491,7 +496,7 @@ async fn a_refresh_token_of_odd_characters_is_stored_and_used() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_refresh_token_of_another_type_leaves_the_old_one_stored() {
+async fn a_refresh_token_of_a_wrong_type_keeps_the_stored_one() {
     for value in [json!(7), json!(null), json!({"a": 1}), json!("")] {
         let kept = Kept::new().await;
         let before = kept.record().await;
@@ -506,10 +511,10 @@ async fn a_refresh_token_of_another_type_leaves_the_old_one_stored() {
     }
 }
 
-/// Bodies of an error, each a step off the documented ones.
-fn pending_bodies() -> Vec<ScriptedAnswer> {
+/// Error bodies that deviate slightly from the documented ones.
+fn pending_bodies() -> Vec<ScriptedResponse> {
     let word = "authorization_pending";
-    let at = |status, body: Value| ScriptedAnswer::new(status, body);
+    let at = |status, body: Value| ScriptedResponse::new(status, body);
     vec![
         at(400, json!({"error": word})),
         at(400, json!({"error_code": word})),
@@ -524,7 +529,7 @@ fn pending_bodies() -> Vec<ScriptedAnswer> {
             400,
             json!({"error": word, "access_token": null, "expires_in": "x"}),
         ),
-        ScriptedAnswer::new(
+        ScriptedResponse::new(
             400,
             b"{\"error\":\"authorization_pending\",\"error_description\":\"\xff\xfe\"}".to_vec(),
         ),
@@ -536,11 +541,14 @@ fn pending_bodies() -> Vec<ScriptedAnswer> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_login_goes_on_however_the_server_says_that_it_is_pending() {
+async fn a_login_continues_for_every_form_of_pending() {
     for pending in pending_bodies() {
         let why = format!("{pending:?}");
         let stage = Stage::new();
-        stage.mock.faults().add(pending, At::Token, Times::Next(3));
+        stage
+            .mock
+            .faults()
+            .add(pending, MockEndpoint::Token, Times::Next(3));
         let device = stage.device();
         let authorization = device.start().await.unwrap();
         stage
@@ -562,7 +570,7 @@ async fn a_login_goes_on_however_the_server_says_that_it_is_pending() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn whoever_reports_an_error_that_is_a_step_off_can_quote_it() {
+async fn an_undocumented_error_is_reported_with_its_message() {
     let text = "kid not known";
     for (body, code, message, log_id) in [
         (json!({"error_message": text}), None, text, None),
@@ -592,8 +600,11 @@ async fn whoever_reports_an_error_that_is_a_step_off_can_quote_it() {
         ),
     ] {
         let stage = Stage::new();
-        let scripted = ScriptedAnswer::new(400, body.clone());
-        stage.mock.faults().add(scripted, At::Token, Times::Forever);
+        let scripted = ScriptedResponse::new(400, body.clone());
+        stage
+            .mock
+            .faults()
+            .add(scripted, MockEndpoint::Token, Times::Forever);
         let error = stage.jwt().token().await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Refused, "{body}: {error}");
         assert_eq!(error.code(), code.as_ref(), "{body}: {error}");
@@ -602,8 +613,11 @@ async fn whoever_reports_an_error_that_is_a_step_off_can_quote_it() {
     }
     let stage = Stage::new();
     let body = b"{\"error_code\":\"invalid_client\",\"error_message\":\"not \xff utf-8\"}";
-    let scripted = ScriptedAnswer::new(401, body.to_vec());
-    stage.mock.faults().add(scripted, At::Token, Times::Forever);
+    let scripted = ScriptedResponse::new(401, body.to_vec());
+    stage
+        .mock
+        .faults()
+        .add(scripted, MockEndpoint::Token, Times::Forever);
     let error = stage.jwt().token().await.unwrap_err();
     assert_eq!(error.code(), Some(&ErrorCode::InvalidClient), "{error}");
     let message = error.message().unwrap_or_default();
@@ -611,18 +625,18 @@ async fn whoever_reports_an_error_that_is_a_step_off_can_quote_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn whoever_reports_a_field_of_a_wrong_type_is_told_which() {
+async fn a_field_of_a_wrong_type_is_named() {
     let me = |edit| async move {
         let stage = Stage::new();
         let faults = stage.mock.faults();
-        faults.add(edited(edit), At::UsersMe, Times::ONCE);
+        faults.add(edited(edit), MockEndpoint::UsersMe, Times::ONCE);
         let provider = CachedProvider::jwt(stage.jwt()).build();
         call_me(&CozeApi::new(stage.client(), provider)).await
     };
     let start = |edit| async move {
         let stage = Stage::new();
         let faults = stage.mock.faults();
-        faults.add(edited(edit), At::DeviceCode, Times::ONCE);
+        faults.add(edited(edit), MockEndpoint::DeviceCode, Times::ONCE);
         stage.device().start().await
     };
     let hush = || json!(["hush"]);
@@ -658,10 +672,10 @@ async fn call_me(api: &CozeApi) -> Result<coze_api::Reply<types::UserEnvelope>> 
         .await
 }
 
-// 2. Clocks.
+// 2. Clocks
 
 #[tokio::test(start_paused = true)]
-async fn a_clock_a_few_seconds_fast_keeps_no_service_out() {
+async fn a_slightly_fast_clock_does_not_prevent_an_exchange() {
     for ahead in 0..=10 {
         let stage = Stage::of(MockCoze::builder().jwt_leeway(Duration::ZERO));
         stage.clock.set_wall_offset_secs(ahead);
@@ -672,16 +686,16 @@ async fn a_clock_a_few_seconds_fast_keeps_no_service_out() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn nobody_is_served_a_dead_token_because_a_date_was_slow() {
+async fn a_slow_date_does_not_cause_expired_tokens() {
     let kept = Kept::new().await;
     kept.answers(Fault::SkewedDate { seconds: -7200 }, Times::Forever);
-    // Another machine with the same store, whose clock is right as well.
+    // Another machine with the same store and a correct clock.
     let elsewhere = provider(&kept.stage, &kept.sign_in);
     kept.token_after_the_end().await.unwrap();
     for minute in 0..120 {
         for provider in [&kept.provider, &elsewhere] {
             let token = provider.token().await.unwrap();
-            assert!(kept.stage.takes(&token), "dead after {minute} minutes");
+            assert!(kept.stage.takes(&token), "expired after {minute} minutes");
         }
         pass(secs(60)).await;
     }
@@ -689,7 +703,7 @@ async fn nobody_is_served_a_dead_token_because_a_date_was_slow() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn no_token_is_dead_on_arrival_because_a_date_was_fast() {
+async fn a_fast_date_does_not_make_new_tokens_expired() {
     for seconds in [600, 899, 7200, 400 * 24 * 3600] {
         let kept = Kept::new().await;
         kept.answers(Fault::SkewedDate { seconds }, Times::Forever);
@@ -702,11 +716,11 @@ async fn no_token_is_dead_on_arrival_because_a_date_was_fast() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_date_out_of_a_cache_neither_kills_nor_prolongs_a_token() {
+async fn a_cached_date_does_not_change_a_lifetime() {
     for seconds in [-7200, -300, 300] {
         let kept = Kept::new().await;
         kept.answers(Fault::SkewedDate { seconds }, Times::Forever);
-        kept.answers(EditedAnswer::new([]).header("Age", "300"), Times::Forever);
+        kept.answers(EditedResponse::new([]).header("Age", "300"), Times::Forever);
         let token = kept.token_after_the_end().await.unwrap();
         assert!(kept.stage.takes(&token), "{seconds}");
         let life = kept.record().await.life();
@@ -715,18 +729,19 @@ async fn a_date_out_of_a_cache_neither_kills_nor_prolongs_a_token() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn nobody_who_answers_gets_a_jwt_signed_for_a_time_of_his_choice() {
+async fn a_server_cannot_choose_the_time_of_a_jwt() {
     for date in [
         "Thu, 01 Jan 1970 00:00:00 GMT",
         "Fri, 31 Dec 9999 23:59:59 GMT",
         "Sun, 17 Jan 2027 08:00:00 GMT",
     ] {
         let stage = Stage::new();
-        let refusal = ScriptedAnswer::new(401, json!({"error_code": "invalid_client"}));
-        stage
-            .mock
-            .faults()
-            .add(refusal.header("Date", date), At::Token, Times::Forever);
+        let refusal = ScriptedResponse::new(401, json!({"error_code": "invalid_client"}));
+        stage.mock.faults().add(
+            refusal.header("Date", date),
+            MockEndpoint::Token,
+            Times::Forever,
+        );
         let error = stage.jwt().token().await.unwrap_err();
         assert_eq!(error.code(), Some(&ErrorCode::InvalidClient), "{error}");
         for issued_at in stage.jwt_claims("iat") {
@@ -738,11 +753,11 @@ async fn nobody_who_answers_gets_a_jwt_signed_for_a_time_of_his_choice() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn after_a_suspend_nobody_is_shown_a_code_that_is_over() {
+async fn after_a_suspend_an_expired_code_is_not_polled() {
     let stage = Stage::new();
     let authorization = stage.device().start().await.unwrap();
     pass(secs(20)).await;
-    // While the machine was suspended, only the wall clock went on.
+    // During suspend only the wall clock advances.
     stage.clock.set_wall_offset_secs(200);
     assert_eq!(authorization.remaining(), secs(80));
     stage.clock.set_wall_offset_secs(7 * 24 * 3600);
@@ -752,14 +767,17 @@ async fn after_a_suspend_nobody_is_shown_a_code_that_is_over() {
     assert_eq!(stage.token_requests().len(), 0);
 }
 
-// 3. What is hidden, and what is told.
+// 3. Redaction and error messages
 
 #[tokio::test(start_paused = true)]
-async fn a_short_device_code_ends_no_login() {
+async fn a_short_device_code_does_not_end_a_login() {
     for device_code in ["d", "pending", "authorization_pending", "_"] {
         let stage = Stage::new();
         let answer = edited(Edit::set("/device_code", device_code));
-        stage.mock.faults().add(answer, At::DeviceCode, Times::ONCE);
+        stage
+            .mock
+            .faults()
+            .add(answer, MockEndpoint::DeviceCode, Times::ONCE);
         let device = stage.device();
         let authorization = device.start().await.unwrap();
         let mock = stage.mock.clone();
@@ -775,19 +793,23 @@ async fn a_short_device_code_ends_no_login() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_short_device_code_hides_no_log_id() {
+async fn a_short_device_code_does_not_redact_a_log_id() {
     let stage = Stage::new();
     let faults = stage.mock.faults();
     faults.add(
         edited(Edit::set("/device_code", "2")),
-        At::DeviceCode,
+        MockEndpoint::DeviceCode,
         Times::ONCE,
     );
     let device = stage.device();
     let authorization = device.start().await.unwrap();
     let log_id = "202610040957090123456789ABCDEF";
-    let denied = ScriptedAnswer::new(400, json!({"error": "access_denied"}));
-    faults.add(denied.header("x-tt-logid", log_id), At::Token, Times::ONCE);
+    let denied = ScriptedResponse::new(400, json!({"error": "access_denied"}));
+    faults.add(
+        denied.header("x-tt-logid", log_id),
+        MockEndpoint::Token,
+        Times::ONCE,
+    );
     let error = device.poll(&authorization).await.unwrap_err();
     assert_eq!(error.code(), Some(&ErrorCode::AccessDenied));
     assert_eq!(error.log_id(), Some(log_id));
@@ -796,25 +818,31 @@ async fn a_short_device_code_hides_no_log_id() {
 const WRONG_TOKEN: &str = "The token you entered is incorrect. Please double-check the token";
 
 #[tokio::test(start_paused = true)]
-async fn a_call_that_is_refused_with_200_for_its_token_is_tried_with_the_next() {
+async fn a_token_refused_with_status_200_is_replaced() {
     let stage = Stage::new();
     let provider = CachedProvider::jwt(stage.jwt()).build();
     let api = CozeApi::new(stage.client(), provider);
-    let refusal = ScriptedAnswer::new(200, json!({"code": 4101, "msg": WRONG_TOKEN}));
-    stage.mock.faults().add(refusal, At::UsersMe, Times::ONCE);
+    let refusal = ScriptedResponse::new(200, json!({"code": 4101, "msg": WRONG_TOKEN}));
+    stage
+        .mock
+        .faults()
+        .add(refusal, MockEndpoint::UsersMe, Times::ONCE);
     let outcome = call_me(&api).await;
     assert!(outcome.is_ok(), "{outcome:?}");
     assert_eq!(stage.token_requests().len(), 2, "one renewal");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_call_without_permission_costs_no_token_and_its_hint_names_all_causes() {
+async fn a_missing_permission_keeps_the_token_and_the_hint_names_all_causes() {
     let stage = Stage::new();
     let provider = CachedProvider::jwt(stage.jwt()).build();
     let api = CozeApi::new(stage.client(), provider);
     let message = "You do not have permission to this resource";
-    let refusal = ScriptedAnswer::new(200, json!({"code": 4101, "msg": message}));
-    stage.mock.faults().add(refusal, At::UsersMe, Times::ONCE);
+    let refusal = ScriptedResponse::new(200, json!({"code": 4101, "msg": message}));
+    stage
+        .mock
+        .faults()
+        .add(refusal, MockEndpoint::UsersMe, Times::ONCE);
     let error = call_me(&api).await.unwrap_err();
     assert_eq!(error.code(), Some(&ErrorCode::Api(4101)));
     assert_eq!(stage.token_requests().len(), 1);
@@ -824,7 +852,7 @@ async fn a_call_without_permission_costs_no_token_and_its_hint_names_all_causes(
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_user_whose_login_has_ended_is_asked_to_sign_in() {
+async fn an_ended_login_session_requires_sign_in() {
     let kept = Kept::new().await;
     let record = kept.record().await;
     assert!(kept.stage.mock.end_login(record.refresh_token().expose()));
@@ -835,21 +863,24 @@ async fn a_user_whose_login_has_ended_is_asked_to_sign_in() {
     assert!(error.hint().contains("sign in"), "{}", error.hint());
 }
 
-/// What a JWT app hears whose exchange is refused so.
-async fn refused_at(endpoint: Endpoint, answer: ScriptedAnswer) -> Error {
+/// The error of a JWT app whose exchange is refused with this body.
+async fn refused_at(endpoint: Endpoint, answer: ScriptedResponse) -> Error {
     let stage = Stage::new();
-    stage.mock.faults().add(answer, At::Token, Times::Forever);
+    stage
+        .mock
+        .faults()
+        .add(answer, MockEndpoint::Token, Times::Forever);
     let client = stage.client_builder().endpoint(endpoint);
     let jwt = crate::support::jwt_flow(client.build().unwrap());
     jwt.token().await.unwrap_err()
 }
 
 #[tokio::test(start_paused = true)]
-async fn whoever_asks_the_wrong_site_is_told_the_other() {
+async fn the_wrong_site_is_named_in_the_hint() {
     let refusal = || {
         let text = "invalid jwt: kid not been registred";
         let body = json!({"error_code": "invalid_client", "error": "invalid_client", "error_message": text});
-        ScriptedAnswer::new(401, body)
+        ScriptedResponse::new(401, body)
     };
     for endpoint in [Endpoint::COM, Endpoint::CN] {
         let hint = refused_at(endpoint, refusal()).await.hint();
@@ -860,7 +891,7 @@ async fn whoever_asks_the_wrong_site_is_told_the_other() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn each_reason_to_refuse_a_jwt_has_a_hint_of_its_own() {
+async fn each_reason_to_refuse_a_jwt_has_its_own_hint() {
     let mut hints = Vec::new();
     for message in [
         "invalid jwt: kid not been registred",
@@ -871,7 +902,7 @@ async fn each_reason_to_refuse_a_jwt_has_a_hint_of_its_own() {
         "something else",
     ] {
         let body = json!({"error_code": "invalid_client", "error_message": message});
-        let error = refused_at(Endpoint::COM, ScriptedAnswer::new(401, body)).await;
+        let error = refused_at(Endpoint::COM, ScriptedResponse::new(401, body)).await;
         assert!(
             !hints.contains(&error.hint()),
             "{message}: {}",
@@ -882,21 +913,24 @@ async fn each_reason_to_refuse_a_jwt_has_a_hint_of_its_own() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn whoever_takes_an_app_of_another_type_is_told_so() {
+async fn a_wrong_app_type_is_named_in_the_hint() {
     let stage = Stage::new();
     let body =
         json!({"error_code": "invalid_request", "error_message": "invalid request: client_secret"});
-    let refusal = ScriptedAnswer::new(400, body);
-    stage.mock.faults().add(refusal, At::Token, Times::Forever);
+    let refusal = ScriptedResponse::new(400, body);
+    stage
+        .mock
+        .faults()
+        .add(refusal, MockEndpoint::Token, Times::Forever);
     let device = stage.device();
     let authorization = device.start().await.unwrap();
     let error = device.poll(&authorization).await.unwrap_err();
     assert!(error.hint().contains("another type"), "{}", error.hint());
 }
 
-/// The texts are Coze's; here the mock says them of itself.
+/// The messages are Coze's; here the mock produces them without scripting.
 #[tokio::test(start_paused = true)]
-async fn what_coze_says_of_an_app_leads_to_its_hint() {
+async fn cozes_messages_about_an_app_have_hints() {
     let stage = Stage::new();
     let pkce = PkceFlow::new(stage.client(), defaults::WEB_CLIENT_ID).unwrap();
     let (page, login) = pkce.login(REDIRECT_URI).begin().unwrap();
@@ -936,23 +970,23 @@ async fn what_coze_says_of_an_app_leads_to_its_hint() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_fresh_token_that_is_refused_too_is_not_called_wrong() {
+async fn a_refused_new_token_is_not_reported_as_invalid() {
     let stage = Stage::new();
     let provider = CachedProvider::jwt(stage.jwt()).build();
     let api = CozeApi::new(stage.client(), provider);
     let body = json!({"code": 4100, "msg": "authentication is invalid"});
-    let refusal = ScriptedAnswer::new(401, body);
+    let refusal = ScriptedResponse::new(401, body);
     stage
         .mock
         .faults()
-        .add(refusal, At::UsersMe, Times::Forever);
+        .add(refusal, MockEndpoint::UsersMe, Times::Forever);
     let error = call_me(&api).await.unwrap_err();
     let hint = error.hint();
     assert!(hint.contains("token is not what is wrong"), "{hint}");
 }
 
 #[test]
-fn a_base_that_is_the_web_site_is_refused_and_the_right_one_named() {
+fn the_web_site_as_api_base_is_refused_and_the_api_base_named() {
     for (base, right) in [
         ("https://www.coze.cn", "https://api.coze.cn"),
         ("https://coze.cn", "https://api.coze.cn"),
@@ -964,29 +998,29 @@ fn a_base_that_is_the_web_site_is_refused_and_the_right_one_named() {
     }
 }
 
-// 4. What decides nothing.
+// 4. Responses without a decision
 
-fn undecided() -> Vec<ScriptedAnswer> {
+fn undecided() -> Vec<ScriptedResponse> {
     let page = "<html><body>Please sign in to this network</body></html>";
-    let html = |status| ScriptedAnswer::new(status, page).header("Content-Type", "text/html");
+    let html = |status| ScriptedResponse::new(status, page).header("Content-Type", "text/html");
     vec![
         html(200),
-        ScriptedAnswer::new(302, "").header("Location", "http://portal.example/"),
+        ScriptedResponse::new(302, "").header("Location", "http://portal.example/"),
         html(403),
         html(404),
-        ScriptedAnswer::new(407, "").header("Proxy-Authenticate", "Basic"),
+        ScriptedResponse::new(407, "").header("Proxy-Authenticate", "Basic"),
         html(511),
-        ScriptedAnswer::new(200, ""),
-        ScriptedAnswer::new(204, ""),
-        ScriptedAnswer::new(200, "{}"),
-        ScriptedAnswer::new(200, "[]"),
-        ScriptedAnswer::new(200, "{\"access_tok").framed(Framing::new().missing(200)),
-        ScriptedAnswer::new(200, "{\"access_tok"),
-        ScriptedAnswer::new(400, ""),
+        ScriptedResponse::new(200, ""),
+        ScriptedResponse::new(204, ""),
+        ScriptedResponse::new(200, "{}"),
+        ScriptedResponse::new(200, "[]"),
+        ScriptedResponse::new(200, "{\"access_tok").framed(Framing::new().missing(200)),
+        ScriptedResponse::new(200, "{\"access_tok"),
+        ScriptedResponse::new(400, ""),
     ]
 }
 
-/// A login whose user approves at this time. When the token came, or why it did not.
+/// A login whose user approves at this time. Returns the time of the token, or the error.
 async fn login(stage: &Stage, approved_after: Duration) -> (Result<Token>, Duration) {
     let device = stage.device();
     let authorization = device.start().await.unwrap();
@@ -1001,13 +1035,13 @@ async fn login(stage: &Stage, approved_after: Duration) -> (Result<Token>, Durat
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_captive_portal_ends_no_login() {
+async fn a_captive_portal_does_not_end_a_login() {
     for answer in undecided() {
         for times in [1, 3] {
             let why = format!("{times} times {answer:?}");
             let stage = Stage::new();
             let faults = stage.mock.faults();
-            faults.add(answer.clone(), At::Token, Times::Next(times));
+            faults.add(answer.clone(), MockEndpoint::Token, Times::Next(times));
             let (outcome, took) = login(&stage, secs(1)).await;
             let token = outcome.unwrap_or_else(|error| panic!("{why}: {error}"));
             stage.granted(&token);
@@ -1017,10 +1051,13 @@ async fn a_captive_portal_ends_no_login() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn behind_a_captive_portal_a_login_ends_with_its_code_and_asks_seldom() {
+async fn behind_a_captive_portal_polling_slows_down_until_the_expiry() {
     let stage = Stage::new();
-    let page = ScriptedAnswer::new(200, "<html>").header("Content-Type", "text/html");
-    stage.mock.faults().add(page, At::Token, Times::Forever);
+    let page = ScriptedResponse::new(200, "<html>").header("Content-Type", "text/html");
+    stage
+        .mock
+        .faults()
+        .add(page, MockEndpoint::Token, Times::Forever);
     let (outcome, took) = login(&stage, secs(1)).await;
     let error = outcome.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::DeviceCodeExpired, "{error}");
@@ -1030,8 +1067,8 @@ async fn behind_a_captive_portal_a_login_ends_with_its_code_and_asks_seldom() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn whoever_approves_just_before_the_end_is_signed_in() {
-    // The code lives for 300 s.
+async fn an_approval_just_before_the_expiry_signs_in() {
+    // The code expires after 300 s.
     for left in [800, 2000, 4500] {
         let stage = Stage::new();
         let (outcome, _) = login(&stage, secs(300) - millis(left)).await;
@@ -1041,12 +1078,15 @@ async fn whoever_approves_just_before_the_end_is_signed_in() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_code_that_lives_shorter_than_the_interval_can_be_approved() {
+async fn a_lifetime_below_the_interval_allows_an_approval() {
     for (life, interval) in [(60, 60), (60, 300), (5, 3600), (300, 86_400)] {
         let mock = MockCoze::builder().device_code_lifetime(secs(life));
         let stage = Stage::of(mock);
         let answer = edited(Edit::set("/interval", interval));
-        stage.mock.faults().add(answer, At::DeviceCode, Times::ONCE);
+        stage
+            .mock
+            .faults()
+            .add(answer, MockEndpoint::DeviceCode, Times::ONCE);
         let (outcome, took) = login(&stage, secs(1)).await;
         let token = outcome.unwrap_or_else(|error| panic!("{life} {interval}: {error}"));
         stage.granted(&token);
@@ -1055,12 +1095,12 @@ async fn a_code_that_lives_shorter_than_the_interval_can_be_approved() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn after_a_few_gateway_errors_a_login_is_as_quick_as_before() {
+async fn after_gateway_errors_the_interval_recovers() {
     let stage = Stage::new();
     stage
         .mock
         .faults()
-        .add(Fault::status(502), At::Token, Times::Next(3));
+        .add(Fault::status(502), MockEndpoint::Token, Times::Next(3));
     let device = stage.device();
     let authorization = device.start().await.unwrap();
     let (mock, user_code) = (stage.mock.clone(), authorization.user_code().to_owned());
@@ -1076,7 +1116,7 @@ async fn after_a_few_gateway_errors_a_login_is_as_quick_as_before() {
     let token = device.poll_with(&authorization, observe).await.unwrap();
     stage.granted(&token);
     let waits: Vec<_> = polls.windows(2).map(|two| two[1].0 - two[0].0).collect();
-    assert_eq!(waits[..2], [secs(10), secs(20)], "slower while it fails");
+    assert_eq!(waits[..2], [secs(10), secs(20)], "slower during failures");
     assert!(
         waits[3..]
             .iter()

@@ -1,5 +1,5 @@
-//! API calls whose token is the caller's least concern: each answer is typed, each refusal tells what to quote to
-//! Coze, and a token that died early costs one more request for a token and one more call, never a loop.
+//! API calls with automatic tokens: each response is typed, each error contains what to report to
+//! Coze, and a revoked token costs one more token request and one more call, never a loop.
 
 use std::{sync::Arc, time::Duration};
 
@@ -10,11 +10,12 @@ use coze_auth::{
     TokenProvider, reqwest,
 };
 use coze_mock::{
-    Endpoint as At, ErrorShape, ErrorWord, Fault, MockCoze, RequestRecord, Times, defaults,
+    Endpoint as MockEndpoint, ErrorShape, Fault, MockCoze, OAuthErrorCode, RequestRecord, Times,
+    defaults,
 };
 use http_body_util::{BodyDataStream, Full};
 
-use crate::support::{Cut, Stage, edit_json, jwt_flow, millis, pass, secs, status};
+use crate::support::{Interruption, Stage, edit_json, jwt_flow, millis, pass, secs, status};
 
 /// A mock on a socket, and a service that calls it.
 struct Service {
@@ -23,14 +24,16 @@ struct Service {
 }
 
 impl Service {
-    /// The next call is redirected to another origin, a mock that would know what it got.
+    /// Redirects the next call to another origin, a mock that records what it receives.
     async fn redirects_elsewhere(&self) -> MockCoze {
         let elsewhere = MockCoze::start().await.unwrap();
         let fault = Fault::Redirect {
             status: 307,
             location: format!("{}/v1/users/me", elsewhere.url()),
         };
-        self.mock.faults().add(fault, At::UsersMe, Times::ONCE);
+        self.mock
+            .faults()
+            .add(fault, MockEndpoint::UsersMe, Times::ONCE);
         elsewhere
     }
 
@@ -45,7 +48,7 @@ impl Service {
         api_with(self.provider.clone(), &self.mock)
     }
 
-    /// The token that the service has now dies.
+    /// Revokes the current token of the service.
     async fn lose_token(&self) {
         let token = self.provider.token().await.unwrap();
         assert!(self.mock.revoke_access_token(token.expose()));
@@ -79,7 +82,7 @@ fn api_with(provider: impl TokenProvider, mock: &MockCoze) -> CozeApi {
         .unwrap()
 }
 
-/// A client in the same process as the mock, with a provider in its hand.
+/// An in-process client of the mock, with its provider.
 fn in_process(stage: &Stage) -> (CozeApi, CachedProvider) {
     let provider = CachedProvider::jwt(stage.jwt()).build();
     (CozeApi::new(stage.client(), provider.clone()), provider)
@@ -90,14 +93,14 @@ async fn me(api: &CozeApi) -> Result<Reply<types::UserEnvelope>> {
         .await
 }
 
-/// How many requests there were for a token, and how many for the current user.
+/// The number of token requests, and of requests for the current user.
 fn requests(mock: &MockCoze) -> (usize, usize) {
     let requests = mock.requests();
     let count = |at| {
         let here = |request: &&RequestRecord| request.endpoint == Some(at);
         requests.iter().filter(here).count()
     };
-    (count(At::Token), count(At::UsersMe))
+    (count(MockEndpoint::Token), count(MockEndpoint::UsersMe))
 }
 
 #[tokio::test]
@@ -135,16 +138,23 @@ async fn each_operation_decodes() {
 }
 
 #[tokio::test]
-async fn a_code_that_is_not_zero_is_an_error_at_status_200() {
+async fn a_nonzero_code_is_an_error_at_status_200() {
     let service = Service::start().await;
     let fault = Fault::ErrorWithStatus200 {
         shape: ErrorShape::C,
-        word: ErrorWord::InvalidRequest,
+        code: OAuthErrorCode::InvalidRequest,
     };
-    service.mock.faults().add(fault, At::UsersMe, Times::ONCE);
+    service
+        .mock
+        .faults()
+        .add(fault, MockEndpoint::UsersMe, Times::ONCE);
     let error = me(&service.api()).await.unwrap_err();
     assert_refused(&service.mock, &error, 200, 4000);
-    assert_eq!(requests(&service.mock), (1, 1), "it is not about the token");
+    assert_eq!(
+        requests(&service.mock),
+        (1, 1),
+        "the error does not concern the token"
+    );
 }
 
 #[track_caller]
@@ -158,7 +168,7 @@ fn assert_refused(mock: &MockCoze, error: &Error, http_status: u16, code: i64) {
 }
 
 #[tokio::test]
-async fn a_resource_without_permission_is_an_error_and_no_reason_for_another_token() {
+async fn a_missing_permission_is_an_error_without_a_new_token() {
     let service = Service::start().await;
     let error = service
         .api()
@@ -170,18 +180,18 @@ async fn a_resource_without_permission_is_an_error_and_no_reason_for_another_tok
 }
 
 #[tokio::test]
-async fn a_fixed_token_that_is_dead_gives_the_error_after_one_call() {
+async fn an_invalid_fixed_token_is_an_error_after_one_call() {
     let mock = MockCoze::start().await.unwrap();
-    let api = api_with(FixedToken::new("pat_dead").unwrap(), &mock);
+    let api = api_with(FixedToken::new("pat_revoked").unwrap(), &mock);
     let error = me(&api).await.unwrap_err();
     assert_refused(&mock, &error, 401, 700_012_006);
     assert_eq!(requests(&mock), (0, 1));
     let shown = format!("{error} {error:?} {api:?}");
-    assert!(!shown.contains("pat_dead"), "{shown}");
+    assert!(!shown.contains("pat_revoked"), "{shown}");
 }
 
 #[tokio::test]
-async fn a_fixed_token_that_is_alive_is_sent_as_it_is() {
+async fn a_valid_fixed_token_is_sent_unchanged() {
     let mock = MockCoze::start().await.unwrap();
     let token = FixedToken::new(defaults::PERSONAL_ACCESS_TOKEN).unwrap();
     me(&api_with(token, &mock)).await.unwrap();
@@ -189,7 +199,7 @@ async fn a_fixed_token_that_is_alive_is_sent_as_it_is() {
 }
 
 #[tokio::test]
-async fn a_revoked_token_costs_one_more_token_and_one_more_call() {
+async fn a_revoked_token_is_replaced_and_the_call_repeated_once() {
     let service = Service::start().await;
     let api = service.api();
     me(&api).await.unwrap();
@@ -197,12 +207,12 @@ async fn a_revoked_token_costs_one_more_token_and_one_more_call() {
     me(&api).await.unwrap();
     assert_eq!(requests(&service.mock), (2, 3));
     me(&api).await.unwrap();
-    assert_eq!(requests(&service.mock), (2, 4), "all is well again");
+    assert_eq!(requests(&service.mock), (2, 4), "later calls succeed");
     service.mock.assert_clean();
 }
 
 #[tokio::test(start_paused = true)]
-async fn each_way_to_refuse_a_token_is_recovered_from() {
+async fn every_form_of_a_refused_token_is_recovered() {
     for (http_status, code) in [
         (401, 700_012_006),
         (200, 4100),
@@ -210,28 +220,28 @@ async fn each_way_to_refuse_a_token_is_recovered_from() {
         (401, 1),
     ] {
         let stage = Stage::new();
-        stage.line.rewrites(move |response| {
+        stage.network.rewrites(move |response| {
             if response.status() == 401 {
                 *response.status_mut() = http::StatusCode::from_u16(http_status).unwrap();
                 edit_json(response, |json| json["code"] = code.into());
             }
         });
         let (api, provider) = in_process(&stage);
-        let dead = provider.token().await.unwrap();
-        stage.mock.revoke_access_token(dead.expose());
+        let revoked = provider.token().await.unwrap();
+        stage.mock.revoke_access_token(revoked.expose());
         let outcome = me(&api).await;
         assert!(outcome.is_ok(), "{http_status} {code}: {outcome:?}");
         assert_eq!(requests(&stage.mock), (2, 2), "{http_status} {code}");
     }
 }
 
-/// What `POST /v3/chat` answers to a wrong token.
+/// The response of `POST /v3/chat` to an invalid token.
 const WRONG_TOKEN: &str = "The token you entered is incorrect. Please double-check";
 
 #[tokio::test(start_paused = true)]
-async fn a_fresh_token_that_is_refused_as_well_is_not_what_is_wrong() {
+async fn a_refused_new_token_is_not_renewed_again() {
     let stage = Stage::new();
-    stage.line.rewrites(|response| {
+    stage.network.rewrites(|response| {
         let body = std::str::from_utf8(response.body()).unwrap();
         if body.contains("user_name") {
             *response.body_mut() = format!(r#"{{"code":4101,"msg":"{WRONG_TOKEN}"}}"#).into();
@@ -252,9 +262,9 @@ async fn a_fresh_token_that_is_refused_as_well_is_not_what_is_wrong() {
     assert!(hint.contains("the token is not what is wrong"), "{hint}");
 }
 
-/// From now on the API refuses every token.
+/// Lets the API refuse every token.
 fn refuse_all(stage: &Stage) {
-    stage.line.rewrites(|response| {
+    stage.network.rewrites(|response| {
         let body = std::str::from_utf8(response.body()).unwrap();
         if body.contains("user_name") {
             *response.status_mut() = http::StatusCode::UNAUTHORIZED;
@@ -266,7 +276,7 @@ fn refuse_all(stage: &Stage) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_second_refusal_is_the_error() {
+async fn a_second_refusal_is_returned_as_the_error() {
     let stage = Stage::new();
     refuse_all(&stage);
     let (api, _) = in_process(&stage);
@@ -277,7 +287,7 @@ async fn a_second_refusal_is_the_error() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_api_that_refuses_every_token_does_not_make_each_call_ask_for_another() {
+async fn an_api_that_refuses_every_token_does_not_cause_a_renewal_per_call() {
     let stage = Stage::new();
     refuse_all(&stage);
     let (api, _) = in_process(&stage);
@@ -288,16 +298,20 @@ async fn an_api_that_refuses_every_token_does_not_make_each_call_ask_for_another
     assert_eq!(requests(&stage.mock), (2, 51));
     pass(secs(10)).await;
     me(&api).await.unwrap_err();
-    assert_eq!(requests(&stage.mock), (3, 53), "after a while once more");
+    assert_eq!(
+        requests(&stage.mock),
+        (3, 53),
+        "one more renewal after a while"
+    );
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_hundred_callers_with_a_dead_token_cause_one_request_for_another() {
+async fn a_hundred_callers_with_a_revoked_token_cause_one_renewal() {
     let stage = Stage::new();
     let (api, provider) = in_process(&stage);
-    let dead = provider.token().await.unwrap();
-    stage.mock.revoke_access_token(dead.expose());
-    stage.line.takes(millis(50));
+    let revoked = provider.token().await.unwrap();
+    stage.mock.revoke_access_token(revoked.expose());
+    stage.network.takes(millis(50));
     let callers: Vec<_> = (0..100)
         .map(|_| {
             let api = api.clone();
@@ -311,7 +325,7 @@ async fn a_hundred_callers_with_a_dead_token_cause_one_request_for_another() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_user_whose_sign_in_was_revoked_is_asked_to_sign_in_again() {
+async fn a_revoked_sign_in_requires_sign_in() {
     let stage = Stage::new();
     let first = stage.web_sign_in().await;
     let refresh_token = first.refresh_token().unwrap().expose().to_owned();
@@ -325,9 +339,9 @@ async fn a_user_whose_sign_in_was_revoked_is_asked_to_sign_in_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_a_token_no_call_is_made() {
+async fn without_a_token_no_call_is_sent() {
     let stage = Stage::new();
-    stage.line.cut(Cut::Refused);
+    stage.network.cut(Interruption::Refused);
     let (api, _) = in_process(&stage);
     let error = me(&api).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Connect);
@@ -357,7 +371,7 @@ async fn calls_can_be_spawned_and_share_one_provider() {
 }
 
 #[tokio::test]
-async fn an_api_that_redirects_gets_no_token_elsewhere() {
+async fn a_redirect_does_not_leak_the_token() {
     let service = Service::start().await;
     let elsewhere = service.redirects_elsewhere().await;
     let error = me(&service.api()).await.unwrap_err();
@@ -366,7 +380,7 @@ async fn an_api_that_redirects_gets_no_token_elsewhere() {
 }
 
 #[tokio::test]
-async fn the_time_outs_of_the_http_builder_are_replaced() {
+async fn the_timeouts_of_the_http_builder_are_replaced() {
     let mock = MockCoze::start().await.unwrap();
     let at_once = || {
         http()
@@ -388,8 +402,8 @@ async fn the_time_outs_of_the_http_builder_are_replaced() {
 }
 
 #[tokio::test]
-async fn a_server_that_never_answers_is_given_the_builders_time() {
-    // The connection stands, and nobody reads from it.
+async fn a_silent_server_causes_the_configured_timeout() {
+    // The connection is accepted, but nothing reads from it.
     let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", silent.local_addr().unwrap());
     let api = CozeApi::builder(FixedToken::new("pat_1").unwrap())
@@ -399,14 +413,14 @@ async fn a_server_that_never_answers_is_given_the_builders_time() {
         .build()
         .unwrap();
     let outcome = tokio::time::timeout(secs(10), me(&api)).await;
-    let error = outcome.expect("it gives up by itself").unwrap_err();
+    let error = outcome.expect("the call times out").unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Timeout, "{error}");
 }
 
-// The layer for other clients
+// The middleware for other clients
 
 #[tokio::test]
-async fn a_layered_client_carries_the_token_and_recovers_once() {
+async fn the_middleware_adds_the_token_and_recovers_once() {
     let service = Service::start().await;
     let client = service.middleware();
     let get = || async { client.get(service.me_url()).send().await.unwrap() };
@@ -418,9 +432,9 @@ async fn a_layered_client_carries_the_token_and_recovers_once() {
 }
 
 #[tokio::test]
-async fn a_layered_client_with_a_dead_fixed_token_keeps_its_401() {
+async fn the_middleware_returns_the_401_of_an_invalid_fixed_token() {
     let mock = MockCoze::start().await.unwrap();
-    let layer = TokenMiddleware::new(FixedToken::new("pat_dead").unwrap(), &endpoint(&mock));
+    let layer = TokenMiddleware::new(FixedToken::new("pat_revoked").unwrap(), &endpoint(&mock));
     let client = reqwest_middleware::ClientBuilder::new(http().build().unwrap())
         .with(layer)
         .build();
@@ -431,7 +445,7 @@ async fn a_layered_client_with_a_dead_fixed_token_keeps_its_401() {
 }
 
 #[tokio::test]
-async fn a_layered_client_sends_a_stream_once() {
+async fn the_middleware_sends_a_stream_once() {
     let service = Service::start().await;
     let client = service.middleware();
     service.lose_token().await;
@@ -443,7 +457,7 @@ async fn a_layered_client_sends_a_stream_once() {
 }
 
 #[tokio::test]
-async fn a_layered_client_shows_no_token_to_another_origin() {
+async fn the_middleware_sends_no_token_to_another_origin() {
     let service = Service::start().await;
     let elsewhere = MockCoze::start().await.unwrap();
     let client = service.middleware();
@@ -460,7 +474,10 @@ async fn a_layered_client_shows_no_token_to_another_origin() {
         status: 307,
         location: url,
     };
-    service.mock.faults().add(fault, At::UsersMe, Times::ONCE);
+    service
+        .mock
+        .faults()
+        .add(fault, MockEndpoint::UsersMe, Times::ONCE);
     client.get(service.me_url()).send().await.unwrap();
     let there = elsewhere.requests();
     assert_eq!(there.len(), 3);
@@ -470,10 +487,10 @@ async fn a_layered_client_shows_no_token_to_another_origin() {
 }
 
 #[tokio::test]
-async fn a_401_of_another_origin_says_nothing_about_the_token() {
+async fn a_401_of_another_origin_does_not_invalidate_the_token() {
     let service = Service::start().await;
     let _elsewhere = service.redirects_elsewhere().await;
     let answer = service.middleware().get(service.me_url()).send().await;
     assert_eq!(answer.unwrap().status(), 401);
-    assert_eq!(requests(&service.mock), (1, 1), "the token is good");
+    assert_eq!(requests(&service.mock), (1, 1), "the token is valid");
 }

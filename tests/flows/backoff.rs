@@ -1,4 +1,4 @@
-//! What is tried again, when, and what ends a backoff: a fresh sign-in, wherever it was put.
+//! What is retried and when, and that a new sign-in ends a backoff, wherever it was stored.
 
 use std::{
     sync::{
@@ -15,9 +15,9 @@ use coze_auth::{
 use coze_mock::defaults;
 use tokio::time::Instant;
 
-use crate::support::{Cut, Stage, edit_json, millis, pass, secs};
+use crate::support::{Interruption, Stage, edit_json, millis, pass, secs};
 
-/// A sign-in in a store that others can reach, too.
+/// A sign-in in a store that other processes use too.
 async fn signed_in(stage: &Stage) -> (Arc<MemoryStore>, SignIn) {
     let store = Arc::new(MemoryStore::new());
     let sign_in = SignIn::new(Arc::clone(&store), "default").unwrap();
@@ -30,8 +30,8 @@ async fn refused(stage: &Stage, provider: &CachedProvider) {
     assert!(live.live_refresh_token().is_some());
     let token = provider.token().await.unwrap();
     provider.invalidate(&token);
-    // Some attempts fail first, so that the backoff has grown.
-    stage.line.cut(Cut::Refused);
+    // Some attempts fail first, to increase the backoff.
+    stage.network.cut(Interruption::Refused);
     for _ in 0..4 {
         let error = provider.token().await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Connect, "{error}");
@@ -43,12 +43,12 @@ async fn refused(stage: &Stage, provider: &CachedProvider) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_user_who_has_just_signed_in_is_served_at_once_after_an_outage() {
+async fn a_new_sign_in_ends_the_backoff_of_an_outage() {
     let stage = Stage::new();
     let (_, sign_in) = signed_in(&stage).await;
     let provider = CachedProvider::web(stage.web(), sign_in.clone()).build();
     refused(&stage, &provider).await;
-    stage.line.mend();
+    stage.network.repair();
     let fresh = stage.web_sign_in().await;
     sign_in.put(&fresh).await.unwrap();
     let began = Instant::now();
@@ -58,18 +58,18 @@ async fn a_user_who_has_just_signed_in_is_served_at_once_after_an_outage() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_user_who_has_signed_in_through_another_replica_is_served_within_a_second() {
+async fn a_new_sign_in_by_another_replica_is_used_within_a_second() {
     let stage = Stage::new();
     let (store, sign_in) = signed_in(&stage).await;
     let provider = CachedProvider::web(stage.web(), sign_in).build();
     refused(&stage, &provider).await;
-    stage.line.mend();
-    let attempts = stage.line.attempts();
-    // It looks, finds nothing, and does not look again at once.
+    stage.network.repair();
+    let attempts = stage.network.attempts();
+    // It loads the record, finds no change, and does not load again immediately.
     provider.token().await.unwrap_err();
     let other = SignIn::new(store, "default").unwrap();
     let fresh = stage.web_sign_in().await;
-    let signing_in = stage.line.attempts() - attempts;
+    let signing_in = stage.network.attempts() - attempts;
     other.put(&fresh).await.unwrap();
     let began = Instant::now();
     let token = loop {
@@ -81,14 +81,14 @@ async fn a_user_who_has_signed_in_through_another_replica_is_served_within_a_sec
     assert_eq!(token.expose(), fresh.access_token().expose());
     assert!(began.elapsed() <= secs(1), "{:?}", began.elapsed());
     assert_eq!(
-        stage.line.attempts() - attempts,
+        stage.network.attempts() - attempts,
         signing_in,
-        "it only loads"
+        "it only loads the record"
     );
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_user_who_signs_in_again_after_invalid_grant_is_served_at_once() {
+async fn a_new_sign_in_after_invalid_grant_is_used_immediately() {
     let stage = Stage::new();
     let store = MemoryStore::new();
     let sign_in = SignIn::new(store, "default").unwrap();
@@ -109,49 +109,53 @@ async fn a_user_who_signs_in_again_after_invalid_grant_is_served_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn in_a_backoff_the_store_is_asked_once_a_second_and_the_server_not_at_all() {
+async fn during_a_backoff_the_store_is_loaded_once_a_second_and_no_request_is_sent() {
     let stage = Stage::new();
     let (_, sign_in) = signed_in(&stage).await;
     let provider = CachedProvider::web(stage.web(), sign_in).build();
     refused(&stage, &provider).await;
-    let (attempts, stats) = (stage.line.attempts(), provider.stats());
+    let (attempts, stats) = (stage.network.attempts(), provider.stats());
     for _ in 0..40 {
         provider.token().await.unwrap_err();
         pass(millis(100)).await;
     }
-    assert_eq!(stage.line.attempts(), attempts);
+    assert_eq!(stage.network.attempts(), attempts);
     let now = provider.stats();
-    assert_eq!(now.refreshes, stats.refreshes, "a look is none");
-    assert_eq!(now.requests, attempts - 1, "all but the sign-in");
+    assert_eq!(now.refreshes, stats.refreshes, "loading is not a refresh");
+    assert_eq!(
+        now.requests,
+        attempts - 1,
+        "all requests except the sign-in"
+    );
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_answer_whose_token_had_expired_causes_one_refresh_and_then_a_backoff() {
+async fn a_response_with_an_expired_token_causes_one_refresh_and_then_a_backoff() {
     let stage = Stage::new();
     let (_, sign_in) = signed_in(&stage).await;
     let provider = CachedProvider::web(stage.web(), sign_in).build();
     let token = provider.token().await.unwrap();
     provider.invalidate(&token);
-    stage.line.rewrites(|response| {
+    stage.network.rewrites(|response| {
         edit_json(response, |json| json["expires_in"] = 0.into());
     });
-    let before = stage.line.attempts();
+    let before = stage.network.attempts();
     for _ in 0..100 {
         let error = provider.token().await.unwrap_err();
         assert!(error.retry_after().is_some(), "{error}");
         pass(millis(4)).await;
     }
-    assert_eq!(stage.line.attempts() - before, 1);
-    // The next ones come ever later.
+    assert_eq!(stage.network.attempts() - before, 1);
+    // The backoff grows.
     for _ in 0..100 {
         provider.token().await.unwrap_err();
         pass(millis(600)).await;
     }
-    let attempts = stage.line.attempts() - before;
+    let attempts = stage.network.attempts() - before;
     assert!(attempts <= 10, "{attempts} in a minute");
 }
 
-/// A key service that fails so many times.
+/// A key service whose first calls fail.
 struct FailingSigner {
     failures: AtomicU32,
     transient: bool,
@@ -189,16 +193,16 @@ fn signing(stage: &Stage, failures: u32, transient: bool) -> CachedProvider {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_signer_that_fails_for_a_moment_is_asked_again() {
+async fn a_temporary_failure_of_the_signer_is_retried() {
     let stage = Stage::new();
     let provider = signing(&stage, 3, true);
     let token = provider.token().await.unwrap();
     assert!(stage.takes(&token));
-    assert_eq!(stage.line.attempts(), 1, "nothing was sent before");
+    assert_eq!(stage.network.attempts(), 1, "nothing was sent before");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_signer_that_says_no_is_not_asked_again_and_its_error_tells_the_cause() {
+async fn a_permanent_failure_of_the_signer_is_not_retried() {
     let stage = Stage::new();
     let error = signing(&stage, 1, false).token().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Signing);
@@ -209,9 +213,9 @@ async fn a_signer_that_says_no_is_not_asked_again_and_its_error_tells_the_cause(
     assert!(error.to_string().contains("code 17"), "{error}");
 }
 
-// Exchanges of the user's own
+// Custom exchanges
 
-/// A gateway that fails so many times, and then gives tokens that live 100 seconds.
+/// A gateway whose first calls fail, and which then returns tokens that live 100 seconds.
 fn gateway(stage: &Stage, failures: u32, transient: bool) -> (CachedProvider, Arc<AtomicU32>) {
     let asked = Arc::new(AtomicU32::new(0));
     let counted = Arc::clone(&asked);
@@ -231,7 +235,7 @@ fn gateway(stage: &Stage, failures: u32, transient: bool) -> (CachedProvider, Ar
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_exchange_of_ones_own_is_made_once_for_all_and_again_ahead_of_the_end() {
+async fn a_custom_exchange_is_shared_and_refreshed_ahead_of_expiry() {
     let stage = Stage::new();
     let (provider, asked) = gateway(&stage, 0, false);
     let (one, other) = tokio::join!(provider.token(), provider.token());
@@ -253,7 +257,7 @@ async fn an_exchange_of_ones_own_is_made_once_for_all_and_again_ahead_of_the_end
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_exchange_of_ones_own_is_retried_where_it_says_so_and_backs_off() {
+async fn a_custom_exchange_is_retried_if_retryable_and_backs_off() {
     let stage = Stage::new();
     let (provider, asked) = gateway(&stage, 2, true);
     provider.token().await.unwrap();
@@ -264,19 +268,19 @@ async fn an_exchange_of_ones_own_is_retried_where_it_says_so_and_backs_off() {
         let error = provider.token().await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Provider);
         assert!(error.to_string().contains("code 17"), "{error}");
-        assert_eq!(error.flow(), None, "none of Coze's");
+        assert_eq!(error.flow(), None, "not one of Coze's flows");
         assert!(error.retry_after().is_some());
     }
     assert_eq!(asked.load(Ordering::SeqCst), 1);
 }
 
-/// Of any provider.
+/// Gets a token from any provider.
 async fn asked(provider: impl TokenProvider) -> String {
     provider.token().await.unwrap().expose().to_owned()
 }
 
 #[tokio::test(start_paused = true)]
-async fn any_provider_can_be_asked_generic_or_dyn() {
+async fn providers_work_as_generics_and_as_trait_objects() {
     let stage = Stage::new();
     let (provider, _) = gateway(&stage, 0, false);
     assert_eq!(asked(provider.clone()).await, "gw_0");

@@ -1,21 +1,21 @@
-//! Every flow against the strict mock, because only a server that refuses what Coze does not document can say
-//! that a client keeps to the documentation; and what was granted is compared with what was asked for.
+//! Every flow against the strict mock, which refuses whatever Coze does not document.
+//! What was granted is compared with what was requested.
 
 use std::sync::{Arc, Mutex};
 
 use coze_auth::{
     ErrorCode, ErrorKind, Flow, JwtTokenRequest, Poll, PollStatus, Scope, SessionContext, Token,
 };
-use coze_mock::{Decision, Flow as Granted, defaults};
+use coze_mock::{Decision, Grant, defaults};
 use serde_json::json;
 
 use crate::support::{REDIRECT_URI, START, Stage, pass, secs, unix};
 
 const WORKSPACE: &str = defaults::WORKSPACE_ID;
 
-/// What every token of a person's sign-in is like.
+/// Checks the properties of a token of a user's sign-in.
 #[track_caller]
-fn assert_is_a_users(stage: &Stage, token: &Token, flow: Granted, client_id: &str) {
+fn assert_is_a_users(stage: &Stage, token: &Token, flow: Grant, client_id: &str) {
     let granted = stage.granted(token);
     assert_eq!(
         (granted.flow, granted.client_id.as_str()),
@@ -27,18 +27,18 @@ fn assert_is_a_users(stage: &Stage, token: &Token, flow: Granted, client_id: &st
     assert_eq!(
         sign_in.live_refresh_token(),
         Some(coze_mock::fingerprint(refresh_token.expose()).as_str()),
-        "the refresh token in hand is the live one"
+        "the refresh token is the current one"
     );
     let expires_at = granted.expires_at.map(unix);
     assert_eq!(
         Some(token.expires_at()),
         expires_at,
-        "both know the same end"
+        "client and mock agree on the expiry"
     );
     assert_eq!(
         token.log_id(),
         Some(stage.last_log_id().as_str()),
-        "the log id is that of the answer"
+        "the log id is that of the response"
     );
 }
 
@@ -49,7 +49,7 @@ async fn a_web_app_signs_a_user_in() {
     assert_is_a_users(
         &stage,
         &token,
-        Granted::AuthorizationCode,
+        Grant::AuthorizationCode,
         defaults::WEB_CLIENT_ID,
     );
     assert_eq!(stage.granted(&token).workspace_id, None);
@@ -72,12 +72,16 @@ async fn a_web_app_signs_a_user_in_to_one_workspace() {
 
     let next = web.refresh(token.refresh_token().unwrap()).await.unwrap();
     let workspace_id = stage.granted(&next).workspace_id;
-    assert_eq!(workspace_id.as_deref(), Some(WORKSPACE), "it stays limited");
+    assert_eq!(
+        workspace_id.as_deref(),
+        Some(WORKSPACE),
+        "it stays limited to the workspace"
+    );
     stage.mock.assert_clean();
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_user_who_refuses_a_web_app_is_told_apart_from_one_who_fails() {
+async fn a_user_who_refuses_a_web_app_causes_access_denied() {
     let stage = Stage::new();
     let web = stage.web();
     let (page, login) = web.login(REDIRECT_URI).begin().unwrap();
@@ -85,12 +89,12 @@ async fn a_user_who_refuses_a_web_app_is_told_apart_from_one_who_fails() {
     let error = web.complete(login, &callback).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Refused);
     assert_eq!(error.code(), Some(&ErrorCode::AccessDenied));
-    assert_eq!(stage.line.attempts(), 0, "there is no code to exchange");
+    assert_eq!(stage.network.attempts(), 0, "no code is exchanged");
     stage.mock.assert_clean();
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_code_works_once() {
+async fn a_code_is_single_use() {
     let stage = Stage::new();
     let web = stage.web();
     let (page, login) = web.login(REDIRECT_URI).begin().unwrap();
@@ -109,7 +113,7 @@ async fn a_public_client_signs_a_user_in_with_pkce() {
     assert_is_a_users(
         &stage,
         &token,
-        Granted::AuthorizationCode,
+        Grant::AuthorizationCode,
         defaults::PKCE_CLIENT_ID,
     );
     stage.mock.assert_clean();
@@ -129,7 +133,7 @@ async fn a_public_client_signs_a_user_in_to_one_workspace() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_plain_challenge_is_met_too() {
+async fn a_plain_challenge_is_supported() {
     let stage = Stage::new();
     let pkce = stage.pkce();
     let (page, login) = pkce.login(REDIRECT_URI).plain_challenge().begin().unwrap();
@@ -140,7 +144,7 @@ async fn a_plain_challenge_is_met_too() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn another_logins_verifier_does_not_redeem_a_code() {
+async fn the_verifier_of_another_login_does_not_redeem_a_code() {
     let stage = Stage::new();
     let pkce = stage.pkce();
     let login = || pkce.login(REDIRECT_URI).state("the same").begin().unwrap();
@@ -165,17 +169,13 @@ async fn a_device_polls_until_its_user_approves() {
     });
     let token = device.poll(&authorization).await.unwrap();
     person.await.unwrap();
-    assert_is_a_users(&stage, &token, Granted::Device, defaults::DEVICE_CLIENT_ID);
+    assert_is_a_users(&stage, &token, Grant::Device, defaults::DEVICE_CLIENT_ID);
     let at: Vec<_> = stage
         .token_requests()
         .iter()
         .map(|request| request.at_unix_ms / 1000 - START)
         .collect();
-    assert_eq!(
-        at,
-        [5, 10, 15, 20, 25, 30, 35],
-        "every interval, and no more"
-    );
+    assert_eq!(at, [5, 10, 15, 20, 25, 30, 35], "once per interval");
     stage.mock.assert_clean();
 }
 
@@ -208,7 +208,7 @@ async fn a_device_that_its_user_refuses_stops_polling() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_device_that_is_told_to_slow_down_does_so_for_good() {
+async fn slow_down_increases_the_interval_permanently() {
     let stage = Stage::new();
     let device = stage.device();
     let authorization = device.start().await.unwrap();
@@ -223,11 +223,14 @@ async fn a_device_that_is_told_to_slow_down_does_so_for_good() {
             mock.approve_device(&user_code).unwrap();
         }
     });
-    // Somebody asks 3 s before: the mock finds the next request too early.
+    // Another poll 3 s earlier makes the next one too early for the mock.
     let impatient = async {
         pass(secs(2)).await;
         let asked = device.poll_once(&authorization).await.unwrap();
-        assert!(matches!(asked, Poll::Pending), "the first may come at once");
+        assert!(
+            matches!(asked, Poll::Pending),
+            "the first poll may be immediate"
+        );
     };
     let (token, ()) = tokio::join!(polling, impatient);
     let token = token.unwrap();
@@ -235,24 +238,28 @@ async fn a_device_that_is_told_to_slow_down_does_so_for_good() {
         *slowed.lock().unwrap(),
         [(true, secs(10)), (false, secs(10)), (false, secs(10))],
     );
-    assert_eq!(stage.granted(&token).flow, Granted::Device);
+    assert_eq!(stage.granted(&token).flow, Grant::Device);
     stage.mock.assert_clean();
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_device_code_that_nobody_confirms_ends_by_itself() {
+async fn an_unconfirmed_device_code_expires() {
     let stage = Stage::new();
     let device = stage.device();
     let authorization = device.start().await.unwrap();
     let began = tokio::time::Instant::now();
     let error = device.poll(&authorization).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::DeviceCodeExpired);
-    assert_eq!(began.elapsed(), secs(300), "the lifetime that Coze gave it");
+    assert_eq!(
+        began.elapsed(),
+        secs(300),
+        "the lifetime that the mock granted"
+    );
     stage.mock.assert_clean();
 }
 
 #[tokio::test(start_paused = true)]
-async fn each_user_flow_refreshes_into_the_next_generation() {
+async fn each_user_flow_refreshes() {
     let stage = Stage::new();
     let (web, pkce, device) = (
         stage.web_sign_in().await,
@@ -263,19 +270,19 @@ async fn each_user_flow_refreshes_into_the_next_generation() {
     let refresh_token = |token: &Token| token.refresh_token().unwrap().clone();
     for (flow, client_id, first, next) in [
         (
-            Granted::AuthorizationCode,
+            Grant::AuthorizationCode,
             defaults::WEB_CLIENT_ID,
             &web,
             stage.web().refresh(&refresh_token(&web)).await,
         ),
         (
-            Granted::AuthorizationCode,
+            Grant::AuthorizationCode,
             defaults::PKCE_CLIENT_ID,
             &pkce,
             stage.pkce().refresh(&refresh_token(&pkce)).await,
         ),
         (
-            Granted::Device,
+            Grant::Device,
             defaults::DEVICE_CLIENT_ID,
             &device,
             stage.device().refresh(&refresh_token(&device)).await,
@@ -309,7 +316,7 @@ async fn each_user_flow_refreshes_into_the_next_generation() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_refresh_token_that_was_used_asks_for_a_new_sign_in() {
+async fn a_redeemed_refresh_token_requires_sign_in() {
     let stage = Stage::new();
     let token = stage.pkce_sign_in().await;
     let refresh_token = token.refresh_token().unwrap();
@@ -321,7 +328,7 @@ async fn a_refresh_token_that_was_used_asks_for_a_new_sign_in() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_service_gets_the_token_that_its_request_describes() {
+async fn a_service_gets_the_requested_token() {
     let bots = ["7101", "7102"];
     let scope_sent = json!({
         "account_permission": {"permission_list": ["Connector.botChat"]},
@@ -352,7 +359,7 @@ async fn a_service_gets_the_token_that_its_request_describes() {
     for (case, request) in cases {
         let token = stage.jwt().token_for(&request).await.unwrap();
         let granted = stage.granted(&token);
-        assert_eq!(granted.flow, Granted::Jwt, "{case}");
+        assert_eq!(granted.flow, Grant::Jwt, "{case}");
         assert_eq!(granted.client_id, defaults::JWT_CLIENT_ID, "{case}");
         let lifetime = match case {
             "duration" => 86_399,
@@ -390,7 +397,7 @@ async fn a_service_gets_the_token_that_its_request_describes() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn no_two_jwts_are_alike() {
+async fn every_jwt_is_unique() {
     let stage = Stage::new();
     let jwt = stage.jwt();
     for _ in 0..20 {

@@ -1,19 +1,21 @@
-//! Each fault that the mock can cause, as a caller of coze-auth sees it: the kind of error, the status, when to
-//! come back and the log id are all that a caller can act on, so they have to be exact.
+//! Each fault of the mock as a caller of coze-auth sees it: error kind, status,
+//! `Retry-After` and log id are what a caller can act on, so they have to be exact.
 
 use coze_auth::{
     Endpoint, Error, ErrorCode, ErrorKind, Flow, OAuthClient, PkceFlow, RefreshToken, Result,
     Token, reqwest,
 };
 use coze_mock::{
-    Decision, Endpoint as At, ErrorShape, ErrorWord, Fault, FaultBody, MockCoze, RetryAfter,
-    Target, Times, When, defaults,
+    Decision, Endpoint as MockEndpoint, ErrorShape, Fault, FaultBody, MockCoze, OAuthErrorCode,
+    RetryAfter, Target, Times, When, defaults,
 };
 use tokio::time::Instant;
 
-use crate::support::{Cut, REDIRECT_URI, START, Stage, jwt_flow, millis, pass, secs, status, unix};
+use crate::support::{
+    Interruption, REDIRECT_URI, START, Stage, jwt_flow, millis, pass, secs, status, unix,
+};
 
-/// A signed-in client whose refreshes go wrong.
+/// A signed-in client whose refreshes fail.
 struct Unlucky {
     stage: Stage,
     pkce: PkceFlow,
@@ -31,16 +33,16 @@ impl Unlucky {
         }
     }
 
-    /// Refreshes while this fault strikes.
+    /// Refreshes with this fault.
     async fn refresh(&self, fault: Fault) -> Result<Token> {
         let faults = self.stage.mock.faults();
         faults.add(fault, Target::refresh(), Times::ONCE);
         let outcome = self.pkce.refresh(&self.refresh_token).await;
-        assert!(faults.pending().is_empty(), "the fault struck");
+        assert!(faults.pending().is_empty(), "the fault was applied");
         outcome
     }
 
-    /// Refreshes while this fault strikes, which must be an error that tells where it happened.
+    /// Refreshes with this fault, which must cause an error that names the endpoint.
     async fn refused(&self, fault: Fault) -> Error {
         let error = self.refresh(fault).await.unwrap_err();
         assert_eq!(error.flow(), Some(Flow::Pkce), "{error}");
@@ -49,7 +51,7 @@ impl Unlucky {
         error
     }
 
-    /// The same, with an answer, whose log id must be in the error.
+    /// The same for a fault with a response, whose log id must be in the error.
     async fn answered(&self, fault: Fault) -> Error {
         let error = self.refused(fault).await;
         let log_id = self.stage.last_log_id();
@@ -57,7 +59,7 @@ impl Unlucky {
         error
     }
 
-    /// Whether the refresh token that was sent still works.
+    /// Whether the refresh token is still valid.
     fn is_live(&self) -> bool {
         let sign_in = self.stage.mock.sign_in_of(self.refresh_token.expose());
         let fingerprint = coze_mock::fingerprint(self.refresh_token.expose());
@@ -76,7 +78,7 @@ async fn latency_is_waited_for() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn latency_beyond_the_time_out_is_one() {
+async fn latency_beyond_the_timeout_is_a_timeout() {
     let unlucky = Unlucky::new().await;
     let began = Instant::now();
     let error = unlucky.refused(Fault::latency(secs(31))).await;
@@ -101,7 +103,7 @@ async fn a_reset_connection_is_interrupted_whether_or_not_the_request_took_effec
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_answer_that_never_comes_is_a_time_out_whether_or_not_the_request_took_effect() {
+async fn a_missing_response_is_a_timeout_whether_or_not_the_request_took_effect() {
     for (when, live) in [
         (When::BeforeProcessing, true),
         (When::AfterProcessing, false),
@@ -117,7 +119,7 @@ async fn an_answer_that_never_comes_is_a_time_out_whether_or_not_the_request_too
 }
 
 #[tokio::test(start_paused = true)]
-async fn too_many_requests_say_when_to_come_back() {
+async fn too_many_requests_reports_retry_after() {
     let unlucky = Unlucky::new().await;
     let error = unlucky.answered(Fault::too_many_requests(7)).await;
     assert_eq!(error.kind(), ErrorKind::Refused);
@@ -129,7 +131,7 @@ async fn too_many_requests_say_when_to_come_back() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_date_to_come_back_at_counts_by_the_servers_clock() {
+async fn a_retry_after_date_counts_by_the_servers_clock() {
     for local_ahead in [0, 3600, -3600] {
         let unlucky = Unlucky::new().await;
         unlucky.stage.clock.set_wall_offset_secs(local_ahead);
@@ -152,7 +154,7 @@ async fn the_date_to_come_back_at_counts_by_the_servers_clock() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_server_error_may_pass_whatever_its_body_is() {
+async fn a_server_error_is_retryable_with_any_body() {
     let unlucky = Unlucky::new().await;
     for code in [500, 502, 503, 504] {
         for body in [FaultBody::Json, FaultBody::Html, FaultBody::Empty] {
@@ -181,7 +183,7 @@ async fn a_server_error_may_pass_whatever_its_body_is() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_truncated_answer_is_no_answer_and_shows_no_token() {
+async fn a_truncated_response_is_an_error_without_the_token() {
     let unlucky = Unlucky::new().await;
     let error = unlucky.answered(Fault::TruncatedJson).await;
     assert_eq!(error.kind(), ErrorKind::InvalidAnswer);
@@ -192,14 +194,14 @@ async fn a_truncated_answer_is_no_answer_and_shows_no_token() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_token_with_the_wrong_content_type_is_a_token() {
+async fn a_token_with_the_wrong_content_type_is_accepted() {
     let unlucky = Unlucky::new().await;
     let token = unlucky.refresh(Fault::WrongContentType).await.unwrap();
     unlucky.stage.granted(&token);
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_answer_of_two_mib_is_not_read_to_its_end() {
+async fn a_response_of_two_mib_is_not_read_completely() {
     let unlucky = Unlucky::new().await;
     let error = unlucky.answered(Fault::OversizedBody).await;
     assert_eq!(error.kind(), ErrorKind::InvalidAnswer);
@@ -208,7 +210,7 @@ async fn an_answer_of_two_mib_is_not_read_to_its_end() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_redirect_is_an_error_of_its_own() {
+async fn a_redirect_has_its_own_error_kind() {
     let unlucky = Unlucky::new().await;
     for code in [301, 302, 303, 307, 308] {
         let error = unlucky
@@ -226,36 +228,44 @@ async fn a_redirect_is_an_error_of_its_own() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_error_in_an_answer_of_status_200_is_an_error_in_each_shape() {
+async fn an_error_with_status_200_is_an_error_in_each_shape() {
     let unlucky = Unlucky::new().await;
-    for (shape, word, code) in [
+    for (shape, code, expected) in [
         (
             ErrorShape::A,
-            ErrorWord::InvalidGrant,
+            OAuthErrorCode::InvalidGrant,
             ErrorCode::InvalidGrant,
         ),
-        (ErrorShape::B, ErrorWord::AccessDeny, ErrorCode::AccessDeny),
-        (ErrorShape::C, ErrorWord::InvalidGrant, ErrorCode::Api(4000)),
+        (
+            ErrorShape::B,
+            OAuthErrorCode::AccessDeny,
+            ErrorCode::AccessDeny,
+        ),
+        (
+            ErrorShape::C,
+            OAuthErrorCode::InvalidGrant,
+            ErrorCode::Api(4000),
+        ),
     ] {
         let error = unlucky
-            .answered(Fault::ErrorWithStatus200 { shape, word })
+            .answered(Fault::ErrorWithStatus200 { shape, code })
             .await;
         assert_eq!(error.kind(), ErrorKind::Refused, "{shape:?}");
-        assert_eq!(error.code(), Some(&code), "{shape:?}");
+        assert_eq!(error.code(), Some(&expected), "{shape:?}");
         assert_eq!(status(&error), Some(200), "{shape:?}");
         assert!(!error.is_retryable(), "{shape:?}");
         assert!(error.message().is_some(), "{shape:?}");
     }
     let internal = Fault::ErrorWithStatus200 {
         shape: ErrorShape::A,
-        word: ErrorWord::InternalError,
+        code: OAuthErrorCode::InternalError,
     };
     assert!(unlucky.answered(internal).await.is_retryable());
     assert!(unlucky.is_live());
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_date_that_is_wrong_neither_kills_a_token_nor_lengthens_its_life() {
+async fn a_wrong_date_does_not_change_a_lifetime() {
     for (skew, lifetime) in [(600, 900), (-600, 900), (-7200, 900), (7200, 900)] {
         let unlucky = Unlucky::new().await;
         let fault = Fault::SkewedDate { seconds: skew };
@@ -267,7 +277,7 @@ async fn a_date_that_is_wrong_neither_kills_a_token_nor_lengthens_its_life() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_short_lived_token_is_known_to_be_one() {
+async fn a_short_lifetime_is_reported() {
     let unlucky = Unlucky::new().await;
     pass(secs(5)).await;
     let fault = Fault::ShortLivedTokens { seconds: 2 };
@@ -282,7 +292,7 @@ async fn a_short_lived_token_is_known_to_be_one() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn every_request_of_every_flow_sees_a_gateways_error() {
+async fn every_request_of_every_flow_reports_a_gateway_error() {
     let stage = Stage::new();
     let token = stage.web_sign_in().await;
     let authorization = stage.device().start().await.unwrap();
@@ -332,7 +342,7 @@ async fn every_request_of_every_flow_sees_a_gateways_error() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_device_polls_on_through_faults_that_pass() {
+async fn a_device_continues_to_poll_through_temporary_faults() {
     let stage = Stage::new();
     let device = stage.device();
     let authorization = device.start().await.unwrap();
@@ -343,7 +353,10 @@ async fn a_device_polls_on_through_faults_that_pass() {
             when: When::BeforeProcessing,
         },
     ] {
-        stage.mock.faults().add(fault, At::Token, Times::ONCE);
+        stage
+            .mock
+            .faults()
+            .add(fault, MockEndpoint::Token, Times::ONCE);
     }
     stage
         .mock
@@ -356,54 +369,62 @@ async fn a_device_polls_on_through_faults_that_pass() {
         .iter()
         .map(|request| request.at_unix_ms / 1000 - START)
         .collect();
-    // Doubled after each failure; `Retry-After` counts where it is longer.
+    // Doubled after each failure; `Retry-After` applies if it is longer.
     assert_eq!(at, [5, 15, 55, 95]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_code_that_could_not_be_sent_is_sent_again_and_one_that_may_have_been_is_not() {
-    let attempts_over = |cut, mended_after| async move {
+async fn a_code_is_resent_only_if_it_was_certainly_not_sent() {
+    let attempts_over = |cut, repaired_after| async move {
         let stage = Stage::new();
         let web = stage.web();
         let (page, login) = web.login(REDIRECT_URI).begin().unwrap();
         let callback = stage.person(page.as_str(), Decision::Approve);
-        stage.line.cut(cut);
-        let line = stage.line.clone();
-        let mended = tokio::spawn(async move {
-            pass(mended_after).await;
-            line.mend();
+        stage.network.cut(cut);
+        let network = stage.network.clone();
+        let repaired = tokio::spawn(async move {
+            pass(repaired_after).await;
+            network.repair();
         });
         let outcome = web.complete(login, &callback).await;
-        mended.await.unwrap();
+        repaired.await.unwrap();
         (
             outcome.map_err(|error| error.kind()).err(),
-            stage.line.attempts(),
+            stage.network.attempts(),
         )
     };
-    let soon = attempts_over(Cut::Refused, millis(500)).await;
-    assert_eq!(soon, (None, 3), "at once, after 0.2 s, after 0.8 s more");
-    let late = attempts_over(Cut::Refused, secs(5)).await;
+    let soon = attempts_over(Interruption::Refused, millis(500)).await;
+    assert_eq!(
+        soon,
+        (None, 3),
+        "immediately, after 0.2 s, after 0.8 s more"
+    );
+    let late = attempts_over(Interruption::Refused, secs(5)).await;
     assert_eq!(late, (Some(ErrorKind::Connect), 3));
-    let silent = attempts_over(Cut::Silent, millis(500)).await;
+    let silent = attempts_over(Interruption::Silent, millis(500)).await;
     assert_eq!(silent, (Some(ErrorKind::Timeout), 1));
 }
 
-/// Over a socket, where resets and time-outs are real.
+/// Over a socket, with real resets and timeouts.
 async fn over_a_socket(fault: Fault) -> Error {
-    let patience = match fault {
+    let timeout = match fault {
         Fault::Timeout { .. } => secs(6),
         _ => secs(30),
     };
     let mock = MockCoze::start().await.unwrap();
-    mock.faults().add(fault, At::Token, Times::ONCE);
+    mock.faults().add(fault, MockEndpoint::Token, Times::ONCE);
     let client = OAuthClient::builder()
         .endpoint(Endpoint::custom(mock.url()).unwrap())
         .http(|| reqwest::Client::builder().no_proxy())
-        .request_timeout(patience)
+        .request_timeout(timeout)
         .build()
         .unwrap();
     let error = jwt_flow(client).token().await.unwrap_err();
-    assert_eq!(mock.request_count(), 1, "nothing is repeated by itself");
+    assert_eq!(
+        mock.request_count(),
+        1,
+        "no request is repeated automatically"
+    );
     error
 }
 
@@ -416,7 +437,7 @@ async fn a_tcp_reset_is_interrupted() {
 }
 
 #[tokio::test]
-async fn a_silent_socket_is_a_time_out() {
+async fn a_silent_socket_is_a_timeout() {
     let when = When::BeforeProcessing;
     let error = over_a_socket(Fault::Timeout { when }).await;
     assert_eq!(error.kind(), ErrorKind::Timeout, "{error}");
@@ -436,15 +457,15 @@ async fn a_redirect_over_a_socket_is_not_followed() {
 }
 
 #[tokio::test]
-async fn two_mib_over_a_socket_are_cut_off() {
+async fn two_mib_over_a_socket_are_not_read_completely() {
     let error = over_a_socket(Fault::OversizedBody).await;
     assert_eq!(error.kind(), ErrorKind::InvalidAnswer, "{error}");
     assert!(error.log_id().is_some(), "{error}");
 }
 
 #[tokio::test]
-async fn a_server_that_is_gone_is_no_connection() {
-    // A port that is taken, so that nobody else can have it, and where nobody listens.
+async fn a_stopped_server_is_a_connect_error() {
+    // A port that is bound, so that no other process can use it, but not listening.
     let taken = tokio::net::TcpSocket::new_v4().unwrap();
     taken.bind(([127, 0, 0, 1], 0).into()).unwrap();
     let url = format!("http://{}", taken.local_addr().unwrap());

@@ -1,5 +1,5 @@
-//! Servers that mean harm: what they cost is bounded in time and memory. What HTTP/2 servers do to a stream stands in
-//! `runtimes.rs`, redirects in `faults.rs`, a wrong certificate in `way.rs`.
+//! Malicious servers: their cost is bounded in time and memory. Faults of HTTP/2 streams are tested in
+//! `runtimes.rs`, redirects in `faults.rs`, wrong certificates in `proxies.rs`.
 
 use std::sync::{
     Arc,
@@ -20,10 +20,10 @@ use tokio::{
 
 use crate::support::{jwt_flow, millis, secs};
 
-/// The most that is taken from an answer before it is given up, generously: its limit, and what is on its way in sockets.
+/// An upper bound of what is read from a response before it is abandoned: its limit plus socket buffers.
 const TAKEN_AT_MOST: usize = 16 * 1024 * 1024;
 
-/// Answers with the stream that this makes.
+/// Responds with the stream that this function creates.
 struct Streams<F>(F);
 
 impl<F, S> Transport for Streams<F>
@@ -43,7 +43,7 @@ async fn error_over(transport: impl Transport) -> Error {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_body_that_drips_does_not_outlast_the_time_out() {
+async fn a_slow_body_ends_at_the_timeout() {
     for drip in [millis(10), secs(1), secs(29)] {
         let dripping = move || {
             stream::repeat(()).then(move |()| async move {
@@ -59,7 +59,7 @@ async fn a_body_that_drips_does_not_outlast_the_time_out() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn chunks_without_end_are_read_to_the_limit_and_no_further() {
+async fn endless_chunks_are_read_up_to_the_limit() {
     for size in [1, 1000, 64 * 1024] {
         let taken = Arc::new(AtomicUsize::new(0));
         let counted = Arc::clone(&taken);
@@ -78,8 +78,8 @@ async fn chunks_without_end_are_read_to_the_limit_and_no_further() {
     }
 }
 
-/// A server that says `first`, and then `rest` without end, for as long as it is listened to; and how many bytes it got
-/// rid of.
+/// A server that sends `first` and then repeats `rest` until the client disconnects. Also returns the number of bytes
+/// that it sent.
 async fn endless_server(first: &'static str, rest: &'static str) -> (String, Arc<AtomicUsize>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let base = format!("http://{}", listener.local_addr().unwrap());
@@ -118,7 +118,7 @@ fn client_of(base: &str) -> OAuthClient {
 }
 
 #[tokio::test]
-async fn an_answer_without_end_is_given_up_over_a_socket() {
+async fn an_endless_response_is_abandoned_over_a_socket() {
     use ErrorKind::{Interrupted, InvalidAnswer};
     const CHUNKED: &str = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n";
     for (what, first, rest, kind) in [
@@ -146,11 +146,11 @@ async fn an_answer_without_end_is_given_up_over_a_socket() {
     }
 }
 
-/// The preface of an HTTP/2 server: SETTINGS (RFC 9113 section 6.5). All frames here are in ASCII.
+/// The preface of an HTTP/2 server: SETTINGS (RFC 9113 section 6.5). All frames here are written as ASCII.
 const SETTINGS: &str = "\0\0\0\x04\0\0\0\0\0";
 
 #[tokio::test]
-async fn what_is_no_answer_yet_ends_at_the_time_out_or_before() {
+async fn an_incomplete_response_ends_at_the_timeout_or_earlier() {
     const CHUNKED: &str = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n";
     const ANSWERED: &str = "\0\0\0\x04\0\0\0\0\0\0\0\x05\x01\x04\0\0\0\x01\x08\x03200";
     const HEADERS_GO_ON: &str = "\0\0\0\x04\0\0\0\0\0\0\0\x05\x01\0\0\0\0\x01\x08\x03200";
@@ -170,7 +170,7 @@ async fn what_is_no_answer_yet_ends_at_the_time_out_or_before() {
             "\0\0\x08\x07\0\0\0\0\0\0\0\0\x01\0\0\0\0",
         ),
         (
-            "interim answers of HTTP/2",
+            "interim HTTP/2 responses",
             SETTINGS,
             "\0\0\x05\x01\x04\0\0\0\x01\x08\x03103",
         ),
@@ -200,7 +200,7 @@ async fn what_is_no_answer_yet_ends_at_the_time_out_or_before() {
         use ErrorKind::{Interrupted, InvalidAnswer, Timeout};
         let kinds = [Interrupted, InvalidAnswer, Timeout];
         assert!(kinds.contains(&error.kind()), "{what}: {error}");
-        // Nor is anything read on afterwards.
+        // Nothing is read afterwards.
         let stops = async {
             loop {
                 let before = sent.load(Ordering::SeqCst);
@@ -216,7 +216,7 @@ async fn what_is_no_answer_yet_ends_at_the_time_out_or_before() {
 }
 
 #[tokio::test]
-async fn an_answer_after_the_time_out_is_nobodys() {
+async fn a_response_after_the_timeout_is_ignored() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let base = format!("http://{}", listener.local_addr().unwrap());
     let server = tokio::spawn(async move {
@@ -224,7 +224,7 @@ async fn an_answer_after_the_time_out_is_nobodys() {
         late.read_buf(&mut Vec::with_capacity(64 * 1024))
             .await
             .unwrap();
-        // The second request: the first one is over, and answered only now.
+        // The second request; the first has timed out and is answered only now.
         let (mut next, _) = listener.accept().await.unwrap();
         next.read_buf(&mut Vec::with_capacity(64 * 1024))
             .await

@@ -1,29 +1,29 @@
-//! coze-auth and coze-api against the mock of Coze, which knows what it granted: flows, faults, and tokens that
-//! are to be valid whatever time and the network do.
+//! coze-auth and coze-api against the mock of Coze, which knows what it granted: flows, faults, and whether tokens
+//! stay valid despite clocks and network failures.
 //!
 //! | module | question |
 //! |---|---|
-//! | [`clean`] | Does every flow keep to the contract, and get what it asked for? |
-//! | [`faults`] | What does a caller learn from each thing that can go wrong? |
-//! | [`provider`] | Is the cached token valid, got once, and never lost? |
-//! | [`sessions`] | Has each end user's session a token of its own, and only one? |
-//! | [`outage`] | What does a pool of them do to a server that is down, and to its callers? |
-//! | [`users`] | Has each signed-in user of a pool a token of its own, which is never lost? |
-//! | [`backoff`] | When does a provider ask again after a failure, and what ends that? |
-//! | [`runtimes`] | What if a runtime ends, stands still, or shares a connection with another? |
-//! | [`answers`] | What does a user suffer from an answer that is not quite as documented? |
-//! | [`api`] | Do API calls carry a token, and recover once from a dead one? |
+//! | [`clean`] | Does every flow follow the contract, and get what it requested? |
+//! | [`faults`] | What does a caller learn from each fault? |
+//! | [`provider`] | Is the cached token valid, requested once, and never lost? |
+//! | [`sessions`] | Does each session have its own token, and only one? |
+//! | [`outage`] | How does a session pool behave while the server is down? |
+//! | [`users`] | Does each signed-in user of a pool have its own token, which is never lost? |
+//! | [`backoff`] | When does a provider retry after a failure, and what ends a backoff? |
+//! | [`runtimes`] | What if a runtime ends, is blocked, or shares a connection with another? |
+//! | [`answers`] | Does a response that deviates from the documentation harm a user? |
+//! | [`api`] | Do API calls carry a token, and recover once from a revoked one? |
 //! | [`stored`] | Is a stored sign-in shared by its replicas, and never lost? |
-//! | [`walk`] | Does all of this hold together, over thousands of random steps? |
+//! | [`random_steps`] | Does all of this hold together, over thousands of random steps? |
 //!
-//! Client and mock share one time, tokio's paused one, and a [`Stage`](support::Stage): nothing waits. What
-//! only a socket can show (resets, time-outs, redirects) is shown over one, with short limits.
+//! Client and mock share tokio's paused time and a [`Stage`](support::Stage), so no test waits. What
+//! needs a socket (resets, timeouts, redirects) is tested over one, with short limits.
 
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
-    reason = "a test stops at the first surprise; helpers of tests do too"
+    reason = "tests and their helpers panic on failure"
 )]
 
 mod answers;
@@ -34,10 +34,10 @@ mod faults;
 mod hostile;
 mod outage;
 mod provider;
+mod proxies;
+mod random_steps;
 mod runtimes;
 mod sessions;
 mod stored;
 mod support;
 mod users;
-mod walk;
-mod way;

@@ -1,21 +1,21 @@
-//! A pool of sessions while the server is down: it sees a few attempts, nobody waits, and each hears only of itself.
+//! A session pool while the server is down: the circuit breaker limits requests, no caller waits, and an error concerns only its own session.
 
 use std::time::Duration;
 
 use coze_auth::{Error, ErrorKind, Flow, JwtTokenRequest, SessionPool};
-use coze_mock::{Endpoint as At, Fault, Times, When};
+use coze_mock::{Endpoint as MockEndpoint, Fault, Times, When};
 use tokio::time::Instant;
 
-use crate::support::{Cut, Stage, jwt_flow, millis, pass, secs, status};
+use crate::support::{Interruption, Stage, jwt_flow, millis, pass, secs, status};
 
 #[tokio::test(start_paused = true)]
-async fn a_server_that_is_down_is_not_hammered_by_many_sessions() {
+async fn the_circuit_breaker_limits_requests_of_many_sessions() {
     let stage = Stage::new();
     let pool = SessionPool::builder(stage.jwt())
         .max_concurrent_requests(8)
         .deadline(secs(20))
         .build();
-    stage.line.cut(Cut::Refused);
+    stage.network.cut(Interruption::Refused);
     let users: Vec<_> = (0..1000)
         .map(|user| {
             let session = pool.session(format!("user-{user}"));
@@ -29,28 +29,32 @@ async fn a_server_that_is_down_is_not_hammered_by_many_sessions() {
         })
         .collect();
     pass(secs(60)).await;
-    // As many as make an outage; then 8 at most a second.
-    let attempts = stage.line.attempts();
+    // As many as open the circuit breaker, then at most 8 per second.
+    let attempts = stage.network.attempts();
     assert!((8 * 50..8 * 62).contains(&attempts), "{attempts} attempts");
     assert_eq!(pool.stats().cached, 0);
 
-    stage.line.mend();
-    let mended = Instant::now();
+    stage.network.repair();
+    let repaired = Instant::now();
     for user in users {
         user.await.unwrap();
     }
-    assert!(mended.elapsed() < secs(20), "{:?}", mended.elapsed());
+    assert!(repaired.elapsed() < secs(20), "{:?}", repaired.elapsed());
     assert_eq!(pool.stats().cached, 1000);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_pause_that_the_server_asks_for_is_kept_by_all_sessions() {
+async fn all_sessions_respect_a_retry_after() {
     let stage = Stage::new();
     let pool = SessionPool::builder(stage.jwt())
         .max_concurrent_requests(2)
         .build();
     let faults = stage.mock.faults();
-    faults.add(Fault::too_many_requests(10), At::Token, Times::Forever);
+    faults.add(
+        Fault::too_many_requests(10),
+        MockEndpoint::Token,
+        Times::Forever,
+    );
     let users: Vec<_> = (0..100)
         .map(|user| {
             let session = pool.session(format!("user-{user}"));
@@ -65,13 +69,13 @@ async fn a_pause_that_the_server_asks_for_is_kept_by_all_sessions() {
         .collect();
     pass(secs(61)).await;
     for user in users {
-        assert!(!user.is_finished(), "it tries on");
+        assert!(!user.is_finished(), "it continues to retry");
     }
     let attempts = stage.token_requests().len();
     assert!((12..=18).contains(&attempts), "{attempts} attempts");
 }
 
-/// Callers of so many sessions, all at once. Each hears an error.
+/// Concurrent callers of this many sessions. Each gets an error.
 async fn ask_in_vain(pool: &SessionPool, users: std::ops::Range<u32>) -> Vec<Error> {
     let callers: Vec<_> = users
         .map(|user| {
@@ -87,16 +91,16 @@ async fn ask_in_vain(pool: &SessionPool, users: std::ops::Range<u32>) -> Vec<Err
 }
 
 #[tokio::test(start_paused = true)]
-async fn in_an_outage_a_new_session_hears_so_at_once_and_one_with_a_token_is_served() {
+async fn an_open_breaker_fails_new_sessions_immediately_and_serves_cached_tokens() {
     let stage = Stage::new();
     let builder = SessionPool::builder(stage.jwt());
     let pool = builder.max_concurrent_requests(8).build();
     let lucky = pool.session("lucky");
     let held = lucky.token().await.unwrap();
-    let before = stage.line.attempts();
-    stage.line.cut(Cut::Refused);
+    let before = stage.network.attempts();
+    stage.network.cut(Interruption::Refused);
 
-    // A hundred new ones each second.
+    // A hundred new sessions per second.
     for users in (0..6000).step_by(100) {
         let asked = Instant::now();
         for error in ask_in_vain(&pool, users..users + 100).await {
@@ -107,7 +111,7 @@ async fn in_an_outage_a_new_session_hears_so_at_once_and_one_with_a_token_is_ser
                 "{error:?}"
             );
         }
-        // Those who were let through have tried to be so once more.
+        // The permitted sessions have retried.
         assert!(asked.elapsed() <= millis(201), "{:?}", asked.elapsed());
 
         let asked = Instant::now();
@@ -116,42 +120,42 @@ async fn in_an_outage_a_new_session_hears_so_at_once_and_one_with_a_token_is_ser
         assert_eq!(lucky.token().await.unwrap().expose(), held.expose());
         pass(millis(1010)).await;
     }
-    let attempts = stage.line.attempts() - before;
+    let attempts = stage.network.attempts() - before;
     assert!((8 * 50..8 * 62).contains(&attempts), "{attempts} attempts");
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_outage_is_told_to_those_who_wait_for_their_turn() {
+async fn an_open_breaker_fails_waiting_callers() {
     let stage = Stage::new();
     let client = stage.client_builder().request_timeout(secs(5));
     let pool = SessionPool::builder(jwt_flow(client.build().unwrap()))
         .max_concurrent_requests(4)
         .build();
-    stage.line.cut(Cut::Silent);
+    stage.network.cut(Interruption::Silent);
     let began = Instant::now();
     for error in ask_in_vain(&pool, 0..100).await {
         assert_eq!(error.kind(), ErrorKind::Timeout, "{error}");
     }
-    // Four requests that timed out, and four more: then it is known.
+    // Four requests that timed out and four more open the circuit breaker.
     let waited = began.elapsed();
     assert!((secs(10)..secs(11)).contains(&waited), "{waited:?}");
-    assert_eq!(stage.line.attempts(), 8);
+    assert_eq!(stage.network.attempts(), 8);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_server_that_is_silent_until_the_deadline_is_down() {
+async fn a_server_that_is_silent_until_the_deadline_opens_the_breaker() {
     let stage = Stage::new();
     let pool = SessionPool::builder(stage.jwt())
         .max_concurrent_requests(4)
         .deadline(secs(10))
         .build();
-    stage.line.cut(Cut::Silent);
+    stage.network.cut(Interruption::Silent);
     for users in [0..100, 100..200] {
         let began = Instant::now();
         ask_in_vain(&pool, users).await;
         assert_eq!(began.elapsed(), secs(10));
     }
-    // Four at a time were let through, and one in a row more than that is an outage.
+    // Four at a time are permitted; one more consecutive failure opens the circuit breaker.
     let began = Instant::now();
     let refused = ask_in_vain(&pool, 200..300).await;
     assert_eq!(began.elapsed(), Duration::ZERO);
@@ -160,19 +164,19 @@ async fn a_server_that_is_silent_until_the_deadline_is_down() {
             .iter()
             .all(|error| error.kind() == ErrorKind::Timeout)
     );
-    assert_eq!(stage.line.attempts(), 8);
+    assert_eq!(stage.network.attempts(), 8);
     assert_eq!(pool.stats().failures, 200);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_silent_server_is_down_for_a_steady_stream_of_sessions_too() {
+async fn a_steady_stream_of_sessions_opens_the_breaker_too() {
     let stage = Stage::new();
     let pool = SessionPool::builder(stage.jwt())
         .max_concurrent_requests(4)
         .deadline(secs(10))
         .build();
     pool.session("earlier").token().await.unwrap();
-    stage.line.cut(Cut::Silent);
+    stage.network.cut(Interruption::Silent);
     let mut callers = Vec::new();
     for user in 0..300 {
         let session = pool.session(format!("user-{user}"));
@@ -187,19 +191,19 @@ async fn a_silent_server_is_down_for_a_steady_stream_of_sessions_too() {
     for caller in callers {
         waited.push(caller.await.unwrap());
     }
-    // Those of the last ten seconds; but for the four who find out when it is back.
+    // The sessions of the last ten seconds, except the four half-open attempts.
     let long = waited[200..].iter().filter(|waited| **waited > millis(1));
     assert!(long.count() <= 4 * 10, "{waited:?}");
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_a_server_has_said_is_told_though_it_falls_silent() {
+async fn an_earlier_error_is_reported_after_the_server_falls_silent() {
     let stage = Stage::new();
     let pool = SessionPool::builder(stage.jwt()).deadline(secs(10)).build();
     let faults = stage.mock.faults();
-    faults.add(Fault::internal_error(), At::Token, Times::ONCE);
+    faults.add(Fault::internal_error(), MockEndpoint::Token, Times::ONCE);
     let when = When::BeforeProcessing;
-    faults.add(Fault::Timeout { when }, At::Token, Times::Forever);
+    faults.add(Fault::Timeout { when }, MockEndpoint::Token, Times::Forever);
     let began = Instant::now();
     let error = pool.session("a").token().await.unwrap_err();
     assert_eq!(began.elapsed(), secs(10));
@@ -208,18 +212,18 @@ async fn what_a_server_has_said_is_told_though_it_falls_silent() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn after_an_outage_callers_are_served_and_not_those_who_have_gone_away() {
+async fn after_an_outage_only_waiting_callers_cause_requests() {
     let stage = Stage::new();
     let builder = SessionPool::builder(stage.jwt());
     let pool = builder.max_concurrent_requests(8).build();
-    stage.line.cut(Cut::Refused);
+    stage.network.cut(Interruption::Refused);
     for user in 0..3000 {
         let session = pool.session(format!("impatient-{user}"));
         let _ = tokio::time::timeout(millis(10), session.token()).await;
     }
-    stage.line.takes(millis(50));
-    stage.line.mend();
-    let mended = Instant::now();
+    stage.network.takes(millis(50));
+    stage.network.repair();
+    let repaired = Instant::now();
     let callers: Vec<_> = (0..100)
         .map(|user| {
             let session = pool.session(format!("user-{user}"));
@@ -233,10 +237,10 @@ async fn after_an_outage_callers_are_served_and_not_those_who_have_gone_away() {
     for caller in callers {
         caller.await.unwrap();
     }
-    assert!(mended.elapsed() < secs(4), "{:?}", mended.elapsed());
-    assert!(stage.token_requests().len() <= 110, "nobody else wants one");
+    assert!(repaired.elapsed() < secs(4), "{:?}", repaired.elapsed());
+    assert!(stage.token_requests().len() <= 110, "no other caller waits");
 
-    // And then it is as it was.
+    // Afterwards the breaker is closed.
     let other = pool.session("other");
     let asked = Instant::now();
     other.token().await.unwrap();
@@ -244,11 +248,11 @@ async fn after_an_outage_callers_are_served_and_not_those_who_have_gone_away() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn requests_that_cannot_be_hide_no_outage() {
+async fn invalid_requests_do_not_affect_the_breaker() {
     let stage = Stage::new();
     let builder = SessionPool::builder(stage.jwt());
     let pool = builder.max_concurrent_requests(8).build();
-    stage.line.cut(Cut::Refused);
+    stage.network.cut(Interruption::Refused);
     let callers: Vec<_> = (0..200)
         .map(|user| {
             let request = JwtTokenRequest::new().session_name(format!("user-{user}"));
@@ -262,12 +266,12 @@ async fn requests_that_cannot_be_hide_no_outage() {
     for caller in callers {
         assert!(caller.await.unwrap());
     }
-    let attempts = stage.line.attempts();
+    let attempts = stage.network.attempts();
     assert!((9..=16).contains(&attempts), "{attempts} attempts");
 }
 
 #[tokio::test(start_paused = true)]
-async fn nobody_hears_of_another_sessions_request() {
+async fn an_error_contains_nothing_of_another_session() {
     let stage = Stage::new();
     let pool = SessionPool::builder(stage.jwt())
         .max_concurrent_requests(2)
@@ -275,7 +279,7 @@ async fn nobody_hears_of_another_sessions_request() {
     let faults = stage.mock.faults();
     faults.add(
         Fault::too_many_requests(10),
-        At::AccountToken,
+        MockEndpoint::AccountToken,
         Times::Forever,
     );
     let accounts: Vec<_> = (0..100).map(|number| format!("90000{number:03}")).collect();
@@ -302,12 +306,18 @@ async fn nobody_hears_of_another_sessions_request() {
             .filter(|request| request.path.contains(account));
         if own.clone().next().is_some() {
             let hears = own.any(|request| shown.contains(&request.log_id));
-            assert!(hears, "{account} hears nothing of its own request: {shown}");
+            assert!(
+                hears,
+                "the error of {account} does not name its own request: {shown}"
+            );
         }
         for other in accounts.iter().filter(|other| *other != account) {
-            // A log id may hold the same digits.
+            // A log id may contain the same digits.
             let url = format!("/account/{other}/");
-            assert!(!shown.contains(&url), "{account} hears of {other}: {shown}");
+            assert!(
+                !shown.contains(&url),
+                "the error of {account} names {other}: {shown}"
+            );
         }
         for request in requests
             .iter()
@@ -316,19 +326,19 @@ async fn nobody_hears_of_another_sessions_request() {
             let log_id = &request.log_id;
             assert!(
                 !shown.contains(log_id),
-                "{account} hears of {log_id}: {shown}"
+                "the error of {account} names {log_id}: {shown}"
             );
         }
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_silent_server_has_a_few_requests_and_no_task_for_each_session_that_waits() {
+async fn a_silent_server_gets_few_requests_and_waiting_sessions_have_no_tasks() {
     let stage = Stage::new();
     let pool = SessionPool::builder(stage.jwt())
         .max_concurrent_requests(8)
         .build();
-    stage.line.cut(Cut::Silent);
+    stage.network.cut(Interruption::Silent);
     let waiting: Vec<_> = (0..10_000)
         .map(|user| {
             let session = pool.session(format!("user-{user}"));
@@ -336,7 +346,7 @@ async fn a_silent_server_has_a_few_requests_and_no_task_for_each_session_that_wa
         })
         .collect();
     pass(secs(5)).await;
-    assert_eq!(stage.line.attempts(), 8);
+    assert_eq!(stage.network.attempts(), 8);
     let tasks = tokio::runtime::Handle::current()
         .metrics()
         .num_alive_tasks();

@@ -1,5 +1,5 @@
-//! Runtimes that end, stand still, or share connections: a token is got, and a sign-in kept, all the same. And what
-//! HTTP/2 says of requests that were not processed. All of it over sockets, in real time.
+//! Runtimes that end, are blocked, or share connections must not lose a token or a sign-in. Also
+//! requests that an HTTP/2 server reports as not processed. All over sockets and in real time.
 
 use std::{
     net::SocketAddr,
@@ -15,7 +15,7 @@ use coze_auth::{
     CachedProvider, Endpoint, Error, ErrorKind, OAuthClient, PkceFlow, SignIn, Token,
     TokenProvider, UserPool, WebFlow, reqwest, store::MemoryStore,
 };
-use coze_mock::{Decision, Endpoint as At, Fault, MockCoze, Target, Times, defaults};
+use coze_mock::{Decision, Endpoint as MockEndpoint, Fault, MockCoze, Target, Times, defaults};
 use tokio::{
     net::{TcpListener, TcpStream},
     runtime::{Builder, Runtime},
@@ -24,7 +24,7 @@ use tokio::{
 
 use crate::support::{REDIRECT_URI, jwt_flow, millis, secs};
 
-/// A mock on a runtime that lasts as long as the test.
+/// A mock on a runtime that exists as long as the test.
 struct Server {
     mock: MockCoze,
     runtime: Runtime,
@@ -76,12 +76,12 @@ impl Server {
         self.mock.faults().add(fault, target, Times::Forever);
     }
 
-    /// Requests for tokens since the start.
+    /// The number of token requests.
     fn token_requests(&self) -> usize {
         let requests = self.mock.requests();
         let of_tokens = requests
             .iter()
-            .filter(|request| request.endpoint == Some(At::Token));
+            .filter(|request| request.endpoint == Some(MockEndpoint::Token));
         of_tokens.count()
     }
 
@@ -110,22 +110,22 @@ fn without_workers() -> Runtime {
     Builder::new_current_thread().enable_all().build().unwrap()
 }
 
-/// Asks, and goes away before the answer.
-fn ask_and_leave(runtime: &Runtime, provider: &CachedProvider) {
+/// Requests a token, and drops the future before the response.
+fn request_and_drop(runtime: &Runtime, provider: &CachedProvider) {
     let asked = runtime.block_on(async { timeout(millis(50), provider.token()).await });
-    assert!(asked.is_err(), "it takes longer");
+    assert!(asked.is_err(), "the request takes longer");
 }
 
 // Runtimes
 
 #[test]
-fn a_refresh_that_a_runtime_began_which_ended_right_after_is_not_lost() {
+fn a_refresh_survives_the_end_of_its_runtime() {
     for runtime in [without_workers, with_workers] {
         let server = Server::start();
         let (provider, first) = server.refused();
         server.slow_down(Target::refresh(), millis(200));
         let short_lived = runtime();
-        ask_and_leave(&short_lived, &provider);
+        request_and_drop(&short_lived, &provider);
         short_lived.shutdown_background();
         let token = without_workers().block_on(provider.token()).unwrap();
         assert_ne!(token.expose(), first.access_token().expose());
@@ -134,10 +134,13 @@ fn a_refresh_that_a_runtime_began_which_ended_right_after_is_not_lost() {
 }
 
 #[test]
-fn a_runtime_for_each_call_is_enough_for_a_background_refresh() {
+fn a_background_refresh_works_with_a_runtime_per_call() {
     let server = Server::start();
     let lived = Fault::ShortLivedTokens { seconds: 2 };
-    server.mock.faults().add(lived, At::Token, Times::ONCE);
+    server
+        .mock
+        .faults()
+        .add(lived, MockEndpoint::Token, Times::ONCE);
     let first = server.runtime.block_on(server.sign_in());
     let sign_in = SignIn::new(MemoryStore::new(), "default").unwrap();
     without_workers().block_on(sign_in.put(&first)).unwrap();
@@ -153,23 +156,23 @@ fn a_runtime_for_each_call_is_enough_for_a_background_refresh() {
 }
 
 #[test]
-fn nobody_waits_for_a_runtime_that_stands_still() {
+fn callers_do_not_wait_for_a_blocked_runtime() {
     let server = Server::start();
-    server.slow_down(At::Token, millis(200));
+    server.slow_down(MockEndpoint::Token, millis(200));
     let provider = server.jwt();
     let idle = without_workers();
-    ask_and_leave(&idle, &provider);
+    request_and_drop(&idle, &provider);
     let live = with_workers();
     let token = live.block_on(async { timeout(secs(10), provider.token()).await });
-    token.expect("it is not waited for in vain").unwrap();
-    assert_eq!(server.token_requests(), 1, "it went on");
+    token.expect("a token despite the blocked runtime").unwrap();
+    assert_eq!(server.token_requests(), 1, "the same request completed");
     drop(idle);
 }
 
 #[test]
-fn callers_whose_request_ended_with_its_runtime_get_a_token_and_not_its_error() {
+fn callers_of_a_request_that_ended_with_its_runtime_get_a_token() {
     let server = Server::start();
-    server.slow_down(At::Token, millis(300));
+    server.slow_down(MockEndpoint::Token, millis(300));
     let provider = server.jwt();
     let ends = with_workers();
     ends.spawn({
@@ -195,9 +198,9 @@ fn callers_whose_request_ended_with_its_runtime_get_a_token_and_not_its_error() 
 }
 
 #[test]
-fn sessions_that_queue_up_on_a_runtime_that_ends_are_served_by_another() {
+fn queued_sessions_of_an_ended_runtime_are_served_by_another() {
     let server = Server::start();
-    server.slow_down(At::Token, millis(100));
+    server.slow_down(MockEndpoint::Token, millis(100));
     let pool = coze_auth::SessionPool::builder(jwt_flow(server.client()))
         .max_concurrent_requests(2)
         .build();
@@ -222,7 +225,7 @@ fn sessions_that_queue_up_on_a_runtime_that_ends_are_served_by_another() {
 }
 
 #[test]
-fn users_of_a_pool_are_served_though_each_call_has_a_runtime_of_its_own() {
+fn a_user_pool_works_with_a_runtime_per_call() {
     let server = Server::start();
     let pool = UserPool::web(server.web(), MemoryStore::new()).build();
     let mut signed_in = Vec::new();
@@ -243,7 +246,7 @@ fn users_of_a_pool_are_served_though_each_call_has_a_runtime_of_its_own() {
 
 // Connections
 
-/// Takes connections to another server, and counts them.
+/// Forwards connections to another server, and counts them.
 async fn counting(to: SocketAddr) -> (String, Arc<AtomicUsize>) {
     let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
     let base = format!("http://{}", listener.local_addr().unwrap());
@@ -262,7 +265,7 @@ async fn counting(to: SocketAddr) -> (String, Arc<AtomicUsize>) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_redeems_something_has_a_connection_of_its_own_and_a_jwt_need_not() {
+async fn redeeming_requests_use_a_new_connection_and_jwts_share_one() {
     let mock = MockCoze::start().await.unwrap();
     let (base, connections) = counting(mock.address().unwrap()).await;
     let taken = || connections.swap(0, Ordering::SeqCst);
@@ -289,23 +292,23 @@ async fn what_redeems_something_has_a_connection_of_its_own_and_a_jwt_need_not()
     mock.approve_device(authorization.user_code()).unwrap();
     taken();
     device.poll(&authorization).await.unwrap();
-    assert_eq!(taken(), 1, "the device code");
+    assert_eq!(taken(), 1, "the device code request");
 }
 
 // HTTP/2
 
-/// What an HTTP/2 server does with the first request.
+/// How the HTTP/2 server handles the first request.
 #[derive(Clone, Copy)]
 enum First {
     /// RST_STREAM with REFUSED_STREAM.
     Refused,
-    /// It is processed; then GOAWAY with its id, and the connection is closed.
+    /// Processed; then GOAWAY with its id, and the connection is closed.
     ProcessedThenGoAway,
-    /// It is not processed: GOAWAY with the id before.
+    /// Not processed: GOAWAY with the previous id.
     GoAwayBefore,
 }
 
-/// An HTTP/2 server that grants a token for each request but the first. Counts the requests that it has processed.
+/// An HTTP/2 server that grants a token for each request except the first. Counts processed requests.
 async fn http2_server(first: First) -> (OAuthClient, Arc<AtomicUsize>) {
     let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
     let base = format!("http://{}", listener.local_addr().unwrap());
@@ -338,7 +341,7 @@ async fn serve_http2(
 ) -> Result<(), h2::Error> {
     let mut connection = h2::server::handshake(socket).await?;
     if matches!(first, Some(First::GoAwayBefore)) {
-        // No stream has been accepted yet.
+        // No stream was accepted.
         sleep(millis(50)).await;
         connection.abrupt_shutdown(h2::Reason::NO_ERROR);
         while let Some(request) = connection.accept().await {
@@ -382,14 +385,14 @@ async fn redeem(client: OAuthClient) -> Result<Token, Error> {
 }
 
 #[tokio::test]
-async fn a_code_whose_stream_was_refused_is_sent_again() {
+async fn a_code_is_resent_if_its_stream_was_refused() {
     let (client, processed) = http2_server(First::Refused).await;
     redeem(client).await.unwrap();
     assert_eq!(processed.load(Ordering::SeqCst), 1);
 }
 
 #[tokio::test]
-async fn a_code_that_was_processed_before_the_server_went_away_is_not_sent_again() {
+async fn a_code_processed_before_goaway_is_not_resent() {
     let (client, processed) = http2_server(First::ProcessedThenGoAway).await;
     let error = redeem(client).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Interrupted, "{error}");
@@ -397,8 +400,8 @@ async fn a_code_that_was_processed_before_the_server_went_away_is_not_sent_again
 }
 
 #[tokio::test]
-async fn a_code_that_met_a_server_going_away_is_not_sent_again_either() {
-    // It was not processed; but its error is the same as of one that was.
+async fn a_code_refused_by_goaway_is_not_resent_either() {
+    // It was not processed, but its error equals that of a processed one.
     let (client, processed) = http2_server(First::GoAwayBefore).await;
     let outcome = redeem(client).await;
     let error = outcome.unwrap_err();

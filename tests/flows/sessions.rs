@@ -1,5 +1,5 @@
-//! Sessions keep end users apart, so the one thing that may never happen is that two share a token; and there are
-//! very many, so requests, memory and failures must stay those of each alone.
+//! Sessions separate end users, so two sessions must never share a token. There are
+//! many sessions, so requests, memory and failures must stay independent.
 
 use std::{collections::HashSet, time::Duration};
 
@@ -7,10 +7,10 @@ use coze_auth::{
     AccessToken, ErrorKind, JwtTokenRequest, Scope, SessionContext, SessionPool, SessionProvider,
     TokenProvider,
 };
-use coze_mock::{Endpoint as At, Fault, Times};
+use coze_mock::{Endpoint as MockEndpoint, Fault, Times};
 use tokio::time::Instant;
 
-use crate::support::{Cut, Stage, millis, pass, secs, status};
+use crate::support::{Interruption, Stage, millis, pass, secs, status};
 
 fn pool(stage: &Stage) -> SessionPool {
     SessionPool::builder(stage.jwt()).build()
@@ -20,7 +20,7 @@ async fn token(pool: &SessionPool, user: &str) -> AccessToken {
     pool.session(user).token().await.unwrap()
 }
 
-/// Requests of which no two are the same.
+/// Requests that all differ.
 fn different_requests() -> Vec<JwtTokenRequest> {
     let new = JwtTokenRequest::new;
     let device = |id: &str| SessionContext::new().device_id(id);
@@ -77,7 +77,7 @@ async fn different_requests_never_share_a_token_and_equal_ones_always_do() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_session_gets_the_token_of_its_own_request() {
+async fn a_session_gets_the_token_of_its_request() {
     let stage = Stage::new();
     let pool = pool(&stage);
     for user in ["alice", "bob", "用户"] {
@@ -97,7 +97,7 @@ async fn a_session_gets_the_token_of_its_own_request() {
     assert_eq!(until, stage.mock.clock().unix_seconds() + 60);
 }
 
-/// A thousand callers at once, on fifty sessions; each must get its own session's token.
+/// A thousand concurrent callers on fifty sessions. Each must get the token of its own session.
 async fn thousand_callers_on_fifty_sessions(stage: &Stage, pool: &SessionPool) {
     let callers: Vec<_> = (0..1000)
         .map(|number| {
@@ -119,7 +119,7 @@ async fn thousand_callers_on_fifty_sessions(stage: &Stage, pool: &SessionPool) {
 #[tokio::test(start_paused = true)]
 async fn a_thousand_callers_on_fifty_sessions_cause_fifty_requests() {
     let stage = Stage::new();
-    stage.line.takes(millis(50));
+    stage.network.takes(millis(50));
     let pool = pool(&stage);
     thousand_callers_on_fifty_sessions(&stage, &pool).await;
     assert_eq!(stage.token_requests().len(), 50);
@@ -127,7 +127,7 @@ async fn a_thousand_callers_on_fifty_sessions_cause_fifty_requests() {
     assert_eq!((stats.refreshes, stats.coalesced), (50, 950));
     assert_eq!((stats.failures, stats.cached), (0, 50));
 
-    // All have just expired: the same again.
+    // The same when all have just expired.
     pass(secs(900)).await;
     thousand_callers_on_fifty_sessions(&stage, &pool).await;
     assert_eq!(stage.token_requests().len(), 100);
@@ -135,13 +135,13 @@ async fn a_thousand_callers_on_fifty_sessions_cause_fifty_requests() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_thousand_callers_inside_the_window_cause_one_request_and_nobody_waits() {
+async fn a_thousand_callers_in_the_refresh_window_cause_one_request_and_none_waits() {
     let stage = Stage::new();
     let pool = pool(&stage);
     let session = pool.session("alice");
     let old = session.token().await.unwrap();
     pass(secs(880)).await;
-    stage.line.takes(secs(2));
+    stage.network.takes(secs(2));
     let began = Instant::now();
     for _ in 0..1000 {
         assert_eq!(session.token().await.unwrap().expose(), old.expose());
@@ -153,22 +153,22 @@ async fn a_thousand_callers_inside_the_window_cause_one_request_and_nobody_waits
 }
 
 #[tokio::test(start_paused = true)]
-async fn sessions_get_their_tokens_so_many_at_once_and_no_more() {
+async fn concurrent_requests_are_limited() {
     let stage = Stage::new();
-    stage.line.takes(millis(50));
+    stage.network.takes(millis(50));
     let builder = SessionPool::builder(stage.jwt());
     let pool = builder.max_concurrent_requests(4).build();
     let began = Instant::now();
     thousand_callers_on_fifty_sessions(&stage, &pool).await;
-    assert_eq!(stage.line.most_in_flight(), 4, "no more, and no fewer");
+    assert_eq!(stage.network.most_in_flight(), 4, "exactly the limit");
     assert_eq!(began.elapsed(), millis(13 * 50));
     assert_eq!(stage.token_requests().len(), 50);
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_wait_for_ones_turn_counts_for_the_deadline() {
+async fn waiting_for_a_permit_counts_towards_the_deadline() {
     let stage = Stage::new();
-    stage.line.takes(secs(4));
+    stage.network.takes(secs(4));
     let pool = SessionPool::builder(stage.jwt())
         .max_concurrent_requests(1)
         .deadline(secs(6))
@@ -183,12 +183,16 @@ async fn the_wait_for_ones_turn_counts_for_the_deadline() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_session_that_waits_for_a_retry_keeps_nobody_else_waiting() {
+async fn a_session_in_backoff_holds_no_permit() {
     let stage = Stage::new();
     let builder = SessionPool::builder(stage.jwt());
     let pool = builder.max_concurrent_requests(1).build();
     let faults = stage.mock.faults();
-    faults.add(Fault::too_many_requests(30), At::Token, Times::ONCE);
+    faults.add(
+        Fault::too_many_requests(30),
+        MockEndpoint::Token,
+        Times::ONCE,
+    );
     let (unlucky, lucky) = (pool.session("unlucky"), pool.session("lucky"));
     let unlucky = tokio::spawn(async move { unlucky.token().await });
     pass(secs(1)).await;
@@ -199,18 +203,18 @@ async fn a_session_that_waits_for_a_retry_keeps_nobody_else_waiting() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn on_many_threads_fifty_sessions_cause_fifty_requests_too() {
+async fn fifty_sessions_on_many_threads_cause_fifty_requests() {
     let stage = Stage::new();
-    stage.line.takes(millis(20));
+    stage.network.takes(millis(20));
     let pool = pool(&stage);
     thousand_callers_on_fifty_sessions(&stage, &pool).await;
     assert_eq!(stage.token_requests().len(), 50);
-    let most = stage.line.most_in_flight();
+    let most = stage.network.most_in_flight();
     assert!(most <= 32, "{most}: the default limit");
 }
 
 #[tokio::test(start_paused = true)]
-async fn no_more_sessions_are_kept_than_there_is_room_for() {
+async fn the_capacity_is_respected() {
     let stage = Stage::new();
     let pool = SessionPool::builder(stage.jwt()).capacity(100).build();
     for number in 0..400 {
@@ -221,11 +225,11 @@ async fn no_more_sessions_are_kept_than_there_is_room_for() {
     }
     let sessions = pool.stats().cached;
     assert!((1..=100).contains(&sessions), "{sessions}");
-    assert!(sessions >= 90, "room is used: {sessions}");
+    assert!(sessions >= 90, "the capacity is used: {sessions}");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_session_that_was_dropped_simply_gets_a_token_anew() {
+async fn an_evicted_session_gets_a_new_token() {
     let stage = Stage::new();
     let pool = SessionPool::builder(stage.jwt()).capacity(1).build();
     for _ in 0..3 {
@@ -239,16 +243,16 @@ async fn a_session_that_was_dropped_simply_gets_a_token_anew() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_small_pool_still_makes_one_request_for_all_callers_of_a_session() {
+async fn a_small_pool_still_shares_one_request_per_session() {
     let stage = Stage::new();
-    stage.line.takes(millis(50));
+    stage.network.takes(millis(50));
     let pool = SessionPool::builder(stage.jwt()).capacity(5).build();
     thousand_callers_on_fifty_sessions(&stage, &pool).await;
     assert_eq!(stage.token_requests().len(), 50);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_small_pool_still_pauses_each_session_after_its_failure() {
+async fn a_small_pool_still_backs_off_per_session() {
     let stage = Stage::new();
     let app = coze_mock::defaults::JWT_CLIENT_ID;
     stage.mock.set_app_active(app, false).unwrap();
@@ -260,12 +264,12 @@ async fn a_small_pool_still_pauses_each_session_after_its_failure() {
             session.token().await.unwrap_err();
         }
     }
-    assert!(began.elapsed() < millis(500), "no pause is over yet");
-    assert_eq!(pool.stats().refreshes, 50, "each was tried once");
+    assert!(began.elapsed() < millis(500), "no backoff has ended");
+    assert_eq!(pool.stats().refreshes, 50, "one attempt per session");
 }
 
 #[tokio::test(start_paused = true)]
-async fn sessions_that_nobody_asks_for_are_dropped_while_others_are_asked_for() {
+async fn idle_sessions_are_evicted_while_others_are_used() {
     let stage = Stage::new();
     let pool = SessionPool::builder(stage.jwt())
         .idle_timeout(secs(120))
@@ -274,7 +278,7 @@ async fn sessions_that_nobody_asks_for_are_dropped_while_others_are_asked_for() 
     for _ in 0..5 {
         token(&pool, "bob").await;
         pass(secs(50)).await;
-        assert!(pool.session("alice").cached().is_some(), "she is asked for");
+        assert!(pool.session("alice").cached().is_some(), "it is in use");
     }
     for _ in 0..5 {
         token(&pool, "bob").await;
@@ -287,7 +291,7 @@ async fn sessions_that_nobody_asks_for_are_dropped_while_others_are_asked_for() 
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_idle_session_is_gone_on_time_whoever_looks() {
+async fn an_idle_session_is_evicted_on_time() {
     let stage = Stage::new();
     let pool = SessionPool::builder(stage.jwt())
         .idle_timeout(secs(120))
@@ -302,7 +306,7 @@ async fn an_idle_session_is_gone_on_time_whoever_looks() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_idle_time_of_nothing_keeps_nothing() {
+async fn an_idle_timeout_of_zero_keeps_nothing() {
     let stage = Stage::new();
     let builder = SessionPool::builder(stage.jwt());
     let pool = builder.idle_timeout(Duration::ZERO).build();
@@ -312,7 +316,7 @@ async fn an_idle_time_of_nothing_keeps_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn ended_sessions_are_dropped_from_all_of_a_large_pool() {
+async fn expired_sessions_are_evicted_from_a_large_pool() {
     let stage = Stage::new();
     let pool = SessionPool::builder(stage.jwt()).capacity(50_000).build();
     for number in 0..300 {
@@ -324,7 +328,7 @@ async fn ended_sessions_are_dropped_from_all_of_a_large_pool() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_pool_that_drops_no_idle_sessions_can_be_had() {
+async fn the_idle_timeout_can_be_disabled() {
     let stage = Stage::new();
     let pool = SessionPool::builder(stage.jwt())
         .idle_timeout(Duration::MAX)
@@ -334,7 +338,7 @@ async fn a_pool_that_drops_no_idle_sessions_can_be_had() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_pool_without_a_deadline_can_be_had() {
+async fn the_deadline_can_be_disabled() {
     let stage = Stage::new();
     let builder = SessionPool::builder(stage.jwt());
     let pool = builder.deadline(Duration::MAX).build();
@@ -342,7 +346,7 @@ async fn a_pool_without_a_deadline_can_be_had() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_expired_session_gets_another_token_and_never_the_old() {
+async fn an_expired_session_gets_a_new_token() {
     let stage = Stage::new();
     let pool = pool(&stage);
     let request = JwtTokenRequest::new().session_name("alice");
@@ -358,17 +362,17 @@ async fn an_expired_session_gets_another_token_and_never_the_old() {
     let requests = stage.token_requests().len();
     assert!(
         requests - tokens.len() <= 1,
-        "the last one may not have been read yet"
+        "the last one may not have been read"
     );
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_a_server_a_token_serves_to_its_end_and_no_longer() {
+async fn without_a_server_a_token_is_served_until_it_expires() {
     let stage = Stage::new();
     let pool = pool(&stage);
     let session = pool.session("alice");
     session.token().await.unwrap();
-    stage.line.cut(Cut::Refused);
+    stage.network.cut(Interruption::Refused);
     let mut served = 0;
     while let Some(token) = session.cached() {
         assert!(stage.takes(&token));
@@ -381,7 +385,7 @@ async fn without_a_server_a_token_serves_to_its_end_and_no_longer() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_system_that_slept_gets_another_token() {
+async fn after_suspend_an_expired_token_is_replaced() {
     let stage = Stage::new();
     let pool = pool(&stage);
     let session = pool.session("alice");
@@ -397,12 +401,12 @@ async fn is_refused(session: &SessionProvider) -> bool {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_failure_pauses_its_session_and_no_other() {
+async fn a_failure_backs_off_only_its_session() {
     let stage = Stage::new();
     let pool = pool(&stage);
     let (unlucky, lucky) = (pool.session("unlucky"), pool.session("lucky"));
     let faults = stage.mock.faults();
-    faults.add(Fault::status(503), At::Token, Times::Next(5));
+    faults.add(Fault::status(503), MockEndpoint::Token, Times::Next(5));
     let error = unlucky.token().await.unwrap_err();
     assert_eq!(status(&error), Some(503));
     lucky.token().await.unwrap();
@@ -419,14 +423,14 @@ async fn a_failure_pauses_its_session_and_no_other() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_request_that_cannot_be_fails_for_itself_and_sends_nothing() {
+async fn an_invalid_request_fails_alone_and_sends_nothing() {
     let stage = Stage::new();
     let pool = pool(&stage);
     let request = JwtTokenRequest::new().session_name("alice");
     let endless = pool.provider(request.duration(Duration::MAX));
     let error = endless.token().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidInput);
-    assert_eq!(stage.line.attempts(), 0);
+    assert_eq!(stage.network.attempts(), 0);
     token(&pool, "alice").await;
 }
 
@@ -438,7 +442,10 @@ async fn only_the_current_token_of_a_session_can_be_invalidated() {
     let session = pool.session("alice");
     let first = session.token().await.unwrap();
     session.invalidate(&bystander);
-    assert!(session.cached().is_some(), "another session's is not its");
+    assert!(
+        session.cached().is_some(),
+        "the token of another session is ignored"
+    );
     session.invalidate(&first);
     assert!(session.cached().is_none());
     let second = session.token().await.unwrap();
@@ -451,9 +458,9 @@ async fn only_the_current_token_of_a_session_can_be_invalidated() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_caller_who_goes_away_stops_nobody_elses_request() {
+async fn a_cancelled_caller_does_not_cancel_the_request() {
     let stage = Stage::new();
-    stage.line.takes(millis(50));
+    stage.network.takes(millis(50));
     let pool = pool(&stage);
     let session = pool.session("alice");
     let impatient = tokio::time::timeout(millis(10), session.token()).await;
@@ -463,7 +470,7 @@ async fn a_caller_who_goes_away_stops_nobody_elses_request() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn nothing_that_is_debugged_shows_a_secret() {
+async fn debug_output_contains_no_secret() {
     let stage = Stage::new();
     let builder = SessionPool::builder(stage.jwt());
     let mut shown = format!("{builder:?}");
@@ -477,7 +484,7 @@ async fn nothing_that_is_debugged_shows_a_secret() {
     assert!(!shown.contains(token.expose()), "{shown}");
     assert!(!shown.contains("czs_"), "{shown}");
     assert!(!shown.contains("PRIVATE KEY"), "{shown}");
-    for jwt in stage.line.bearers() {
+    for jwt in stage.network.bearers() {
         assert!(!shown.contains(&jwt), "{shown}");
     }
 }

@@ -1,5 +1,5 @@
 //! A stored sign-in and the providers that share it, with a mock that counts how often each refresh token is
-//! redeemed: whatever the store, the line and the other owners do, the sign-in must not be lost.
+//! redeemed. Whatever the store, the network and the other owners do, the sign-in must not be lost.
 
 use std::{
     collections::VecDeque,
@@ -15,53 +15,53 @@ use coze_auth::{
         StoreFuture, Stored, TryLock, Version,
     },
 };
-use coze_mock::{Fault, FaultBody, MockCoze, SignIn as Ledger, Target, Times, When};
+use coze_mock::{Fault, FaultBody, MockCoze, Target, Times, TokenFamily, When};
 use serde_json::Value;
 use tokio::time::Instant;
 
-use crate::support::{Cut, Stage, millis, pass, secs};
+use crate::support::{Interruption, Stage, millis, pass, secs};
 
 const PROFILE: &str = "default";
 
-/// A store in memory whose next operations can be made to go wrong.
+/// A memory store whose next operations can be made to fail.
 #[derive(Clone)]
-struct Rigged {
+struct FaultyStore {
     store: MemoryStore,
-    rig: Arc<Mutex<Rig>>,
+    rig: Arc<Mutex<Faults>>,
 }
 
 #[derive(Default)]
-struct Rig {
-    load: VecDeque<Mishap>,
-    intent: VecDeque<Mishap>,
-    withdraw: VecDeque<Mishap>,
-    save: VecDeque<Mishap>,
-    mark: VecDeque<Mishap>,
-    /// From now on, each of these fails.
+struct Faults {
+    load: VecDeque<StoreFault>,
+    intent: VecDeque<StoreFault>,
+    withdraw: VecDeque<StoreFault>,
+    save: VecDeque<StoreFault>,
+    mark: VecDeque<StoreFault>,
+    /// Operations that fail until cleared.
     down: bool,
-    /// Locks end after this time, whatever was asked for.
+    /// The TTL of locks, whatever was requested.
     ttl: Option<Duration>,
     is_process_bound: bool,
     knows_no_age: bool,
-    /// Done once, after the next intent was written.
+    /// Run once, after the next intent was written.
     suspends: Option<Box<dyn FnOnce() + Send>>,
-    /// Put just before the next save or mark.
+    /// Stored immediately before the next save or mark.
     moves_on_to: Option<Token>,
     /// What was written to the record, in order.
     written: Vec<Value>,
 }
 
 #[derive(Clone, Copy)]
-enum Mishap {
-    /// Nothing is done.
+enum StoreFault {
+    /// The operation has no effect.
     Fails,
-    /// It is done, but the answer is lost.
+    /// The operation takes effect, but its response is lost.
     LosesItsAnswer,
-    /// Nothing is done, and nothing comes back.
+    /// The operation hangs without effect.
     Hangs,
 }
 
-/// What a write of the record is for.
+/// The purpose of a write of the record.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum For {
     Intent,
@@ -91,7 +91,7 @@ fn record_in(contents: &Contents) -> Value {
     envelope["record"].take()
 }
 
-impl Rigged {
+impl FaultyStore {
     fn new() -> Self {
         Self {
             store: MemoryStore::new(),
@@ -99,7 +99,7 @@ impl Rigged {
         }
     }
 
-    /// Another way to the same store, with a rig of its own.
+    /// Another handle of the same store, with its own faults.
     fn another(&self) -> Self {
         Self {
             rig: Arc::default(),
@@ -107,23 +107,23 @@ impl Rigged {
         }
     }
 
-    fn with<T>(&self, change: impl FnOnce(&mut Rig) -> T) -> T {
+    fn with<T>(&self, change: impl FnOnce(&mut Faults) -> T) -> T {
         change(&mut self.rig.lock().unwrap())
     }
 
     async fn through<T>(
         &self,
-        next: impl FnOnce(&mut Rig) -> &mut VecDeque<Mishap>,
+        next: impl FnOnce(&mut Faults) -> &mut VecDeque<StoreFault>,
         act: impl Future<Output = Result<T, StoreError>>,
     ) -> Result<T, StoreError> {
-        let failure = || StoreError::transient("the store is rigged", "no answer");
+        let failure = || StoreError::transient("injected store failure", "no answer");
         let (down, mishap) = self.with(|rig| (rig.down, next(rig).pop_front()));
         match mishap {
             None if down => Err(failure()),
             None => act.await,
-            Some(Mishap::Fails) => Err(failure()),
-            Some(Mishap::LosesItsAnswer) => act.await.and(Err(failure())),
-            Some(Mishap::Hangs) => std::future::pending().await,
+            Some(StoreFault::Fails) => Err(failure()),
+            Some(StoreFault::LosesItsAnswer) => act.await.and(Err(failure())),
+            Some(StoreFault::Hangs) => std::future::pending().await,
         }
     }
 
@@ -139,7 +139,7 @@ impl Rigged {
         SignIn::new(self.clone(), PROFILE).unwrap()
     }
 
-    /// Past the rig.
+    /// Bypasses the faults.
     fn behind(&self) -> SignIn {
         SignIn::new(self.store.clone(), PROFILE).unwrap()
     }
@@ -153,7 +153,7 @@ impl Rigged {
         self.behind().quarantined().await.unwrap()
     }
 
-    /// Takes the lock as another owner would.
+    /// Acquires the lock as another owner.
     async fn hold_lock(&self, ttl: Duration) -> Owner {
         let owner = Owner::new([7; 16], "process 4711");
         let lock = self.store.try_lock(&Self::key(), &owner, ttl).await;
@@ -166,7 +166,7 @@ impl Rigged {
     }
 }
 
-impl Store for Rigged {
+impl Store for FaultyStore {
     fn load<'a>(&'a self, key: &'a Key) -> StoreFuture<'a, Option<Stored>> {
         Box::pin(async move {
             let load = self.store.load(key);
@@ -243,24 +243,24 @@ impl Store for Rigged {
     }
 }
 
-/// A stage, and a sign-in that is stored.
-async fn signed_in(stage: &Stage) -> (Rigged, Token) {
-    let store = Rigged::new();
+/// A stage with a stored sign-in.
+async fn signed_in(stage: &Stage) -> (FaultyStore, Token) {
+    let store = FaultyStore::new();
     let first = stage.web_sign_in().await;
     store.sign_in().put(&first).await.unwrap();
     (store, first)
 }
 
-fn replica(stage: &Stage, store: &Rigged) -> CachedProvider {
+fn replica(stage: &Stage, store: &FaultyStore) -> CachedProvider {
     CachedProvider::web(stage.web(), store.sign_in()).build()
 }
 
-fn ledger(stage: &Stage, first: &Token) -> Ledger {
+fn ledger(stage: &Stage, first: &Token) -> TokenFamily {
     let refresh_token = first.refresh_token().unwrap();
     stage.mock.sign_in_of(refresh_token.expose()).unwrap()
 }
 
-/// What is stored is the live end of an unbroken chain.
+/// The stored refresh token is the current one of an unbroken chain.
 #[track_caller]
 fn assert_nothing_lost(stage: &Stage, first: &Token, stored: &Record) {
     let sign_in = ledger(stage, first);
@@ -277,7 +277,7 @@ fn refreshes(stage: &Stage, first: &Token) -> usize {
 // Replicas
 
 #[tokio::test(start_paused = true)]
-async fn replicas_refresh_once_between_them_and_not_once_each() {
+async fn replicas_share_one_refresh() {
     for builder in [
         MockCoze::builder(),
         MockCoze::builder().reuse_revokes_family(true),
@@ -285,7 +285,7 @@ async fn replicas_refresh_once_between_them_and_not_once_each() {
     ] {
         let stage = Stage::of(builder);
         let (store, first) = signed_in(&stage).await;
-        stage.line.takes(millis(80));
+        stage.network.takes(millis(80));
         let replicas: Vec<_> = (0..8).map(|_| replica(&stage, &store)).collect();
         for _ in 0..500 {
             for replica in &replicas {
@@ -303,15 +303,15 @@ async fn replicas_refresh_once_between_them_and_not_once_each() {
         }
         let refreshes = refreshes(&stage, &first);
         assert!((5..=9).contains(&refreshes), "{refreshes} in 5,000 s");
-        let adopted: u64 = replicas.iter().map(|one| one.stats().reused).sum();
-        assert!(adopted >= 7 * refreshes as u64, "{adopted}");
+        let reused: u64 = replicas.iter().map(|one| one.stats().reused).sum();
+        assert!(reused >= 7 * refreshes as u64, "{reused}");
         assert_nothing_lost(&stage, &first, &store.record().await);
         stage.mock.assert_clean();
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_replica_whose_clock_is_wrong_neither_refreshes_for_ever_nor_serves_dead_tokens() {
+async fn a_replica_with_clock_skew_neither_refreshes_constantly_nor_serves_expired_tokens() {
     for offset in [3600, -3600] {
         let stage = Stage::new();
         let (store, first) = signed_in(&stage).await;
@@ -337,14 +337,14 @@ async fn a_replica_whose_clock_is_wrong_neither_refreshes_for_ever_nor_serves_de
 }
 
 #[tokio::test(start_paused = true)]
-async fn in_the_refresh_window_a_replica_without_the_lease_serves_on_and_looks_again() {
+async fn in_the_refresh_window_a_replica_without_the_lock_serves_its_token_and_polls_the_store() {
     let stage = Stage::new();
     let (store, first) = signed_in(&stage).await;
     let (one, other) = (replica(&stage, &store), replica(&stage, &store));
     let old = one.token().await.unwrap();
     other.token().await.unwrap();
     pass(secs(860)).await;
-    stage.line.takes(secs(10));
+    stage.network.takes(secs(10));
     for _ in 0..9 {
         for provider in [&one, &other] {
             let served = provider.cached().expect("nobody waits");
@@ -361,11 +361,11 @@ async fn in_the_refresh_window_a_replica_without_the_lease_serves_on_and_looks_a
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_a_valid_token_a_replica_waits_for_the_one_that_refreshes() {
+async fn without_a_valid_token_a_replica_waits_for_the_refreshing_one() {
     let stage = Stage::new();
     let (store, first) = signed_in(&stage).await;
     pass(secs(1000)).await;
-    stage.line.takes(secs(5));
+    stage.network.takes(secs(5));
     let (one, other) = (replica(&stage, &store), replica(&stage, &store));
     let began = Instant::now();
     let (a, b) = tokio::join!(one.token(), other.token());
@@ -375,10 +375,10 @@ async fn without_a_valid_token_a_replica_waits_for_the_one_that_refreshes() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stored_token_is_used_as_it_is_and_a_one_shot_program_renews_one_that_ends_soon() {
+async fn a_stored_token_is_reused_and_a_one_shot_program_renews_one_near_expiry() {
     let stage = Stage::new();
     let (store, first) = signed_in(&stage).await;
-    let before = stage.line.attempts();
+    let before = stage.network.attempts();
     let one_shot = || {
         CachedProvider::web(stage.web(), store.sign_in())
             .refresh(RefreshMode::InLine)
@@ -386,32 +386,35 @@ async fn a_stored_token_is_used_as_it_is_and_a_one_shot_program_renews_one_that_
     };
     pass(secs(600)).await;
     one_shot().token().await.unwrap();
-    assert_eq!(stage.line.attempts(), before, "it is good for long");
+    assert_eq!(stage.network.attempts(), before, "it is valid for long");
     pass(secs(290)).await;
     let token = one_shot().token().await.unwrap();
     assert_eq!(refreshes(&stage, &first), 1);
     assert!(stage.takes(&token));
     pass(secs(890)).await;
-    stage.line.cut(Cut::Refused);
+    stage.network.cut(Interruption::Refused);
     let token = one_shot().token().await.unwrap();
-    assert!(stage.takes(&token), "what can't be renewed is still good");
+    assert!(
+        stage.takes(&token),
+        "a token that cannot be renewed is still valid"
+    );
     assert_eq!(refreshes(&stage, &first), 1);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_refused_token_is_replaced_by_what_is_stored_before_anything_is_sent() {
+async fn a_refused_token_is_replaced_from_the_store_without_a_request() {
     let stage = Stage::of(MockCoze::builder().refresh_revokes_access_token(true));
     let (store, first) = signed_in(&stage).await;
     let (one, other) = (replica(&stage, &store), replica(&stage, &store));
     let old = one.token().await.unwrap();
     other.token().await.unwrap();
-    // Refused by the API though nobody refreshed: one request, for all replicas.
+    // Refused by the API although no replica refreshed: one request for all replicas.
     one.invalidate(&old);
     let new = one.token().await.unwrap();
     other.invalidate(&old);
     assert_eq!(other.token().await.unwrap().expose(), new.expose());
     assert_eq!(refreshes(&stage, &first), 1);
-    // An API that refuses every token causes one refresh in ten seconds at most.
+    // An API that refuses every token causes at most one refresh in ten seconds.
     for _ in 0..30 {
         let token = one.token().await.unwrap();
         one.invalidate(&token);
@@ -424,23 +427,23 @@ async fn a_refused_token_is_replaced_by_what_is_stored_before_anything_is_sent()
 // The store fails
 
 #[tokio::test(start_paused = true)]
-async fn no_refresh_is_sent_when_the_store_could_not_save_its_answer() {
+async fn no_refresh_is_sent_if_the_store_cannot_save_its_result() {
     let stage = Stage::new();
     let (store, first) = signed_in(&stage).await;
     let provider = replica(&stage, &store);
     let token = provider.token().await.unwrap();
-    let before = stage.line.attempts();
-    store.with(|rig| rig.intent = vec![Mishap::Fails; 1000].into());
+    let before = stage.network.attempts();
+    store.with(|rig| rig.intent = vec![StoreFault::Fails; 1000].into());
     let mut served = 0;
     while let Some(still) = provider.cached() {
         assert_eq!(still.expose(), token.expose());
         served += 1;
         pass(secs(1)).await;
     }
-    assert!(served >= 895, "{served}: to its end");
+    assert!(served >= 895, "{served}: until its expiry");
     let error = provider.token().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Store, "{error}");
-    assert_eq!(stage.line.attempts(), before, "nothing was sent");
+    assert_eq!(stage.network.attempts(), before, "nothing was sent");
     store.with(|rig| rig.intent.clear());
     pass(secs(61)).await;
     assert!(stage.takes(&provider.token().await.unwrap()));
@@ -448,8 +451,8 @@ async fn no_refresh_is_sent_when_the_store_could_not_save_its_answer() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_answer_that_could_not_be_saved_is_served_and_saved_as_soon_as_possible() {
-    for mishap in [Mishap::Fails, Mishap::LosesItsAnswer] {
+async fn an_unsaved_result_is_served_and_saved_as_soon_as_possible() {
+    for mishap in [StoreFault::Fails, StoreFault::LosesItsAnswer] {
         let stage = Stage::new();
         let (store, first) = signed_in(&stage).await;
         let provider = replica(&stage, &store);
@@ -457,7 +460,7 @@ async fn an_answer_that_could_not_be_saved_is_served_and_saved_as_soon_as_possib
         store.with(|rig| rig.save = vec![mishap; 12].into());
         let token = provider.token().await.unwrap();
         assert!(stage.takes(&token));
-        // The next reads see to it.
+        // The next reads save it.
         for _ in 0..20 {
             assert!(provider.token().await.is_ok());
             pass(secs(1)).await;
@@ -469,7 +472,7 @@ async fn an_answer_that_could_not_be_saved_is_served_and_saved_as_soon_as_possib
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_sign_in_of_another_app_is_neither_used_nor_spent() {
+async fn the_sign_in_of_another_app_is_neither_used_nor_redeemed() {
     let stage = Stage::new();
     let (store, first) = signed_in(&stage).await;
     let other = stage.pkce();
@@ -484,7 +487,7 @@ async fn the_sign_in_of_another_app_is_neither_used_nor_spent() {
     assert_eq!(refreshes(&stage, &first), 0);
     let stored = store.record().await;
     assert!(stored.ended().is_none());
-    // It is still the first app's, and so is what follows it.
+    // It still belongs to the first app, and so does its successor.
     replica(&stage, &store).token().await.unwrap();
     assert_eq!(store.record().await.client_id(), stored.client_id());
     provider.token().await.unwrap_err();
@@ -492,24 +495,24 @@ async fn the_sign_in_of_another_app_is_neither_used_nor_spent() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn shutdown_tries_once_more_to_save_what_could_not_be_saved() {
+async fn shutdown_retries_a_failed_save() {
     let stage = Stage::new();
     let (store, first) = signed_in(&stage).await;
     let provider = replica(&stage, &store);
     provider.invalidate(&provider.token().await.unwrap());
-    store.with(|rig| rig.save = vec![Mishap::Fails; 9].into());
+    store.with(|rig| rig.save = vec![StoreFault::Fails; 9].into());
     provider.token().await.unwrap();
     provider.shutdown().await.unwrap();
     assert_nothing_lost(&stage, &first, &store.record().await);
 }
 
 #[tokio::test(start_paused = true)]
-async fn shutdown_says_what_could_not_be_saved_and_tries_again_when_asked_again() {
+async fn shutdown_reports_a_failed_save_and_can_be_repeated() {
     let stage = Stage::new();
     let (store, first) = signed_in(&stage).await;
     let provider = replica(&stage, &store);
     provider.invalidate(&provider.token().await.unwrap());
-    store.with(|rig| rig.save = vec![Mishap::Fails; 1000].into());
+    store.with(|rig| rig.save = vec![StoreFault::Fails; 1000].into());
     provider.token().await.unwrap();
     let error = provider.shutdown().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Store, "{error}");
@@ -519,7 +522,7 @@ async fn shutdown_says_what_could_not_be_saved_and_tries_again_when_asked_again(
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_store_that_is_down_or_hangs_costs_nobody_a_token_that_is_valid() {
+async fn a_failing_or_hanging_store_does_not_block_a_valid_token() {
     for hangs in [false, true] {
         let stage = Stage::new();
         let (store, first) = signed_in(&stage).await;
@@ -527,7 +530,7 @@ async fn a_store_that_is_down_or_hangs_costs_nobody_a_token_that_is_valid() {
         provider.token().await.unwrap();
         store.with(|rig| {
             rig.down = !hangs;
-            rig.load = vec![Mishap::Hangs; if hangs { 1000 } else { 0 }].into();
+            rig.load = vec![StoreFault::Hangs; if hangs { 1000 } else { 0 }].into();
         });
         let mut served = 0;
         while provider.cached().is_some() {
@@ -551,35 +554,35 @@ async fn a_store_that_is_down_or_hangs_costs_nobody_a_token_that_is_valid() {
     }
 }
 
-// The lease
+// The lock
 
 #[tokio::test(start_paused = true)]
-async fn a_lease_that_is_never_given_back_is_not_stolen_and_its_holder_is_named() {
+async fn a_lock_that_is_never_released_is_not_stolen_and_its_owner_is_named() {
     let stage = Stage::new();
     let (store, _) = signed_in(&stage).await;
     pass(secs(1000)).await;
     let _stuck = store.hold_lock(secs(100_000)).await;
-    let before = stage.line.attempts();
+    let before = stage.network.attempts();
     let provider = replica(&stage, &store);
     let began = Instant::now();
     let error = provider.token().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::StoreBusy, "{error}");
     assert!(error.to_string().contains("process 4711"), "{error}");
     assert!(began.elapsed() <= secs(61), "{:?}", began.elapsed());
-    assert_eq!(stage.line.attempts(), before);
+    assert_eq!(stage.network.attempts(), before);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_lease_that_is_lost_while_the_refresh_is_under_way_loses_nothing() {
+async fn a_lock_lost_during_a_refresh_loses_nothing() {
     let stage = Stage::of(MockCoze::builder().reuse_revokes_family(false));
     let (store, first) = signed_in(&stage).await;
     pass(secs(1000)).await;
     store.with(|rig| rig.ttl = Some(secs(2)));
-    stage.line.takes(secs(5));
+    stage.network.takes(secs(5));
     let (slow, other) = (replica(&stage, &store), replica(&stage, &store));
     let former = tokio::spawn(async move { slow.token().await.unwrap() });
     pass(secs(3)).await;
-    // The other one gets the lease, and `invalid_grant`, and finds what the former owner saved.
+    // The other one acquires the lock, gets `invalid_grant`, and loads what the former owner saved.
     let got = other.token().await.unwrap();
     assert!(stage.takes(&got));
     assert_eq!(former.await.unwrap().expose(), got.expose());
@@ -595,7 +598,7 @@ async fn after_invalid_grant_a_former_owner_has_time_to_save() {
     pass(secs(1000)).await;
     store.with(|rig| {
         rig.ttl = Some(secs(1));
-        rig.save = vec![Mishap::Fails; 10].into();
+        rig.save = vec![StoreFault::Fails; 10].into();
     });
     let (former, other) = (replica(&stage, &store), replica(&stage, &store));
     let former = tokio::spawn(async move { former.token().await.unwrap() });
@@ -607,16 +610,16 @@ async fn after_invalid_grant_a_former_owner_has_time_to_save() {
     assert!(store.record().await.ended().is_none());
 }
 
-/// An owner that redeems the refresh token, but whose saves fail, and whose lease runs out: its way to the store, itself,
+/// An owner that redeems the refresh token, but whose saves fail until its lock expires. Returns its store handle, its provider
 /// and the token.
 async fn redeemed_and_unsaved(
     stage: &Stage,
-    store: &Rigged,
-) -> (Rigged, CachedProvider, AccessToken) {
+    store: &FaultyStore,
+) -> (FaultyStore, CachedProvider, AccessToken) {
     let cut_off = store.another();
     cut_off.with(|rig| {
         rig.ttl = Some(secs(1));
-        rig.save = vec![Mishap::Fails; 1000].into();
+        rig.save = vec![StoreFault::Fails; 1000].into();
     });
     let owner = replica(stage, &cut_off);
     let got = owner.token().await.unwrap();
@@ -624,26 +627,26 @@ async fn redeemed_and_unsaved(
 }
 
 #[tokio::test(start_paused = true)]
-async fn whoever_could_not_save_for_minutes_is_waited_for() {
+async fn an_owner_that_cannot_save_for_minutes_is_awaited() {
     let stage = Stage::new();
     let (store, _) = signed_in(&stage).await;
     pass(secs(1000)).await;
     let (cut_off, _former, got) = redeemed_and_unsaved(&stage, &store).await;
     pass(secs(300)).await;
     cut_off.with(|rig| rig.save.clear());
-    // It tries again every ten seconds.
+    // It retries every ten seconds.
     let other = replica(&stage, &store);
     assert_eq!(other.token().await.unwrap().expose(), got.expose());
     assert!(store.record().await.ended().is_none());
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_save_that_comes_after_the_sign_in_was_given_up_brings_it_back() {
+async fn a_late_save_restores_a_sign_in_that_was_marked_ended() {
     let stage = Stage::new();
     let (store, first) = signed_in(&stage).await;
     pass(secs(1000)).await;
     let (cut_off, former, got) = redeemed_and_unsaved(&stage, &store).await;
-    // Another owner does not know that, and gives up at once.
+    // Another owner does not know that, and marks the sign-in as ended immediately.
     store.with(|rig| rig.is_process_bound = true);
     let other = replica(&stage, &store);
     assert!(other.token().await.unwrap_err().needs_sign_in());
@@ -660,16 +663,16 @@ async fn a_save_that_comes_after_the_sign_in_was_given_up_brings_it_back() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn whoever_could_not_save_keeps_the_lease_so_that_nobody_sends_the_spent_token() {
+async fn an_owner_that_cannot_save_keeps_the_lock() {
     let stage = Stage::of(MockCoze::builder().reuse_revokes_family(true));
     let (store, first) = signed_in(&stage).await;
     pass(secs(1000)).await;
     let cut_off = store.another();
-    cut_off.with(|rig| rig.save = vec![Mishap::Fails; 9].into());
+    cut_off.with(|rig| rig.save = vec![StoreFault::Fails; 9].into());
     let (former, other) = (replica(&stage, &cut_off), replica(&stage, &store));
     let got = former.token().await.unwrap();
     assert_eq!(former.stats().unsaved.unwrap().kind(), ErrorKind::Store);
-    // Nobody calls the former owner again.
+    // No caller uses the former owner again.
     assert_eq!(other.token().await.unwrap().expose(), got.expose());
     assert!(former.stats().unsaved.is_none());
     assert_eq!(refreshes(&stage, &first), 1);
@@ -677,7 +680,7 @@ async fn whoever_could_not_save_keeps_the_lease_so_that_nobody_sends_the_spent_t
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_lease_that_is_lost_between_two_attempts_ends_them() {
+async fn a_lock_lost_between_two_attempts_ends_them() {
     let stage = Stage::of(MockCoze::builder().reuse_revokes_family(true));
     let (store, first) = signed_in(&stage).await;
     pass(secs(1000)).await;
@@ -694,12 +697,12 @@ async fn a_lease_that_is_lost_between_two_attempts_ends_them() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn shutdown_sends_nothing_any_more_and_does_not_wait_for_the_lease() {
+async fn shutdown_sends_nothing_and_does_not_wait_for_the_lock() {
     let stage = Stage::new();
     let (store, _) = signed_in(&stage).await;
     pass(secs(1000)).await;
-    let lease = store.hold_lock(secs(1000)).await;
-    let before = stage.line.attempts();
+    let lock = store.hold_lock(secs(1000)).await;
+    let before = stage.network.attempts();
     let provider = replica(&stage, &store);
     let waiting = tokio::spawn({
         let provider = provider.clone();
@@ -710,13 +713,13 @@ async fn shutdown_sends_nothing_any_more_and_does_not_wait_for_the_lease() {
     provider.shutdown().await.unwrap();
     assert!(began.elapsed() < secs(1), "{:?}", began.elapsed());
     assert_eq!(waiting.await.unwrap().kind(), ErrorKind::ShutDown);
-    store.unlock(&lease).await;
+    store.unlock(&lock).await;
     pass(secs(10)).await;
-    assert_eq!(stage.line.attempts(), before);
+    assert_eq!(stage.network.attempts(), before);
 }
 
 #[tokio::test(start_paused = true)]
-async fn shutdown_ends_the_attempts_of_a_refresh_that_fails() {
+async fn shutdown_ends_the_retries_of_a_refresh() {
     let stage = Stage::new();
     let (store, first) = signed_in(&stage).await;
     pass(secs(1000)).await;
@@ -734,7 +737,7 @@ async fn shutdown_ends_the_attempts_of_a_refresh_that_fails() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_one_shot_program_with_a_valid_token_does_not_wait_for_the_lease() {
+async fn a_one_shot_program_with_a_valid_token_does_not_wait_for_the_lock() {
     let stage = Stage::new();
     let (store, first) = signed_in(&stage).await;
     pass(secs(800)).await;
@@ -751,7 +754,7 @@ async fn a_one_shot_program_with_a_valid_token_does_not_wait_for_the_lease() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_refusal_is_believed_at_once_where_no_former_owner_can_save() {
+async fn a_refusal_is_final_if_no_former_owner_can_save() {
     for was_released in [true, false] {
         let stage = Stage::new();
         let (store, first) = signed_in(&stage).await;
@@ -764,7 +767,7 @@ async fn a_refusal_is_believed_at_once_where_no_former_owner_can_save() {
         } else {
             Some(former)
         };
-        // A former owner is not waited for any more, either.
+        // A former owner is no longer awaited either.
         pass(secs(4000)).await;
         let provider = CachedProvider::web(stage.web(), store.sign_in())
             .deadline(secs(5))
@@ -777,23 +780,23 @@ async fn a_refusal_is_believed_at_once_where_no_former_owner_can_save() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_refusal_that_is_not_believed_yet_does_not_ask_for_a_sign_in() {
+async fn a_refusal_within_the_grace_period_does_not_require_sign_in() {
     let stage = Stage::new();
     let (store, first) = signed_in(&stage).await;
     let refresh_token = first.refresh_token().unwrap().expose();
     assert!(stage.mock.revoke_sign_in(refresh_token));
     pass(secs(1000)).await;
-    // An owner whose request hangs, and that can't withdraw its intent.
+    // An owner whose request hangs, and that cannot withdraw its intent.
     let cut_off = store.another();
-    cut_off.with(|rig| rig.withdraw = vec![Mishap::Fails; 10].into());
-    stage.line.cut(Cut::Silent);
+    cut_off.with(|rig| rig.withdraw = vec![StoreFault::Fails; 10].into());
+    stage.network.cut(Interruption::Silent);
     let former = CachedProvider::web(stage.web(), cut_off.sign_in())
         .deadline(secs(5))
         .build();
     former.token().await.unwrap_err();
-    stage.line.mend();
+    stage.network.repair();
     pass(secs(100)).await;
-    let before = stage.line.attempts();
+    let before = stage.network.attempts();
     let provider = CachedProvider::web(stage.web(), store.sign_in())
         .deadline(secs(5))
         .build();
@@ -808,21 +811,21 @@ async fn a_refusal_that_is_not_believed_yet_does_not_ask_for_a_sign_in() {
         pass(error.retry_after().unwrap()).await;
     }
     assert!(began.elapsed() >= secs(35), "{:?}", began.elapsed());
-    assert_eq!(stage.line.attempts() - before, 1, "it is sent once");
+    assert_eq!(stage.network.attempts() - before, 1, "it is sent only once");
 }
 
-// The record moves on
+// The record changes
 
 #[tokio::test(start_paused = true)]
-async fn a_sign_in_that_was_replaced_in_the_middle_is_used_and_the_answer_set_aside() {
+async fn a_sign_in_replaced_during_a_refresh_is_used_and_the_result_quarantined() {
     let stage = Stage::new();
     let (store, _) = signed_in(&stage).await;
     pass(secs(1000)).await;
-    stage.line.takes(secs(5));
+    stage.network.takes(secs(5));
     let provider = replica(&stage, &store);
     let refreshing = tokio::spawn(async move { provider.token().await.unwrap() });
     pass(secs(1)).await;
-    stage.line.takes(Duration::ZERO);
+    stage.network.takes(Duration::ZERO);
     let fresh = stage.web_sign_in().await;
     store.sign_in().put(&fresh).await.unwrap();
     let got = refreshing.await.unwrap();
@@ -830,17 +833,17 @@ async fn a_sign_in_that_was_replaced_in_the_middle_is_used_and_the_answer_set_as
     assert_eq!(
         store.quarantined().await.len(),
         2,
-        "what was replaced, and what came too late"
+        "the replaced record and the late result"
     );
     assert_nothing_lost(&stage, &fresh, &store.record().await);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_sign_in_that_was_removed_in_the_middle_stays_removed() {
+async fn a_sign_out_during_a_refresh_is_permanent() {
     let stage = Stage::new();
     let (store, _) = signed_in(&stage).await;
     pass(secs(1000)).await;
-    stage.line.takes(secs(5));
+    stage.network.takes(secs(5));
     let provider = replica(&stage, &store);
     let refreshing = tokio::spawn(async move { provider.token().await.unwrap_err() });
     pass(secs(1)).await;
@@ -851,14 +854,14 @@ async fn a_sign_in_that_was_removed_in_the_middle_stays_removed() {
     assert!(store.sign_in().load().await.unwrap().is_none());
     assert!(
         store.quarantined().await.is_empty(),
-        "no live token is left"
+        "no valid token is left"
     );
 }
 
 // The sign-in ends
 
 #[tokio::test(start_paused = true)]
-async fn a_dead_sign_in_is_told_to_all_and_sent_by_none_until_a_person_signs_in() {
+async fn an_ended_sign_in_is_reported_without_requests_until_a_new_sign_in() {
     let stage = Stage::new();
     let (store, first) = signed_in(&stage).await;
     let refresh_token = first.refresh_token().unwrap().expose();
@@ -868,17 +871,17 @@ async fn a_dead_sign_in_is_told_to_all_and_sent_by_none_until_a_person_signs_in(
     let error = one.token().await.unwrap_err();
     assert!(error.needs_sign_in(), "{error}");
     assert!(error.log_id().is_some());
-    let before = stage.line.attempts();
+    let before = stage.network.attempts();
     for _ in 0..100 {
         let error = other.token().await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::NotSignedIn, "{error}");
         assert!(one.token().await.unwrap_err().needs_sign_in());
         pass(millis(500)).await;
     }
-    assert_eq!(stage.line.attempts(), before, "nobody sends it again");
-    let dead = store.record().await;
-    assert!(dead.holds(first.refresh_token().unwrap()), "kept");
-    assert_eq!(dead.ended().unwrap().code, "invalid_grant");
+    assert_eq!(stage.network.attempts(), before, "it is not sent again");
+    let ended = store.record().await;
+    assert!(ended.holds(first.refresh_token().unwrap()), "kept");
+    assert_eq!(ended.ended().unwrap().code, "invalid_grant");
 
     let fresh = stage.web_sign_in().await;
     store.sign_in().put(&fresh).await.unwrap();
@@ -890,11 +893,11 @@ async fn a_dead_sign_in_is_told_to_all_and_sent_by_none_until_a_person_signs_in(
 }
 
 #[tokio::test(start_paused = true)]
-async fn invalid_grant_is_not_believed_of_a_record_that_has_changed() {
+async fn invalid_grant_is_ignored_if_the_record_has_changed() {
     let stage = Stage::new();
     let (store, first) = signed_in(&stage).await;
     pass(secs(1000)).await;
-    stage.line.takes(secs(5));
+    stage.network.takes(secs(5));
     assert!(
         stage
             .mock
@@ -903,7 +906,7 @@ async fn invalid_grant_is_not_believed_of_a_record_that_has_changed() {
     let provider = replica(&stage, &store);
     let refreshing = tokio::spawn(async move { provider.token().await.unwrap() });
     pass(secs(1)).await;
-    stage.line.takes(Duration::ZERO);
+    stage.network.takes(Duration::ZERO);
     let fresh = stage.web_sign_in().await;
     store.sign_in().put(&fresh).await.unwrap();
     let got = refreshing.await.unwrap();
@@ -912,7 +915,7 @@ async fn invalid_grant_is_not_believed_of_a_record_that_has_changed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_sign_in_that_was_replaced_just_before_it_is_called_over_is_used() {
+async fn a_sign_in_replaced_just_before_it_is_marked_ended_is_used() {
     let stage = Stage::new();
     let (store, first) = signed_in(&stage).await;
     let refresh_token = first.refresh_token().unwrap().expose();
@@ -926,21 +929,21 @@ async fn a_sign_in_that_was_replaced_just_before_it_is_called_over_is_used() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn nobody_signed_in_is_an_error_that_says_so_and_passes_at_once() {
+async fn a_missing_sign_in_is_an_error_without_backoff() {
     let stage = Stage::new();
-    let store = Rigged::new();
+    let store = FaultyStore::new();
     let provider = replica(&stage, &store);
     let error = provider.token().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NotSignedIn, "{error}");
     assert!(error.needs_sign_in());
-    assert_eq!(stage.line.attempts(), 0);
+    assert_eq!(stage.network.attempts(), 0);
     let first = stage.web_sign_in().await;
     store.sign_in().put(&first).await.unwrap();
-    assert!(provider.token().await.is_ok(), "without a pause");
+    assert!(provider.token().await.is_ok(), "without a backoff");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_lost_answer_ends_a_sign_in_and_nothing_else_does() {
+async fn only_a_lost_response_ends_a_sign_in() {
     let stage = Stage::new();
     let (store, first) = signed_in(&stage).await;
     pass(secs(1000)).await;
@@ -952,14 +955,18 @@ async fn a_lost_answer_ends_a_sign_in_and_nothing_else_does() {
     faults.add(lost, Target::refresh(), Times::ONCE);
     let error = provider.token().await.unwrap_err();
     assert!(error.needs_sign_in(), "{error}");
-    assert_eq!(refreshes(&stage, &first), 1, "redeemed, and never heard of");
+    assert_eq!(
+        refreshes(&stage, &first),
+        1,
+        "redeemed with a lost response"
+    );
     assert!(store.record().await.ended().is_some());
 }
 
-// Rules of the protocol that need time
+// Rules of the protocol over time
 
 #[tokio::test(start_paused = true)]
-async fn the_intent_is_written_anew_before_every_attempt_and_withdrawn_after_the_last() {
+async fn the_intent_is_rewritten_before_every_attempt_and_withdrawn_after_the_last() {
     let stage = Stage::new();
     let (store, first) = signed_in(&stage).await;
     pass(secs(1000)).await;
@@ -970,9 +977,9 @@ async fn the_intent_is_written_anew_before_every_attempt_and_withdrawn_after_the
         Times::Forever,
     );
     let provider = replica(&stage, &store);
-    let before = stage.line.attempts();
+    let before = stage.network.attempts();
     provider.token().await.unwrap_err();
-    let sent = (stage.line.attempts() - before) as usize;
+    let sent = (stage.network.attempts() - before) as usize;
     assert!(sent >= 3, "{sent}");
     let written = store.with(|rig| std::mem::take(&mut rig.written));
     let intents = written.iter().filter_map(|record| record.get("intents"));
@@ -982,7 +989,7 @@ async fn the_intent_is_written_anew_before_every_attempt_and_withdrawn_after_the
     assert_eq!(holds.len(), sent);
     assert!(
         holds.is_sorted_by(|before, after| before > after),
-        "{holds:?}: what is left of the lock"
+        "{holds:?}: the rest of the lock"
     );
     let last = written.last().unwrap();
     assert!(
@@ -993,7 +1000,7 @@ async fn the_intent_is_written_anew_before_every_attempt_and_withdrawn_after_the
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_the_server_said_holds_back_other_replicas_until_a_fresh_sign_in() {
+async fn a_retry_after_applies_to_other_replicas_until_a_new_sign_in() {
     let stage = Stage::new();
     let (store, _) = signed_in(&stage).await;
     pass(secs(1000)).await;
@@ -1004,7 +1011,7 @@ async fn what_the_server_said_holds_back_other_replicas_until_a_fresh_sign_in() 
         Times::ONCE,
     );
     replica(&stage, &store).token().await.unwrap_err();
-    let before = stage.line.attempts();
+    let before = stage.network.attempts();
     let other = replica(&stage, &store);
     let began = Instant::now();
     let error = other.token().await.unwrap_err();
@@ -1013,9 +1020,9 @@ async fn what_the_server_said_holds_back_other_replicas_until_a_fresh_sign_in() 
     let left = error.retry_after().unwrap();
     assert!(
         left > secs(10) && left <= secs(15),
-        "{left:?}: 15 s at most"
+        "{left:?}: at most 15 s"
     );
-    assert_eq!(stage.line.attempts(), before);
+    assert_eq!(stage.network.attempts(), before);
     let fresh = stage.web_sign_in().await;
     store.sign_in().put(&fresh).await.unwrap();
     let third = replica(&stage, &store).token().await.unwrap();
@@ -1023,33 +1030,33 @@ async fn what_the_server_said_holds_back_other_replicas_until_a_fresh_sign_in() 
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_server_out_of_reach_holds_back_the_processes_of_one_machine_only() {
+async fn an_unreachable_server_backs_off_only_the_processes_of_one_machine() {
     for is_process_bound in [true, false] {
         let stage = Stage::new();
         let (store, _) = signed_in(&stage).await;
         store.with(|rig| rig.is_process_bound = is_process_bound);
         pass(secs(1000)).await;
-        stage.line.cut(Cut::Refused);
+        stage.network.cut(Interruption::Refused);
         replica(&stage, &store).token().await.unwrap_err();
-        let before = stage.line.attempts();
+        let before = stage.network.attempts();
         let error = replica(&stage, &store).token().await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Connect, "{error}");
-        let sent = stage.line.attempts() - before;
+        let sent = stage.network.attempts() - before;
         assert_eq!(sent == 0, is_process_bound, "{sent}");
-        stage.line.mend();
+        stage.network.repair();
         pass(secs(16)).await;
         assert!(replica(&stage, &store).token().await.is_ok());
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn programs_that_find_a_dead_server_do_not_queue_up_to_ask_it_one_after_the_other() {
+async fn programs_waiting_for_the_lock_do_not_repeat_a_failed_refresh() {
     let stage = Stage::new();
     let (store, _) = signed_in(&stage).await;
     store.with(|rig| rig.is_process_bound = true);
     pass(secs(1000)).await;
-    stage.line.cut(Cut::Refused);
-    let (before, began) = (stage.line.attempts(), Instant::now());
+    stage.network.cut(Interruption::Refused);
+    let (before, began) = (stage.network.attempts(), Instant::now());
     let programs: Vec<_> = (0..20)
         .map(|_| {
             let program = replica(&stage, &store);
@@ -1059,32 +1066,36 @@ async fn programs_that_find_a_dead_server_do_not_queue_up_to_ask_it_one_after_th
     for program in programs {
         assert_eq!(program.await.unwrap(), ErrorKind::Connect);
     }
-    assert_eq!(stage.line.attempts() - before, 5, "the attempts of one");
+    assert_eq!(
+        stage.network.attempts() - before,
+        5,
+        "the attempts of one program"
+    );
     assert!(began.elapsed() < secs(10), "{:?}", began.elapsed());
 }
 
 #[tokio::test(start_paused = true)]
-async fn nothing_is_sent_after_the_machine_was_suspended_for_longer_than_the_lock() {
+async fn nothing_is_sent_after_a_suspend_longer_than_the_lock() {
     let stage = Stage::new();
     let (store, first) = signed_in(&stage).await;
     pass(secs(1000)).await;
-    // Suspended between the lock and the request: only the wall clock tells.
+    // Suspended between lock and request: only the wall clock shows it.
     let clock = stage.clock.clone();
     store.with(|rig| rig.suspends = Some(Box::new(move || clock.set_wall_offset_secs(300))));
-    let before = stage.line.attempts();
+    let before = stage.network.attempts();
     let token = replica(&stage, &store).token().await.unwrap();
     assert!(stage.takes(&token));
-    assert_eq!(stage.line.attempts() - before, 1, "by a lock taken again");
+    assert_eq!(stage.network.attempts() - before, 1, "with a new lock");
     let written = store.with(|rig| std::mem::take(&mut rig.written));
     let intents = written
         .iter()
         .filter(|record| record.get("intents").is_some());
-    assert_eq!(intents.count(), 2, "the first was given up");
+    assert_eq!(intents.count(), 2, "the first was abandoned");
     assert_nothing_lost(&stage, &first, &store.record().await);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_machine_that_was_suspended_between_two_attempts_asks_again_at_once() {
+async fn a_suspend_between_two_attempts_is_followed_by_an_immediate_attempt() {
     let stage = Stage::new();
     let (store, first) = signed_in(&stage).await;
     pass(secs(1000)).await;
@@ -1108,14 +1119,14 @@ async fn a_machine_that_was_suspended_between_two_attempts_asks_again_at_once() 
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_owner_that_lost_its_lock_is_waited_for_as_if_it_held_it() {
+async fn an_owner_that_lost_its_lock_is_awaited_as_if_it_held_it() {
     let stage = Stage::of(MockCoze::builder().reuse_revokes_family(true));
     let (store, first) = signed_in(&stage).await;
     pass(secs(1000)).await;
-    // Its lock is gone after a second, as after a failover; its intent is not.
+    // Its lock disappears after a second, as after a failover; its intent does not.
     let cut_short = store.another();
     cut_short.with(|rig| rig.ttl = Some(secs(1)));
-    stage.line.takes(secs(8));
+    stage.network.takes(secs(8));
     let (slow, other) = (replica(&stage, &cut_short), replica(&stage, &store));
     let former = tokio::spawn(async move { slow.token().await.unwrap() });
     pass(secs(3)).await;
@@ -1126,10 +1137,10 @@ async fn an_owner_that_lost_its_lock_is_waited_for_as_if_it_held_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_save_that_a_failover_rolled_back_is_made_again() {
+async fn a_save_that_a_failover_rolled_back_is_repeated() {
     let stage = Stage::of(MockCoze::builder().reuse_revokes_family(true));
     let (store, first) = signed_in(&stage).await;
-    let key = Rigged::key();
+    let key = FaultyStore::key();
     let old = store.store.load(&key).await.unwrap().unwrap();
     pass(secs(1000)).await;
     let provider = replica(&stage, &store);
@@ -1150,7 +1161,7 @@ async fn a_save_that_a_failover_rolled_back_is_made_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn of_an_unknown_age_a_stored_token_is_not_used_and_its_refresh_tells_the_time() {
+async fn a_stored_token_of_unknown_age_is_refreshed() {
     let stage = Stage::new();
     let (store, first) = signed_in(&stage).await;
     store.with(|rig| rig.knows_no_age = true);
@@ -1160,20 +1171,20 @@ async fn of_an_unknown_age_a_stored_token_is_not_used_and_its_refresh_tells_the_
 }
 
 #[tokio::test(start_paused = true)]
-async fn waiting_for_another_owner_does_not_end_at_another_version_alone() {
+async fn a_new_version_alone_does_not_end_the_wait_for_another_owner() {
     let stage = Stage::new();
     let (store, first) = signed_in(&stage).await;
     pass(secs(1000)).await;
-    // Of an unknown age, a record that is written again looks no fresher.
+    // With an unknown age, a rewritten record does not look fresher.
     store.with(|rig| rig.knows_no_age = true);
     let other = store.hold_lock(secs(40)).await;
-    let before = stage.line.attempts();
+    let before = stage.network.attempts();
     let provider = replica(&stage, &store);
     let waiting = tokio::spawn(async move { provider.token().await.unwrap() });
-    let key = Rigged::key();
+    let key = FaultyStore::key();
     for _ in 0..10 {
         pass(secs(1)).await;
-        // The same record, written again.
+        // The same record, rewritten.
         let now = store.store.load(&key).await.unwrap().unwrap();
         let mut longer = now.contents.expose().to_vec();
         longer.push(b' ');
@@ -1183,7 +1194,7 @@ async fn waiting_for_another_owner_does_not_end_at_another_version_alone() {
             .compare_and_set(&key, Some(&now.version), Some(&again));
         assert_ne!(set.await.unwrap(), CompareAndSet::Conflict);
     }
-    assert_eq!(stage.line.attempts(), before);
+    assert_eq!(stage.network.attempts(), before);
     assert!(!waiting.is_finished());
     store.unlock(&other).await;
     assert!(stage.takes(&waiting.await.unwrap()));

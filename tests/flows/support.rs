@@ -1,5 +1,5 @@
-//! The stage of all tests: a mock, a client in the same process, one clock for both, and a line between them that
-//! can be cut, slowed down and listened to.
+//! The stage of all tests: a mock, an in-process client, one clock for both, and a simulated network that
+//! can be interrupted, delayed and observed.
 
 use std::{
     error::Error as StdError,
@@ -18,7 +18,7 @@ use http_body_util::{BodyExt, Full, combinators::UnsyncBoxBody};
 use serde_json::Value;
 use tower::ServiceExt;
 
-/// When every stage begins, by the mock's clock, in UNIX seconds.
+/// The start of every stage by the mock's clock, in UNIX seconds.
 pub(crate) const START: u64 = 1_800_000_000;
 
 /// A redirect URI of the mock's web and PKCE apps.
@@ -36,17 +36,17 @@ pub(crate) fn unix(seconds: u64) -> SystemTime {
     SystemTime::UNIX_EPOCH + secs(seconds)
 }
 
-/// Lets this much time pass, for everybody.
+/// Advances the shared time.
 pub(crate) async fn pass(duration: Duration) {
     tokio::time::sleep(duration).await;
 }
 
-/// A mock and what is needed to call it. Make it inside a runtime whose time is paused.
+/// A mock and its client. Create it inside a runtime with paused time.
 pub(crate) struct Stage {
     pub(crate) mock: MockCoze,
-    /// The client's clock. Its wall can be set wrong; the mock's is always right.
+    /// The client's clock. Its wall clock can be skewed; the mock's is always correct.
     pub(crate) clock: TestClock,
-    pub(crate) line: Line,
+    pub(crate) network: Network,
 }
 
 impl Stage {
@@ -60,7 +60,7 @@ impl Stage {
             .build()
             .unwrap();
         Self {
-            line: Line(Arc::new(LineInner {
+            network: Network(Arc::new(NetworkInner {
                 mock: mock.clone(),
                 state: Mutex::default(),
             })),
@@ -70,8 +70,8 @@ impl Stage {
     }
 
     pub(crate) fn client_builder(&self) -> OAuthClientBuilder {
-        let line = self.line.clone();
-        let service = tower::service_fn(move |request| line.clone().carry(request));
+        let network = self.network.clone();
+        let service = tower::service_fn(move |request| network.clone().carry(request));
         OAuthClient::builder()
             .endpoint(Endpoint::custom(self.mock.url()).unwrap())
             .transport(ServiceTransport::new(service))
@@ -99,7 +99,7 @@ impl Stage {
         jwt_flow(self.client())
     }
 
-    /// A service that claims to be an app which the mock does not know.
+    /// A service that claims to be an app that is not registered.
     pub(crate) fn jwt_of_another_app(&self) -> JwtFlow {
         JwtFlow::builder(self.client())
             .client_id("another.app.coze")
@@ -109,7 +109,7 @@ impl Stage {
             .unwrap()
     }
 
-    /// A person approves in a browser, and the web app gets its tokens.
+    /// Lets a user approve in a browser, and the web app get its tokens.
     pub(crate) async fn web_sign_in(&self) -> Token {
         let web = self.web();
         let (page, login) = web.login(REDIRECT_URI).begin().unwrap();
@@ -125,7 +125,7 @@ impl Stage {
         pkce.complete(login, &callback).await.unwrap()
     }
 
-    /// A person approves a device, and the device gets its tokens.
+    /// Lets a user approve a device, and the device get its tokens.
     pub(crate) async fn device_sign_in(&self) -> Token {
         let device = self.device();
         let authorization = device.start().await.unwrap();
@@ -133,24 +133,24 @@ impl Stage {
         device.poll(&authorization).await.unwrap()
     }
 
-    /// Where a person's browser is sent to after the decision.
+    /// The callback URL after the user's decision.
     pub(crate) fn person(&self, page: &str, decision: Decision) -> String {
         self.mock.authorize(page, decision).unwrap().into()
     }
 
-    /// What the mock knows about a token; fails the test if that is not alive.
+    /// The mock's properties of a token; panics if it is not valid.
     #[track_caller]
     pub(crate) fn granted(&self, token: &Token) -> GrantedToken {
         let granted = self.mock.granted(token.access_token().expose());
-        granted.expect("the mock knows the token, and it is alive")
+        granted.expect("a token that is valid for the mock")
     }
 
-    /// Whether the API would take the token now.
+    /// Whether the API would accept the token now.
     pub(crate) fn takes(&self, token: &AccessToken) -> bool {
         self.mock.granted(token.expose()).is_some()
     }
 
-    /// The token requests so far that reached the mock.
+    /// The token requests that reached the mock.
     pub(crate) fn token_requests(&self) -> Vec<RequestRecord> {
         use coze_mock::Endpoint::{AccountToken, EnterpriseToken, Token};
         let mut requests = self.mock.requests();
@@ -171,13 +171,13 @@ impl Stage {
             .collect()
     }
 
-    /// The log id of the last answer.
+    /// The log id of the last response.
     pub(crate) fn last_log_id(&self) -> String {
         self.mock.requests().pop().expect("a request").log_id
     }
 }
 
-/// The key of the mock's JWT app, parsed once.
+/// The parsed key of the mock's JWT app.
 fn signer() -> Arc<PrivateKey> {
     static KEY: OnceLock<Arc<PrivateKey>> = OnceLock::new();
     let parsed =
@@ -195,7 +195,7 @@ pub(crate) fn jwt_flow(client: OAuthClient) -> JwtFlow {
         .unwrap()
 }
 
-/// What an error says about the answer that caused it.
+/// The status and log id in an error.
 pub(crate) fn status(error: &Error) -> Option<u16> {
     error.status().map(|status| status.as_u16())
 }
@@ -204,18 +204,18 @@ type Rewrite = Box<dyn Fn(&mut http::Response<Bytes>) + Send>;
 type Unreached = Box<dyn StdError + Send + Sync>;
 type AnswerBody = UnsyncBoxBody<Bytes, Unreached>;
 
-/// The line to the mock. Clones are the same line.
+/// The simulated network to the mock. Clones share one network.
 #[derive(Clone)]
-pub(crate) struct Line(Arc<LineInner>);
+pub(crate) struct Network(Arc<NetworkInner>);
 
-struct LineInner {
+struct NetworkInner {
     mock: MockCoze,
-    state: Mutex<LineState>,
+    state: Mutex<NetworkState>,
 }
 
 #[derive(Default)]
-struct LineState {
-    cut: Option<Cut>,
+struct NetworkState {
+    cut: Option<Interruption>,
     takes: Duration,
     rewrite: Option<Rewrite>,
     attempts: u64,
@@ -224,39 +224,39 @@ struct LineState {
     bearers: Vec<String>,
 }
 
-/// What a line that is cut does.
+/// How an interrupted network behaves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Cut {
-    /// No connection, at once.
+pub(crate) enum Interruption {
+    /// Connections fail immediately.
     Refused,
-    /// Requests go nowhere, and nothing comes back.
+    /// Requests are lost, and no response arrives.
     Silent,
 }
 
-impl Line {
-    fn with<T>(&self, change: impl FnOnce(&mut LineState) -> T) -> T {
+impl Network {
+    fn with<T>(&self, change: impl FnOnce(&mut NetworkState) -> T) -> T {
         change(&mut self.0.state.lock().unwrap())
     }
 
-    pub(crate) fn cut(&self, cut: Cut) {
+    pub(crate) fn cut(&self, cut: Interruption) {
         self.with(|state| state.cut = Some(cut));
     }
 
-    pub(crate) fn mend(&self) {
+    pub(crate) fn repair(&self) {
         self.with(|state| state.cut = None);
     }
 
-    /// From now on each request takes so long.
+    /// Sets the latency of each request.
     pub(crate) fn takes(&self, duration: Duration) {
         self.with(|state| state.takes = duration);
     }
 
-    /// From now on each answer is changed so on its way.
+    /// Rewrites each response.
     pub(crate) fn rewrites(&self, rewrite: impl Fn(&mut http::Response<Bytes>) + Send + 'static) {
         self.with(|state| state.rewrite = Some(Box::new(rewrite)));
     }
 
-    /// The requests that were tried, whether or not they reached the mock.
+    /// The number of attempted requests, whether or not they reached the mock.
     pub(crate) fn attempts(&self) -> u64 {
         self.with(|state| state.attempts)
     }
@@ -265,7 +265,7 @@ impl Line {
         self.with(|state| state.most_in_flight)
     }
 
-    /// The bare bearers that went through.
+    /// The bearer tokens that were sent.
     pub(crate) fn bearers(&self) -> Vec<String> {
         self.with(|state| state.bearers.clone())
     }
@@ -283,10 +283,12 @@ impl Line {
         });
         match cut {
             None => {}
-            Some(Cut::Refused) => {
-                return Err(SendError::new(SendErrorKind::Connect, "the line is cut").into());
+            Some(Interruption::Refused) => {
+                return Err(
+                    SendError::new(SendErrorKind::Connect, "the network is interrupted").into(),
+                );
             }
-            Some(Cut::Silent) => std::future::pending().await,
+            Some(Interruption::Silent) => std::future::pending().await,
         }
         let _in_flight = InFlight::enter(&self);
         if !takes.is_zero() {
@@ -307,15 +309,15 @@ impl Line {
     }
 }
 
-struct InFlight(Line);
+struct InFlight(Network);
 
 impl InFlight {
-    fn enter(line: &Line) -> Self {
-        line.with(|state| {
+    fn enter(network: &Network) -> Self {
+        network.with(|state| {
             state.in_flight += 1;
             state.most_in_flight = state.most_in_flight.max(state.in_flight);
         });
-        Self(line.clone())
+        Self(network.clone())
     }
 }
 
@@ -325,7 +327,7 @@ impl Drop for InFlight {
     }
 }
 
-/// Changes a JSON body on its way.
+/// Rewrites a JSON body.
 pub(crate) fn edit_json(response: &mut http::Response<Bytes>, edit: impl FnOnce(&mut Value)) {
     let mut json = serde_json::from_slice(response.body()).expect("JSON");
     edit(&mut json);

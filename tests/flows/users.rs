@@ -1,5 +1,5 @@
-//! A pool of signed-in users: none may get another's token, none may lose a sign-in, and a hundred thousand of them
-//! are still one client to the server.
+//! A pool of signed-in users: no user may get another user's token or lose a sign-in, and a hundred thousand users
+//! are still one client for the server.
 
 use std::{
     collections::HashMap,
@@ -16,7 +16,7 @@ use coze_auth::{
 };
 use tokio::time::Instant;
 
-use crate::support::{Cut, Stage, millis, pass, secs};
+use crate::support::{Interruption, Stage, millis, pass, secs};
 
 /// A pool of some users who have signed in.
 async fn pool(stage: &Stage, users: u32) -> (UserPool, HashMap<String, Token>) {
@@ -36,7 +36,7 @@ async fn sign_in(stage: &Stage, pool: &UserPool, users: u32) -> HashMap<String, 
     signed_in
 }
 
-/// The number of generations of a user's sign-in, of which nothing was lost.
+/// The number of generations of a user's sign-in; also checks that none was lost.
 fn generations(stage: &Stage, first: &Token) -> usize {
     let refresh_token = first.refresh_token().unwrap().expose();
     let sign_in = stage.mock.sign_in_of(refresh_token).unwrap();
@@ -49,24 +49,24 @@ async fn token(pool: &UserPool, user: &str) -> AccessToken {
 }
 
 #[tokio::test(start_paused = true)]
-async fn each_user_gets_the_token_of_its_own_sign_in_and_no_request_is_sent_for_it() {
+async fn each_user_gets_the_stored_token_without_a_request() {
     let stage = Stage::new();
     let (pool, signed_in) = pool(&stage, 20).await;
-    let before = stage.line.attempts();
+    let before = stage.network.attempts();
     for _ in 0..3 {
         for (user, first) in &signed_in {
             let token = token(&pool, user).await;
             assert_eq!(token.expose(), first.access_token().expose());
         }
     }
-    assert_eq!(stage.line.attempts(), before);
+    assert_eq!(stage.network.attempts(), before);
     let stats = pool.stats();
     assert_eq!((stats.refreshes, stats.reused, stats.requests), (20, 20, 0));
     assert_eq!((stats.cached, stats.served_from_cache), (20, 40));
 }
 
 #[tokio::test(start_paused = true)]
-async fn users_stay_signed_in_for_hours_with_one_refresh_each_time() {
+async fn users_stay_signed_in_for_hours() {
     let stage = Stage::new();
     let (pool, signed_in) = pool(&stage, 5).await;
     for _ in 0..300 {
@@ -90,22 +90,22 @@ async fn users_stay_signed_in_for_hours_with_one_refresh_each_time() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_idle_user_is_dropped_and_served_again_from_the_store() {
+async fn an_idle_user_is_evicted_and_loaded_again_from_the_store() {
     let stage = Stage::new();
     let builder = UserPool::web(stage.web(), MemoryStore::new());
     let pool = builder.idle_timeout(secs(100)).build();
     let signed_in = sign_in(&stage, &pool, 2).await;
-    let before = stage.line.attempts();
+    let before = stage.network.attempts();
     token(&pool, "user-0").await;
     pass(secs(200)).await;
     assert_eq!(pool.stats().cached, 0);
     let again = token(&pool, "user-0").await;
     assert_eq!(again.expose(), signed_in["user-0"].access_token().expose());
-    assert_eq!(stage.line.attempts(), before);
+    assert_eq!(stage.network.attempts(), before);
 }
 
 #[tokio::test(start_paused = true)]
-async fn no_more_tokens_are_kept_than_there_is_room_for() {
+async fn the_capacity_is_respected() {
     let stage = Stage::new();
     let builder = UserPool::web(stage.web(), MemoryStore::new());
     let pool = builder.capacity(10).build();
@@ -118,35 +118,35 @@ async fn no_more_tokens_are_kept_than_there_is_room_for() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_token_that_the_api_refused_is_not_handed_out_again_by_the_next_provider() {
+async fn a_refused_token_is_not_returned_by_the_next_provider() {
     let stage = Stage::new();
     let builder = UserPool::web(stage.web(), MemoryStore::new());
     let pool = builder.capacity(2).build();
     let signed_in = sign_in(&stage, &pool, 30).await;
-    let dead = token(&pool, "user-0").await;
-    assert!(stage.mock.revoke_access_token(dead.expose()));
-    // The handle is gone at once, and other users take the room.
-    pool.user("user-0").invalidate(&dead);
+    let refused = token(&pool, "user-0").await;
+    assert!(stage.mock.revoke_access_token(refused.expose()));
+    // The handle is dropped, and other users fill the pool.
+    pool.user("user-0").invalidate(&refused);
     for user in signed_in.keys().filter(|user| *user != "user-0") {
         token(&pool, user).await;
     }
     pass(secs(60)).await;
     let next = token(&pool, "user-0").await;
-    assert_ne!(next.expose(), dead.expose());
+    assert_ne!(next.expose(), refused.expose());
     assert!(stage.takes(&next));
     assert_eq!(generations(&stage, &signed_in["user-0"]), 2);
-    // It is told late, when its token is not kept any more.
-    let dead = token(&pool, "user-1").await;
+    // The refusal is reported late, after its token was evicted.
+    let refused = token(&pool, "user-1").await;
     for user in signed_in.keys().filter(|user| *user != "user-1") {
         token(&pool, user).await;
     }
     assert!(pool.user("user-1").cached().is_none());
-    pool.user("user-1").invalidate(&dead);
-    assert_ne!(token(&pool, "user-1").await.expose(), dead.expose());
+    pool.user("user-1").invalidate(&refused);
+    assert_ne!(token(&pool, "user-1").await.expose(), refused.expose());
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_api_that_refuses_every_token_causes_no_refresh_for_each_call() {
+async fn an_api_that_refuses_every_token_does_not_cause_a_refresh_per_call() {
     let stage = Stage::new();
     let (pool, signed_in) = pool(&stage, 1).await;
     for _ in 0..100 {
@@ -158,7 +158,7 @@ async fn an_api_that_refuses_every_token_causes_no_refresh_for_each_call() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_user_who_signs_in_again_or_out_is_believed_at_once() {
+async fn a_new_sign_in_or_sign_out_takes_effect_immediately() {
     let stage = Stage::new();
     let (pool, _) = pool(&stage, 1).await;
     let alice = pool.user("user-0");
@@ -174,7 +174,7 @@ async fn a_user_who_signs_in_again_or_out_is_believed_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_name_that_no_profile_can_have_is_the_callers_mistake() {
+async fn an_invalid_profile_name_is_an_error_of_the_caller() {
     let stage = Stage::new();
     let (pool, _) = pool(&stage, 0).await;
     let error = pool.user("").token().await.unwrap_err();
@@ -182,15 +182,15 @@ async fn a_name_that_no_profile_can_have_is_the_callers_mistake() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_server_that_is_down_sees_a_few_attempts_and_whoever_is_in_the_store_is_served() {
+async fn an_open_breaker_limits_requests_and_serves_stored_tokens() {
     let stage = Stage::new();
     let builder = UserPool::web(stage.web(), MemoryStore::new());
     let pool = builder.max_concurrent_requests(4).build();
     let signed_in = sign_in(&stage, &pool, 40).await;
     pass(secs(1000)).await;
     let fresh = stage.web_sign_in().await;
-    stage.line.cut(Cut::Refused);
-    let before = stage.line.attempts();
+    stage.network.cut(Interruption::Refused);
+    let before = stage.network.attempts();
     for _ in 0..10 {
         let asks = signed_in.keys().map(|user| {
             let user = pool.user(user);
@@ -202,16 +202,16 @@ async fn a_server_that_is_down_sees_a_few_attempts_and_whoever_is_in_the_store_i
         }
         pass(secs(1)).await;
     }
-    let attempts = stage.line.attempts() - before;
+    let attempts = stage.network.attempts() - before;
     assert!((4..=60).contains(&attempts), "{attempts} attempts");
-    // One who signs in with another replica needs no request.
+    // A sign-in by another replica needs no request.
     let sign_in = pool.user("user-1").sign_in().unwrap();
     sign_in.put(&fresh).await.unwrap();
     pass(secs(1)).await;
     let served = token(&pool, "user-1").await;
     assert_eq!(served.expose(), fresh.access_token().expose());
 
-    stage.line.mend();
+    stage.network.repair();
     pass(secs(16)).await;
     for user in signed_in.keys() {
         assert!(stage.takes(&token(&pool, user).await));
@@ -235,14 +235,14 @@ where
 }
 
 #[tokio::test(start_paused = true)]
-async fn shutdown_waits_for_the_refreshes_that_are_under_way_and_begins_no_other() {
+async fn shutdown_waits_for_refreshes_in_flight_and_starts_no_other() {
     let stage = Stage::new();
     let (pool, signed_in) = pool(&stage, 10).await;
     for user in signed_in.keys() {
         token(&pool, user).await;
     }
     pass(secs(890)).await;
-    stage.line.takes(secs(3));
+    stage.network.takes(secs(3));
     for user in signed_in.keys() {
         assert!(pool.user(user).cached().is_some(), "a refresh begins");
     }
@@ -258,8 +258,8 @@ async fn shutdown_waits_for_the_refreshes_that_are_under_way_and_begins_no_other
     assert_eq!(error.kind(), ErrorKind::ShutDown);
 }
 
-/// A store in which the profiles of some users are locked by another owner, who does not give them back, and those of others
-/// are released late; and which can fail to save.
+/// A store in which another owner never releases the locks of some users, and releases the locks of others
+/// late, and which can fail to save.
 #[derive(Clone)]
 struct OneStuck {
     store: Arc<MemoryStore>,
@@ -277,7 +277,7 @@ impl Store for OneStuck {
         expected: Option<&'a Version>,
         new: Option<&'a Contents>,
     ) -> StoreFuture<'a, CompareAndSet> {
-        // An intent is taken: so the refresh is sent.
+        // Intents are accepted, so that the refresh is sent.
         let is_intent = new.is_some_and(|new| {
             let json = std::str::from_utf8(new.expose()).unwrap();
             json.contains("\"intents\"")
@@ -316,7 +316,7 @@ impl Store for OneStuck {
 }
 
 #[tokio::test(start_paused = true)]
-async fn users_whose_profiles_are_stuck_keep_nobody_else_waiting() {
+async fn users_with_stuck_locks_do_not_block_others() {
     let stage = Stage::new();
     let store = OneStuck {
         store: Arc::new(MemoryStore::new()),
@@ -345,7 +345,7 @@ async fn users_whose_profiles_are_stuck_keep_nobody_else_waiting() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_refresh_that_is_about_to_end_does_not_undo_a_sign_out() {
+async fn a_finishing_refresh_does_not_undo_a_sign_out() {
     let stage = Stage::new();
     let store = OneStuck {
         store: Arc::new(MemoryStore::new()),
@@ -359,10 +359,10 @@ async fn a_refresh_that_is_about_to_end_does_not_undo_a_sign_out() {
         let user = user.clone();
         async move { user.token().await.map(drop) }
     });
-    // The successor is saved, and the lock not yet released.
+    // The successor is saved, but the lock is not released.
     pass(millis(500)).await;
     user.sign_out().await.unwrap();
-    // Who asked before the sign-out may get a token; it is not kept.
+    // A caller from before the sign-out may get a token; it is not cached.
     let _ = asking.await.unwrap();
     assert!(user.cached().is_none());
     let after = user.token().await.unwrap_err();
@@ -370,7 +370,7 @@ async fn a_refresh_that_is_about_to_end_does_not_undo_a_sign_out() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_sign_in_that_could_not_be_saved_is_told_and_kept_until_it_is() {
+async fn an_unsaved_sign_in_is_reported_and_kept_until_it_is_saved() {
     let stage = Stage::new();
     let store = OneStuck {
         store: Arc::new(MemoryStore::new()),
@@ -387,7 +387,7 @@ async fn a_sign_in_that_could_not_be_saved_is_told_and_kept_until_it_is() {
     let unsaved = token(&pool, "user-0").await;
     assert!(stage.takes(&unsaved));
     assert_eq!(pool.stats().unsaved, 1);
-    // Its token is not kept any more, but its sign-in is.
+    // Its token was evicted, but its sign-in is kept.
     pass(secs(100)).await;
     assert_eq!(pool.stats().cached, 0);
     assert_eq!(token(&pool, "user-0").await.expose(), unsaved.expose());
@@ -399,7 +399,7 @@ async fn a_sign_in_that_could_not_be_saved_is_told_and_kept_until_it_is() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn nothing_that_is_debugged_shows_a_secret() {
+async fn debug_output_contains_no_secret() {
     let stage = Stage::new();
     let builder = UserPool::web(stage.web(), MemoryStore::new());
     let mut shown = format!("{builder:?}");

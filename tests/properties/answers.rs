@@ -1,4 +1,4 @@
-//! Token answers, device answers and errors: mutated, at all statuses.
+//! Token responses, device responses and errors: mutated, with all statuses.
 
 use proptest::{prelude::*, sample::select, test_runner::RngSeed};
 
@@ -12,7 +12,7 @@ use crate::{
     },
 };
 
-/// The same cases in each run: what is new is found by fuzzing.
+/// Deterministic cases; fuzzing finds new ones.
 pub(crate) fn cases(cases: u32) -> ProptestConfig {
     ProptestConfig {
         cases,
@@ -26,27 +26,27 @@ proptest! {
     #![proptest_config(cases(1000))]
 
     #[test]
-    fn a_refresh_token_that_came_is_stored_and_nothing_else_is(
+    fn exactly_the_returned_refresh_token_is_stored(
         by in select(vec![By::Device, By::Web]), answer in bodies::token_answer(),
     ) {
         token_answer::check(by, &answer);
     }
 
     #[test]
-    fn a_login_starts_if_it_can_and_is_polled_until_its_end(
+    fn a_login_starts_if_possible_and_is_polled_until_its_expiry(
         answer in bodies::device_answer(), polled in select(Polled::ALL.to_vec()),
     ) {
         device_answer::check(&answer, polled);
     }
 
     #[test]
-    fn an_error_is_read_in_every_shape_and_shows_no_secret(answer in bodies::error_body()) {
+    fn an_error_is_parsed_in_every_shape_without_secrets(answer in bodies::error_body()) {
         error_body::check(&answer);
     }
 }
 
 #[test]
-fn only_statuses_from_200_to_299_bring_a_token() {
+fn only_statuses_from_200_to_299_yield_a_token() {
     let token = r#"{"access_token":"at-hush-1","refresh_token":"rt-hush-1","expires_in":900}"#;
     let cut = &token[..token.len() - 1];
     let refused = r#"{"error":"invalid_grant","refresh_token":"rt-hush-1"}"#;
@@ -59,7 +59,7 @@ fn only_statuses_from_200_to_299_bring_a_token() {
 }
 
 #[test]
-fn an_answer_that_is_cut_anywhere_loses_no_refresh_token_that_came_before() {
+fn a_truncated_response_keeps_a_complete_refresh_token() {
     for body in [
         r#"{"access_token":"at-hush-1","refresh_token":"rt-hush-\u00e9\n1","expires_in":-9.5e+2,"a":{"b":[true,null]}}"#,
         r#"{"refresh_token":"rt-hush-1é","error":0,"scope":[{"c":"d"}],"expires_in":1800000900.25}"#,

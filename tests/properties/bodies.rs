@@ -1,4 +1,4 @@
-//! Bodies that are almost right: what a strategy makes, by the way in which real ones were wrong.
+//! Strategies for almost valid bodies, modelled on real deviations.
 
 use proptest::{
     collection::vec,
@@ -8,7 +8,7 @@ use proptest::{
 
 use crate::checks::world::{Answer, CLIENT_SECRET, NOW, REDEEMED};
 
-/// A value in JSON's text, of any type, the odd ones too.
+/// A JSON value of any type as text, including unusual ones.
 fn odd() -> BoxedStrategy<String> {
     let fixed = select(vec![
         "null",
@@ -47,7 +47,7 @@ fn odd() -> BoxedStrategy<String> {
     prop_oneof![8 => fixed.prop_map(str::to_owned), 1 => deep, 1 => quoted("\\PC*")].boxed()
 }
 
-/// A string, some of its characters as escapes.
+/// A string with some characters escaped.
 fn quoted(pattern: &'static str) -> impl Strategy<Value = String> {
     (pattern, any::<bool>()).prop_map(|(text, escapes)| in_quotes(&text, escapes))
 }
@@ -60,7 +60,7 @@ fn in_quotes(text: &str, escapes: bool) -> String {
     format!("\"{}\"", units.collect::<String>())
 }
 
-/// A secret of an answer, with what JSON can carry in it.
+/// A secret of a response, with any characters that JSON supports.
 fn secret() -> impl Strategy<Value = String> {
     prop_oneof![
         6 => quoted("(at|rt)-hush-[a-z0-9]{6}"),
@@ -89,7 +89,7 @@ fn expires_in() -> BoxedStrategy<String> {
         (-90_000.0..180_000.0_f64).prop_map(move |ahead| now + ahead),
         (880.0..920.0_f64).prop_map(move |ahead| now + ahead),
         (-90_000.0..180_000.0_f64).prop_map(move |ahead| (now + ahead) * 1000.0),
-        any::<f64>().prop_filter("JSON has no other", |number| number.is_finite()),
+        any::<f64>().prop_filter("JSON has only finite numbers", |number| number.is_finite()),
     ];
     (number, 0..4)
         .prop_map(|(number, form)| match form {
@@ -179,7 +179,7 @@ fn error_member() -> BoxedStrategy<Members> {
     .boxed()
 }
 
-/// What a member of this name usually is.
+/// The usual value of this member.
 fn usual(name: &str) -> BoxedStrategy<String> {
     let one_of = |all: &'static [&'static str]| select(all).prop_map(str::to_owned).boxed();
     match name {
@@ -211,7 +211,7 @@ fn usual(name: &str) -> BoxedStrategy<String> {
     }
 }
 
-/// A member as it is usually, or with an escape in its name, twice, of another kind, or missing.
+/// A member with its usual value, or with an escaped name, duplicated, of another type, or missing.
 fn nearly(name: &'static str) -> BoxedStrategy<Members> {
     let plain = usual(name).prop_map(move |value| vec![(name.to_owned(), value)]);
     let escaped = usual(name).prop_map(move |value| {
@@ -224,7 +224,7 @@ fn nearly(name: &'static str) -> BoxedStrategy<Members> {
     prop_oneof![12 => plain, 1 => escaped, 1 => twice, 1 => other, 1 => Just(Vec::new())].boxed()
 }
 
-/// An object of these members, in any order, perhaps with some of an error's.
+/// An object of these members in any order, optionally with members of an error.
 fn object(names: &[&'static str], errors: BoxedStrategy<Members>) -> BoxedStrategy<String> {
     let mut all: Vec<_> = names.iter().map(|name| nearly(name)).collect();
     all.push(errors);
@@ -241,7 +241,7 @@ fn object(names: &[&'static str], errors: BoxedStrategy<Members>) -> BoxedStrate
         .boxed()
 }
 
-/// What may happen to a body on its way.
+/// Changes of a body in transit.
 fn damaged(body: BoxedStrategy<String>) -> BoxedStrategy<Vec<u8>> {
     let whole = body.clone().prop_map(String::into_bytes);
     let cut = (body.clone(), any::<Index>()).prop_map(|(body, at)| {
@@ -281,7 +281,7 @@ fn damaged(body: BoxedStrategy<String>) -> BoxedStrategy<Vec<u8>> {
     .boxed()
 }
 
-/// A body, at any status: mostly at that of a success.
+/// A body with any status, mostly a success.
 fn answer(body: BoxedStrategy<Vec<u8>>, usual_status: u16) -> impl Strategy<Value = Answer> {
     let status = prop_oneof![2 => Just(usual_status), 1 => 100_u16..600];
     let date = prop_oneof![

@@ -1,4 +1,4 @@
-//! Callbacks of a login through a browser.
+//! Callbacks of a login in a browser.
 
 use proptest::{prelude::*, sample::select};
 
@@ -13,7 +13,7 @@ fn by() -> impl Strategy<Value = By> {
     select(vec![By::Web, By::Pkce])
 }
 
-/// A query of parameters that are almost a callback's.
+/// A query with parameters that resemble a callback.
 fn query() -> impl Strategy<Value = String> {
     let name = select(vec![
         "code",
@@ -62,7 +62,7 @@ proptest! {
     #![proptest_config(cases(1000))]
 
     #[test]
-    fn a_code_comes_back_as_it_was_in_every_form_of_a_callback(
+    fn a_code_is_preserved_in_every_form_of_a_callback(
         by in by(), form in select(vec![Form::Url, Form::Path, Form::Query]),
         state in "\\PC{1,20}", code in any::<String>(), other in any::<String>(),
     ) {
@@ -70,12 +70,12 @@ proptest! {
     }
 
     #[test]
-    fn no_code_is_redeemed_but_that_beside_the_logins_own_state(by in by(), query in query()) {
+    fn only_a_code_with_the_state_of_the_login_is_redeemed(by in by(), query in query()) {
         callback_url::any(by, STATE, &query);
     }
 
     #[test]
-    fn no_text_is_taken_for_a_callback_of_this_login(by in by(), text in any::<String>()) {
+    fn arbitrary_text_is_not_accepted_as_a_callback(by in by(), text in any::<String>()) {
         callback_url::any(by, STATE, &text);
     }
 }

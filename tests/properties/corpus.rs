@@ -4,7 +4,7 @@ use std::{fs, panic, path::Path};
 
 use crate::checks::replay;
 
-/// The most that all of it may take, in bytes.
+/// The maximum size of the corpus, in bytes.
 const LIMIT: u64 = 1 << 20;
 
 fn corpus() -> std::path::PathBuf {
@@ -25,47 +25,47 @@ fn replay(target: &str, check: impl Fn(&[u8]) + panic::RefUnwindSafe) {
 }
 
 #[test]
-fn the_corpus_of_token_answers_holds() {
+fn replay_token_answers() {
     replay("token_answer", replay::token_answer);
 }
 
 #[test]
-fn the_corpus_of_device_answers_holds() {
+fn replay_device_answers() {
     replay("device_answer", replay::device_answer);
 }
 
 #[test]
-fn the_corpus_of_error_bodies_holds() {
+fn replay_error_bodies() {
     replay("error_body", replay::error_body);
 }
 
 #[test]
-fn the_corpus_of_callbacks_holds() {
+fn replay_callbacks() {
     replay("callback_url", replay::callback_url);
 }
 
 #[test]
-fn the_corpus_of_configurations_holds() {
+fn replay_configurations() {
     replay("config", replay::config);
 }
 
 #[test]
-fn the_corpus_of_key_texts_holds() {
+fn replay_key_texts() {
     replay("key_text", replay::key_text);
 }
 
 #[test]
-fn the_corpus_of_store_records_holds() {
+fn replay_store_records() {
     replay("store_record", replay::store_record);
 }
 
 #[test]
-fn the_corpus_of_requests_to_the_mock_holds() {
+fn replay_requests_to_the_mock() {
     replay("mock_requests", replay::mock_requests);
 }
 
 #[test]
-fn the_corpus_of_descriptions_holds() {
+fn replay_descriptions() {
     replay("spec_text", replay::spec_text);
 }
 

@@ -1,22 +1,22 @@
-//! What must hold for whatever comes back, held over generated answers and over the corpus of the fuzz targets.
+//! Invariants for any response, checked with generated responses and with the corpus of the fuzz targets.
 //!
 //! | module | question |
 //! |---|---|
-//! | [`answers`] | Does it hold for token answers, device answers and errors one step off, at any status? |
-//! | [`callbacks`] | Is only the code beside the login's own state redeemed? |
-//! | [`rules`] | Does each rule give what is written there? |
-//! | [`corpus`] | Does it hold for all that fuzzing has found worth keeping? |
+//! | [`answers`] | Do they hold for deviating token responses, device responses and errors, with any status? |
+//! | [`callbacks`] | Is a code redeemed only with the state of its login? |
+//! | [`rules`] | Does each rule give its documented result? |
+//! | [`corpus`] | Do they hold for the corpus of the fuzz targets? |
 //!
-//! What is asserted stands in `fuzz/src`, so that fuzz targets and tests assert the same.
+//! The assertions are in `fuzz/src`, so that fuzz targets and tests share them.
 
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
-    reason = "a test stops at the first surprise; helpers of tests do too"
+    reason = "tests and their helpers panic on failure"
 )]
 
-#[allow(unreachable_pub, reason = "a library elsewhere")]
+#[allow(unreachable_pub, reason = "it is a library in the fuzz workspace")]
 #[path = "../../fuzz/src/lib.rs"]
 mod checks;
 

@@ -1,11 +1,11 @@
-//! The rules by which answers are read, one test each, with what is expected written out: the letters are those of
+//! The rules for interpreting responses, one test each with explicit expectations. The letters are those of
 //! [`oracle`](crate::checks::oracle).
 //!
-//! | rule | held by |
+//! | rule | tested by |
 //! |---|---|
 //! | a to g, j | the tests below |
-//! | h | `flows/api.rs`: `a_chat_that_is_refused_for_its_token_is_tried_with_the_next`, `a_missing_permission_costs_no_token_and_the_hint_names_the_other_causes`, `an_api_that_refuses_every_token_does_not_make_each_call_ask_for_another` |
-//! | i | `flows/provider.rs`: `no_jwt_is_signed_for_a_time_that_whoever_answers_has_chosen`, `a_jwt_that_is_refused_for_another_reason_is_signed_again_once_at_most`; `contract/jwt.rs`: `a_jwt_begins_half_a_minute_ago_and_lives_ten_minutes_whatever_the_token_does` |
+//! | h | `flows/api.rs`: `every_form_of_a_refused_token_is_recovered`, `a_missing_permission_is_an_error_without_a_new_token`, `an_api_that_refuses_every_token_does_not_cause_a_renewal_per_call` |
+//! | i | `flows/provider.rs`: `a_server_cannot_choose_the_time_of_a_jwt`, `a_jwt_refused_for_another_reason_is_signed_again_at_most_once`; `contract/jwt.rs`: `a_jwt_is_backdated_30_s_and_valid_for_ten_minutes` |
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use crate::checks::{
     world::{self, Answer, NOW, REDEEMED, World},
 };
 
-/// What a refresh makes of an answer, once the check that is common to all has passed.
+/// The result of a refresh with this response, after the common check.
 fn refreshed(answer: impl Into<Answer>) -> Result<Token> {
     let answer = answer.into();
     token_answer::check(By::Device, &answer);
@@ -48,7 +48,7 @@ fn error(answer: impl Into<Answer>) -> Error {
 }
 
 #[test]
-fn rule_a_a_success_is_an_object_without_an_error_at_200_to_299_and_nothing_else() {
+fn rule_a_success() {
     let body =
         |members: &str| format!(r#"{{{members}"access_token":"at-1","refresh_token":"rt-1"}}"#);
     for status in [200, 201, 204, 299] {
@@ -91,7 +91,7 @@ fn rule_a_a_success_is_an_object_without_an_error_at_200_to_299_and_nothing_else
 }
 
 #[test]
-fn rule_b_the_successor_is_the_last_refresh_token_of_a_success_as_it_came() {
+fn rule_b_successor() {
     for (members, expected) in [
         (r#""refresh_token":"rt-1""#, Some("rt-1")),
         (r#""refresh_token":" r\u0000t\n1 ""#, Some(" r\0t\n1 ")),
@@ -113,7 +113,7 @@ fn rule_b_the_successor_is_the_last_refresh_token_of_a_success_as_it_came() {
 }
 
 #[test]
-fn rule_c_what_is_closed_counts_and_of_what_is_cut_the_refresh_token() {
+fn rule_c_truncation() {
     let whole = r#"{"refresh_token":"rt-1","access_token":"at-1"}"#;
     for body in [
         format!("{whole}\r\n0\r\n"),
@@ -147,7 +147,7 @@ fn rule_c_what_is_closed_counts_and_of_what_is_cut_the_refresh_token() {
         (r#"{"error":"invalid_grant","refresh_token":"rt-1""#, None),
         (r#"{"refresh_token":"rt-"#, None),
         (r#"{"refresh_token":7"#, None),
-        // Not cut, but wrong.
+        // Not truncated, but invalid.
         (r#"{"refresh_token":"rt-1",}"#, None),
         (r#"{"refresh_token":"rt-1","x":1-"#, None),
     ] {
@@ -159,7 +159,7 @@ fn rule_c_what_is_closed_counts_and_of_what_is_cut_the_refresh_token() {
     }
 }
 
-/// The life that an `expires_in` gives to a token.
+/// The lifetime of a token with this `expires_in`.
 fn life(expires_in: &str, date: Option<i64>) -> Duration {
     let body =
         format!(r#"{{"access_token":"at-1","refresh_token":"rt-1","expires_in":{expires_in}}}"#);
@@ -172,7 +172,7 @@ fn life(expires_in: &str, date: Option<i64>) -> Duration {
 }
 
 #[test]
-fn rule_d_a_life_is_read_from_every_form_of_number_and_unknown_beyond_a_day() {
+fn rule_d_forms_of_expires_in() {
     for (expires_in, expected) in [
         ("600", 600.0),
         ("600.5", 600.5),
@@ -206,25 +206,25 @@ fn rule_d_a_life_is_read_from_every_form_of_number_and_unknown_beyond_a_day() {
 }
 
 #[test]
-fn rule_e_an_absolute_life_is_the_shorter_of_two_unless_the_longer_is_usual() {
+fn rule_e_absolute_expiry() {
     let at = |seconds: u64| (NOW + seconds).to_string();
     for (expires_in, date, expected) in [
-        // Neither is usual.
+        // Neither has the usual lifetime.
         (at(3600), Some(-1000), 3600),
         (at(3600), Some(1000), 2599),
-        // One is.
+        // One has the usual lifetime.
         (at(900), Some(-7200), 900),
         (at(900), Some(600), 900),
         (at(1500), Some(600), 899),
-        // One is over, or too long.
+        // One is expired or too long.
         (at(900), Some(7200), 900),
         (at(900), Some(-100_000_000), 900),
         (at(100_000), Some(99_000), 999),
-        // Both are.
+        // Both are expired or too long.
         (at(200_000), Some(-60), 900),
         ((NOW - 60).to_string(), Some(60), 0),
         ((NOW - 60).to_string(), None, 0),
-        // A relative one needs no clock.
+        // A relative expiry needs no clock.
         ("600".to_owned(), Some(-100_000_000), 600),
     ] {
         let life = life(&expires_in, date).as_secs();
@@ -239,7 +239,7 @@ fn rule_e_an_absolute_life_is_the_shorter_of_two_unless_the_longer_is_usual() {
 }
 
 #[test]
-fn rule_f_a_success_whose_access_token_cannot_be_used_keeps_the_refresh_token() {
+fn rule_f_unusable_access_token() {
     for unusable in [
         r#""x":1"#,
         r#""access_token":null"#,
@@ -269,7 +269,7 @@ fn rule_f_a_success_whose_access_token_cannot_be_used_keeps_the_refresh_token() 
 }
 
 #[test]
-fn rule_g_the_answers_of_a_sign_in_are_read_alike() {
+fn rule_g_sign_in_responses() {
     let answers = [
         r#"{"access_token":"at-1","refresh_token":"rt-1","expires_in":"600"}"#,
         r#"{"access_token":"at-1","expires_in":600}trailer"#,
@@ -308,7 +308,7 @@ fn rule_g_the_answers_of_a_sign_in_are_read_alike() {
 }
 
 #[test]
-fn rule_j_a_device_starts_with_the_defaults_for_what_cannot_be_read() {
+fn rule_j_device_defaults() {
     for (members, interval, life) in [
         ("", 5.0, 300),
         (r#""interval":null,"expires_in":null,"#, 5.0, 300),
@@ -335,7 +335,7 @@ fn rule_j_a_device_starts_with_the_defaults_for_what_cannot_be_read() {
             assert_eq!(authorization.expires_in().as_secs(), life, "{members}");
             let error = device.poll(&authorization).await.unwrap_err();
             assert_eq!(error.kind(), ErrorKind::DeviceCodeExpired, "{members}");
-            assert!(world.requests().len() >= 2, "one poll at least: {members}");
+            assert!(world.requests().len() >= 2, "at least one poll: {members}");
         });
     }
 }

@@ -1,4 +1,4 @@
-//! Programs that are there while something else happens, and end with it.
+//! Background processes that end with their parent.
 
 use std::io::{BufRead as _, BufReader};
 use std::path::Path;
@@ -8,14 +8,14 @@ use std::time::{Duration, Instant};
 
 use crate::Result;
 
-/// A process that ends, at the latest, when this is dropped.
+/// A process that is ended when this is dropped.
 pub(crate) struct Background {
     child: Child,
     stdin: Option<ChildStdin>,
 }
 
 impl Background {
-    /// Starts it, and gives the lines that it prints.
+    /// Starts the process, and returns the lines that it prints.
     pub(crate) fn start(mut command: Command) -> Result<(Self, Receiver<String>)> {
         let program = command.get_program().to_string_lossy().into_owned();
         let mut child = command
@@ -35,7 +35,7 @@ impl Background {
         Ok(stdin.flush()?)
     }
 
-    /// SIGKILL: it gets no chance to tidy up.
+    /// Sends SIGKILL, so that the process cannot clean up.
     pub(crate) fn kill(&mut self) -> Result<()> {
         self.child.kill()?;
         self.child.wait()?;
@@ -58,7 +58,7 @@ impl Background {
 
 impl Drop for Background {
     fn drop(&mut self) {
-        // All of ours end with their input.
+        // Our processes end at the end of their input.
         drop(self.stdin.take());
         if !self.has_ended_within(Duration::from_secs(5)) {
             let _ = self.kill();
@@ -70,15 +70,15 @@ fn lines_of(stdout: ChildStdout) -> Receiver<String> {
     let (sender, lines) = channel();
     std::thread::spawn(move || {
         for line in BufReader::new(stdout).lines().map_while(Result::ok) {
-            // Read on when nobody listens any more: a program that can't print might stop.
+            // Continue to read without a receiver: a program whose output is blocked might stop.
             let _ = sender.send(line);
         }
     });
     lines
 }
 
-/// A command for a program that reads no input, and is to end when its input ends: should we be killed, nothing
-/// of ours is left running. A shell watches over it.
+/// A command that ends a program at the end of its input, although the program does not read it: if this process is killed, nothing
+/// is left running. A shell supervises it.
 pub(crate) fn ends_with_input(program: &Path) -> Command {
     const WATCH: &str = r#""$0" "$@" </dev/null & watched=$!; trap 'kill $watched; wait $watched' EXIT INT TERM; cat >/dev/null"#;
     let mut command = Command::new("sh");

@@ -1,4 +1,4 @@
-//! How the tortured processes talk to Coze: one client, the web flow, a provider, and one API call.
+//! The client of the tortured processes: the web flow, a provider, and one API call.
 
 use std::time::Duration;
 
@@ -11,14 +11,14 @@ use coze_auth::{
 use crate::Result;
 use crate::setup::Setup;
 
-/// Longer than machines stall: whoever gives up on a refresh that was committed has lost the sign-in. Not much longer, as
-/// the lock in Redis of a killed process is held for all of it.
-pub(crate) const REQUEST_AT_MOST: Duration = Duration::from_secs(5);
-pub(crate) const TOKEN_AT_MOST: Duration = Duration::from_secs(8);
-/// What a Redis may take for an answer.
-pub(crate) const REDIS_AT_MOST: Duration = Duration::from_secs(5);
+/// Longer than the machine stalls: a timeout of a committed refresh loses the sign-in. Not much longer, because
+/// the Redis lock of a killed process lasts at least this long.
+pub(crate) const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+pub(crate) const TOKEN_DEADLINE: Duration = Duration::from_secs(8);
+/// The timeout of Redis operations.
+pub(crate) const REDIS_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// No root certificates: loading them costs more than everything that is measured here, and the mock has no TLS.
+/// Without root certificates: the mock has no TLS, and loading them takes longer than everything measured here.
 fn http() -> reqwest::ClientBuilder {
     reqwest::Client::builder().tls_certs_only([])
 }
@@ -27,7 +27,7 @@ pub(crate) fn client(setup: &Setup) -> Result<OAuthClientBuilder> {
     Ok(OAuthClient::builder()
         .endpoint(Endpoint::custom(&setup.api_base)?)
         .http(http)
-        .request_timeout(REQUEST_AT_MOST))
+        .request_timeout(REQUEST_TIMEOUT))
 }
 
 pub(crate) fn flow(setup: &Setup, client: OAuthClient) -> Result<WebFlow> {
@@ -39,10 +39,10 @@ pub(crate) fn flow(setup: &Setup, client: OAuthClient) -> Result<WebFlow> {
 }
 
 pub(crate) fn provider(flow: &WebFlow, sign_in: &SignIn) -> CachedProviderBuilder {
-    CachedProvider::web(flow.clone(), sign_in.clone()).deadline(TOKEN_AT_MOST)
+    CachedProvider::web(flow.clone(), sign_in.clone()).deadline(TOKEN_DEADLINE)
 }
 
-/// The API behind the tokens.
+/// The mock's API.
 pub(crate) struct Api {
     http: reqwest::Client,
     users_me: String,
@@ -56,7 +56,7 @@ impl Api {
         })
     }
 
-    /// Whether the API takes the token.
+    /// Whether the API accepts the token.
     pub(crate) async fn takes(&self, token: &AccessToken) -> Result<bool> {
         let request = self
             .http

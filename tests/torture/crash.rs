@@ -1,4 +1,4 @@
-//! The crash: a process is killed while it refreshes, again and again, and the store is compared with the ledger.
+//! The crash test: processes are killed during refreshes, and the store is compared with the ledger.
 
 use std::collections::VecDeque;
 use std::process::ExitCode;
@@ -27,24 +27,24 @@ pub(crate) struct Options {
     kills: u64,
 }
 
-/// Long enough that no access token ends by itself: each refresh is one that the process forces.
+/// Long enough that no access token expires: the process forces each refresh.
 const ACCESS_TOKEN_LIFETIME: u64 = 900;
-const START_AT_MOST: Duration = Duration::from_secs(120);
-/// Refreshes that are watched undisturbed, to learn how long one takes.
+const START_TIMEOUT: Duration = Duration::from_secs(120);
+/// Undisturbed refreshes, to measure the duration of one.
 const UNDISTURBED: u64 = 100;
 /// A process is killed within its first refreshes.
 const LIVES_FOR_REFRESHES: u32 = 3;
-/// A request that is on its way outlives who sent it.
+/// A request in flight outlives its sender.
 const SETTLE: Duration = Duration::from_millis(5);
-/// The Redis lock of a killed process is held for its TTL: the deadline, a request and a save. A profile is let lie for
+/// The Redis lock of a killed process lasts for its TTL: the deadline, a request and a save. A profile is left alone for
 /// longer than that.
-const LOCK_IS_OVER: Duration = Duration::from_secs(24);
-/// After the last kill, so that a mock that is stalled has seen what was sent to it.
+const LOCK_EXPIRED_AFTER: Duration = Duration::from_secs(24);
+/// The wait after the last kill, so that a stalled mock handles all requests.
 const SETTLE_AT_LAST: Duration = Duration::from_secs(2);
-/// The chain grows by each refresh, and is fetched after each kill.
+/// The chain grows with each refresh and is fetched after each kill.
 const LONGEST_CHAIN: usize = 500;
 
-/// A sign-in that processes are killed over.
+/// A sign-in whose processes are killed.
 struct Case {
     profile: String,
     sign_in: SignIn,
@@ -53,26 +53,26 @@ struct Case {
     let_lie_since: Instant,
 }
 
-/// What was found after a kill.
+/// The finding after a kill.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Finding {
     /// The stored refresh token is the live one.
     Current,
-    /// The server had committed, and the process died before its save: the window that the protocol leaves.
+    /// The server had committed, and the process was killed before its save: the window that the protocol leaves.
     OneBehind,
-    /// The live refresh token is in quarantine, and not in the record.
+    /// The current refresh token is in quarantine and not in the record.
     Quarantined,
     FurtherBehind,
     Unreadable,
     Missing,
-    /// What is stored was never issued as it stands there.
+    /// The stored pair of tokens was never issued.
     UnknownToken,
-    /// Marked as over, and it is not.
+    /// Marked as ended although it is valid.
     LiveMarkedEnded,
 }
 
 impl Finding {
-    fn is_our_fault(self) -> bool {
+    fn is_a_loss(self) -> bool {
         !matches!(self, Self::Current | Self::OneBehind | Self::Quarantined)
     }
 
@@ -94,15 +94,15 @@ struct Show<'a> {
     stage: &'a Stage,
     store: StoreName,
     runtime: tokio::runtime::Runtime,
-    /// The one that was let lie for longest is the first.
+    /// The case that was idle longest is the first.
     cases: VecDeque<Case>,
     findings: Tally,
-    /// What a process said instead of being killed, other than that its sign-in has ended as the ledger says.
+    /// Errors of processes before they were killed, except a correctly reported end of the sign-in.
     errors: Tally,
-    /// Kills after which a finished record lay beside the stored one, and was completed by the next owner.
+    /// Kills after which the next owner completed a written record that was not in place.
     completed_by_next: u64,
     refreshes: u64,
-    /// How long all processes together refreshed before they were killed.
+    /// The total time for which all processes refreshed before they were killed.
     lived: Duration,
 }
 
@@ -135,7 +135,7 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
 }
 
 impl Show<'_> {
-    /// How long a refresh takes when nobody is killed.
+    /// The duration of a refresh without kills.
     fn measure(&mut self) -> Result<Pace> {
         let case = self.new_case()?;
         let refreshes = UNDISTURBED.to_string();
@@ -158,9 +158,7 @@ impl Show<'_> {
         let profile = format!("refresher-{}", self.cases.len());
         let sign_in = self.stage.setup.sign_in(&profile)?;
         Ok(Case {
-            id: self
-                .runtime
-                .block_on(self.stage.person_signs_in(&sign_in))?,
+            id: self.runtime.block_on(self.stage.user_signs_in(&sign_in))?,
             profile,
             sign_in,
             let_lie_since: Instant::now(),
@@ -169,7 +167,7 @@ impl Show<'_> {
 
     fn next_case(&mut self) -> Result<Case> {
         let is_free = |case: &Case| {
-            self.store != StoreName::Redis || case.let_lie_since.elapsed() > LOCK_IS_OVER
+            self.store != StoreName::Redis || case.let_lie_since.elapsed() > LOCK_EXPIRED_AFTER
         };
         if self.cases.front().is_some_and(is_free)
             && let Some(case) = self.cases.pop_front()
@@ -195,7 +193,7 @@ impl Show<'_> {
         if finding != Finding::Current || self.is_long(&case)? {
             case.id = self
                 .runtime
-                .block_on(self.stage.person_signs_in(&case.sign_in))?;
+                .block_on(self.stage.user_signs_in(&case.sign_in))?;
         }
         case.let_lie_since = Instant::now();
         self.cases.push_back(case);
@@ -206,14 +204,14 @@ impl Show<'_> {
         Ok(self.stage.mock.sign_in(case.id)?.generations.len() > LONGEST_CHAIN)
     }
 
-    /// The error that the process ended with, if it did before it was killed.
+    /// The error of the process, if it ended before it was killed.
     fn start_and_kill(&mut self, case: &Case, pace: &Pace) -> Result<Option<String>> {
         let role = ["refresher", "--profile", &case.profile];
         let mut command = self.stage.setup.process(&role)?;
         command.stderr(std::process::Stdio::null());
         let (mut refresher, lines) = Background::start(command)?;
         let first = lines
-            .recv_timeout(START_AT_MOST)
+            .recv_timeout(START_TIMEOUT)
             .map_err(|_| "a process did not start")?;
         let began = Instant::now();
         let refresh = Duration::from_micros(pace.cycle_us);
@@ -230,8 +228,8 @@ impl Show<'_> {
         Ok(std::iter::once(first).chain(lines).find_map(error))
     }
 
-    /// Compares what is stored with what the server knows, after a fresh owner had the lock: it finishes what a
-    /// writer had not yet put in place.
+    /// Compares the store with the ledger, after a new owner has had the lock: it completes what a
+    /// writer had not put in place.
     fn look_at(&mut self, case: &Case) -> Result<Finding> {
         let as_left = self.runtime.block_on(case.sign_in.load());
         self.runtime.block_on(take_lock(&case.sign_in))?;
@@ -278,10 +276,10 @@ impl Show<'_> {
         })
     }
 
-    /// At the end, a fresh process can go on with each sign-in. Those that can't are told, with what they said.
+    /// At the end a new process must be able to refresh each sign-in. Returns the failures with their errors.
     fn survivors(&mut self) -> Result<Tally> {
         std::thread::sleep(if self.store == StoreName::Redis {
-            LOCK_IS_OVER
+            LOCK_EXPIRED_AFTER
         } else {
             SETTLE_AT_LAST
         });
@@ -296,15 +294,15 @@ impl Show<'_> {
         Ok(stuck)
     }
 
-    /// Why a fresh process can't go on with a sign-in, however often it tries: everybody else is dead.
+    /// Why a new process cannot refresh a sign-in after several attempts, although all other processes have ended.
     fn cannot_go_on(&mut self, case: &Case) -> Result<Option<String>> {
         const TRIES: u32 = 3;
         let mut why = None;
         for _ in 0..TRIES {
             let finding = self.look_at(case)?;
             if finding != Finding::Current {
-                // A slow server committed after we had looked what the killed process had sent; or ours, which was not
-                // killed, lost it.
+                // Either a slow server committed the killed process's request after the comparison, or this process, which was not
+                // killed, lost the sign-in.
                 if why.is_none() {
                     self.found_late(finding);
                 }
@@ -347,7 +345,7 @@ impl Show<'_> {
             LiveMarkedEnded,
         ] {
             if let Some(times) = self.findings.get(finding.as_str())
-                && finding.is_our_fault()
+                && finding.is_a_loss()
             {
                 losses.push(format!("{times} kills left the store {}", finding.as_str()));
             }
@@ -357,7 +355,7 @@ impl Show<'_> {
         add(&mut errors, stuck);
         for (what, times) in &errors {
             losses.push(format!(
-                "{times} processes could not refresh a live sign-in: {what}"
+                "{times} processes could not refresh a valid sign-in: {what}"
             ));
         }
         let least = if tolerate_timing {
@@ -367,7 +365,7 @@ impl Show<'_> {
         };
         if self.refreshes < least {
             losses.push(format!(
-                "{} refreshes only: too few were hit",
+                "only {} refreshes: too few were killed",
                 self.refreshes
             ));
         }
@@ -377,7 +375,7 @@ impl Show<'_> {
     fn figures(&self, pace: &Pace, options: &Options) -> Value {
         let of = |finding: Finding| self.findings.get(finding.as_str()).copied().unwrap_or(0);
         let in_window = of(Finding::OneBehind);
-        // The moment of a kill is chance: the share of kills in the window is its share of the time.
+        // Kills are random, so the share of kills in the window equals its share of the time.
         let share = in_window as f64 / options.kills.max(1) as f64;
         let cycle_us = crate::micros(self.lived) as f64 / self.refreshes.max(1) as f64;
         json!({
@@ -400,7 +398,7 @@ impl Show<'_> {
             "completed_by_next": self.completed_by_next,
             "errors": self.errors,
             "pace": pace,
-            // Half of the request is the way back, and the save follows.
+            // The second half of the request is the response, followed by the save.
             "window_reckoned_us": pace.request_us / 2 + pace.save_us,
             "window_observed_us": (share * cycle_us).round() as u64,
             "cycle_observed_us": cycle_us.round() as u64,

@@ -1,4 +1,4 @@
-//! What the mock wrote down of each sign-in, and what it says about us.
+//! The mock's ledger of sign-ins, and how to judge it.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use serde::Deserialize;
 #[derive(Clone, Deserialize)]
 pub(crate) struct SignIn {
     revoked_at_unix_ms: Option<u64>,
-    /// The refresh tokens, oldest first; the last one is the live one.
+    /// The refresh tokens, oldest first; the last one is current.
     pub(crate) generations: Vec<Generation>,
 }
 
@@ -21,14 +21,14 @@ pub(crate) struct Generation {
     reused_at_unix_ms: Vec<u64>,
 }
 
-/// How what is stored stands to what the server knows.
+/// The position of the stored refresh token in the ledger.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Standing {
-    /// It holds the live refresh token.
+    /// It is the current one.
     Current,
-    /// It holds one that was redeemed so many generations ago.
+    /// It was redeemed this many generations ago.
     Behind(usize),
-    /// The server never issued it in this sign-in.
+    /// It was never issued in this sign-in.
     Unknown,
 }
 
@@ -51,7 +51,7 @@ impl SignIn {
         self.revoked_at_unix_ms.is_some()
     }
 
-    /// How often a refresh token was sent that had been redeemed before.
+    /// How often a redeemed refresh token was sent.
     pub(crate) fn reuses(&self) -> usize {
         let reuses = |generation: &Generation| generation.reused_at_unix_ms.len();
         self.generations.iter().map(reuses).sum()
@@ -62,8 +62,8 @@ impl SignIn {
         self.generations.iter().filter(redeemed).count()
     }
 
-    /// Where a generation does not come of the one before it: each is issued at the very moment at which its
-    /// forerunner is redeemed.
+    /// Generations that do not follow from their predecessor: each must be issued exactly when its
+    /// predecessor is redeemed.
     pub(crate) fn breaks(&self) -> usize {
         let broken =
             |pair: &&[Generation]| pair[0].redeemed_at_unix_ms != Some(pair[1].issued_at_unix_ms);
@@ -71,16 +71,16 @@ impl SignIn {
     }
 }
 
-/// The rule by which a provider decides when to refresh, seen from the server.
+/// The refresh window of a provider, as seen by the server.
 #[derive(Clone, Copy)]
 pub(crate) struct RefreshWindow {
-    /// The life that the mock grants, before it cuts the end to a whole second.
+    /// The lifetime that the mock grants, before it truncates the expiry to a whole second.
     pub(crate) granted: Duration,
-    /// By how much a process may believe the end of a token to be nearer than it is.
+    /// The error with which a process may estimate the expiry too early.
     pub(crate) misjudged: Duration,
 }
 
-/// How long before an access token's end its successor was issued, and how long before it might have been.
+/// How long before the expiry of an access token its successor was issued, and the earliest allowed.
 pub(crate) struct Lead {
     pub(crate) lead_ms: i64,
     pub(crate) most_ms: i64,
@@ -91,15 +91,15 @@ impl Lead {
         self.lead_ms > self.most_ms
     }
 
-    /// After the end: somebody had to do without a token.
+    /// After the expiry: a caller had no token.
     pub(crate) fn is_late(&self) -> bool {
         self.lead_ms < 0
     }
 }
 
 impl RefreshWindow {
-    /// A token is refreshed in the last fifth of its life (300 s at most; times 0.75 to 1.25, to spread replicas),
-    /// counted back from the moment at which it is served no more: a fiftieth of its life (2 s at most) before its end.
+    /// A token is refreshed in the last fifth of its lifetime (at most 300 s; times 0.75 to 1.25, to spread replicas),
+    /// counted back from the expiry margin: a fiftieth of its lifetime (at most 2 s) before its expiry.
     fn longest(&self, life_ms: u64) -> u64 {
         let window_ms = (life_ms / 5).min(300_000) * 5 / 4;
         let margin_ms = (life_ms / 50).min(2_000);
@@ -152,7 +152,7 @@ mod tests {
     };
 
     #[test]
-    fn what_is_stored_is_placed_in_the_chain() {
+    fn the_position_in_the_chain_is_found() {
         let sign_in = sign_in();
         assert_eq!(sign_in.standing("c"), Standing::Current);
         assert_eq!(sign_in.standing("b"), Standing::Behind(1));
@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn a_second_use_and_a_second_successor_show() {
+    fn reuse_and_a_second_successor_are_detected() {
         let mut sign_in = sign_in();
         assert_eq!((sign_in.reuses(), sign_in.breaks()), (0, 0));
         sign_in.generations[0].reused_at_unix_ms.push(14_000);
@@ -171,8 +171,8 @@ mod tests {
     }
 
     #[test]
-    fn a_refresh_is_early_before_its_window_and_late_after_the_tokens_end() {
-        // It ends at 15,000 and had 4,700 to live: 1,175 and 94 before its end, and 20 misjudged.
+    fn a_refresh_is_early_before_its_window_and_late_after_the_expiry() {
+        // It expires at 15,000 after 4,700: 1,175 and 94 before its expiry, plus 20 of estimation error.
         let leads = WINDOW.leads(&sign_in());
         assert_eq!((leads[0].lead_ms, leads[0].most_ms), (1_300, 1_289));
 

@@ -1,15 +1,15 @@
-//! Tortures sign-ins whose refresh token works once: many processes at the same one, and processes that are killed.
+//! Torture tests of stored sign-ins with single-use refresh tokens: many processes share one, and processes are killed.
 //!
-//! `cargo xtask torture` builds and starts this, with the mock as a process of its own. [`race`] and [`crash`] are
-//! the two shows; [`worker`] and [`refresher`] are what the processes do that they start. Whether something was lost is
-//! decided by the mock's ledger ([`ledger`]), never by our word for it. [`plain`] is the store that most programs have,
-//! for comparison: its losses are counted, and fail nothing.
+//! `cargo xtask torture` builds and starts this, with the mock in a separate process. [`race`] and [`crash`] are
+//! the two tests; [`worker`] and [`refresher`] are the processes that they start. Whether something was lost is
+//! decided by the mock's ledger ([`ledger`]) alone. [`plain`] is a naive store
+//! for comparison: its losses are counted, but are not failures.
 
 #![forbid(unsafe_code)]
 #![allow(
     clippy::print_stdout,
     clippy::print_stderr,
-    reason = "these processes talk by their standard output"
+    reason = "these processes communicate over standard output"
 )]
 
 mod background;
@@ -50,7 +50,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Many processes ask for the token of one sign-in
+    /// Many processes request the token of one sign-in
     Race(race::Options),
     /// Processes are killed while they refresh
     Crash(crash::Options),
@@ -62,25 +62,25 @@ enum Command {
     Refresher(refresher::Options),
 }
 
-/// What both shows are told.
+/// The options of both tests.
 #[derive(Args)]
 struct Common {
     /// The program of the mock
     #[arg(long, value_name = "PROGRAM")]
     mock: PathBuf,
-    /// Where the sign-in is kept
+    /// The store of the sign-in
     #[arg(long, value_enum)]
     store: StoreName,
-    /// The mock ends a whole sign-in when a refresh token is sent twice
+    /// The mock revokes the token family when a refresh token is sent twice
     #[arg(long)]
     reuse_revokes_family: bool,
-    /// The mock ends the old access token with each refresh
+    /// The mock revokes the previous access token on refresh
     #[arg(long)]
     refresh_revokes_access_token: bool,
-    /// The machine is busy, or stalls: what only comes at the wrong time, or too seldom, fails nothing
+    /// For a busy or stalling machine: ignore failures of timing and frequency
     #[arg(long)]
     tolerate_timing: bool,
-    /// Write the figures here
+    /// Write the figures to this file
     #[arg(long, value_name = "FILE")]
     json: PathBuf,
 }
@@ -100,7 +100,7 @@ impl Common {
         Stage::set(&self.mock, &options, self.store)
     }
 
-    /// Writes the figures, says what was lost, and fails where nothing may be.
+    /// Writes the figures, reports the losses, and fails if there must be none.
     fn conclude(&self, figures: &Value, losses: &[String]) -> Result<ExitCode> {
         let text = format!("{figures:#}\n");
         std::fs::write(&self.json, &text)
@@ -109,7 +109,7 @@ impl Common {
         for loss in losses {
             eprintln!("LOSS: {loss}");
         }
-        // The plain store is there to lose.
+        // The plain store is expected to lose sign-ins.
         Ok(if losses.is_empty() || self.store == StoreName::Plain {
             ExitCode::SUCCESS
         } else {
@@ -143,7 +143,7 @@ fn run(command: Command) -> Result<ExitCode> {
     }
 }
 
-/// One thread for each process: there are many of them.
+/// One thread per process, because there are many processes.
 fn alone(work: impl Future<Output = Result<()>>) -> Result<ExitCode> {
     runtime()?.block_on(work)?;
     Ok(ExitCode::SUCCESS)

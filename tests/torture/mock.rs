@@ -10,18 +10,18 @@ use serde_json::{Value, json};
 use crate::Result;
 use crate::ledger::SignIn;
 
-const AT_MOST: Duration = Duration::from_secs(60);
-/// Thousands of requests of a race.
+const TIMEOUT: Duration = Duration::from_secs(60);
+/// A race has thousands of requests.
 const MOST_READ: u64 = 1 << 30;
 
 #[derive(Clone)]
 pub(crate) struct Mock {
-    /// Under which its control endpoints lie; it ends with a slash.
+    /// The base URL of its control endpoints, with a trailing slash.
     control: String,
     agent: ureq::Agent,
 }
 
-/// A request as the mock wrote it down; of its secrets it shows none.
+/// A request as recorded by the mock, without secrets.
 #[derive(Deserialize)]
 pub(crate) struct Request {
     pub(crate) number: u64,
@@ -56,7 +56,7 @@ impl Request {
 impl Mock {
     pub(crate) fn at(control: &str) -> Self {
         let config = ureq::Agent::config_builder()
-            .timeout_global(Some(AT_MOST))
+            .timeout_global(Some(TIMEOUT))
             .http_status_as_error(false)
             .proxy(None)
             .build();
@@ -66,14 +66,14 @@ impl Mock {
         }
     }
 
-    /// A person opens the page and approves: the URL that the browser comes back to.
+    /// Lets the user open the page and approve. Returns the callback URL.
     pub(crate) fn approve(&self, url: &str) -> Result<String> {
         let answer: Value = self.post("authorize", &json!({"url": url}))?;
         let callback = answer["callback"].as_str();
         Ok(callback.ok_or("the mock gave no callback")?.to_owned())
     }
 
-    /// From now on each refresh takes this long, as it does over the internet.
+    /// Sets the latency of each refresh, as over the internet.
     pub(crate) fn takes_time(&self, millis: u64) -> Result<()> {
         let fault = json!({
             "fault": {"latency": {"millis": millis}},
@@ -89,7 +89,7 @@ impl Mock {
         let body = json!({"access_token": access_token});
         let answer: Value = self.post("tokens/inspect", &body)?;
         let id = answer["token"]["sign_in"].as_u64();
-        Ok(id.ok_or("the mock does not know the token of a fresh sign-in")?)
+        Ok(id.ok_or("the mock does not know the token of a new sign-in")?)
     }
 
     pub(crate) fn sign_in(&self, id: u64) -> Result<SignIn> {

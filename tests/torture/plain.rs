@@ -1,4 +1,4 @@
-//! The store that most programs have: a JSON file, written where it lies, without lock or compare.
+//! A naive store: a JSON file, overwritten in place, without lock or compare.
 
 use std::io;
 use std::path::PathBuf;
@@ -9,7 +9,7 @@ use coze_auth::store::{
     TryLock, Version,
 };
 
-/// For comparison only. Everybody has the lock, and the last write wins.
+/// For comparison only. Every owner gets the lock, and the last write wins.
 pub(crate) struct PlainStore {
     folder: PathBuf,
 }

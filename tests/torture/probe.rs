@@ -1,4 +1,4 @@
-//! A store with a watch beside it: how long a refresh is in danger.
+//! A store that measures the steps of a refresh.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -7,22 +7,22 @@ use coze_auth::store::{
     CompareAndSet, Contents, Key, Owner, Profile, Store, StoreFuture, Stored, TryLock, Version,
 };
 
-/// The steps of the refreshes that were saved. Clones are the same.
+/// The steps of the saved refreshes. Clones share them.
 #[derive(Clone, Default)]
 pub(crate) struct Timings(Arc<Mutex<Watch>>);
 
 #[derive(Default)]
 struct Watch {
-    /// When the intent of the attempt under way was written: what follows is the request.
+    /// When the intent of the current attempt was written, which the request follows.
     intended: Option<Instant>,
     steps: Vec<Steps>,
 }
 
 #[derive(Clone, Copy)]
 pub(crate) struct Steps {
-    /// From the intent to the answer: the request, to the server and back.
+    /// From the intent to the response: the round trip of the request.
     pub(crate) request: Duration,
-    /// From the answer to the durable record.
+    /// From the response to the durable record.
     pub(crate) save: Duration,
 }
 

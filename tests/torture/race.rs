@@ -1,4 +1,4 @@
-//! The race: many processes ask for the token of one sign-in, while tokens live for seconds.
+//! The race test: many processes request the token of one sign-in, with tokens that live for seconds.
 
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -24,30 +24,30 @@ pub(crate) struct Options {
     processes: usize,
     #[arg(long, default_value_t = 120)]
     seconds: u64,
-    /// How long access tokens live, in seconds
+    /// The lifetime of access tokens, in seconds
     #[arg(long, default_value_t = 5)]
     access_token_lifetime: u64,
-    /// How long the mock takes for a refresh, in milliseconds
+    /// The latency of a refresh, in milliseconds
     #[arg(long, default_value_t = 50)]
     latency: u64,
-    /// The clocks of a third of the processes are an hour fast, those of another third an hour slow
+    /// A third of the processes have clocks that are an hour fast, another third an hour slow
     #[arg(long)]
     skewed_clocks: bool,
 }
 
-const START_AT_MOST: Duration = Duration::from_secs(120);
-const END_AT_MOST: Duration = Duration::from_secs(120);
-/// A refresh is early by no more than the stall that made it so, and that took as long; so however slow a machine is, it
-/// refreshes less often than this in the life of a token.
-const TOO_MANY_IN_A_LIFE: u64 = 5;
+const START_TIMEOUT: Duration = Duration::from_secs(120);
+const END_TIMEOUT: Duration = Duration::from_secs(120);
+/// A refresh is early by at most the duration of the stall that caused it. So however slow a machine is, it
+/// refreshes less often than this during the lifetime of a token.
+const MAX_REFRESHES_PER_LIFETIME: u64 = 5;
 const HOUR: i64 = 3600;
 
-/// What the clocks' steps, rounding to milliseconds and the way of a request amount to.
+/// The resolution of the clocks, rounding to milliseconds, and network latency.
 const ROUNDING: Duration = Duration::from_millis(50);
-/// Who can't trust the own clock goes by the `Date` header, which cuts a second off, and by how long the request took.
+/// With clock skew, a process uses the `Date` header, with a resolution of one second, and the request duration.
 const BY_DATE: Duration = Duration::from_millis(1000 + 250);
 
-/// All that was found out.
+/// All findings.
 struct Outcome {
     summary: Summary,
     reads: Reads,
@@ -59,7 +59,7 @@ struct Outcome {
 pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     let stage = options.common.stage(options.access_token_lifetime)?;
     let sign_in = stage.setup.sign_in(PROFILE)?;
-    let id = runtime()?.block_on(stage.person_signs_in(&sign_in))?;
+    let id = runtime()?.block_on(stage.user_signs_in(&sign_in))?;
     stage.mock.takes_time(options.latency)?;
     let workers = start(&stage, options)?;
     let stop = AtomicBool::new(false);
@@ -86,7 +86,7 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
         summary: summary?,
         reads: reads?,
         seen: seen?,
-        // As the race left it: the survivor's refresh is forced.
+        // The state right after the race: the survivor forces a refresh.
         sign_ins: stage.mock.ledger()?,
         survives: survives(&stage),
     };
@@ -96,7 +96,7 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
         .conclude(&figures(&outcome, options, &losses), &losses)
 }
 
-/// Errors that may cross a thread.
+/// Errors that can be sent between threads.
 fn text<T>(result: Result<T>) -> Result<T, String> {
     result.map_err(|error| error.to_string())
 }
@@ -121,7 +121,7 @@ fn start(stage: &Stage, options: &Options) -> Result<Vec<Worker>> {
     }
     for (_, lines) in &workers {
         lines
-            .recv_timeout(START_AT_MOST)
+            .recv_timeout(START_TIMEOUT)
             .map_err(|_| "a worker did not start")?;
     }
     Ok(workers)
@@ -132,15 +132,15 @@ fn race(mut workers: Vec<Worker>, options: &Options) -> Result<Summary> {
         worker.say("go")?;
     }
     let mut all = Summary::default();
-    let mut wait = Duration::from_secs(options.seconds) + END_AT_MOST;
+    let mut wait = Duration::from_secs(options.seconds) + END_TIMEOUT;
     for (_, lines) in &workers {
         let Ok(line) = lines.recv_timeout(wait) else {
-            count(&mut all.errors, "a process ended or hung without a word");
+            count(&mut all.errors, "a process ended or hung without a report");
             continue;
         };
         all.add(&serde_json::from_str(&line)?);
-        // They end together.
-        wait = END_AT_MOST;
+        // They end at the same time.
+        wait = END_TIMEOUT;
     }
     Ok(all)
 }
@@ -156,11 +156,11 @@ impl Summary {
         self.refused_twice += one.refused_twice;
         self.slowest_wait_ms = self.slowest_wait_ms.max(one.slowest_wait_ms);
         self.flights += one.flights;
-        self.adopted += one.adopted;
+        self.loaded += one.loaded;
     }
 }
 
-/// Whether a fresh process still has the sign-in: it is served, refreshes, and the API takes the new token.
+/// Whether a new process can use the sign-in: it gets a token, refreshes, and the API accepts the new token.
 fn survives(stage: &Stage) -> Result<(), String> {
     let role = [
         "refresher",
@@ -178,7 +178,11 @@ fn survives(stage: &Stage) -> Result<(), String> {
         return Ok(());
     }
     let said = String::from_utf8_lossy(&ended.stdout).into_owned();
-    Err(said.lines().last().unwrap_or("it said nothing").to_owned())
+    Err(said
+        .lines()
+        .last()
+        .unwrap_or("it printed nothing")
+        .to_owned())
 }
 
 impl Outcome {
@@ -186,7 +190,7 @@ impl Outcome {
         self.sign_ins.iter().map(of).sum()
     }
 
-    /// What was read in the store, and was never issued as it stood there.
+    /// The number of pairs of tokens that were read from the store and never issued.
     fn unknown_tokens(&self) -> usize {
         let is_issued = |(refresh_token, access_token): &&(String, String)| {
             let mut generations = self.sign_ins.iter().flat_map(|family| &family.generations);
@@ -243,7 +247,7 @@ fn losses(outcome: &Outcome, options: &Options) -> Vec<String> {
     none(total(&seen.refreshes_refused), "refreshes refused");
     if !tolerate_timing {
         none(early as u64, "refreshes before their window");
-        none(late as u64, "refreshes after the access token's end");
+        none(late as u64, "refreshes after the access token's expiry");
     }
     none(
         total(&reads.errors) + reads.missing,
@@ -257,11 +261,8 @@ fn losses(outcome: &Outcome, options: &Options) -> Vec<String> {
         total(&counted(&summary.errors, tolerate_timing)),
         "errors in the processes",
     );
-    none(
-        summary.refused_twice,
-        "tokens refused, and the next one too",
-    );
-    none(seen.missed, "requests not looked at");
+    none(summary.refused_twice, "tokens refused twice in a row");
+    none(seen.missed, "requests not checked");
     let refreshed = outcome.sum(SignIn::redemptions) as u64;
     let answered = seen.refreshes_answered;
     if refreshed != answered {
@@ -271,13 +272,13 @@ fn losses(outcome: &Outcome, options: &Options) -> Vec<String> {
     }
     let lives = options.seconds / options.access_token_lifetime;
     if refreshed < if tolerate_timing { 1 } else { lives } {
-        losses.push(format!("{refreshed} refreshes only: that was no race"));
+        losses.push(format!("only {refreshed} refreshes: too few for a race"));
     }
-    if tolerate_timing && refreshed > lives.max(1) * TOO_MANY_IN_A_LIFE {
+    if tolerate_timing && refreshed > lives.max(1) * MAX_REFRESHES_PER_LIFETIME {
         losses.push(format!("{refreshed} refreshes, where {lives} were due"));
     }
     if let Err(why) = &outcome.survives {
-        losses.push(format!("a fresh process can't go on: {why}"));
+        losses.push(format!("a new process cannot refresh: {why}"));
     }
     losses
 }
@@ -306,7 +307,7 @@ fn figures(outcome: &Outcome, options: &Options, losses: &[String]) -> Value {
         "refreshes": seen.refreshes_answered,
         "tokens_handed_out": summary.served,
         "flights": summary.flights,
-        "adopted": summary.adopted,
+        "loaded": summary.loaded,
         "slowest_wait_ms": summary.slowest_wait_ms,
         "lost": seen.lost,
         "first_loss_ms": seen.first_loss.map(millis),

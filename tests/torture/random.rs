@@ -1,8 +1,8 @@
-//! Chance: pauses and the moments of death.
+//! Random delays and kill times.
 
 use std::time::Duration;
 
-/// Evenly spread over the range.
+/// A uniformly distributed duration.
 pub(crate) fn between(least: Duration, most: Duration) -> Duration {
     let fraction = getrandom::u32().map_or(0.5, |random| f64::from(random) / f64::from(u32::MAX));
     least + most.saturating_sub(least).mul_f64(fraction)

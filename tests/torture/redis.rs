@@ -1,4 +1,4 @@
-//! A Redis server of one's own: Debian's `redis-server` on a free loopback port.
+//! A private Redis server: `redis-server` on a free loopback port.
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use crate::Result;
 use crate::background::{Background, ends_with_input};
 
-const START_AT_MOST: Duration = Duration::from_secs(60);
-/// Between the search for a free port and its use, another program may take it.
+const START_TIMEOUT: Duration = Duration::from_secs(60);
+/// Another program may take a free port before it is used.
 const PORTS_TRIED: usize = 5;
 
 pub(crate) struct Redis {
@@ -32,10 +32,10 @@ impl Redis {
                 return Ok(redis);
             }
         }
-        Err("redis-server ends as soon as it is started".into())
+        Err("redis-server ends immediately after its start".into())
     }
 
-    /// Nothing if another program was faster at the port.
+    /// `None` if another program took the port first.
     fn start_on_free_port(folder: &Path) -> Result<Option<Self>> {
         let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
         let mut command = ends_with_input(Path::new("redis-server"));
@@ -44,7 +44,7 @@ impl Redis {
             .args(["--save", "", "--appendonly", "no", "--dir"])
             .arg(folder);
         let (program, lines) = Background::start(command)?;
-        let deadline = Instant::now() + START_AT_MOST;
+        let deadline = Instant::now() + START_TIMEOUT;
         while !answers(address, folder) {
             if has_given_up(&lines) {
                 return Ok(None);
@@ -61,14 +61,14 @@ impl Redis {
     }
 }
 
-/// The shell that watches over it does not end with it, but its last words are there.
+/// The supervising shell does not end with it, but its last output shows the failure.
 fn has_given_up(lines: &Receiver<String>) -> bool {
     lines
         .try_iter()
         .any(|line| line.contains("Failed listening"))
 }
 
-/// Whether the Redis at this address is the one that works in this folder.
+/// Whether the Redis at this address is the one that uses this folder.
 fn answers(address: SocketAddr, folder: &Path) -> bool {
     let asked = TcpStream::connect(address).and_then(|mut stream| {
         stream.set_read_timeout(Some(Duration::from_secs(5)))?;

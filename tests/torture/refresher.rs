@@ -1,4 +1,4 @@
-//! A process that refreshes as fast as it can, and is killed meanwhile. Undisturbed, it tells how long a refresh takes.
+//! A process that refreshes as fast as possible until it is killed. Undisturbed, it measures the duration of a refresh.
 
 use std::time::{Duration, Instant};
 
@@ -17,15 +17,15 @@ use crate::{Result, coze, micros};
 pub(crate) struct Options {
     #[arg(long)]
     profile: String,
-    /// Ends after so many refreshes; without, only death ends it
+    /// End after this many refreshes; default: run until killed
     #[arg(long)]
     refreshes: Option<u64>,
-    /// Looks whether the API takes the new tokens
+    /// Check that the API accepts the new tokens
     #[arg(long)]
     call: bool,
 }
 
-/// How long the steps of a refresh take, in microseconds: the middle, and what 95 of 100 are below.
+/// The durations of the steps of a refresh, in microseconds: median and 95th percentile.
 #[derive(Clone, Serialize, Deserialize)]
 pub(crate) struct Pace {
     /// From one refresh to the next.
@@ -40,7 +40,7 @@ pub(crate) async fn run(setup: Setup, options: Options) -> Result<()> {
     let flow = coze::flow(&setup, coze::client(&setup)?.build()?)?;
     let (sign_in, timings) = setup.timed_sign_in(&options.profile)?;
     let api = options.call.then(|| Api::new(&setup)).transpose()?;
-    // What it opens at first, connections above all, belongs to the start.
+    // Connections and other setup belong to the start.
     if let Err(error) = sign_in.load().await {
         return give_up(&label(&error));
     }
@@ -58,7 +58,7 @@ pub(crate) async fn run(setup: Setup, options: Options) -> Result<()> {
     Ok(())
 }
 
-/// A provider of its own each time: one lets a token be refused once in ten seconds only.
+/// A new provider each time, because a provider accepts only one refused token in ten seconds.
 async fn refresh(flow: &WebFlow, sign_in: &SignIn, api: Option<&Api>) -> Result<(), String> {
     let provider = coze::provider(flow, sign_in)
         .refresh(RefreshMode::InLine)
@@ -67,7 +67,7 @@ async fn refresh(flow: &WebFlow, sign_in: &SignIn, api: Option<&Api>) -> Result<
     provider.invalidate(&old);
     let new = token_of(&provider).await?;
     if new.expose() == old.expose() {
-        return Err("the refused token came again".to_owned());
+        return Err("the refused token was returned again".to_owned());
     }
     if let Some(api) = api
         && !api.takes(&new).await.map_err(|error| error.to_string())?

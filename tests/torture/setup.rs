@@ -1,4 +1,4 @@
-//! What each process is told: where the mock is, and where the sign-in is kept.
+//! The configuration of each process: the mock and the store.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -13,7 +13,7 @@ use crate::plain::PlainStore;
 use crate::probe::{Probe, Timings};
 use crate::{Result, coze};
 
-/// The variable by which a process tells those that it starts.
+/// The variable that passes it to child processes.
 const VARIABLE: &str = "COZE_TORTURE";
 
 #[derive(Clone, Serialize, Deserialize)]
@@ -54,14 +54,14 @@ pub(crate) enum Place {
 }
 
 impl Setup {
-    /// What the process that started this one has said.
+    /// The configuration from the parent process.
     pub(crate) fn inherited() -> Result<Self> {
         let text = std::env::var(VARIABLE)
-            .map_err(|_| "this is started by another torture process, not by hand")?;
+            .map_err(|_| "this is started by the torture program, not manually")?;
         Ok(serde_json::from_str(&text)?)
     }
 
-    /// This program again, in another role.
+    /// This program in another role.
     pub(crate) fn process(&self, role: &[&str]) -> Result<Command> {
         let mut command = Command::new(std::env::current_exe()?);
         command
@@ -75,8 +75,8 @@ impl Setup {
             Place::File(folder) => SignIn::new(FileStore::new(folder.clone()), profile)?,
             Place::Redis(url) => {
                 let redis = RedisStore::builder(url)
-                    .connect_timeout(coze::REDIS_AT_MOST)
-                    .response_timeout(coze::REDIS_AT_MOST);
+                    .connect_timeout(coze::REDIS_TIMEOUT)
+                    .response_timeout(coze::REDIS_TIMEOUT);
                 SignIn::new(redis.build()?, profile)?
             }
             Place::Plain(folder) => {
@@ -85,7 +85,7 @@ impl Setup {
         })
     }
 
-    /// The same, with a watch on how long each step takes.
+    /// The same, with a measurement of each step.
     pub(crate) fn timed_sign_in(&self, profile: &str) -> Result<(SignIn, Timings)> {
         let timings = Timings::default();
         let store = std::sync::Arc::clone(self.sign_in(profile)?.store());

@@ -1,4 +1,4 @@
-//! What both shows need: the mock, a store, and a person who signs in.
+//! Shared by both tests: the mock, a store, and a user who signs in.
 
 use std::path::Path;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use crate::redis::Redis;
 use crate::setup::{Place, Setup, StoreName};
 use crate::{Result, coze};
 
-const START_AT_MOST: Duration = Duration::from_secs(120);
+const START_TIMEOUT: Duration = Duration::from_secs(120);
 
 pub(crate) struct Stage {
     pub(crate) mock: Mock,
@@ -24,7 +24,7 @@ pub(crate) struct Stage {
     _folder: TempDir,
 }
 
-/// What the mock prints when it is ready.
+/// The ready line of the mock.
 #[derive(Deserialize)]
 struct Ready {
     coze_api_base: String,
@@ -49,7 +49,7 @@ impl Stage {
             .args(options);
         let (mock_program, mock_lines) = Background::start(command)?;
         let ready = mock_lines
-            .recv_timeout(START_AT_MOST)
+            .recv_timeout(START_TIMEOUT)
             .map_err(|_| "the mock did not start")?;
         let ready: Ready = serde_json::from_str(&ready)?;
         let app = ready
@@ -86,8 +86,8 @@ impl Stage {
         })
     }
 
-    /// A person signs in, whatever is stored. The sign-in's number in the mock's ledger.
-    pub(crate) async fn person_signs_in(&self, sign_in: &SignIn) -> Result<u64> {
+    /// Lets a user sign in, whatever is stored. Returns the number of the sign-in in the mock's ledger.
+    pub(crate) async fn user_signs_in(&self, sign_in: &SignIn) -> Result<u64> {
         let (url, login) = self.flow.login("http://127.0.0.1:8080/callback").begin()?;
         let callback = self.mock.approve(url.as_str())?;
         let token = self.flow.complete(login, &callback).await?;

@@ -1,10 +1,10 @@
-//! Counts, in the order of their names, what errors are counted as, and the middle of a list.
+//! Counters by name, names of errors, and quantiles.
 
 use std::collections::BTreeMap;
 
 use coze_auth::{Error, ErrorKind};
 
-/// How often each thing happened.
+/// Counters by name.
 pub(crate) type Tally = BTreeMap<String, u64>;
 
 pub(crate) fn count(tally: &mut Tally, what: impl Into<String>) {
@@ -17,7 +17,7 @@ pub(crate) fn add(tally: &mut Tally, more: &Tally) {
     }
 }
 
-/// The kind and Coze's word: an error in short. It says if time ran out, and nothing else is known to be wrong.
+/// The kind and error code of an error, marked if it is only a timeout.
 pub(crate) fn label(error: &Error) -> String {
     match error.code() {
         Some(code) => format!("{:?} {code}", error.kind()),
@@ -28,7 +28,7 @@ pub(crate) fn label(error: &Error) -> String {
 
 const SLOW: &str = "too slow: ";
 
-/// Of stores, only their words tell that from other failures.
+/// Store errors are recognised as timeouts only by their messages.
 pub(crate) fn is_slow(error: &Error) -> bool {
     let text = error.to_string();
     error.kind() == ErrorKind::Timeout
@@ -45,14 +45,14 @@ pub(crate) fn is_slow(error: &Error) -> bool {
         .any(|words| text.contains(words))
 }
 
-/// Those that count: without those that only took too long, where timing is tolerated.
+/// The errors that count: without timeouts, if timing is tolerated.
 pub(crate) fn counted(errors: &Tally, tolerate_timing: bool) -> Tally {
     let mut errors = errors.clone();
     errors.retain(|what, _| !tolerate_timing || !what.contains(SLOW));
     errors
 }
 
-/// The value that this share of all are below.
+/// The quantile of this share.
 pub(crate) fn quantile<T: Copy + Ord>(values: &[T], share: f64) -> Option<T> {
     let mut sorted = values.to_vec();
     sorted.sort_unstable();

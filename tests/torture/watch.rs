@@ -1,4 +1,4 @@
-//! Who looks on while the processes race: one reads the store all the time, one compares it with the mock's ledger.
+//! The observers of a race: one reads the store continuously, one compares it with the mock's ledger.
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,23 +15,23 @@ use crate::stage::Stage;
 use crate::tally::{Tally, count, is_slow, label};
 use crate::{Result, coze, millis, runtime};
 
-/// A reader gives the processes room to breathe.
+/// The reader's interval leaves CPU time to the processes.
 const BETWEEN_READS: Duration = Duration::from_millis(1);
 const BETWEEN_LOOKS: Duration = Duration::from_millis(250);
-/// A provider tries a save that fails for this long.
-const SAVE_AT_MOST: Duration = Duration::from_secs(10);
-/// A request that was not answered by then never will be.
+/// How long a provider retries a failed save.
+const SAVE_TIMEOUT: Duration = Duration::from_secs(10);
+/// A request without a response by then is lost.
 const ANSWERED_WITHIN: Duration = Duration::from_secs(10);
 
-/// What was found in the store.
+/// The contents of the store over time.
 #[derive(Default)]
 pub(crate) struct Reads {
     pub(crate) reads: u64,
     pub(crate) missing: u64,
-    /// The store did not answer in time: nothing is known of what is in it.
+    /// The store timed out, so its contents are unknown.
     pub(crate) slow: u64,
     pub(crate) errors: Tally,
-    /// The fingerprints of the pairs that were found in it.
+    /// The fingerprints of the stored pairs of tokens.
     pub(crate) seen: HashSet<(String, String)>,
 }
 
@@ -63,7 +63,7 @@ pub(crate) fn read_on(sign_in: &SignIn, stop: &AtomicBool) -> Result<Reads> {
     Ok(found)
 }
 
-/// What the mock saw, and what became of the sign-in.
+/// The observations of the mock and the sign-in.
 #[derive(Default)]
 pub(crate) struct Seen {
     pub(crate) refreshes_answered: u64,
@@ -71,16 +71,16 @@ pub(crate) struct Seen {
     pub(crate) api_calls: u64,
     pub(crate) api_refused: u64,
     pub(crate) never_answered: u64,
-    /// Requests that the mock had forgotten before they were looked at.
+    /// Requests that the mock dropped before they were checked.
     pub(crate) missed: u64,
-    /// Why a person had to sign in again, each time.
+    /// The reasons for each new sign-in.
     pub(crate) lost: Tally,
     pub(crate) first_loss: Option<Duration>,
     last: u64,
     waiting_since: Option<Instant>,
 }
 
-/// Compares the store with the ledger until told to stop. Whenever the sign-in is lost, the person signs in again.
+/// Compares the store with the ledger until told to stop. When the sign-in is lost, the user signs in again.
 pub(crate) fn look_on(
     stage: &Stage,
     sign_in: &SignIn,
@@ -93,14 +93,14 @@ pub(crate) fn look_on(
     let mut damaged_before = false;
     while !stop.load(Ordering::Relaxed) {
         std::thread::sleep(BETWEEN_LOOKS);
-        seen.take_up(stage.mock.requests_since(seen.last)?);
-        // What is redeemed from here on may not be in it yet, however long we are stalled.
+        seen.record_answered(stage.mock.requests_since(seen.last)?);
+        // Whatever is redeemed from here on may be missing in it, however long this thread stalls.
         let looked_at = unix_ms();
         let loaded = runtime.block_on(sign_in.load());
         if loaded.as_ref().is_err_and(is_slow) {
             continue;
         }
-        // Half a file may be whole a moment later.
+        // A partly written file may be complete a moment later.
         let damaged = !matches!(loaded, Ok(Some(_)));
         let lost = match loaded {
             Ok(Some(stored)) => why_lost(stage, &stored, id, looked_at)?,
@@ -112,16 +112,16 @@ pub(crate) fn look_on(
         if let Some(why) = lost {
             count(&mut seen.lost, why);
             seen.first_loss.get_or_insert(began.elapsed());
-            id = runtime.block_on(stage.person_signs_in(sign_in))?;
+            id = runtime.block_on(stage.user_signs_in(sign_in))?;
             damaged_before = false;
         }
     }
-    // The last answers may be on their way.
+    // The last responses may be in flight.
     loop {
         std::thread::sleep(BETWEEN_LOOKS);
         let rest = stage.mock.requests_since(seen.last)?;
         let all_answered = !rest.iter().any(Request::is_open);
-        seen.take_up(rest);
+        seen.record_answered(rest);
         if all_answered {
             return Ok(seen);
         }
@@ -138,23 +138,25 @@ fn why_lost(stage: &Stage, stored: &Record, id: u64, looked_at: u64) -> Result<O
     let is_stale = redeemed_at.is_some_and(|at| at + in_flight < looked_at);
     Ok(match family.standing(&refresh_token) {
         _ if family.is_revoked() => Some("the server revoked it".to_owned()),
-        // What was put there a moment ago may have been overwritten by another's save of before.
+        // A new sign-in may have been overwritten by an earlier save of another process.
         Standing::Unknown => Some("of an earlier sign-in".to_owned()),
-        Standing::Current if stored.ended().is_some() => Some("given up though alive".to_owned()),
+        Standing::Current if stored.ended().is_some() => {
+            Some("marked ended although valid".to_owned())
+        }
         _ if stored.ended().is_some() => Some("its token had been redeemed".to_owned()),
         Standing::Behind(_) if is_stale => Some("its token had been redeemed".to_owned()),
         _ => None,
     })
 }
 
-/// So long the ledger may be ahead of the store. What a short run does not see of that here, its survivor does.
+/// How long the ledger may be ahead of the store. In a short run the survivor detects the rest.
 fn in_flight(store: &Place) -> Duration {
     let save = match store {
-        Place::File(_) | Place::Redis(_) => SAVE_AT_MOST,
-        // Its save is one write. It loses so often that its losses are to be seen soon.
+        Place::File(_) | Place::Redis(_) => SAVE_TIMEOUT,
+        // Its save is one write, and its frequent losses should be detected soon.
         Place::Plain(_) => Duration::from_secs(1),
     };
-    coze::REQUEST_AT_MOST + save
+    coze::REQUEST_TIMEOUT + save
 }
 
 fn unix_ms() -> u64 {
@@ -163,8 +165,8 @@ fn unix_ms() -> u64 {
 }
 
 impl Seen {
-    /// Takes up to the first request that still waits for its answer.
-    fn take_up(&mut self, requests: Vec<Request>) {
+    /// Takes the requests before the first one that has no response.
+    fn record_answered(&mut self, requests: Vec<Request>) {
         for request in requests {
             self.missed += request.number - self.last - 1;
             if request.is_open() && !self.has_waited_long() {

@@ -1,4 +1,4 @@
-//! One of many processes that want the token of the same sign-in all the time.
+//! One of many processes that continuously request the token of the same sign-in.
 
 use std::io::BufRead as _;
 use std::time::{Duration, Instant, SystemTime};
@@ -16,13 +16,13 @@ use crate::{Result, coze, millis, random};
 
 #[derive(Args)]
 pub(crate) struct Options {
-    /// How long it asks
+    /// How long it runs
     #[arg(long)]
     seconds: u64,
-    /// By how much its clock on the wall is wrong
+    /// The skew of its wall clock
     #[arg(long, allow_negative_numbers = true, default_value_t = 0)]
     wrong_by: i64,
-    /// Refreshes in line, as one-shot programs do, not in the background
+    /// Refreshes on demand, like one-shot programs, not in the background
     #[arg(long)]
     in_line: bool,
 }
@@ -33,7 +33,7 @@ pub(crate) const PROFILE: &str = "shared";
 const PAUSE: [Duration; 2] = [Duration::from_millis(20), Duration::from_millis(80)];
 const BETWEEN_CALLS: [Duration; 2] = [Duration::from_millis(250), Duration::from_millis(1000)];
 
-/// How it went. No secret is in here.
+/// The report, without secrets.
 #[derive(Default, Serialize, Deserialize)]
 pub(crate) struct Summary {
     pub(crate) asked: u64,
@@ -44,10 +44,10 @@ pub(crate) struct Summary {
     pub(crate) recovered: u64,
     pub(crate) refused_twice: u64,
     pub(crate) slowest_wait_ms: u64,
-    /// Looks into the store, with or without a refresh.
+    /// Loads of the store, with or without a refresh.
     pub(crate) flights: u64,
     /// Tokens that another process had refreshed.
-    pub(crate) adopted: u64,
+    pub(crate) loaded: u64,
 }
 
 pub(crate) async fn run(setup: Setup, options: Options) -> Result<()> {
@@ -55,21 +55,21 @@ pub(crate) async fn run(setup: Setup, options: Options) -> Result<()> {
     println!("{}", json!({"ready": true}));
     wait_for_go()?;
     worker.ask_for(Duration::from_secs(options.seconds)).await;
-    // A refresh that is cut off by our end would lose the sign-in.
+    // Ending during a refresh would lose the sign-in.
     worker.provider.shutdown().await?;
     let stats = worker.provider.stats();
     worker.summary.flights = stats.refreshes;
-    worker.summary.adopted = stats.reused;
+    worker.summary.loaded = stats.reused;
     println!("{}", serde_json::to_string(&worker.summary)?);
     Ok(())
 }
 
-/// All start at once. From then on, this process ends when the one that started it is gone.
+/// Waits for the common start. Afterwards this process ends with its parent.
 fn wait_for_go() -> Result<()> {
     let mut line = String::new();
     std::io::stdin().lock().read_line(&mut line)?;
     if line.trim() != "go" {
-        return Err("the race was called off".into());
+        return Err("the race was cancelled".into());
     }
     std::thread::spawn(|| {
         let _ = std::io::stdin().lock().read_line(&mut String::new());
@@ -139,7 +139,7 @@ impl Worker {
         }
     }
 
-    /// Uses the token; if it is refused, asks for another, once, as every good client does.
+    /// Uses the token, and requests another one once if it is refused, like a correct client.
     async fn call(&mut self, token: &AccessToken) {
         if self.takes(token).await != Some(false) {
             return;

@@ -1,7 +1,7 @@
-//! Runs the benchmarks, and writes what they found.
+//! Runs the benchmarks, and writes their results.
 //!
-//! They are programs of a workspace of their own, `benches/`; each writes its rows as JSON. What a row measures and
-//! whether its goal is met is decided there; here they are put together with what they were measured on.
+//! The benchmarks are programs in the separate workspace `benches/`. Each writes its rows as JSON, and defines what a row measures and
+//! whether its goal is met. This module combines the rows and adds the machine and the versions.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -26,7 +26,7 @@ const PROGRAMS: &[&str] = &[
     "soak",
 ];
 
-/// What is measured beside the toolkit; the versions are those of the lock file.
+/// The crates that are compared with the toolkit; their versions are those of the lock file.
 const PEERS: &[&str] = &[
     "gcp_auth",
     "google-cloud-auth",
@@ -39,7 +39,7 @@ const PEERS: &[&str] = &[
 
 #[derive(clap::Args)]
 pub(crate) struct Options {
-    /// See in seconds that everything works; the figures mean little, and benches/RESULTS.md is not written
+    /// Only check in seconds that everything works: the figures mean little, and benches/RESULTS.md is not written
     #[arg(long)]
     quick: bool,
     /// Write the rows here, and nothing under benches/
@@ -52,7 +52,7 @@ struct Row {
     row: String,
     value: f64,
     unit: String,
-    /// `None`, as `met`, for a figure that stands there for reference.
+    /// `None`, like `met`, for a figure without a goal.
     goal: Option<String>,
     met: Option<bool>,
     #[serde(default, skip_serializing_if = "String::is_empty")]
@@ -109,7 +109,7 @@ fn cargo(verb: &str, manifest: &Path) -> Command {
     command
 }
 
-/// The rows of a program, and whether it succeeded: the soak fails where a goal of its is missed, and has rows then too.
+/// The rows of a program, and whether it succeeded: the soak test fails if it misses a goal, and still writes rows.
 fn run_program(program: &str, quick: bool, manifest: &Path) -> Result<(Vec<Row>, bool)> {
     let name = format!("coze-bench-{}-{program}.json", std::process::id());
     let json = std::env::temp_dir().join(name);
@@ -120,7 +120,7 @@ fn run_program(program: &str, quick: bool, manifest: &Path) -> Result<(Vec<Row>,
     }
     let status = command.arg("--json").arg(&json).status()?;
     let Ok(text) = std::fs::read_to_string(&json) else {
-        eprintln!("{program} gave no figures ({status})");
+        eprintln!("{program} wrote no figures ({status})");
         return Ok((Vec::new(), false));
     };
     let _ = std::fs::remove_file(&json);
@@ -134,7 +134,7 @@ fn write(path: &Path, text: &str) -> Result<()> {
     Ok(())
 }
 
-/// What was measured on what, and when.
+/// The machine, versions and date of a measurement.
 struct Conditions {
     machine: String,
     date: String,
@@ -157,7 +157,7 @@ fn conditions(root: &Path) -> Result<Conditions> {
     })
 }
 
-/// The version that a lock file has of a package; of several, the newest, which comes last.
+/// The version of a package in a lock file; of several, the newest, which is last.
 fn version_in(lock: &str, package: &str) -> Option<String> {
     let name = format!("name = \"{package}\"");
     let mut lines = lock.lines();
@@ -204,7 +204,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn of_several_versions_the_newest_is_named() {
+    fn the_newest_of_several_versions_is_used() {
         let lock = "[[package]]\nname = \"a\"\nversion = \"1.2.3\"\n\n\
                     [[package]]\nname = \"a\"\nversion = \"2.0.0\"\n\n\
                     [[package]]\nname = \"ab\"\nversion = \"3.0.0\"\n";
@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn a_missed_goal_stands_out_in_the_table() {
+    fn a_missed_goal_is_highlighted() {
         let row = |met| Row {
             row: "read".to_owned(),
             value: 1.25,

@@ -1,4 +1,4 @@
-//! Cargo, started anew for other packages' programs.
+//! Runs cargo for the programs of other packages.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -6,8 +6,8 @@ use std::process::Command;
 use anyhow::{Context, Result};
 use serde_json::Value;
 
-/// The cargo that started this program. What it says of this package is not for the next one: build scripts that look
-/// at it would run anew.
+/// The cargo that started this program, without the variables that it sets for this package: build scripts that read
+/// them would run again.
 pub(crate) fn command() -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     for (name, _) in std::env::vars_os() {
@@ -21,7 +21,7 @@ pub(crate) fn command() -> Command {
     command
 }
 
-/// Builds the mock, and an example of `coze-tests` that talks with it. What it prints tells where they are.
+/// Builds the mock, and an example of `coze-tests` that uses it. The output contains their paths.
 pub(crate) fn build_with_mock(root: &Path, example: &str) -> Command {
     let mut build = command();
     build.current_dir(root).args([
@@ -38,7 +38,7 @@ pub(crate) fn build_with_mock(root: &Path, example: &str) -> Command {
     build
 }
 
-/// Where a program is that was built, by cargo's messages.
+/// The path of a built program, from cargo's messages.
 pub(crate) fn executable(messages: &str, name: &str) -> Result<PathBuf> {
     messages
         .lines()

@@ -1,8 +1,8 @@
-//! Runs the official SDKs, and `coze-auth` beside them, against the mock: the proof that the mock is like Coze.
+//! Runs the official SDKs and `coze-auth` against the mock, to verify that the mock behaves like Coze.
 //!
-//! Each SDK has a folder under `tests/conformance/` with a driver: a small program that runs the flows that it is asked
-//! for, one per line (the protocol is in the README there). This program installs the SDK, starts a mock for it, asks
-//! for the flows one after the other, and lets the mock confirm what the driver says. What the mock saw is compared with
+//! Each SDK has a folder under `tests/conformance/` with a driver: a small program that runs the requested flows,
+//! one per line (the README there describes the protocol). This program installs the SDK, starts a mock for it, requests
+//! the flows in order, and checks the results of the driver with the mock. The violations that the mock recorded are compared with
 //! `tests/conformance/violations.json`.
 
 mod checks;
@@ -25,8 +25,8 @@ use self::mock::Mock;
 use self::objections::{File, Seen};
 use crate::{cargo, root};
 
-/// The official SDKs. Another one costs a folder under `tests/conformance/` and an entry here. The commands run in a
-/// copy of the folder; a program with a slash in its name is one of that copy.
+/// The official SDKs. To add one, add a folder under `tests/conformance/` and an entry here. The commands run in a
+/// copy of the folder; a program with a slash in its name is relative to that copy.
 const SDKS: &[Sdk] = &[
     Sdk {
         name: "python",
@@ -70,19 +70,19 @@ const SDKS: &[Sdk] = &[
 struct Sdk {
     /// Its folder under `tests/conformance/`, and its name in options, table and file.
     name: &'static str,
-    /// Without these programs the language is not there.
+    /// The programs that the language requires.
     tools: &'static [&'static str],
-    /// Files of the folder that decide what is installed: when they change, it is installed anew.
+    /// The files that determine the installation: when they change, the SDK is installed again.
     manifests: &'static [&'static str],
     install: &'static [&'static [&'static str]],
     run: &'static [&'static str],
 }
 
-/// The row that the SDKs are held beside.
+/// The row of `coze-auth`.
 const OURS: &str = "coze-auth";
 
-/// The flows, in the order in which they run: a refresh comes after its sign-in, and `api_expired` comes last, because
-/// it moves the mock's clock.
+/// The flows in the order in which they run: a refresh follows its sign-in, and `api_expired` is last, because
+/// it advances the mock's clock.
 const FLOWS: [&str; 14] = [
     "web",
     "web_refresh",
@@ -100,22 +100,22 @@ const FLOWS: [&str; 14] = [
     "api_expired",
 ];
 
-/// A proxy where nobody listens.
-const DEAD_PROXY: &str = "http://127.0.0.1:9";
+/// A proxy address without a listener.
+const UNREACHABLE_PROXY: &str = "http://127.0.0.1:9";
 
-const BUILD_AT_MOST: Duration = Duration::from_secs(1800);
-const INSTALL_AT_MOST: Duration = Duration::from_secs(600);
-const START_AT_MOST: Duration = Duration::from_secs(60);
-/// The SDKs poll every 5 s, whatever the server says.
-const FLOW_AT_MOST: Duration = Duration::from_secs(60);
+const BUILD_TIMEOUT: Duration = Duration::from_secs(1800);
+const INSTALL_TIMEOUT: Duration = Duration::from_secs(600);
+const START_TIMEOUT: Duration = Duration::from_secs(60);
+/// The SDKs poll every 5 s, regardless of the server's interval.
+const FLOW_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// What `cargo xtask conformance` was asked to do.
+/// The options of `cargo xtask conformance`.
 #[derive(clap::Args)]
 pub(crate) struct Options {
-    /// Run these SDKs only (python, node, java); coze-auth always runs
+    /// Run only these SDKs (python, node, java); coze-auth always runs
     #[arg(long, value_delimiter = ',', value_name = "SDK")]
     only: Vec<String>,
-    /// Fail if the language of one of these is not installed, instead of leaving it out
+    /// Fail if the language of one of these is not installed, instead of skipping it
     #[arg(long, value_delimiter = ',', value_name = "SDK")]
     require: Vec<String>,
     /// Write the results here
@@ -126,7 +126,7 @@ pub(crate) struct Options {
     update: bool,
 }
 
-/// What all drivers send, so that their requests can be compared.
+/// The inputs of all drivers, so that their requests can be compared.
 fn inputs() -> Value {
     json!({
         "redirect_uri": "http://127.0.0.1:8080/callback",
@@ -135,18 +135,18 @@ fn inputs() -> Value {
         "account_id": "9001",
         "enterprise_id": "ent_1",
         "bot_ids": ["7101", "7102"],
-        // A little more than the 15 minutes that an access token lives.
+        // A little more than the lifetime of an access token, 15 minutes.
         "until_expired": 960,
     })
 }
 
-/// A driver's answer to the name of a flow.
+/// A driver's result of a flow.
 #[derive(Deserialize)]
 struct Answer {
     flow: String,
     outcome: Outcome,
     detail: String,
-    /// The access token that came of the flow, for the mock to look at.
+    /// The access token that the flow returned, to be checked with the mock.
     #[serde(default)]
     access_token: Option<String>,
 }
@@ -178,7 +178,7 @@ impl Row {
     }
 }
 
-/// Where things are.
+/// The folders.
 struct Places {
     /// `tests/conformance`
     drivers: PathBuf,
@@ -197,7 +197,7 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
         .with_context(|| format!("cannot create {}", places.work.display()))?;
     let programs = Programs::build(&root, &places.work)?;
 
-    // Side by side, as most of the time is spent waiting.
+    // In parallel, because the SDKs mostly wait.
     let outcomes: Vec<(&str, Result<Row>)> = std::thread::scope(|scope| {
         let (places, programs) = (&places, &programs);
         let mut threads: Vec<_> = chosen
@@ -229,7 +229,7 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     }
     print!("{}", table::render(&rows));
     for (name, missing) in &left_out {
-        println!("left out: {name} ({missing} is not installed)");
+        println!("skipped: {name} ({missing} is not installed)");
     }
     for row in &rows {
         for (flow, detail) in row.failures() {
@@ -255,7 +255,7 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
 
 struct Choice {
     chosen: Vec<&'static Sdk>,
-    /// With the program that is missing.
+    /// With the missing program.
     left_out: Vec<(&'static str, &'static str)>,
 }
 
@@ -275,7 +275,7 @@ fn choose(options: &Options) -> Result<Choice> {
         if !options.only.is_empty() && !is_named(&options.only) {
             ensure!(
                 !required,
-                "{} is required, but --only leaves it out",
+                "{} is required, but excluded by --only",
                 sdk.name
             );
             continue;
@@ -294,10 +294,10 @@ fn choose(options: &Options) -> Result<Choice> {
 fn is_installed(tool: &str) -> bool {
     let mut version = Command::new(tool);
     version.arg("--version");
-    child::succeeds(&mut version, START_AT_MOST)
+    child::succeeds(&mut version, START_TIMEOUT)
 }
 
-/// The programs of this workspace that take part.
+/// The programs of this workspace that are used.
 struct Programs {
     mock: PathBuf,
     ours: PathBuf,
@@ -307,7 +307,7 @@ impl Programs {
     fn build(root: &Path, work: &Path) -> Result<Self> {
         const OUR_DRIVER: &str = "conformance-coze-auth";
         let mut build = cargo::build_with_mock(root, OUR_DRIVER);
-        let messages = child::output(&mut build, &work.join("build.log"), BUILD_AT_MOST)
+        let messages = child::output(&mut build, &work.join("build.log"), BUILD_TIMEOUT)
             .context("building the mock and the driver of coze-auth")?;
         Ok(Self {
             mock: cargo::executable(&messages, "coze-mock")?,
@@ -325,7 +325,7 @@ impl Sdk {
         run_flows(self.name, command_in(&folder, self.run)?, &folder, &mock)
     }
 
-    /// Installs the SDK, unless that was done before from the same manifests.
+    /// Installs the SDK, unless it is installed from the same manifests.
     fn install(&self, folder: &Path) -> Result<()> {
         let mut wanted = String::new();
         for manifest in self.manifests {
@@ -349,13 +349,13 @@ impl Sdk {
     }
 }
 
-/// Takes one step of an installation, which starts anew whenever it is taken. Registries fail now and then.
+/// Runs one step of an installation, and retries it, because registries fail occasionally.
 fn install(folder: &Path, step: &[&str]) -> Result<()> {
     const TRIES: u32 = 3;
     for tries in 1.. {
         let mut command = command_in(folder, step)?;
-        match child::finish(&mut command, &folder.join("install.log"), INSTALL_AT_MOST) {
-            Err(error) if tries < TRIES => eprintln!("once more: {}: {error:#}", step.join(" ")),
+        match child::finish(&mut command, &folder.join("install.log"), INSTALL_TIMEOUT) {
+            Err(error) if tries < TRIES => eprintln!("retrying: {}: {error:#}", step.join(" ")),
             ended => return ended,
         }
     }
@@ -374,7 +374,7 @@ fn our_row(places: &Places, programs: &Programs) -> Result<Row> {
             .request(&violation["request"])
             .unwrap_or((FLOWS[0], &Value::Null));
         let detail = format!(
-            "the strict mock objects: {}: {}",
+            "violation recorded by the strict mock: {}: {}",
             violation["place"].as_str().unwrap_or_default(),
             violation["rule"].as_str().unwrap_or_default()
         );
@@ -383,7 +383,7 @@ fn our_row(places: &Places, programs: &Programs) -> Result<Row> {
     Ok(row)
 }
 
-/// The first word is the program, in the folder if it has a slash.
+/// The first word is the program, relative to the folder if it has a slash.
 fn command_in(folder: &Path, words: &[&str]) -> Result<Command> {
     let (program, arguments) = words.split_first().context("a command has no words")?;
     let mut command = if program.contains('/') {
@@ -395,12 +395,12 @@ fn command_in(folder: &Path, words: &[&str]) -> Result<Command> {
     Ok(command)
 }
 
-/// Starts a driver and asks it for every flow.
+/// Starts a driver and requests every flow.
 fn run_flows(name: &'static str, mut command: Command, folder: &Path, mock: &Mock) -> Result<Row> {
     let mut config = mock.ready().clone();
     config["inputs"] = inputs();
     command.env("COZE_CONFORMANCE", config.to_string());
-    // A proxy of the developer's must not come between an SDK and the mock. Ours goes past it by itself.
+    // A proxy in the environment must not affect the SDKs. `coze-auth` bypasses proxies for loopback.
     if name != OURS {
         command
             .env("NO_PROXY", "127.0.0.1,localhost")
@@ -408,8 +408,8 @@ fn run_flows(name: &'static str, mut command: Command, folder: &Path, mock: &Moc
     } else {
         for variable in ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"] {
             command
-                .env(variable, DEAD_PROXY)
-                .env(variable.to_lowercase(), DEAD_PROXY);
+                .env(variable, UNREACHABLE_PROXY)
+                .env(variable.to_lowercase(), UNREACHABLE_PROXY);
         }
         command.env_remove("NO_PROXY").env_remove("no_proxy");
         command
@@ -422,12 +422,12 @@ fn run_flows(name: &'static str, mut command: Command, folder: &Path, mock: &Moc
     let mut is_gone = false;
     for flow in FLOWS {
         if is_gone {
-            let result = (Outcome::Fail, "not run: the driver was gone".to_owned());
+            let result = (Outcome::Fail, "not run: the driver has ended".to_owned());
             flows.insert(flow, result);
             continue;
         }
         let answer = driver.ask(flow);
-        // After a time-out its answers might be those to earlier questions.
+        // After a timeout its results might belong to earlier flows.
         is_gone = answer.is_err();
         let requests = mock.requests_since(seen.last_request())?;
         let result = judge(flow, answer, &requests, mock);
@@ -443,7 +443,7 @@ fn run_flows(name: &'static str, mut command: Command, folder: &Path, mock: &Moc
     })
 }
 
-/// A driver's word, and the mock's where it says "pass".
+/// The result of a flow: that of the driver, confirmed by the mock if it passed.
 fn judge(flow: &str, answer: Result<Answer>, requests: &[Value], mock: &Mock) -> (Outcome, String) {
     let answer = match answer {
         Ok(answer) => answer,
@@ -452,13 +452,13 @@ fn judge(flow: &str, answer: Result<Answer>, requests: &[Value], mock: &Mock) ->
     if answer.outcome == Outcome::Pass
         && let Err(error) = checks::confirm(flow, answer.access_token.as_deref(), requests, mock)
     {
-        let detail = format!("the mock does not confirm it: {error:#}");
+        let detail = format!("not confirmed by the mock: {error:#}");
         return (Outcome::Fail, detail);
     }
     (answer.outcome, answer.detail)
 }
 
-/// A driver that has said hello.
+/// A driver that has sent its hello line.
 struct Driver {
     program: Running,
     version: String,
@@ -471,7 +471,7 @@ impl Driver {
             version: String,
         }
         let mut program = Running::start(&mut command, &folder.join("driver.log"))?;
-        let hello: Hello = program.json_line("version", START_AT_MOST)?;
+        let hello: Hello = program.json_line("version", START_TIMEOUT)?;
         Ok(Self {
             program,
             version: hello.version,
@@ -480,10 +480,10 @@ impl Driver {
 
     fn ask(&mut self, flow: &str) -> Result<Answer> {
         self.program.say(flow)?;
-        let answer: Answer = self.program.json_line("flow", FLOW_AT_MOST)?;
+        let answer: Answer = self.program.json_line("flow", FLOW_TIMEOUT)?;
         ensure!(
             answer.flow == flow,
-            "the driver answered for {} instead",
+            "the driver returned the result of {} instead",
             answer.flow
         );
         Ok(answer)
@@ -492,19 +492,19 @@ impl Driver {
 
 fn check_objections(path: &Path, rows: &[Row], update: bool, good: bool) -> Result<bool> {
     if !good {
-        eprintln!("violations.json is neither compared nor written, as not everything passed");
+        eprintln!("violations.json is neither compared nor written, because not every flow passed");
         return Ok(false);
     }
     let file = File::of(path, rows)?;
     if file.present == file.wanted {
-        println!("the mock objected to what violations.json says");
+        println!("the recorded violations match violations.json");
     } else if update {
         write(path, &file.wanted)?;
         println!("  written  violations.json");
     } else {
         print!("{}", file.diff());
         eprintln!(
-            "violations.json differs: if that is meant, run `cargo xtask conformance --update` and commit the result"
+            "violations.json differs: if that is intended, run `cargo xtask conformance --update` and commit the result"
         );
         return Ok(false);
     }
@@ -567,7 +567,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_without_a_driver_is_refused_with_the_known_ones() {
+    fn an_unknown_sdk_is_refused_with_a_list_of_the_known_ones() {
         for broken in [options(&["cobol"], &[]), options(&[], &["cobol"])] {
             let error = choose(&broken).err().unwrap().to_string();
             assert!(
@@ -578,7 +578,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_required_cannot_be_left_out_by_name() {
+    fn a_required_sdk_cannot_be_excluded() {
         let error = choose(&options(&["python"], &["java"])).err().unwrap();
         assert!(error.to_string().contains("java is required"), "{error}");
     }

@@ -1,7 +1,7 @@
 //! One OpenAPI document, read from its file.
 //!
-//! It is kept in the three forms that the commands need: the text (for places), a tree of JSON
-//! values (for normalisations, schemas and rules), and the types of `openapiv3` (proof that it is
+//! It is kept in the three forms that the commands need: the text (for positions), a tree of JSON
+//! values (for normalisations, schemas and rules), and the types of `openapiv3` (which validate that it is
 //! OpenAPI 3.0).
 
 use std::path::Path;
@@ -10,10 +10,10 @@ use anyhow::{Context, Result, anyhow};
 use openapiv3::OpenAPI;
 use serde_json::Value;
 
-/// An OpenAPI document and where it came from.
+/// An OpenAPI document and its source.
 #[derive(Debug)]
 pub(crate) struct Document {
-    /// Path relative to the workspace, as findings and generated files name it.
+    /// The path relative to the workspace, for findings and generated files.
     pub(crate) source: String,
     pub(crate) text: String,
     /// Keys are sorted at every level, so that nothing depends on serde_json's map type, which
@@ -30,7 +30,7 @@ impl Document {
         Self::parse(source, text)
     }
 
-    /// Takes `text` for the contents of `source`.
+    /// Parses `text` as the contents of `source`.
     pub(crate) fn parse(source: &str, text: String) -> Result<Self> {
         let mut tree: Value =
             serde_saphyr::from_str(&text).map_err(|error| with_place(source, &error))?;
@@ -40,10 +40,10 @@ impl Document {
             text,
             tree,
         };
-        // Deserialised from the text, not from the tree, so that an error has a line.
+        // Deserialised from the text, not from the tree, so that an error has a line number.
         serde_saphyr::from_str::<OpenAPI>(&document.text)
             .map_err(|error| with_place(source, &error))
-            .context("this is YAML, but not OpenAPI 3.0")?;
+            .context("it is YAML, but not OpenAPI 3.0")?;
         Ok(document)
     }
 }

@@ -1,4 +1,4 @@
-//! From a description to the files that are made from it.
+//! Generates files from a description.
 
 use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -14,7 +14,7 @@ use similar::TextDiff;
 use crate::document::Document;
 use crate::{Spec, mock_schemas, normalise};
 
-/// A generated file as it should be.
+/// The expected contents of a generated file.
 #[derive(Debug, PartialEq)]
 pub(crate) struct File {
     /// Relative to the workspace.
@@ -22,7 +22,7 @@ pub(crate) struct File {
     pub(crate) contents: String,
 }
 
-/// How a generated file on disk relates to what it should be.
+/// The state of a generated file on disk.
 pub(crate) enum Freshness {
     Current,
     Stale { present: String },
@@ -48,7 +48,7 @@ pub(crate) fn files(root: &Path, specs: &[Spec]) -> Result<Vec<File>> {
     Ok(files)
 }
 
-/// What lies where descriptions and generated files are, and is of no spec: left over when one was taken out, or renamed.
+/// Files beside descriptions and generated files that belong to no spec: left over after a removal or a rename.
 pub(crate) fn strays(root: &Path, specs: &[Spec]) -> Result<Vec<String>> {
     let expected: BTreeSet<String> = specs
         .iter()
@@ -81,14 +81,14 @@ pub(crate) fn strays(root: &Path, specs: &[Spec]) -> Result<Vec<String>> {
 pub(crate) fn client(document: &Document) -> Result<String> {
     let source = &document.source;
     let spec: OpenAPI = serde_json::from_value(normalise::for_progenitor(&document.tree))
-        .with_context(|| format!("{source}: normalised, it is no OpenAPI any more"))?;
+        .with_context(|| format!("{source}: not OpenAPI after normalisation"))?;
     let mut generator = Generator::new(&settings());
-    // progenitor meets what it does not support with a failed assertion.
+    // progenitor panics on what it does not support.
     let tokens = catch_unwind(AssertUnwindSafe(|| generator.generate_tokens(&spec)))
-        .map_err(|_| anyhow!("{source}: progenitor gave up on it, see its message above"))?
+        .map_err(|_| anyhow!("{source}: progenitor panicked, see its message above"))?
         .with_context(|| format!("{source}: progenitor cannot generate a client"))?;
     let mut code: syn::File = syn::parse2(tokens)
-        .with_context(|| format!("{source}: progenitor generated something that is not Rust"))?;
+        .with_context(|| format!("{source}: progenitor generated invalid Rust"))?;
     remove_client_new(&mut code);
     implement_answer(&mut code);
     add_exchange(&mut code);
@@ -116,8 +116,8 @@ fn settings() -> GenerationSettings {
 }
 
 /// Removes `Client::new`. It builds an HTTP client that follows redirects: after a 307 the body,
-/// with the secrets in it, would go to whatever host the answer names. `Client::new_with_client`
-/// takes one from the caller.
+/// with its secrets, would be sent to any host that the response names. `Client::new_with_client`
+/// accepts one from the caller.
 fn remove_client_new(code: &mut syn::File) {
     for item in &mut code.items {
         if let syn::Item::Impl(block) = item
@@ -132,9 +132,9 @@ fn remove_client_new(code: &mut syn::File) {
 }
 
 /// Implements `coze_wire::Answer` for the success type of each operation that is an untagged enum: its
-/// first variant is what was asked for, the others are errors with the same status.
+/// first variant is the expected response, the others are errors with the same status.
 ///
-/// Code over all operations, such as mapping Coze's errors, then needs nothing for a new one.
+/// Code for all operations, such as mapping Coze's errors, then needs no change for a new one.
 fn implement_answer(code: &mut syn::File) {
     let answers: Vec<syn::Item> = answer_types(code)
         .into_iter()
@@ -160,7 +160,7 @@ fn implement_answer(code: &mut syn::File) {
     code.items.extend(answers);
 }
 
-/// Gives each operation a function `exchange` beside `send`, in whose signature no type of progenitor's shows: what
+/// Adds a function `exchange` to each operation. Unlike `send`, its signature has no type of progenitor: what
 /// is built on the typed clients can then hide the generator.
 fn add_exchange(code: &mut syn::File) {
     let builders = code.items.iter_mut().filter_map(|item| match item {
@@ -172,8 +172,8 @@ fn add_exchange(code: &mut syn::File) {
             && let Some(answer) = block.items.iter().find_map(answer_of_send)
         {
             block.items.push(syn::parse_quote! {
-                /// Sends the request as [`send`](Self::send) does, and gives the typed answer alone: what came with it,
-                /// or in its place, the client's `Exchange` tells.
+                /// Sends the request like [`send`](Self::send), and returns only the typed response. The client's
+                /// `Exchange` holds everything else, or what was received instead.
                 pub async fn exchange(
                     self,
                 ) -> ::std::result::Result<types::#answer, ::coze_wire::NoAnswer> {
@@ -188,8 +188,8 @@ fn add_exchange(code: &mut syn::File) {
     }
 }
 
-/// Lets the example of each operation end in `exchange`, where progenitor's ends in `send`: that is what
-/// `CozeApi::call` takes.
+/// Changes the example of each operation to call `exchange` instead of `send`, because that is what
+/// `CozeApi::call` accepts.
 fn show_exchange(code: &mut syn::File) {
     for operation in operations(code) {
         for attribute in &mut operation.attrs {
@@ -207,7 +207,7 @@ fn show_exchange(code: &mut syn::File) {
     }
 }
 
-/// The functions of the client that begin an operation: those that give a builder.
+/// The functions of the client that start an operation: those that return a builder.
 fn operations(code: &mut syn::File) -> impl Iterator<Item = &mut syn::ImplItemFn> {
     let blocks = code.items.iter_mut().filter_map(|item| match item {
         syn::Item::Impl(block) => Some(&mut block.items),
@@ -222,7 +222,7 @@ fn operations(code: &mut syn::File) -> impl Iterator<Item = &mut syn::ImplItemFn
     })
 }
 
-/// The names of the types that the generated `send` functions answer with, each once.
+/// The names of the response types of the generated `send` functions, each once.
 fn answer_types(code: &syn::File) -> BTreeSet<syn::Ident> {
     module(code, "builder")
         .flat_map(|item| match item {
@@ -233,7 +233,7 @@ fn answer_types(code: &syn::File) -> BTreeSet<syn::Ident> {
         .collect()
 }
 
-/// The name of the type that a builder's `send` answers with, if this is it.
+/// The response type of a builder's `send`, if `item` is that function.
 fn answer_of_send(item: &syn::ImplItem) -> Option<syn::Ident> {
     let syn::ImplItem::Fn(function) = item else {
         return None;
@@ -266,7 +266,7 @@ fn module<'a>(code: &'a syn::File, name: &'a str) -> impl Iterator<Item = &'a sy
 }
 
 impl File {
-    /// Compares with what is on disk.
+    /// Compares with the file on disk.
     pub(crate) fn freshness(&self, root: &Path) -> Result<Freshness> {
         let path = root.join(&self.path);
         match std::fs::read_to_string(&path) {
@@ -287,13 +287,13 @@ impl File {
             .with_context(|| format!("cannot write {}", path.display()))
     }
 
-    /// What `cargo xtask gen` would change, as a unified diff.
+    /// The change that `cargo xtask gen` would make, as a unified diff.
     pub(crate) fn diff(&self, present: &str) -> String {
         TextDiff::from_lines(present, &self.contents)
             .unified_diff()
             .context_radius(3)
             .header(
-                &format!("{} (as it is)", self.path),
+                &format!("{} (current)", self.path),
                 &format!("{} (as generated)", self.path),
             )
             .to_string()
@@ -319,7 +319,7 @@ mod tests {
     }
 
     #[test]
-    fn every_file_says_in_its_first_line_what_made_it_and_from_what() {
+    fn every_file_names_its_generator_and_source_in_its_first_line() {
         for file in files(&repository(), SPECS).unwrap() {
             let head: String = file.contents.lines().take(3).collect();
             assert!(head.contains("cargo xtask gen"), "{}: {head}", file.path);
@@ -345,7 +345,9 @@ mod tests {
                 let field = at
                     .strip_prefix("/components/schemas/")
                     .and_then(|field| field.split_once("/properties/"))
-                    .unwrap_or_else(|| panic!("{at} is no property of a component: check it too"));
+                    .unwrap_or_else(|| {
+                        panic!("{at} is not a property of a component: check it too")
+                    });
                 let found = types.get(&(field.0.to_owned(), field.1.to_owned()));
                 let found = found.unwrap_or_else(|| panic!("{at} is not in the generated types"));
                 assert!(
@@ -360,12 +362,12 @@ mod tests {
             assert_eq!(
                 secrets,
                 marked.len(),
-                "a type is secret that {} does not mark",
+                "a type is secret that {} does not mark as secret",
                 document.source
             );
             secrets_of_all += secrets;
         }
-        assert!(secrets_of_all > 0, "no spec has a secret to look at");
+        assert!(secrets_of_all > 0, "no spec has a secret to check");
     }
 
     /// The type of each field of each struct in `mod types`.
@@ -400,7 +402,7 @@ mod tests {
     }
 
     #[test]
-    fn every_answer_that_can_be_an_error_tells_its_success() {
+    fn every_response_that_can_be_an_error_has_a_success_type() {
         let root = repository();
         for spec in SPECS {
             let document = Document::read(&root, &spec.source()).unwrap();
@@ -415,7 +417,7 @@ mod tests {
     }
 
     #[test]
-    fn the_docs_of_every_operation_show_its_exchange() {
+    fn the_docs_of_every_operation_show_exchange() {
         let root = repository();
         for spec in SPECS {
             let document = Document::read(&root, &spec.source()).unwrap();
@@ -435,7 +437,7 @@ mod tests {
     }
 
     #[test]
-    fn a_description_that_progenitor_does_not_support_is_an_error_that_names_it() {
+    fn an_unsupported_description_is_an_error_that_names_it() {
         let without_schema = Document::parse(
             "spec/small.yaml",
             "openapi: 3.0.3
@@ -480,7 +482,7 @@ paths:
         };
         assert_eq!(
             file("2\n").diff(&present),
-            "--- a/b.rs (as it is)\n+++ a/b.rs (as generated)\n@@ -1 +1 @@\n-1\n+2\n"
+            "--- a/b.rs (current)\n+++ a/b.rs (as generated)\n@@ -1 +1 @@\n-1\n+2\n"
         );
     }
 }

@@ -1,8 +1,8 @@
-//! From the schema dialect of OpenAPI 3.0 to JSON Schema 2020-12.
+//! Converts the schema dialect of OpenAPI 3.0 to JSON Schema 2020-12.
 
 use serde_json::{Map, Value, json};
 
-/// Keywords of OpenAPI that JSON Schema does not know, and that say nothing about validity.
+/// Keywords of OpenAPI that JSON Schema does not have and that do not affect validity.
 const WITHOUT_MEANING: &[&str] = &[
     "deprecated",
     "example",
@@ -12,13 +12,13 @@ const WITHOUT_MEANING: &[&str] = &[
     "xml",
 ];
 
-/// Converts one schema, with all that is in it.
+/// Converts one schema and everything nested in it.
 pub(crate) fn from_openapi(schema: &Value) -> Value {
     let Value::Object(openapi) = schema else {
         return schema.clone(); // `additionalProperties: false`
     };
     if let Some(target) = crate::walk::reference(schema) {
-        // Beside `$ref`, OpenAPI 3.0 ignores everything else.
+        // OpenAPI 3.0 ignores the siblings of `$ref`.
         return json!({"$ref": definition(target)});
     }
     let mut converted = Map::new();
@@ -65,12 +65,12 @@ pub(crate) fn definitions(document: &Value) -> Value {
         .collect()
 }
 
-/// Where a schema component is found in the converted document.
+/// The location of a schema component in the converted document.
 fn definition(target: &str) -> String {
     target.replace("#/components/schemas/", "#/$defs/")
 }
 
-/// A boolean beside the limit in OpenAPI 3.0; the limit itself in JSON Schema.
+/// A boolean next to the limit in OpenAPI 3.0; the limit itself in JSON Schema.
 fn exclusive_limits(openapi: &Map<String, Value>, converted: &mut Map<String, Value>) {
     for (flag, limit) in [
         ("exclusiveMinimum", "minimum"),
@@ -84,7 +84,7 @@ fn exclusive_limits(openapi: &Map<String, Value>, converted: &mut Map<String, Va
     }
 }
 
-/// `nullable` adds the type null, and the value null where the values are listed.
+/// `nullable` adds the type null, and the value null to an enum.
 fn allow_null(openapi: &Map<String, Value>, converted: &mut Map<String, Value>) {
     if openapi.get("nullable") != Some(&Value::Bool(true)) {
         return;
@@ -99,9 +99,9 @@ fn allow_null(openapi: &Map<String, Value>, converted: &mut Map<String, Value>) 
     }
 }
 
-/// Kept under a name of our own: whoever validates can pick the one schema that is meant, and say
-/// what is wrong with a value in its terms, where `oneOf` could only say that none of the schemas
-/// fits.
+/// Kept as an extension keyword: a validator can select the intended schema, and report
+/// errors of that schema, where `oneOf` could only report that no schema
+/// matches.
 fn discriminator(openapi: &Value) -> Value {
     let mapping: Map<String, Value> = openapi["mapping"]
         .as_object()
@@ -120,7 +120,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_difference_of_the_dialects_is_converted() {
+    fn each_difference_between_the_dialects_is_converted() {
         let cases = [
             (
                 json!({"$ref": "#/components/schemas/A", "description": "ignored"}),

@@ -2,20 +2,20 @@
 //!
 //! - `gen` turns each description in `spec/` into a typed client under `generated/` and, for those
 //!   that the mock serves, into JSON Schemas under `mock/schemas/`.
-//! - `gen --check` tells whether these files are up to date, and whether there are some of no description.
-//! - `lint` holds the descriptions to the rules that the rest relies on.
+//! - `gen --check` checks that these files are up to date, and that there are no others.
+//! - `lint` checks the descriptions, and the wording of the repository.
 //! - `conformance` runs the official SDKs against the mock.
 //! - `bench` runs the benchmarks and writes `benches/RESULTS.md`.
-//! - `torture` runs many processes at one stored sign-in, or kills them, and writes `benches/TORTURE.md`.
+//! - `torture` runs many processes that share one stored sign-in, or kills them, and writes `benches/TORTURE.md`.
 //!
-//! This program depends on no crate of the workspace: it must build when generated code does not. Where it needs other
+//! This program depends on no crate of the workspace, because it must build even if generated code does not. If it needs other
 //! packages' programs, it builds and starts them.
 
 #![forbid(unsafe_code)]
 #![allow(
     clippy::print_stdout,
     clippy::print_stderr,
-    reason = "printing is what a command is for"
+    reason = "a command prints its results"
 )]
 
 mod bench;
@@ -32,6 +32,7 @@ mod place;
 mod root;
 mod torture;
 mod walk;
+mod words;
 
 use std::process::ExitCode;
 use std::time::Instant;
@@ -43,7 +44,7 @@ use serde_json::Value;
 use crate::document::Document;
 use crate::generate::Freshness;
 
-/// Every spec, and what is made from it. A new one costs a line here and a crate skeleton under
+/// Every spec and what is generated from it. To add one, add an entry here and a crate skeleton under
 /// `generated/`.
 const SPECS: &[Spec] = &[
     Spec {
@@ -64,12 +65,12 @@ struct Spec {
     name: &'static str,
     /// The crate under `generated/` that holds the typed client.
     client: &'static str,
-    /// Whether the mock serves it, and so needs its schemas.
+    /// Whether the mock serves it, and therefore needs its schemas.
     mock_schemas: bool,
 }
 
 impl Spec {
-    /// Path of the description, relative to the workspace.
+    /// The path of the description, relative to the workspace.
     fn source(&self) -> String {
         format!("spec/{}.yaml", self.name)
     }
@@ -90,22 +91,22 @@ struct Cli {
 enum Command {
     /// Generate the typed clients and the mock's schemas from spec/
     Gen {
-        /// Write nothing; fail with a diff if a generated file is stale or missing, or if one is of no description
+        /// Write nothing; fail with a diff if a generated file is stale or missing, or if there is an unexpected one
         #[arg(long)]
         check: bool,
     },
-    /// Hold spec/ to the rules that the generator and the mock rely on
+    /// Check the descriptions in spec/, and the wording of the repository
     Lint,
     /// Run the official SDKs and coze-auth against the mock, and compare their requests
     Conformance(conformance::Options),
     /// Run the benchmarks under benches/ and write RESULTS.md and results.json there
     Bench(bench::Options),
-    /// Torture stored sign-ins, and write benches/TORTURE.md
+    /// Torture-test stored sign-ins, and write benches/TORTURE.md
     #[command(subcommand)]
     Torture(torture::Show),
 }
 
-/// Runs the command that the arguments name.
+/// Runs the command of the arguments.
 #[must_use]
 pub fn run() -> ExitCode {
     let outcome = match Cli::parse().command {
@@ -122,22 +123,22 @@ pub fn run() -> ExitCode {
     })
 }
 
-/// What the commands read of a description before progenitor sees it.
+/// The results of reading a description, before progenitor processes it.
 #[derive(Debug)]
 pub struct Reading {
     /// The description as JSON.
     pub tree: Value,
-    /// What `lint` prints, a finding in each.
+    /// The findings of `lint`.
     pub findings: Vec<String>,
-    /// What `gen` writes for the mock.
+    /// The schemas that `gen` writes for the mock.
     pub schemas: Result<String>,
 }
 
-/// Reads a description. `source` is its path, as errors and findings name it.
+/// Reads a description. `source` is its path for errors and findings.
 ///
 /// # Errors
 ///
-/// When the text is not YAML, or not OpenAPI 3.0: with the source, and the line if there is one.
+/// If the text is not YAML or not OpenAPI 3.0: with the source, and the line if it is known.
 pub fn read(source: &str, text: String) -> Result<Reading> {
     let document = Document::parse(source, text)?;
     let findings = lint::findings(&document)?;
@@ -186,7 +187,7 @@ fn check_all() -> Result<ExitCode> {
     let strays = generate::strays(&root, SPECS)?;
     if !strays.is_empty() {
         eprintln!(
-            "of no description that `cargo xtask gen` knows: {}; delete what is left over, or add the description to SPECS in xtask/src/main.rs",
+            "without a description in SPECS: {}; delete them, or add the description to SPECS in xtask/src/lib.rs",
             strays.join(", ")
         );
         return Ok(ExitCode::FAILURE);
@@ -205,10 +206,14 @@ fn lint_all() -> Result<ExitCode> {
             count += 1;
         }
     }
+    for finding in words::findings(&root)? {
+        println!("{finding}");
+        count += 1;
+    }
     if count == 0 {
         println!("{} spec(s), no findings", SPECS.len());
         return Ok(ExitCode::SUCCESS);
     }
-    eprintln!("{count} finding(s) in spec/");
+    eprintln!("{count} finding(s)");
     Ok(ExitCode::FAILURE)
 }

@@ -1,5 +1,5 @@
-//! The rules that descriptions are held to, because the generator, the mock or a reader relies on
-//! them.
+//! The rules for descriptions, on which the generator, the mock and readers
+//! rely.
 
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
@@ -14,7 +14,7 @@ use crate::document::Document;
 use crate::place::{Place, Places};
 use crate::{json_schema, walk};
 
-/// A break of a rule, and what to do about it.
+/// A violation of a rule, and how to fix it.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Finding {
     source: String,
@@ -28,7 +28,7 @@ impl fmt::Display for Finding {
     }
 }
 
-/// A finding whose place is still a JSON pointer.
+/// A finding whose position is a JSON pointer.
 struct Problem {
     at: String,
     message: String,
@@ -43,7 +43,7 @@ impl Problem {
     }
 }
 
-/// A rule looks at a whole document.
+/// A rule checks a whole document.
 type Rule = fn(&Value) -> Vec<Problem>;
 
 const RULES: &[Rule] = &[
@@ -51,7 +51,7 @@ const RULES: &[Rule] = &[
     fields_are_described,
     secrets_are_marked,
     examples_fit,
-    references_lead_somewhere,
+    references_resolve,
     components_are_used,
 ];
 
@@ -70,7 +70,7 @@ pub(crate) fn findings(document: &Document) -> Result<Vec<Finding>> {
     Ok(findings.into_iter().collect())
 }
 
-/// Every operation has an id, a summary, a tag, error answers and security.
+/// Every operation has an id, a summary, a tag, error responses and security.
 fn operations_are_complete(tree: &Value) -> Vec<Problem> {
     let mut problems = Vec::new();
     for operation in walk::operations(tree) {
@@ -85,7 +85,7 @@ fn operations_are_complete(tree: &Value) -> Vec<Problem> {
         );
         require(
             is_text(operation.field("summary")),
-            "operation has no `summary`; add one line that says what it does",
+            "operation has no `summary`; add one line that describes it",
         );
         require(
             operation
@@ -99,7 +99,7 @@ fn operations_are_complete(tree: &Value) -> Vec<Problem> {
                 .field("responses")
                 .as_object()
                 .is_some_and(|responses| responses.keys().any(|status| is_error_status(status))),
-            "operation has no error answers; add a response `default` or one for a 4xx status",
+            "operation has no error responses; add a response `default` or one for a 4xx status",
         );
         let security = match operation.field("security") {
             Value::Null => &tree["security"],
@@ -109,7 +109,7 @@ fn operations_are_complete(tree: &Value) -> Vec<Problem> {
             security
                 .as_array()
                 .is_some_and(|schemes| !schemes.is_empty()),
-            "operation has no `security`; name the schemes that it accepts, `{}` among them if none is needed",
+            "operation has no `security`; list the schemes that it accepts, including `{}` if none is required",
         );
     }
     problems
@@ -123,8 +123,8 @@ fn is_error_status(status: &str) -> bool {
     status == "default" || status.starts_with('4')
 }
 
-/// Every property and every parameter has a description, its own or that of the schema that it
-/// refers to.
+/// Every property and every parameter has a description, or refers to a schema
+/// with one.
 fn fields_are_described(tree: &Value) -> Vec<Problem> {
     fields(tree)
         .into_iter()
@@ -135,30 +135,30 @@ fn fields_are_described(tree: &Value) -> Vec<Problem> {
         })
         .map(|field| {
             let Field { kind, name, .. } = field;
-            let message = format!("{kind} `{name}` has no description; say what it means");
+            let message = format!("{kind} `{name}` has no description; add one");
             Problem::new(field.at, message)
         })
         .collect()
 }
 
-/// Names that look like those of secrets and are not, each with its reason.
+/// Names that look like secrets but are public, each with the reason.
 const PUBLIC: &[(&str, &str)] = &[
-    ("user_code", "shown to the person, who types it in"),
-    ("token_type", "says how a token is sent, not which"),
-    ("error_code", "a word about an error"),
+    ("user_code", "shown to the user, who types it in"),
+    ("token_type", "the type of a token, not its value"),
+    ("error_code", "identifies an error"),
     (
         "code_challenge",
-        "made to pass through the browser (RFC 7636 section 4.2)",
+        "intended to pass through the browser (RFC 7636 section 4.2)",
     ),
     ("code_challenge_method", "the name of a hash"),
     ("keyword", "the name of a bot's variable"),
     ("language_code", "a language"),
 ];
 
-/// Parts of names that secrets have.
+/// Parts of the names of secrets.
 const TELLTALE: &[&str] = &["token", "secret", "code", "key", "verifier"];
 
-/// Every string whose name looks like a secret's is marked as one, or listed as public.
+/// Every string whose name looks like a secret is marked as one, or listed as public.
 fn secrets_are_marked(tree: &Value) -> Vec<Problem> {
     let mut problems = Vec::new();
     for field in fields(tree) {
@@ -180,8 +180,8 @@ fn secrets_are_marked(tree: &Value) -> Vec<Problem> {
     problems
 }
 
-/// Whether the schema takes strings, as they are or as one of several possibilities, without saying
-/// that they are secret.
+/// Whether the schema accepts strings, directly or as one of several variants, without marking
+/// them as secret.
 fn is_unmarked_string(tree: &Value, schema: &Value, depth: usize) -> bool {
     const DEEPEST: usize = 8;
     let Some(schema) = walk::dereference(tree, schema).filter(|_| depth < DEEPEST) else {
@@ -240,7 +240,7 @@ fn fields(tree: &Value) -> Vec<Field<'_>> {
     properties.chain(parameters).collect()
 }
 
-/// Every example, and every default, is valid against its schema.
+/// Every example and every default is valid against its schema.
 fn examples_fit(tree: &Value) -> Vec<Problem> {
     let definitions = json_schema::definitions(tree);
     let mut problems = Vec::new();
@@ -250,7 +250,7 @@ fn examples_fit(tree: &Value) -> Vec<Problem> {
             continue;
         };
         let schema = pick_variant(json_schema::from_openapi(schema), example, &definitions);
-        // Most examples are of a schema that refers to none; alone it is compiled much faster.
+        // Most schemas with examples refer to no other schema, and compile much faster without the definitions.
         let schema = if walk::references(tree, &schema_at).is_empty() {
             schema
         } else {
@@ -274,16 +274,16 @@ fn examples_fit(tree: &Value) -> Vec<Problem> {
             let error = closest(&error);
             problems.push(Problem::new(
                 format!("{example_at}{}", error.instance_path()),
-                format!("example does not fit its schema: {error}; mend the one or the other"),
+                format!("example does not match its schema: {error}; fix one of them"),
             ));
         }
     }
     problems
 }
 
-/// The error to show. That a value fits none of several schemas tells little; what keeps it from
-/// fitting one of them tells more. The objection deepest in the value comes from the schema that
-/// fits best on the way there.
+/// The error to report. That a value matches none of several schemas tells little; why it does not match
+/// one of them tells more. The error deepest in the value comes from the schema that
+/// matches best.
 fn closest<'e, 'i>(error: &'e ValidationError<'i>) -> &'e ValidationError<'i> {
     match error.kind() {
         ValidationErrorKind::AnyOf { context } | ValidationErrorKind::OneOfNotValid { context } => {
@@ -297,7 +297,7 @@ fn closest<'e, 'i>(error: &'e ValidationError<'i>) -> &'e ValidationError<'i> {
     }
 }
 
-/// The pointers of all pairs of a schema and an example or a default of it.
+/// The pointers of all pairs of a schema and its example or default.
 fn examples(tree: &Value) -> Vec<(String, String)> {
     let found = walk::schemas(tree);
     let mut pairs = Vec::new();
@@ -326,8 +326,8 @@ fn examples(tree: &Value) -> Vec<(String, String)> {
     pairs
 }
 
-/// The variant that the discriminator of `schema` picks for `example`, else `schema` itself. What
-/// is wrong with the example can then be said in terms of the one variant.
+/// The variant that the discriminator of `schema` selects for `example`, else `schema` itself. An error
+/// in the example is then reported for that variant.
 fn pick_variant(schema: Value, example: &Value, definitions: &Value) -> Value {
     let target = schema["$ref"]
         .as_str()
@@ -345,8 +345,8 @@ fn pick_variant(schema: Value, example: &Value, definitions: &Value) -> Value {
     }
 }
 
-/// Every reference leads to something in this document.
-fn references_lead_somewhere(tree: &Value) -> Vec<Problem> {
+/// Every reference resolves in this document.
+fn references_resolve(tree: &Value) -> Vec<Problem> {
     walk::references(tree, "")
         .into_iter()
         .filter(|(_, target)| {
@@ -355,17 +355,12 @@ fn references_lead_somewhere(tree: &Value) -> Vec<Problem> {
                 .and_then(|target| walk::resolve(tree, target));
             found.is_none()
         })
-        .map(|(at, _)| {
-            Problem::new(
-                at,
-                "reference leads nowhere; mend it, or add what it refers to",
-            )
-        })
+        .map(|(at, _)| Problem::new(at, "reference does not resolve; fix it, or add its target"))
         .collect()
 }
 
-/// Every component is reached from some operation. Security schemes are named, not referred to, and
-/// are left aside.
+/// Every component is used by some operation. Security schemes are named, not referenced, and are
+/// not checked.
 fn components_are_used(tree: &Value) -> Vec<Problem> {
     let mut reached = BTreeSet::new();
     let mut waiting = vec!["/paths".to_owned()];
@@ -408,7 +403,7 @@ fn components_are_used(tree: &Value) -> Vec<Problem> {
 mod tests {
     use super::*;
 
-    /// A description without findings, small enough to count its lines.
+    /// A small description without findings.
     const CLEAN: &str = "\
 openapi: 3.0.3
 info: {title: Small, version: 1.0.0}
@@ -459,7 +454,7 @@ components:
         kind: {description: The kind., type: string, enum: [a], default: a}
         access_token: {description: A token., type: string, format: password}
         user_code:
-          description: Typed in by a person.
+          description: Typed in by a user.
           type: string
           example: AB
         list:
@@ -484,7 +479,7 @@ components:
         assert_eq!(lint(CLEAN), Vec::<String>::new());
     }
 
-    /// Where `text` first has `needle`, as a finding gives it.
+    /// The position of the first `needle` in `text`, in the form of a finding.
     fn place_of(text: &str, needle: &str) -> String {
         let at = text.find(needle).unwrap();
         let before = &text[..at];
@@ -500,8 +495,8 @@ components:
 
     #[test]
     fn each_broken_rule_gives_one_finding_at_its_place() {
-        // What is replaced, by what, the first text at the finding's place, and how the finding
-        // begins.
+        // The replaced text, its replacement, the first text at the position of the finding, and how the finding
+        // starts.
         let cases = [
             (
                 "operationId: post_a",
@@ -539,7 +534,7 @@ components:
                 "default:\n          desc",
                 "'500':\n          desc",
                 "post:",
-                "operation has no error answers",
+                "operation has no error responses",
             ),
             (
                 "description: Which a.",
@@ -581,37 +576,37 @@ components:
                 "example: AB",
                 "example: 7",
                 "example: 7",
-                "example does not fit its schema: 7 is not of type \"string\"",
+                "example does not match its schema: 7 is not of type \"string\"",
             ),
             (
                 "example: '7'",
                 "example: 7",
                 "example: 7",
-                "example does not fit its schema: 7 is not of type \"string\"",
+                "example does not match its schema: 7 is not of type \"string\"",
             ),
             (
                 "example: 1,",
                 "example: many,",
                 "example: many",
-                "example does not fit its schema: \"many\" is not of type \"integer\"",
+                "example does not match its schema: \"many\" is not of type \"integer\"",
             ),
             (
                 "access_token: abc",
                 "access_token: 5",
                 "access_token: 5",
-                "example does not fit its schema: 5 is not of type \"string\"",
+                "example does not match its schema: 5 is not of type \"string\"",
             ),
             (
                 "default: a}",
                 "default: b}",
                 "default: b}",
-                "example does not fit its schema: \"b\" is not",
+                "example does not match its schema: \"b\" is not",
             ),
             (
                 "one: {$ref",
                 "bad: {value: {kind: b}}\n              one: {$ref",
                 "kind: b",
-                "example does not fit its schema: \"b\" is not",
+                "example does not match its schema: \"b\" is not",
             ),
             (
                 "  schemas:\n",
@@ -623,13 +618,13 @@ components:
                 "one: {$ref",
                 "two: {$ref: '#/x'}\n              one: {$ref",
                 "$ref: '#/x'",
-                "reference leads nowhere",
+                "reference does not resolve",
             ),
             (
                 "mapping: {a: ",
                 "mapping: {b: '#/x', a: ",
                 "b: '#/x'",
-                "reference leads nowhere",
+                "reference does not resolve",
             ),
         ];
         for (from, to, place, message) in cases {
@@ -648,11 +643,11 @@ components:
     }
 
     #[test]
-    fn every_public_name_would_be_found_were_it_not_listed() {
+    fn every_public_name_needs_its_entry() {
         for (name, reason) in PUBLIC {
             assert!(
                 TELLTALE.iter().any(|part| name.contains(part)),
-                "{name} need not be listed"
+                "the entry of {name} is not needed"
             );
             assert!(!reason.is_empty(), "{name} is listed without a reason");
         }

@@ -1,4 +1,4 @@
-//! What figures were measured on, and of what.
+//! The machine and the commit of a measurement.
 
 use std::path::Path;
 use std::process::Command;
@@ -28,8 +28,8 @@ pub(crate) fn compiler() -> String {
     said_by("rustc", &["--version"])
 }
 
-/// The commit that is checked out, with a plus sign if anything but what lies under `written` is not as it was committed.
-/// None where git is missing, or this is no working tree.
+/// The current commit, with a plus sign if there are uncommitted changes outside of `written`.
+/// `None` without git, or outside of a working tree.
 pub(crate) fn commit(root: &Path, written: &[&str]) -> Option<String> {
     let git = |arguments: &[&str]| {
         let output = Command::new("git")
@@ -52,7 +52,7 @@ pub(crate) fn commit(root: &Path, written: &[&str]) -> Option<String> {
     Some(format!("{hash}{mark}"))
 }
 
-/// What a program prints.
+/// The output of a program.
 pub(crate) fn said_by(program: &str, arguments: &[&str]) -> String {
     Command::new(program)
         .args(arguments)

@@ -1,4 +1,4 @@
-//! What the mock needs to know of a description: its operations, and its schemas as JSON Schema
+//! The parts of a description that the mock needs: its operations, and its schemas as JSON Schema
 //! 2020-12.
 
 use anyhow::{Context, Result};
@@ -24,12 +24,12 @@ struct Operation<'d> {
     method: String,
     path: &'d str,
     tags: &'d [Value],
-    /// Names of the security schemes that are accepted; `none` where no credential is.
+    /// Names of the accepted security schemes; `none` for no credential.
     security: Vec<&'d str>,
     parameters: Vec<Parameter<'d>>,
     /// The schema of the JSON body, if there is a body.
     request: Option<Value>,
-    /// The schema of the JSON body by status. A response without one, as a page, is not listed.
+    /// The schema of the JSON body by status. A response without a JSON body, such as a page, is not listed.
     responses: Map<String, Value>,
 }
 
@@ -105,7 +105,7 @@ fn describe<'d>(tree: &'d Value, operation: &walk::Operation<'d>) -> Result<Oper
     })
 }
 
-/// The schemes that an operation accepts: its own, else those of the whole document.
+/// The schemes that an operation accepts: its own, else those of the document.
 fn security<'d>(tree: &'d Value, operation: &walk::Operation<'d>) -> Vec<&'d str> {
     operation
         .fields
@@ -140,7 +140,8 @@ fn json_body(holder: &Value) -> Option<Value> {
         .map(json_schema::from_openapi)
 }
 
-/// `value`, or what it refers to.
+/// `value`, or the target if it is a reference.
 fn dereference<'d>(tree: &'d Value, value: &'d Value) -> Result<&'d Value> {
-    walk::dereference(tree, value).with_context(|| format!("the reference {value} leads nowhere"))
+    walk::dereference(tree, value)
+        .with_context(|| format!("the reference {value} does not resolve"))
 }

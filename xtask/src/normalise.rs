@@ -1,9 +1,9 @@
-//! What is changed in a description before progenitor sees it.
+//! Normalises a description for progenitor.
 //!
-//! The description says what is on the wire; the typed client needs a little less. Each step here
-//! takes away one thing that progenitor cannot digest, or digests into a type that is worse to use.
-//! The mock's schemas are made from the description as it stands, so that nothing is lost to its
-//! checks.
+//! The description specifies the wire format; the typed client needs less. Each step here
+//! removes one thing that progenitor does not support, or for which it generates a type that is worse to use.
+//! The mock's schemas are generated from the original description, so that its checks
+//! are complete.
 
 use std::collections::BTreeSet;
 
@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 
 use crate::walk;
 
-/// All normalisations, in the order in which they run.
+/// All normalisations in their order.
 const STEPS: &[fn(&mut Value)] = &[
     leave_out_browser_pages,
     leave_headers_to_the_http_client,
@@ -24,7 +24,7 @@ const STEPS: &[fn(&mut Value)] = &[
     drop_not,
 ];
 
-/// The document as progenitor takes it.
+/// The document for progenitor.
 pub(crate) fn for_progenitor(document: &Value) -> Value {
     let mut document = document.clone();
     for step in STEPS {
@@ -33,8 +33,8 @@ pub(crate) fn for_progenitor(document: &Value) -> Value {
     document
 }
 
-/// Removes the operations tagged `browser`. A person's browser opens those pages; a client only
-/// builds their URLs, and a generated function that fetches one would do nothing of use.
+/// Removes the operations tagged `browser`. A user's browser opens those pages; a client only
+/// builds their URLs, so a generated function that fetches one would be useless.
 fn leave_out_browser_pages(document: &mut Value) {
     let Some(Value::Object(paths)) = document.get_mut("paths") else {
         return;
@@ -56,8 +56,8 @@ fn has_operation(item: &Map<String, Value>) -> bool {
         .any(|operation| operation.get("responses").is_some())
 }
 
-/// Removes header parameters. progenitor would ask for the user agent at every call; it is one for
-/// all calls, and is set where the request leaves.
+/// Removes header parameters. progenitor would require the user agent for every call; it is the same for
+/// all calls, and is set by the HTTP client.
 fn leave_headers_to_the_http_client(document: &mut Value) {
     let whole = document.clone();
     let is_header = |parameter: &Value| {
@@ -81,9 +81,9 @@ fn drop_parameters(holder: &mut Value, unwanted: &impl Fn(&Value) -> bool) {
     }
 }
 
-/// Renames the response `200` to `2XX` where there is a `default` too. progenitor takes `default`
-/// for a second type of success beside a single code, and supports only one; beside the whole range
-/// it knows that it means errors.
+/// Renames the response `200` to `2XX` if there is also a `default`. Next to a single status, progenitor treats `default`
+/// as a second type of success, and supports only one; next to the whole range
+/// it treats it as the errors.
 fn success_is_a_range(document: &mut Value) {
     let Some(Value::Object(paths)) = document.get_mut("paths") else {
         return;
@@ -102,8 +102,8 @@ fn success_is_a_range(document: &mut Value) {
     }
 }
 
-/// Removes the defaults of request fields, but for one-word enums. They tell what the server does
-/// when a field is absent; progenitor would send them with every request.
+/// Removes the defaults of request fields, except for single-value enums. They describe what the server does
+/// if a field is absent; progenitor would send them with every request.
 fn leave_defaults_to_the_server(document: &mut Value) {
     let requests = sent_in_requests(document);
     for pointer in walk::schemas(document).all {
@@ -119,7 +119,7 @@ fn leave_defaults_to_the_server(document: &mut Value) {
     }
 }
 
-/// The pointers of all schemas that a request body or a parameter is made of.
+/// The pointers of all schemas in request bodies and parameters.
 fn sent_in_requests(document: &Value) -> BTreeSet<String> {
     let mut roots = BTreeSet::new();
     for pointer in walk::schemas(document).all {
@@ -141,9 +141,9 @@ fn sent_in_requests(document: &Value) -> BTreeSet<String> {
     roots
 }
 
-/// Makes a property optional whose value can only be one word, and which has it for its default
-/// (`grant_type`): with that, progenitor fills it in, and always sends it. Required as it is on the
-/// wire, every caller would have to spell it out.
+/// Makes a property optional if it has only one possible value, which is also its default
+/// (`grant_type`): progenitor then always sends that value. If it were required, as on the
+/// wire, every caller would have to set it.
 fn fill_in_one_word_enums(document: &mut Value) {
     for pointer in walk::schemas(document).all {
         let Some(Value::Object(schema)) = document.pointer_mut(&pointer) else {
@@ -168,8 +168,8 @@ fn is_one_word_enum(schema: &Map<String, Value>) -> bool {
     words.is_some_and(|words| words.len() == 1) && schema.contains_key("default")
 }
 
-/// Leaves nothing but type, format and documentation of a secret. progenitor replaces a schema by
-/// our secret type only where it is exactly that; a limit beside it would silently give a plain
+/// Keeps only type, format and documentation of a secret. progenitor replaces a schema by
+/// the secret type only if it is exactly that; with a limit it would silently generate a plain
 /// string, which `Debug` prints.
 fn bare_secrets(document: &mut Value) {
     const KEPT: &[&str] = &["type", "format", "description", "title", "nullable"];
@@ -184,16 +184,16 @@ fn bare_secrets(document: &mut Value) {
     }
 }
 
-/// Removes the limits of all other strings. progenitor would wrap each limited string in a type of
-/// its own, with a fallible constructor per field. The layers above check what a person hands in;
-/// the mock checks what is sent.
+/// Removes the limits of all other strings. progenitor would generate a newtype with a fallible
+/// constructor for each. The layers above validate inputs, and
+/// the mock validates requests.
 fn unlimited_strings(document: &mut Value) {
     remove_from_schemas(document, "string", &["minLength", "maxLength", "pattern"]);
 }
 
-/// Removes the limits of integers, so that each stays the `i64` that its format says; with a
-/// minimum of 1, progenitor would take `NonZeroU64`, and an answer outside the limits could not be
-/// read at all.
+/// Removes the limits of integers, so that each is the `i64` of its format; with a
+/// minimum of 1, progenitor would use `NonZeroU64`, and a response outside the limits could not be
+/// parsed.
 fn unlimited_integers(document: &mut Value) {
     remove_from_schemas(
         document,
@@ -218,10 +218,10 @@ fn remove_from_schemas(document: &mut Value, kind: &str, keys: &[&str]) {
     }
 }
 
-/// Removes `not`, for which there is no Rust type. It tells the error shapes apart; in the client
-/// their order does (progenitor makes an untagged enum, and the first variant that fits is taken).
+/// Removes `not`, which has no Rust equivalent. It distinguishes the error shapes; in the client
+/// their order does (progenitor generates an untagged enum, and the first matching variant is used).
 fn drop_not(document: &mut Value) {
-    // Outer schemas come last, so a pointer into a removed `not` is never looked up after its
+    // Outer schemas are last, so a pointer into a removed `not` is never used after its
     // removal.
     for pointer in walk::schemas(document).all {
         if let Some(Value::Object(schema)) = document.pointer_mut(&pointer) {
@@ -235,7 +235,7 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    /// A document with one POST operation whose body and whose answer are the component schemas
+    /// A document with one POST operation whose body and response are the component schemas
     /// `Sent` and `Answered`.
     fn document(sent: Value, answered: Value) -> Value {
         let content = |name: &str| {
@@ -252,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn browser_pages_are_left_out_and_others_stay() {
+    fn browser_pages_are_removed() {
         let mut document = json!({"paths": {
             "/page": {"servers": [], "get": {"tags": ["browser"], "responses": {}}},
             "/both": {
@@ -270,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn header_parameters_are_left_out_whether_inline_or_referred_to() {
+    fn header_parameters_are_removed_inline_and_by_reference() {
         let mut document = json!({
             "paths": {"/a": {
                 "parameters": [{"name": "h", "in": "header"}, {"name": "p", "in": "path"}],
@@ -295,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn a_success_beside_default_becomes_a_range() {
+    fn a_success_next_to_default_becomes_a_range() {
         let mut document = json!({"paths": {"/a": {
             "get": {"responses": {"200": 1, "default": 2}},
             "put": {"responses": {"200": 1, "404": 2}},
@@ -313,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn defaults_stay_in_answers_and_go_from_requests_at_any_depth() {
+    fn defaults_are_removed_from_requests_only() {
         let nested = json!({"properties": {"n": {"type": "integer", "default": 900}}});
         let mut document = document(
             json!({"properties": {
@@ -336,7 +336,7 @@ mod tests {
     }
 
     #[test]
-    fn a_word_without_alternative_is_filled_in() {
+    fn a_single_value_enum_becomes_optional() {
         let mut document = document(
             json!({
                 "required": ["grant_type", "choice", "id"],
@@ -358,7 +358,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_beside_a_secret_keeps_it_from_being_one() {
+    fn secrets_keep_only_type_format_and_documentation() {
         let mut document = document(
             json!({"properties": {"code": {
                 "type": "string", "format": "password", "description": "The code.",
@@ -376,7 +376,7 @@ mod tests {
     }
 
     #[test]
-    fn limits_go_and_everything_else_stays() {
+    fn only_limits_are_removed() {
         let mut document = document(
             json!({"properties": {
                 "id": {"type": "string", "minLength": 1, "maxLength": 9, "pattern": "a", "format": "uri"},
@@ -400,7 +400,7 @@ mod tests {
     }
 
     #[test]
-    fn not_is_dropped_with_what_is_in_it() {
+    fn not_is_removed_with_its_contents() {
         let mut document = document(
             json!({}),
             json!({"type": "object", "not": {"anyOf": [{"not": {"required": ["a"]}}]}}),

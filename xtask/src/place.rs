@@ -1,40 +1,45 @@
-//! From a JSON pointer to the line and column in the YAML text.
+//! Maps a JSON pointer to line and column in the YAML text.
 
 use std::fmt;
 
 use anyhow::{Context, Result};
-use saphyr::{LoadableYamlNode, MarkedYaml, Marker, Scalar, YamlData};
+use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde_saphyr::{Location, Spanned};
 
-/// The places of all nodes of one YAML text.
-pub(crate) struct Places<'t> {
-    document: MarkedYaml<'t>,
+/// The positions of all nodes of a YAML text.
+pub(crate) struct Places {
+    document: Spanned<Node>,
 }
 
-/// A line and a column, both counted from 1.
+/// A line and a column, both starting at 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Place {
-    pub(crate) line: usize,
-    pub(crate) column: usize,
+    pub(crate) line: u64,
+    pub(crate) column: u64,
 }
 
-impl<'t> Places<'t> {
-    pub(crate) fn read(text: &'t str) -> Result<Self> {
-        let document = MarkedYaml::load_from_str(text)
-            .context("cannot find places in the text")?
-            .into_iter()
-            .next()
-            .context("the file is empty")?;
+/// A node with the positions of its keys and items, without the values of scalars.
+enum Node {
+    Mapping(Vec<(Spanned<String>, Spanned<Node>)>),
+    Sequence(Vec<Spanned<Node>>),
+    Scalar,
+}
+
+impl Places {
+    pub(crate) fn read(text: &str) -> Result<Self> {
+        let document =
+            serde_saphyr::from_str(text).context("cannot determine positions in the text")?;
         Ok(Self { document })
     }
 
-    /// Where `pointer` leads: to the key of a mapping's entry, to the start of a sequence's item. A
-    /// pointer to something that is not there gives the place of the closest thing around it.
+    /// The position of `pointer`: the key of a mapping's entry, or the start of a sequence's item. A
+    /// pointer to a missing node gives the position of its closest existing ancestor.
     pub(crate) fn of(&self, pointer: &str) -> Place {
         let mut node = &self.document;
-        let mut place = Place::from(node.span.start);
+        let mut place = Place::from(node.defined);
         for step in pointer.split('/').skip(1) {
             let step = step.replace("~1", "/").replace("~0", "~");
-            let Some((at, next)) = enter(node, &step) else {
+            let Some((at, next)) = node.value.enter(&step) else {
                 break;
             };
             place = at.into();
@@ -44,35 +49,96 @@ impl<'t> Places<'t> {
     }
 }
 
-/// The entry or item `step` of `node`: where it starts, and its value.
-fn enter<'n, 't>(node: &'n MarkedYaml<'t>, step: &str) -> Option<(Marker, &'n MarkedYaml<'t>)> {
-    match &node.data {
-        YamlData::Mapping(entries) => entries
-            .iter()
-            .find(|(key, _)| is_key(key, step))
-            .map(|(key, value)| (key.span.start, value)),
-        YamlData::Sequence(items) => {
-            let item = items.get(step.parse::<usize>().ok()?)?;
-            Some((item.span.start, item))
+impl Node {
+    /// The entry or item `step`: where it starts, and its value.
+    fn enter(&self, step: &str) -> Option<(Location, &Spanned<Self>)> {
+        match self {
+            Self::Mapping(entries) => entries
+                .iter()
+                .find(|(key, _)| key.value == step)
+                .map(|(key, value)| (key.defined, value)),
+            Self::Sequence(items) => {
+                let item = items.get(step.parse::<usize>().ok()?)?;
+                Some((item.defined, item))
+            }
+            Self::Scalar => None,
         }
-        _ => None,
     }
 }
 
-fn is_key(key: &MarkedYaml<'_>, step: &str) -> bool {
-    match &key.data {
-        YamlData::Value(Scalar::String(text)) => text == step,
-        // An unquoted status code.
-        YamlData::Value(Scalar::Integer(number)) => number.to_string() == step,
-        _ => false,
+impl<'de> Deserialize<'de> for Node {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct NodeVisitor;
+
+        impl<'de> Visitor<'de> for NodeVisitor {
+            type Value = Node;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("YAML")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Node, A::Error> {
+                let mut entries = Vec::new();
+                while let Some(entry) = map.next_entry()? {
+                    entries.push(entry);
+                }
+                Ok(Node::Mapping(entries))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Node, A::Error> {
+                let mut items = Vec::new();
+                while let Some(item) = seq.next_element()? {
+                    items.push(item);
+                }
+                Ok(Node::Sequence(items))
+            }
+
+            fn visit_bool<E>(self, _: bool) -> Result<Node, E> {
+                Ok(Node::Scalar)
+            }
+
+            fn visit_i64<E>(self, _: i64) -> Result<Node, E> {
+                Ok(Node::Scalar)
+            }
+
+            fn visit_u64<E>(self, _: u64) -> Result<Node, E> {
+                Ok(Node::Scalar)
+            }
+
+            fn visit_f64<E>(self, _: f64) -> Result<Node, E> {
+                Ok(Node::Scalar)
+            }
+
+            fn visit_i128<E>(self, _: i128) -> Result<Node, E> {
+                Ok(Node::Scalar)
+            }
+
+            fn visit_u128<E>(self, _: u128) -> Result<Node, E> {
+                Ok(Node::Scalar)
+            }
+
+            fn visit_str<E>(self, _: &str) -> Result<Node, E> {
+                Ok(Node::Scalar)
+            }
+
+            fn visit_unit<E>(self) -> Result<Node, E> {
+                Ok(Node::Scalar)
+            }
+
+            fn visit_none<E>(self) -> Result<Node, E> {
+                Ok(Node::Scalar)
+            }
+        }
+
+        deserializer.deserialize_any(NodeVisitor)
     }
 }
 
-impl From<Marker> for Place {
-    fn from(marker: Marker) -> Self {
+impl From<Location> for Place {
+    fn from(location: Location) -> Self {
         Self {
-            line: marker.line(),
-            column: marker.col() + 1,
+            line: location.line(),
+            column: location.column(),
         }
     }
 }
@@ -88,7 +154,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pointers_lead_to_keys_and_items_and_stop_at_the_closest_thing_around() {
+    fn pointers_resolve_to_keys_items_or_the_closest_ancestor() {
         let text = "a:\n  b/c:\n    - one\n    - two: 2\n  200: ok\n";
         let places = Places::read(text).unwrap();
 

@@ -1,15 +1,15 @@
-//! Where the workspace is.
+//! Finds the workspace.
 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
-/// The workspace that this program works on: the one that cargo runs it from (`CARGO_MANIFEST_DIR`,
+/// The workspace of this program: the one in which cargo runs it (`CARGO_MANIFEST_DIR`,
 /// set by `cargo run`), else the one around the current directory.
 pub(crate) fn find() -> Result<PathBuf> {
     let start = match std::env::var_os("CARGO_MANIFEST_DIR") {
         Some(manifest_dir) => PathBuf::from(manifest_dir),
-        None => std::env::current_dir().context("cannot tell the current directory")?,
+        None => std::env::current_dir().context("cannot determine the current directory")?,
     };
     above(&start)
 }
@@ -49,7 +49,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_outside_any_workspace_is_refused_by_name() {
+    fn a_folder_outside_any_workspace_is_an_error_that_names_it() {
         let folder = tempfile::tempdir().unwrap();
 
         let error = above(folder.path()).unwrap_err().to_string();

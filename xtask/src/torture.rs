@@ -1,8 +1,8 @@
-//! Tortures stored sign-ins, and writes down what was lost.
+//! Torture-tests stored sign-ins, and reports what was lost.
 //!
-//! The program is the example `torture` of `coze-tests`, and the mock is another process. Each run is one JSON file, written
-//! here with what it ran on. Those with the default numbers are kept under `benches/torture/`, and `benches/TORTURE.md` is made
-//! of all of them; others are written under `target/torture/`.
+//! The program is the example `torture` of `coze-tests`; the mock is a separate process. Each run writes one JSON file,
+//! to which this module adds machine and commit. Runs with default options are kept under `benches/torture/`, and `benches/TORTURE.md` is generated
+//! from them; others are written under `target/torture/`.
 
 mod report;
 
@@ -15,20 +15,20 @@ use serde_json::{Value, json};
 
 use crate::{cargo, machine, root};
 
-/// What `cargo xtask torture` was asked to do.
+/// The options of `cargo xtask torture`.
 #[derive(Subcommand)]
 pub(crate) enum Show {
-    /// Many processes ask for the token of one sign-in, while tokens live for seconds
+    /// Many processes request the token of one sign-in, with tokens that live for seconds
     Race(Race),
-    /// A process is killed while it refreshes, again and again
+    /// Processes are killed during refreshes
     Crash(Crash),
-    /// Every run of benches/TORTURE.md, one after the other: half an hour
+    /// Every run of benches/TORTURE.md, in sequence; takes half an hour
     All,
     /// Write benches/TORTURE.md from the files under benches/torture/
     Report,
 }
 
-/// The numbers of the runs that are kept, unless told otherwise.
+/// The default options, which the kept runs use.
 const PROCESSES: u32 = 64;
 const SECONDS: u32 = 120;
 const ACCESS_TOKEN_LIFETIME: u32 = 5;
@@ -43,13 +43,13 @@ pub(crate) struct Race {
     processes: u32,
     #[arg(long, default_value_t = SECONDS)]
     seconds: u32,
-    /// How long access tokens live, in seconds
+    /// The lifetime of access tokens, in seconds
     #[arg(long, default_value_t = ACCESS_TOKEN_LIFETIME)]
     access_token_lifetime: u32,
-    /// How long the mock takes for a refresh, in milliseconds
+    /// The latency of a refresh, in milliseconds
     #[arg(long, default_value_t = LATENCY)]
     latency: u32,
-    /// The clocks of a third of the processes are an hour fast, those of another third an hour slow
+    /// A third of the processes have clocks that are an hour fast, another third an hour slow
     #[arg(long)]
     skewed_clocks: bool,
 }
@@ -64,23 +64,23 @@ pub(crate) struct Crash {
 
 #[derive(Args)]
 struct Common {
-    /// Where the sign-in is kept
+    /// The store of the sign-in
     #[arg(long, value_enum)]
     store: Store,
-    /// The mock ends a whole sign-in when a refresh token is sent twice
+    /// The mock revokes the token family when a refresh token is sent twice
     #[arg(long)]
     reuse_revokes_family: bool,
-    /// The mock ends the old access token with each refresh
+    /// The mock revokes the previous access token on refresh
     #[arg(long)]
     refresh_revokes_access_token: bool,
-    /// The machine is busy, or stalls: what only comes at the wrong time, or too seldom, fails nothing
+    /// For a busy or stalling machine: ignore failures of timing and frequency
     #[arg(long)]
     tolerate_timing: bool,
-    /// Write the figures here, and leave benches/TORTURE.md alone; without, those of a run with the default numbers
+    /// Write the figures to this file, and do not change benches/TORTURE.md; by default, the figures of a run with default options
     /// are written under benches/torture/, and others under target/torture/
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Build without optimisation, to see in less time that nothing is lost; the times mean little
+    /// Build without optimisation, to check faster that nothing is lost; the times mean little
     #[arg(long)]
     debug: bool,
 }
@@ -91,7 +91,7 @@ enum Store {
     File,
     /// A Redis server, of `RedisStore`; needs redis-server
     Redis,
-    /// A JSON file without lock or compare, for comparison: its losses fail nothing
+    /// A JSON file without lock or compare, for comparison: its losses are not failures
     Plain,
 }
 
@@ -133,7 +133,7 @@ fn run_all() -> Result<ExitCode> {
     Ok(ExitCode::FAILURE)
 }
 
-/// What `cargo xtask torture` with these words would do.
+/// Parses the options of `cargo xtask torture`.
 fn parsed(line: &str) -> Result<Show> {
     #[derive(clap::Parser)]
     struct Line {
@@ -154,7 +154,7 @@ const ALL: [&str; 5] = [
 ];
 
 fn torture(root: &Path, run: Run<'_>) -> Result<ExitCode> {
-    // As it is built, whatever is changed while it runs.
+    // The commit at build time, even if files change during the run.
     let conditions = conditions(root, run.common);
     let programs = Programs::build(root, run.common.debug)?;
     let (mut figures, succeeded) = programs.torture(&run.arguments)?;
@@ -171,13 +171,13 @@ fn torture(root: &Path, run: Run<'_>) -> Result<ExitCode> {
     })
 }
 
-/// What the runs that are kept write.
+/// The folder of the kept runs.
 const KEPT: &str = "benches/torture";
 const REPORT: &str = "benches/TORTURE.md";
-/// Where the others are written.
+/// The folder of other runs.
 const OTHERS: &str = "target/torture";
 
-/// One run, as it was asked for.
+/// One run with its options.
 struct Run<'a> {
     common: &'a Common,
     name: String,
@@ -186,7 +186,7 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
-    /// Whether it is one of the report: hurried ones must not take their place.
+    /// Whether it belongs to the report: runs with other options must not replace those.
     fn is_kept(&self) -> bool {
         let common = self.common;
         let is_strict = !common.debug && !common.tolerate_timing;
@@ -202,7 +202,7 @@ impl Run<'_> {
     }
 }
 
-/// An option with a number: what it is, and what it is by default.
+/// A numeric option: its name, value and default.
 type Number = (&'static str, u32, u32);
 
 fn with_numbers(mut arguments: Vec<String>, numbers: &[Number]) -> Vec<String> {
@@ -268,7 +268,7 @@ impl Common {
         .filter_map(|(is_set, option)| is_set.then_some(option))
     }
 
-    /// The name of the run's file: each combination of options has its own.
+    /// The file name of the run: each combination of options has its own.
     fn name(&self, show: &str) -> String {
         let mut name = format!("{show}-{}", self.store.as_str());
         for option in self.options() {
@@ -292,7 +292,7 @@ impl Common {
     }
 }
 
-/// The programs of this workspace that take part.
+/// The programs of this workspace that are used.
 struct Programs {
     mock: PathBuf,
     torture: PathBuf,
@@ -316,7 +316,7 @@ impl Programs {
         })
     }
 
-    /// The figures of a run, and whether nothing was lost.
+    /// The figures of a run, and whether it succeeded.
     fn torture(&self, arguments: &[String]) -> Result<(Value, bool)> {
         let name = format!("coze-torture-{}.json", std::process::id());
         let json = std::env::temp_dir().join(name);
@@ -329,13 +329,13 @@ impl Programs {
             .status()
             .context("cannot start the torture program")?;
         let text = std::fs::read_to_string(&json)
-            .with_context(|| format!("the run gave no figures ({status})"))?;
+            .with_context(|| format!("the run wrote no figures ({status})"))?;
         let _ = std::fs::remove_file(&json);
         Ok((serde_json::from_str(&text)?, status.success()))
     }
 }
 
-/// What it ran on.
+/// The machine and the commit.
 fn conditions(root: &Path, common: &Common) -> Value {
     let redis = (common.store == Store::Redis)
         .then(|| machine::said_by("redis-server", &["--version"]))
@@ -351,7 +351,7 @@ fn conditions(root: &Path, common: &Common) -> Value {
         "redis": redis,
         "optimised": !common.debug,
     });
-    // What the runs before this one wrote is no change.
+    // Files written by earlier runs do not count as changes.
     if let Some(commit) = machine::commit(root, &[KEPT, REPORT]) {
         conditions["commit"] = commit.into();
     }
@@ -360,7 +360,7 @@ fn conditions(root: &Path, common: &Common) -> Value {
 
 fn write_report(root: &Path) -> Result<ExitCode> {
     let runs = report::read(&root.join(KEPT))?;
-    ensure!(!runs.is_empty(), "there is nothing under {KEPT} yet");
+    ensure!(!runs.is_empty(), "there are no runs under {KEPT}");
     write(&root.join(REPORT), &report::render(&runs))?;
     Ok(ExitCode::SUCCESS)
 }
@@ -390,7 +390,7 @@ mod tests {
         }
     }
 
-    /// The file of a run that is asked for with these words.
+    /// The file of a run with these options.
     fn file_of(line: &str) -> PathBuf {
         let root = Path::new("");
         match parsed(line).unwrap() {
@@ -401,7 +401,7 @@ mod tests {
     }
 
     #[test]
-    fn every_run_of_the_report_is_one_that_can_be_asked_for() {
+    fn every_run_of_the_report_has_valid_options() {
         for line in ALL {
             let show = parsed(&line.replace("STORE", "plain")).unwrap();
             assert!(matches!(show, Show::Race(_) | Show::Crash(_)), "{line}");
@@ -411,7 +411,7 @@ mod tests {
     }
 
     #[test]
-    fn a_run_that_was_shortened_or_tolerant_does_not_replace_one_that_is_kept() {
+    fn a_run_with_other_options_does_not_replace_a_kept_one() {
         for line in [
             "race --store file --seconds 5",
             "race --store file --processes 8",
@@ -429,7 +429,7 @@ mod tests {
     }
 
     #[test]
-    fn each_combination_of_options_has_a_file_of_its_own() {
+    fn each_combination_of_options_has_its_own_file() {
         let race = Race {
             common: common(Store::Redis),
             processes: 64,

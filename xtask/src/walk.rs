@@ -1,12 +1,12 @@
-//! Finding one's way through an OpenAPI document: where its schemas are, and what refers to what.
+//! Traverses an OpenAPI document: finds its schemas and references.
 //!
-//! Places are JSON pointers (RFC 6901), which serde_json understands and [`crate::place`] turns
-//! into line and column.
+//! Positions are JSON pointers (RFC 6901), which serde_json resolves and [`crate::place`] maps
+//! to line and column.
 
 use serde_json::{Map, Value};
 
-/// Maps whose keys are names that the author chose, so that a key `schema` among them means
-/// nothing.
+/// Maps with arbitrary keys, in which a key `schema` has no special
+/// meaning.
 const NAMED: &[&str] = &[
     "callbacks",
     "content",
@@ -23,13 +23,13 @@ const NAMED: &[&str] = &[
 /// The schemas of a document.
 #[derive(Default)]
 pub(crate) struct Schemas {
-    /// Where each is, nested ones before those that hold them.
+    /// The pointer of each, nested schemas first.
     pub(crate) all: Vec<String>,
-    /// Where the parameters, headers and media types are that have one.
+    /// The pointers of the parameters, headers and media types with a schema.
     pub(crate) holders: Vec<String>,
 }
 
-/// The JSON pointers of all schemas in the document, nested ones before those that hold them.
+/// The JSON pointers of all schemas in the document, nested schemas first.
 pub(crate) fn schemas(document: &Value) -> Schemas {
     let mut found = Schemas::default();
     outside_schemas(document, String::new(), &mut found);
@@ -91,9 +91,9 @@ fn named(map: &Value, at: &str, found: &mut Schemas, visit: fn(&Value, String, &
     }
 }
 
-/// All references in what `from` points to, at any depth: where each stands, and the pointer that
-/// it means. The targets of a discriminator count, values of examples do not. A reference into
-/// another file means nothing here.
+/// All references below `from`, at any depth: the position of each, and the pointer that
+/// it refers to. The targets of a discriminator count, values of examples do not. A reference to
+/// another file has no pointer.
 pub(crate) fn references(document: &Value, from: &str) -> Vec<(String, Option<String>)> {
     let mut found = Vec::new();
     if let Some(node) = document.pointer(from) {
@@ -132,7 +132,7 @@ fn collect_references(node: &Value, at: String, found: &mut Vec<(String, Option<
     }
 }
 
-/// The pointer that a reference within this document means.
+/// The pointer of a reference within this document.
 fn local(target: &str) -> Option<String> {
     target.strip_prefix('#').map(str::to_owned)
 }
@@ -142,13 +142,13 @@ pub(crate) fn join(pointer: &str, key: &str) -> String {
     format!("{pointer}/{}", key.replace('~', "~0").replace('/', "~1"))
 }
 
-/// What `value` refers to, if it is a reference.
+/// The target of `value`, if it is a reference.
 pub(crate) fn reference(value: &Value) -> Option<&str> {
     value.get("$ref")?.as_str()
 }
 
-/// Follows references from `pointer` until something that is no reference. `None` if one leads
-/// nowhere, or in a circle.
+/// Follows references from `pointer` to a node that is not a reference. `None` if one does
+/// not resolve, or if there is a cycle.
 pub(crate) fn resolve<'d>(document: &'d Value, pointer: &str) -> Option<(String, &'d Value)> {
     const LONGEST_CHAIN: usize = 16;
     let mut pointer = pointer.to_owned();
@@ -162,7 +162,7 @@ pub(crate) fn resolve<'d>(document: &'d Value, pointer: &str) -> Option<(String,
     None
 }
 
-/// `value`, or what it refers to.
+/// `value`, or the target if it is a reference.
 pub(crate) fn dereference<'d>(document: &'d Value, value: &'d Value) -> Option<&'d Value> {
     match reference(value) {
         Some(target) => resolve(document, &local(target)?).map(|(_, found)| found),
@@ -181,7 +181,7 @@ pub(crate) struct Operation<'d> {
 }
 
 impl<'d> Operation<'d> {
-    /// A field of the operation, null if it is absent.
+    /// A field of the operation, null if absent.
     pub(crate) fn field(&self, name: &str) -> &'d Value {
         self.fields.get(name).unwrap_or(&Value::Null)
     }
@@ -217,7 +217,7 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn schemas_are_found_wherever_they_may_stand_and_examples_are_not_taken_for_them() {
+    fn schemas_are_found_everywhere_except_in_examples() {
         let document = json!({
             "paths": {"/a": {"post": {
                 "parameters": [{"name": "id", "schema": {"type": "string"}}],
@@ -261,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn references_are_followed_and_circles_end() {
+    fn references_are_followed_and_cycles_end() {
         let document = json!({
             "a": {"$ref": "#/b"}, "b": {"$ref": "#/c"}, "c": 1,
             "x": {"$ref": "#/y"}, "y": {"$ref": "#/x"},
@@ -269,8 +269,8 @@ mod tests {
         });
 
         assert_eq!(resolve(&document, "/a"), Some(("/c".to_owned(), &json!(1))));
-        for dead_end in ["/x", "/lost", "/file"] {
-            assert_eq!(resolve(&document, dead_end), None, "{dead_end}");
+        for unresolved in ["/x", "/lost", "/file"] {
+            assert_eq!(resolve(&document, unresolved), None, "{unresolved}");
         }
     }
 

@@ -1,10 +1,6 @@
-//! The commands as a maintainer runs them, in a workspace of their own.
+//! The commands as a maintainer runs them, in a temporary workspace.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    reason = "a test may stop at the first surprise"
-)]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests panic on failure")]
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -12,7 +8,7 @@ use std::process::{Command, Output};
 const CLIENT: &str = "generated/coze-oauth-client/src/generated.rs";
 const SPEC: &str = "spec/coze-oauth.yaml";
 
-/// An empty workspace but for this repository's descriptions.
+/// A workspace with only the descriptions of this repository.
 struct Workspace(tempfile::TempDir);
 
 impl Workspace {
@@ -69,7 +65,7 @@ fn stderr(output: &Output) -> String {
 }
 
 #[test]
-fn a_new_field_is_stale_until_generated_and_is_then_in_the_client() {
+fn a_new_field_is_stale_until_it_is_generated() {
     let workspace = Workspace::new();
     let generated = workspace.xtask(&["gen"]);
     assert!(generated.status.success(), "{}", stderr(&generated));
@@ -129,7 +125,7 @@ fn a_missing_generated_file_is_stale_too() {
 }
 
 #[test]
-fn what_is_of_no_description_is_found() {
+fn unexpected_files_are_found() {
     let workspace = Workspace::new();
     assert!(workspace.xtask(&["gen"]).status.success());
     for stray in [
@@ -155,7 +151,7 @@ fn what_is_of_no_description_is_found() {
 }
 
 #[test]
-fn lint_is_content_with_the_repository_and_not_with_a_broken_rule() {
+fn lint_accepts_the_repository_and_reports_a_violation() {
     let workspace = Workspace::new();
     let clean = workspace.xtask(&["lint"]);
     assert!(clean.status.success(), "{}", stdout(&clean));
@@ -170,7 +166,7 @@ fn lint_is_content_with_the_repository_and_not_with_a_broken_rule() {
 }
 
 #[test]
-fn what_cannot_be_read_is_named() {
+fn unreadable_descriptions_are_named() {
     let workspace = Workspace::new();
     std::fs::write(workspace.path(SPEC), "openapi: [\n").unwrap();
     for arguments in [&["gen"][..], &["gen", "--check"], &["lint"]] {

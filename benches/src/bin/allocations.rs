@@ -1,5 +1,5 @@
-//! Allocations of a warm read. A program of its own, because its allocator counts, which takes time: it is that of
-//! `allocation_counter`, which comes with the crate.
+//! Allocations of a warm read. A separate program, because its counting allocator, that of
+//! `allocation_counter`, takes time.
 
 #![forbid(unsafe_code)]
 
@@ -91,7 +91,7 @@ fn main() -> Result<()> {
     report.finish(&run)
 }
 
-/// Allocations of one read by this thread, when it has been done before.
+/// Allocations of one warm read by this thread.
 fn of_a_read(read: impl Fn()) -> f64 {
     read();
     let counted = allocation_counter::measure(|| {

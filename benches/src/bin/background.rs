@@ -1,5 +1,5 @@
-//! 100,000 reads per second while tokens live 5 seconds: nobody waits after the first caller, nobody gets an
-//! error. Against the mock, which takes 50 ms.
+//! 100,000 reads per second with tokens that live 5 seconds: only the first caller waits, and no caller gets an
+//! error. The mock has a latency of 50 ms.
 
 #![forbid(unsafe_code)]
 
@@ -114,7 +114,7 @@ fn main() -> Result<()> {
         "background refresh under load: reads",
         reads / took,
         "per s",
-        // A machine that can't do it shows nothing.
+        // On a machine that is too slow for the rate the result means nothing.
         Goal::AtLeast(0.95 * READS_PER_SECOND as f64),
         "",
         "",
@@ -122,7 +122,7 @@ fn main() -> Result<()> {
     report.finish(&run)
 }
 
-/// Reads so often that all readers together come to the rate, in batches of a millisecond.
+/// Reads in batches of a millisecond, so that all readers together reach the rate.
 fn read_steadily(began: Instant, lasting: Duration, counts: &Counts, read: impl Fn()) {
     let mut done = 0;
     while began.elapsed() < lasting {

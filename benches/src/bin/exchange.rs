@@ -1,4 +1,4 @@
-//! A whole exchange on loopback: a signature, a request, an answer. One at a time, and 64 at a time.
+//! A whole exchange on loopback: signature, request, response. One at a time, and 64 at a time.
 
 #![forbid(unsafe_code)]
 
@@ -25,14 +25,14 @@ use coze_benches::{
 };
 use tokio::task::JoinSet;
 
-/// Everybody who exchanges, each with a connection pool of its own.
+/// All contenders, each with its own connection pool.
 #[derive(Clone)]
-struct Everybody {
+struct Contenders {
     bare: Arc<BareExchange>,
     flow: JwtFlow,
     gcp_auth: Arc<GcpAuth>,
     yup: Arc<YupOauth2>,
-    /// gcp_auth fetches for each new scope only.
+    /// gcp_auth sends a request only for a new scope.
     scope: Arc<AtomicU64>,
 }
 
@@ -47,7 +47,7 @@ fn main() -> Result<()> {
         .build()?;
     let mut report = Report::new();
     runtime.block_on(async {
-        let everybody = Everybody {
+        let everybody = Contenders {
             bare: Arc::new(BareExchange::new(&server)?),
             flow: subject::jwt_flow(&server)?,
             gcp_auth: Arc::new(GcpAuth::new(&server)?),
@@ -63,7 +63,7 @@ fn main() -> Result<()> {
                 for turn in 0..NAMES.len() {
                     let name = NAMES[(turn + round) % NAMES.len()];
                     let taken = everybody.take_turn(name, concurrent, each).await?;
-                    // In the first round connections are made.
+                    // The first round opens connections.
                     if round > 0 {
                         seconds.entry(name).or_default().push(taken);
                     }
@@ -111,8 +111,8 @@ fn rows(report: &mut Report, concurrent: usize, seconds: &HashMap<&str, Vec<f64>
     }
 }
 
-impl Everybody {
-    /// Seconds for one exchange, so many at a time, each so often.
+impl Contenders {
+    /// Seconds per exchange at this concurrency and number of repetitions.
     async fn take_turn(&self, name: &str, concurrent: usize, each: usize) -> Result<f64> {
         let began = Instant::now();
         match name {
@@ -153,11 +153,11 @@ impl Everybody {
 async fn all_at_once<F, D>(
     concurrent: usize,
     each: usize,
-    everybody: &Everybody,
+    everybody: &Contenders,
     exchange: F,
 ) -> Result<()>
 where
-    F: Fn(Everybody) -> D + Copy + Send + 'static,
+    F: Fn(Contenders) -> D + Copy + Send + 'static,
     D: Future<Output = Result<()>> + Send,
 {
     let mut tasks = JoinSet::new();

@@ -1,5 +1,5 @@
-//! Herds: 1,000 and 10,000 callers at the same moment, on an empty cache, on a token that has just expired, and
-//! on one that is about to. The server takes 50 ms.
+//! Thundering herds: 1,000 and 10,000 concurrent callers on an empty cache, on a token that has just expired, and
+//! on one that is about to. The server has a latency of 50 ms.
 
 #![forbid(unsafe_code)]
 
@@ -47,12 +47,12 @@ impl Cache {
     }
 }
 
-/// What is kept of all rounds.
+/// The results of all rounds.
 #[derive(Default)]
 struct Kept {
     /// Seconds until the last caller was served.
     last_served: Vec<f64>,
-    /// The same, as a multiple of the round trip or of the bare shared future of the same round.
+    /// The same as a multiple of the round trip or of the bare shared future of the same round.
     round_trips: Vec<f64>,
     bare_shared: Vec<f64>,
     requests: Vec<u64>,
@@ -84,7 +84,7 @@ async fn ours(run: &Run, report: &mut Report) -> Result<()> {
     let server = TokenServer::start()?;
     let bare = Arc::new(BareExchange::new(&server)?);
     let flow = subject::jwt_flow(&server)?;
-    // Both have a connection.
+    // Both have an open connection.
     bare.post().await?;
     flow.token().await?;
 
@@ -97,14 +97,14 @@ async fn ours(run: &Run, report: &mut Report) -> Result<()> {
                 let provider = prepared(cache, &flow, &server).await?;
                 server.set_delay(SERVER_TAKES);
 
-                // The old token has a few hundred milliseconds left, so this herd comes first.
+                // The old token expires in a few hundred milliseconds, so this herd is first.
                 let before = server.requests();
                 let asking = || {
                     let provider = provider.clone();
                     async move { provider.token().await }
                 };
                 let served = herd(callers, asking).await?;
-                // A refresh in the background may still be under way.
+                // A background refresh may be in flight.
                 sleep(2 * SERVER_TAKES).await;
                 let requests = server.requests() - before;
 
@@ -156,7 +156,7 @@ async fn ours(run: &Run, report: &mut Report) -> Result<()> {
         let against_shared = median(kept.bare_shared.clone());
         if *callers == SIZES[0] {
             let shared = median(shared.get(callers).cloned().unwrap_or_default());
-            // Nobody who makes the request can be faster than a task for each caller and the bare request.
+            // The lower bound is a task per caller and the bare request.
             let why = if shared > 1.2 && *cache != Cache::InsideTheWindow {
                 format!("a bare shared future takes {shared:.2} of them")
             } else {
@@ -192,7 +192,7 @@ async fn ours(run: &Run, report: &mut Report) -> Result<()> {
     Ok(())
 }
 
-/// A provider whose cache is in this state.
+/// A provider with its cache in this state.
 async fn prepared(cache: Cache, flow: &JwtFlow, server: &TokenServer) -> Result<CachedProvider> {
     let provider = CachedProvider::jwt(flow.clone()).build();
     if cache == Cache::Empty {
@@ -207,11 +207,11 @@ async fn prepared(cache: Cache, flow: &JwtFlow, server: &TokenServer) -> Result<
             sleep(Duration::from_millis(5)).await;
         }
     } else {
-        // The window of a token of 2 s is its last 0.3 to 0.5 s; and 40 ms before its end it is given up.
+        // The refresh window of a token of 2 s is its last 0.3 to 0.5 s, and its expiry margin is 40 ms.
         sleep(Duration::from_millis(1750).saturating_sub(got.elapsed())).await;
         ensure!(
             provider.stats().expires_in.is_some(),
-            "the machine is too busy: a token ended before it was asked for"
+            "the machine is too busy: a token expired before it was requested"
         );
     }
     Ok(provider)
@@ -225,8 +225,8 @@ async fn shared_future(bare: &Arc<BareExchange>, callers: usize) -> Result<Herd>
     herd(callers, || shared.clone()).await
 }
 
-/// How long a herd of a peer is waited for.
-const PATIENCE: Duration = Duration::from_secs(15);
+/// The timeout of a herd of a peer.
+const HERD_TIMEOUT: Duration = Duration::from_secs(15);
 
 async fn peers(run: &Run, report: &mut Report) -> Result<()> {
     let server = TokenServer::start()?;
@@ -253,7 +253,7 @@ async fn peers(run: &Run, report: &mut Report) -> Result<()> {
     Ok(())
 }
 
-/// What the herds of the peers share.
+/// Shared by the herds of the peers.
 struct PeerHerds<'a> {
     server: TokenServer,
     round_trip: Duration,
@@ -266,11 +266,11 @@ impl PeerHerds<'_> {
         match cache {
             Cache::Empty => {}
             Cache::JustExpired => {
-                // It counts as expired 20 s before its end.
+                // It counts as expired 20 s before its expiry.
                 self.while_tokens_live(22, gcp_auth.token()).await?;
                 sleep(UNTIL_EXPIRED).await;
             }
-            // It knows no such window.
+            // It has no refresh window.
             Cache::InsideTheWindow => return Ok(()),
         }
         let before = self.server.requests();
@@ -288,11 +288,11 @@ impl PeerHerds<'_> {
         match cache {
             Cache::Empty => {}
             Cache::JustExpired => {
-                // It counts as expired 60 s before its end.
+                // It counts as expired 60 s before its expiry.
                 self.while_tokens_live(62, yup.token()).await?;
                 sleep(UNTIL_EXPIRED).await;
             }
-            // It knows no such window.
+            // It has no refresh window.
             Cache::InsideTheWindow => return Ok(()),
         }
         let before = self.server.requests();
@@ -307,7 +307,7 @@ impl PeerHerds<'_> {
 
     async fn of_google_cloud_auth(&mut self, cache: Cache, callers: usize) -> Result<()> {
         let server = self.server.clone();
-        // Its task asks for the first token at once.
+        // Its task requests the first token immediately.
         let with_a_token = async {
             let google = GoogleCloudAuth::new(&server)?;
             google.token().await?;
@@ -324,7 +324,7 @@ impl PeerHerds<'_> {
                 (google, self.server.requests())
             }
             Cache::InsideTheWindow => {
-                // Its task refreshes 240 s before the end. The herd comes when that request has reached the server.
+                // Its task refreshes 240 s before the expiry. The herd starts when that request has reached the server.
                 let google = self.while_tokens_live(242, with_a_token).await?;
                 let before = self.server.requests();
                 let refreshing = async {
@@ -332,7 +332,7 @@ impl PeerHerds<'_> {
                         sleep(Duration::from_millis(1)).await;
                     }
                 };
-                let begun = timeout(PATIENCE, refreshing).await;
+                let begun = timeout(HERD_TIMEOUT, refreshing).await;
                 begun.context("google-cloud-auth does not refresh its token")?;
                 (google, before)
             }
@@ -348,7 +348,7 @@ impl PeerHerds<'_> {
         Ok(())
     }
 
-    /// Does something while the server answers at once, with tokens that live so many seconds.
+    /// Runs a future while the server has no latency and its tokens have this lifetime in seconds.
     async fn while_tokens_live<T>(
         &self,
         seconds: u64,
@@ -362,7 +362,7 @@ impl PeerHerds<'_> {
         done
     }
 
-    /// What became of a herd; `None` when it was not waited for any longer.
+    /// The result of a herd; `None` after a timeout.
     async fn row(
         &mut self,
         name: &str,
@@ -378,23 +378,23 @@ impl PeerHerds<'_> {
                 herd.errors,
                 herd.last_served.as_secs_f64() * 1e3
             ),
-            None => format!("{requests} requests; not all served within {PATIENCE:?}"),
+            None => format!("{requests} requests; not all served within {HERD_TIMEOUT:?}"),
         };
-        let served = herd.map_or(PATIENCE, |herd| herd.last_served);
+        let served = herd.map_or(HERD_TIMEOUT, |herd| herd.last_served);
         self.report.figure(
             format!("herd of {callers}, {}: {name}", cache.name()),
             served.as_secs_f64() / self.round_trip.as_secs_f64(),
             "round trips",
             note,
         );
-        // What is under way yet must not be in the way of the next herd.
+        // Requests in flight must not affect the next herd.
         sleep(2 * SERVER_TAKES).await;
     }
 }
 
-/// A token that is primed counts as expired 2 s later.
+/// A primed token counts as expired 2 s later.
 const UNTIL_EXPIRED: Duration = Duration::from_millis(2_100);
 
 async fn in_time(herd: impl Future<Output = Result<Herd>>) -> Result<Option<Herd>> {
-    timeout(PATIENCE, herd).await.ok().transpose()
+    timeout(HERD_TIMEOUT, herd).await.ok().transpose()
 }

@@ -1,5 +1,5 @@
-//! What idle sessions and users, and callers who wait, take of memory. A program of its own, because its allocator counts
-//! the bytes in use; so two runs agree, as they don't where the pages of a process are counted.
+//! The memory of idle sessions and users, and of waiting callers. A separate program, because its allocator counts
+//! the bytes in use, which is reproducible, unlike the resident memory of a process.
 
 #![forbid(unsafe_code)]
 
@@ -32,7 +32,7 @@ use coze_benches::{
 #[global_allocator]
 static BYTES: Cap<System> = Cap::new(System, usize::MAX);
 
-/// Bytes in use, when other threads have freed what they drop.
+/// Bytes in use, after other threads have freed their memory.
 fn in_use() -> f64 {
     let mut before = BYTES.allocated();
     loop {
@@ -45,7 +45,7 @@ fn in_use() -> f64 {
     }
 }
 
-/// Signs nothing: what a signature costs is measured elsewhere.
+/// Signs nothing: the cost of a signature is measured elsewhere.
 struct Unsigned;
 
 impl Signer for Unsigned {
@@ -81,7 +81,7 @@ fn main() -> Result<()> {
     users(&run, &runtime, &mut report)?;
     waiters(&run, &runtime, &mut report)?;
     report.finish(&run)?;
-    // Those who wait still do.
+    // The waiting callers are still waiting.
     std::process::exit(0)
 }
 
@@ -96,7 +96,7 @@ fn sessions(run: &Run, runtime: &tokio::runtime::Runtime, report: &mut Report) -
             .max_concurrent_requests(FILLERS as usize)
             .build()
     };
-    // What connections and buffers take is there before it is measured.
+    // Connections and buffers are allocated before the measurement.
     let warm = new_pool(20_000);
     runtime.block_on(fill(&warm, 20_000))?;
     drop(warm);
@@ -117,7 +117,7 @@ fn sessions(run: &Run, runtime: &tokio::runtime::Runtime, report: &mut Report) -
     Ok(())
 }
 
-/// Gets a token for each session, so many at a time.
+/// Gets a token for each session, at this concurrency.
 async fn fill(pool: &SessionPool, sessions: u64) -> Result<()> {
     let next = Arc::new(AtomicU64::new(0));
     let fillers: Vec<_> = (0..FILLERS)
@@ -149,7 +149,7 @@ fn users(run: &Run, runtime: &tokio::runtime::Runtime, report: &mut Report) -> R
     let client = OAuthClient::new(Endpoint::custom(server.base())?)?;
     let flow = WebFlow::new(client, "client-id", "client-secret")?;
     runtime.block_on(async {
-        // One sign-in does for all: each is stored, loaded and served by itself.
+        // The same tokens serve for all users: each is stored, loaded and served separately.
         let signed_in = flow.refresh(&RefreshToken::new("czr_0")?).await?;
         let pool = UserPool::web(flow, MemoryStore::new())
             .capacity(users + users / 5)
@@ -185,7 +185,7 @@ const MAX_CONCURRENT_REQUESTS: usize = 32;
 
 fn waiters(run: &Run, runtime: &tokio::runtime::Runtime, report: &mut Report) -> Result<()> {
     let waiters = run.choose(200_000_u64, 20_000);
-    // Connections stand, and nobody answers.
+    // Connections are accepted, but there are no responses.
     let listener = TcpListener::bind(("127.0.0.1", 0))?;
     let base = format!("http://{}", listener.local_addr()?);
     let connections = Arc::new(AtomicU64::new(0));

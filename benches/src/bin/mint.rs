@@ -1,5 +1,5 @@
-//! Making a JWT, claims and signature, beside the raw signature; on one thread and on two. And what signing on an
-//! executor's own threads costs the other tasks there, beside signing on blocking threads.
+//! Minting a JWT, claims and signature, compared with the raw signature, on one thread and on two. Also how signing on an
+//! executor's threads delays other tasks, compared with signing on blocking threads.
 
 #![forbid(unsafe_code)]
 
@@ -24,11 +24,11 @@ use tokio::{
     time::interval,
 };
 
-/// Signs, puts the JWT together, and refuses to give the signature away: so a call for a token ends where the
-/// request would begin. What is measured is all that a JWT takes, plus the error, which is a little too much.
+/// Signs and then returns an error, so that a token call ends before the
+/// request. The measurement includes the whole JWT, plus the small cost of the error.
 struct StopsHere<S> {
     key: S,
-    /// The last message that was signed.
+    /// The last signed message.
     message: Option<Arc<Mutex<Vec<u8>>>>,
 }
 
@@ -43,12 +43,12 @@ impl<S: Signer> Signer for StopsHere<S> {
             jwt.push('.');
             URL_SAFE_NO_PAD.encode_string(signing.await?, &mut jwt);
             black_box(&jwt);
-            Err("it ends here".into())
+            Err("stopped before the request".into())
         })
     }
 }
 
-/// Signs on a blocking thread of the executor. Sends it a copy of the message.
+/// Signs a copy of the message on a blocking thread of the executor.
 struct OnABlockingThread(Arc<PrivateKey>);
 
 impl Signer for OnABlockingThread {
@@ -56,7 +56,7 @@ impl Signer for OnABlockingThread {
         let (key, message) = (Arc::clone(&self.0), message.to_vec());
         Box::pin(async move {
             let signing = spawn_blocking(move || key.sign(&message).now_or_never());
-            signing.await?.ok_or("signing waits for nothing")?
+            signing.await?.ok_or("signing must complete immediately")?
         })
     }
 }
@@ -84,15 +84,15 @@ fn main() -> Result<()> {
 }
 
 fn against_the_raw_signature(run: &Run, report: &mut Report) -> Result<()> {
-    // What is signed: the raw signature gets a message of the same length.
+    // The raw signature signs a message of the same length.
     let message = Arc::new(Mutex::new(Vec::new()));
     let ended = flow(key()?, Some(Arc::clone(&message)))?
         .token()
         .now_or_never();
     ended
-        .context("signing waits for nothing")?
+        .context("signing must complete immediately")?
         .err()
-        .context("no request is made")?;
+        .context("the call must not send a request")?;
     let message = message
         .lock()
         .unwrap_or_else(PoisonError::into_inner)
@@ -138,16 +138,16 @@ fn against_the_raw_signature(run: &Run, report: &mut Report) -> Result<()> {
     Ok(())
 }
 
-/// So many mints are begun together, and the next ones when all of them have ended.
+/// The number of mints that start together; the next ones start when all have ended.
 const AT_A_TIME: usize = 64;
 const WORKERS: usize = 2;
-/// How often the bystander wants to run.
+/// The interval of the bystander.
 const TICK: Duration = Duration::from_millis(1);
 
-/// What a round showed.
+/// The result of a round.
 struct Beside {
     mints_per_second: f64,
-    /// How much later than it wanted to the bystander ran, in milliseconds, each time.
+    /// The delay of the bystander at each tick, in milliseconds.
     delays: Vec<f64>,
 }
 
@@ -171,7 +171,7 @@ fn beside_a_bystander(run: &Run, report: &mut Report) -> Result<()> {
     ];
     let (rounds, lasting) =
         run.choose((5, Duration::from_secs(1)), (1, Duration::from_millis(200)));
-    // The first round starts the blocking threads, and does not count.
+    // The first round starts the blocking threads and does not count.
     let mut kept = [const { Vec::new() }; 3];
     for round in 0..=rounds {
         for ((_, flow), kept) in contenders.iter().zip(&mut kept) {
@@ -213,12 +213,12 @@ fn beside_a_bystander(run: &Run, report: &mut Report) -> Result<()> {
     Ok(())
 }
 
-/// Mints for so long, if there is something to mint with, while another task of the same executor ticks.
+/// Mints for this time, if there is a flow, while another task of the same executor ticks.
 async fn mint_beside_a_bystander(flow: Option<&JwtFlow>, lasting: Duration) -> Result<Beside> {
     let began = Instant::now();
     let bystander = tokio::spawn(async move {
         let mut delays = Vec::new();
-        // Ticks that it missed come one after the other, so that each has its delay.
+        // Missed ticks follow immediately, so that each has its delay.
         let mut ticks = interval(TICK);
         while began.elapsed() < lasting {
             let due = ticks.tick().await;

@@ -1,4 +1,4 @@
-//! Warm reads: a token is there, and is asked for. Borrowed and owned, on one thread and on two.
+//! Warm reads of a cached token. Borrowed and owned, on one thread and on two.
 
 #![forbid(unsafe_code)]
 
@@ -64,7 +64,7 @@ fn main() -> Result<()> {
             contender!("both coarse clocks", both_clocks()),
             contender!(
                 "floor, borrowed",
-                // Nothing moves the guard.
+                // The guard is not moved.
                 if let Some(entry) = floor.borrow() {
                     black_box(entry.authorization());
                 }
@@ -135,7 +135,7 @@ fn goals(report: &mut Report, measured: &Rounds, name: &str, floor: &str, most: 
         ),
         "",
     );
-    // Reads of ours share nothing that is written; where even the bare clocks and guard don't scale, the cores don't.
+    // Our reads share no written memory; if even the bare clocks and guard do not scale, the cores do not.
     let bare_scales = measured.scaling("floor, borrowed");
     let why_not_scaling = if bare_scales < 1.8 {
         format!("on these cores the bare clocks and an arc-swap guard scale {bare_scales:.2} x")

@@ -1,5 +1,5 @@
-//! A million sessions in one pool: how fast they are found, beside a plain sharded map of the same entries. What they
-//! take of memory, `memory` counts.
+//! A million sessions in one pool: the lookup time, compared with a plain sharded map of the same entries. Their
+//! memory is measured by `memory`.
 
 #![forbid(unsafe_code)]
 
@@ -26,7 +26,7 @@ use coze_benches::{
 use dashmap::DashMap;
 use http::HeaderValue;
 
-/// Signs nothing: what a signature costs is measured elsewhere, and a million of them take minutes.
+/// Signs nothing: the cost of a signature is measured elsewhere, and a million of them take minutes.
 struct Unsigned;
 
 impl Signer for Unsigned {
@@ -36,7 +36,7 @@ impl Signer for Unsigned {
 }
 
 const FILLERS: u64 = 64;
-/// Providers that are kept, to look their sessions up without the name.
+/// Providers that are kept, to look up their sessions without the name.
 const HELD: u64 = 1000;
 
 fn name(number: u64) -> String {
@@ -140,7 +140,7 @@ fn main() -> Result<()> {
     report.finish(&run)
 }
 
-/// Gets a token for each session, so many at a time.
+/// Gets a token for each session, at this concurrency.
 async fn fill(pool: &SessionPool, sessions: u64) -> Result<()> {
     let next = Arc::new(AtomicU64::new(0));
     let fillers: Vec<_> = (0..FILLERS)
@@ -171,7 +171,7 @@ fn authorization(number: u64) -> Result<HeaderValue> {
     Ok(value)
 }
 
-/// All over the numbers below a bound, without end.
+/// An endless sequence of pseudo-random numbers below a bound.
 fn scattered(below: u64) -> impl Iterator<Item = u64> {
     // The multiplier of Knuth's MMIX generator.
     let step = |state: &u64| {

@@ -1,9 +1,9 @@
-//! A soak: the JWT provider on two threads, tokens of 5 seconds, and a mock that fails at random, once, or for
-//! longer than a token lives.
+//! A soak test: the JWT provider on two threads, tokens of 5 seconds, and a mock that fails at random, once or for
+//! longer than the lifetime of a token.
 //!
-//! No caller may ever get a token that the mock calls expired. None may get an error while the last token lives, or
-//! after a single fault. When an outage that outlasted the token is over, errors may only come from the pause that was
-//! announced last while the server was out; how many did, and for how long, has rows of its own.
+//! No caller may get a token that is expired for the mock, or an error while the last token is valid or
+//! after a single fault. After an outage that outlasted the token, errors may only come from the backoff that was
+//! announced last during the outage; their number and duration have separate rows.
 
 #![forbid(unsafe_code)]
 
@@ -24,17 +24,19 @@ use coze_benches::{
     report::{Goal, Report},
     run::Run,
 };
-use coze_mock::{ErrorShape, ErrorWord, Fault, FaultBody, MockCoze, Target, Times, When, defaults};
+use coze_mock::{
+    ErrorShape, Fault, FaultBody, MockCoze, OAuthErrorCode, Target, Times, When, defaults,
+};
 use tokio::time::{sleep, timeout};
 
-/// What a token is asked to live. The mock counts in whole seconds: it is 4 to 5.
+/// The requested lifetime. The mock truncates to whole seconds, so it is 4 to 5 seconds.
 const TOKEN_LIFE: Duration = Duration::from_secs(5);
-/// The refresh window is 0.6 s at least: a fifth of 4 s, less a quarter of that for jitter.
+/// The refresh window is at least 0.6 s: a fifth of 4 s, minus a quarter of that for jitter.
 const REQUEST_TIMEOUT: Duration = Duration::from_millis(200);
 const DEADLINE: Duration = Duration::from_millis(550);
-/// What a caller's own delays may add to the moment at which an error reaches it.
+/// The tolerance for scheduling delays of a caller.
 const SLACK: Duration = Duration::from_millis(100);
-/// A token is given up a fiftieth of its life before its end, and a coarse clock may be some milliseconds late.
+/// The expiry margin is a fiftieth of the lifetime, and a coarse clock may be some milliseconds late.
 const MARGIN: Duration = Duration::from_millis(120);
 
 fn main() -> Result<ExitCode> {
@@ -125,13 +127,13 @@ fn report_on(seen: &Seen, provider: &CachedProvider, lasting: Duration, report: 
         ),
         what_was_first(&seen.wrong_errors),
     );
-    // These are the price of the pauses: callers cannot learn sooner that a server is back that nobody asks.
+    // These are the cost of the backoff: without requests no caller can learn that the server is back.
     report.figure(
-        "soak: errors after such an outage, until its last pause is over",
+        "soak: errors after such an outage, until its last backoff has elapsed",
         seen.errors_after_outages as f64,
         "",
         format!(
-            "after {} of them; each got at once, with the time of the next try: a dead server is not asked for each call",
+            "after {} of them; each returned immediately, with the time of the next attempt: an unavailable server does not get a request per call",
             seen.outages_felt_late.len()
         ),
     );
@@ -150,7 +152,7 @@ fn what_was_first(events: &[Event]) -> &str {
     events.first().map_or("", |event| event.what.as_str())
 }
 
-/// Asks again and again, and has every answer judged.
+/// Requests tokens continuously, and checks every result.
 async fn call(provider: CachedProvider, observer: Arc<Observer>, until: Instant) {
     while Instant::now() < until {
         let asked = Asked::now(&observer.mock);
@@ -162,7 +164,7 @@ async fn call(provider: CachedProvider, observer: Arc<Observer>, until: Instant)
     }
 }
 
-/// Goes away in the middle of waiting, which must be nobody else's problem.
+/// Cancels its calls, which must not affect other callers.
 async fn call_impatiently(provider: CachedProvider, until: Instant) {
     while Instant::now() < until {
         let _ = timeout(Duration::from_millis(2), provider.token()).await;
@@ -185,7 +187,7 @@ impl Asked {
     }
 }
 
-/// What is wrong, and when.
+/// A violation and its time.
 struct Event {
     at: Duration,
     what: String,
@@ -207,7 +209,7 @@ struct Planned {
 #[derive(Default)]
 struct Seen {
     tokens: u64,
-    /// When each token ends, as the mock knows it.
+    /// The expiry of each token by the mock.
     ends: HashMap<String, SystemTime>,
     last_end: Option<SystemTime>,
     faults: Vec<Planned>,
@@ -215,9 +217,9 @@ struct Seen {
     wrong_errors: Vec<Event>,
     errors_in_outages: u64,
     errors_after_outages: u64,
-    /// How long each outage was felt after its end, by its place among the faults.
+    /// How long each outage caused errors after its end, by its index among the faults.
     outages_felt_late: HashMap<usize, Duration>,
-    /// The latest next try that was announced while the server was out, or by the flight that began while it was.
+    /// The latest next attempt that was announced during the outage, or by the request that started during it.
     next_try: Option<Instant>,
 }
 
@@ -253,14 +255,14 @@ impl Observer {
         seen.tokens += 1;
         let known = seen.ends.get(token.expose()).copied();
         let Some(end) = known.or_else(|| end_of(&self.mock, token)) else {
-            let event = self.event("a token that the mock does not know, or calls expired".into());
+            let event = self.event("a token that is unknown or expired for the mock".into());
             return seen.expired.push(event);
         };
         if known.is_none() {
             seen.ends.insert(token.expose().to_owned(), end);
             seen.last_end = seen.last_end.max(Some(end));
         }
-        // A reader that was off its core after it had got the token is no witness.
+        // A reader that was descheduled after it had got the token does not count.
         let served = if got.at - asked.at < Duration::from_millis(20) {
             got.wall
         } else {
@@ -278,15 +280,15 @@ impl Observer {
         let mut seen = self.seen();
         let token_lives = seen.last_end.is_some_and(|end| asked.wall + MARGIN < end);
         let verdict = match seen.faults.last() {
-            _ if token_lives => Err("although the last token lives"),
+            _ if token_lives => Err("although the last token is valid"),
             Some(fault) if fault.is_outage => match fault.to {
                 None => Ok(None),
-                // A flight that began in the outage may end after it, and its pause then begins.
+                // A request that started in the outage may end after it, and its backoff starts then.
                 Some(over) if now <= over + DEADLINE + SLACK => Ok(Some(over)),
                 Some(over) if seen.next_try.is_some_and(|until| now <= until + SLACK) => {
                     Ok(Some(over))
                 }
-                Some(_) => Err("although the outage, and its last pause, are over"),
+                Some(_) => Err("although the outage and its last backoff have ended"),
             },
             _ => Err("although there was no outage"),
         };
@@ -303,7 +305,7 @@ impl Observer {
                 seen.wrong_errors.push(event);
             }
         }
-        // What is announced later must not excuse itself.
+        // A later announcement must not justify its own error.
         if let Ok(over) = verdict
             && over.is_none_or(|over| now <= over + DEADLINE + SLACK)
         {
@@ -321,7 +323,7 @@ impl Observer {
         });
     }
 
-    fn mended(&self) {
+    fn repaired(&self) {
         let mut seen = self.seen();
         if let Some(fault) = seen.faults.last_mut() {
             fault.to = Some(Instant::now());
@@ -334,13 +336,13 @@ impl Observer {
     }
 }
 
-/// `None` when the mock does not know it, or calls it expired.
+/// `None` if the token is unknown or expired for the mock.
 fn end_of(mock: &MockCoze, token: &AccessToken) -> Option<SystemTime> {
     let seconds = mock.granted(token.expose())?.expires_at?;
     Some(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds))
 }
 
-/// Two single faults, one outage, and again. What fails is random.
+/// Repeats two single faults and one outage. The faults are random.
 fn break_things(mock: &MockCoze, observer: &Observer, until: Instant) -> Result<()> {
     let targets = || Target::Endpoint(coze_mock::Endpoint::Token);
     let wait = |condition: &dyn Fn() -> bool| {
@@ -349,7 +351,7 @@ fn break_things(mock: &MockCoze, observer: &Observer, until: Instant) -> Result<
         }
     };
     for round in 0_u64.. {
-        // Until a token was got without a fault.
+        // Until a token was issued without a fault.
         let before = observer.seen().ends.len();
         wait(&|| observer.seen().ends.len() > before);
         if Instant::now() >= until {
@@ -369,7 +371,7 @@ fn break_things(mock: &MockCoze, observer: &Observer, until: Instant) -> Result<
             wait(&|| mock.faults().pending().is_empty());
         }
         mock.faults().clear();
-        observer.mended();
+        observer.repaired();
     }
     Ok(())
 }
@@ -386,10 +388,10 @@ fn single_faults() -> Vec<Fault> {
         },
         Fault::ErrorWithStatus200 {
             shape: ErrorShape::A,
-            word: ErrorWord::InternalError,
+            code: OAuthErrorCode::InternalError,
         },
-        // A token that is dead when it comes. Never behind: nobody can see through a server that says that its tokens
-        // live longer than they do.
+        // A token that has expired on arrival. Never a skew in the other direction: a client cannot detect that tokens
+        // expire earlier than announced.
         Fault::SkewedDate { seconds: 3600 },
     ]);
     faults

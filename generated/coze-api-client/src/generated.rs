@@ -236,7 +236,7 @@ Documentation: <https://www.coze.cn/open/docs/developer_guides/troubleshooting_4
     ///How the bot opens a conversation.
     #[derive(::serde::Deserialize, ::serde::Serialize, Clone, Debug, Default)]
     pub struct BotOnboardingInfo {
-        /**What it says first. A placeholder in it (`{{user_name}}`) is filled in by whoever shows it, not by Coze.
+        /**What it says first. A placeholder in it (`{{user_name}}`) is filled in by the client that shows it, not by Coze.
 */
         #[serde(skip_serializing_if = "::std::option::Option::is_none")]
         pub prologue: ::std::option::Option<::std::string::String>,
@@ -324,7 +324,7 @@ Documentation: <https://www.coze.cn/open/docs/developer_guides/troubleshooting_4
         ///Id of the agent that answers it, in a bot of several agents.
         #[serde(skip_serializing_if = "::std::option::Option::is_none")]
         pub agent_id: ::std::option::Option<::std::string::String>,
-        ///What a person types to call it.
+        ///What a user types to call it.
         #[serde(skip_serializing_if = "::std::option::Option::is_none")]
         pub command: ::std::option::Option<::std::string::String>,
         ///The inputs that it asks for.
@@ -356,7 +356,7 @@ Documentation: <https://www.coze.cn/open/docs/developer_guides/troubleshooting_4
     ///An input of a shortcut.
     #[derive(::serde::Deserialize, ::serde::Serialize, Clone, Debug, Default)]
     pub struct BotShortcutComponent {
-        ///What it is if a person gives nothing.
+        ///The value if a user gives none.
         #[serde(skip_serializing_if = "::std::option::Option::is_none")]
         pub default_value: ::std::option::Option<::std::string::String>,
         ///What it is for.
@@ -4710,8 +4710,8 @@ pub mod builder {
                 _ => Err(Error::UnexpectedResponse(response)),
             }
         }
-        /// Sends the request as [`send`](Self::send) does, and gives the typed answer alone: what came with it,
-        /// or in its place, the client's `Exchange` tells.
+        /// Sends the request like [`send`](Self::send), and returns only the typed response. The client's
+        /// `Exchange` holds everything else, or what was received instead.
         pub async fn exchange(
             self,
         ) -> ::std::result::Result<types::BotAnswer, ::coze_wire::NoAnswer> {
@@ -4873,8 +4873,8 @@ pub mod builder {
                 _ => Err(Error::UnexpectedResponse(response)),
             }
         }
-        /// Sends the request as [`send`](Self::send) does, and gives the typed answer alone: what came with it,
-        /// or in its place, the client's `Exchange` tells.
+        /// Sends the request like [`send`](Self::send), and returns only the typed response. The client's
+        /// `Exchange` holds everything else, or what was received instead.
         pub async fn exchange(
             self,
         ) -> ::std::result::Result<types::BotsAnswer, ::coze_wire::NoAnswer> {
@@ -4976,8 +4976,8 @@ pub mod builder {
                 _ => Err(Error::UnexpectedResponse(response)),
             }
         }
-        /// Sends the request as [`send`](Self::send) does, and gives the typed answer alone: what came with it,
-        /// or in its place, the client's `Exchange` tells.
+        /// Sends the request like [`send`](Self::send), and returns only the typed response. The client's
+        /// `Exchange` holds everything else, or what was received instead.
         pub async fn exchange(
             self,
         ) -> ::std::result::Result<types::BotAnswer, ::coze_wire::NoAnswer> {
@@ -5090,8 +5090,8 @@ pub mod builder {
                 _ => Err(Error::UnexpectedResponse(response)),
             }
         }
-        /// Sends the request as [`send`](Self::send) does, and gives the typed answer alone: what came with it,
-        /// or in its place, the client's `Exchange` tells.
+        /// Sends the request like [`send`](Self::send), and returns only the typed response. The client's
+        /// `Exchange` holds everything else, or what was received instead.
         pub async fn exchange(
             self,
         ) -> ::std::result::Result<types::PublishedBotsAnswer, ::coze_wire::NoAnswer> {
@@ -5158,8 +5158,8 @@ pub mod builder {
                 _ => Err(Error::UnexpectedResponse(response)),
             }
         }
-        /// Sends the request as [`send`](Self::send) does, and gives the typed answer alone: what came with it,
-        /// or in its place, the client's `Exchange` tells.
+        /// Sends the request like [`send`](Self::send), and returns only the typed response. The client's
+        /// `Exchange` holds everything else, or what was received instead.
         pub async fn exchange(
             self,
         ) -> ::std::result::Result<types::UserAnswer, ::coze_wire::NoAnswer> {
@@ -5321,8 +5321,8 @@ pub mod builder {
                 _ => Err(Error::UnexpectedResponse(response)),
             }
         }
-        /// Sends the request as [`send`](Self::send) does, and gives the typed answer alone: what came with it,
-        /// or in its place, the client's `Exchange` tells.
+        /// Sends the request like [`send`](Self::send), and returns only the typed response. The client's
+        /// `Exchange` holds everything else, or what was received instead.
         pub async fn exchange(
             self,
         ) -> ::std::result::Result<types::WorkspacesAnswer, ::coze_wire::NoAnswer> {

@@ -159,7 +159,7 @@ Documentation: <https://www.coze.cn/open/docs/developer_guides/oauth_code>,
             Default::default()
         }
     }
-    /**A code for the person, and a code to poll with.
+    /**A code for the user, and a code to poll with.
 Documentation: <https://www.coze.cn/open/docs/developer_guides/oauth_device_code>.
 */
     #[derive(::serde::Deserialize, ::serde::Serialize, Clone, Debug)]
@@ -172,7 +172,7 @@ Documentation: <https://www.coze.cn/open/docs/developer_guides/oauth_device_code
         #[serde(default = "defaults::default_u64::<i64, 5>")]
         pub interval: i64,
         pub user_code: UserCode,
-        ///The page on which the person types the user code in; it also takes it as query `user_code`.
+        ///The page on which the user types the user code in; it also takes it as query `user_code`.
         pub verification_uri: ::std::string::String,
     }
     impl DeviceCode {
@@ -197,7 +197,7 @@ Documentation: <https://www.coze.cn/open/docs/developer_guides/oauth_device_code
             Self::OAuthErrorAnswer(value)
         }
     }
-    /**A device code: one poll for the person's decision. Until then the answer is an error (`authorization_pending`,
+    /**A device code: one poll for the user's decision. Until then the answer is an error (`authorization_pending`,
 `slow_down`).
 Documentation: <https://www.coze.cn/open/docs/developer_guides/oauth_device_code>.
 */
@@ -291,7 +291,7 @@ Documentation: <https://www.coze.cn/open/docs/developer_guides/oauth_device_code
             Default::default()
         }
     }
-    ///Shape B, documented for device authorization: the word is in `error`, and there is no `error_code`.
+    ///Shape B, documented for device authorization: the error code is in `error`, and there is no `error_code`.
     #[derive(::serde::Deserialize, ::serde::Serialize, Clone, Debug)]
     pub struct DeviceError {
         ///The word for programs; see `OAuthErrorAnswer` for those known.
@@ -398,10 +398,10 @@ Documentation: <https://www.coze.cn/open/docs/developer_guides/oauth_jwt>.
     /**An error, in one of three shapes; each can come with any status. Words known so far, to be found in `error_code`
 of shape A and in `error` of shape B (others may come):
 
-- `authorization_pending`: the person has not decided yet; keep polling
+- `authorization_pending`: the user has not decided yet; keep polling
 - `slow_down`: polled too fast; poll five seconds more slowly from now on
-- `access_denied`: the person refused; start again
-- `expired_token`: the device code is too old; start again
+- `access_denied`: the user refused; start again
+- `expired_token`: the device code has expired; start again
 - `invalid_request`: a parameter is wrong; the message names it
 - `invalid_client`: the client secret or the JWT is not valid; check secret, key, key fingerprint and clock
 - `invalid_grant`: the code or the refresh token is wrong, used or too old; sign in again
@@ -444,7 +444,7 @@ Documentation: <https://www.coze.cn/open/docs/developer_guides/oauth_code>.
         pub access_token: ::coze_wire::Secret,
         ///When the token expires, in UNIX seconds. Despite its name it is no duration.
         pub expires_in: i64,
-        ///The next refresh token; the one before is dead.
+        ///The next refresh token; the previous one is invalid.
         #[serde(skip_serializing_if = "::std::option::Option::is_none")]
         pub refresh_token: ::std::option::Option<::coze_wire::Secret>,
         ///Always `Bearer` where it is present.
@@ -456,7 +456,7 @@ Documentation: <https://www.coze.cn/open/docs/developer_guides/oauth_code>.
             Default::default()
         }
     }
-    /**A refresh token. The answer holds a new one, and the one sent is dead. Web applications send their client secret
+    /**A refresh token. The response has a new one, and the one that was sent is invalid. Web applications send their client secret
 as a bearer token; public clients send no credential.
 Documentation: <https://www.coze.cn/open/docs/developer_guides/oauth_code>.
 */
@@ -621,7 +621,7 @@ too.
             Self::JwtBearerGrant(value)
         }
     }
-    ///The code that the person types in. Coze documents an integer, and shows a string as its example.
+    ///The code that the user types in. Coze documents an integer, and shows a string as its example.
     #[derive(::serde::Deserialize, ::serde::Serialize, Clone, Debug)]
     #[serde(untagged)]
     pub enum UserCode {
@@ -2146,7 +2146,7 @@ let response = client.issue_account_token()
     }
     /**Start signing in on another device
 
-Returns a code for the person to type in on a page, and a code with which to poll `issue_token` meanwhile
+Returns a code that the user types in on a page, and a code with which to poll `issue_token`
 (RFC 8628). No credential is sent.
 
 Documentation: <https://www.coze.cn/open/docs/developer_guides/oauth_device_code>.
@@ -2352,8 +2352,8 @@ pub mod builder {
                 _ => Err(Error::UnexpectedResponse(response)),
             }
         }
-        /// Sends the request as [`send`](Self::send) does, and gives the typed answer alone: what came with it,
-        /// or in its place, the client's `Exchange` tells.
+        /// Sends the request like [`send`](Self::send), and returns only the typed response. The client's
+        /// `Exchange` holds everything else, or what was received instead.
         pub async fn exchange(
             self,
         ) -> ::std::result::Result<types::TokenAnswer, ::coze_wire::NoAnswer> {
@@ -2457,8 +2457,8 @@ pub mod builder {
                 _ => Err(Error::UnexpectedResponse(response)),
             }
         }
-        /// Sends the request as [`send`](Self::send) does, and gives the typed answer alone: what came with it,
-        /// or in its place, the client's `Exchange` tells.
+        /// Sends the request like [`send`](Self::send), and returns only the typed response. The client's
+        /// `Exchange` holds everything else, or what was received instead.
         pub async fn exchange(
             self,
         ) -> ::std::result::Result<types::DeviceCodeAnswer, ::coze_wire::NoAnswer> {
@@ -2577,8 +2577,8 @@ pub mod builder {
                 _ => Err(Error::UnexpectedResponse(response)),
             }
         }
-        /// Sends the request as [`send`](Self::send) does, and gives the typed answer alone: what came with it,
-        /// or in its place, the client's `Exchange` tells.
+        /// Sends the request like [`send`](Self::send), and returns only the typed response. The client's
+        /// `Exchange` holds everything else, or what was received instead.
         pub async fn exchange(
             self,
         ) -> ::std::result::Result<types::TokenAnswer, ::coze_wire::NoAnswer> {
@@ -2660,8 +2660,8 @@ pub mod builder {
                 _ => Err(Error::UnexpectedResponse(response)),
             }
         }
-        /// Sends the request as [`send`](Self::send) does, and gives the typed answer alone: what came with it,
-        /// or in its place, the client's `Exchange` tells.
+        /// Sends the request like [`send`](Self::send), and returns only the typed response. The client's
+        /// `Exchange` holds everything else, or what was received instead.
         pub async fn exchange(
             self,
         ) -> ::std::result::Result<types::TokenAnswer, ::coze_wire::NoAnswer> {
@@ -2783,8 +2783,8 @@ pub mod builder {
                 _ => Err(Error::UnexpectedResponse(response)),
             }
         }
-        /// Sends the request as [`send`](Self::send) does, and gives the typed answer alone: what came with it,
-        /// or in its place, the client's `Exchange` tells.
+        /// Sends the request like [`send`](Self::send), and returns only the typed response. The client's
+        /// `Exchange` holds everything else, or what was received instead.
         pub async fn exchange(
             self,
         ) -> ::std::result::Result<types::DeviceCodeAnswer, ::coze_wire::NoAnswer> {

@@ -1,4 +1,4 @@
-//! Authorization codes: single-use, and bound to client, redirect URI and challenge (RFC 6749 section 4.1.2, RFC 7636).
+//! Authorization codes: single-use, bound to client, redirect URI and challenge (RFC 6749 section 4.1.2, RFC 7636).
 
 use super::{Sweep, forget_first};
 use crate::limits;
@@ -6,7 +6,7 @@ use crate::secret::{Digest, base64url, digest_of, sha256};
 use std::collections::HashMap;
 use std::time::Duration;
 
-/// What a code stands for.
+/// The properties of a code.
 #[derive(Clone, Debug)]
 pub(crate) struct AuthorizationCode {
     pub(crate) client_id: String,
@@ -16,7 +16,7 @@ pub(crate) struct AuthorizationCode {
     pub(crate) expires_at: Duration,
 }
 
-/// A PKCE challenge. The method is `plain` unless the client said otherwise.
+/// A PKCE challenge. The default method is `plain`.
 #[derive(Clone, Debug)]
 pub(crate) enum Challenge {
     S256(String),
@@ -32,7 +32,7 @@ impl Challenge {
     }
 }
 
-/// The codes that were given out.
+/// The issued codes.
 #[derive(Default)]
 pub(crate) struct Codes {
     codes: HashMap<Digest, Kept>,
@@ -54,8 +54,8 @@ impl Codes {
             .insert(digest_of(secret), Kept { code, used: false });
     }
 
-    /// Redeems a code if it is alive and `matches` finds nothing wrong. A code that fails to match stays usable: whoever
-    /// stole it lacks what its owner has.
+    /// Redeems a code if it is valid and `matches` accepts it. A code that does not match stays usable: a client that
+    /// stole it must not be able to invalidate it.
     pub(crate) fn redeem(
         &mut self,
         secret: &str,
@@ -67,7 +67,7 @@ impl Codes {
             .get_mut(&digest_of(secret))
             .ok_or("the code is unknown")?;
         if kept.used {
-            return Err("the code was used before");
+            return Err("the code was already redeemed");
         }
         if now >= kept.code.expires_at {
             return Err("the code has expired");
@@ -90,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn lapsed_codes_do_not_pile_up() {
+    fn expired_codes_are_removed() {
         let mut codes = Codes::default();
         for number in 0..10_000u64 {
             let now = Duration::from_secs(number);

@@ -1,4 +1,4 @@
-//! Device authorizations: from the code on a screen to the user's decision (RFC 8628).
+//! Device authorizations: pending, approved or refused, and the polling interval with `slow_down` (RFC 8628).
 
 use super::{Sweep, forget_first};
 use crate::limits;
@@ -6,7 +6,7 @@ use crate::secret::{Digest, digest_of};
 use std::collections::HashMap;
 use std::time::Duration;
 
-/// One device that waits for its user.
+/// One pending device authorization.
 #[derive(Clone, Debug)]
 pub(crate) struct DeviceAuthorization {
     pub(crate) client_id: String,
@@ -24,7 +24,7 @@ enum Stage {
     Redeemed,
 }
 
-/// What a poll finds.
+/// The result of a poll.
 #[derive(Debug)]
 pub(crate) enum Poll {
     Pending,
@@ -36,14 +36,14 @@ pub(crate) enum Poll {
     AlreadyRedeemed,
 }
 
-/// RFC 8628 section 3.5: each `slow_down` makes the interval so much longer.
+/// RFC 8628 section 3.5: each `slow_down` increases the interval by this much.
 const SLOW_DOWN_STEP: Duration = Duration::from_secs(5);
-/// Timers fire a little early, and a network delivers one poll later than the next: this much is not "too fast".
+/// Tolerance for timers that fire early and for network jitter.
 const GRACE: Duration = Duration::from_millis(50);
-/// So long an expired device code is told from one that never was.
+/// How long an expired device code is distinguished from an unknown one.
 const REMEMBERED: Duration = Duration::from_secs(3600);
 
-/// The devices that asked.
+/// All device authorizations.
 #[derive(Default)]
 pub(crate) struct Devices {
     devices: HashMap<Digest, Kept>,
@@ -58,7 +58,7 @@ struct Kept {
 }
 
 impl Devices {
-    /// Keeps a new authorization; `false` if its user code is taken.
+    /// Stores a new authorization; `false` if its user code is in use.
     pub(crate) fn insert(
         &mut self,
         device_code: &str,
@@ -95,7 +95,7 @@ impl Devices {
         true
     }
 
-    /// Knows an authorization by another device code from now on.
+    /// Replaces the device code of an authorization.
     pub(crate) fn rename(&mut self, known: &str, sent: &str) {
         let (known, sent) = (digest_of(known), digest_of(sent));
         if let Some(kept) = self.devices.remove(&known) {
@@ -137,7 +137,7 @@ impl Devices {
         Poll::Pending
     }
 
-    /// The authorization that waits for a decision under this user code.
+    /// The pending authorization with this user code.
     pub(crate) fn waiting(&self, user_code: &str, now: Duration) -> Option<&DeviceAuthorization> {
         let kept = self
             .devices
@@ -145,7 +145,7 @@ impl Devices {
         (kept.stage == Stage::Pending && now < kept.device.expires_at).then_some(&kept.device)
     }
 
-    /// Writes the user's decision down; `false` if nothing waits for one under this code.
+    /// Stores the user's decision; `false` if no authorization with this code is pending.
     pub(crate) fn decide(&mut self, user_code: &str, approved: bool, now: Duration) -> bool {
         if self.waiting(user_code, now).is_none() {
             return false;
@@ -166,7 +166,7 @@ impl Devices {
     }
 }
 
-/// People type codes in any case, and leave dashes out or add blanks (RFC 8628 section 6.1).
+/// Users type codes in any case, omit dashes or add spaces (RFC 8628 section 6.1).
 fn normalized(user_code: &str) -> String {
     user_code
         .chars()
@@ -195,7 +195,7 @@ mod tests {
         assert!(devices.insert("dc", device.clone(), at(0)));
         assert!(
             !devices.insert("another", device, at(0)),
-            "a user code names one device"
+            "a user code belongs to one device"
         );
         devices
     }
@@ -220,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn devices_without_end_do_not_pile_up() {
+    fn device_authorizations_are_bounded() {
         let mut devices = Devices::default();
         let count = limits::DEVICES + 10;
         for number in 0..count {
@@ -241,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn a_decision_is_final_and_an_approval_redeemed_once() {
+    fn a_decision_is_final_and_an_approval_is_redeemed_once() {
         let mut devices = one();
         assert!(devices.decide(" wdjb mjht", true, at(1)));
         assert!(!devices.decide("WDJB-MJHT", false, at(2)));
@@ -257,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn an_approval_does_not_outlive_the_device_code() {
+    fn an_approval_expires_with_its_device_code() {
         let mut devices = one();
         assert!(devices.decide("WDJB-MJHT", true, at(1)));
         assert!(matches!(

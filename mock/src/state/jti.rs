@@ -1,4 +1,4 @@
-//! The ids of JWTs that were seen: a JWT can be used once.
+//! The ids of JWTs that were redeemed: a JWT is single-use.
 
 use super::{Sweep, forget_first};
 use crate::limits;
@@ -6,7 +6,7 @@ use crate::secret::{Digest, sha256};
 use std::collections::HashMap;
 use std::time::Duration;
 
-/// Remembers each `jti` until its JWT would be refused as expired anyway.
+/// Remembers each `jti` until its JWT has expired.
 #[derive(Default)]
 pub(crate) struct SeenJwts {
     until: HashMap<Digest, u64>,
@@ -14,7 +14,7 @@ pub(crate) struct SeenJwts {
 }
 
 impl SeenJwts {
-    /// Whether this is the first time.
+    /// Whether the `jti` is new.
     pub(crate) fn is_new(
         &mut self,
         client_id: &str,
@@ -46,7 +46,7 @@ mod tests {
     }
 
     #[test]
-    fn lapsed_ids_do_not_pile_up() {
+    fn expired_ids_are_removed() {
         let mut seen = SeenJwts::default();
         for number in 0..10_000 {
             assert!(seen.is_new("app", &number.to_string(), number + 10, number));

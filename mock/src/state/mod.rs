@@ -1,5 +1,5 @@
-//! Everything that lives between requests, behind one lock that is held for microseconds: no signature is verified,
-//! no JSON parsed and nothing awaited under it.
+//! The state between requests, behind one lock that is held for microseconds: no signature is verified,
+//! no JSON is parsed and nothing is awaited while it is held.
 
 mod codes;
 mod devices;
@@ -15,9 +15,9 @@ use std::time::Duration;
 pub(crate) use codes::{AuthorizationCode, Challenge, Codes};
 pub(crate) use devices::{DeviceAuthorization, Devices, Poll};
 pub(crate) use jti::SeenJwts;
-pub(crate) use tickets::{Ticket, Tickets};
-pub use tokens::{Flow, Generation, GrantedToken, SignIn};
-pub(crate) use tokens::{NewSignIn, NotRedeemed, Pair, RefreshPolicy, Tokens};
+pub(crate) use tickets::{AuthorizeRequest, Ticket, Tickets};
+pub use tokens::{Generation, Grant, GrantedToken, TokenFamily};
+pub(crate) use tokens::{NewTokenFamily, NotRedeemed, Pair, RefreshPolicy, Tokens};
 
 /// The state of one mock.
 #[derive(Default)]
@@ -30,7 +30,7 @@ pub(crate) struct State {
 }
 
 impl State {
-    /// Knows tokens and device codes that an edited answer brings by the strings that were sent.
+    /// Replaces the tokens and device codes of an edited response by the strings that were sent.
     pub(crate) fn rename(&mut self, known: &Value, sent: &Value) {
         let renamed = |name: &str| {
             let (known, sent) = (known.get(name)?.as_str()?, sent.get(name)?.as_str()?);
@@ -48,8 +48,8 @@ impl State {
     }
 }
 
-/// When to look for entries that have lapsed: each time as many came in as were left the last time, so that the cost per
-/// entry stays constant and the memory within twice of what is alive.
+/// Decides when to remove expired entries: each time the number of new entries equals the number kept the last time. The cost per
+/// entry is constant, and at most half of the memory is used by expired entries.
 #[derive(Default)]
 struct Sweep {
     since_last: usize,
@@ -66,7 +66,7 @@ impl Sweep {
     }
 }
 
-/// Makes room in a map that holds `at_most` entries and more: the half that ends first is forgotten.
+/// Makes room in a map with at least `at_most` entries: removes the half that expires first.
 fn forget_first<K: Eq + Hash, V>(
     entries: &mut HashMap<K, V>,
     at_most: usize,
@@ -79,7 +79,7 @@ fn forget_first<K: Eq + Hash, V>(
     let half = ends.len() / 2;
     let (_, median, _) = ends.select_nth_unstable(half);
     let median = *median;
-    // Entries that end at the median are as many as it takes, as all may end at the same time.
+    // All entries may expire at the same time, so of those at the median only as many as needed are removed.
     let mut to_forget = half + 1;
     entries.retain(|_, entry| {
         let forgotten = to_forget > 0 && ends_at(entry) <= median;
@@ -93,13 +93,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_half_that_ends_first_is_forgotten() {
+    fn the_half_that_expires_first_is_removed() {
         let mut entries: HashMap<u64, u64> = (0..100).map(|number| (number, number)).collect();
         forget_first(&mut entries, 101, |ends| Duration::from_secs(*ends));
         assert_eq!(entries.len(), 100, "not full");
         forget_first(&mut entries, 100, |ends| Duration::from_secs(*ends));
         assert!(entries.len() < 51 && entries.contains_key(&99) && !entries.contains_key(&0));
         forget_first(&mut entries, 10, |_| Duration::ZERO);
-        assert!(entries.len() < 26, "all end at the same time");
+        assert!(entries.len() < 26, "all expire at the same time");
     }
 }

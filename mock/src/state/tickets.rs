@@ -1,20 +1,45 @@
-//! Tickets: the one-time tokens in the forms of the consent and verification pages, so that a decision can come from no
-//! other page.
+//! Tickets: the single-use tokens in the forms of the consent and verification pages, which protect the decision against
+//! cross-site request forgery.
 
+use super::codes::Challenge;
 use crate::limits;
 use crate::secret::{Digest, digest_of};
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
-/// What a form decides about.
+/// A valid authorization request (RFC 6749 section 4.1.1).
+#[derive(Clone, Debug)]
+pub(crate) struct AuthorizeRequest {
+    pub(crate) client_id: String,
+    pub(crate) app_name: String,
+    /// A registered redirect URI, so it is safe to redirect there.
+    pub(crate) redirect_uri: String,
+    /// Returned unchanged in the callback.
+    pub(crate) state: Option<String>,
+    pub(crate) challenge: Option<Challenge>,
+    pub(crate) workspace_id: Option<String>,
+}
+
+impl AuthorizeRequest {
+    /// The bytes that the client controls.
+    pub(crate) fn bytes(&self) -> usize {
+        let challenge = match &self.challenge {
+            Some(Challenge::S256(challenge) | Challenge::Plain(challenge)) => challenge.len(),
+            None => 0,
+        };
+        self.redirect_uri.len() + self.state.as_deref().map_or(0, str::len) + challenge
+    }
+}
+
+/// The subject of a form.
 #[derive(Clone, Debug)]
 pub(crate) enum Ticket {
-    Authorize(Box<crate::authorize::AuthorizeRequest>),
+    Authorize(Box<AuthorizeRequest>),
     Device { user_code: String },
 }
 
 impl Ticket {
-    /// What a client can make it keep.
+    /// The bytes that the client controls.
     fn bytes(&self) -> usize {
         match self {
             Self::Authorize(request) => request.bytes(),
@@ -23,7 +48,7 @@ impl Ticket {
     }
 }
 
-/// The forms that were shown and not sent yet: the latest ones.
+/// The latest forms that were shown and not submitted.
 #[derive(Default)]
 pub(crate) struct Tickets {
     open: HashMap<Digest, (Ticket, Duration)>,
@@ -50,13 +75,13 @@ impl Tickets {
             .insert(digest, (ticket, now.saturating_add(LIFETIME)));
     }
 
-    /// A ticket that was not taken yet.
+    /// A ticket that is still valid.
     pub(crate) fn look(&self, secret: &str, now: Duration) -> Option<&Ticket> {
         let (ticket, expires_at) = self.open.get(&digest_of(secret))?;
         (now < *expires_at).then_some(ticket)
     }
 
-    /// Takes a ticket out: it works once.
+    /// Takes a ticket, which is single-use.
     pub(crate) fn take(&mut self, secret: &str, now: Duration) -> Option<Ticket> {
         let (ticket, expires_at) = self.open.remove(&digest_of(secret))?;
         (now < expires_at).then_some(ticket)
@@ -68,7 +93,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn forms_are_kept_by_their_number_and_by_their_bytes() {
+    fn forms_are_bounded_in_number_and_bytes() {
         let insert = |tickets: &mut Tickets, number: usize, user_code: &str| {
             let user_code = user_code.to_owned();
             let ticket = Ticket::Device { user_code };

@@ -1,19 +1,18 @@
-//! Access tokens, and the ledger of refresh tokens: per sign-in, one generation after another.
+//! Access tokens, and the ledger of refresh tokens: for each sign-in, all generations in order.
 
 use super::{Sweep, forget_first};
 use crate::clock::millis;
-use crate::limits;
-use crate::record::bytes_of;
+use crate::limits::{self, bytes_of};
 use crate::secret::{Digest, digest_of, fingerprint_of};
 use serde::Serialize;
 use serde_json::Value;
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
-/// How a token was got.
+/// The flow by which a token was obtained.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Flow {
+pub enum Grant {
     /// Authorization code, with a secret or with PKCE.
     AuthorizationCode,
     /// Device authorization.
@@ -24,15 +23,15 @@ pub enum Flow {
     Fixed,
 }
 
-/// What an access token stands for.
+/// The properties of an access token.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct GrantedToken {
-    /// How it was got.
-    pub flow: Flow,
+    /// The flow by which it was obtained.
+    pub flow: Grant,
     /// The app; empty for a fixed token.
     pub client_id: String,
-    /// When it ends, in seconds since the UNIX epoch; `None` for a fixed token.
+    /// When it expires, in seconds since the UNIX epoch; `None` for a fixed token.
     pub expires_at: Option<u64>,
     /// The workspace that it is limited to.
     pub workspace_id: Option<String>,
@@ -44,14 +43,14 @@ pub struct GrantedToken {
     pub session_name: Option<String>,
     /// The JWT's `session_context`.
     pub session_context: Option<Value>,
-    /// The scope asked for.
+    /// The requested scope.
     pub scope: Option<Value>,
-    /// The sign-in that it belongs to: the [`SignIn::id`].
+    /// The sign-in that it belongs to: the [`TokenFamily::id`].
     pub sign_in: Option<u64>,
 }
 
 impl GrantedToken {
-    pub(crate) fn new(flow: Flow, client_id: &str, expires_at: Option<u64>) -> Self {
+    pub(crate) fn new(flow: Grant, client_id: &str, expires_at: Option<u64>) -> Self {
         Self {
             flow,
             client_id: client_id.to_owned(),
@@ -66,7 +65,7 @@ impl GrantedToken {
         }
     }
 
-    /// What a client made it keep.
+    /// The bytes that the client controls.
     fn bytes(&self) -> usize {
         let texts = [&self.session_name, &self.account_id, &self.enterprise_id];
         let values = [&self.session_context, &self.scope];
@@ -79,25 +78,25 @@ impl GrantedToken {
     }
 }
 
-/// One sign-in of a user, and the refresh tokens that came of it.
+/// One sign-in of a user and its token family.
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
-pub struct SignIn {
+pub struct TokenFamily {
     /// Counts up from 1.
     pub id: u64,
     /// The app.
     pub client_id: String,
     /// How the user signed in.
-    pub flow: Flow,
+    pub flow: Grant,
     /// The workspace that it is limited to.
     pub workspace_id: Option<String>,
-    /// When the whole family was revoked, in milliseconds since the UNIX epoch.
+    /// When the token family was revoked, in milliseconds since the UNIX epoch.
     pub revoked_at_unix_ms: Option<u64>,
-    /// When the user's login ended, so that refreshing is refused with `access_deny`.
+    /// When the user's login session ended. A refresh is refused with `access_deny` afterwards.
     pub login_ended_at_unix_ms: Option<u64>,
-    /// How many of its oldest generations were forgotten, because there were more than a mock keeps.
+    /// The number of oldest generations that were dropped because of the mock's limit.
     pub forgotten_generations: usize,
-    /// The refresh tokens, oldest first. The last one is the live one, unless the sign-in has ended.
+    /// The refresh tokens, oldest first. The last one is valid, unless the sign-in has ended.
     pub generations: Vec<Generation>,
 }
 
@@ -107,13 +106,13 @@ pub struct SignIn {
 pub struct Generation {
     /// Its [`fingerprint`](crate::fingerprint).
     pub refresh_token: String,
-    /// The fingerprint of the access token that came with it.
+    /// The fingerprint of the access token that was issued with it.
     pub access_token: String,
     /// When it was issued, in milliseconds since the UNIX epoch.
     pub issued_at_unix_ms: u64,
     /// When it was redeemed.
     pub redeemed_at_unix_ms: Option<u64>,
-    /// When it was sent once more after that.
+    /// When it was sent again after that.
     pub reused_at_unix_ms: Vec<u64>,
     #[serde(skip)]
     refresh_digest: Digest,
@@ -123,8 +122,8 @@ pub struct Generation {
     expires_at: Duration,
 }
 
-impl SignIn {
-    /// The fingerprint of the refresh token that can still be redeemed.
+impl TokenFamily {
+    /// The fingerprint of the refresh token that is still valid.
     #[must_use]
     pub fn live_refresh_token(&self) -> Option<&str> {
         let last = self.generations.last()?;
@@ -137,7 +136,7 @@ impl SignIn {
         self.generations.get_mut(at)
     }
 
-    /// How often a dead refresh token was sent.
+    /// How often a redeemed refresh token was sent again.
     #[must_use]
     pub fn reuse_attempts(&self) -> usize {
         self.generations
@@ -147,7 +146,7 @@ impl SignIn {
     }
 }
 
-/// The two things about Coze's refresh that are not known.
+/// The two properties of Coze's refresh that are not known.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct RefreshPolicy {
     pub(crate) reuse_revokes_family: bool,
@@ -157,17 +156,17 @@ pub(crate) struct RefreshPolicy {
 /// Why a refresh token is not redeemed.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum NotRedeemed {
-    Dead(&'static str),
+    Invalid(&'static str),
     LoginEnded,
 }
 
-pub(crate) struct NewSignIn {
+pub(crate) struct NewTokenFamily {
     pub(crate) client_id: String,
-    pub(crate) flow: Flow,
+    pub(crate) flow: Grant,
     pub(crate) workspace_id: Option<String>,
 }
 
-/// A fresh pair of tokens, on its way to the client.
+/// A new access token and refresh token.
 pub(crate) struct Pair<'a> {
     pub(crate) access_token: &'a str,
     pub(crate) access_expires_at: u64,
@@ -180,9 +179,9 @@ pub(crate) struct Pair<'a> {
 pub(crate) struct Tokens {
     access: HashMap<Digest, GrantedToken>,
     access_bytes: usize,
-    /// The sign-in and the generation of each refresh token; generations are counted from the first, forgotten or not.
+    /// The sign-in and the generation of each refresh token. Generations are counted from the first, including dropped ones.
     refresh: HashMap<Digest, (u64, usize)>,
-    sign_ins: BTreeMap<u64, SignIn>,
+    sign_ins: BTreeMap<u64, TokenFamily>,
     last_sign_in: u64,
     sweep: Sweep,
 }
@@ -214,7 +213,7 @@ impl Tokens {
         self.access_bytes = self.access.values().map(GrantedToken::bytes).sum();
     }
 
-    /// What a token stands for, if it is alive.
+    /// The properties of a token, if it is valid.
     pub(crate) fn access(&self, access_token: &str, now: Duration) -> Option<&GrantedToken> {
         let granted = self.access.get(&digest_of(access_token))?;
         granted
@@ -227,13 +226,13 @@ impl Tokens {
         self.access.remove(&digest_of(access_token)).is_some()
     }
 
-    pub(crate) fn open_sign_in(&mut self, new: NewSignIn) -> u64 {
+    pub(crate) fn open_sign_in(&mut self, new: NewTokenFamily) -> u64 {
         if self.sign_ins.len() >= limits::SIGN_INS || self.refresh.len() >= limits::GENERATIONS {
             self.forget_oldest_sign_in();
         }
         self.last_sign_in += 1;
         let id = self.last_sign_in;
-        let sign_in = SignIn {
+        let sign_in = TokenFamily {
             id,
             client_id: new.client_id,
             flow: new.flow,
@@ -256,7 +255,7 @@ impl Tokens {
         }
     }
 
-    /// Adds the next generation of a sign-in, and makes its access token known.
+    /// Adds the next generation of a sign-in and its access token.
     pub(crate) fn add_generation(&mut self, sign_in: u64, pair: &Pair<'_>, now: Duration) {
         let oldest = self.sign_ins.first_key_value().map(|(id, _)| *id);
         if self.refresh.len() >= limits::GENERATIONS && oldest != Some(sign_in) {
@@ -294,7 +293,7 @@ impl Tokens {
         self.insert_access(pair.access_token, granted, now);
     }
 
-    /// Knows an access token by another string from now on.
+    /// Replaces an access token by another string.
     pub(crate) fn rename_access(&mut self, known: &str, sent: &str) {
         let (known, sent) = (digest_of(known), digest_of(sent));
         let Some(granted) = self.access.remove(&known) else {
@@ -312,7 +311,7 @@ impl Tokens {
         }
     }
 
-    /// Knows a refresh token by another string from now on.
+    /// Replaces a refresh token by another string.
     pub(crate) fn rename_refresh(&mut self, known: &str, sent: &str) {
         let (known, sent) = (digest_of(known), digest_of(sent));
         let Some((sign_in, at)) = self.refresh.remove(&known) else {
@@ -326,7 +325,7 @@ impl Tokens {
         }
     }
 
-    /// Redeems a refresh token, which is dead from then on, and returns its sign-in.
+    /// Redeems a refresh token, which is invalid afterwards, and returns its sign-in.
     pub(crate) fn redeem_refresh(
         &mut self,
         refresh_token: &str,
@@ -335,21 +334,21 @@ impl Tokens {
         now: Duration,
     ) -> Result<u64, NotRedeemed> {
         let Some(&(id, at)) = self.refresh.get(&digest_of(refresh_token)) else {
-            return Err(NotRedeemed::Dead("the refresh token is unknown"));
+            return Err(NotRedeemed::Invalid("the refresh token is unknown"));
         };
         let family = self
             .sign_ins
             .get_mut(&id)
             .filter(|family| family.client_id == client_id);
         let Some(family) = family else {
-            return Err(NotRedeemed::Dead(
+            return Err(NotRedeemed::Invalid(
                 "the refresh token belongs to another app",
             ));
         };
         let revoked = family.revoked_at_unix_ms.is_some();
         let login_ended = family.login_ended_at_unix_ms.is_some();
         let Some(generation) = family.generation(at) else {
-            return Err(NotRedeemed::Dead("the refresh token is unknown"));
+            return Err(NotRedeemed::Invalid("the refresh token is unknown"));
         };
         if generation.redeemed_at_unix_ms.is_some() {
             if generation.reused_at_unix_ms.len() < limits::REUSES {
@@ -358,13 +357,15 @@ impl Tokens {
             if policy.reuse_revokes_family {
                 self.revoke_family(id, now);
             }
-            return Err(NotRedeemed::Dead("the refresh token was used before"));
+            return Err(NotRedeemed::Invalid(
+                "the refresh token was already redeemed",
+            ));
         }
         if revoked {
-            return Err(NotRedeemed::Dead("the sign-in was revoked"));
+            return Err(NotRedeemed::Invalid("the sign-in was revoked"));
         }
         if now >= generation.expires_at {
-            return Err(NotRedeemed::Dead("the refresh token has expired"));
+            return Err(NotRedeemed::Invalid("the refresh token has expired"));
         }
         if login_ended {
             return Err(NotRedeemed::LoginEnded);
@@ -377,7 +378,7 @@ impl Tokens {
         Ok(id)
     }
 
-    /// Ends a sign-in with all its tokens.
+    /// Revokes a sign-in with all its tokens.
     pub(crate) fn revoke_family(&mut self, sign_in: u64, now: Duration) -> bool {
         let Some(family) = self.sign_ins.get_mut(&sign_in) else {
             return false;
@@ -389,7 +390,7 @@ impl Tokens {
         true
     }
 
-    /// Ends the user's login; the access token lives on.
+    /// Ends the user's login session. The access token stays valid.
     pub(crate) fn end_login(&mut self, sign_in: u64, now: Duration) -> bool {
         let Some(family) = self.sign_ins.get_mut(&sign_in) else {
             return false;
@@ -398,15 +399,15 @@ impl Tokens {
         true
     }
 
-    pub(crate) fn ledger(&self) -> Vec<SignIn> {
+    pub(crate) fn ledger(&self) -> Vec<TokenFamily> {
         self.sign_ins.values().cloned().collect()
     }
 
-    pub(crate) fn sign_in(&self, id: u64) -> Option<SignIn> {
+    pub(crate) fn sign_in(&self, id: u64) -> Option<TokenFamily> {
         self.sign_ins.get(&id).cloned()
     }
 
-    /// The sign-in of a refresh token, alive or dead.
+    /// The sign-in of a refresh token, whether or not the token is valid.
     pub(crate) fn sign_in_of(&self, refresh_token: &str) -> Option<u64> {
         self.refresh
             .get(&digest_of(refresh_token))
@@ -419,9 +420,9 @@ mod tests {
     use super::*;
 
     fn sign_in(tokens: &mut Tokens) -> u64 {
-        tokens.open_sign_in(NewSignIn {
+        tokens.open_sign_in(NewTokenFamily {
             client_id: "app".into(),
-            flow: Flow::Device,
+            flow: Grant::Device,
             workspace_id: None,
         })
     }
@@ -437,7 +438,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sign_in_that_is_refreshed_without_end_keeps_its_latest_generations() {
+    fn a_sign_in_keeps_only_its_latest_generations() {
         let mut tokens = Tokens::default();
         let id = sign_in(&mut tokens);
         let count = limits::GENERATIONS_OF_A_SIGN_IN + 3;
@@ -465,14 +466,14 @@ mod tests {
     }
 
     #[test]
-    fn what_tokens_were_granted_with_is_bounded_in_bytes() {
+    fn token_properties_are_bounded_in_bytes() {
         let mut tokens = Tokens::default();
-        let fixed = GrantedToken::new(Flow::Fixed, "", None);
+        let fixed = GrantedToken::new(Grant::Fixed, "", None);
         tokens.insert_access("fixed", fixed, Duration::ZERO);
         for number in 0..70u64 {
             let granted = GrantedToken {
                 session_name: Some("x".repeat(limits::ACCESS_TOKEN_BYTES / 32)),
-                ..GrantedToken::new(Flow::Jwt, "app", Some(1_000 + number))
+                ..GrantedToken::new(Grant::Jwt, "app", Some(1_000 + number))
             };
             tokens.insert_access(&number.to_string(), granted, Duration::ZERO);
             let kept: usize = tokens.access.values().map(GrantedToken::bytes).sum();

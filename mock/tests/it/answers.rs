@@ -1,8 +1,8 @@
-//! Scripted answers: what is sent is what the script says, and the mock goes on with what it sent.
+//! Edited and scripted responses: the client receives what the test defined, and the mock accepts the tokens that it sent.
 
 use crate::client::*;
 use coze_mock::{
-    Edit, EditedAnswer, Endpoint, ExpiryForm, Fault, Framing, MockCoze, Place, ScriptedAnswer,
+    Edit, EditedResponse, Endpoint, ExpiryForm, Fault, Framing, MockCoze, Place, ScriptedResponse,
     Target, Times, defaults,
 };
 use serde_json::{Value, json};
@@ -13,7 +13,7 @@ async fn refreshed(client: &Client, refresh_token: &str) -> Reply {
     client.post(TOKEN, defaults::WEB_CLIENT_SECRET, &body).await
 }
 
-/// The answer of a refresh struck by this fault, and the client that asked.
+/// The response of a refresh with this fault, and the client that sent it.
 async fn struck(fault: impl Into<Fault>) -> (Client, Reply) {
     let client = Client::new();
     let first = client.web_tokens().await;
@@ -23,9 +23,9 @@ async fn struck(fault: impl Into<Fault>) -> (Client, Reply) {
         .add(fault, Target::refresh(), Times::ONCE);
     let reply = refreshed(&client, first.text("refresh_token")).await;
     assert!(client.mock.faults().pending().is_empty());
-    let spent = refreshed(&client, first.text("refresh_token")).await;
+    let reused = refreshed(&client, first.text("refresh_token")).await;
     assert_eq!(
-        spent.refusal(),
+        reused.refusal(),
         "400 invalid_grant",
         "the request took effect"
     );
@@ -33,7 +33,7 @@ async fn struck(fault: impl Into<Fault>) -> (Client, Reply) {
 }
 
 #[tokio::test]
-async fn a_member_is_set_removed_or_said_in_another_form() {
+async fn a_member_is_set_removed_or_written_in_another_form() {
     let text = |form| Edit::Expiry {
         form,
         text: true,
@@ -80,7 +80,7 @@ async fn a_member_is_set_removed_or_said_in_another_form() {
             json!(-100),
         ),
     ] {
-        let (_, reply) = struck(EditedAnswer::new([edit.clone()])).await;
+        let (_, reply) = struck(EditedResponse::new([edit.clone()])).await;
         assert_eq!(reply.status, 200);
         assert_eq!(reply.json[name], value, "{edit:?}");
         assert!(reply.text("access_token").starts_with("czu_"));
@@ -88,7 +88,7 @@ async fn a_member_is_set_removed_or_said_in_another_form() {
 }
 
 #[tokio::test]
-async fn a_member_stands_there_twice() {
+async fn a_member_can_be_duplicated() {
     for (true_one, starts) in [
         (
             Place::Last,
@@ -96,7 +96,7 @@ async fn a_member_stands_there_twice() {
         ),
         (Place::First, r#"{"access_token":"czu_"#),
     ] {
-        let twice = EditedAnswer::new([
+        let twice = EditedResponse::new([
             Edit::repeat("/access_token", "false", true_one),
             Edit::repeat("/expires_in", 0, true_one),
         ]);
@@ -106,7 +106,7 @@ async fn a_member_stands_there_twice() {
         for name in ["\"access_token\":", "\"expires_in\":"] {
             assert_eq!(body.matches(name).count(), 2, "{body}");
         }
-        // The reader of the tests takes the last.
+        // The JSON parser of the tests uses the last one.
         assert_eq!(
             reply.text("access_token") == "false",
             true_one == Place::First
@@ -116,8 +116,8 @@ async fn a_member_stands_there_twice() {
 }
 
 #[tokio::test]
-async fn a_member_stands_there_three_times() {
-    let thrice = EditedAnswer::new([
+async fn a_member_can_be_repeated_three_times() {
+    let thrice = EditedResponse::new([
         Edit::repeat("/expires_in", 1, Place::Last),
         Edit::repeat("/expires_in", 2, Place::Last),
     ]);
@@ -129,14 +129,14 @@ async fn a_member_stands_there_three_times() {
 }
 
 #[tokio::test]
-async fn the_mock_knows_what_it_sent() {
+async fn the_mock_accepts_the_edited_tokens() {
     let odd = "white space\t\r\n\u{0}\u{7f} and \"quotes\" \u{1f511}";
     let edits = [
         Edit::set("/refresh_token", odd),
         Edit::set("/access_token", "another"),
         Edit::repeat("/expires_in", 1, Place::Last),
     ];
-    let (client, reply) = struck(EditedAnswer::new(edits)).await;
+    let (client, reply) = struck(EditedResponse::new(edits)).await;
     assert_eq!(reply.text("refresh_token"), odd);
     assert!(client.mock.granted("another").is_some());
     let sign_in = client.mock.sign_in_of(odd).expect("a sign-in");
@@ -148,7 +148,7 @@ async fn the_mock_knows_what_it_sent() {
     assert_eq!(next.status, 200, "{}", next.json);
 
     let faults = client.mock.faults();
-    let spaced = EditedAnswer::new([
+    let spaced = EditedResponse::new([
         Edit::set("/device_code", "a b"),
         Edit::set("/interval", "5"),
     ]);
@@ -164,16 +164,16 @@ async fn the_mock_knows_what_it_sent() {
 }
 
 #[tokio::test]
-async fn a_repeated_token_is_known_by_its_true_value() {
+async fn a_duplicated_token_is_accepted_by_its_real_value() {
     let twice = Edit::repeat("/refresh_token", "false", Place::Last);
-    let (client, reply) = struck(EditedAnswer::new([twice])).await;
+    let (client, reply) = struck(EditedResponse::new([twice])).await;
     let next = refreshed(&client, reply.text("refresh_token")).await;
     assert_eq!(next.status, 200, "{}", next.json);
 }
 
 #[tokio::test]
-async fn headers_are_set_and_left_out() {
-    let edited = EditedAnswer::new([])
+async fn headers_are_set_and_removed() {
+    let edited = EditedResponse::new([])
         .header("Age", "30")
         .header("content-type", "text/plain")
         .without_header("Date");
@@ -185,7 +185,7 @@ async fn headers_are_set_and_left_out() {
 }
 
 #[tokio::test]
-async fn bytes_stand_around_the_answer_or_are_missing() {
+async fn bytes_are_added_to_or_removed_from_the_response() {
     let whole = |body: &str| serde_json::from_str::<Value>(body).is_ok();
     for (framing, cut_off, fits) in [
         (
@@ -208,17 +208,14 @@ async fn bytes_stand_around_the_answer_or_are_missing() {
             Framing::new().cut_behind("refresh_token").missing(5),
             true,
             Box::new(|body| {
-                let refresh_token = body
-                    .split_once("\"refresh_token\":")
-                    .expect("it is there")
-                    .1;
+                let refresh_token = body.split_once("\"refresh_token\":").expect("the header").1;
                 serde_json::from_str::<String>(refresh_token).is_ok()
             }),
         ),
         (Framing::new().without_last_chunk(), true, Box::new(whole)),
         (Framing::new().missing(1), true, Box::new(whole)),
     ] {
-        let (_, reply) = struck(EditedAnswer::new([]).framed(framing.clone())).await;
+        let (_, reply) = struck(EditedResponse::new([]).framed(framing.clone())).await;
         let body = String::from_utf8_lossy(&reply.body);
         assert!(fits(&body), "{framing:?}: {body}");
         assert_eq!(reply.cut_off, cut_off, "{framing:?}");
@@ -226,22 +223,22 @@ async fn bytes_stand_around_the_answer_or_are_missing() {
 }
 
 #[tokio::test]
-async fn another_answer_in_its_stead() {
+async fn a_scripted_response_replaces_the_real_one() {
     let client = Client::new();
     let page = "<html>Please sign in</html>";
     for scripted in [
-        ScriptedAnswer::new(200, page).header("Content-Type", "text/html"),
-        ScriptedAnswer::new(302, "").header("Location", "https://portal.example/"),
-        ScriptedAnswer::new(403, page).header("Content-Type", "text/html"),
-        ScriptedAnswer::new(407, ""),
-        ScriptedAnswer::new(200, ""),
-        ScriptedAnswer::new(200, "{\"access_to").framed(Framing::new().missing(90)),
-        ScriptedAnswer::new(400, json!({"error_message": "alone"})),
-        ScriptedAnswer::new(
+        ScriptedResponse::new(200, page).header("Content-Type", "text/html"),
+        ScriptedResponse::new(302, "").header("Location", "https://portal.example/"),
+        ScriptedResponse::new(403, page).header("Content-Type", "text/html"),
+        ScriptedResponse::new(407, ""),
+        ScriptedResponse::new(200, ""),
+        ScriptedResponse::new(200, "{\"access_to").framed(Framing::new().missing(90)),
+        ScriptedResponse::new(400, json!({"error_message": "alone"})),
+        ScriptedResponse::new(
             400,
             json!({"error": {"code": 1, "logid": "20261004095709"}}),
         ),
-        ScriptedAnswer::new(400, b"{\"error_message\":\"\xff\"}".to_vec()),
+        ScriptedResponse::new(400, b"{\"error_message\":\"\xff\"}".to_vec()),
     ] {
         let first = client.web_tokens().await;
         let planned = client.mock.faults();
@@ -261,23 +258,23 @@ async fn another_answer_in_its_stead() {
         let next = refreshed(&client, first.text("refresh_token")).await;
         assert_eq!(next.status, 200, "the request had no effect");
     }
-    let page = ScriptedAnswer::new(200, page).after_processing();
+    let page = ScriptedResponse::new(200, page).after_processing();
     let (_, reply) = struck(page.without_header("Date")).await;
     assert!(reply.json.is_null() && reply.header("date").is_none());
 }
 
 #[tokio::test]
-async fn api_calls_are_answered_by_script_too() {
+async fn api_calls_can_be_scripted_too() {
     let client = Client::new();
     let refused = json!({"code": 4101, "msg": "The token you entered is incorrect."});
     let faults = client.mock.faults();
     faults.add(
-        ScriptedAnswer::new(200, refused.clone()),
+        ScriptedResponse::new(200, refused.clone()),
         Endpoint::UsersMe,
         Times::ONCE,
     );
     faults.add(
-        EditedAnswer::new([
+        EditedResponse::new([
             Edit::set("/data/user_id", 7),
             Edit::remove("/no/such/parent"),
         ]),

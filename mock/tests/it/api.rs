@@ -1,4 +1,4 @@
-//! The API behind the tokens.
+//! The mock's API.
 
 use crate::client::*;
 use coze_mock::{Bot, MockCoze, Workspace, defaults};
@@ -7,7 +7,7 @@ use serde_json::json;
 use std::time::Duration;
 
 #[tokio::test]
-async fn users_me_in_cozes_envelope() {
+async fn users_me_returns_cozes_envelope() {
     let client = Client::new();
     let reply = client
         .get("/v1/users/me", defaults::PERSONAL_ACCESS_TOKEN)
@@ -30,13 +30,13 @@ async fn users_me_in_cozes_envelope() {
 }
 
 #[tokio::test]
-async fn a_token_that_is_missing_wrong_or_too_old() {
+async fn a_missing_unknown_or_expired_token_is_refused() {
     let client = Client::new();
     for (authorization, code) in [
         (None, 4100),
         (Some("Bearer"), 4100),
         (Some("Basic eDp5"), 4100),
-        (Some("Bearer nobody's"), 700_012_006),
+        (Some("Bearer unknown"), 700_012_006),
     ] {
         let headers: Vec<_> = authorization
             .map(|value| ("authorization", value))
@@ -73,7 +73,7 @@ async fn a_token_that_is_missing_wrong_or_too_old() {
 }
 
 #[tokio::test]
-async fn workspaces_and_bots_by_the_page() {
+async fn workspaces_and_bots_are_paged() {
     let mut builder = MockCoze::builder().workspace(Workspace::new("7002", "Other"));
     for number in 0..43 {
         builder = builder.bot(Bot::new(format!("b{number}"), "Bot", "7002"));
@@ -122,9 +122,9 @@ async fn workspaces_and_bots_by_the_page() {
     }
 }
 
-/// Official SDKs call these unless they are told otherwise.
+/// Official SDKs call these by default.
 #[tokio::test]
-async fn the_deprecated_calls_about_bots() {
+async fn the_deprecated_bot_endpoints_are_served() {
     let mut builder = MockCoze::builder().workspace(Workspace::new("7002", "Other"));
     for number in 0..43 {
         builder = builder.bot(Bot::new(format!("b{number}"), "Bot", "7002"));
@@ -167,7 +167,7 @@ async fn the_deprecated_calls_about_bots() {
 }
 
 #[tokio::test]
-async fn a_limited_token_reaches_only_what_it_is_limited_to() {
+async fn a_token_reaches_only_resources_within_its_scope() {
     let client = Client::of(MockCoze::builder().workspace(Workspace::new("7002", "Other")));
     let page = authorize_url(
         "workspace_id/7002/",

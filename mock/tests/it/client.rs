@@ -1,4 +1,4 @@
-//! A client with no opinions: it sends what a test says, in process.
+//! A minimal in-process client, which sends exactly what a test specifies.
 
 use coze_mock::{
     Builder, Decision, MockBody, MockClock, MockCoze, MockService, ServiceError, defaults,
@@ -12,7 +12,7 @@ use tower::ServiceExt as _;
 
 pub(crate) const TOKEN: &str = "/api/permission/oauth2/token";
 pub(crate) const DEVICE: &str = "/api/permission/oauth2/device/code";
-/// The deprecated calls about bots.
+/// The deprecated bot endpoints.
 pub(crate) const OLD_BOTS: &str = "/v1/space/published_bots_list";
 pub(crate) const OLD_BOT: &str = "/v1/bot/get_online_info";
 pub(crate) const REDIRECT: &str = "http://127.0.0.1:8080/callback";
@@ -40,7 +40,7 @@ pub(crate) struct Reply {
     pub(crate) cut_off: bool,
 }
 
-/// What comes of a body, and whether its end was missing.
+/// The bytes of a body, and whether it was incomplete.
 async fn read(mut body: MockBody) -> (bytes::Bytes, bool) {
     let mut bytes = bytes::BytesMut::new();
     while let Some(frame) = body.frame().await {
@@ -65,7 +65,7 @@ impl Reply {
         self.headers.get(name)?.to_str().ok()
     }
 
-    /// Status and word, as in `400 invalid_grant`.
+    /// Status and error code, as in `400 invalid_grant`.
     pub(crate) fn refusal(&self) -> String {
         format!(
             "{} {}",
@@ -80,7 +80,7 @@ pub(crate) fn frozen() -> MockClock {
 }
 
 impl Client {
-    /// Of a strict mock with the default apps whose clock stands still.
+    /// A client of a strict mock with the default apps and a frozen clock.
     pub(crate) fn new() -> Self {
         Self::of(MockCoze::builder())
     }
@@ -161,7 +161,7 @@ impl Client {
         authorize_url("", defaults::PKCE_CLIENT_ID, REDIRECT, "xyz", &challenge)
     }
 
-    /// The person approves; the code of the callback.
+    /// Lets the user approve, and returns the code of the callback.
     pub(crate) fn approved(&self, page: &str) -> String {
         code_of(
             &self
@@ -198,7 +198,7 @@ pub(crate) fn code_of(callback: &url::Url) -> String {
         .into_owned()
 }
 
-/// `more` is appended to the query as it is.
+/// `more` is appended to the query unchanged.
 pub(crate) fn authorize_url(
     workspace: &str,
     client_id: &str,
@@ -233,7 +233,7 @@ pub(crate) fn device_poll(device_code: &str) -> Value {
     json!({"grant_type": DEVICE_GRANT, "client_id": defaults::DEVICE_CLIENT_ID, "device_code": device_code})
 }
 
-/// A JWT that the mock accepts, to change one thing of.
+/// The parts of a JWT that the mock accepts, for tests to change.
 pub(crate) struct JwtParts {
     pub(crate) header: Value,
     pub(crate) claims: Value,

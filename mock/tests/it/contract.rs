@@ -1,4 +1,4 @@
-//! Strict and lenient: what is refused, what is let pass, and that each is recorded.
+//! Strict and lenient mode: which requests are refused, which are accepted, and that each deviation is recorded.
 
 use crate::client::*;
 use coze_mock::{Decision, MockCoze, Tolerance, defaults};
@@ -11,9 +11,9 @@ async fn poll_with(client: &Client, headers: &[(&str, &str)], path: &str, body: 
     client.call(Method::POST, path, headers, body).await
 }
 
-/// Requests that are refused in both modes, each with one breach: headers, path, body, refusal, place.
+/// Requests that are refused in both modes, each with one violation: headers, path, body, error, location.
 #[tokio::test]
-async fn breaches_that_no_mode_lets_pass() {
+async fn violations_that_both_modes_refuse() {
     let good = refresh(defaults::PKCE_CLIENT_ID, "x").to_string();
     let form = ("content-type", "application/x-www-form-urlencoded");
     #[allow(clippy::type_complexity, reason = "a table")]
@@ -148,7 +148,7 @@ async fn a_web_client_must_send_its_secret_as_a_bearer_token() {
 }
 
 #[tokio::test]
-async fn a_charset_parameter_is_fine() {
+async fn a_charset_parameter_is_accepted() {
     let client = Client::new();
     let body = json!({"client_id": defaults::DEVICE_CLIENT_ID}).to_string();
     let headers = [("content-type", "Application/JSON; charset=utf-8")];
@@ -162,9 +162,9 @@ async fn a_charset_parameter_is_fine() {
     client.mock.assert_clean();
 }
 
-/// The closed list of what lenient mode tolerates: refused by a strict mock, accepted and recorded by a lenient one.
+/// Each tolerance: refused by a strict mock, accepted and recorded by a lenient one.
 #[tokio::test]
-async fn the_closed_list_of_tolerances() {
+async fn every_tolerance_is_accepted_in_lenient_mode_only() {
     for lenient in [false, true] {
         for tolerance in [
             Tolerance::NullOption,
@@ -239,7 +239,7 @@ async fn tolerated_request(client: &Client, tolerance: Tolerance) -> Reply {
             client.call(Method::GET, path, &[], "").await
         }
         Tolerance::ShortVerifier => {
-            // The challenge is a whole one; the verifier behind it is too short.
+            // The challenge has the full length; the verifier is too short.
             let short = "sixteen-chars-16";
             let challenge = s256(short);
             let more = format!("&code_challenge={challenge}&code_challenge_method=S256");
@@ -258,7 +258,7 @@ fn s256(code_verifier: &str) -> String {
 }
 
 #[tokio::test]
-async fn a_plain_challenge_is_as_short_as_its_verifier() {
+async fn a_plain_challenge_has_the_length_of_its_verifier() {
     let more = "&code_challenge=sixteen-chars-16&code_challenge_method=plain";
     let page = authorize_url("", defaults::PKCE_CLIENT_ID, REDIRECT, "xyz", more);
     let strict = Client::new();
@@ -279,7 +279,7 @@ async fn a_plain_challenge_is_as_short_as_its_verifier() {
 }
 
 #[tokio::test]
-async fn unknown_fields_are_let_pass_at_any_depth_and_required_nulls_never() {
+async fn unknown_fields_are_tolerated_at_any_depth_but_not_required_nulls() {
     let client = Client::of(MockCoze::builder().lenient(true));
     let scope = json!({"account_permission": {"permission_list": ["x"], "extra": {"deep": 1}}, "workflow_permission": null});
     let body =
@@ -347,7 +347,7 @@ async fn the_scope_is_validated() {
 }
 
 #[tokio::test]
-async fn violations_name_places_and_rules_and_no_values() {
+async fn violations_name_locations_and_rules_but_no_values() {
     let client = Client::new();
     let mut body = web_code("code-secret");
     body["client_secret"] = json!("hush-secret");
@@ -377,7 +377,7 @@ async fn violations_name_places_and_rules_and_no_values() {
 }
 
 #[tokio::test]
-async fn paths_and_methods_that_coze_does_not_have() {
+async fn undocumented_paths_and_methods_are_refused() {
     let client = Client::new();
     for (method, path, status) in [
         (Method::GET, TOKEN, 405),
@@ -409,12 +409,12 @@ async fn paths_and_methods_that_coze_does_not_have() {
     assert_eq!(
         client.mock.violations().len(),
         5,
-        "browsers ask for it by themselves"
+        "browsers request it on their own"
     );
 }
 
 #[tokio::test]
-async fn a_body_without_end_is_not_read() {
+async fn an_endless_body_is_not_read() {
     let client = Client::new();
     let body = format!("{{\"client_id\":\"{}\"}}", "x".repeat(2 * 1024 * 1024));
     assert_eq!(
@@ -437,7 +437,7 @@ async fn assert_clean_fails_with_the_list() {
 }
 
 #[tokio::test]
-async fn every_answer_has_a_log_id_of_its_own() {
+async fn every_response_has_its_own_log_id() {
     let client = Client::new();
     let mut seen = std::collections::HashSet::new();
     for path in ["/v1/users/me", "/", "/_mock/device", "/v1/bots", TOKEN].repeat(20) {
@@ -449,7 +449,7 @@ async fn every_answer_has_a_log_id_of_its_own() {
 }
 
 #[tokio::test]
-async fn a_request_writes_no_line_of_its_own_into_a_log() {
+async fn a_request_cannot_inject_a_line_into_a_log() {
     let client = Client::new();
     let body = json!({"grant_type": "x\n#2 GET /forged -> 200\u{1b}[2J"});
     client.post(TOKEN, "", &body).await;
@@ -457,9 +457,9 @@ async fn a_request_writes_no_line_of_its_own_into_a_log() {
     assert!(!line.contains(char::is_control), "{line:?}");
 }
 
-/// What the mock answers is held against the same schemas as what it is asked.
+/// Responses of the mock are validated by the same schemas as requests.
 #[tokio::test]
-async fn every_answer_is_as_the_contract_says() {
+async fn every_response_matches_the_contract() {
     let client = Client::of(MockCoze::builder());
     let device = client.start_device().await;
     let pending = client.poll(device.text("device_code")).await;

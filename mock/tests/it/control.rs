@@ -1,4 +1,4 @@
-//! The control endpoints: everything that the library's handle can do, over HTTP.
+//! The control endpoints: everything that the Rust handle offers, over HTTP.
 
 use crate::client::*;
 use coze_mock::{MockCoze, defaults};
@@ -22,7 +22,7 @@ async fn get(client: &Client, path: &str) -> Value {
 }
 
 #[tokio::test]
-async fn a_test_in_any_language_plays_the_person() {
+async fn a_test_in_any_language_acts_as_the_user() {
     let client = controlled();
     let device = client.start_device().await;
     let user_code = json!({"user_code": device.text("user_code")});
@@ -95,7 +95,7 @@ async fn a_test_in_any_language_plays_the_person() {
 }
 
 #[tokio::test]
-async fn clock_apps_and_reset() {
+async fn clock_apps_and_reset_are_controllable() {
     let client = controlled();
     assert_eq!(
         post(&client, "clock/advance", json!({"seconds": 1.5}))
@@ -150,7 +150,7 @@ async fn faults_are_planned_listed_and_cleared() {
         json!("wrong_content_type"),
         json!("oversized_body"),
         json!({"redirect": {"status": 307, "location": "https://stranger.example/"}}),
-        json!({"error_with_status200": {"shape": "a", "word": "invalid_grant"}}),
+        json!({"error_with_status200": {"shape": "a", "code": "invalid_grant"}}),
         json!({"skewed_date": {"seconds": -60}}),
         json!({"short_lived_tokens": {"seconds": 2}}),
         json!({"edited": {"edits": [
@@ -221,7 +221,7 @@ async fn faults_are_planned_listed_and_cleared() {
 }
 
 #[tokio::test]
-async fn web_pages_cannot_steer_the_mock() {
+async fn web_pages_cannot_control_the_mock() {
     let client = controlled();
     let reset = |headers: Vec<(&'static str, &'static str)>| {
         let client = &client;
@@ -259,7 +259,7 @@ async fn web_pages_cannot_steer_the_mock() {
 }
 
 #[tokio::test]
-async fn without_the_option_there_is_nothing_to_steer() {
+async fn control_endpoints_are_off_by_default() {
     let client = Client::new();
     assert_eq!(
         client
@@ -275,6 +275,6 @@ async fn without_the_option_there_is_nothing_to_steer() {
             .await
             .status,
         200,
-        "the person's page is always there"
+        "the user's page is always served"
     );
 }

@@ -1,16 +1,16 @@
-//! One test per kind of fault: a client sees exactly that, and the state is as the fault says.
+//! One test per kind of fault: what the client observes, and whether the request took effect.
 
 use crate::client::*;
 use coze_mock::{
-    Endpoint, ErrorShape, ErrorWord, Fault, FaultBody, Outcome, RetryAfter, Target, Times, When,
-    defaults,
+    Endpoint, ErrorShape, Fault, FaultBody, OAuthErrorCode, Outcome, RetryAfter, Target, Times,
+    When, defaults,
 };
 use http::Request;
 use http_body_util::Full;
 use serde_json::json;
 use std::time::{Duration, SystemTime};
 
-/// A client that holds a refresh token: whether it still lives tells whether a request took effect.
+/// A client with a refresh token. Whether that token is still valid shows whether a request took effect.
 struct Refresher {
     client: Client,
     refresh_token: String,
@@ -52,8 +52,8 @@ impl Refresher {
             .expect("a request")
     }
 
-    /// The fault is used up; what a second attempt with the same token gets.
-    async fn assert_token_lives(&self, lives: bool) {
+    /// The fault no longer applies: checks a second attempt with the same token.
+    async fn assert_token_is_valid(&self, lives: bool) {
         assert!(self.client.mock.faults().pending().is_empty());
         let reply = self.refresh().await;
         assert_eq!(reply.status == 200, lives, "{}", reply.json);
@@ -93,12 +93,12 @@ async fn connection_reset_before_and_after_processing() {
                 .outcome,
             Outcome::ConnectionReset
         );
-        refresher.assert_token_lives(lives).await;
+        refresher.assert_token_is_valid(lives).await;
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn time_out_before_and_after_processing() {
+async fn timeout_before_and_after_processing() {
     for (when, lives) in [
         (When::BeforeProcessing, true),
         (When::AfterProcessing, false),
@@ -110,7 +110,7 @@ async fn time_out_before_and_after_processing() {
             refresher.client.send(refresher.request()),
         )
         .await;
-        assert!(answer.is_err(), "no answer within an hour");
+        assert!(answer.is_err(), "no response within an hour");
         assert_eq!(
             refresher
                 .client
@@ -121,7 +121,7 @@ async fn time_out_before_and_after_processing() {
                 .outcome,
             Outcome::NeverAnswered
         );
-        refresher.assert_token_lives(lives).await;
+        refresher.assert_token_is_valid(lives).await;
     }
 }
 
@@ -151,7 +151,7 @@ async fn too_many_requests_with_retry_after() {
         date,
         Some(SystemTime::UNIX_EPOCH + Duration::from_secs(START + 90))
     );
-    refresher.assert_token_lives(true).await;
+    refresher.assert_token_is_valid(true).await;
 }
 
 #[tokio::test]
@@ -196,7 +196,7 @@ async fn server_errors_with_json_html_or_no_body() {
         (503, Some(4000)),
         "shape C from the API"
     );
-    refresher.assert_token_lives(true).await;
+    refresher.assert_token_is_valid(true).await;
 }
 
 #[tokio::test]
@@ -206,7 +206,7 @@ async fn truncated_json() {
     let reply = refresher.refresh().await;
     assert_eq!(reply.status, 200);
     assert!(reply.body.starts_with(b"{\"access_token\":\"czu_") && reply.json.is_null());
-    refresher.assert_token_lives(false).await;
+    refresher.assert_token_is_valid(false).await;
 }
 
 #[tokio::test]
@@ -219,7 +219,7 @@ async fn wrong_content_type() {
         Some("text/plain; charset=utf-8")
     );
     assert!(reply.text("access_token").starts_with("czu_"));
-    refresher.assert_token_lives(false).await;
+    refresher.assert_token_is_valid(false).await;
 }
 
 #[tokio::test]
@@ -230,7 +230,7 @@ async fn oversized_body() {
     assert!(reply.body.len() > 2 * 1024 * 1024);
     assert!(
         reply.text("access_token").starts_with("czu_"),
-        "it is valid JSON all the same"
+        "it is still valid JSON"
     );
 }
 
@@ -248,7 +248,7 @@ async fn redirect_to_another_host() {
             (status, Some("https://stranger.example/token"))
         );
     }
-    refresher.assert_token_lives(true).await;
+    refresher.assert_token_is_valid(true).await;
 }
 
 #[tokio::test]
@@ -263,13 +263,13 @@ async fn status_200_with_each_shape_of_error() {
     ] {
         refresher.plan(Fault::ErrorWithStatus200 {
             shape,
-            word: ErrorWord::InvalidGrant,
+            code: OAuthErrorCode::InvalidGrant,
         });
         let reply = refresher.refresh().await;
         assert_eq!(reply.status, 200);
         assert_eq!(reply.json[field], value, "{}", reply.json);
     }
-    refresher.assert_token_lives(true).await;
+    refresher.assert_token_is_valid(true).await;
 }
 
 #[tokio::test]
@@ -295,7 +295,7 @@ async fn skewed_date_header() {
     assert_eq!(
         reply.header("date"),
         Some("Fri, 15 Jan 2027 08:00:00 GMT"),
-        "the mock's own clock otherwise"
+        "the mock's own clock is correct"
     );
 }
 
@@ -320,7 +320,7 @@ async fn short_lived_tokens() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn faults_go_together_and_count_down() {
+async fn faults_can_be_combined_and_count_down() {
     let client = Client::new();
     let faults = client.mock.faults();
     faults.add(

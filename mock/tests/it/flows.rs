@@ -1,14 +1,14 @@
-//! Each way to a token, from beginning to end, as a client goes it.
+//! Every flow from start to end, as a client uses it.
 
 use crate::client::*;
-use coze_mock::{App, Decision, Flow, MockCoze, defaults, fingerprint};
+use coze_mock::{App, Decision, Grant, MockCoze, defaults, fingerprint};
 use serde_json::json;
 use std::time::Duration;
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
 #[tokio::test]
-async fn web_code_to_token_to_refresh() {
+async fn a_web_app_exchanges_a_code_and_refreshes() {
     let client = Client::new();
     let callback = client
         .mock
@@ -57,7 +57,7 @@ async fn web_code_to_token_to_refresh() {
 }
 
 #[tokio::test]
-async fn pkce_without_any_credential() {
+async fn pkce_needs_no_credential() {
     let client = Client::new();
     let code = client.approved(&client.pkce_page());
     let first = client.post(TOKEN, "", &pkce_code(&code)).await;
@@ -86,13 +86,13 @@ async fn device_polls_until_the_user_approves() {
     client
         .mock
         .approve_device(&device.text("user_code").to_lowercase())
-        .expect("a device that waits");
+        .expect("a pending device authorization");
     let tokens = client.poll(device_code).await;
     assert_eq!(tokens.status, 200, "{}", tokens.json);
     assert_eq!(
         client.poll(device_code).await.refusal(),
         "400 invalid_grant",
-        "a device code works once"
+        "a device code is single-use"
     );
     let body = refresh(defaults::DEVICE_CLIENT_ID, tokens.text("refresh_token"));
     assert_eq!(client.post(TOKEN, "", &body).await.status, 200);
@@ -100,7 +100,7 @@ async fn device_polls_until_the_user_approves() {
 }
 
 #[tokio::test]
-async fn jwt_at_each_of_its_endpoints() {
+async fn jwt_works_at_each_of_its_endpoints() {
     let client = Client::new();
     let scope = json!({"account_permission": {"permission_list": ["Connector.botChat"]},
         "attribute_constraint": {"connector_bot_chat_attribute": {"bot_id_list": ["7101"]}}});
@@ -116,8 +116,8 @@ async fn jwt_at_each_of_its_endpoints() {
     let granted = client
         .mock
         .granted(token.text("access_token"))
-        .expect("a live token");
-    assert_eq!(granted.flow, Flow::Jwt);
+        .expect("a valid token");
+    assert_eq!(granted.flow, Grant::Jwt);
     assert_eq!(granted.session_name.as_deref(), Some("user 1"));
     assert_eq!(
         granted.session_context,
@@ -137,7 +137,7 @@ async fn jwt_at_each_of_its_endpoints() {
     let granted = client
         .mock
         .granted(token.text("access_token"))
-        .expect("a live token");
+        .expect("a valid token");
     assert_eq!(granted.account_id.as_deref(), Some("volcano_210195"));
 
     let path = "/api/permission/oauth2/enterprise_id/a%2Fb%20c/token";
@@ -147,7 +147,7 @@ async fn jwt_at_each_of_its_endpoints() {
     let granted = client
         .mock
         .granted(token.text("access_token"))
-        .expect("a live token");
+        .expect("a valid token");
     assert_eq!(granted.enterprise_id.as_deref(), Some("a/b c"));
     client.mock.assert_clean();
 }
@@ -169,7 +169,7 @@ async fn a_workspace_in_the_path_limits_the_token() {
     let granted = client
         .mock
         .granted(tokens.text("access_token"))
-        .expect("a live token");
+        .expect("a valid token");
     assert_eq!(granted.workspace_id.as_deref(), Some("7001"));
 
     let path = "/api/permission/oauth2/workspace_id/7001/device/code";
@@ -179,18 +179,18 @@ async fn a_workspace_in_the_path_limits_the_token() {
     client
         .mock
         .approve_device(device.text("user_code"))
-        .expect("a device that waits");
+        .expect("a pending device authorization");
     let tokens = client.poll(device.text("device_code")).await;
     let granted = client
         .mock
         .granted(tokens.text("access_token"))
-        .expect("a live token");
+        .expect("a valid token");
     assert_eq!(granted.workspace_id.as_deref(), Some("7001"));
     client.mock.assert_clean();
 }
 
 #[tokio::test]
-async fn a_refusal_comes_back_with_the_state() {
+async fn a_refusal_is_returned_with_the_state() {
     let client = Client::new();
     let callback = client
         .mock
@@ -230,7 +230,7 @@ async fn ids_that_an_app_may_not_use_are_refused() {
 }
 
 #[tokio::test]
-async fn codes_and_tokens_end_in_time() {
+async fn codes_and_tokens_expire() {
     let client = Client::new();
     let code = client.approved(&client.web_page());
     let tokens = client.web_tokens().await;
@@ -276,7 +276,7 @@ async fn codes_and_tokens_end_in_time() {
 }
 
 #[tokio::test]
-async fn the_ledger_tells_who_holds_the_live_token() {
+async fn the_ledger_identifies_the_valid_refresh_token() {
     let client = Client::new();
     let first = client.web_tokens().await;
     let first_token = first.text("refresh_token");
@@ -315,7 +315,7 @@ async fn the_ledger_tells_who_holds_the_live_token() {
 }
 
 #[tokio::test]
-async fn what_is_not_known_of_coze_is_an_option() {
+async fn unknown_behaviours_of_coze_are_options() {
     for (reuse_revokes, refresh_revokes) in [(false, false), (true, false), (false, true)] {
         let builder = MockCoze::builder()
             .reuse_revokes_family(reuse_revokes)
@@ -342,7 +342,7 @@ async fn what_is_not_known_of_coze_is_an_option() {
 }
 
 #[tokio::test]
-async fn who_is_logged_out_signs_in_again() {
+async fn an_ended_login_session_requires_a_new_sign_in() {
     let client = Client::new();
     let tokens = client.web_tokens().await;
     assert!(client.mock.end_login(tokens.text("refresh_token")));
@@ -400,7 +400,7 @@ async fn client_and_mock_share_paused_time() {
 }
 
 #[tokio::test]
-async fn reset_forgets_everything_but_the_apps() {
+async fn reset_keeps_only_the_apps() {
     let client = Client::new();
     let tokens = client.web_tokens().await;
     client.post(TOKEN, "", &json!({})).await;
@@ -432,7 +432,7 @@ async fn reset_forgets_everything_but_the_apps() {
 }
 
 #[tokio::test]
-async fn nothing_that_is_listed_holds_a_secret() {
+async fn records_contain_no_secrets() {
     let client = Client::new();
     let code = client.approved(&client.pkce_page());
     let tokens = client.post(TOKEN, "", &pkce_code(&code)).await;
@@ -486,7 +486,7 @@ async fn nothing_that_is_listed_holds_a_secret() {
     }
     assert!(
         listed.contains(&fingerprint(&code)),
-        "the mark of the code is listed"
+        "the fingerprint of the code is listed"
     );
     assert!(
         listed.contains(defaults::JWT_CLIENT_ID),

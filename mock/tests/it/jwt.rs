@@ -1,4 +1,4 @@
-//! The checks of a JWT, by changing one thing of one that passes.
+//! The checks of a JWT, each by one change to a valid JWT.
 
 use crate::client::*;
 use coze_mock::{MockCoze, defaults};
@@ -9,12 +9,12 @@ async fn exchange(client: &Client, parts: &JwtParts) -> Reply {
     client.post(TOKEN, &parts.signed(), &jwt_body()).await
 }
 
-/// Coze's words, for a key that is not registered and for an app of the other site.
+/// Coze's message for an unregistered key and for an app of the other site.
 const UNKNOWN_KEY: &str = "invalid jwt: kid not been registred";
 
 #[tokio::test]
-async fn one_change_to_a_jwt() {
-    // Place, value (null: left out), text of the refusal (empty: accepted), whether it breaks the contract.
+async fn each_change_to_a_jwt_has_its_error() {
+    // Location, value (null: removed), message of the error (empty: accepted), whether it violates the contract.
     let cases: &[(&str, Value, &str, bool)] = &[
         ("/claims/exp", json!(START + 1), "", false),
         ("/header/alg", json!("HS256"), "alg must be RS256", true),
@@ -126,7 +126,7 @@ async fn a_jwt_that_has_expired_is_refused_beyond_the_leeway() {
 }
 
 #[tokio::test]
-async fn a_signature_of_other_content_is_refused() {
+async fn a_signature_over_other_content_is_refused() {
     let client = Client::new();
     let one = JwtParts::good("1").signed();
     let other = JwtParts::good("2").signed();
@@ -137,19 +137,19 @@ async fn a_signature_of_other_content_is_refused() {
         .await;
     assert_eq!(reply.refusal(), "401 invalid_client");
     assert!(reply.text("error_message").contains("signature"));
-    // The one that was copied from was not burnt by the attempt.
+    // The attempt did not redeem the original.
     assert_eq!(client.post(TOKEN, &one, &jwt_body()).await.status, 200);
 }
 
 #[tokio::test]
-async fn a_jwt_can_be_used_once() {
+async fn a_jwt_is_single_use() {
     let client = Client::new();
     let jwt = JwtParts::good("1").signed();
     assert_eq!(client.post(TOKEN, &jwt, &jwt_body()).await.status, 200);
     let again = client.post(TOKEN, &jwt, &jwt_body()).await;
     assert_eq!(again.refusal(), "401 invalid_client");
     assert!(again.text("error_message").contains("jti"));
-    // Another endpoint is no way around.
+    // Not even at another endpoint.
     let elsewhere = client
         .post("/api/permission/oauth2/account/1/token", &jwt, &jwt_body())
         .await;
@@ -158,7 +158,7 @@ async fn a_jwt_can_be_used_once() {
 }
 
 #[tokio::test]
-async fn what_is_no_jwt_is_refused() {
+async fn an_invalid_jwt_is_refused() {
     let client = Client::new();
     for bearer in ["", "secret", "a.b.c", "e30.e30.e30", "W10.e30.AA"] {
         let reply = client.post(TOKEN, bearer, &jwt_body()).await;
@@ -169,9 +169,9 @@ async fn what_is_no_jwt_is_refused() {
     assert_eq!(none.text("error_message"), "verify jwt empty");
 }
 
-/// Coze's hosts have no port, so what a client does with one is not known to be wrong.
+/// Coze's hosts have no port, so it is unknown whether a port is allowed.
 #[tokio::test]
-async fn the_audience_may_have_the_port_that_the_client_called() {
+async fn the_audience_may_contain_the_called_port() {
     for (authority, audience, told, status) in [
         ("127.0.0.1:8377", "127.0.0.1:8377", None, 200),
         ("127.0.0.1:8377", "127.0.0.1", None, 200),
@@ -202,14 +202,14 @@ async fn the_audience_may_have_the_port_that_the_client_called() {
 }
 
 #[tokio::test]
-async fn both_ids_of_a_session_are_a_note_and_no_violation() {
+async fn both_session_ids_are_a_note_not_a_violation() {
     let client = Client::new();
     let mut parts = JwtParts::good("1");
     let context = json!({"device_info": {"device_id": "1", "custom_consumer": "2"}});
     parts.claims["session_context"] = context.clone();
     let reply = exchange(&client, &parts).await;
     let granted = client.mock.granted(reply.text("access_token"));
-    let granted = granted.expect("a live token");
+    let granted = granted.expect("a valid token");
     assert_eq!(granted.session_context, Some(context));
     client.mock.assert_clean();
     assert_eq!(client.mock.notes().len(), 1);
@@ -217,7 +217,7 @@ async fn both_ids_of_a_session_are_a_note_and_no_violation() {
 }
 
 #[tokio::test]
-async fn a_short_jti_is_a_note_and_no_violation() {
+async fn a_short_jti_is_a_note_not_a_violation() {
     let client = Client::new();
     let mut parts = JwtParts::good("1");
     parts.claims["jti"] = json!("x".repeat(32));
@@ -240,7 +240,7 @@ async fn the_audience_can_be_set() {
 }
 
 #[tokio::test]
-async fn the_decoded_jwt_is_recorded_even_where_it_is_refused() {
+async fn a_refused_jwt_is_recorded_too() {
     let client = Client::new();
     let mut parts = JwtParts::good("1");
     parts.claims["aud"] = json!("elsewhere");

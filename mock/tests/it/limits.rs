@@ -1,4 +1,4 @@
-//! Numbers at their ends: options, control requests, and what is kept of requests.
+//! Limits: options, control requests, and records.
 
 use crate::client::*;
 use coze_mock::{Builder, MockClock, MockCoze, defaults};
@@ -33,7 +33,7 @@ fn refused(builder: Builder, option: &str, limit: &str) {
     assert!(error.contains(option) && error.contains(limit), "{error}");
 }
 
-/// All flows, whatever comes of them.
+/// Runs all flows and ignores their results.
 async fn exercise(client: &Client) {
     let device = client.start_device().await;
     assert_eq!(device.status, 200, "{}", device.json);
@@ -66,7 +66,7 @@ async fn exercise(client: &Client) {
 }
 
 #[tokio::test]
-async fn times_at_their_ends_are_refused_by_name_or_work() {
+async fn extreme_durations_work_or_are_refused_by_name() {
     for (option, set) in TIMES {
         for time in ENDS {
             let builder = set(MockCoze::builder(), time);
@@ -84,7 +84,7 @@ async fn times_at_their_ends_are_refused_by_name_or_work() {
 }
 
 #[tokio::test]
-async fn a_clock_at_the_end_of_time_works() {
+async fn a_clock_at_its_maximum_works() {
     let end = SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(u64::MAX / 4));
     for clock in [
         end.unwrap_or(SystemTime::UNIX_EPOCH),
@@ -96,7 +96,7 @@ async fn a_clock_at_the_end_of_time_works() {
 }
 
 #[test]
-fn other_numbers_at_their_ends_are_refused_by_name() {
+fn other_extreme_numbers_are_refused_by_name() {
     for time in [Duration::ZERO, Duration::from_secs(86_401), Duration::MAX] {
         refused(
             MockCoze::builder().head_timeout(time),
@@ -154,9 +154,9 @@ const NUMBERS: [&str; 20] = [
     "\"5\"",
 ];
 
-/// What every control request with a number in it comes to: 200, or 400 with a reason.
+/// Every control request with a number is answered by 200, or by 400 with a reason.
 #[tokio::test(start_paused = true)]
-async fn control_requests_with_any_number_work_or_are_refused() {
+async fn control_requests_with_extreme_numbers_work_or_are_refused() {
     let client = Client::of(MockCoze::builder().control_endpoints(true));
     let tokens = client.web_tokens().await;
     let mut refresh_token = tokens.text("refresh_token").to_owned();
@@ -186,7 +186,7 @@ async fn control_requests_with_any_number_work_or_are_refused() {
             );
             let body = refresh(defaults::WEB_CLIENT_ID, &refresh_token);
             let sent = client.post(TOKEN, defaults::WEB_CLIENT_SECRET, &body);
-            // A latency of a century is waited for by the client no longer than it likes.
+            // The client gives up on a latency of a century.
             if let Ok(reply) = tokio::time::timeout(Duration::from_secs(1), sent).await
                 && let Some(next) = reply.json["refresh_token"].as_str()
             {
@@ -246,7 +246,7 @@ async fn send(client: &Client, path: &str, body: &str) -> Reply {
 }
 
 #[tokio::test]
-async fn faults_that_no_request_takes_are_bounded() {
+async fn planned_faults_are_bounded() {
     let client = Client::of(MockCoze::builder().control_endpoints(true));
     for _ in 0..1000 {
         let added = send(&client, "faults", "{\"fault\":\"truncated_json\"}").await;
@@ -257,7 +257,7 @@ async fn faults_that_no_request_takes_are_bounded() {
     assert!(added.text("error").contains("1000"), "{}", added.json);
 }
 
-/// A zero takes two bytes in JSON, and 32 in memory.
+/// A zero takes two bytes in JSON and 32 in memory.
 #[tokio::test]
 async fn faults_are_bounded_in_bytes() {
     let client = Client::of(MockCoze::builder().control_endpoints(true));
@@ -272,7 +272,7 @@ async fn faults_are_bounded_in_bytes() {
 }
 
 #[tokio::test]
-async fn the_faults_of_a_request_are_not_all_named() {
+async fn a_record_names_a_limited_number_of_faults() {
     let client = Client::of(MockCoze::builder().control_endpoints(true));
     for _ in 0..1000 {
         let fault = "{\"fault\":{\"skewed_date\":{\"seconds\":1}},\"times\":\"forever\"}";
@@ -286,7 +286,7 @@ async fn the_faults_of_a_request_are_not_all_named() {
 }
 
 #[tokio::test]
-async fn faults_that_can_never_strike_are_refused() {
+async fn faults_that_can_never_apply_are_refused() {
     let client = Client::of(MockCoze::builder().control_endpoints(true));
     for (fault, word) in [
         ("{\"fault\":\"truncated_json\",\"times\":0}", "forever"),
@@ -301,7 +301,7 @@ async fn faults_that_can_never_strike_are_refused() {
 }
 
 #[tokio::test]
-async fn a_reset_sets_the_clock_back_unless_it_is_told_not_to() {
+async fn a_reset_resets_the_clock_unless_told_otherwise() {
     let client = Client::of(MockCoze::builder().control_endpoints(true));
     let mut number = 0;
     let mut status_of_a_jwt = async |client: &Client| {
@@ -344,7 +344,7 @@ fn size_of<T: serde::Serialize>(kept: &T) -> usize {
 }
 
 #[tokio::test]
-async fn a_large_request_leaves_a_small_record_that_says_what_is_missing() {
+async fn the_record_of_a_large_request_is_small_and_lists_what_was_dropped() {
     let client = Client::new();
     let long = "x".repeat(60_000);
     let pairs: String = (0..8_000).map(|number| format!("&p{number}=")).collect();
@@ -411,7 +411,7 @@ async fn a_large_request_leaves_a_small_record_that_says_what_is_missing() {
 }
 
 #[test]
-fn an_audience_that_is_no_host_is_refused() {
+fn an_invalid_audience_is_refused() {
     for audience in [
         "",
         "https://api.coze.cn",
@@ -465,7 +465,7 @@ async fn the_log_is_bounded_in_bytes() {
 }
 
 #[tokio::test]
-async fn requests_are_listed_a_part_at_a_time() {
+async fn requests_are_listed_in_parts() {
     let client = Client::of(MockCoze::builder().control_endpoints(true));
     let body = json!({"client_id": "x".repeat(20_000)});
     for _ in 0..100 {
@@ -484,7 +484,7 @@ async fn requests_are_listed_a_part_at_a_time() {
                 .filter_map(|record| record["number"].as_u64()),
         );
         if listed.json["more"] == false {
-            assert!(part > 1, "2 MB came at once");
+            assert!(part > 1, "2 MB in one response");
             break;
         }
     }
@@ -492,7 +492,7 @@ async fn requests_are_listed_a_part_at_a_time() {
 }
 
 #[tokio::test]
-async fn breaches_without_end_are_counted_and_not_all_listed() {
+async fn violations_beyond_the_limit_are_counted() {
     let client = Client::of(MockCoze::builder().control_endpoints(true));
     let query: String = (0..5_000).map(|number| format!("&p{number}=")).collect();
     client
@@ -510,7 +510,7 @@ async fn breaches_without_end_are_counted_and_not_all_listed() {
 }
 
 #[tokio::test]
-async fn an_id_in_a_path_has_an_end() {
+async fn an_id_in_a_path_has_a_maximum_length() {
     let client = Client::new();
     for (length, status) in [(256, 200), (257, 400)] {
         let id = "7".repeat(length);
@@ -522,7 +522,7 @@ async fn an_id_in_a_path_has_an_end() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn resets_in_the_middle_of_everything_break_nothing() {
+async fn concurrent_resets_are_safe() {
     let client = std::sync::Arc::new(Client::of(MockCoze::builder().control_endpoints(true)));
     let mut all = tokio::task::JoinSet::new();
     for number in 0..40 {

@@ -1,4 +1,4 @@
-//! Many at once.
+//! Concurrent requests.
 
 use crate::client::*;
 use coze_mock::{MockClock, MockCoze};
@@ -28,7 +28,7 @@ async fn a_thousand_devices_sign_in_at_once() {
                 person
                     .mock
                     .approve_device(&user_code)
-                    .expect("a device that waits");
+                    .expect("a pending device authorization");
             });
             loop {
                 let reply = client.poll(device.text("device_code")).await;
@@ -48,7 +48,7 @@ async fn a_thousand_devices_sign_in_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn of_many_who_redeem_the_same_refresh_token_one_wins() {
+async fn a_refresh_token_is_redeemed_once_under_concurrency() {
     let client = Arc::new(Client::new());
     let tokens = client.web_tokens().await;
     let body = refresh(
@@ -77,7 +77,7 @@ async fn of_many_who_redeem_the_same_refresh_token_one_wins() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn of_many_who_send_the_same_jwt_one_wins() {
+async fn a_jwt_is_redeemed_once_under_concurrency() {
     let client = Arc::new(Client::new());
     let jwt = JwtParts::good("1").signed();
     let mut racers = JoinSet::new();

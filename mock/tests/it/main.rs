@@ -1,9 +1,9 @@
-//! What clients see of the mock: one module per story.
+//! The mock as clients see it, one module per subject.
 
 #![allow(
     clippy::expect_used,
     clippy::panic,
-    reason = "the client of the tests fails as tests do"
+    reason = "helpers of tests fail like tests"
 )]
 
 mod answers;
@@ -11,10 +11,11 @@ mod api;
 mod client;
 mod contract;
 mod control;
-mod error_words;
+mod error_codes;
 mod faults;
 mod flows;
 mod jwt;
+mod layers;
 mod limits;
 mod load;
 mod pages;

@@ -1,4 +1,4 @@
-//! The person's pages: what they show, and what nobody can make them do.
+//! The user's pages: what they show, and their protection against forged requests.
 
 use crate::client::*;
 use coze_mock::{App, Decision, MockCoze, defaults};
@@ -10,7 +10,7 @@ fn path_of(url: &str) -> &str {
     &url["https://www.coze.test".len()..]
 }
 
-/// What a browser shows: the authorize endpoint redirects to the consent page.
+/// The page that a browser shows after the redirect of the authorize endpoint.
 async fn open(client: &Client, path: &str) -> (Reply, String) {
     let mut reply = client.call(Method::GET, path, &[], "").await;
     if reply.status == 302 {
@@ -42,7 +42,7 @@ async fn decide(client: &Client, form: &str, ticket: &str, decision: &str) -> Re
 }
 
 #[tokio::test]
-async fn the_consent_form_leads_to_the_callback_once() {
+async fn the_consent_form_redirects_to_the_callback_once() {
     let client = Client::new();
     for (decision, begins) in [
         ("approve", "http://127.0.0.1:8080/callback?code="),
@@ -68,7 +68,7 @@ async fn the_consent_form_leads_to_the_callback_once() {
         assert_eq!(
             (again.status.as_u16(), again.header("location")),
             (400, None),
-            "a form works once"
+            "a form is single-use"
         );
     }
     client.mock.assert_clean();
@@ -84,7 +84,7 @@ async fn the_authorize_endpoint_redirects_to_its_consent_page() {
     let page = location.strip_prefix("https://coze.example");
     let page = page.expect("the URL under which clients reach the mock");
     let (path, key) = page.split_once("?authorize_key=").expect("a key");
-    // It can be loaded again, until it is answered.
+    // It can be reloaded until the user decides.
     for _ in 0..2 {
         let (reply, text) = open(&client, page).await;
         assert_eq!(reply.status, 200);
@@ -103,13 +103,13 @@ async fn the_authorize_endpoint_redirects_to_its_consent_page() {
     assert_eq!(
         outcomes,
         [Some(302)],
-        "the mock's own pages are no requests"
+        "visits of the mock's own pages are not recorded"
     );
 }
 
-/// What a URL parser forgives, no header carries.
+/// URL parsers accept characters that are invalid in a header.
 #[tokio::test]
-async fn the_redirect_to_the_consent_page_names_a_plain_url() {
+async fn the_redirect_to_the_consent_page_is_a_valid_header() {
     for (public_url, base) in [
         (
             "http://b\u{fc}cher.test/",
@@ -128,7 +128,7 @@ async fn the_redirect_to_the_consent_page_names_a_plain_url() {
 }
 
 #[tokio::test]
-async fn the_person_opens_a_double_slash_where_a_browser_may() {
+async fn the_user_opens_a_double_slash_where_a_browser_may() {
     let url = Client::new().web_page().replace("/api/", "//api/");
     let lenient = Client::of(MockCoze::builder().lenient(true));
     assert!(lenient.mock.authorize(&url, Decision::Approve).is_ok());
@@ -138,7 +138,7 @@ async fn the_person_opens_a_double_slash_where_a_browser_may() {
 }
 
 #[tokio::test]
-async fn a_lenient_mock_does_without_a_state() {
+async fn a_lenient_mock_does_not_require_a_state() {
     let client = Client::of(MockCoze::builder().lenient(true));
     let good = client.web_page();
     for url in [
@@ -158,12 +158,12 @@ async fn a_lenient_mock_does_without_a_state() {
     let url = format!("{good}&state=abc");
     assert!(
         client.mock.authorize(&url, Decision::Approve).is_err(),
-        "two of them are as wrong as ever"
+        "a duplicate state is still refused"
     );
 }
 
 #[tokio::test]
-async fn a_form_from_elsewhere_decides_nothing() {
+async fn a_form_from_another_origin_is_refused() {
     let client = Client::new();
     let (_, page) = open(&client, path_of(&client.web_page())).await;
     let body = format!("ticket={}&decision=approve", ticket(&page));
@@ -192,9 +192,9 @@ async fn a_form_from_elsewhere_decides_nothing() {
     );
 }
 
-/// What is wrong with an authorize URL is said on a page, and the browser is sent nowhere.
+/// An invalid authorize URL is reported on a page, without a redirect.
 #[tokio::test]
-async fn a_wrong_authorize_url_gets_a_page_and_no_redirect() {
+async fn an_invalid_authorize_url_is_answered_by_a_page() {
     let client = Client::new();
     let web = defaults::WEB_CLIENT_ID;
     let good = client.web_page();
@@ -329,7 +329,7 @@ async fn no_request_injects_markup() {
         );
         assert_eq!(page.matches("<style>").count(), 1);
     }
-    // A state with line breaks ends up in a header, percent-encoded.
+    // A state with line breaks is percent-encoded in the `Location` header.
     let url = authorize_url(
         "",
         defaults::WEB_CLIENT_ID,
@@ -348,7 +348,7 @@ async fn no_request_injects_markup() {
 }
 
 #[tokio::test]
-async fn the_device_page_takes_the_code_and_asks() {
+async fn the_device_page_accepts_the_code_and_asks_for_consent() {
     let client = Client::new();
     for (decision, poll) in [("approve", "200 -"), ("deny", "400 access_denied")] {
         let device = client.start_device().await;
@@ -388,7 +388,7 @@ async fn the_device_page_takes_the_code_and_asks() {
                 .await
                 .status,
             400,
-            "a form works once"
+            "a form is single-use"
         );
     }
 }

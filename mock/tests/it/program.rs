@@ -1,4 +1,4 @@
-//! The program, started as its users start it.
+//! The command-line program, started as users start it.
 
 use serde_json::Value;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
@@ -70,7 +70,7 @@ impl Program {
 
 #[cfg(not(unix))]
 impl Program {
-    /// Windows has no such request that could be sent to one process only.
+    /// Windows cannot send an interrupt to a single process.
     fn stop(&mut self) {
         self.child.kill().expect("a process");
     }
@@ -84,7 +84,7 @@ impl Drop for Program {
 }
 
 #[test]
-fn it_says_where_it_is_serves_logs_and_stops() {
+fn it_prints_its_address_serves_logs_and_stops() {
     let mut program = Program::start(&["--listen", "127.0.0.1:0"]);
     let apps = program.ready["apps"].as_array().expect("apps");
     let jwt = apps
@@ -125,9 +125,9 @@ fn it_says_where_it_is_serves_logs_and_stops() {
     assert!(!log.contains(&token));
 }
 
-/// One line of printable ASCII for each request, whatever is in it.
+/// Each request is logged as one line of printable ASCII, whatever it contains.
 #[test]
-fn its_log_is_printable_and_its_clock_can_be_set_back() {
+fn its_log_is_printable_and_its_clock_can_be_reset() {
     let mut program = Program::start(&[
         "--device-interval",
         "3155760000",
@@ -176,7 +176,7 @@ fn its_log_is_printable_and_its_clock_can_be_set_back() {
 }
 
 #[test]
-fn it_refuses_a_number_beyond_its_limits_by_name() {
+fn it_names_an_option_outside_its_limits() {
     for option in [
         "--device-interval",
         "--device-code-lifetime",
@@ -247,7 +247,7 @@ fn it_reads_its_apps_from_a_file() {
 
 #[cfg(unix)]
 #[test]
-fn it_reads_no_device_and_no_pipe() {
+fn it_refuses_devices_and_pipes() {
     let pipe = std::env::temp_dir().join(format!("coze-mock-pipe-{}", std::process::id()));
     let made = Command::new("mkfifo").arg(&pipe).status();
     assert!(made.expect("mkfifo").success());
@@ -266,7 +266,7 @@ fn it_reads_no_device_and_no_pipe() {
 }
 
 #[test]
-fn it_says_what_is_wrong_with_a_file() {
+fn it_reports_an_invalid_file() {
     let output = Command::new(env!("CARGO_BIN_EXE_coze-mock"))
         .args(["--apps", "/nowhere/apps.json"])
         .output()

@@ -1,6 +1,6 @@
-//! Connections that are slow, idle, many, or gone. Limits are short here, and waiting for their end is long.
+//! Slow, idle, excess and aborted connections. Timeouts are short here, and the tests wait long for them.
 
-use coze_mock::{Builder, Endpoint, Fault, MockCoze, ScriptedAnswer, Times, When, defaults};
+use coze_mock::{Builder, Endpoint, Fault, MockCoze, ScriptedResponse, Times, When, defaults};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -26,11 +26,11 @@ fn users_me(more: &str) -> String {
     )
 }
 
-/// All that comes until the mock closes the connection.
+/// Reads until the mock closes the connection.
 async fn rest(stream: &mut TcpStream) -> String {
     let mut bytes = Vec::new();
     let read = timeout(PATIENT, stream.read_to_end(&mut bytes)).await;
-    // A reset is an end too.
+    // A reset also ends the connection.
     let _ = read.expect("the mock closes the connection");
     String::from_utf8(bytes).expect("text")
 }
@@ -43,7 +43,7 @@ async fn is_served(mock: &MockCoze) -> bool {
 }
 
 #[tokio::test]
-async fn a_head_that_does_not_come_to_its_end_is_not_waited_for() {
+async fn an_incomplete_head_times_out() {
     let mock = start(MockCoze::builder().head_timeout(SHORT)).await;
     for sent in [
         "",
@@ -54,7 +54,7 @@ async fn a_head_that_does_not_come_to_its_end_is_not_waited_for() {
         stream.write_all(sent.as_bytes()).await.expect("sent");
         rest(&mut stream).await;
     }
-    // A byte now and then does not buy time.
+    // Sending single bytes does not extend the timeout.
     let mut stream = connect(&mock).await;
     stream.write_all(b"GET /").await.expect("sent");
     let ended = timeout(PATIENT, async {
@@ -67,7 +67,7 @@ async fn a_head_that_does_not_come_to_its_end_is_not_waited_for() {
 }
 
 #[tokio::test]
-async fn an_idle_connection_is_closed_after_its_answer() {
+async fn an_idle_connection_is_closed_after_its_response() {
     let mock = start(MockCoze::builder().head_timeout(SHORT)).await;
     let mut stream = connect(&mock).await;
     stream
@@ -78,7 +78,7 @@ async fn an_idle_connection_is_closed_after_its_answer() {
 }
 
 #[tokio::test]
-async fn a_body_that_does_not_come_to_its_end_is_not_waited_for() {
+async fn an_incomplete_body_times_out() {
     let mock = start(MockCoze::builder().body_timeout(SHORT).head_timeout(DAY)).await;
     for length in ["content-length: 1000", "transfer-encoding: chunked"] {
         let (mut reader, mut writer) = connect(&mock).await.into_split();
@@ -112,12 +112,12 @@ async fn a_body_that_does_not_come_to_its_end_is_not_waited_for() {
 }
 
 #[tokio::test]
-async fn a_client_that_reads_no_answer_or_reads_it_slowly_is_not_waited_for() {
+async fn a_client_that_reads_nothing_or_slowly_times_out() {
     for reads in [false, true] {
         let builder = MockCoze::builder().body_timeout(SHORT).head_timeout(DAY);
         let mock = start(builder.max_connections(1)).await;
-        // More than any buffer holds.
-        let answer = ScriptedAnswer::new(200, vec![b' '; 64 * 1024 * 1024]);
+        // The response exceeds every buffer.
+        let answer = ScriptedResponse::new(200, vec![b' '; 64 * 1024 * 1024]);
         mock.faults()
             .add(Fault::Scripted(answer), Endpoint::UsersMe, Times::ONCE);
         let mut stream = connect(&mock).await;
@@ -126,13 +126,13 @@ async fn a_client_that_reads_no_answer_or_reads_it_slowly_is_not_waited_for() {
             .await
             .expect("sent");
         let reader = tokio::spawn(async move {
-            // Some 20 MB in a second: far from all in time, and never long without a byte.
+            // About 20 MB per second: too slow for the timeout, but never idle for long.
             let mut piece = vec![0; 256 * 1024];
             while !reads || stream.read(&mut piece).await.is_ok_and(|read| read > 0) {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
         });
-        // There is room for one connection only.
+        // The limit is one connection.
         let mut next = connect(&mock).await;
         let request = users_me("connection: close\r\n");
         next.write_all(request.as_bytes()).await.expect("sent");
@@ -156,7 +156,7 @@ async fn connections_beyond_the_limit_wait() {
 }
 
 #[tokio::test]
-async fn a_client_that_gives_up_makes_room() {
+async fn an_aborted_connection_frees_its_slot() {
     let mock = start(MockCoze::builder().max_connections(1).head_timeout(DAY)).await;
     let when = When::BeforeProcessing;
     for fault in [Fault::Timeout { when }, Fault::latency(DAY)] {

@@ -1,6 +1,6 @@
-//! The same mock over a socket, seen by a client that knows nothing but TCP.
+//! The mock over a socket, called by a plain TCP client.
 
-use coze_mock::{Endpoint, Fault, Framing, MockCoze, ScriptedAnswer, Times, When, defaults};
+use coze_mock::{Endpoint, Fault, Framing, MockCoze, ScriptedResponse, Times, When, defaults};
 use std::io::{ErrorKind, Write as _};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -23,7 +23,7 @@ fn users_me(mock: &MockCoze) -> String {
 }
 
 #[tokio::test]
-async fn an_answer_with_one_date_from_the_mocks_clock() {
+async fn a_response_has_one_date_from_the_mocks_clock() {
     let clock = crate::client::frozen();
     let mock = MockCoze::builder()
         .clock(clock)
@@ -42,7 +42,7 @@ async fn an_answer_with_one_date_from_the_mocks_clock() {
     );
 }
 
-/// Whether this system tells a reset from an end. Wine does not.
+/// Whether this system distinguishes a reset from a normal close. Wine does not.
 async fn tells_resets() -> bool {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("an address");
@@ -56,9 +56,9 @@ async fn tells_resets() -> bool {
 #[tokio::test]
 async fn a_connection_reset_is_a_reset() {
     if cfg!(windows) && !tells_resets().await {
-        // Past the capture of test output, which is shown of tests that fail only.
+        // Written to the file descriptor, because captured output is shown only for failed tests.
         let _ = std::io::stderr()
-            .write_all(b"a_connection_reset_is_a_reset: skipped: a reset looks like an end here\n");
+            .write_all(b"a_connection_reset_is_a_reset: skipped: this system does not distinguish a reset from a close\n");
         return;
     }
     let mock = MockCoze::start().await.expect("a mock");
@@ -80,7 +80,7 @@ async fn a_connection_reset_is_a_reset() {
 }
 
 #[tokio::test]
-async fn a_body_that_does_not_come_to_its_end_is_sent_as_far_as_it_goes() {
+async fn a_truncated_body_is_sent_up_to_its_cut() {
     let mock = MockCoze::start().await.expect("a mock");
     let body = "{\"code\":0}";
     for (framing, head, sent) in [
@@ -97,11 +97,11 @@ async fn a_body_that_does_not_come_to_its_end_is_sent_as_far_as_it_goes() {
             "A\r\n{\"code\":0}\r\n",
         ),
     ] {
-        let scripted = ScriptedAnswer::new(200, body).framed(framing);
+        let scripted = ScriptedResponse::new(200, body).framed(framing);
         mock.faults().add(scripted, Endpoint::UsersMe, Times::ONCE);
         let answer = exchange(&mock, &users_me(&mock))
             .await
-            .expect("an orderly close");
+            .expect("a normal close");
         let (headers, rest) = answer.split_once("\r\n\r\n").expect("a head");
         let headers = format!("{headers}\r\n").to_lowercase();
         assert!(headers.contains(head), "{answer}");
@@ -113,7 +113,7 @@ async fn a_body_that_does_not_come_to_its_end_is_sent_as_far_as_it_goes() {
 async fn statuses_that_have_no_body_have_none() {
     let mock = MockCoze::start().await.expect("a mock");
     for status in [204, 304] {
-        let scripted = ScriptedAnswer::new(status, "");
+        let scripted = ScriptedResponse::new(status, "");
         mock.faults().add(scripted, Endpoint::UsersMe, Times::ONCE);
         let answer = exchange(&mock, &users_me(&mock)).await.expect("an answer");
         assert!(
@@ -125,7 +125,7 @@ async fn statuses_that_have_no_body_have_none() {
 }
 
 #[tokio::test]
-async fn a_time_out_holds_the_connection() {
+async fn a_timeout_keeps_the_connection_open() {
     let mock = MockCoze::start().await.expect("a mock");
     mock.faults().add(
         Fault::Timeout {
@@ -149,7 +149,7 @@ async fn a_mock_stops_on_shutdown_and_on_drop() {
     let held = TcpStream::connect(address).await.expect("a connection");
     mock.shutdown().await;
     assert!(TcpStream::connect(address).await.is_err());
-    assert!(mock.requests().is_empty(), "the handle still answers");
+    assert!(mock.requests().is_empty(), "the handle still works");
     drop(held);
 
     let mock = MockCoze::start().await.expect("a mock");
@@ -171,7 +171,7 @@ async fn a_mock_stops_on_shutdown_and_on_drop() {
 }
 
 #[tokio::test]
-async fn two_mocks_do_not_know_each_other() {
+async fn two_mocks_share_no_state() {
     let one = MockCoze::start().await.expect("a mock");
     let other = MockCoze::start().await.expect("a mock");
     assert_ne!(one.url(), other.url());

@@ -1,4 +1,4 @@
-//! Requests of strangers: names that are not the mock's, pages of other sites, and bytes that are no request.
+//! Untrusted requests: foreign host names, pages of other origins, and malformed requests.
 
 use coze_mock::{MockCoze, defaults};
 use std::sync::{Arc, Mutex};
@@ -15,7 +15,7 @@ async fn send(mock: &MockCoze, bytes: &[u8]) -> String {
         .expect("a connection");
     let mut answer = Vec::new();
     let exchange = async {
-        // The mock may close before it has read all.
+        // The mock may close the connection before it has read everything.
         let _ = stream.write_all(bytes).await;
         let _ = stream.shutdown().await;
         let _ = stream.read_to_end(&mut answer).await;
@@ -31,7 +31,7 @@ async fn status(mock: &MockCoze, head: &str) -> String {
     answer.get(9..12).unwrap_or_default().to_owned()
 }
 
-async fn steered(listen: &str) -> MockCoze {
+async fn controllable(listen: &str) -> MockCoze {
     MockCoze::builder()
         .listen(listen.parse().expect("an address"))
         .control_endpoints(true)
@@ -42,8 +42,8 @@ async fn steered(listen: &str) -> MockCoze {
 }
 
 #[tokio::test]
-async fn a_loopback_mock_lets_in_who_calls_it_by_a_loopback_name_and_nobody_else() {
-    let mock = steered("127.0.0.1:0").await;
+async fn a_loopback_mock_accepts_only_loopback_names() {
+    let mock = controllable("127.0.0.1:0").await;
     for (target, hosts, expected) in [
         ("", "host: 127.0.0.1\r\n", "200"),
         ("", "host: 127.0.0.1:65535\r\n", "200"),
@@ -89,9 +89,9 @@ async fn a_loopback_mock_lets_in_who_calls_it_by_a_loopback_name_and_nobody_else
 }
 
 #[tokio::test]
-async fn no_mock_is_steered_by_a_page_of_another_site() {
+async fn a_page_of_another_origin_cannot_control_a_mock() {
     for listen in ["127.0.0.1:0", "0.0.0.0:0"] {
-        let mock = steered(listen).await;
+        let mock = controllable(listen).await;
         let open = listen.starts_with('0');
         for (host, origins, expected) in [
             ("127.0.0.1:8377", &[][..], "200"),
@@ -113,10 +113,10 @@ async fn no_mock_is_steered_by_a_page_of_another_site() {
                 &["http://127.0.0.1:8377", "http://evil.example"],
                 "403",
             ),
-            // The page's name was made to resolve to the mock.
+            // The page's name was rebound to the mock's address.
             ("evil.example:8377", &["http://evil.example:8377"], "403"),
             ("evil.example", &["https://mock.example"], "403"),
-            // Programs in a network of containers, and a page that one of them serves.
+            // Programs in a container network, and a page that one of them serves.
             ("mock.svc.internal", &[], if open { "200" } else { "403" }),
             (
                 "coze-mock:8377",
@@ -148,7 +148,7 @@ async fn no_mock_is_steered_by_a_page_of_another_site() {
 }
 
 #[tokio::test]
-async fn coze_endpoints_want_one_host_too() {
+async fn coze_endpoints_require_exactly_one_host() {
     let mock = MockCoze::start().await.expect("a mock");
     for (hosts, expected) in [
         ("host: localhost\r\n", "401"),
@@ -166,7 +166,7 @@ async fn coze_endpoints_want_one_host_too() {
 }
 
 #[tokio::test]
-async fn a_client_that_names_no_host_is_sent_to_where_it_is() {
+async fn a_client_without_a_host_gets_the_address_of_the_mock() {
     let mock = MockCoze::start().await.expect("a mock");
     let body = "{\"client_id\":\"mock-device.app.coze\"}";
     let length = body.len();
@@ -178,10 +178,10 @@ async fn a_client_that_names_no_host_is_sent_to_where_it_is() {
     assert!(answer.contains(&expected), "{answer}");
 }
 
-/// Whatever comes, it ends, and the next request is served.
+/// Every malformed request ends, and the next request is served.
 #[tokio::test]
-async fn bytes_that_are_no_request_break_nothing() {
-    let mock = steered("127.0.0.1:0").await;
+async fn malformed_requests_are_handled() {
+    let mock = controllable("127.0.0.1:0").await;
     let token = defaults::PERSONAL_ACCESS_TOKEN;
     let users_me = format!(
         "GET /v1/users/me HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {token}\r\n"
@@ -226,17 +226,17 @@ async fn bytes_that_are_no_request_break_nothing() {
         ("length and chunks", post(token_path, b"{}").replacen_head("content-length", "transfer-encoding: chunked\r\ncontent-length"), ""),
         ("deep JSON", post(token_path, deep.as_bytes()), "400"),
         ("deep JSON objects", post(token_path, deep_object.as_bytes()), "400"),
-        ("deep JSON to steer", post("/_mock/faults", deep.as_bytes()), "400"),
+        ("deeply nested control request", post("/_mock/faults", deep.as_bytes()), "400"),
         ("one name many times", post(token_path, wide.as_bytes()), "400"),
         ("half UTF-8", post(token_path, b"{\"grant_type\":\"\xff\"}"), "400"),
-        ("half UTF-8 to steer", post("/_mock/clock/advance", b"{\"seconds\":1\xff}"), "400"),
+        ("invalid UTF-8 in a control request", post("/_mock/clock/advance", b"{\"seconds\":1\xff}"), "400"),
         ("half a surrogate", post(token_path, b"{\"grant_type\":\"\\ud800\"}"), "400"),
-        ("a number without end", post("/_mock/clock/advance", format!("{{\"seconds\":{}}}", "9".repeat(100_000)).as_bytes()), "400"),
-        ("too much to steer with", post("/_mock/faults", &vec![b' '; 2_000_000]), "4"),
+        ("a number with very many digits", post("/_mock/clock/advance", format!("{{\"seconds\":{}}}", "9".repeat(100_000)).as_bytes()), "400"),
+        ("an oversized control request", post("/_mock/faults", &vec![b' '; 2_000_000]), "4"),
         ("CONNECT", b"CONNECT localhost:80 HTTP/1.1\r\nhost: localhost:80\r\nconnection: close\r\n\r\n".to_vec(), "4"),
         ("OPTIONS *", b"OPTIONS * HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n".to_vec(), "404"),
-        ("a method of its own", format!("{} / HTTP/1.1\r\nhost: localhost\r\n\r\n", "X".repeat(10_000)).into_bytes(), "404"),
-        ("a query that is none", b"GET /v1/bots?%%%=%ff&&&=&a=%00 HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n".to_vec(), "4"),
+        ("an unknown long method", format!("{} / HTTP/1.1\r\nhost: localhost\r\n\r\n", "X".repeat(10_000)).into_bytes(), "404"),
+        ("a malformed query", b"GET /v1/bots?%%%=%ff&&&=&a=%00 HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n".to_vec(), "4"),
         ("an upgrade", format!("{users_me}upgrade: h2c\r\nconnection: upgrade, close\r\n\r\n").into_bytes(), "200"),
     ] {
         let answer = send(&mock, &bytes).await;
@@ -263,11 +263,11 @@ impl Head for Vec<u8> {
     }
 }
 
-/// What a terminal would obey, or show in another order than it stands there, or not at all.
+/// Characters that control a terminal, reorder its text, or are invisible.
 const TRICKS: &str = "\u{9b}2J\u{85}\u{202e}\u{2066}\u{200b}\u{feff}\u{ad}\u{e0041}\u{2028}";
 
 #[tokio::test]
-async fn nothing_but_printable_ascii_reaches_the_log() {
+async fn only_printable_ascii_reaches_the_log() {
     let lines = Arc::new(Mutex::new(Vec::new()));
     let log = Arc::clone(&lines);
     let mock = MockCoze::builder()

@@ -148,7 +148,7 @@ public class Driver {
                     Thread.sleep(100);
                 }
             } catch (Exception error) {
-                System.err.println("the person could not approve: " + error);
+                System.err.println("the approval failed: " + error);
             }
         });
         person.setDaemon(true);

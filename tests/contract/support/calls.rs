@@ -1,4 +1,4 @@
-//! Every way to make one request, so that what holds for one can be held for all.
+//! Every call that sends one request, so that a test can cover all of them.
 
 use coze_auth::{
     DeviceAuthorization, Flow, JwtTokenRequest, OAuthClient, Poll, RefreshToken, Result, Token,
@@ -25,7 +25,7 @@ pub(crate) enum Call {
     JwtForEnterprise,
 }
 
-/// What a call brings when all is well.
+/// The result of a successful call.
 #[derive(Debug, Clone)]
 pub(crate) enum Brought {
     Token(Box<Token>),
@@ -37,19 +37,19 @@ impl Brought {
     pub(crate) fn token(self) -> Token {
         match self {
             Self::Token(token) => *token,
-            other => panic!("a token was expected, not {other:?}"),
+            other => panic!("expected a token, not {other:?}"),
         }
     }
 
     pub(crate) fn authorization(self) -> DeviceAuthorization {
         match self {
             Self::Authorization(authorization) => *authorization,
-            other => panic!("an authorization was expected, not {other:?}"),
+            other => panic!("expected an authorization, not {other:?}"),
         }
     }
 }
 
-/// A device code from a server that is well.
+/// A device code from a working server.
 async fn authorization() -> &'static DeviceAuthorization {
     static AUTHORIZATION: OnceCell<DeviceAuthorization> = OnceCell::const_new();
     AUTHORIZATION
@@ -94,12 +94,12 @@ impl Call {
         }
     }
 
-    /// Whether the answer is to be a token, rather than the codes of a device.
+    /// Whether the result is a token rather than a device authorization.
     pub(crate) fn brings_token(self) -> bool {
         !matches!(self, Self::DeviceStart | Self::DeviceStartInWorkspace)
     }
 
-    /// Makes the one request, through this client.
+    /// Sends the request through this client.
     pub(crate) async fn make(self, client: &OAuthClient) -> Result<Brought> {
         let client = client.clone();
         let rt: RefreshToken = refresh_token();

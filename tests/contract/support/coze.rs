@@ -1,6 +1,6 @@
-//! The inputs of all tests, and a server that takes everything, answers well, and records.
+//! The inputs of all tests, and a server that accepts and records every request.
 //!
-//! The inputs are those of the recorded requests in `golden/`, so that the two can be compared.
+//! The inputs equal those of the recorded requests in `golden/`, so that both can be compared.
 
 use std::{
     net::SocketAddr,
@@ -20,7 +20,7 @@ pub(crate) const CLIENT_ID: &str = "test-client.app.coze";
 pub(crate) const CLIENT_SECRET: &str = "test-secret";
 pub(crate) const REDIRECT_URI: &str = "https://example.com/cb?x=1#frag";
 pub(crate) const STATE: &str = "st/&=";
-/// What the browser comes back with, after a login that began with [`STATE`].
+/// The callback URL of a login that began with [`STATE`].
 pub(crate) const CALLBACK: &str = "https://example.com/cb?x=1&code=code_abc&state=st%2F%26%3D#frag";
 pub(crate) const REFRESH_TOKEN: &str = "rt_abc";
 pub(crate) const WORKSPACE: &str = "7001";
@@ -32,7 +32,7 @@ pub(crate) const BOTS: [&str; 2] = ["bot_1", "bot_2"];
 /// RFC 7636 appendix B.
 pub(crate) const CODE_VERIFIER: &str = "dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk";
 
-/// The host of the API, which resolves to the recording server: so that no port gets into a JWT.
+/// The host of the API, which resolves to the recording server, so that no port appears in a JWT.
 const API_HOST: &str = "api.coze.test";
 
 /// The recording server. Its tokens are `at_<number of the request>`.
@@ -64,7 +64,7 @@ impl Coze {
         *self.server.address()
     }
 
-    /// `http://api.coze.test:…`, and what is to follow.
+    /// `http://api.coze.test:…` followed by `suffix`.
     pub(crate) fn api_base(&self, rest: &str) -> String {
         format!("http://{API_HOST}:{}{rest}", self.address().port())
     }
@@ -76,7 +76,7 @@ impl Coze {
             .unwrap()
     }
 
-    /// A client whose base URL has something after the host.
+    /// A client whose base URL has a path or a slash.
     pub(crate) fn client_at(&self, rest: &str) -> OAuthClientBuilder {
         OAuthClient::builder().endpoint(self.endpoint(rest)).http({
             let address = self.address();
@@ -88,7 +88,7 @@ impl Coze {
         self.client_at("").build().unwrap()
     }
 
-    /// Finds the API host here, and nowhere else.
+    /// Resolves the API host to this server only.
     pub(crate) fn http(&self) -> reqwest::ClientBuilder {
         http_finding(self.address())
     }
@@ -118,7 +118,7 @@ impl Coze {
     /// The one request that was made.
     pub(crate) async fn only_sent(&self) -> Sent {
         let mut sent = self.sent().await;
-        assert_eq!(sent.len(), 1, "one request was expected: {sent:#?}");
+        assert_eq!(sent.len(), 1, "expected one request: {sent:#?}");
         sent.remove(0)
     }
 
@@ -157,7 +157,7 @@ pub(crate) fn code_verifier() -> CodeVerifier {
     CodeVerifier::new(CODE_VERIFIER).unwrap()
 }
 
-/// What Coze answers to a request for this path when all is well. The token lives until 2100.
+/// Coze's successful response for this path. The token expires in 2100.
 pub(crate) fn good_answer(path: &str) -> Value {
     if path.ends_with("/device/code") {
         return device_answer();
@@ -187,7 +187,7 @@ pub(crate) fn device_answer() -> Value {
     })
 }
 
-/// A client that makes URLs, and sends nothing: it needs no CA certificates.
+/// A client that only builds URLs, so it needs no CA certificates.
 pub(crate) fn offline_client(endpoint: Endpoint) -> OAuthClient {
     OAuthClient::builder()
         .endpoint(endpoint)

@@ -1,4 +1,4 @@
-//! A server in this process that follows a script, for tests of time: nothing waits for a socket, so a
+//! A scripted in-process server for tests of time: without a socket, a
 //! paused clock is exact.
 
 use std::{
@@ -17,7 +17,7 @@ use http_body_util::Full;
 use serde_json::Value;
 use tokio::time::Instant;
 
-/// What happens to one request.
+/// The reaction to one request.
 #[derive(Debug, Clone)]
 pub(crate) enum Step {
     Answer {
@@ -25,11 +25,11 @@ pub(crate) enum Step {
         headers: Vec<(&'static str, String)>,
         body: String,
     },
-    /// The connection breaks, or is never made.
+    /// The connection breaks, or cannot be established.
     Fail(SendErrorKind),
-    /// No answer ever comes.
+    /// There is no response.
     Hang,
-    /// The same, later.
+    /// The same after a delay.
     After(Duration, Box<Step>),
 }
 
@@ -69,7 +69,7 @@ impl Step {
     }
 }
 
-/// A request that came, and when, counted from the start of the server.
+/// A received request and its time since the start of the server.
 #[derive(Debug, Clone)]
 pub(crate) struct Recorded {
     pub(crate) at: Duration,
@@ -78,7 +78,7 @@ pub(crate) struct Recorded {
     pub(crate) body: Value,
 }
 
-/// The server: each request takes the next step of the script, and the last step is for all that follow.
+/// The server. Each request uses the next step of the script; the last step is repeated.
 #[derive(Clone)]
 pub(crate) struct InProcess {
     began: Instant,
@@ -88,7 +88,7 @@ pub(crate) struct InProcess {
 }
 
 impl InProcess {
-    /// Starts now, at this time on the wall. Call it inside a runtime.
+    /// Starts with this wall-clock time. Call it inside a runtime.
     pub(crate) fn start(wall: SystemTime, script: impl IntoIterator<Item = Step>) -> Self {
         Self {
             began: Instant::now(),
@@ -107,7 +107,7 @@ impl InProcess {
         &self.clock
     }
 
-    /// How long it has been running.
+    /// The time since its start.
     pub(crate) fn elapsed(&self) -> Duration {
         self.began.elapsed()
     }
@@ -128,7 +128,7 @@ impl InProcess {
             .test_clock(self.clock.clone())
     }
 
-    /// What came so far.
+    /// The received requests.
     pub(crate) fn recorded(&self) -> Vec<Recorded> {
         self.recorded.lock().unwrap().clone()
     }
@@ -153,7 +153,7 @@ impl InProcess {
                     step = *then;
                 }
                 Step::Hang => match std::future::pending::<Infallible>().await {},
-                Step::Fail(kind) => return Err(SendError::new(kind, "so says the script")),
+                Step::Fail(kind) => return Err(SendError::new(kind, "scripted failure")),
                 Step::Answer {
                     status,
                     headers,

@@ -1,4 +1,4 @@
-//! An RSA key made for this run, when the first test asks for it: a committed key is a leaked key.
+//! An RSA key generated for this run on first use, because a committed key is a leaked key.
 
 use std::sync::LazyLock;
 
@@ -52,22 +52,22 @@ impl TestKey {
         Self { pem, key_pair }
     }
 
-    /// As the console offers it.
+    /// The PEM file that the console provides.
     pub(crate) fn pem(&self) -> &str {
         &self.pem
     }
 
-    /// The lines between the markers: none of them may ever show.
+    /// The lines between the PEM markers, all of them secret.
     pub(crate) fn pem_lines(&self) -> impl Iterator<Item = &str> {
         self.pem.lines().filter(|line| !line.starts_with("-----"))
     }
 
-    /// The key as `coze-auth` reads it, parsed once for all tests.
+    /// The key parsed by `coze-auth`, shared by all tests.
     pub(crate) fn signer(&self) -> impl Signer + use<> {
         SharedKey(&PRIVATE_KEY)
     }
 
-    /// An RS256 signature by this key, as a key service would make it.
+    /// An RS256 signature by this key, as from a key service.
     pub(crate) fn sign(&self, message: &[u8]) -> Vec<u8> {
         let mut signature = vec![0; self.key_pair.public_modulus_len()];
         self.key_pair

@@ -1,5 +1,5 @@
-//! What the test modules share: inputs, a recording server, one request's shape, a server in this
-//! process, a server that breaks connections, and a key.
+//! Shared by the test modules: inputs, a recording server, the snapshot form of a request, an in-process
+//! server, a server that breaks connections, and a key.
 
 mod calls;
 mod coze;

@@ -1,5 +1,5 @@
-//! A server that reads a request to its end and then behaves badly, in ways that no HTTP server library
-//! would let a test behave.
+//! A server that reads a request completely and then misbehaves in ways that no HTTP server library
+//! supports.
 
 use std::{
     sync::{
@@ -15,21 +15,21 @@ use tokio::{
     task::JoinHandle,
 };
 
-/// What it does once a request has arrived.
+/// The reaction to a received request.
 #[derive(Debug, Clone)]
 pub(crate) enum Manners {
     /// Closes the connection.
     Closes,
     /// Resets the connection.
     Resets,
-    /// Sends this as it is, then closes the connection.
+    /// Sends these bytes, then closes the connection.
     Says(String),
-    /// Sends this as it is, then nothing more, and keeps the connection open.
+    /// Sends these bytes, then nothing, and keeps the connection open.
     SaysAndHangs(String),
-    /// Answers this to the first request of a connection, which stays open, and closes it on the
+    /// Sends this response to the first request of a kept-alive connection, and closes it on the
     /// second.
     AnswersOnce(String),
-    /// Over HTTP/2: goes away, with the body of the request and this in the debug data, 16 KB in all.
+    /// Over HTTP/2: sends GOAWAY with the body of the request and this text as debug data, 16 KB in total.
     GoesAway(String),
 }
 
@@ -66,12 +66,12 @@ impl RudeServer {
         &self.base_url
     }
 
-    /// How many whole requests it has read.
+    /// The number of complete requests.
     pub(crate) fn requests(&self) -> usize {
         self.requests.load(Ordering::SeqCst)
     }
 
-    /// How many connections it has accepted.
+    /// The number of accepted connections.
     pub(crate) fn connections(&self) -> usize {
         self.connections.load(Ordering::SeqCst)
     }
@@ -83,7 +83,7 @@ impl Drop for RudeServer {
     }
 }
 
-/// A port that is taken, so that nobody else can have it, and where nobody listens.
+/// A port that is bound, so that no other process can use it, but not listening.
 pub(crate) struct Refusing(TcpSocket);
 
 impl Refusing {
@@ -127,11 +127,11 @@ async fn serve(mut connection: TcpStream, manners: Manners, requests: Arc<Atomic
                 requests.fetch_add(1, Ordering::SeqCst);
             }
         }
-        Manners::GoesAway(_) => unreachable!("it speaks HTTP/2"),
+        Manners::GoesAway(_) => unreachable!("handled by the HTTP/2 server"),
     }
 }
 
-/// Reads frames up to the end of the first stream, and returns what the DATA frames hold (RFC 9113 section 4.1).
+/// Reads frames up to the end of the first stream, and returns the payload of the DATA frames (RFC 9113 section 4.1).
 async fn read_http2_request(connection: &mut TcpStream) -> Option<Vec<u8>> {
     let mut preface = [0; 24];
     connection.read_exact(&mut preface).await.ok()?;
@@ -152,7 +152,7 @@ async fn read_http2_request(connection: &mut TcpStream) -> Option<Vec<u8>> {
     }
 }
 
-/// SETTINGS, which come first, then GOAWAY without an error (RFC 9113 section 6.8).
+/// SETTINGS, which must come first, then GOAWAY without an error (RFC 9113 section 6.8).
 async fn go_away(connection: &mut TcpStream, debug_data: &[u8]) {
     let mut frames = vec![0, 0, 0, 4, 0, 0, 0, 0, 0];
     let mut payload = vec![0; 8];
@@ -162,12 +162,12 @@ async fn go_away(connection: &mut TcpStream, debug_data: &[u8]) {
     frames.extend([7, 0, 0, 0, 0, 0]);
     frames.extend(payload);
     let _ = connection.write_all(&frames).await;
-    // Closed at once, the connection would be reset, and what was sent be lost.
+    // Closing immediately would reset the connection and discard the sent bytes.
     let mut rest = [0; 1024];
     while connection.read(&mut rest).await.is_ok_and(|read| read > 0) {}
 }
 
-/// Reads one request with its body; `None` when the connection ends before that.
+/// Reads one request with its body; `None` if the connection ends first.
 async fn read_request(connection: &mut TcpStream) -> Option<Vec<u8>> {
     let mut read = Vec::new();
     loop {
@@ -182,7 +182,7 @@ async fn read_request(connection: &mut TcpStream) -> Option<Vec<u8>> {
     }
 }
 
-/// The length of a request with its body, once its headers are there.
+/// The length of a request with its body, once its headers are complete.
 fn whole_length(read: &[u8]) -> Option<usize> {
     let end_of_headers = read.windows(4).position(|w| w == b"\r\n\r\n")? + 4;
     let headers = String::from_utf8_lossy(&read[..end_of_headers]).to_lowercase();

@@ -1,4 +1,4 @@
-//! One request as it left, with everything in it that says something, and nothing that changes from
+//! The snapshot form of a request: everything that matters, and nothing that changes from
 //! run to run.
 
 use std::collections::BTreeMap;
@@ -8,14 +8,14 @@ use coze_auth::Url;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-/// Headers that HTTP stacks add by themselves.
+/// Headers that the HTTP stack adds.
 const VOLATILE: [&str; 4] = ["accept-encoding", "connection", "content-length", "host"];
 
-/// A request, or the address of a page that a browser is sent to.
+/// A request, or the URL of a page that a browser opens.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(crate) struct Sent {
     pub(crate) method: String,
-    /// Where an authorize page is; the host of requests is the recording server.
+    /// The host of an authorize URL; the host of requests is the recording server.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) origin: Option<String>,
     pub(crate) path: String,
@@ -29,7 +29,7 @@ pub(crate) struct Sent {
     pub(crate) body: Option<Value>,
 }
 
-/// A JWT taken apart, its changing values described instead of shown.
+/// A decoded JWT; changing values are described instead of shown.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(crate) struct Jwt {
     pub(crate) header: Value,
@@ -111,7 +111,7 @@ impl Jwt {
     }
 }
 
-/// Header and claims of a JWT, unverified; `None` when it is something else.
+/// Header and claims of a JWT, unverified; `None` if it is not a JWT.
 pub(crate) fn decoded_jwt(text: &str) -> Option<(Value, Value)> {
     let mut parts = text.split('.').map(|part| {
         let json = URL_SAFE_NO_PAD.decode(part).ok()?;
@@ -142,7 +142,7 @@ fn without_versions(user_agent: &str) -> String {
 
 fn without_json_versions(user_agent: &str) -> String {
     let mut fields: BTreeMap<String, String> = serde_json::from_str(user_agent)
-        .unwrap_or_else(|error| panic!("{user_agent:?} is no object of strings: {error}"));
+        .unwrap_or_else(|error| panic!("{user_agent:?} is not an object of strings: {error}"));
     for (name, value) in &mut fields {
         assert!(!value.is_empty(), "{name} is empty in {user_agent}");
         if name != "lang" {

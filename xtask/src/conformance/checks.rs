@@ -1,4 +1,4 @@
-//! What the mock must have seen for a flow to have passed: a driver's word alone is not enough.
+//! Checks with the mock that a flow has passed; the result of the driver alone is not enough.
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
@@ -36,7 +36,7 @@ pub(super) fn confirm(
                 last["outcome"]
             );
             let still = mock.inspect(token()?)?;
-            ensure!(still.is_null(), "the token is still alive");
+            ensure!(still.is_null(), "the token is still valid");
         }
         "web_refresh" | "pkce_refresh" | "device_refresh" => {
             let granted = granted(mock, token()?)?;
@@ -51,7 +51,7 @@ pub(super) fn confirm(
                 requests
                     .iter()
                     .any(|request| error_of(request) == "authorization_pending"),
-                "no poll was told to go on"
+                "no poll was answered with authorization_pending"
             );
         }
         _ => {
@@ -63,7 +63,7 @@ pub(super) fn confirm(
     Ok(())
 }
 
-/// What a JWT token must stand for, beside the app.
+/// The required properties of a token of the JWT flow, besides the app.
 fn wanted_of_jwt(flow: &str, inputs: &Value) -> Value {
     let mut wanted = json!({
         "session_name": null, "session_context": null, "account_id": null, "enterprise_id": null, "scope": null,
@@ -95,12 +95,12 @@ fn granted(mock: &Mock, access_token: &str) -> Result<Value> {
     let granted = mock.inspect(access_token)?;
     ensure!(
         granted.is_object(),
-        "it has issued no such access token, or the token is dead"
+        "the mock has not issued this access token, or it is no longer valid"
     );
     Ok(granted)
 }
 
-/// The token came by the right grant, to the right app.
+/// The token was issued by the right grant to the right app.
 fn is_for(granted: &Value, client_type: &str, mock: &Mock) -> Result<()> {
     let grant = match client_type {
         "web" | "pkce" => "authorization_code",
@@ -109,7 +109,7 @@ fn is_for(granted: &Value, client_type: &str, mock: &Mock) -> Result<()> {
     let client_id = mock.client_id(client_type)?;
     ensure!(
         granted["flow"] == grant,
-        "the token came by {}",
+        "the token was issued by {}",
         granted["flow"]
     );
     ensure!(
@@ -120,7 +120,7 @@ fn is_for(granted: &Value, client_type: &str, mock: &Mock) -> Result<()> {
     Ok(())
 }
 
-/// The first refresh token was redeemed, sent once more and refused; its successor lives.
+/// The first refresh token was redeemed, sent again and refused; its successor is valid.
 fn was_refreshed(sign_in: &Value) -> Result<()> {
     let generations = sign_in["generations"]
         .as_array()
@@ -138,11 +138,11 @@ fn was_refreshed(sign_in: &Value) -> Result<()> {
     let reused = old["reused_at_unix_ms"].as_array().map_or(0, Vec::len);
     ensure!(
         reused == 1,
-        "the old refresh token was sent {reused} times more, instead of once"
+        "the old refresh token was sent {reused} more times, instead of once"
     );
     ensure!(
         new["redeemed_at_unix_ms"].is_null(),
-        "the new refresh token is dead already"
+        "the new refresh token is no longer valid"
     );
     Ok(())
 }
@@ -156,7 +156,7 @@ fn was_sent(request: &Value, granted: &Value, mock: &Mock) -> Result<()> {
         .context("the sign-in has no tokens")?["access_token"];
     let fingerprint = newest.as_str().context("the ledger has no fingerprint")?;
     let sent = header_of(request, "authorization").unwrap_or_default();
-    ensure!(sent.contains(fingerprint), "the call carried another token");
+    ensure!(sent.contains(fingerprint), "the call sent another token");
     Ok(())
 }
 
@@ -192,11 +192,11 @@ mod tests {
     }
 
     #[test]
-    fn a_refresh_counts_only_if_the_old_token_is_dead() {
+    fn a_refresh_passes_only_if_the_old_token_is_invalid() {
         assert!(was_refreshed(&sign_in(&[2], Some(1))).is_ok());
 
         for (broken, word) in [
-            (sign_in(&[], Some(1)), "0 times"),
+            (sign_in(&[], Some(1)), "0 more times"),
             (sign_in(&[2], None), "not redeemed"),
             (json!({"generations": []}), "0 refresh tokens"),
         ] {
@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_for_more_than_was_asked_does_not_pass() {
+    fn a_token_with_more_than_the_requested_properties_does_not_pass() {
         let inputs = inputs();
         let mut granted = wanted_of_jwt("jwt_session", &inputs);
         assert!(holds_exactly(&granted, &wanted_of_jwt("jwt_session", &inputs)).is_ok());

@@ -1,7 +1,7 @@
-//! Other programs: started, waited for no longer than agreed, and ended with us.
+//! Child processes: started, awaited with a timeout, and ended with this process.
 //!
-//! They stay in our process group, so that Ctrl-C in a terminal reaches them too. Should we be killed, drivers end because
-//! their input does; for programs that read none there is [`ends_with_input`].
+//! They stay in this process group, so that Ctrl-C in a terminal reaches them too. If this process is killed, drivers end because
+//! their input ends; for programs that do not read input there is [`ends_with_input`].
 
 use std::fs::File;
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -14,7 +14,7 @@ use anyhow::{Context, Result, bail, ensure};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-/// A program that talks by lines. When this is dropped its input is closed, and it is killed if that does not end it.
+/// A program with a line protocol. On drop its input is closed, and it is killed if it does not end.
 pub(super) struct Running {
     child: Guarded,
     stdin: Option<ChildStdin>,
@@ -23,7 +23,7 @@ pub(super) struct Running {
 }
 
 impl Running {
-    /// Starts a program whose standard error goes into the file `log`.
+    /// Starts a program with its standard error redirected to the file `log`.
     pub(super) fn start(command: &mut Command, log: &Path) -> Result<Self> {
         let errors = create(log)?;
         let mut child = Guarded::spawn(
@@ -53,7 +53,7 @@ impl Running {
             .with_context(|| format!("the program has ended{}", tail(&self.log)))
     }
 
-    /// The next line that is a JSON object with this field. Others are passed over: an SDK may print, too.
+    /// The next line that is a JSON object with this field. Other lines are skipped, because an SDK may print too.
     pub(super) fn json_line<T: DeserializeOwned>(
         &mut self,
         field: &str,
@@ -67,7 +67,7 @@ impl Running {
             {
                 Ok(line) => line,
                 Err(RecvTimeoutError::Timeout) => {
-                    bail!("no answer within {} s{}", wait.as_secs(), tail(&self.log))
+                    bail!("no response within {} s{}", wait.as_secs(), tail(&self.log))
                 }
                 Err(RecvTimeoutError::Disconnected) => {
                     bail!("the program has ended{}", tail(&self.log))
@@ -76,7 +76,7 @@ impl Running {
             match serde_json::from_str::<Value>(&line) {
                 Ok(value) if value.get(field).is_some() => {
                     return serde_json::from_value(value)
-                        .context("the program's line is not as agreed");
+                        .context("unexpected form of the program's output");
                 }
                 _ => {}
             }
@@ -87,7 +87,7 @@ impl Running {
 impl Drop for Running {
     fn drop(&mut self) {
         drop(self.stdin.take());
-        // If it does not end by itself, it is killed next.
+        // If it does not end, it is killed next.
         let _ = self.child.wait(Duration::from_secs(10));
     }
 }
@@ -104,7 +104,7 @@ fn lines_of(stdout: impl std::io::Read + Send + 'static) -> Receiver<String> {
     lines
 }
 
-/// A command for a program that reads no input and is to end when its input ends. A shell watches over it.
+/// A command that ends a program at the end of its input, although the program does not read it. A shell supervises it.
 pub(super) fn ends_with_input(program: &Path) -> Command {
     const WATCH: &str = r#""$0" "$@" & watched=$!; trap 'kill $watched; wait $watched' EXIT INT TERM; cat > /dev/null"#;
     let mut command = Command::new("sh");
@@ -112,7 +112,7 @@ pub(super) fn ends_with_input(program: &Path) -> Command {
     command
 }
 
-/// Runs a program to its end and returns what it printed; standard error goes into the file `log`.
+/// Runs a program and returns its output; standard error is redirected to the file `log`.
 pub(super) fn output(command: &mut Command, log: &Path, at_most: Duration) -> Result<String> {
     let errors = create(log)?;
     let mut child = Guarded::spawn(
@@ -129,7 +129,7 @@ pub(super) fn output(command: &mut Command, log: &Path, at_most: Duration) -> Re
             .context("its output is not captured")?,
     );
     child.ends_well(at_most, log)?;
-    // The channel closes when all writers of the pipe are gone; a helper that lives on must not hold us up.
+    // The channel closes when all writers of the pipe have ended; a background process must not block this one.
     let mut printed = String::new();
     while let Ok(line) = lines.recv_timeout(Duration::from_secs(5)) {
         printed.push_str(&line);
@@ -138,7 +138,7 @@ pub(super) fn output(command: &mut Command, log: &Path, at_most: Duration) -> Re
     Ok(printed)
 }
 
-/// Runs a program to its end; all that it prints goes into the file `log`.
+/// Runs a program with all its output redirected to the file `log`.
 pub(super) fn finish(command: &mut Command, log: &Path, at_most: Duration) -> Result<()> {
     let errors = create(log)?;
     let printed = errors.try_clone().context("cannot write the log")?;
@@ -146,7 +146,7 @@ pub(super) fn finish(command: &mut Command, log: &Path, at_most: Duration) -> Re
     child.ends_well(at_most, log)
 }
 
-/// Whether a program can be started and ends well.
+/// Whether a program can be started and succeeds.
 pub(super) fn succeeds(command: &mut Command, at_most: Duration) -> bool {
     let quiet = command
         .stdin(Stdio::null())
@@ -157,7 +157,7 @@ pub(super) fn succeeds(command: &mut Command, at_most: Duration) -> bool {
         .is_ok_and(|status| status.success())
 }
 
-/// A child that does not outlive us.
+/// A child process that is killed on drop.
 struct Guarded(Child);
 
 impl Guarded {
@@ -190,7 +190,7 @@ impl Guarded {
 
 impl Drop for Guarded {
     fn drop(&mut self) {
-        // Both fail only where it has ended already.
+        // Both fail only if it has already ended.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
@@ -200,7 +200,7 @@ fn create(log: &Path) -> Result<File> {
     File::create(log).with_context(|| format!("cannot write {}", log.display()))
 }
 
-/// The end of a log, to go behind a message.
+/// The end of a log, to append to a message.
 fn tail(log: &Path) -> String {
     let text = std::fs::read(log).unwrap_or_default();
     let text = String::from_utf8_lossy(&text);
@@ -225,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn a_program_that_takes_too_long_is_killed_and_said_to() {
+    fn a_program_that_times_out_is_killed_and_reported() {
         let folder = tempfile::tempdir().unwrap();
         let started = Instant::now();
 
@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn a_program_that_fails_is_quoted() {
+    fn a_failed_program_is_reported_with_its_log() {
         let folder = tempfile::tempdir().unwrap();
 
         let log = folder.path().join("log");
@@ -254,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn what_else_a_driver_prints_is_passed_over() {
+    fn other_output_of_a_driver_is_skipped() {
         let folder = tempfile::tempdir().unwrap();
         let script =
             "read name; echo chatter; echo '{\"other\":1}'; echo \"{\\\"flow\\\":\\\"$name\\\"}\"";
@@ -271,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn a_silent_driver_is_not_waited_for_without_end() {
+    fn a_silent_driver_times_out() {
         let folder = tempfile::tempdir().unwrap();
         let mut running =
             Running::start(&mut sh("exec sleep 30"), &folder.path().join("log")).unwrap();
@@ -280,11 +280,14 @@ mod tests {
             .json_line::<Value>("flow", Duration::from_millis(50))
             .unwrap_err();
 
-        assert!(error.to_string().starts_with("no answer within"), "{error}");
+        assert!(
+            error.to_string().starts_with("no response within"),
+            "{error}"
+        );
     }
 
     #[test]
-    fn a_program_that_reads_no_input_ends_with_it() {
+    fn a_program_that_does_not_read_its_input_ends_with_it() {
         let folder = tempfile::tempdir().unwrap();
         let script = folder.path().join("program");
         std::fs::write(&script, r#"echo '{"pid":'$$'}'; exec sleep 30"#).unwrap();
@@ -311,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_program_is_not_there() {
+    fn a_missing_program_is_not_installed() {
         let mut absent = Command::new("no-such-program-anywhere");
         assert!(!succeeds(&mut absent, Duration::from_secs(1)));
     }

@@ -6,21 +6,21 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 
-use super::START_AT_MOST;
+use super::START_TIMEOUT;
 use super::child::{self, Running};
 
-const CONTROL_AT_MOST: Duration = Duration::from_secs(10);
+const CONTROL_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A mock of one's own. It ends when this is dropped.
+/// A running mock. It is stopped on drop.
 pub(super) struct Mock {
     _program: Running,
     ready: Value,
-    /// Under which its control endpoints lie; it ends with a slash.
+    /// The base URL of its control endpoints, with a trailing slash.
     control: String,
     agent: ureq::Agent,
 }
 
-/// What the mock wrote down about requests beyond the requests themselves.
+/// The violations and notes of the mock.
 #[derive(Default)]
 pub(super) struct Findings {
     pub(super) violations: Vec<Value>,
@@ -30,21 +30,21 @@ pub(super) struct Findings {
 impl Mock {
     pub(super) fn start(program: &Path, lenient: bool, log: &Path) -> Result<Self> {
         let mut command = child::ends_with_input(program);
-        // The SDKs poll every 5 s whatever the interval; coze-auth honours it, and need not keep us waiting.
+        // The SDKs poll every 5 s regardless of the interval; coze-auth respects it, so a short one saves time.
         command.args(["--listen", "127.0.0.1:0", "--device-interval", "1"]);
         if lenient {
             command.arg("--lenient");
         }
         let mut program = Running::start(&mut command, log)?;
         let ready: Value = program
-            .json_line("ready", START_AT_MOST)
+            .json_line("ready", START_TIMEOUT)
             .context("starting the mock")?;
         let control = ready["control"]
             .as_str()
             .context("the mock's ready line has no control URL")?
             .to_owned();
         let config = ureq::Agent::config_builder()
-            .timeout_global(Some(CONTROL_AT_MOST))
+            .timeout_global(Some(CONTROL_TIMEOUT))
             .http_status_as_error(false)
             .proxy(None)
             .build();
@@ -56,7 +56,7 @@ impl Mock {
         })
     }
 
-    /// The line that it printed: base URLs and the apps' credentials.
+    /// Its ready line: base URLs and the apps' credentials.
     pub(super) fn ready(&self) -> &Value {
         &self.ready
     }
@@ -82,7 +82,7 @@ impl Mock {
         })
     }
 
-    /// What an access token stands for, or null.
+    /// The properties of an access token, or null.
     pub(super) fn inspect(&self, access_token: &str) -> Result<Value> {
         let body = json!({"access_token": access_token});
         let request = self.agent.post(self.url("tokens/inspect"));
@@ -102,7 +102,7 @@ impl Mock {
     fn list(&self, path: &str, field: &str) -> Result<Vec<Value>> {
         match json_of(self.agent.get(self.url(path)).call())?[field].take() {
             Value::Array(items) => Ok(items),
-            _ => bail!("the mock's answer to {path} has no list {field}"),
+            _ => bail!("the mock's response to {path} has no list {field}"),
         }
     }
 
@@ -112,9 +112,9 @@ impl Mock {
 }
 
 fn json_of(answer: Result<ureq::http::Response<ureq::Body>, ureq::Error>) -> Result<Value> {
-    let mut answer = answer.context("asking the mock")?;
+    let mut answer = answer.context("calling the mock")?;
     let status = answer.status();
     let body = answer.body_mut().read_to_string()?;
-    ensure!(status == 200, "the mock says HTTP {status}: {body}");
-    serde_json::from_str(&body).context("the mock's answer is not JSON")
+    ensure!(status == 200, "the mock returned HTTP {status}: {body}");
+    serde_json::from_str(&body).context("the mock's response is not JSON")
 }

@@ -1,5 +1,5 @@
-//! What the mock objected to in the requests of each SDK: `tests/conformance/violations.json`. Those of an SDK that did not
-//! run this time stay as they are.
+//! The violations in the requests of each SDK: `tests/conformance/violations.json`. Those of an SDK that did not
+//! run are kept.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -12,7 +12,7 @@ use similar::TextDiff;
 use super::mock::Findings;
 use super::{OURS, Row, SDKS};
 
-/// What the mock saw of one SDK.
+/// The mock's observations of one SDK.
 #[derive(Default)]
 pub(super) struct Seen {
     requests: Vec<(&'static str, Value)>,
@@ -30,7 +30,7 @@ impl Seen {
         numbers.filter_map(Value::as_u64).max().unwrap_or_default()
     }
 
-    /// Flow and request of the request with this number.
+    /// The flow and the request with this number.
     pub(super) fn request(&self, number: &Value) -> Option<(&'static str, &Value)> {
         let mut requests = self.requests.iter();
         let (flow, request) = requests.find(|(_, request)| request["number"] == *number)?;
@@ -38,7 +38,7 @@ impl Seen {
     }
 }
 
-/// The file as it is and as it should be.
+/// The current and the expected contents of the file.
 pub(super) struct File {
     pub(super) present: String,
     pub(super) wanted: String,
@@ -65,12 +65,12 @@ impl File {
         TextDiff::from_lines(&self.present, &self.wanted)
             .unified_diff()
             .context_radius(3)
-            .header("as it is", "as seen now")
+            .header("current", "expected")
             .to_string()
     }
 }
 
-/// What the mock objected to.
+/// The recorded violations.
 #[derive(Deserialize, Serialize)]
 struct Objections {
     violations: Vec<Objection>,
@@ -81,7 +81,7 @@ struct Objections {
 struct Objection {
     place: String,
     rule: String,
-    /// The word under which lenient mode let it pass.
+    /// The tolerance by which lenient mode accepted it.
     #[serde(skip_serializing_if = "Option::is_none")]
     tolerated: Option<String>,
     /// The requests, by flow.
@@ -112,7 +112,7 @@ fn grouped(seen: &Seen, found: &[Value], rule: &str) -> Vec<Objection> {
                 request["method"].as_str().unwrap_or_default(),
                 request["path"].as_str().unwrap_or_default()
             ),
-            None => "outside of all flows".to_owned(),
+            None => "outside of any flow".to_owned(),
         };
         let same = |group: &&mut Objection| {
             group.place == what.place

@@ -2,7 +2,7 @@
 
 use super::{FLOWS, Outcome, Row};
 
-/// A row per SDK, a column per flow. Words stand below each other, so that it fits a screen.
+/// A row per SDK and a column per flow, with narrow columns to fit a screen.
 pub(super) fn render(rows: &[Row]) -> String {
     let mut cells = vec![header()];
     for row in rows {
@@ -29,7 +29,7 @@ fn header() -> Vec<Vec<String>> {
     header
 }
 
-/// Rows of cells of lines.
+/// Rows of cells; each cell is a list of lines.
 fn draw(cells: &[Vec<Vec<String>>]) -> String {
     let columns = cells.iter().map(Vec::len).max().unwrap_or_default();
     let widths: Vec<usize> = (0..columns)
@@ -60,7 +60,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn cells_of_several_lines_line_up() {
+    fn multi_line_cells_are_aligned() {
         let cell = |text: &str| text.lines().map(str::to_owned).collect::<Vec<_>>();
         let drawn = draw(&[
             vec![cell(""), cell("jwt\nscope"), cell("web")],

@@ -1,4 +1,4 @@
-//! `benches/TORTURE.md`: every run that is kept, ours beside a plain JSON file.
+//! `benches/TORTURE.md`: every kept run, compared with a plain JSON file.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -7,7 +7,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use serde_json::Value;
 
-/// The runs under a folder, each store's beside the others' of the same show and options.
+/// The runs in a folder, grouped by test and options.
 pub(super) fn read(folder: &Path) -> Result<Vec<Value>> {
     let cannot = || format!("cannot read {}", folder.display());
     let mut runs = Vec::new();
@@ -44,12 +44,12 @@ pub(super) fn render(runs: &[Value]) -> String {
     let mut out = String::from(
         "# Torture\n\n\
          Written by `cargo xtask torture` from the files in [torture/](torture), one for each run. What was lost is decided \
-         by the ledger of the mock, a process of its own. *plain* is a JSON file without lock or compare, as most programs \
-         have it, under the same provider.\n\n",
+         by the ledger of the mock, a separate process. *plain* is a JSON file without lock or compare, as in most programs, \
+         with the same provider.\n\n",
     );
     let has_changes = |run: &Value| text(&run["on"]["commit"]).ends_with('+');
     if runs.iter().any(has_changes) {
-        out.push_str("A plus sign after a commit: with changes that were not committed.\n\n");
+        out.push_str("A plus sign after a commit: with uncommitted changes.\n\n");
     }
     for line in conditions(runs) {
         // Writing to a string cannot fail.
@@ -60,136 +60,129 @@ pub(super) fn render(runs: &[Value]) -> String {
     out
 }
 
-const RACE: &str = "Processes ask for the token of one sign-in every 20 to 80 ms, and call the API with it every 250 to 1,000 ms. \
-    A quarter of them refreshes in line, as one-shot programs do; the others in the background. *Refreshed before the end* is how \
-    long before the access token's end its successor was issued: earliest, middle, latest. None may come before the window of the \
-    provider, so the earliest at *1.25 x life / 5 + life / 50 + 50 ms* before the end: the window is a fifth of the token's life, 1.25 \
-    of that for the replica whose jitter is largest; a token is given up a fiftieth of its life early; and there are 50 ms for rounding and \
-    the request's way. Where clocks are wrong, replicas go by the server's `Date`, which cuts off up to a second, and \
-    by the time that the request took: 1,250 ms more. The bound is that of the token with the longest life; each refresh is held to \
-    its own. None may come after the end. A sign-in that is lost is begun anew, so that the run goes on. With the plain \
-    store, too, it is our provider that asks: it looks into the store again before it believes `invalid_grant`, so most refusals cost it \
-    nothing unless the server ends the family; a program that takes the first refusal for the end loses a sign-in with each. A refused token is one \
-    that the API did not take (after a refresh, where that ends the old one); all others were recovered from by asking once more.";
+const RACE: &str = "Each process requests the token of one sign-in every 20 to 80 ms, and calls the API with it every 250 to 1,000 ms. \
+    A quarter of them refreshes on demand, like one-shot programs; the others refresh in the background. *Refreshed before the expiry* is how \
+    long before the access token's expiry its successor was issued: earliest, median, latest. None may be earlier than the refresh window, \
+    so the earliest limit is *1.25 x lifetime / 5 + lifetime / 50 + 50 ms*: the window is a fifth of the token's lifetime, times 1.25 \
+    for the replica with the largest jitter; the expiry margin is a fiftieth of the lifetime; and 50 ms are allowed for rounding and \
+    network latency. With clock skew, replicas use the server's `Date`, with a resolution of one second, and \
+    the duration of the request: 1,250 ms more. The limit shown is that of the token with the longest lifetime; each refresh is checked \
+    against its own. None may be later than the expiry. After a loss the user signs in again, so that the run continues. The plain \
+    store is used by the same provider, which loads the record again before it accepts `invalid_grant`. So most refusals are harmless \
+    unless the server revokes the family; a program that accepts the first refusal loses the sign-in each time. A refused token is one \
+    that the API did not accept (after a refresh that revokes the old one); all others were replaced by one more request.";
 
-const CRASH: &str = "A process that refreshes as fast as it can is killed (SIGKILL) at a random moment of its first three refreshes. \
-    Then a fresh owner takes the lock, and what is stored is compared with the ledger. *In the window*: the server had committed, \
-    and the process died before its save; no client can make that zero, and the person must sign in again. Its width is reckoned \
-    from undisturbed refreshes (the way back of the answer, and the save to its end), and observed: the share of kills that hit it, of \
-    the time from one refresh to the next. *Completed by the next owner*: a record that the killed process had written and not yet put in place, \
+const CRASH: &str = "A process that refreshes as fast as possible is killed (SIGKILL) at a random time during its first three refreshes. \
+    Then a new owner acquires the lock, and the store is compared with the ledger. *In the window*: the server had committed, \
+    and the process was killed before its save; no client can avoid that, and the user must sign in again. The width of the window is calculated \
+    from undisturbed refreshes (the latency of the response plus the save), and observed: the share of kills in it, multiplied by \
+    the time per refresh. *Completed by the next owner*: a record that the killed process had written and not put in place, \
     which saved the sign-in: with files, the window ends before the save does. \
-    *In quarantine*: the record does not hold the live refresh token, but a quarantine slot of the profile does. All that follows would be our fault: a file that can't be read, that is missing, further behind, \
-    or holds what was never issued; a live sign-in marked as over; a process that can't go on with a live sign-in.";
+    *In quarantine*: the current refresh token is not in the record but in a quarantine slot of the profile. Everything else would be a defect: a file that is unreadable, missing, older, \
+    or contains tokens that were never issued; a valid sign-in that is marked as ended; a process that cannot refresh a valid sign-in.";
 
-type Column = (&'static str, fn(&Value) -> String);
+/// The name of a column, and its cells: the names of figures in braces are replaced by their values.
+type Column = (&'static str, &'static str);
 
 const RACE_COLUMNS: &[Column] = &[
-    ("store", |run| text(&run["store"])),
-    ("options", options),
-    ("processes", |run| text(&run["processes"])),
-    ("seconds", |run| text(&run["seconds"])),
-    ("refreshes", |run| text(&run["refreshes"])),
-    ("tokens handed out", |run| text(&run["tokens_handed_out"])),
-    ("sent twice", |run| text(&run["reused"])),
-    ("refused (`invalid_grant`)", |run| {
-        total(&run["refused_refreshes"])
-    }),
-    ("breaks in the chain", |run| text(&run["broken_chains"])),
-    ("lost sign-ins", |run| total(&run["lost"])),
-    ("unreadable, of reads", |run| {
-        let unreadable = sum(&run["unreadable"]) + run["missing"].as_u64().unwrap_or(0);
-        format!("{unreadable} of {}", text(&run["reads_of_store"]))
-    }),
-    ("refreshed before the end, ms", |run| {
-        let lead = &run["lead_ms"];
-        format!(
-            "{}, {}, {}",
-            text(&lead["earliest"]),
-            text(&lead["median"]),
-            text(&lead["latest"])
-        )
-    }),
-    ("at most", |run| text(&run["lead_at_most_ms"])),
-    ("outside", |run| {
-        let count = |of: &str| run[of].as_u64().unwrap_or(0);
-        (count("early") + count("late")).to_string()
-    }),
-    ("tokens refused, and twice", |run| {
-        format!(
-            "{}, {}",
-            text(&run["api_refused"]),
-            text(&run["refused_twice"])
-        )
-    }),
-    ("errors", |run| total(&run["errors"])),
-    ("slowest wait, ms", |run| text(&run["slowest_wait_ms"])),
-    ("lives on", |run| {
-        if run["survives"] == true {
-            "yes"
-        } else {
-            "**no**"
-        }
-        .to_owned()
-    }),
-    ("verdict", verdict),
+    ("store", "{store}"),
+    ("options", "{options}"),
+    ("processes", "{processes}"),
+    ("seconds", "{seconds}"),
+    ("refreshes", "{refreshes}"),
+    ("tokens handed out", "{tokens_handed_out}"),
+    ("sent twice", "{reused}"),
+    ("refused (`invalid_grant`)", "{refused_refreshes}"),
+    ("breaks in the chain", "{broken_chains}"),
+    ("lost sign-ins", "{lost}"),
+    (
+        "unreadable, of reads",
+        "{unreadable+missing} of {reads_of_store}",
+    ),
+    (
+        "refreshed before the expiry, ms",
+        "{lead_ms/earliest}, {lead_ms/median}, {lead_ms/latest}",
+    ),
+    ("at most", "{lead_at_most_ms}"),
+    ("outside", "{early+late}"),
+    (
+        "tokens refused, and refused twice",
+        "{api_refused}, {refused_twice}",
+    ),
+    ("errors", "{errors}"),
+    ("slowest wait, ms", "{slowest_wait_ms}"),
+    ("lives on", "{survives}"),
+    ("verdict", "{verdict}"),
 ];
 
 const CRASH_COLUMNS: &[Column] = &[
-    ("store", |run| text(&run["store"])),
-    ("options", options),
-    ("kills", |run| text(&run["kills"])),
-    ("refreshes", |run| text(&run["refreshes"])),
-    ("undisturbed", |run| text(&run["current"])),
-    ("completed by the next owner", |run| {
-        text(&run["completed_by_next"])
-    }),
-    ("in the window", |run| text(&run["one_behind"])),
-    ("in quarantine", |run| text(&run["quarantined"])),
-    ("window reckoned, µs", |run| {
-        text(&run["window_reckoned_us"])
-    }),
-    ("observed, µs", |run| text(&run["window_observed_us"])),
-    ("request, save, µs (95 of 100 below)", |run| {
-        let pace = &run["pace"];
-        format!(
-            "{} ({}), {} ({})",
-            text(&pace["request_us"]),
-            text(&pace["request_p95_us"]),
-            text(&pace["save_us"]),
-            text(&pace["save_p95_us"])
-        )
-    }),
-    ("unreadable", |run| text(&run["unreadable"])),
-    ("missing", |run| text(&run["missing"])),
-    ("further behind", |run| text(&run["further_behind"])),
-    ("never issued", |run| text(&run["unknown_token"])),
-    ("live, marked ended", |run| text(&run["live_marked_ended"])),
-    ("can't go on", |run| {
-        (sum(&run["errors"]) + sum(&run["stuck"])).to_string()
-    }),
-    ("verdict", verdict),
+    ("store", "{store}"),
+    ("options", "{options}"),
+    ("kills", "{kills}"),
+    ("refreshes", "{refreshes}"),
+    ("undisturbed", "{current}"),
+    ("completed by the next owner", "{completed_by_next}"),
+    ("in the window", "{one_behind}"),
+    ("in quarantine", "{quarantined}"),
+    ("window calculated, µs", "{window_reckoned_us}"),
+    ("observed, µs", "{window_observed_us}"),
+    (
+        "request, save, µs (95 of 100 below)",
+        "{pace/request_us} ({pace/request_p95_us}), {pace/save_us} ({pace/save_p95_us})",
+    ),
+    ("unreadable", "{unreadable}"),
+    ("missing", "{missing}"),
+    ("further behind", "{further_behind}"),
+    ("never issued", "{unknown_token}"),
+    ("live, marked ended", "{live_marked_ended}"),
+    ("cannot refresh", "{errors+stuck}"),
+    ("verdict", "{verdict}"),
 ];
 
 fn table(title: &str, about: &str, columns: &[Column], runs: &[&Value]) -> String {
     let row = |cells: Vec<String>| format!("| {} |\n", cells.join(" | "));
     let mut out = format!("\n## {title}\n\n{about}\n\n");
-    out.push_str(&row(columns
-        .iter()
-        .map(|(name, _)| (*name).to_owned())
-        .collect()));
-    out.push_str(&row(columns.iter().map(|_| "---".to_owned()).collect()));
+    out += &row(columns.iter().map(|(name, _)| (*name).to_owned()).collect());
+    out += &row(columns.iter().map(|_| "---".to_owned()).collect());
     for run in runs {
-        out.push_str(&row(columns.iter().map(|(_, cell)| cell(run)).collect()));
+        out += &row(columns
+            .iter()
+            .map(|(_, template)| cell(run, template))
+            .collect());
     }
     out
 }
 
+fn cell(run: &Value, template: &str) -> String {
+    let mut parts = template.split('{');
+    let mut out = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let (name, rest) = part.split_once('}').unwrap_or((part, ""));
+        out += &figure(run, name);
+        out += rest;
+    }
+    out
+}
+
+fn figure(run: &Value, name: &str) -> String {
+    match name {
+        "options" => options(run),
+        "verdict" => verdict(run),
+        "survives" if run[name] == true => "yes".to_owned(),
+        "survives" => "**no**".to_owned(),
+        _ => match name.split_once('+') {
+            Some((one, other)) => (sum(&run[one]) + sum(&run[other])).to_string(),
+            None => text(run.pointer(&format!("/{name}")).unwrap_or(&Value::Null)),
+        },
+    }
+}
+
 fn options(run: &Value) -> String {
     let words = [
-        ("reuse_revokes_family", "reuse ends the family"),
+        ("reuse_revokes_family", "reuse revokes the family"),
         (
             "refresh_revokes_access_token",
-            "a refresh ends the old token",
+            "a refresh revokes the old token",
         ),
         ("skewed_clocks", "clocks an hour fast and slow"),
     ];
@@ -203,7 +196,7 @@ fn options(run: &Value) -> String {
 fn verdict(run: &Value) -> String {
     match run["losses"].as_array().map(Vec::len) {
         Some(0) if run["one_behind"].as_u64().is_some_and(|times| times > 0) => {
-            "nothing lost but in the window".to_owned()
+            "nothing lost except in the window".to_owned()
         }
         Some(0) => "nothing lost".to_owned(),
         _ => format!("**{}**", listed(&run["losses"])),
@@ -219,23 +212,20 @@ fn text(value: &Value) -> String {
     match value {
         Value::Null => "-".to_owned(),
         Value::String(text) => text.clone(),
+        Value::Object(_) => sum(value).to_string(),
         other => other.to_string(),
     }
 }
 
-fn sum(tally: &Value) -> u64 {
-    let counts = tally
-        .as_object()
-        .into_iter()
-        .flat_map(|counts| counts.values());
-    counts.filter_map(Value::as_u64).sum()
+/// A count, or the sum of counts by name.
+fn sum(value: &Value) -> u64 {
+    match value {
+        Value::Object(counts) => counts.values().filter_map(Value::as_u64).sum(),
+        count => count.as_u64().unwrap_or(0),
+    }
 }
 
-fn total(tally: &Value) -> String {
-    sum(tally).to_string()
-}
-
-/// What the runs ran on: mostly one line.
+/// The machines and versions of the runs: usually one line.
 fn conditions(runs: &[Value]) -> BTreeSet<String> {
     runs.iter()
         .map(|run| {
@@ -278,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn a_loss_stands_out_and_the_plain_store_stands_below_ours() {
+    fn a_loss_is_highlighted_and_the_plain_store_is_last() {
         let folder = tempfile::tempdir().unwrap();
         for (name, run) in [
             ("a.json", race("plain", &["3 sign-ins lost"])),
@@ -296,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn it_says_of_which_commit_the_figures_are() {
+    fn the_commit_of_the_figures_is_reported() {
         let mut run = race("file", &[]);
         run["on"]["commit"] = "79843d4+".into();
         let report = render(&[run]);

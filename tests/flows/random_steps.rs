@@ -1,8 +1,8 @@
-//! A random walk through everything at once, because bugs of caches live in the order of things: thousands of
-//! steps in which time passes, the system sleeps, servers fail and lines are cut, and after each of them a caller
-//! may ask. The mock says whether the token that it gets is good.
+//! A randomised test of the whole stack, because bugs of caches depend on the order of events: thousands of
+//! steps in which time passes, the system suspends, servers fail and the network is interrupted. After each step a caller
+//! may request a token, and the mock tells whether that token is valid.
 //!
-//! A walk is wholly made from its seed, which a failure prints, but for the jitter of the provider.
+//! A run is determined by its seed, which a failure prints, except for the jitter of the provider.
 
 use std::{sync::Arc, time::Duration};
 
@@ -11,12 +11,12 @@ use coze_auth::{
 };
 use coze_mock::{Fault, FaultBody, MockCoze, RetryAfter, Target, Times, When, defaults};
 
-use crate::support::{Cut, Stage, jwt_flow, millis, pass, secs};
+use crate::support::{Interruption, Stage, jwt_flow, millis, pass, secs};
 
-/// Numbers that look random (Knuth's MMIX).
-struct Dice(u64);
+/// Pseudo-random numbers (Knuth's MMIX).
+struct Random(u64);
 
-impl Dice {
+impl Random {
     fn below(&mut self, limit: u64) -> u64 {
         self.0 = self
             .0
@@ -33,28 +33,28 @@ impl Dice {
 
 const STEPS: u32 = 3000;
 
-/// The strides in which time passes, each at the longest, in milliseconds.
+/// The maximum time steps, in milliseconds.
 const STRIDES: [u64; 4] = [1_000, 20_000, 60_000, LIFETIME * 1300];
-/// For callers who never rest.
+/// For callers that are never idle.
 const SHORT_STRIDES: [u64; 4] = [1_000, 5_000, 10_000, 20_000];
 
-/// The longest that a provider without a token leaves a server alone after failures.
+/// The longest backoff of a provider without a token, in seconds.
 const LONGEST_PAUSE: u64 = 15;
-/// Below the window in which a token of [`LIFETIME`] is refreshed (45 s at the least).
+/// Below the refresh window of a token of [`LIFETIME`] (at least 45 s).
 const DEADLINE: u64 = 30;
 const LIFETIME: u64 = 300;
-/// Longer than that window (75 s at the most), so that a newer token never ends before an older one.
+/// Longer than that window (at most 75 s), so that a newer token never expires before an older one.
 const SHORT_LIFETIME: u64 = 80;
-/// A token is given up a little before its end.
+/// The expiry margin.
 const MARGIN: u64 = 2;
-/// Who asked a silent server in an outage learns of it after the outage.
+/// A request to a silent server fails this long after the outage.
 const REQUEST_TIMEOUT: u64 = 5;
 
-struct Walk {
+struct Simulation {
     stage: Stage,
-    dice: Dice,
+    dice: Random,
     seed: u64,
-    /// Whether an outage may be felt though the token outlasted it: by the pause after the last failure.
+    /// Whether a caller may get an error although the token outlasted the outage, because of the backoff after the last failure.
     outage_may_be_felt_late: bool,
     strides: [u64; 4],
     /// All times are seconds of the mock's clock.
@@ -64,17 +64,17 @@ struct Walk {
     served: u32,
 }
 
-/// Somebody who needs tokens, and when the last one got ends.
+/// A caller, and the expiry of its last token.
 struct Caller {
     provider: Arc<dyn TokenProvider>,
     token_ends: u64,
 }
 
-impl Walk {
+impl Simulation {
     fn new(seed: u64) -> Self {
         Self {
             stage: Stage::new(),
-            dice: Dice(seed),
+            dice: Random(seed),
             seed,
             outage_may_be_felt_late: true,
             strides: STRIDES,
@@ -97,7 +97,7 @@ impl Walk {
         self.stage.mock.clock().unix_seconds()
     }
 
-    /// Returns how often a caller got no token.
+    /// Returns how often a caller got an error.
     async fn go(mut self, providers: Vec<Arc<dyn TokenProvider>>) -> u32 {
         let mut callers: Vec<_> = providers
             .into_iter()
@@ -117,11 +117,11 @@ impl Walk {
                 60..90 => {
                     let longest = self.dice.pick(&self.strides);
                     let span = millis(self.dice.below(longest));
-                    self.let_pass(span).await;
+                    self.let_time_pass(span).await;
                 }
                 90..95 => self.plan_a_fault(),
                 95..98 => self.begin_an_outage(),
-                // How pauses and sleep go together is not looked into where every second counts.
+                // Backoff during suspend is not tested where every second counts.
                 _ if !self.outage_may_be_felt_late => {}
                 _ => {
                     slept += i64::try_from(self.dice.below(2 * LIFETIME)).unwrap();
@@ -149,7 +149,7 @@ impl Walk {
                 let now = self.now();
                 assert!(
                     caller.token_ends <= now + MARGIN,
-                    "{where_}: there was a token that was good still: {error}"
+                    "{where_}: the last token was still valid: {error}"
                 );
                 let outage_ended = match (self.outage_until, self.last_outage_ended) {
                     (Some(_), _) => now,
@@ -171,13 +171,13 @@ impl Walk {
         }
     }
 
-    /// Lets time pass, and mends the line when an outage is over.
-    async fn let_pass(&mut self, span: Duration) {
+    /// Lets time pass, and repairs the network at the end of an outage.
+    async fn let_time_pass(&mut self, span: Duration) {
         if let Some(until) = self.outage_until {
             let left = secs(until.saturating_sub(self.now()));
             if left <= span {
                 pass(left).await;
-                self.stage.line.mend();
+                self.stage.network.repair();
                 self.outage_until = None;
                 self.last_outage_ended = Some(self.now());
                 pass(span - left).await;
@@ -187,7 +187,7 @@ impl Walk {
         pass(span).await;
     }
 
-    /// One thing that goes wrong and passes: never so many that all attempts are used up.
+    /// Plans a temporary fault: never so many that all attempts fail.
     fn plan_a_fault(&mut self) {
         let when = When::BeforeProcessing;
         let fault = self.dice.pick(&[
@@ -210,14 +210,14 @@ impl Walk {
                 seconds: SHORT_LIFETIME,
             },
         ]);
-        // Drawn in any case: what is pending depends on the jitter.
+        // Drawn in any case, because the number of pending faults depends on the jitter.
         let faults = self.stage.mock.faults();
         if faults.pending().is_empty() && !self.prolongs_an_outage() {
             faults.add(fault, Target::Any, Times::ONCE);
         }
     }
 
-    /// Whether a request may be under way whose other attempts were used up by an outage, where that is not to be.
+    /// Whether a request may be in flight whose other attempts failed in an outage, if that must not happen.
     fn prolongs_an_outage(&self) -> bool {
         let is_recent = |ended| self.now() <= ended + DEADLINE + REQUEST_TIMEOUT;
         !self.outage_may_be_felt_late
@@ -225,11 +225,13 @@ impl Walk {
     }
 
     fn begin_an_outage(&mut self) {
-        let cut = self.dice.pick(&[Cut::Refused, Cut::Silent]);
+        let cut = self
+            .dice
+            .pick(&[Interruption::Refused, Interruption::Silent]);
         let longest = self.dice.pick(&[10, 100, LIFETIME]);
         let span = self.dice.below(longest);
         if self.outage_until.is_none() {
-            self.stage.line.cut(cut);
+            self.stage.network.cut(cut);
             self.outage_until = Some(self.now() + span);
             if self.prolongs_an_outage() {
                 self.stage.mock.faults().clear();
@@ -237,20 +239,20 @@ impl Walk {
         }
     }
 
-    /// The system sleeps: the wall clock goes on, the monotonic one stands still. In all it has slept so long.
+    /// Suspends the system: the wall clock advances, the monotonic one does not. Also sums the suspended time.
     fn sleep_until(&mut self, slept: i64) {
         let before = self.stage.clock.wall();
         self.stage.clock.set_wall_offset_secs(slept);
         let passed = self.stage.clock.wall().duration_since(before).unwrap();
         self.stage.mock.clock().advance(passed);
-        // Pauses, too, stand still meanwhile.
+        // Backoffs do not elapse during suspend.
         self.last_outage_ended = self.last_outage_ended.map(|ended| ended + passed.as_secs());
     }
 }
 
-fn jwt_provider(walk: &Walk) -> Arc<dyn TokenProvider> {
+fn jwt_provider(simulation: &Simulation) -> Arc<dyn TokenProvider> {
     let request = JwtTokenRequest::new().duration(secs(LIFETIME));
-    let provider = CachedProvider::jwt_for(jwt_flow(walk.client()), request);
+    let provider = CachedProvider::jwt_for(jwt_flow(simulation.client()), request);
     Arc::new(provider.deadline(secs(DEADLINE)).build())
 }
 
@@ -258,32 +260,32 @@ fn jwt_provider(walk: &Walk) -> Arc<dyn TokenProvider> {
 async fn a_service_never_gets_an_expired_token() {
     let mut errors = 0;
     for seed in 1..=5 {
-        let walk = Walk::new(seed);
-        let provider = jwt_provider(&walk);
-        errors += walk.go(vec![provider]).await;
+        let simulation = Simulation::new(seed);
+        let provider = jwt_provider(&simulation);
+        errors += simulation.go(vec![provider]).await;
     }
-    assert!(errors > 0, "no outage was ever felt");
+    assert!(errors > 0, "no outage caused an error");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_service_feels_no_outage_that_its_token_outlasts() {
+async fn a_service_gets_no_error_in_an_outage_shorter_than_its_token() {
     let mut errors = 0;
     for seed in 31..=40 {
-        let mut walk = Walk::new(seed);
-        walk.outage_may_be_felt_late = false;
-        walk.strides = SHORT_STRIDES;
-        let provider = jwt_provider(&walk);
-        errors += walk.go(vec![provider]).await;
+        let mut simulation = Simulation::new(seed);
+        simulation.outage_may_be_felt_late = false;
+        simulation.strides = SHORT_STRIDES;
+        let provider = jwt_provider(&simulation);
+        errors += simulation.go(vec![provider]).await;
     }
-    assert!(errors > 0, "no outage was ever felt");
+    assert!(errors > 0, "no outage caused an error");
 }
 
 #[tokio::test(start_paused = true)]
 async fn sessions_never_get_an_expired_token() {
     let mut errors = 0;
     for seed in 11..=12 {
-        let walk = Walk::new(seed);
-        let pool = SessionPool::builder(jwt_flow(walk.client()))
+        let simulation = Simulation::new(seed);
+        let pool = SessionPool::builder(jwt_flow(simulation.client()))
             .deadline(secs(DEADLINE))
             .build();
         let sessions = (0..5).map(|number| {
@@ -291,27 +293,27 @@ async fn sessions_never_get_an_expired_token() {
             let provider = pool.provider(request.duration(secs(LIFETIME)));
             Arc::new(provider) as Arc<dyn TokenProvider>
         });
-        errors += walk.go(sessions.collect()).await;
+        errors += simulation.go(sessions.collect()).await;
     }
-    assert!(errors > 0, "no outage was ever felt");
+    assert!(errors > 0, "no outage caused an error");
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_signed_in_user_never_gets_an_expired_token_and_never_has_to_sign_in_again() {
     let mut errors = 0;
     for seed in 21..=24 {
-        let mut walk = Walk::new(seed);
+        let mut simulation = Simulation::new(seed);
         let lifetime = secs(LIFETIME);
-        walk.stage = Stage::of(MockCoze::builder().access_token_lifetime(lifetime));
-        let first = walk.stage.pkce_sign_in().await;
-        let mock = walk.stage.mock.clone();
+        simulation.stage = Stage::of(MockCoze::builder().access_token_lifetime(lifetime));
+        let first = simulation.stage.pkce_sign_in().await;
+        let mock = simulation.stage.mock.clone();
         let refresh_token = first.refresh_token().unwrap().expose().to_owned();
-        let pkce = PkceFlow::new(walk.client(), defaults::PKCE_CLIENT_ID).unwrap();
+        let pkce = PkceFlow::new(simulation.client(), defaults::PKCE_CLIENT_ID).unwrap();
         let provider = CachedProvider::pkce_in_memory(pkce, first)
             .deadline(secs(DEADLINE))
             .build();
         let in_hand = provider.clone();
-        errors += walk.go(vec![Arc::new(provider)]).await;
+        errors += simulation.go(vec![Arc::new(provider)]).await;
 
         in_hand.shutdown().await.unwrap();
         let sign_in = mock.sign_in_of(&refresh_token).unwrap();
@@ -319,5 +321,5 @@ async fn a_signed_in_user_never_gets_an_expired_token_and_never_has_to_sign_in_a
         assert_eq!(sign_in.reuse_attempts(), 0, "seed {seed}");
         assert!(sign_in.generations.len() > 20, "seed {seed}");
     }
-    assert!(errors > 0, "no outage was ever felt");
+    assert!(errors > 0, "no outage caused an error");
 }

@@ -1,11 +1,11 @@
-//! Each documented error word, by changing exactly one thing of a flow that works.
+//! Each documented error code, produced by one change to a working flow.
 
 use crate::client::*;
-use coze_mock::{App, Endpoint, ErrorShape, ErrorWord, Fault, MockCoze, Times, defaults};
+use coze_mock::{App, Endpoint, ErrorShape, Fault, MockCoze, OAuthErrorCode, Times, defaults};
 use serde_json::{Value, json};
 use std::time::Duration;
 
-/// The one thing that differs. `None` is the flow that works.
+/// The change to a working flow; `None` changes nothing.
 #[derive(Clone, Copy, Debug)]
 enum Change {
     None,
@@ -18,8 +18,8 @@ enum Change {
     RedirectUri,
     ClientId,
     // in the state
-    CodeUsedBefore,
-    CodeTooOld,
+    CodeRedeemed,
+    CodeExpired,
     AppDeactivated,
     AppType,
     // by a fault
@@ -34,7 +34,7 @@ async fn code_exchange(change: Change) -> Reply {
         builder = builder.app(App::device(defaults::WEB_CLIENT_ID));
     }
     let client = Client::of(builder);
-    // Without its app being a web app there is no code to be had.
+    // Only a web app can obtain a code.
     let mut code = match change {
         Change::AppType => "any".to_owned(),
         _ => client.approved(&client.web_page()),
@@ -56,8 +56,8 @@ async fn code_exchange(change: Change) -> Reply {
         }
         Change::RedirectUri => body["redirect_uri"] = json!("http://127.0.0.1:8081/callback"),
         Change::ClientId => body["client_id"] = json!("other"),
-        Change::CodeUsedBefore => drop(client.post(TOKEN, client_secret, &body).await),
-        Change::CodeTooOld => client.mock.clock().advance(Duration::from_secs(600)),
+        Change::CodeRedeemed => drop(client.post(TOKEN, client_secret, &body).await),
+        Change::CodeExpired => client.mock.clock().advance(Duration::from_secs(600)),
         Change::AppDeactivated => client
             .mock
             .set_app_active(defaults::WEB_CLIENT_ID, false)
@@ -72,7 +72,7 @@ async fn code_exchange(change: Change) -> Reply {
 }
 
 #[tokio::test]
-async fn one_change_to_a_code_exchange() {
+async fn each_change_to_a_code_exchange_has_its_error() {
     assert_eq!(code_exchange(Change::None).await.status, 200);
     for (change, refusal, message) in [
         (
@@ -94,8 +94,8 @@ async fn one_change_to_a_code_exchange() {
         (Change::Code, "400 invalid_grant", "unknown"),
         (Change::RedirectUri, "400 invalid_grant", "redirect URI"),
         (Change::ClientId, "400 invalid_grant", "another app"),
-        (Change::CodeUsedBefore, "400 invalid_grant", "used"),
-        (Change::CodeTooOld, "400 invalid_grant", "expired"),
+        (Change::CodeRedeemed, "400 invalid_grant", "redeemed"),
+        (Change::CodeExpired, "400 invalid_grant", "expired"),
         (
             Change::AppDeactivated,
             "403 access_deny",
@@ -117,7 +117,7 @@ async fn one_change_to_a_code_exchange() {
         );
         assert_eq!(
             reply.json["error"], reply.json["error_code"],
-            "the word is repeated"
+            "the error code is repeated"
         );
     }
 }
@@ -143,11 +143,11 @@ async fn device_flow(change: DeviceChange, shape: ErrorShape) -> Reply {
         DeviceChange::Denied => client
             .mock
             .deny_device(user_code)
-            .expect("a device that waits"),
+            .expect("a pending device authorization"),
         _ => client
             .mock
             .approve_device(user_code)
-            .expect("a device that waits"),
+            .expect("a pending device authorization"),
     }
     match change {
         DeviceChange::TooOld => client.mock.clock().advance(Duration::from_secs(300)),
@@ -160,7 +160,7 @@ async fn device_flow(change: DeviceChange, shape: ErrorShape) -> Reply {
 }
 
 #[tokio::test]
-async fn one_change_to_a_device_flow_in_each_shape() {
+async fn each_change_to_a_device_flow_has_its_error_in_each_shape() {
     for shape in [
         ErrorShape::Both,
         ErrorShape::A,
@@ -169,11 +169,14 @@ async fn one_change_to_a_device_flow_in_each_shape() {
     ] {
         assert_eq!(device_flow(DeviceChange::None, shape).await.status, 200);
         for (change, word) in [
-            (DeviceChange::Undecided, ErrorWord::AuthorizationPending),
-            (DeviceChange::PolledTooFast, ErrorWord::SlowDown),
-            (DeviceChange::Denied, ErrorWord::AccessDenied),
-            (DeviceChange::TooOld, ErrorWord::ExpiredToken),
-            (DeviceChange::DeviceCode, ErrorWord::InvalidGrant),
+            (
+                DeviceChange::Undecided,
+                OAuthErrorCode::AuthorizationPending,
+            ),
+            (DeviceChange::PolledTooFast, OAuthErrorCode::SlowDown),
+            (DeviceChange::Denied, OAuthErrorCode::AccessDenied),
+            (DeviceChange::TooOld, OAuthErrorCode::ExpiredToken),
+            (DeviceChange::DeviceCode, OAuthErrorCode::InvalidGrant),
         ] {
             let reply = device_flow(change, shape).await;
             assert_eq!(reply.status, 400);
@@ -216,7 +219,7 @@ async fn one_change_to_a_device_flow_in_each_shape() {
 }
 
 #[tokio::test]
-async fn every_oauth_endpoint_repeats_the_word_of_an_error() {
+async fn every_oauth_endpoint_repeats_the_error_code() {
     let client = Client::new();
     for path in [
         TOKEN,
@@ -284,7 +287,7 @@ async fn a_deactivated_app_is_named_by_every_grant() {
 }
 
 #[tokio::test]
-async fn a_channel_app_that_is_not_bound_says_so() {
+async fn an_unbound_channel_app_is_refused_with_its_message() {
     for (unbound, status) in [(false, 200), (true, 400)] {
         let mut app = App::jwt(defaults::JWT_CLIENT_ID).generated_key(defaults::JWT_PUBLIC_KEY_ID);
         if unbound {
@@ -305,7 +308,7 @@ async fn a_channel_app_that_is_not_bound_says_so() {
 }
 
 #[tokio::test]
-async fn one_change_to_a_pkce_exchange() {
+async fn each_change_to_a_pkce_exchange_has_its_error() {
     let client = Client::new();
     for (field, value, refusal) in [
         ("code_verifier", json!(VERIFIER), "200 -"),
@@ -335,7 +338,7 @@ async fn one_change_to_a_pkce_exchange() {
 }
 
 #[tokio::test]
-async fn a_verifier_without_a_challenge_is_no_way_around_pkce() {
+async fn a_verifier_without_a_challenge_is_refused() {
     let client = Client::new();
     let mut body = web_code(&client.approved(&client.web_page()));
     body["code_verifier"] = json!(VERIFIER);
@@ -344,7 +347,7 @@ async fn a_verifier_without_a_challenge_is_no_way_around_pkce() {
 }
 
 #[tokio::test]
-async fn a_code_that_a_thief_tries_stays_good_for_its_owner() {
+async fn a_failed_attempt_with_a_stolen_code_does_not_invalidate_it() {
     let client = Client::new();
     let code = client.approved(&client.pkce_page());
     let mut stolen = pkce_code(&code);

@@ -1,5 +1,5 @@
-//! The way to the endpoint: proxies of the environment, names of this machine, CA certificates. What depends on environment
-//! variables runs in a child process.
+//! Connecting to the endpoint: proxies from the environment, loopback names, CA certificates. Tests that depend on environment
+//! variables run in a child process.
 
 use std::{
     net::SocketAddr,
@@ -18,10 +18,10 @@ use tokio_rustls::{TlsAcceptor, rustls::ServerConfig};
 
 use crate::support::secs;
 
-/// An API host that no DNS knows.
+/// An API host that does not exist in DNS.
 const API_HOST: &str = "api.coze.test";
 
-/// Every variable that leads to a proxy.
+/// Every variable that configures a proxy.
 const PROXY_VARIABLES: [&str; 6] = [
     "HTTP_PROXY",
     "http_proxy",
@@ -36,7 +36,7 @@ const NO_CERTIFICATES: [(&str, &str); 2] = [
     ("SSL_CERT_DIR", "/nonexistent"),
 ];
 
-/// What a server heard: the first line of each request.
+/// The received requests: the first line of each.
 #[derive(Clone, Default)]
 pub(crate) struct Heard(Arc<Mutex<Vec<String>>>);
 
@@ -50,7 +50,7 @@ impl Heard {
     }
 }
 
-/// Reads a request as far as the end of its headers.
+/// Reads a request up to the end of its headers.
 async fn head(stream: &mut (impl AsyncRead + Unpin)) -> std::io::Result<String> {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
@@ -59,7 +59,7 @@ async fn head(stream: &mut (impl AsyncRead + Unpin)) -> std::io::Result<String> 
     Ok(String::from_utf8_lossy(&head).into_owned())
 }
 
-/// Answers one device authorization.
+/// Answers one device authorization request.
 async fn answer_device(
     mut stream: impl AsyncRead + AsyncWrite + Unpin,
     heard: Heard,
@@ -72,12 +72,12 @@ async fn answer_device(
         "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n{body}"
     );
     stream.write_all(answer.as_bytes()).await?;
-    // What is left of the request is taken, so that closing does not reset the connection under the answer.
+    // The rest of the request is read, so that closing does not reset the connection and discard the response.
     let _ = tokio::time::timeout(secs(5), stream.read_to_end(&mut Vec::new())).await;
     Ok(())
 }
 
-/// A server of device authorizations, or a proxy that is one, at this address.
+/// A device authorization server, or a proxy that answers like one, at this address.
 async fn device_server(at: &str) -> Option<(SocketAddr, Heard)> {
     let listener = TcpListener::bind(at).await.ok()?;
     let address = listener.local_addr().unwrap();
@@ -91,7 +91,7 @@ async fn device_server(at: &str) -> Option<(SocketAddr, Heard)> {
     Some((address, kept))
 }
 
-/// The same over TLS, with a certificate for this host; and the PEM of its authority.
+/// The same over TLS with a certificate for this host. Also returns its CA certificate as PEM.
 pub(crate) async fn tls_server(host: &str) -> (SocketAddr, Heard, String) {
     let mut params = CertificateParams::new([]).unwrap();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -122,7 +122,7 @@ pub(crate) async fn tls_server(host: &str) -> (SocketAddr, Heard, String) {
     (address, kept, authority.pem())
 }
 
-/// A SOCKS5 proxy (RFC 1928) that leads everything to one address, and remembers which host it was asked for.
+/// A SOCKS5 proxy (RFC 1928) that forwards everything to one address, and records the requested host.
 async fn socks_server(to: SocketAddr) -> (SocketAddr, Heard) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -154,18 +154,18 @@ async fn serve_socks(mut stream: TcpStream, to: SocketAddr, heard: Heard) -> std
     Ok(())
 }
 
-/// Starts a device authorization, and says what came of it.
+/// Starts a device authorization.
 async fn start_device(client: OAuthClient) -> Result<(), Error> {
     let device = DeviceFlow::new(client, "my-client-id.app.coze").unwrap();
     device.start().await.map(drop)
 }
 
-const BASE: &str = "COZE_TESTS_WAY_BASE";
-const ADDRESS: &str = "COZE_TESTS_WAY_ADDRESS";
+const BASE: &str = "COZE_TESTS_PROXIES_BASE";
+const ADDRESS: &str = "COZE_TESTS_PROXIES_ADDRESS";
 
-/// Not a test: the child process of [`said_in`].
+/// Not a test but the child process of [`output_in`].
 #[tokio::test]
-#[ignore = "other tests start it, in an environment of its own"]
+#[ignore = "started by other tests with a different environment"]
 async fn child() {
     let Ok(base) = std::env::var(BASE) else {
         return;
@@ -189,10 +189,10 @@ async fn child() {
     }
 }
 
-/// What a process with this environment says when it has started a device authorization.
-async fn said_in(environment: &[(&str, &str)]) -> String {
+/// The output of a process that starts a device authorization in this environment.
+async fn output_in(environment: &[(&str, &str)]) -> String {
     let mut command = Command::new(std::env::current_exe().unwrap());
-    command.args(["way::child", "--exact", "--ignored", "--nocapture"]);
+    command.args(["proxies::child", "--exact", "--ignored", "--nocapture"]);
     for variable in PROXY_VARIABLES.iter().chain(&["NO_PROXY", "no_proxy"]) {
         command.env_remove(variable);
     }
@@ -206,7 +206,7 @@ async fn said_in(environment: &[(&str, &str)]) -> String {
 }
 
 #[tokio::test]
-async fn loopback_is_reached_past_every_proxy_of_the_environment_and_without_certificates() {
+async fn loopback_bypasses_environment_proxies_and_needs_no_certificates() {
     let (server, heard) = device_server("127.0.0.1:0").await.unwrap();
     let (proxy, proxied) = device_server("127.0.0.1:0").await.unwrap();
     let (proxy, port) = (format!("http://{proxy}"), server.port());
@@ -230,7 +230,7 @@ async fn loopback_is_reached_past_every_proxy_of_the_environment_and_without_cer
         let mut environment = vec![(BASE, base.as_str())];
         environment.extend(PROXY_VARIABLES.map(|variable| (variable, proxy.as_str())));
         environment.extend(NO_CERTIFICATES);
-        assert_eq!(said_in(&environment).await, "well", "{base}");
+        assert_eq!(output_in(&environment).await, "well", "{base}");
     }
     let heard = heard.lines().len() + on_v6.map_or(0, |(_, heard)| heard.lines().len());
     assert_eq!(heard, bases.len());
@@ -238,19 +238,19 @@ async fn loopback_is_reached_past_every_proxy_of_the_environment_and_without_cer
 }
 
 #[tokio::test]
-async fn a_host_that_is_allowed_by_name_is_reached_past_the_environments_proxy() {
+async fn an_allowed_insecure_host_bypasses_the_environment_proxy() {
     let (server, heard) = device_server("127.0.0.1:0").await.unwrap();
     let (proxy, proxied) = device_server("127.0.0.1:0").await.unwrap();
     let (proxy, server) = (format!("http://{proxy}"), server.to_string());
     let base = format!("http://{API_HOST}:{}", server.rsplit(':').next().unwrap());
     let mut environment = vec![(BASE, base.as_str()), (ADDRESS, &server)];
     environment.extend(PROXY_VARIABLES.map(|variable| (variable, proxy.as_str())));
-    assert_eq!(said_in(&environment).await, "well");
+    assert_eq!(output_in(&environment).await, "well");
     assert_eq!((heard.lines().len(), proxied.lines().len()), (1, 0));
 }
 
 #[tokio::test]
-async fn an_https_endpoint_is_reached_through_the_environments_proxy() {
+async fn an_https_endpoint_uses_the_environment_proxy() {
     let (_, _, authority) = tls_server(API_HOST).await;
     let (proxy, proxied) = device_server("127.0.0.1:0").await.unwrap();
     let (base, proxy) = (format!("https://{API_HOST}"), format!("http://{proxy}"));
@@ -263,8 +263,8 @@ async fn an_https_endpoint_is_reached_through_the_environments_proxy() {
         ("ALL_PROXY", &proxy),
         ("SSL_CERT_FILE", file),
     ];
-    // This proxy makes no tunnel.
-    let said = said_in(&environment).await;
+    // This proxy refuses CONNECT.
+    let said = output_in(&environment).await;
     assert!(said.starts_with("Connect"), "{said}");
     assert_eq!(
         proxied.lines(),
@@ -273,7 +273,7 @@ async fn an_https_endpoint_is_reached_through_the_environments_proxy() {
 }
 
 #[tokio::test]
-async fn an_https_endpoint_is_reached_through_a_socks_proxy_of_the_environment() {
+async fn an_https_endpoint_uses_a_socks_proxy_from_the_environment() {
     let (server, heard, authority) = tls_server(API_HOST).await;
     let (proxy, proxied) = socks_server(server).await;
     let (base, proxy) = (format!("https://{API_HOST}"), format!("socks5h://{proxy}"));
@@ -286,16 +286,16 @@ async fn an_https_endpoint_is_reached_through_a_socks_proxy_of_the_environment()
         ("ALL_PROXY", &proxy),
         ("SSL_CERT_FILE", file),
     ];
-    assert_eq!(said_in(&environment).await, "well");
+    assert_eq!(output_in(&environment).await, "well");
     assert_eq!(proxied.lines(), [API_HOST]);
     assert_eq!(heard.lines().len(), 1);
 }
 
 #[tokio::test]
-async fn missing_ca_certificates_are_named_with_the_package_that_brings_them() {
+async fn missing_ca_certificates_are_reported_with_the_package_to_install() {
     let mut environment = vec![(BASE, "https://api.coze.com")];
     environment.extend(NO_CERTIFICATES);
-    let said = said_in(&environment).await;
+    let said = output_in(&environment).await;
     assert!(said.starts_with("System: "), "{said}");
     assert!(said.contains("CA certificates"), "{said}");
     assert!(said.contains("ca-certificates"), "{said}");
@@ -303,7 +303,7 @@ async fn missing_ca_certificates_are_named_with_the_package_that_brings_them() {
 }
 
 #[tokio::test]
-async fn a_callers_own_proxy_counts_for_loopback_and_for_a_host_that_is_allowed_by_name() {
+async fn a_proxy_set_by_the_caller_applies_to_loopback_and_allowed_hosts() {
     for host in ["127.0.0.1:9", "mock.localhost:9", "api.coze.test:9"] {
         let (proxy, proxied) = device_server("127.0.0.1:0").await.unwrap();
         let proxy = format!("http://{proxy}");
@@ -320,7 +320,7 @@ async fn a_callers_own_proxy_counts_for_loopback_and_for_a_host_that_is_allowed_
 }
 
 #[tokio::test]
-async fn a_certificate_for_another_name_ends_the_connection_before_anything_is_sent() {
+async fn a_certificate_for_another_name_ends_the_connection_before_the_request() {
     let (server, heard, authority) = tls_server("api.another.test").await;
     let authority = reqwest::Certificate::from_pem(authority.as_bytes()).unwrap();
     let client = OAuthClient::builder()
