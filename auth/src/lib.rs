@@ -34,8 +34,8 @@
 //! |---|---|
 //! | one that never changes | [`FixedToken`] |
 //! | the application's own, by JWT | [`CachedProvider::jwt`] |
-//! | a user's, by refresh token, kept in a store: see [`sign_in`] | [`CachedProvider::web`], `pkce`, `device` |
-//! | the same, kept in memory | [`CachedProvider::web_in_memory`], `pkce_in_memory`, `device_in_memory` |
+//! | a user's, by refresh token, kept in a store: see [`sign_in`] | [`CachedProvider::stored`] |
+//! | the same, kept in memory | [`CachedProvider::in_memory`] |
 //! | each of very many signed-in users', by refresh token, kept in a [`store`] | [`UserPool`] |
 //! | each of very many end users', by JWT | [`SessionPool`] |
 //! | that of another exchange: a gateway, workload identity | [`CachedProvider::from_fn`] |
@@ -78,7 +78,8 @@
 //! | token for every call | `JWTOAuth` | `JWTAuth` | `NewJWTAuth` | `token: async () => …` | [`CachedProvider::jwt`] |
 //! | scope, session | arguments | arguments | options | options | [`JwtTokenRequest`] |
 //! | config file | `loadFromFile` | `load_oauth_app_from_config` | `LoadOAuthAppFromConfig` | `loadFromConfig` | [`OAuthConfig::from_file`] |
-//! | keeping the sign-in | - | - | - | - | [`CachedProvider::web`] and [`SignIn`] |
+//! | keeping the sign-in | - | - | - | - | [`CachedProvider::stored`] and [`SignIn`] |
+//! | a refresh token that it has given you | `getRefreshToken()` | `refresh_token` | `RefreshToken` | `refresh_token` | [`SignIn::put_refresh_token`] |
 //! | log id | `getLogID` | `response.logid` | `LogID` | `x-tt-logid` | [`Token::log_id`], [`Error::log_id`] |
 //!
 //! # Features
@@ -117,6 +118,7 @@ pub use config::{ConfiguredFlow, OAuthConfig};
 pub use endpoint::{Endpoint, EndpointBuilder};
 pub use error::{Error, ErrorCode, ErrorKind, Flow, Result};
 pub use flow::{
+    app::UserFlow,
     device::{DeviceAuthorization, DeviceFlow, Poll, PollStatus, PollStep},
     jwt::{
         JwtFlow, JwtFlowBuilder, JwtTokenRequest, PrivateKey, Scope, SessionContext, SignFuture,
@@ -127,8 +129,8 @@ pub use flow::{
 };
 pub use provider::{
     AccessToken, BorrowedToken, CachedProvider, CachedProviderBuilder, FixedToken, GetToken,
-    PoolBuilder, PoolStats, ProviderStats, RefreshMode, SessionPool, SessionProvider, TokenFuture,
-    TokenProvider, UserPool, UserProvider,
+    PoolBuilder, RefreshMode, SessionPool, SessionProvider, Stats, TokenFuture, TokenProvider,
+    UserPool, UserProvider,
 };
 pub use sign_in::SignIn;
 pub use token::{RefreshToken, Token};

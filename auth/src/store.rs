@@ -35,7 +35,13 @@
 
 mod memory;
 
-use std::{fmt, future::Future, pin::Pin, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    future::Future,
+    pin::Pin,
+    sync::{Arc, LazyLock},
+    time::Duration,
+};
 
 use aws_lc_rs::digest::{SHA256, digest};
 use zeroize::Zeroizing;
@@ -553,6 +559,27 @@ impl Owner {
             id: hex(&id),
             name: Self::presentable_name(name),
         }
+    }
+
+    /// A name for this process: its number, and the host.
+    #[must_use]
+    pub fn this_process() -> &'static str {
+        static NAME: LazyLock<String> = LazyLock::new(|| {
+            #[cfg(unix)]
+            let host = rustix::system::uname()
+                .nodename()
+                .to_str()
+                .ok()
+                .map(str::to_owned);
+            #[cfg(not(unix))]
+            let host = std::env::var("COMPUTERNAME").ok();
+            let process = std::process::id();
+            match host.filter(|host| !host.is_empty()) {
+                Some(host) => Owner::presentable_name(&format!("process {process} on {host}")),
+                None => format!("process {process}"),
+            }
+        });
+        &NAME
     }
 
     /// What is shown of a name that was read from a store: no control characters, at most 100 characters.

@@ -2,6 +2,7 @@
 
 use std::{
     fmt,
+    sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
 
@@ -10,13 +11,13 @@ use coze_wire::Secret;
 use serde_json::Value;
 use url::Url;
 
+use super::app::App;
 use crate::{
     Error, ErrorCode, ErrorKind, Flow, OAuthClient, RefreshToken, Result, Token,
     answer::{Answer, Object, not_as_described},
-    client::Credentials,
     clock::Clock,
     expiry::{Granted, poll_interval},
-    input::{PathId, required},
+    input::PathId,
 };
 
 /// The device authorization flow: a terminal, a television, anything where a person signs in on
@@ -40,10 +41,7 @@ use crate::{
 /// # Ok(()) }
 /// ```
 #[derive(Debug, Clone)]
-pub struct DeviceFlow {
-    client: OAuthClient,
-    client_id: String,
-}
+pub struct DeviceFlow(pub(super) Arc<App>);
 
 impl DeviceFlow {
     /// The flow of one device application.
@@ -53,9 +51,7 @@ impl DeviceFlow {
     /// [`InvalidInput`](ErrorKind::InvalidInput) when the client id is empty or holds a control
     /// character. Surrounding white space is dropped.
     pub fn new(client: OAuthClient, client_id: impl AsRef<str>) -> Result<Self> {
-        let client_id = required("client id", client_id.as_ref())
-            .map_err(|error| error.in_flow(Flow::Device))?;
-        Ok(Self { client, client_id })
+        App::new(Flow::Device, client, client_id.as_ref(), None).map(Self)
     }
 
     /// Asks for a device code and a user code (RFC 8628 section 3.1).
@@ -84,9 +80,10 @@ impl DeviceFlow {
     }
 
     async fn start_for(&self, workspace: Option<&PathId>) -> Result<DeviceAuthorization> {
-        let clock = self.client.clock();
-        self.client
-            .start_device_authorization(&self.client_id, workspace, |answer, object| {
+        let (client, client_id) = (self.client(), self.0.client_id());
+        let clock = client.clock();
+        client
+            .start_device_authorization(client_id, workspace, |answer, object| {
                 DeviceAuthorization::from_answer(answer, object, clock)
             })
             .await
@@ -123,7 +120,7 @@ impl DeviceFlow {
         authorization: &DeviceAuthorization,
         mut observe: impl FnMut(&PollStep) + Send,
     ) -> Result<Token> {
-        let clock = self.client.clock();
+        let clock = self.client().clock();
         let mut pace = Pace::new(authorization.interval);
         let mut last_error: Option<Error> = None;
         let mut requests = 0;
@@ -188,13 +185,13 @@ impl DeviceFlow {
     /// [`is_retryable`](Error::is_retryable).
     pub async fn poll_once(&self, authorization: &DeviceAuthorization) -> Result<Poll> {
         let grant = types::DeviceCodeGrant {
-            client_id: self.client_id.clone(),
+            client_id: self.0.client_id().to_owned(),
             device_code: authorization.device_code.clone(),
             grant_type: Default::default(),
         };
-        let credentials = credentials(&authorization.device_code);
-        match self.client.issue_token(&credentials, grant.into()).await {
-            Ok(token) => Ok(Poll::Granted(token.issued_to(&self.client_id))),
+        let credentials = self.0.credentials(vec![&authorization.device_code]);
+        match self.client().issue_token(&credentials, grant.into()).await {
+            Ok(token) => Ok(Poll::Granted(token.issued_to(self.0.client_id()))),
             Err(error) => match error.code() {
                 Some(ErrorCode::AuthorizationPending) => Ok(Poll::Pending),
                 Some(ErrorCode::SlowDown) => Ok(Poll::SlowDown),
@@ -209,25 +206,7 @@ impl DeviceFlow {
     ///
     /// As [`WebFlow::refresh`](crate::WebFlow::refresh).
     pub async fn refresh(&self, refresh_token: &RefreshToken) -> Result<Token> {
-        self.client
-            .refresh(Flow::Device, &self.client_id, None, refresh_token)
-            .await
-    }
-
-    pub(crate) fn client(&self) -> &OAuthClient {
-        &self.client
-    }
-
-    pub(crate) fn client_id(&self) -> &str {
-        &self.client_id
-    }
-}
-
-fn credentials(in_body: &Secret) -> Credentials<'_> {
-    Credentials {
-        flow: Flow::Device,
-        bearer: None,
-        body: vec![in_body],
+        self.0.refresh(refresh_token).await
     }
 }
 
@@ -472,6 +451,7 @@ impl fmt::Debug for DeviceAuthorization {
     clippy::large_enum_variant,
     reason = "one comes every few seconds; a box would only be in the way of matching"
 )]
+#[non_exhaustive]
 pub enum Poll {
     /// The person approved.
     Granted(Token),

@@ -2,11 +2,11 @@
 
 use std::{fmt, sync::Arc};
 
-use coze_wire::{Bearer, Secret};
+use coze_wire::Secret;
 use http::HeaderValue;
 
 use super::{AccessToken, TokenFuture, TokenProvider, slot::Copies};
-use crate::{Error, ErrorKind, Flow, Result, input::credential};
+use crate::{Error, ErrorKind, Flow, Result, Token, input::credential};
 
 /// The environment variable that holds a personal or service access token.
 pub(crate) const TOKEN_VARIABLE: &str = "COZE_API_TOKEN";
@@ -25,6 +25,14 @@ pub(crate) const TOKEN_VARIABLE: &str = "COZE_API_TOKEN";
 /// assert_eq!(format!("{token:?}"), "FixedToken(****)");
 /// # Ok::<(), coze_auth::Error>(())
 /// ```
+///
+/// The [`Token`] of a flow can be used as it is, too, for a program that ends before the token does:
+///
+/// ```no_run
+/// # async fn example(jwt: coze_auth::JwtFlow) -> coze_auth::Result<()> {
+/// let token = coze_auth::FixedToken::from(jwt.token().await?);
+/// # Ok(()) }
+/// ```
 #[derive(Clone)]
 pub struct FixedToken {
     token: Secret,
@@ -32,7 +40,7 @@ pub struct FixedToken {
 }
 
 impl FixedToken {
-    /// Takes up a token. Surrounding white space is dropped.
+    /// A token as it was copied from the console. Surrounding white space is dropped.
     ///
     /// # Errors
     ///
@@ -66,9 +74,7 @@ impl FixedToken {
     pub(crate) fn named(name: &str, token: &str) -> Result<Self> {
         let checked = || {
             let token = credential(name, token)?;
-            Bearer::new(&token).map_err(|why| Error::invalid_input(format!("the {name} {why}")))?;
-            let copies = Arc::new(Copies::new(&token)?);
-            Ok(Self { token, copies })
+            AccessToken::of(&token).map(Self::from)
         };
         checked().map_err(|error: Error| error.in_flow(Flow::Token))
     }
@@ -83,6 +89,21 @@ impl FixedToken {
     #[must_use]
     pub fn authorization(&self) -> &HeaderValue {
         self.copies.token().authorization()
+    }
+}
+
+impl From<AccessToken> for FixedToken {
+    fn from(token: AccessToken) -> Self {
+        Self {
+            token: Secret::from(token.expose()),
+            copies: Arc::new(Copies::of(&token)),
+        }
+    }
+}
+
+impl From<Token> for FixedToken {
+    fn from(token: Token) -> Self {
+        AccessToken::from(token).into()
     }
 }
 
@@ -106,6 +127,15 @@ impl fmt::Debug for FixedToken {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_token_of_a_flow_is_one() {
+        let life = std::time::Duration::from_secs(900);
+        let token = Token::living("czs_1", life, &crate::clock::Clock::System);
+        let fixed = FixedToken::from(token);
+        assert_eq!(fixed.cached().unwrap().expose(), "czs_1");
+        assert_eq!(fixed.access_token().expose(), "czs_1");
+    }
 
     #[test]
     fn a_token_is_trimmed_and_one_that_breaks_the_header_is_refused_unprinted() {

@@ -15,6 +15,7 @@ mod sessions;
 mod single_flight;
 mod slot;
 pub(crate) mod source;
+mod stats;
 mod token_cache;
 mod users;
 
@@ -27,13 +28,12 @@ use std::{
 };
 
 pub use access_token::AccessToken;
-pub use cached::{
-    BorrowedToken, CachedProvider, CachedProviderBuilder, ProviderStats, RefreshMode,
-};
+pub use cached::{BorrowedToken, CachedProvider, CachedProviderBuilder, RefreshMode};
 pub use fixed::FixedToken;
 pub(crate) use fixed::TOKEN_VARIABLE;
-pub use pool::{PoolBuilder, PoolStats};
+pub use pool::PoolBuilder;
 pub use sessions::{SessionPool, SessionProvider};
+pub use stats::Stats;
 pub use users::{UserPool, UserProvider};
 
 use futures_util::future::Either;

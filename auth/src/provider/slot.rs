@@ -13,11 +13,10 @@ use std::{
     thread::available_parallelism,
 };
 
-use coze_wire::Secret;
 use crossbeam_utils::CachePadded;
 
 use super::{AccessToken, lifespan::Lifespan};
-use crate::{Result, Token};
+use crate::Token;
 
 /// How many copies there are of a token that many threads read: as many as cores, rounded up to a power of two, so that
 /// a mask finds one; dividing by a length took longer than the read itself.
@@ -54,9 +53,9 @@ pub(super) struct Slot {
 }
 
 impl Slot {
-    pub(super) fn new(token: &Token, life: Lifespan) -> Result<Self> {
-        let copies = Copies::new(token.access_token())?;
-        Ok(Self { copies, life })
+    pub(super) fn new(token: &Token, life: Lifespan) -> Self {
+        let copies = Copies::of(&token.into());
+        Self { copies, life }
     }
 }
 
@@ -65,17 +64,13 @@ impl Slot {
 pub(super) struct Copies(Box<[CachePadded<Copy>]>);
 
 impl Copies {
-    pub(super) fn new(token: &Secret) -> Result<Self> {
-        (0..*SHARDS)
-            .map(|_| {
-                // Each from a buffer of its own: clones of one buffer would share its reference count. Counts side by
-                // side would share a cache line.
-                let token = AccessToken::padded(token)?;
-                let reads = AtomicU64::new(0);
-                Ok(CachePadded::new(Copy { token, reads }))
-            })
-            .collect::<Result<_>>()
-            .map(Self)
+    pub(super) fn of(token: &AccessToken) -> Self {
+        let copies = (0..*SHARDS).map(|_| {
+            // Counts side by side would share a cache line.
+            let (token, reads) = (token.padded(), AtomicU64::new(0));
+            CachePadded::new(Copy { token, reads })
+        });
+        Self(copies.collect())
     }
 
     /// The token, for anything but a warm read.

@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::time::Instant;
 
 use super::{
-    LONGEST_CHANGE, Loaded, SignIn, changing,
-    record::{Entry, Record},
+    LONGEST_CHANGE, SignIn, changing,
+    record::{Entry, Record, hash},
     store_error,
 };
 use crate::{RefreshToken, Result, Token, store::StoreError};
@@ -66,8 +66,10 @@ impl SignIn {
         let mut fresh =
             fresh().map_err(|error| StoreError::other("there is no refresh token", error))?;
         let now = self.look(until).await?;
-        if let Some(Loaded { entry, stored }) = &now {
-            let is_named = |ids: &[String]| ids.contains(&fresh.sign_in);
+        // Named before, it tells nothing when it is named later.
+        let mut is_named = false;
+        if let Some((entry, stored)) = &now {
+            is_named = entry.ids().contains(&&fresh.sign_in);
             match entry {
                 Entry::Record(record)
                     if record.sign_in == fresh.sign_in || record.holds(fresh.refresh_token()) =>
@@ -75,37 +77,24 @@ impl SignIn {
                     return Ok(Some(()));
                 }
                 // It was stored by a try whose answer was lost, and replaced or signed out since.
-                Entry::Record(record)
-                    if was_sent.load(Ordering::Relaxed) && is_named(&record.replaced) =>
-                {
-                    return Ok(Some(()));
-                }
-                Entry::Tombstone(tombstone)
-                    if was_sent.load(Ordering::Relaxed) && is_named(&tombstone.signed_out) =>
-                {
-                    return Ok(Some(()));
-                }
+                _ if is_named && was_sent.load(Ordering::Relaxed) => return Ok(Some(())),
                 Entry::Record(record) => self.quarantine(record, until).await?,
-                Entry::Damaged(_) => self.quarantine_damaged(&stored.contents, until).await?,
+                Entry::Damaged(_) => {
+                    let contents = &stored.contents;
+                    let hash = hash(contents.expose());
+                    self.quarantine_contents(hash, contents, until).await?;
+                }
                 Entry::Tombstone(_) => {}
             }
             fresh.replaces(entry.ids());
         }
-        let expected = now.as_ref().map(|now| &now.stored.version);
+        let expected = now.as_ref().map(|(_, stored)| &stored.version);
         let write = fresh.write(0)?;
-        // Named before, it tells nothing when it is named later.
-        let is_named = now
-            .as_ref()
-            .is_some_and(|now| now.entry.ids().contains(&&fresh.sign_in));
         was_sent.store(!is_named, Ordering::Relaxed);
         if self.write(expected, &write, until).await?.is_none() {
             return Ok(None);
         }
-        if let Some(Loaded {
-            entry: Entry::Tombstone(tombstone),
-            ..
-        }) = &now
-        {
+        if let Some((Entry::Tombstone(tombstone), _)) = &now {
             // A refresh that was under way at the sign-out may have left its successor there. The sign-in is stored either way.
             let _ = self.sweep(Some(&tombstone.signed_out), until).await;
         }

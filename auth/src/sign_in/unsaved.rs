@@ -49,7 +49,7 @@ pub(super) enum Kept {
 
 impl SignIn {
     /// Why a successor is not saved, if there is one.
-    pub(super) fn why_unsaved(&self) -> Option<Error> {
+    pub(crate) fn why_unsaved(&self) -> Option<Error> {
         self.unsaved().as_ref()?.why.clone()
     }
 
@@ -156,7 +156,7 @@ impl SignIn {
     }
 
     /// Saves what is unsaved before the program ends, if that is possible in bearable time.
-    pub(super) async fn settle(&self) {
+    pub(crate) async fn settle(&self) {
         let until = Instant::now() + LONGEST_SAVE;
         let mut wait = FIRST_WAIT;
         while self.save_unsaved(None, until).await.is_none() {
