@@ -215,10 +215,8 @@ impl<S: BlockingStore> Blocking<S> {
                 .map_err(|error| StoreError::other("there is no tokio runtime", error))?;
             let called = runtime.spawn_blocking(move || call(&store)).await;
             called.unwrap_or_else(|error| {
-                Err(StoreError::transient(
-                    "the call to the store did not end",
-                    error,
-                ))
+                let what = "the call to the store did not end";
+                Err(StoreError::new(StoreErrorKind::Transient, what).with_source(error))
             })
         })
     }
@@ -484,6 +482,7 @@ impl fmt::Debug for Version {
 
 /// Contents as they were loaded.
 #[derive(Clone)]
+#[non_exhaustive]
 pub struct Stored {
     /// What the key holds.
     pub contents: Contents,
@@ -493,6 +492,18 @@ pub struct Stored {
     /// from when the store was asked to write, if the store can tell. `None` if the store cannot know, because its clock was set
     /// back since.
     pub age: Option<Duration>,
+}
+
+impl Stored {
+    /// Contents, the version that names their write, and its [age](Self::age) by the store's own clock.
+    #[must_use]
+    pub fn new(contents: Contents, version: Version, age: Option<Duration>) -> Self {
+        Self {
+            contents,
+            version,
+            age,
+        }
+    }
 }
 
 impl fmt::Debug for Stored {
@@ -507,6 +518,7 @@ impl fmt::Debug for Stored {
 /// What came of a [`compare_and_set`](Store::compare_and_set).
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[must_use]
+#[non_exhaustive]
 pub enum CompareAndSet {
     /// The change is made, durably. The version is that of the new contents, `None` after a delete.
     Done(Option<Version>),
@@ -517,6 +529,7 @@ pub enum CompareAndSet {
 /// What came of a [`try_lock`](Store::try_lock).
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[must_use]
+#[non_exhaustive]
 pub enum TryLock {
     /// The owner has the lock.
     Acquired(LockLifetime),
@@ -529,6 +542,7 @@ pub enum TryLock {
 
 /// When a lock ends that its owner does not release.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum LockLifetime {
     /// When its TTL is over, though its owner may live on, and write later.
     Ttl,
@@ -638,7 +652,7 @@ pub enum StoreErrorKind {
 /// use coze_auth::store::{StoreError, StoreErrorKind};
 ///
 /// let full = std::io::Error::from(std::io::ErrorKind::StorageFull);
-/// let error = StoreError::full("the database did not take the sign-in", full);
+/// let error = StoreError::new(StoreErrorKind::Full, "the database did not take the sign-in").with_source(full);
 /// assert_eq!(error.kind(), StoreErrorKind::Full);
 /// assert_eq!(error.to_string(), "the database did not take the sign-in");
 /// ```
@@ -664,11 +678,6 @@ impl StoreError {
         }
     }
 
-    /// It may pass.
-    pub fn transient(message: &str, source: impl Into<Source>) -> Self {
-        Self::new(StoreErrorKind::Transient, message).with_source(source)
-    }
-
     /// Another keeps it busy: the [name](Owner::name) of the owner, or of the program, if it is known.
     pub fn busy(message: &str, by: Option<&str>) -> Self {
         Self {
@@ -677,17 +686,7 @@ impl StoreError {
         }
     }
 
-    /// It may not be read or written.
-    pub fn not_permitted(message: &str, source: impl Into<Source>) -> Self {
-        Self::new(StoreErrorKind::NotPermitted, message).with_source(source)
-    }
-
-    /// There is no room.
-    pub fn full(message: &str, source: impl Into<Source>) -> Self {
-        Self::new(StoreErrorKind::Full, message).with_source(source)
-    }
-
-    /// Anything else.
+    /// An error that waiting does not change, and its cause.
     pub fn other(message: &str, source: impl Into<Source>) -> Self {
         Self::new(StoreErrorKind::Other, message).with_source(source)
     }

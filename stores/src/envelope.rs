@@ -114,11 +114,8 @@ impl Envelope {
 
     /// `now` is by the clock that stamped it.
     pub(crate) fn stored(self, now: SystemTime) -> Stored {
-        Stored {
-            age: self.header.and_then(|header| age(header.written_at(), now)),
-            contents: self.contents,
-            version: self.version,
-        }
+        let age = self.header.and_then(|header| age(header.written_at(), now));
+        Stored::new(self.contents, self.version, age)
     }
 }
 

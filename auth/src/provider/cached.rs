@@ -23,7 +23,7 @@ use super::{
     source::{FnSource, JwtSource, Source},
 };
 use crate::{
-    JwtFlow, JwtTokenRequest, Result, Token, UserFlow,
+    Endpoint, JwtFlow, JwtTokenRequest, OAuthClient, Result, Token, UserFlow,
     clock::{Clock, Tick},
     sign_in::{SignIn, StoredSource},
 };
@@ -98,13 +98,15 @@ pub struct CachedProviderBuilder {
 }
 
 impl CachedProviderBuilder {
-    fn new<S: Source>(clock: &Clock, source: impl FnOnce(Arc<CircuitBreaker>) -> S) -> Self {
+    fn new<S: Source>(source: impl FnOnce(Arc<CircuitBreaker>) -> S) -> Self {
         let breaker = Arc::new(CircuitBreaker::always_closed());
+        let source = source(Arc::clone(&breaker));
+        let clock = source.client().map(OAuthClient::clock);
         Self {
-            source: Arc::new(source(Arc::clone(&breaker))),
+            clock: clock.cloned().unwrap_or_default(),
+            source: Arc::new(source),
             breaker,
             first: None,
-            clock: clock.clone(),
             refresh: RefreshMode::default(),
             deadline: DEFAULT_DEADLINE,
         }
@@ -177,9 +179,8 @@ impl CachedProvider {
 
     /// The application's tokens, by JWT: for less, for longer, or for somebody else.
     pub fn jwt_for(flow: JwtFlow, request: JwtTokenRequest) -> CachedProviderBuilder {
-        let clock = flow.client().clock().clone();
         let flow = Arc::new(flow);
-        CachedProviderBuilder::new(&clock, |breaker| JwtSource {
+        CachedProviderBuilder::new(|breaker| JwtSource {
             flow,
             request,
             breaker,
@@ -211,7 +212,7 @@ impl CachedProvider {
         F: Fn() -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<(AccessToken, Duration)>> + Send + 'static,
     {
-        CachedProviderBuilder::new(&Clock::System, |breaker| FnSource { exchange, breaker })
+        CachedProviderBuilder::new(|breaker| FnSource { exchange, breaker })
     }
 
     /// The tokens of a user who signed in by this flow ([`WebFlow`](crate::WebFlow), [`PkceFlow`](crate::PkceFlow) or
@@ -232,8 +233,7 @@ impl CachedProvider {
     /// ```
     pub fn stored(flow: impl UserFlow, sign_in: SignIn) -> CachedProviderBuilder {
         let app = Arc::clone(flow.app());
-        let clock = app.client().clock().clone();
-        CachedProviderBuilder::new(&clock, |breaker| StoredSource::new(app, sign_in, breaker))
+        CachedProviderBuilder::new(|breaker| StoredSource::new(app, sign_in, breaker))
     }
 
     /// The tokens of a user who has just signed in by this flow, **kept in memory only**: when the process ends, so does the
@@ -307,6 +307,10 @@ impl TokenProvider for CachedProvider {
 
     fn fetch(&self) -> TokenFuture<'_> {
         Box::pin(engine::fetch(&self.0))
+    }
+
+    fn endpoint(&self) -> Option<&Endpoint> {
+        self.0.source.client().map(OAuthClient::endpoint)
     }
 
     fn invalidate(&self, token: &AccessToken) {

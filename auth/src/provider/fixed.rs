@@ -6,7 +6,7 @@ use coze_wire::Secret;
 use http::HeaderValue;
 
 use super::{AccessToken, TokenFuture, TokenProvider, slot::Copies};
-use crate::{Error, ErrorKind, Flow, Result, Token, input::credential};
+use crate::{Endpoint, Error, ErrorKind, Flow, OAuthConfig, Result, Token, input::credential};
 
 /// The environment variable that holds a personal or service access token.
 pub(crate) const TOKEN_VARIABLE: &str = "COZE_API_TOKEN";
@@ -37,6 +37,7 @@ pub(crate) const TOKEN_VARIABLE: &str = "COZE_API_TOKEN";
 pub struct FixedToken {
     token: Secret,
     copies: Arc<Copies>,
+    endpoint: Option<Endpoint>,
 }
 
 impl FixedToken {
@@ -50,25 +51,26 @@ impl FixedToken {
         Self::named("token", token.as_ref())
     }
 
-    /// Takes the token from the environment variable `COZE_API_TOKEN`.
+    /// Takes the token from the environment variable `COZE_API_TOKEN`, and where it is valid from `COZE_API_BASE`, if that is
+    /// set.
     ///
     /// # Errors
     ///
-    /// [`Configuration`](ErrorKind::Configuration) when the variable is not set; else as
-    /// [`new`](Self::new).
+    /// [`Configuration`](ErrorKind::Configuration) when `COZE_API_TOKEN` is not set, or `COZE_API_BASE` can't be used; else
+    /// as [`new`](Self::new).
     pub fn from_env() -> Result<Self> {
-        match std::env::var(TOKEN_VARIABLE) {
-            Ok(token) => Self::named(TOKEN_VARIABLE, &token),
-            Err(std::env::VarError::NotPresent) => Err(Error::new(
-                ErrorKind::Configuration,
-                format!("{TOKEN_VARIABLE} is not set"),
-            )
-            .in_flow(Flow::Token)),
-            Err(std::env::VarError::NotUnicode(_)) => Err(Error::invalid_input(format!(
-                "{TOKEN_VARIABLE} is not valid Unicode"
-            ))
-            .in_flow(Flow::Token)),
-        }
+        let config = OAuthConfig::from_env_for(Flow::Token);
+        let no_token = || Error::new(ErrorKind::Configuration, "there is no token");
+        config
+            .and_then(|config| config.into_token().ok_or_else(no_token))
+            .map_err(|error| error.in_flow(Flow::Token))
+    }
+
+    /// Says where it is valid: an API client sends its calls there by default.
+    #[must_use]
+    pub fn with_endpoint(mut self, endpoint: Endpoint) -> Self {
+        self.endpoint = Some(endpoint);
+        self
     }
 
     pub(crate) fn named(name: &str, token: &str) -> Result<Self> {
@@ -97,6 +99,7 @@ impl From<AccessToken> for FixedToken {
         Self {
             token: Secret::from(token.expose()),
             copies: Arc::new(Copies::of(&token)),
+            endpoint: None,
         }
     }
 }
@@ -115,6 +118,10 @@ impl TokenProvider for FixedToken {
     fn fetch(&self) -> TokenFuture<'_> {
         let token = self.copies.token().clone();
         Box::pin(std::future::ready(Ok(token)))
+    }
+
+    fn endpoint(&self) -> Option<&Endpoint> {
+        self.endpoint.as_ref()
     }
 }
 

@@ -21,11 +21,7 @@ use super::{
     source::Source,
     token_cache::{AsHashed, Cached, Name, TokenCache},
 };
-use crate::{
-    Result, Token,
-    clock::{Clock, Tick},
-    runtime::lock,
-};
+use crate::{Endpoint, OAuthClient, Result, Token, clock::Tick, runtime::lock};
 
 /// What the keys of a pool stand for. Public in name only, as the parameter of a public type: nobody outside can name it.
 pub trait Members: Send + Sync + 'static {
@@ -35,6 +31,8 @@ pub trait Members: Send + Sync + 'static {
     const IS_STORED: bool;
     /// What is needed besides a key's name to get its token.
     type Request: Clone + Send + Sync + 'static;
+
+    fn client(&self) -> &OAuthClient;
 
     fn new_source(
         &self,
@@ -145,7 +143,8 @@ impl<P> fmt::Debug for PoolBuilder<P> {
 }
 
 impl<M: Members> Pool<M> {
-    pub(super) fn new(members: M, clock: Clock, limits: Limits) -> Arc<Self> {
+    pub(super) fn new(members: M, limits: Limits) -> Arc<Self> {
+        let clock = members.client().clock().clone();
         let breaker = CircuitBreaker::with_permits(limits.max_concurrent_requests);
         let options = Options {
             refresh: RefreshMode::InBackground,
@@ -252,6 +251,10 @@ impl<M: Members> TokenProvider for Member<M> {
 
     fn fetch(&self) -> TokenFuture<'_> {
         Box::pin(fetch(self))
+    }
+
+    fn endpoint(&self) -> Option<&Endpoint> {
+        Some(self.pool.members.client().endpoint())
     }
 
     fn invalidate(&self, token: &AccessToken) {

@@ -8,7 +8,7 @@ use super::{
     pool::{Member, Members, Pool},
     source::{JwtSource, Source},
 };
-use crate::{JwtFlow, JwtTokenRequest, Result};
+use crate::{JwtFlow, JwtTokenRequest, OAuthClient, Result};
 
 /// Keeps the tokens of many sessions fresh: one per session name, scope, session context, duration, and
 /// account or enterprise.
@@ -55,6 +55,10 @@ impl Members for Sessions {
     /// `None` for the session whose name is the key's.
     type Request = Option<Arc<JwtTokenRequest>>;
 
+    fn client(&self) -> &OAuthClient {
+        self.0.client()
+    }
+
     fn new_source(
         &self,
         name: &str,
@@ -79,11 +83,7 @@ const NOT_A_NAME: char = '\0';
 impl SessionPool {
     /// A pool of the sessions of one application.
     pub fn builder(flow: JwtFlow) -> PoolBuilder<Self> {
-        PoolBuilder::new(move |limits| {
-            let clock = flow.client().clock().clone();
-            let members = Sessions(Arc::new(flow));
-            Self(Pool::new(members, clock, limits))
-        })
+        PoolBuilder::new(move |limits| Self(Pool::new(Sessions(Arc::new(flow)), limits)))
     }
 
     /// The provider of an end user's session.

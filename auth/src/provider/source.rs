@@ -9,14 +9,21 @@ use super::{
     circuit_breaker::CircuitBreaker,
     retry::{AtDeadline, retrying},
 };
-use crate::{Flow, JwtFlow, JwtTokenRequest, Result, Token, sign_in::StoredSource};
+use crate::{Flow, JwtFlow, JwtTokenRequest, OAuthClient, Result, Token, sign_in::StoredSource};
 
 pub(crate) type SourceFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// Gets new tokens for one key. Calls of `mint`, and of the stored sign-in's `has_fresh_sign_in`, never overlap.
 pub trait Source: Send + Sync + 'static {
     /// The flow that it goes by, if it is one of Coze's.
-    fn flow(&self) -> Option<Flow>;
+    fn flow(&self) -> Option<Flow> {
+        None
+    }
+
+    /// The client of that flow.
+    fn client(&self) -> Option<&OAuthClient> {
+        None
+    }
 
     /// Gets a token before the deadline, trying again where that can help.
     fn mint(&self, mode: RefreshMode, deadline: Instant) -> SourceFuture<'_, Result<Token>>;
@@ -39,6 +46,10 @@ impl Source for JwtSource {
         Some(Flow::Jwt)
     }
 
+    fn client(&self) -> Option<&OAuthClient> {
+        Some(self.flow.client())
+    }
+
     fn mint(&self, _: RefreshMode, deadline: Instant) -> SourceFuture<'_, Result<Token>> {
         let attempt = || self.flow.token_for(&self.request);
         let breaker = &self.breaker;
@@ -57,10 +68,6 @@ where
     F: Fn() -> Fut + Send + Sync + 'static,
     Fut: Future<Output = Result<(AccessToken, std::time::Duration)>> + Send + 'static,
 {
-    fn flow(&self) -> Option<Flow> {
-        None
-    }
-
     fn mint(&self, _: RefreshMode, deadline: Instant) -> SourceFuture<'_, Result<Token>> {
         Box::pin(async move {
             let exchange = || (self.exchange)();

@@ -9,7 +9,7 @@ use super::{
     source::Source,
 };
 use crate::{
-    RefreshToken, Result, Token, UserFlow,
+    OAuthClient, RefreshToken, Result, Token, UserFlow,
     flow::app::App,
     sign_in::{SignIn, StoredSource},
     store::Store,
@@ -53,6 +53,10 @@ impl Members for Users {
     const IS_STORED: bool = true;
     type Request = ();
 
+    fn client(&self) -> &OAuthClient {
+        self.app.client()
+    }
+
     fn new_source(
         &self,
         user_id: &str,
@@ -71,9 +75,8 @@ impl UserPool {
     pub fn builder(flow: impl UserFlow, store: impl Store) -> PoolBuilder<Self> {
         let app = Arc::clone(flow.app());
         PoolBuilder::new(move |limits| {
-            let clock = app.client().clock().clone();
             let store = Arc::new(store);
-            Self(Pool::new(Users { app, store }, clock, limits))
+            Self(Pool::new(Users { app, store }, limits))
         })
     }
 

@@ -28,7 +28,7 @@ use crate::{
     provider::{circuit_breaker::CircuitBreaker, source::Source},
     store::{
         CompareAndSet, Contents, Key, LockLifetime, MemoryStore, Owner, Profile, Store, StoreError,
-        StoreFuture, Stored, TryLock, Version,
+        StoreErrorKind, StoreFuture, Stored, TryLock, Version,
     },
     testing::{SendError, SendErrorKind, ServiceTransport, TestClock},
 };
@@ -585,7 +585,8 @@ async fn take(world: &World, step: Step) -> Option<usize> {
         | Step::IsHeldBack(i) => (i, step),
     };
     let Pending { actor, gate } = world.pending.lock().unwrap().remove(index);
-    let lost = || StoreError::transient("the answer is lost", "model");
+    let lost =
+        || StoreError::new(StoreErrorKind::Transient, "the answer is lost").with_source("model");
     let is_late = matches!(&gate, Gate::Write { reply, .. } if reply.is_closed());
     let is_lost_before = matches!(fate, Step::IsLostBefore(_));
     let said = match gate {

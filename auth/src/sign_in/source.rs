@@ -21,7 +21,8 @@ use super::{
     store_error,
 };
 use crate::{
-    AccessToken, Error, ErrorCode, ErrorKind, Flow, RefreshMode, RefreshToken, Result, Token,
+    AccessToken, Error, ErrorCode, ErrorKind, Flow, OAuthClient, RefreshMode, RefreshToken, Result,
+    Token,
     clock::Clock,
     error::presentable,
     flow::app::App,
@@ -104,6 +105,10 @@ pub(super) fn remember<T>(known: &mut VecDeque<T>, new: T) {
 impl Source for StoredSource {
     fn flow(&self) -> Option<Flow> {
         Some(self.0.app.flow())
+    }
+
+    fn client(&self) -> Option<&OAuthClient> {
+        Some(self.0.app.client())
     }
 
     fn mint(&self, mode: RefreshMode, deadline: Instant) -> SourceFuture<'_, Result<Token>> {

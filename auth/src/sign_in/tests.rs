@@ -36,13 +36,16 @@ impl Store for Flaky {
     ) -> StoreFuture<'a, CompareAndSet> {
         Box::pin(async move {
             if self.has_no_quarantine && key.slot().is_some() {
-                return Err(StoreError::full("no room", "test"));
+                return Err(StoreError::new(StoreErrorKind::Full, "no room").with_source("test"));
             }
             let set = self.store.compare_and_set(key, expected, new).await?;
             let loses = |left: usize| left.checked_sub(1);
             let ordering = Ordering::SeqCst;
             if key.slot().is_none() && self.loses.fetch_update(ordering, ordering, loses).is_ok() {
-                return Err(StoreError::transient("the answer is lost", "test"));
+                return Err(
+                    StoreError::new(StoreErrorKind::Transient, "the answer is lost")
+                        .with_source("test"),
+                );
             }
             Ok(set)
         })

@@ -380,7 +380,9 @@ async fn on_its_thread<T: Send + 'static>(
         let _ = sender.send(work());
     });
     let not_started = "no thread could be started to ask the keyring";
-    started.map_err(|error| StoreError::transient(not_started, error))?;
+    started.map_err(|error| {
+        StoreError::new(StoreErrorKind::Transient, not_started).with_source(error)
+    })?;
     receiver.await.unwrap_or_else(|_| {
         // Its locks may be poisoned.
         link.give_up();

@@ -34,10 +34,6 @@ struct Script {
 }
 
 impl Source for Arc<Script> {
-    fn flow(&self) -> Option<crate::Flow> {
-        None
-    }
-
     fn mint(&self, _: RefreshMode, deadline: Instant) -> SourceFuture<'_, Result<Token>> {
         Box::pin(async move {
             let number = self.requests.fetch_add(1, Ordering::SeqCst) + 1;
@@ -83,7 +79,7 @@ fn stage_with(
         requests: AtomicU64::new(0),
         clock: Clock::Test(clock.clone()),
     });
-    let builder = CachedProviderBuilder::new(&script.clock, |_| Arc::clone(&script));
+    let builder = CachedProviderBuilder::new(|_| Arc::clone(&script));
     Stage {
         provider: options(builder).build(),
         script,
