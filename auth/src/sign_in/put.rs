@@ -29,9 +29,28 @@ impl SignIn {
         self.put_record(|| Record::fresh(token)).await
     }
 
-    /// Stores a refresh token that comes without an access token, as [`put`](Self::put) does: one from
-    /// [`Error::refresh_token`](crate::Error::refresh_token), or from elsewhere. The first refresh brings the access token. Only the app
+    /// Stores a refresh token that comes without an access token, as [`put`](Self::put) does: one that another SDK has given you,
+    /// or one from [`Error::refresh_token`](crate::Error::refresh_token). The first refresh brings the access token. Only the app
     /// that it was granted to can redeem it: name its client id.
+    ///
+    /// A service that moves from another SDK imports what it has kept of each user, which is `OAuthToken.refresh_token` of
+    /// cozepy, or `OAuthToken.getRefreshToken()` of coze-java:
+    ///
+    /// ```
+    /// use coze_auth::{RefreshToken, SignIn, store::MemoryStore};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> coze_auth::Result<()> {
+    /// # let kept_by_cozepy = "refresh-token";
+    /// let sign_in = SignIn::new(MemoryStore::new(), "user-42")?; // or a store of coze-auth-stores
+    /// let refresh_token = RefreshToken::new(kept_by_cozepy)?;
+    /// sign_in.put_refresh_token(&refresh_token, "client-id").await?;
+    /// assert!(!sign_in.requires_sign_in().await?);
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// A refresh token is single-use: from then on, the other SDK must not refresh with it. In a pool,
+    /// [`UserProvider::put_refresh_token`](crate::UserProvider) does the same.
     ///
     /// # Errors
     ///

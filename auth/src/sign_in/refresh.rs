@@ -13,7 +13,7 @@ use super::{
     save::{Saved, Successor},
     source::{Moment, Refresher, RefusedGrant, SavedLast, State, print, remember, shut_down},
     store_error,
-    unsaved::{Kept, LONGEST_SAVE},
+    unsaved::LONGEST_SAVE,
 };
 use crate::{
     Error, ErrorKind, RefreshMode, RefreshToken, Result, Token,
@@ -361,13 +361,13 @@ impl Refresher {
             .keep(&successor, known, lock, self.clock())
             .await;
         match kept {
-            Kept::Saved(Saved::Stored) | Kept::InMemory => {
+            Saved::Stored => {
                 self.holds(successor.record());
                 let token = token?;
                 self.give(&current.record, &token);
                 Ok(token.into())
             }
-            Kept::Saved(saved) => {
+            saved => {
                 self.state().was_signed_out = matches!(saved, Saved::SignedOut);
                 tracing::warn!(
                     profile = %self.sign_in.profile(),

@@ -25,7 +25,7 @@ pub(super) struct Successor {
 
 /// Where a successor went.
 pub(super) enum Saved {
-    /// It is stored, or what has become of it.
+    /// It is stored, or what has become of it; or it is in memory, [unsaved](super::unsaved), and saved as soon as possible.
     Stored,
     /// Another sign-in is stored, or something that can't be read. The successor is in quarantine.
     Superseded,

@@ -40,13 +40,6 @@ pub(super) struct Unsaved {
     saver: Weak<()>,
 }
 
-/// Where a successor went.
-pub(super) enum Kept {
-    Saved(Saved),
-    /// Nowhere yet: it is [`Unsaved`].
-    InMemory,
-}
-
 impl SignIn {
     /// Why a successor is not saved, if there is one.
     pub(crate) fn why_unsaved(&self) -> Option<Error> {
@@ -67,7 +60,7 @@ impl SignIn {
         known: (Record, Version),
         lock: Lock,
         clock: &Clock,
-    ) -> Kept {
+    ) -> Saved {
         let former = self.unsaved().replace(Box::new(Unsaved {
             successor: successor.clone(),
             lock: Some(lock),
@@ -84,7 +77,7 @@ impl SignIn {
         loop {
             if let Some(saved) = self.save_unsaved(known.take(), until).await {
                 // Without one, somebody else has saved it in between.
-                return Kept::Saved(saved.unwrap_or(Saved::Stored));
+                return saved.unwrap_or(Saved::Stored);
             }
             if Instant::now() + wait >= until {
                 break;
@@ -97,7 +90,7 @@ impl SignIn {
             "the refreshed sign-in could not be saved: it is kept in memory, and saved as soon as possible"
         );
         self.save_in_background(clock);
-        Kept::InMemory
+        Saved::Stored
     }
 
     /// Tries to save until it works, unless somebody does already. The runtime of an earlier try may have ended.

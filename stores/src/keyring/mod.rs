@@ -34,7 +34,7 @@ use tokio::{
 use self::service::{Link, Service};
 use crate::{
     blocking::Threads,
-    envelope::{Envelope, Header, hex},
+    envelope::{Envelope, Header, hash},
     folder::{Folder, Result, state_folder},
     lock::{Change, Held, Turns},
 };
@@ -337,10 +337,6 @@ fn lock_name(program: &str, key: &Key) -> String {
         None => hash(&format!("{program}\n{profile}")),
         Some(slot) => hash(&format!("{program}\n{profile}\n{slot}")),
     }
-}
-
-fn hash(text: &str) -> String {
-    hex(&Version::of(&Contents::from(text.as_bytes().to_vec())))
 }
 
 /// One of the threads that ask.

@@ -79,7 +79,7 @@ fn stage_with(
         requests: AtomicU64::new(0),
         clock: Clock::Test(clock.clone()),
     });
-    let builder = CachedProviderBuilder::new(|_| Arc::clone(&script));
+    let builder = CachedProviderBuilder::new(|_| Arc::clone(&script)).test_clock(clock.clone());
     Stage {
         provider: options(builder).build(),
         script,
