@@ -315,7 +315,7 @@ async fn a_user_whose_sign_in_was_revoked_is_asked_to_sign_in_again() {
     let stage = Stage::new();
     let first = stage.web_sign_in().await;
     let refresh_token = first.refresh_token().unwrap().expose().to_owned();
-    let provider = CachedProvider::web_in_memory(stage.web(), first).build();
+    let provider = CachedProvider::in_memory(stage.web(), first).build();
     let api = CozeApi::new(stage.client(), provider);
     me(&api).await.unwrap();
     stage.mock.revoke_sign_in(&refresh_token);

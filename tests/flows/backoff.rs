@@ -46,7 +46,7 @@ async fn refused(stage: &Stage, provider: &CachedProvider) {
 async fn a_user_who_has_just_signed_in_is_served_at_once_after_an_outage() {
     let stage = Stage::new();
     let (_, sign_in) = signed_in(&stage).await;
-    let provider = CachedProvider::web(stage.web(), sign_in.clone()).build();
+    let provider = CachedProvider::stored(stage.web(), sign_in.clone()).build();
     refused(&stage, &provider).await;
     stage.line.mend();
     let fresh = stage.web_sign_in().await;
@@ -61,7 +61,7 @@ async fn a_user_who_has_just_signed_in_is_served_at_once_after_an_outage() {
 async fn a_user_who_has_signed_in_through_another_replica_is_served_within_a_second() {
     let stage = Stage::new();
     let (store, sign_in) = signed_in(&stage).await;
-    let provider = CachedProvider::web(stage.web(), sign_in).build();
+    let provider = CachedProvider::stored(stage.web(), sign_in).build();
     refused(&stage, &provider).await;
     stage.line.mend();
     let attempts = stage.line.attempts();
@@ -94,7 +94,7 @@ async fn a_user_who_signs_in_again_after_invalid_grant_is_served_at_once() {
     let sign_in = SignIn::new(store, "default").unwrap();
     let first = stage.web_sign_in().await;
     sign_in.put(&first).await.unwrap();
-    let provider = CachedProvider::web(stage.web(), sign_in.clone()).build();
+    let provider = CachedProvider::stored(stage.web(), sign_in.clone()).build();
     let token = provider.token().await.unwrap();
     let refresh_token = first.refresh_token().unwrap().expose();
     assert!(stage.mock.revoke_sign_in(refresh_token));
@@ -112,7 +112,7 @@ async fn a_user_who_signs_in_again_after_invalid_grant_is_served_at_once() {
 async fn in_a_backoff_the_store_is_asked_once_a_second_and_the_server_not_at_all() {
     let stage = Stage::new();
     let (_, sign_in) = signed_in(&stage).await;
-    let provider = CachedProvider::web(stage.web(), sign_in).build();
+    let provider = CachedProvider::stored(stage.web(), sign_in).build();
     refused(&stage, &provider).await;
     let (attempts, stats) = (stage.line.attempts(), provider.stats());
     for _ in 0..40 {
@@ -129,7 +129,7 @@ async fn in_a_backoff_the_store_is_asked_once_a_second_and_the_server_not_at_all
 async fn an_answer_whose_token_had_expired_causes_one_refresh_and_then_a_backoff() {
     let stage = Stage::new();
     let (_, sign_in) = signed_in(&stage).await;
-    let provider = CachedProvider::web(stage.web(), sign_in).build();
+    let provider = CachedProvider::stored(stage.web(), sign_in).build();
     let token = provider.token().await.unwrap();
     provider.invalidate(&token);
     stage.line.rewrites(|response| {

@@ -41,17 +41,17 @@ async fn user_flows(stage: &Stage) -> [(&'static str, Token, CachedProviderBuild
         (
             "web",
             web.clone(),
-            CachedProvider::web_in_memory(stage.web(), web),
+            CachedProvider::in_memory(stage.web(), web),
         ),
         (
             "pkce",
             pkce.clone(),
-            CachedProvider::pkce_in_memory(stage.pkce(), pkce),
+            CachedProvider::in_memory(stage.pkce(), pkce),
         ),
         (
             "device",
             device.clone(),
-            CachedProvider::device_in_memory(stage.device(), device),
+            CachedProvider::in_memory(stage.device(), device),
         ),
     ]
 }
@@ -432,7 +432,7 @@ async fn a_duration_instead_of_an_expiry_needs_no_clock() {
                     response.headers_mut().remove("date");
                 }
             });
-            let provider = CachedProvider::pkce_in_memory(stage.pkce(), first).build();
+            let provider = CachedProvider::in_memory(stage.pkce(), first).build();
             let old = provider.token().await.unwrap();
             provider.invalidate(&old);
             provider.token().await.unwrap();
@@ -556,7 +556,7 @@ async fn a_dead_refresh_token_asks_for_a_sign_in_and_is_not_sent_again() {
 async fn a_refresh_whose_answer_is_lost_serves_the_old_token_and_then_asks_for_a_sign_in() {
     let stage = Stage::new();
     let first = stage.pkce_sign_in().await;
-    let provider = CachedProvider::pkce_in_memory(stage.pkce(), first.clone()).build();
+    let provider = CachedProvider::in_memory(stage.pkce(), first.clone()).build();
     pass(secs(880)).await;
     let lost = Fault::ConnectionReset {
         when: When::AfterProcessing,
@@ -582,7 +582,7 @@ async fn a_login_that_ended_says_so_and_is_not_hammered() {
     let stage = Stage::new();
     let first = stage.web_sign_in().await;
     let refresh_token = first.refresh_token().unwrap().expose().to_owned();
-    let provider = CachedProvider::web_in_memory(stage.web(), first).build();
+    let provider = CachedProvider::in_memory(stage.web(), first).build();
     stage.mock.end_login(&refresh_token);
     pass(secs(900)).await;
     let before = stage.line.attempts();
@@ -601,7 +601,7 @@ async fn a_stored_sign_in_whose_access_token_has_ended_is_refreshed_at_the_first
     let stage = Stage::new();
     let first = stage.device_sign_in().await;
     pass(secs(29 * 24 * 3600)).await;
-    let provider = CachedProvider::device_in_memory(stage.device(), first).build();
+    let provider = CachedProvider::in_memory(stage.device(), first).build();
     let token = provider.token().await.unwrap();
     assert!(stage.takes(&token));
 }
@@ -610,7 +610,7 @@ async fn a_stored_sign_in_whose_access_token_has_ended_is_refreshed_at_the_first
 async fn a_refresh_that_was_sent_is_waited_for_beyond_the_deadline() {
     let stage = Stage::new();
     let first = stage.web_sign_in().await;
-    let provider = CachedProvider::web_in_memory(stage.web(), first.clone())
+    let provider = CachedProvider::in_memory(stage.web(), first.clone())
         .deadline(secs(5))
         .build();
     let old = provider.token().await.unwrap();
@@ -630,7 +630,7 @@ async fn a_refresh_that_was_sent_is_waited_for_beyond_the_deadline() {
 async fn a_short_deadline_leaves_room_for_another_attempt_of_a_refresh() {
     let stage = Stage::new();
     let first = stage.web_sign_in().await;
-    let provider = CachedProvider::web_in_memory(stage.web(), first)
+    let provider = CachedProvider::in_memory(stage.web(), first)
         .deadline(secs(20))
         .build();
     let old = provider.token().await.unwrap();
@@ -645,7 +645,7 @@ async fn a_short_deadline_leaves_room_for_another_attempt_of_a_refresh() {
 async fn shutdown_waits_for_a_refresh_so_that_the_live_token_is_in_hand() {
     let stage = Stage::new();
     let first = stage.web_sign_in().await;
-    let provider = CachedProvider::web_in_memory(stage.web(), first.clone()).build();
+    let provider = CachedProvider::in_memory(stage.web(), first.clone()).build();
     pass(secs(880)).await;
     stage.line.takes(secs(5));
     assert!(provider.cached().is_some());
@@ -820,7 +820,7 @@ async fn in_line_the_one_who_finds_it_due_waits_and_no_task_is_left_behind() {
     let stage = Stage::new();
     stage.line.takes(millis(50));
     let first = stage.pkce_sign_in().await;
-    let provider = CachedProvider::pkce_in_memory(stage.pkce(), first.clone())
+    let provider = CachedProvider::in_memory(stage.pkce(), first.clone())
         .refresh(RefreshMode::InLine)
         .build();
     let old = provider.token().await.unwrap();

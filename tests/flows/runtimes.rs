@@ -64,7 +64,7 @@ impl Server {
             let first = self.sign_in().await;
             let sign_in = SignIn::new(MemoryStore::new(), "default").unwrap();
             sign_in.put(&first).await.unwrap();
-            let provider = CachedProvider::web(self.web(), sign_in).build();
+            let provider = CachedProvider::stored(self.web(), sign_in).build();
             let token = provider.token().await.unwrap();
             provider.invalidate(&token);
             (provider, first)
@@ -141,7 +141,7 @@ fn a_runtime_for_each_call_is_enough_for_a_background_refresh() {
     let first = server.runtime.block_on(server.sign_in());
     let sign_in = SignIn::new(MemoryStore::new(), "default").unwrap();
     without_workers().block_on(sign_in.put(&first)).unwrap();
-    let provider = CachedProvider::web(server.web(), sign_in).build();
+    let provider = CachedProvider::stored(server.web(), sign_in).build();
     let token = || without_workers().block_on(provider.token()).unwrap();
     let old = token();
     let until = std::time::Instant::now() + secs(10);
@@ -224,7 +224,7 @@ fn sessions_that_queue_up_on_a_runtime_that_ends_are_served_by_another() {
 #[test]
 fn users_of_a_pool_are_served_though_each_call_has_a_runtime_of_its_own() {
     let server = Server::start();
-    let pool = UserPool::web(server.web(), MemoryStore::new()).build();
+    let pool = UserPool::builder(server.web(), MemoryStore::new()).build();
     let mut signed_in = Vec::new();
     for number in 0..5 {
         let user = pool.user(format!("user-{number}"));

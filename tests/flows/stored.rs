@@ -12,7 +12,7 @@ use coze_auth::{
     sign_in::Record,
     store::{
         CompareAndSet, Contents, Key, LockLifetime, MemoryStore, Owner, Profile, Store, StoreError,
-        StoreFuture, Stored, TryLock, Version,
+        StoreErrorKind, StoreFuture, Stored, TryLock, Version,
     },
 };
 use coze_mock::{Fault, FaultBody, MockCoze, SignIn as Ledger, Target, Times, When};
@@ -116,7 +116,10 @@ impl Rigged {
         next: impl FnOnce(&mut Rig) -> &mut VecDeque<Mishap>,
         act: impl Future<Output = Result<T, StoreError>>,
     ) -> Result<T, StoreError> {
-        let failure = || StoreError::transient("the store is rigged", "no answer");
+        let failure = || {
+            StoreError::new(StoreErrorKind::Transient, "the store is rigged")
+                .with_source("no answer")
+        };
         let (down, mishap) = self.with(|rig| (rig.down, next(rig).pop_front()));
         match mishap {
             None if down => Err(failure()),
@@ -252,7 +255,7 @@ async fn signed_in(stage: &Stage) -> (Rigged, Token) {
 }
 
 fn replica(stage: &Stage, store: &Rigged) -> CachedProvider {
-    CachedProvider::web(stage.web(), store.sign_in()).build()
+    CachedProvider::stored(stage.web(), store.sign_in()).build()
 }
 
 fn ledger(stage: &Stage, first: &Token) -> Ledger {
@@ -303,7 +306,10 @@ async fn replicas_refresh_once_between_them_and_not_once_each() {
         }
         let refreshes = refreshes(&stage, &first);
         assert!((5..=9).contains(&refreshes), "{refreshes} in 5,000 s");
-        let adopted: u64 = replicas.iter().map(|one| one.stats().reused).sum();
+        let adopted: u64 = replicas
+            .iter()
+            .map(|one| one.stats().loaded_from_store)
+            .sum();
         assert!(adopted >= 7 * refreshes as u64, "{adopted}");
         assert_nothing_lost(&stage, &first, &store.record().await);
         stage.mock.assert_clean();
@@ -322,7 +328,7 @@ async fn a_replica_whose_clock_is_wrong_neither_refreshes_for_ever_nor_serves_de
         let secret = coze_mock::defaults::WEB_CLIENT_SECRET;
         let web =
             coze_auth::WebFlow::new(client, coze_mock::defaults::WEB_CLIENT_ID, secret).unwrap();
-        let wrong = CachedProvider::web(web, store.sign_in()).build();
+        let wrong = CachedProvider::stored(web, store.sign_in()).build();
         for _ in 0..1000 {
             for provider in [&wrong, &right] {
                 let token = provider.token().await.unwrap();
@@ -357,7 +363,11 @@ async fn in_the_refresh_window_a_replica_without_the_lease_serves_on_and_looks_a
     assert_ne!(new.expose(), old.expose());
     assert_eq!(other.cached().unwrap().expose(), new.expose());
     assert_eq!(refreshes(&stage, &first), 1);
-    assert_eq!(one.stats().reused + other.stats().reused, 3, "cold twice");
+    assert_eq!(
+        one.stats().loaded_from_store + other.stats().loaded_from_store,
+        3,
+        "cold twice"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -380,7 +390,7 @@ async fn a_stored_token_is_used_as_it_is_and_a_one_shot_program_renews_one_that_
     let (store, first) = signed_in(&stage).await;
     let before = stage.line.attempts();
     let one_shot = || {
-        CachedProvider::web(stage.web(), store.sign_in())
+        CachedProvider::stored(stage.web(), store.sign_in())
             .refresh(RefreshMode::InLine)
             .build()
     };
@@ -473,7 +483,7 @@ async fn the_sign_in_of_another_app_is_neither_used_nor_spent() {
     let stage = Stage::new();
     let (store, first) = signed_in(&stage).await;
     let other = stage.pkce();
-    let provider = CachedProvider::pkce(other, store.sign_in()).build();
+    let provider = CachedProvider::stored(other, store.sign_in()).build();
     let error = provider.token().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidInput);
     assert!(error.to_string().contains("profile default"), "{error}");
@@ -668,10 +678,13 @@ async fn whoever_could_not_save_keeps_the_lease_so_that_nobody_sends_the_spent_t
     cut_off.with(|rig| rig.save = vec![Mishap::Fails; 9].into());
     let (former, other) = (replica(&stage, &cut_off), replica(&stage, &store));
     let got = former.token().await.unwrap();
-    assert_eq!(former.stats().unsaved.unwrap().kind(), ErrorKind::Store);
+    assert_eq!(
+        former.stats().unsaved_error.unwrap().kind(),
+        ErrorKind::Store
+    );
     // Nobody calls the former owner again.
     assert_eq!(other.token().await.unwrap().expose(), got.expose());
-    assert!(former.stats().unsaved.is_none());
+    assert!(former.stats().unsaved_error.is_none());
     assert_eq!(refreshes(&stage, &first), 1);
     assert_nothing_lost(&stage, &first, &store.record().await);
 }
@@ -739,7 +752,7 @@ async fn a_one_shot_program_with_a_valid_token_does_not_wait_for_the_lease() {
     let (store, first) = signed_in(&stage).await;
     pass(secs(800)).await;
     let _stuck = store.hold_lock(secs(1000)).await;
-    let provider = CachedProvider::web(stage.web(), store.sign_in())
+    let provider = CachedProvider::stored(stage.web(), store.sign_in())
         .refresh(RefreshMode::InLine)
         .build();
     for _ in 0..2 {
@@ -766,7 +779,7 @@ async fn a_refusal_is_believed_at_once_where_no_former_owner_can_save() {
         };
         // A former owner is not waited for any more, either.
         pass(secs(4000)).await;
-        let provider = CachedProvider::web(stage.web(), store.sign_in())
+        let provider = CachedProvider::stored(stage.web(), store.sign_in())
             .deadline(secs(5))
             .build();
         let began = Instant::now();
@@ -787,14 +800,14 @@ async fn a_refusal_that_is_not_believed_yet_does_not_ask_for_a_sign_in() {
     let cut_off = store.another();
     cut_off.with(|rig| rig.withdraw = vec![Mishap::Fails; 10].into());
     stage.line.cut(Cut::Silent);
-    let former = CachedProvider::web(stage.web(), cut_off.sign_in())
+    let former = CachedProvider::stored(stage.web(), cut_off.sign_in())
         .deadline(secs(5))
         .build();
     former.token().await.unwrap_err();
     stage.line.mend();
     pass(secs(100)).await;
     let before = stage.line.attempts();
-    let provider = CachedProvider::web(stage.web(), store.sign_in())
+    let provider = CachedProvider::stored(stage.web(), store.sign_in())
         .deadline(secs(5))
         .build();
     let began = Instant::now();

@@ -20,7 +20,7 @@ use crate::support::{Cut, Stage, millis, pass, secs};
 
 /// A pool of some users who have signed in.
 async fn pool(stage: &Stage, users: u32) -> (UserPool, HashMap<String, Token>) {
-    let pool = UserPool::web(stage.web(), MemoryStore::new()).build();
+    let pool = UserPool::builder(stage.web(), MemoryStore::new()).build();
     let signed_in = sign_in(stage, &pool, users).await;
     (pool, signed_in)
 }
@@ -61,7 +61,10 @@ async fn each_user_gets_the_token_of_its_own_sign_in_and_no_request_is_sent_for_
     }
     assert_eq!(stage.line.attempts(), before);
     let stats = pool.stats();
-    assert_eq!((stats.refreshes, stats.reused, stats.requests), (20, 20, 0));
+    assert_eq!(
+        (stats.refreshes, stats.loaded_from_store, stats.requests),
+        (20, 20, 0)
+    );
     assert_eq!((stats.cached, stats.served_from_cache), (20, 40));
 }
 
@@ -92,7 +95,7 @@ async fn users_stay_signed_in_for_hours_with_one_refresh_each_time() {
 #[tokio::test(start_paused = true)]
 async fn an_idle_user_is_dropped_and_served_again_from_the_store() {
     let stage = Stage::new();
-    let builder = UserPool::web(stage.web(), MemoryStore::new());
+    let builder = UserPool::builder(stage.web(), MemoryStore::new());
     let pool = builder.idle_timeout(secs(100)).build();
     let signed_in = sign_in(&stage, &pool, 2).await;
     let before = stage.line.attempts();
@@ -107,7 +110,7 @@ async fn an_idle_user_is_dropped_and_served_again_from_the_store() {
 #[tokio::test(start_paused = true)]
 async fn no_more_tokens_are_kept_than_there_is_room_for() {
     let stage = Stage::new();
-    let builder = UserPool::web(stage.web(), MemoryStore::new());
+    let builder = UserPool::builder(stage.web(), MemoryStore::new());
     let pool = builder.capacity(10).build();
     let signed_in = sign_in(&stage, &pool, 30).await;
     for (user, first) in &signed_in {
@@ -120,7 +123,7 @@ async fn no_more_tokens_are_kept_than_there_is_room_for() {
 #[tokio::test(start_paused = true)]
 async fn a_token_that_the_api_refused_is_not_handed_out_again_by_the_next_provider() {
     let stage = Stage::new();
-    let builder = UserPool::web(stage.web(), MemoryStore::new());
+    let builder = UserPool::builder(stage.web(), MemoryStore::new());
     let pool = builder.capacity(2).build();
     let signed_in = sign_in(&stage, &pool, 30).await;
     let dead = token(&pool, "user-0").await;
@@ -184,7 +187,7 @@ async fn a_name_that_no_profile_can_have_is_the_callers_mistake() {
 #[tokio::test(start_paused = true)]
 async fn a_server_that_is_down_sees_a_few_attempts_and_whoever_is_in_the_store_is_served() {
     let stage = Stage::new();
-    let builder = UserPool::web(stage.web(), MemoryStore::new());
+    let builder = UserPool::builder(stage.web(), MemoryStore::new());
     let pool = builder.max_concurrent_requests(4).build();
     let signed_in = sign_in(&stage, &pool, 40).await;
     pass(secs(1000)).await;
@@ -322,7 +325,7 @@ async fn users_whose_profiles_are_stuck_keep_nobody_else_waiting() {
         store: Arc::new(MemoryStore::new()),
         fails_to_save: Arc::default(),
     };
-    let builder = UserPool::web(stage.web(), store);
+    let builder = UserPool::builder(stage.web(), store);
     let pool = builder.max_concurrent_requests(2).build();
     for user in ["stuck-1", "stuck-2", "stuck-3", "free"] {
         let token = stage.web_sign_in().await;
@@ -351,7 +354,7 @@ async fn a_refresh_that_is_about_to_end_does_not_undo_a_sign_out() {
         store: Arc::new(MemoryStore::new()),
         fails_to_save: Arc::default(),
     };
-    let pool = UserPool::web(stage.web(), store).build();
+    let pool = UserPool::builder(stage.web(), store).build();
     let user = pool.user("slow-1");
     user.put(&stage.web_sign_in().await).await.unwrap();
     pass(secs(1000)).await;
@@ -377,7 +380,7 @@ async fn a_sign_in_that_could_not_be_saved_is_told_and_kept_until_it_is() {
         fails_to_save: Arc::default(),
     };
     let fails_to_save = Arc::clone(&store.fails_to_save);
-    let pool = UserPool::web(stage.web(), store)
+    let pool = UserPool::builder(stage.web(), store)
         .capacity(1)
         .idle_timeout(secs(1))
         .build();
@@ -401,7 +404,7 @@ async fn a_sign_in_that_could_not_be_saved_is_told_and_kept_until_it_is() {
 #[tokio::test(start_paused = true)]
 async fn nothing_that_is_debugged_shows_a_secret() {
     let stage = Stage::new();
-    let builder = UserPool::web(stage.web(), MemoryStore::new());
+    let builder = UserPool::builder(stage.web(), MemoryStore::new());
     let mut shown = format!("{builder:?}");
     let pool = builder.build();
     let signed_in = sign_in(&stage, &pool, 1).await;

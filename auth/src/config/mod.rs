@@ -181,6 +181,14 @@ impl OAuthConfig {
         self.redirect_uri.as_deref()
     }
 
+    /// The fixed token, if that is what this configures.
+    pub(crate) fn into_token(self) -> Option<FixedToken> {
+        match self.credentials {
+            ConfiguredCredentials::Token(token) => Some(token.with_endpoint(self.endpoint)),
+            _ => None,
+        }
+    }
+
     /// Makes the flow, with an [`OAuthClient`] that is default but for the endpoint.
     ///
     /// # Errors
@@ -198,7 +206,9 @@ impl OAuthConfig {
     pub fn build_with(self, client: OAuthClientBuilder) -> Result<ConfiguredFlow> {
         let client = client.endpoint(self.endpoint).build()?;
         Ok(match self.credentials {
-            ConfiguredCredentials::Token(token) => ConfiguredFlow::Token(token),
+            ConfiguredCredentials::Token(token) => {
+                ConfiguredFlow::Token(token.with_endpoint(client.endpoint().clone()))
+            }
             ConfiguredCredentials::Web {
                 client_id,
                 client_secret,

@@ -1,11 +1,13 @@
 //! What the two flows through a browser share: the authorize page's address, the state that ties an
 //! answer to its login, and reading the callback (RFC 6749 sections 4.1.1 and 4.1.2).
 
+use coze_oauth_client::types;
 use coze_wire::{Secret, sanitize};
 use url::{Url, form_urlencoded};
 
+use super::{app::App, pkce::CodeVerifier};
 use crate::{
-    Endpoint, Error, ErrorCode, ErrorKind, Result,
+    Endpoint, Error, ErrorCode, ErrorKind, Result, Token,
     input::{PathId, cleaned, required},
     random,
 };
@@ -13,7 +15,7 @@ use crate::{
 /// What a caller says about a login before it begins.
 #[derive(Debug, Clone)]
 pub(crate) struct LoginOptions {
-    pub(crate) redirect_uri: String,
+    redirect_uri: String,
     pub(crate) workspace: Option<String>,
     pub(crate) state: Option<Secret>,
 }
@@ -27,8 +29,26 @@ impl LoginOptions {
         }
     }
 
-    /// The state that was asked for, or a random one.
-    pub(crate) fn take_state(&mut self) -> Result<Secret> {
+    /// The authorize page's address for this app, the state that was asked for, or a random one, and the redirect URI.
+    pub(super) fn begin(
+        mut self,
+        app: &App,
+        challenge: &[(&str, &str)],
+    ) -> Result<(Url, Secret, String)> {
+        let state = self.take_state()?;
+        let redirect_uri = self.checked_redirect_uri()?;
+        let mut parameters = vec![
+            ("response_type", "code"),
+            ("client_id", app.client_id()),
+            ("redirect_uri", &redirect_uri),
+            ("state", state.expose()),
+        ];
+        parameters.extend(challenge);
+        let url = self.authorize_url(app.client().endpoint(), &parameters)?;
+        Ok((url, state, redirect_uri))
+    }
+
+    fn take_state(&mut self) -> Result<Secret> {
         match self.state.take() {
             None => random::string(),
             Some(state) if state.expose().trim().is_empty() => {
@@ -39,7 +59,7 @@ impl LoginOptions {
     }
 
     /// The redirect URI exactly as registered, once it is known to be a URI.
-    pub(crate) fn checked_redirect_uri(&self) -> Result<String> {
+    fn checked_redirect_uri(&self) -> Result<String> {
         let redirect_uri = required("redirect URI", cleaned(&self.redirect_uri))?;
         match Url::parse(&redirect_uri) {
             Ok(_) => Ok(redirect_uri),
@@ -50,11 +70,7 @@ impl LoginOptions {
     }
 
     /// The authorize page, for one workspace or for all.
-    pub(crate) fn authorize_url(
-        &self,
-        endpoint: &Endpoint,
-        parameters: &[(&str, &str)],
-    ) -> Result<Url> {
+    fn authorize_url(&self, endpoint: &Endpoint, parameters: &[(&str, &str)]) -> Result<Url> {
         let mut url = Url::parse(endpoint.www_base())
             .map_err(|error| Error::invalid_input(format!("the WWW base is no URL ({error})")))?;
         let workspace = match &self.workspace {
@@ -78,11 +94,33 @@ impl LoginOptions {
     }
 }
 
+/// Redeems the code that the browser came back with.
+pub(super) async fn complete(
+    app: &App,
+    state: &Secret,
+    redirect_uri: String,
+    code_verifier: Option<&CodeVerifier>,
+    callback: &str,
+) -> Result<Token> {
+    let code = code_of_callback(callback, state).map_err(|error| error.in_flow(app.flow()))?;
+    let code_verifier = code_verifier.map(CodeVerifier::secret);
+    let grant = types::AuthorizationCodeGrant {
+        client_id: app.client_id().to_owned(),
+        code: code.clone(),
+        code_verifier: code_verifier.cloned(),
+        grant_type: Default::default(),
+        redirect_uri,
+    };
+    let in_body = [&code].into_iter().chain(code_verifier).collect();
+    let credentials = app.credentials(in_body);
+    app.client().redeem_code(&credentials, grant).await
+}
+
 /// Takes the code out of what the browser came back with: the callback's whole URL, its path and
 /// query, or its query alone.
 ///
 /// The state is checked first, so that nothing of a stranger's answer is believed.
-pub(crate) fn code_of_callback(callback: &str, state: &Secret) -> Result<Secret> {
+fn code_of_callback(callback: &str, state: &Secret) -> Result<Secret> {
     let parameters = Parameters::of_callback(callback)?;
     if state.is_empty() {
         return Err(Error::new(

@@ -1,6 +1,7 @@
 //! One file per flow, each of the same shape: a flow value made from an [`OAuthClient`](crate::OAuthClient),
 //! its verbs, and the value that ties the steps together.
 
+pub(crate) mod app;
 mod browser;
 pub(crate) mod device;
 pub(crate) mod jwt;

@@ -1,17 +1,17 @@
 //! Authorization code with PKCE: a client that can't keep a secret.
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-use coze_oauth_client::types;
 use coze_wire::Secret;
 use serde::{Deserialize, Serialize};
 use url::Url;
 
-use super::browser::{LoginOptions, code_of_callback};
-use crate::{
-    Error, Flow, OAuthClient, RefreshToken, Result, Token, client::Credentials, input::identifier,
+use super::{
+    app::App,
+    browser::{LoginOptions, complete},
 };
+use crate::{Error, Flow, OAuthClient, RefreshToken, Result, Token};
 
 /// The authorization code flow of a public client: desktop, mobile, single page.
 ///
@@ -32,10 +32,7 @@ use crate::{
 /// # Ok(()) }
 /// ```
 #[derive(Debug, Clone)]
-pub struct PkceFlow {
-    client: OAuthClient,
-    client_id: String,
-}
+pub struct PkceFlow(pub(super) Arc<App>);
 
 impl PkceFlow {
     /// The flow of one public client.
@@ -45,9 +42,7 @@ impl PkceFlow {
     /// [`InvalidInput`](crate::ErrorKind::InvalidInput) when the client id is empty or holds a control
     /// character. Surrounding white space is dropped.
     pub fn new(client: OAuthClient, client_id: impl AsRef<str>) -> Result<Self> {
-        let client_id = identifier("client id", client_id.as_ref())
-            .map_err(|error| error.in_flow(Flow::Pkce))?;
-        Ok(Self { client, client_id })
+        App::new(Flow::Pkce, client, client_id.as_ref(), None).map(Self)
     }
 
     /// Begins a login that will come back to this redirect URI, which must be one of the (at most 3)
@@ -68,17 +63,15 @@ impl PkceFlow {
     ///
     /// As [`WebFlow::complete`](crate::WebFlow::complete).
     pub async fn complete(&self, login: PkceLogin, callback: &str) -> Result<Token> {
-        let code =
-            code_of_callback(callback, &login.state).map_err(|error| error.in_flow(Flow::Pkce))?;
-        let grant = types::AuthorizationCodeGrant {
-            client_id: self.client_id.clone(),
-            code: code.clone(),
-            code_verifier: Some(login.code_verifier.0.clone()),
-            grant_type: Default::default(),
-            redirect_uri: login.redirect_uri,
-        };
-        let credentials = credentials(vec![&code, &login.code_verifier.0]);
-        self.client.redeem_code(&credentials, grant).await
+        let verifier = Some(&login.code_verifier);
+        complete(
+            &self.0,
+            &login.state,
+            login.redirect_uri,
+            verifier,
+            callback,
+        )
+        .await
     }
 
     /// Gets the next token. The refresh token sent is dead afterwards, and the answer holds a new one.
@@ -87,25 +80,7 @@ impl PkceFlow {
     ///
     /// As [`WebFlow::refresh`](crate::WebFlow::refresh).
     pub async fn refresh(&self, refresh_token: &RefreshToken) -> Result<Token> {
-        self.client
-            .refresh(Flow::Pkce, &self.client_id, None, refresh_token)
-            .await
-    }
-
-    pub(crate) fn client(&self) -> &OAuthClient {
-        &self.client
-    }
-
-    pub(crate) fn client_id(&self) -> &str {
-        &self.client_id
-    }
-}
-
-fn credentials(body: Vec<&Secret>) -> Credentials<'_> {
-    Credentials {
-        flow: Flow::Pkce,
-        bearer: None,
-        body,
+        self.0.refresh(refresh_token).await
     }
 }
 
@@ -152,33 +127,27 @@ impl PkceLoginBuilder<'_> {
     /// # Errors
     ///
     /// As [`WebLoginBuilder::begin`](crate::WebLoginBuilder::begin).
-    pub fn begin(mut self) -> Result<(Url, PkceLogin)> {
-        self.begin_checked()
+    pub fn begin(self) -> Result<(Url, PkceLogin)> {
+        let flow = self.flow;
+        self.begin_checked(&flow.0)
             .map_err(|error| error.in_flow(Flow::Pkce))
     }
 
-    fn begin_checked(&mut self) -> Result<(Url, PkceLogin)> {
-        let code_verifier = match self.code_verifier.take() {
+    fn begin_checked(self, app: &App) -> Result<(Url, PkceLogin)> {
+        let code_verifier = match self.code_verifier {
             Some(code_verifier) => code_verifier,
             None => CodeVerifier::random()?,
         };
+        let challenge = [
+            ("code_challenge", &**code_verifier.challenge(self.method)),
+            ("code_challenge_method", self.method.as_str()),
+        ];
+        let (url, state, redirect_uri) = self.options.begin(app, &challenge)?;
         let login = PkceLogin {
-            state: self.options.take_state()?,
-            redirect_uri: self.options.checked_redirect_uri()?,
+            state,
+            redirect_uri,
             code_verifier,
         };
-        let challenge = login.code_verifier.challenge(self.method);
-        let url = self.options.authorize_url(
-            self.flow.client.endpoint(),
-            &[
-                ("response_type", "code"),
-                ("client_id", &self.flow.client_id),
-                ("redirect_uri", &login.redirect_uri),
-                ("state", login.state.expose()),
-                ("code_challenge", &challenge),
-                ("code_challenge_method", self.method.as_str()),
-            ],
-        )?;
         Ok((url, login))
     }
 }
@@ -241,6 +210,10 @@ impl CodeVerifier {
             ));
         }
         Ok(Self(code_verifier))
+    }
+
+    pub(super) fn secret(&self) -> &Secret {
+        &self.0
     }
 
     /// 43 characters (256 bits) from the operating system's random source.

@@ -1,18 +1,16 @@
 //! Authorization code with a client secret: a web application with a backend.
 
-use std::fmt;
+use std::sync::Arc;
 
-use coze_oauth_client::types;
 use coze_wire::Secret;
 use serde::{Deserialize, Serialize};
 use url::Url;
 
-use super::browser::{LoginOptions, code_of_callback};
-use crate::{
-    Flow, OAuthClient, RefreshToken, Result, Token,
-    client::Credentials,
-    input::{credential, identifier},
+use super::{
+    app::App,
+    browser::{LoginOptions, complete},
 };
+use crate::{Flow, OAuthClient, RefreshToken, Result, Token};
 
 /// The authorization code flow of a web application: its backend keeps a client secret.
 ///
@@ -39,12 +37,8 @@ use crate::{
 /// }
 /// # Ok(()) }
 /// ```
-#[derive(Clone)]
-pub struct WebFlow {
-    client: OAuthClient,
-    client_id: String,
-    client_secret: Secret,
-}
+#[derive(Debug, Clone)]
+pub struct WebFlow(pub(super) Arc<App>);
 
 impl WebFlow {
     /// The flow of one web application.
@@ -58,14 +52,8 @@ impl WebFlow {
         client_id: impl AsRef<str>,
         client_secret: impl AsRef<str>,
     ) -> Result<Self> {
-        let checked = || {
-            Ok(Self {
-                client,
-                client_id: identifier("client id", client_id.as_ref())?,
-                client_secret: credential("client secret", client_secret.as_ref())?,
-            })
-        };
-        checked().map_err(|error: crate::Error| error.in_flow(Flow::Web))
+        let (id, secret) = (client_id.as_ref(), Some(client_secret.as_ref()));
+        App::new(Flow::Web, client, id, secret).map(Self)
     }
 
     /// Begins a login that will come back to this redirect URI, which must be one of the (at most 3)
@@ -87,17 +75,7 @@ impl WebFlow {
     /// - [`InvalidCallback`](crate::ErrorKind::InvalidCallback): there is no code in it.
     /// - Those of the transport and of answers that are none; a code that may have been sent is spent.
     pub async fn complete(&self, login: WebLogin, callback: &str) -> Result<Token> {
-        let code =
-            code_of_callback(callback, &login.state).map_err(|error| error.in_flow(Flow::Web))?;
-        let grant = types::AuthorizationCodeGrant {
-            client_id: self.client_id.clone(),
-            code: code.clone(),
-            code_verifier: None,
-            grant_type: Default::default(),
-            redirect_uri: login.redirect_uri,
-        };
-        let credentials = self.credentials(&code);
-        self.client.redeem_code(&credentials, grant).await
+        complete(&self.0, &login.state, login.redirect_uri, None, callback).await
     }
 
     /// Gets the next token. The refresh token sent is dead afterwards, and the answer holds a new one.
@@ -108,39 +86,7 @@ impl WebFlow {
     /// when the refresh token is invalid, used or older than 30 days: the person must sign in again.
     /// Else as [`complete`](Self::complete).
     pub async fn refresh(&self, refresh_token: &RefreshToken) -> Result<Token> {
-        self.client
-            .refresh(
-                Flow::Web,
-                &self.client_id,
-                Some(&self.client_secret),
-                refresh_token,
-            )
-            .await
-    }
-
-    fn credentials<'a>(&'a self, in_body: &'a Secret) -> Credentials<'a> {
-        Credentials {
-            flow: Flow::Web,
-            bearer: Some(&self.client_secret),
-            body: vec![in_body],
-        }
-    }
-
-    pub(crate) fn client(&self) -> &OAuthClient {
-        &self.client
-    }
-
-    pub(crate) fn client_id(&self) -> &str {
-        &self.client_id
-    }
-}
-
-impl fmt::Debug for WebFlow {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("WebFlow")
-            .field("client_id", &self.client_id)
-            .field("client_secret", &self.client_secret)
-            .finish_non_exhaustive()
+        self.0.refresh(refresh_token).await
     }
 }
 
@@ -172,25 +118,13 @@ impl WebLoginBuilder<'_> {
     ///
     /// [`InvalidInput`](crate::ErrorKind::InvalidInput) when the redirect URI is no absolute URI, the
     /// state is empty, or the workspace id can't stand in a path.
-    pub fn begin(mut self) -> Result<(Url, WebLogin)> {
-        self.begin_checked()
-            .map_err(|error| error.in_flow(Flow::Web))
-    }
-
-    fn begin_checked(&mut self) -> Result<(Url, WebLogin)> {
+    pub fn begin(self) -> Result<(Url, WebLogin)> {
+        let begun = self.options.begin(&self.flow.0, &[]);
+        let (url, state, redirect_uri) = begun.map_err(|error| error.in_flow(Flow::Web))?;
         let login = WebLogin {
-            state: self.options.take_state()?,
-            redirect_uri: self.options.checked_redirect_uri()?,
+            state,
+            redirect_uri,
         };
-        let url = self.options.authorize_url(
-            self.flow.client.endpoint(),
-            &[
-                ("response_type", "code"),
-                ("client_id", &self.flow.client_id),
-                ("redirect_uri", &login.redirect_uri),
-                ("state", login.state.expose()),
-            ],
-        )?;
         Ok((url, login))
     }
 }

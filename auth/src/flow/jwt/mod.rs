@@ -147,7 +147,10 @@ impl JwtFlow {
         claims::signed(&self.encoded_header, &claims, &*self.signer).await
     }
 
-    pub(crate) fn client(&self) -> &OAuthClient {
+    /// The client that it sends its requests through: an API client that takes it too goes to the same endpoint, and
+    /// shares its connections.
+    #[must_use]
+    pub fn client(&self) -> &OAuthClient {
         &self.client
     }
 }
