@@ -105,13 +105,14 @@ pub use endpoint::{Endpoint, EndpointBuilder};
 pub use error::{Error, ErrorCode, ErrorKind, Flow, Result};
 pub use flow::{
     app::UserFlow,
+    authorization_code::{Login, LoginBuilder},
     device::{DeviceAuthorization, DeviceFlow, Poll, PollStatus, PollStep},
     jwt::{
         JwtFlow, JwtFlowBuilder, JwtTokenRequest, PrivateKey, Scope, SessionContext, SignFuture,
         Signer,
     },
-    pkce::{CodeVerifier, PkceFlow, PkceLogin, PkceLoginBuilder},
-    web::{WebFlow, WebLogin, WebLoginBuilder},
+    pkce::{CodeVerifier, PkceFlow},
+    web::WebFlow,
 };
 pub use provider::{
     AccessToken, BorrowedToken, CachedProvider, CachedProviderBuilder, FixedToken, GetToken,

@@ -98,10 +98,11 @@ impl App {
 }
 
 macro_rules! user_flows {
-    ($($flow:ident),*) => {$(
+    ($($flow:ident: $app:expr),*) => {$(
         impl sealed::Sealed for $flow {
             fn app(&self) -> &Arc<App> {
-                &self.0
+                let app: fn(&Self) -> &Arc<App> = $app;
+                app(self)
             }
         }
 
@@ -110,10 +111,10 @@ macro_rules! user_flows {
             /// shares its connections.
             #[must_use]
             pub fn client(&self) -> &OAuthClient {
-                self.0.client()
+                sealed::Sealed::app(self).client()
             }
         }
     )*};
 }
 
-user_flows!(WebFlow, PkceFlow, DeviceFlow);
+user_flows!(WebFlow: |web| &web.0.app, PkceFlow: |pkce| &pkce.0.app, DeviceFlow: |device| &device.0);

@@ -2,7 +2,7 @@
 //! its verbs, and the value that ties the steps together.
 
 pub(crate) mod app;
-mod browser;
+pub(crate) mod authorization_code;
 pub(crate) mod device;
 pub(crate) mod jwt;
 pub(crate) mod pkce;
