@@ -4,7 +4,7 @@
 //! that is not seen: all text from outside passes [`coze_wire::sanitize`], and the error of another library becomes a
 //! [`ForeignError`].
 
-use std::{borrow::Cow, fmt, sync::Arc, time::Duration};
+use std::{borrow::Cow, fmt, str::FromStr, sync::Arc, time::Duration};
 
 use coze_wire::{
     ForeignError, HttpClientError, SendError, SendErrorKind, sanitize, sanitize_sentence,
@@ -69,14 +69,43 @@ pub enum Flow {
     Jwt,
 }
 
-impl fmt::Display for Flow {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+impl Flow {
+    pub(crate) const ALL: [Self; 5] = [Self::Token, Self::Web, Self::Pkce, Self::Device, Self::Jwt];
+
+    fn name(self) -> &'static str {
+        match self {
             Self::Token => "token",
             Self::Web => "web",
             Self::Pkce => "pkce",
             Self::Device => "device",
             Self::Jwt => "jwt",
+        }
+    }
+}
+
+impl fmt::Display for Flow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+/// The name that it is displayed by, in any case.
+///
+/// ```
+/// use coze_auth::Flow;
+///
+/// assert_eq!("PKCE".parse::<Flow>()?, Flow::Pkce);
+/// # Ok::<(), coze_auth::Error>(())
+/// ```
+impl FromStr for Flow {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let text = text.trim();
+        let mut flows = Self::ALL.into_iter();
+        let known = flows.find(|flow| flow.name().eq_ignore_ascii_case(text));
+        known.ok_or_else(|| {
+            Error::invalid_input("there is no such flow; it is token, web, pkce, device or jwt")
         })
     }
 }
