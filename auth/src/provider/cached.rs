@@ -24,6 +24,7 @@ use super::{
 use crate::{
     Endpoint, JwtFlow, JwtTokenRequest, OAuthClient, Result, Token, UserFlow,
     clock::{Clock, Tick},
+    flow::app::App,
     sign_in::{SignIn, StoredSource},
 };
 
@@ -231,7 +232,11 @@ impl CachedProvider {
     /// # Ok(()) }
     /// ```
     pub fn stored(flow: impl UserFlow, sign_in: SignIn) -> CachedProviderBuilder {
-        let app = Arc::clone(flow.app());
+        Self::of_app(flow.app(), sign_in)
+    }
+
+    pub(crate) fn of_app(app: &Arc<App>, sign_in: SignIn) -> CachedProviderBuilder {
+        let app = Arc::clone(app);
         CachedProviderBuilder::new(|breaker| StoredSource::new(app, sign_in, breaker))
     }
 
@@ -314,6 +319,10 @@ impl TokenProvider for CachedProvider {
 
     fn invalidate(&self, token: &AccessToken) {
         engine::invalidate(&self.0, token);
+    }
+
+    fn shutdown(&self) -> TokenFuture<'_, ()> {
+        Box::pin(self.shutdown())
     }
 }
 

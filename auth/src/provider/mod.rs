@@ -40,8 +40,8 @@ use futures_util::future::Either;
 
 use crate::{Endpoint, Result};
 
-/// What [`TokenProvider::fetch`] returns.
-pub type TokenFuture<'a> = Pin<Box<dyn Future<Output = Result<AccessToken>> + Send + 'a>>;
+/// What [`TokenProvider::fetch`] and [`TokenProvider::shutdown`] return.
+pub type TokenFuture<'a, T = AccessToken> = Pin<Box<dyn Future<Output = Result<T>> + Send + 'a>>;
 
 /// Yields an access token, on every request.
 ///
@@ -115,6 +115,16 @@ pub trait TokenProvider: Send + Sync + 'static {
     fn invalidate(&self, token: &AccessToken) {
         let _ = token;
     }
+
+    /// Ends it, before the program ends: begins no more requests, and waits for what is under way and for its save. Valid
+    /// tokens are still served. The default does nothing.
+    ///
+    /// # Errors
+    ///
+    /// Why a sign-in could not be saved.
+    fn shutdown(&self) -> TokenFuture<'_, ()> {
+        Box::pin(std::future::ready(Ok(())))
+    }
 }
 
 /// A provider that is shared is one.
@@ -133,6 +143,10 @@ impl<P: TokenProvider + ?Sized> TokenProvider for Arc<P> {
 
     fn invalidate(&self, token: &AccessToken) {
         P::invalidate(self, token);
+    }
+
+    fn shutdown(&self) -> TokenFuture<'_, ()> {
+        P::shutdown(self)
     }
 }
 
