@@ -7,7 +7,8 @@
 use std::{borrow::Cow, fmt, str::FromStr, sync::Arc, time::Duration};
 
 use coze_wire::{
-    ForeignError, HttpClientError, SendError, SendErrorKind, sanitize, sanitize_sentence,
+    ACCESS_TOKEN_INVALID, AUTHENTICATION_INVALID, ForeignError, HttpClientError, NO_PERMISSION,
+    SendError, SendErrorKind, refuses_token, sanitize, sanitize_sentence,
 };
 use http::StatusCode;
 
@@ -294,7 +295,9 @@ impl Told {
             return Self::Unbound;
         }
         match code {
-            Some(ErrorCode::Api(NO_PERMISSION)) if says("token") => Self::WrongToken,
+            Some(ErrorCode::Api(NO_PERMISSION)) if refuses_token(NO_PERMISSION, &message) => {
+                Self::WrongToken
+            }
             Some(ErrorCode::AccessDeny) if says("login session invalid") => Self::LoginInvalid,
             Some(ErrorCode::AccessDeny) if says("app type") => Self::AppType,
             Some(ErrorCode::AccessDeny) if says("deactivated") => Self::Deactivated,
@@ -315,14 +318,8 @@ impl Told {
     }
 }
 
-/// The API code for "authentication invalid".
-const AUTHENTICATION_INVALID: i64 = 4100;
-/// The API code for "no permission for this resource".
-const NO_PERMISSION: i64 = 4101;
 /// The API code for "too many requests".
 const RATE_LIMIT: i64 = 4013;
-/// The API code for "access token invalid": expired or revoked.
-const ACCESS_TOKEN_INVALID: i64 = 700_012_006;
 
 impl Error {
     /// An error of a [`TokenProvider`](crate::TokenProvider) of your own. Neither the text nor the source may hold

@@ -10,7 +10,8 @@ use coze_auth::{
     TokenProvider, reqwest,
 };
 use coze_mock::{
-    Endpoint as At, ErrorShape, ErrorWord, Fault, MockCoze, RequestRecord, Times, defaults,
+    Endpoint as At, ErrorShape, ErrorWord, Fault, MockCoze, RequestRecord, ScriptedAnswer, Times,
+    defaults,
 };
 use http_body_util::{BodyDataStream, Full};
 
@@ -415,6 +416,43 @@ async fn a_layered_client_carries_the_token_and_recovers_once() {
     assert_eq!(get().await.status(), 200);
     assert_eq!(requests(&service.mock), (2, 3));
     service.mock.assert_clean();
+}
+
+#[tokio::test]
+async fn a_layered_client_recovers_from_a_refusal_at_status_200_and_hands_on_everything_else() {
+    let text = "x".repeat(70_000);
+    for (code, msg, media_type, calls) in [
+        (4100, "authentication is invalid", "application/json", 2),
+        (
+            4101,
+            "the token is incorrect",
+            "application/json; charset=utf-8",
+            2,
+        ),
+        (4101, "no permission for this bot", "application/json", 1),
+        (4100, "authentication is invalid", "text/event-stream", 1),
+        (4100, &*text, "application/json", 1),
+    ] {
+        let service = Service::start().await;
+        let body = serde_json::json!({"code": code, "msg": msg}).to_string();
+        let scripted = ScriptedAnswer::new(200, body.clone().into_bytes());
+        let fault = Fault::Scripted(scripted.header("content-type", media_type));
+        service.mock.faults().add(fault, At::UsersMe, Times::ONCE);
+        let answer = service
+            .middleware()
+            .get(service.me_url())
+            .send()
+            .await
+            .unwrap();
+        assert_eq!(answer.url().as_str(), service.me_url());
+        let is_handed_on = answer.text().await.unwrap() == body;
+        assert_eq!(is_handed_on, calls == 1, "{code} {msg:.30} {media_type}");
+        assert_eq!(
+            requests(&service.mock),
+            (calls, calls),
+            "{code} {msg:.30} {media_type}"
+        );
+    }
 }
 
 #[tokio::test]
