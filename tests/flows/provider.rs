@@ -354,6 +354,19 @@ async fn a_refreshing_provider_with_a_clock_an_hour_off_serves_no_expired_token(
 }
 
 #[tokio::test(start_paused = true)]
+async fn one_call_moves_the_clocks_of_client_and_mock() {
+    let stage = Stage::new();
+    let provider = jwt(&stage);
+    let token = provider.token().await.unwrap();
+    let (wall, mocks) = (stage.clock.wall(), stage.mock.clock().now());
+    stage.clock.advance(secs(901)).await;
+    assert_eq!(stage.clock.wall(), wall + secs(901));
+    assert_eq!(stage.mock.clock().now(), mocks + secs(901));
+    assert!(!stage.takes(&token));
+    assert!(stage.takes(&provider.token().await.unwrap()));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_system_that_slept_gets_another_token() {
     let stage = Stage::new();
     let provider = jwt(&stage);

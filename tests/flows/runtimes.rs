@@ -18,7 +18,7 @@ use coze_auth::{
 use coze_mock::{Decision, Endpoint as At, Fault, MockCoze, Target, Times, defaults};
 use tokio::{
     net::{TcpListener, TcpStream},
-    runtime::{Builder, Runtime},
+    runtime::{Builder, Handle, Runtime},
     time::{sleep, timeout},
 };
 
@@ -117,6 +117,21 @@ fn ask_and_leave(runtime: &Runtime, provider: &CachedProvider) {
 }
 
 // Runtimes
+
+#[test]
+fn a_thread_without_a_runtime_and_a_worker_in_place_may_block() {
+    let server = Server::start();
+    // This thread belongs to no runtime.
+    assert!(Handle::try_current().is_err());
+    futures_executor::block_on(server.jwt().token()).unwrap();
+    let provider = server.jwt();
+    let runtime = with_workers();
+    let token = runtime.block_on(async move {
+        let in_place = move || Handle::current().block_on(provider.token());
+        tokio::spawn(async move { tokio::task::block_in_place(in_place) }).await
+    });
+    token.unwrap().unwrap();
+}
 
 #[test]
 fn a_refresh_that_a_runtime_began_which_ended_right_after_is_not_lost() {

@@ -46,6 +46,11 @@ use crate::{
 /// Refreshes of rotating tokens run on a runtime of their own, whose thread is started when it is needed and ends ten
 /// seconds later. All else runs on the caller's tokio runtime, if that has worker threads; else there, too.
 ///
+/// A thread that belongs to no runtime may wait for a token with any `block_on`. A worker thread of a runtime must not:
+/// tokio's `block_on` panics there, and that of another crate (`futures::executor`) holds the worker. When all workers are
+/// held so, nobody drives the request that they wait for. In a worker, `.await` the token, or call
+/// `tokio::task::block_in_place(|| Handle::current().block_on(provider.token()))`.
+///
 /// ```no_run
 /// # async fn example(jwt: coze_auth::JwtFlow) -> coze_auth::Result<()> {
 /// use coze_auth::CachedProvider;
