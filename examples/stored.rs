@@ -40,8 +40,8 @@ async fn main() -> anyhow::Result<()> {
     }
 
     // Each of these could be a separate process.
-    let one = CachedProvider::device(device.clone(), sign_in.clone()).build();
-    let other = CachedProvider::device(device, sign_in).build();
+    let one = CachedProvider::stored(device.clone(), sign_in.clone()).build();
+    let other = CachedProvider::stored(device, sign_in).build();
     let token = one.token().await?;
     println!("token  {}", shown(token.expose()));
     let user = users_me(&endpoint, token.authorization()).await?;

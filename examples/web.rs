@@ -19,7 +19,7 @@ use axum::{
     routing::get,
 };
 use axum_extra::extract::cookie::{Cookie, CookieJar, SameSite};
-use coze_auth::{ConfiguredFlow, Endpoint, Flow, Url, WebFlow, WebLogin};
+use coze_auth::{ConfiguredFlow, Endpoint, Flow, Login, Url, WebFlow};
 use coze_examples::{Stage, approve_in_browser, shown, users_me};
 use coze_mock::MockCoze;
 use tokio::net::TcpListener;
@@ -31,7 +31,7 @@ struct App {
     endpoint: Endpoint,
     redirect_uri: String,
     /// Pending logins by session. A real application keeps them in its session store.
-    logins: Arc<Mutex<HashMap<String, WebLogin>>>,
+    logins: Arc<Mutex<HashMap<String, Login>>>,
 }
 
 const SESSION: &str = "session";

@@ -25,10 +25,12 @@ impl CozeApi {
         }
     }
 
-    /// As [`new`](Self::new), for a provider without a client, such as a fixed token.
+    /// As [`new`](Self::new), for a provider without a client, such as a fixed token. Calls go to the
+    /// [endpoint](TokenProvider::endpoint) of the provider, if that is known.
     pub fn builder(provider: impl TokenProvider) -> CozeApiBuilder {
+        let endpoint = provider.endpoint().cloned().unwrap_or(Endpoint::COM);
         CozeApiBuilder {
-            client: OAuthClient::builder(),
+            client: OAuthClient::builder().endpoint(endpoint),
             provider: Arc::new(provider),
         }
     }
@@ -158,7 +160,7 @@ pub struct CozeApiBuilder {
 }
 
 impl CozeApiBuilder {
-    /// Where calls go; [`Endpoint::COM`] by default.
+    /// Where calls go; by default where the provider's tokens are valid, or to [`Endpoint::COM`] if that is not known.
     pub fn endpoint(mut self, endpoint: Endpoint) -> Self {
         self.client = self.client.endpoint(endpoint);
         self
@@ -234,7 +236,7 @@ impl fmt::Debug for CozeApiBuilder {
 #[cfg(test)]
 mod tests {
     use coze_auth::{
-        ErrorKind, FixedToken,
+        ConfiguredFlow, ErrorKind, FixedToken, OAuthConfig,
         testing::{SendFuture, Transport},
     };
 
@@ -251,6 +253,24 @@ mod tests {
                 Ok(http::Response::new(answer).into())
             })
         }
+    }
+
+    #[test]
+    fn calls_go_where_the_token_of_the_environment_is_valid() {
+        let base = |name: &str| match name {
+            "COZE_API_TOKEN" => Some("pat_1".into()),
+            "COZE_API_BASE" => Some("https://api.coze.cn".into()),
+            _ => None,
+        };
+        let config = OAuthConfig::from_variables(base, None).unwrap();
+        let ConfiguredFlow::Token(token) = config.build().unwrap() else {
+            panic!("there is a token");
+        };
+        let api = CozeApi::builder(Arc::new(token.clone())).build().unwrap();
+        assert_eq!(api.client.endpoint(), &Endpoint::CN);
+        let elsewhere = CozeApi::builder(token).endpoint(Endpoint::COM);
+        assert_eq!(elsewhere.build().unwrap().client.endpoint(), &Endpoint::COM);
+        assert_eq!(builder().build().unwrap().client.endpoint(), &Endpoint::COM);
     }
 
     fn builder() -> CozeApiBuilder {

@@ -61,25 +61,41 @@
 //! # Ok(()) }
 //! ```
 //!
-//! With `reqwest-middleware`, feature `middleware`: see `TokenMiddleware`.
+//! With `reqwest-middleware`, feature `middleware`: see `TokenMiddleware`. With a [tower](https://docs.rs/tower) client, feature
+//! `tower`: see `TokenLayer`. Both recover from a refused token as [`CozeApi::call`] does. Neither needs the typed client, the
+//! feature `client`, which is on by default.
 
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
+#![cfg_attr(not(feature = "client"), allow(rustdoc::broken_intra_doc_links))]
 
+#[cfg(feature = "client")]
 mod client;
 #[cfg(feature = "middleware")]
 mod middleware;
+#[cfg(any(feature = "middleware", feature = "tower"))]
+mod recovery;
+#[cfg(feature = "tower")]
+mod tower;
 
+#[cfg(feature = "tower")]
+pub use self::{
+    recovery::Peeked,
+    tower::{TokenLayer, TokenService},
+};
+#[cfg(feature = "client")]
 pub use client::{CozeApi, CozeApiBuilder, Reply};
 #[cfg(feature = "middleware")]
 pub use middleware::TokenMiddleware;
 
 /// The typed client whose operations [`CozeApi::call`] makes, and its types. Where the docs of an operation say
 /// `client`, it is what the closure of the call gets.
+#[cfg(feature = "client")]
 pub use coze_api_client::{Client, types};
 pub use coze_auth::{
     Endpoint, Error, ErrorCode, ErrorKind, OAuthClient, Result, TokenProvider, reqwest,
 };
 /// What the operation of a [`CozeApi::call`] gives: an answer, or none.
+#[cfg(feature = "client")]
 pub use coze_wire::{Answer, NoAnswer};

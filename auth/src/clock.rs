@@ -129,9 +129,12 @@ mod testing {
 
     /// A clock that follows tokio's paused time, and whose wall clock can be set apart from it.
     ///
-    /// Use it with `#[tokio::test(start_paused = true)]` and an in-process transport
+    /// Use it with `#[tokio::test(start_paused = true)]` (which needs tokio's feature `test-util`) and an in-process transport
     /// ([`ServiceTransport`](crate::testing::ServiceTransport)): then sleeping takes no time, and
     /// every lifetime is exact. Clones are the same clock.
+    ///
+    /// A mock whose clock follows tokio's time too, `MockClock::following_tokio_from(clock.wall())` of `coze-mock`, moves with
+    /// it: one [`advance`](Self::advance) is for both.
     ///
     /// ```
     /// use std::time::{Duration, SystemTime};
@@ -140,7 +143,7 @@ mod testing {
     /// # tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap().block_on(async {
     /// let start = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
     /// let clock = TestClock::starting_at(start);
-    /// tokio::time::sleep(Duration::from_secs(60)).await; // at once
+    /// clock.advance(Duration::from_secs(60)).await; // at once
     /// assert_eq!(clock.wall(), start + Duration::from_secs(60));
     ///
     /// clock.set_wall_offset_secs(3600); // the local clock is an hour fast
@@ -163,6 +166,14 @@ mod testing {
                 wall_at_start: wall,
                 wall_offset_secs: Arc::default(),
             }
+        }
+
+        /// Lets so much time pass, for everything that follows tokio's time. What is due in it happens, in its order, before
+        /// this returns.
+        ///
+        /// With paused time that takes no time; without, it takes as long as it says.
+        pub async fn advance(&self, by: Duration) {
+            tokio::time::sleep(by).await;
         }
 
         /// Sets the wall clock apart from the time that passes, by this many seconds: a wrong local

@@ -1,13 +1,13 @@
 //! Where Coze is: the API that issues tokens, the site with the authorize pages, and the audience of
 //! JWTs.
 
-use std::{borrow::Cow, fmt};
+use std::{borrow::Cow, fmt, str::FromStr};
 
 use url::{Host, Url};
 
 use crate::{Error, Result, input::cleaned};
 
-/// Coze's two hosts, or one's own: the API base for token requests, the WWW base for the pages that a
+/// Coze's two hosts, or your own: the API base for token requests, the WWW base for the pages that a
 /// person sees in a browser, and the audience (`aud`) that JWTs name.
 ///
 /// Source: <https://www.coze.cn/open/docs/developer_guides/authentication>.
@@ -94,6 +94,27 @@ impl Endpoint {
     #[must_use]
     pub fn audience(&self) -> &str {
         &self.audience
+    }
+}
+
+/// `com` or `cn`, or what [`custom`](Endpoint::custom) accepts.
+///
+/// ```
+/// use coze_auth::Endpoint;
+///
+/// assert_eq!("cn".parse::<Endpoint>()?, Endpoint::CN);
+/// assert_eq!("https://api.coze.com".parse::<Endpoint>()?, Endpoint::COM);
+/// # Ok::<(), coze_auth::Error>(())
+/// ```
+impl FromStr for Endpoint {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        match cleaned(text) {
+            "com" => Ok(Self::COM),
+            "cn" => Ok(Self::CN),
+            api_base => Self::custom(api_base),
+        }
     }
 }
 

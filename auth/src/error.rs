@@ -4,10 +4,11 @@
 //! that is not seen: all text from outside passes [`coze_wire::sanitize`], and the error of another library becomes a
 //! [`ForeignError`].
 
-use std::{borrow::Cow, fmt, sync::Arc, time::Duration};
+use std::{borrow::Cow, fmt, str::FromStr, sync::Arc, time::Duration};
 
 use coze_wire::{
-    ForeignError, HttpClientError, SendError, SendErrorKind, sanitize, sanitize_sentence,
+    ACCESS_TOKEN_INVALID, AUTHENTICATION_INVALID, ForeignError, HttpClientError, NO_PERMISSION,
+    SendError, SendErrorKind, refuses_token, sanitize, sanitize_sentence,
 };
 use http::StatusCode;
 
@@ -69,14 +70,43 @@ pub enum Flow {
     Jwt,
 }
 
-impl fmt::Display for Flow {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+impl Flow {
+    pub(crate) const ALL: [Self; 5] = [Self::Token, Self::Web, Self::Pkce, Self::Device, Self::Jwt];
+
+    fn name(self) -> &'static str {
+        match self {
             Self::Token => "token",
             Self::Web => "web",
             Self::Pkce => "pkce",
             Self::Device => "device",
             Self::Jwt => "jwt",
+        }
+    }
+}
+
+impl fmt::Display for Flow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+/// The name that it is displayed by, in any case.
+///
+/// ```
+/// use coze_auth::Flow;
+///
+/// assert_eq!("PKCE".parse::<Flow>()?, Flow::Pkce);
+/// # Ok::<(), coze_auth::Error>(())
+/// ```
+impl FromStr for Flow {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let text = text.trim();
+        let mut flows = Self::ALL.into_iter();
+        let known = flows.find(|flow| flow.name().eq_ignore_ascii_case(text));
+        known.ok_or_else(|| {
+            Error::invalid_input("there is no such flow; it is token, web, pkce, device or jwt")
         })
     }
 }
@@ -265,7 +295,9 @@ impl Told {
             return Self::Unbound;
         }
         match code {
-            Some(ErrorCode::Api(NO_PERMISSION)) if says("token") => Self::WrongToken,
+            Some(ErrorCode::Api(NO_PERMISSION)) if refuses_token(NO_PERMISSION, &message) => {
+                Self::WrongToken
+            }
             Some(ErrorCode::AccessDeny) if says("login session invalid") => Self::LoginInvalid,
             Some(ErrorCode::AccessDeny) if says("app type") => Self::AppType,
             Some(ErrorCode::AccessDeny) if says("deactivated") => Self::Deactivated,
@@ -286,14 +318,8 @@ impl Told {
     }
 }
 
-/// The API code for "authentication invalid".
-const AUTHENTICATION_INVALID: i64 = 4100;
-/// The API code for "no permission for this resource".
-const NO_PERMISSION: i64 = 4101;
 /// The API code for "too many requests".
 const RATE_LIMIT: i64 = 4013;
-/// The API code for "access token invalid": expired or revoked.
-const ACCESS_TOKEN_INVALID: i64 = 700_012_006;
 
 impl Error {
     /// An error of a [`TokenProvider`](crate::TokenProvider) of your own. Neither the text nor the source may hold

@@ -34,8 +34,8 @@
 //! |---|---|
 //! | one that never changes | [`FixedToken`] |
 //! | the application's own, by JWT | [`CachedProvider::jwt`] |
-//! | a user's, by refresh token, kept in a store: see [`sign_in`] | [`CachedProvider::web`], `pkce`, `device` |
-//! | the same, kept in memory | [`CachedProvider::web_in_memory`], `pkce_in_memory`, `device_in_memory` |
+//! | a user's, by refresh token, kept in a store: see [`sign_in`] | [`CachedProvider::stored`] |
+//! | the same, kept in memory | [`CachedProvider::in_memory`] |
 //! | each of very many signed-in users', by refresh token, kept in a [`store`] | [`UserPool`] |
 //! | each of very many end users', by JWT | [`SessionPool`] |
 //! | that of another exchange: a gateway, workload identity | [`CachedProvider::from_fn`] |
@@ -104,18 +104,20 @@ pub use config::{ConfiguredFlow, OAuthConfig};
 pub use endpoint::{Endpoint, EndpointBuilder};
 pub use error::{Error, ErrorCode, ErrorKind, Flow, Result};
 pub use flow::{
+    app::UserFlow,
+    authorization_code::{Login, LoginBuilder},
     device::{DeviceAuthorization, DeviceFlow, Poll, PollStatus, PollStep},
     jwt::{
         JwtFlow, JwtFlowBuilder, JwtTokenRequest, PrivateKey, Scope, SessionContext, SignFuture,
         Signer,
     },
-    pkce::{CodeVerifier, PkceFlow, PkceLogin, PkceLoginBuilder},
-    web::{WebFlow, WebLogin, WebLoginBuilder},
+    pkce::{CodeVerifier, PkceFlow},
+    web::WebFlow,
 };
 pub use provider::{
     AccessToken, BorrowedToken, CachedProvider, CachedProviderBuilder, FixedToken, GetToken,
-    PoolBuilder, PoolStats, ProviderStats, RefreshMode, SessionPool, SessionProvider, TokenFuture,
-    TokenProvider, UserPool, UserProvider,
+    PoolBuilder, RefreshMode, SessionPool, SessionProvider, Stats, TokenFuture, TokenProvider,
+    UserPool, UserProvider,
 };
 pub use sign_in::SignIn;
 pub use token::{RefreshToken, Token};

@@ -88,7 +88,12 @@ const IDLE: Duration = if cfg!(test) {
 static TASKS: Mutex<Option<UnboundedSender<Task>>> = Mutex::new(None);
 
 fn tasks() -> MutexGuard<'static, Option<UnboundedSender<Task>>> {
-    TASKS.lock().unwrap_or_else(PoisonError::into_inner)
+    lock(&TASKS)
+}
+
+/// Locks a mutex whose contents a panic can't have left half changed.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 pub(crate) fn spawn_on_process(task: Task) -> Result<()> {

@@ -35,7 +35,13 @@
 
 mod memory;
 
-use std::{fmt, future::Future, pin::Pin, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    future::Future,
+    pin::Pin,
+    sync::{Arc, LazyLock},
+    time::Duration,
+};
 
 use aws_lc_rs::digest::{SHA256, digest};
 use zeroize::Zeroizing;
@@ -211,10 +217,8 @@ impl<S: BlockingStore> Blocking<S> {
                 .map_err(|error| StoreError::other("there is no tokio runtime", error))?;
             let called = runtime.spawn_blocking(move || call(&store)).await;
             called.unwrap_or_else(|error| {
-                Err(StoreError::transient(
-                    "the call to the store did not end",
-                    error,
-                ))
+                let what = "the call to the store did not end";
+                Err(StoreError::new(StoreErrorKind::Transient, what).with_source(error))
             })
         })
     }
@@ -481,6 +485,7 @@ impl fmt::Debug for Version {
 
 /// Contents as they were loaded.
 #[derive(Clone)]
+#[non_exhaustive]
 pub struct Stored {
     /// What the key holds.
     pub contents: Contents,
@@ -490,6 +495,18 @@ pub struct Stored {
     /// from when the store was asked to write, if the store can tell. `None` if the store cannot know, because its clock was set
     /// back since.
     pub age: Option<Duration>,
+}
+
+impl Stored {
+    /// Contents, the version that names their write, and its [age](Self::age) by the store's own clock.
+    #[must_use]
+    pub fn new(contents: Contents, version: Version, age: Option<Duration>) -> Self {
+        Self {
+            contents,
+            version,
+            age,
+        }
+    }
 }
 
 impl fmt::Debug for Stored {
@@ -504,6 +521,7 @@ impl fmt::Debug for Stored {
 /// What came of a [`compare_and_set`](Store::compare_and_set).
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[must_use]
+#[non_exhaustive]
 pub enum CompareAndSet {
     /// The change is made, durably. The version is that of the new contents, `None` after a delete.
     Done(Option<Version>),
@@ -514,6 +532,7 @@ pub enum CompareAndSet {
 /// What came of a [`try_lock`](Store::try_lock).
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[must_use]
+#[non_exhaustive]
 pub enum TryLock {
     /// The owner has the lock.
     Acquired(LockLifetime),
@@ -526,6 +545,7 @@ pub enum TryLock {
 
 /// When a lock ends that its owner does not release.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum LockLifetime {
     /// When its TTL is over, though its owner may live on, and write later.
     Ttl,
@@ -556,6 +576,27 @@ impl Owner {
             id: hex(&id),
             name: Self::presentable_name(name),
         }
+    }
+
+    /// A name for this process: its number, and the host.
+    #[must_use]
+    pub fn this_process() -> &'static str {
+        static NAME: LazyLock<String> = LazyLock::new(|| {
+            #[cfg(unix)]
+            let host = rustix::system::uname()
+                .nodename()
+                .to_str()
+                .ok()
+                .map(str::to_owned);
+            #[cfg(not(unix))]
+            let host = std::env::var("COMPUTERNAME").ok();
+            let process = std::process::id();
+            match host.filter(|host| !host.is_empty()) {
+                Some(host) => Owner::presentable_name(&format!("process {process} on {host}")),
+                None => format!("process {process}"),
+            }
+        });
+        &NAME
     }
 
     /// What is shown of a name that was read from a store: no [invisible](coze_wire::is_invisible) characters, at most 100 characters.
@@ -611,7 +652,7 @@ pub enum StoreErrorKind {
 /// use coze_auth::store::{StoreError, StoreErrorKind};
 ///
 /// let full = std::io::Error::from(std::io::ErrorKind::StorageFull);
-/// let error = StoreError::full("the database did not take the sign-in", full);
+/// let error = StoreError::new(StoreErrorKind::Full, "the database did not take the sign-in").with_source(full);
 /// assert_eq!(error.kind(), StoreErrorKind::Full);
 /// assert_eq!(error.to_string(), "the database did not take the sign-in");
 /// ```
@@ -637,11 +678,6 @@ impl StoreError {
         }
     }
 
-    /// It may pass.
-    pub fn transient(message: &str, source: impl Into<Source>) -> Self {
-        Self::new(StoreErrorKind::Transient, message).with_source(source)
-    }
-
     /// Another keeps it busy: the [name](Owner::name) of the owner, or of the program, if it is known.
     pub fn busy(message: &str, by: Option<&str>) -> Self {
         Self {
@@ -650,17 +686,7 @@ impl StoreError {
         }
     }
 
-    /// It may not be read or written.
-    pub fn not_permitted(message: &str, source: impl Into<Source>) -> Self {
-        Self::new(StoreErrorKind::NotPermitted, message).with_source(source)
-    }
-
-    /// There is no room.
-    pub fn full(message: &str, source: impl Into<Source>) -> Self {
-        Self::new(StoreErrorKind::Full, message).with_source(source)
-    }
-
-    /// Anything else.
+    /// An error that waiting does not change, and its cause.
     pub fn other(message: &str, source: impl Into<Source>) -> Self {
         Self::new(StoreErrorKind::Other, message).with_source(source)
     }

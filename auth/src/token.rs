@@ -20,6 +20,9 @@ use crate::{
 
 /// An access token as Coze issued it.
 ///
+/// A [`CachedProvider`](crate::CachedProvider::in_memory) keeps it fresh, a [`SignIn`](crate::SignIn::put) stores it, and an
+/// [`AccessToken`] or a [`FixedToken`](crate::FixedToken) can be made of it by `From`.
+///
 /// `Debug` prints no secret. Send the token as [`authorization`](Token::authorization), or
 /// [`expose`](Secret::expose) it where another library wants the bare string.
 #[derive(Clone)]
@@ -105,6 +108,10 @@ impl Token {
     #[must_use]
     pub fn log_id(&self) -> Option<&str> {
         self.log_id.as_deref()
+    }
+
+    pub(crate) fn bearer(&self) -> &Bearer {
+        &self.authorization
     }
 
     /// The app that may redeem the refresh token.

@@ -36,7 +36,7 @@ async fn main() -> anyhow::Result<()> {
         println!("stored {profile}");
     }
 
-    let provider = CachedProvider::device(device, sign_in)
+    let provider = CachedProvider::stored(device, sign_in)
         .refresh(RefreshMode::InLine)
         .build();
     let token = provider.token().await?;

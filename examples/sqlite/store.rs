@@ -57,12 +57,10 @@ fn name(key: &Key) -> String {
 fn load(connection: &Connection, key: &Key) -> rusqlite::Result<Option<Stored>> {
     let stored = connection.query_row(LOAD, [name(key)], |row| {
         let contents = Contents::from(row.get::<_, Vec<u8>>(0)?);
-        Ok(Stored {
-            version: Version::of(&contents),
-            contents,
-            // Unknown if the clock was set back.
-            age: Duration::try_from_secs_f64(row.get(1)?).ok(),
-        })
+        let version = Version::of(&contents);
+        // Unknown if the clock was set back.
+        let age = Duration::try_from_secs_f64(row.get(1)?).ok();
+        Ok(Stored::new(contents, version, age))
     });
     stored.optional()
 }

@@ -108,8 +108,8 @@ fn assert_kind(error: &Error, answer: &Answer, body: &Body) {
 async fn stored(world: &World, by: By, answer: &Answer, body: &Body, secrets: &[&str]) {
     let sign_in = sign_in::stale(REDEEMED, CLIENT_ID).await;
     let provider = match by {
-        By::Device => CachedProvider::device(world.device(), sign_in.clone()),
-        By::Web => CachedProvider::web(world.web(), sign_in.clone()),
+        By::Device => CachedProvider::stored(world.device(), sign_in.clone()),
+        By::Web => CachedProvider::stored(world.web(), sign_in.clone()),
     }
     .build();
     world.answers([answer.clone()]);

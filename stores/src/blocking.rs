@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use coze_auth::store::StoreError;
+use coze_auth::store::{StoreError, StoreErrorKind};
 use tokio::{runtime::Handle, sync::Semaphore};
 
 use crate::folder::Result;
@@ -35,8 +35,10 @@ impl Threads {
                 let _permit = permit;
                 work()
             });
-            done.await
-                .map_err(|error| StoreError::transient("tokio's runtime was shut down", error))?
+            done.await.map_err(|error| {
+                let what = "tokio's runtime was shut down";
+                StoreError::new(StoreErrorKind::Transient, what).with_source(error)
+            })?
         }
     }
 }

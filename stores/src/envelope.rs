@@ -114,11 +114,8 @@ impl Envelope {
 
     /// `now` is by the clock that stamped it.
     pub(crate) fn stored(self, now: SystemTime) -> Stored {
-        Stored {
-            age: self.header.and_then(|header| age(header.written_at(), now)),
-            contents: self.contents,
-            version: self.version,
-        }
+        let age = self.header.and_then(|header| age(header.written_at(), now));
+        Stored::new(self.contents, self.version, age)
     }
 }
 
@@ -130,7 +127,12 @@ fn age(written_at: SystemTime, now: SystemTime) -> Option<Duration> {
     }
 }
 
-pub(crate) fn hex(version: &Version) -> String {
+/// Tells texts apart that are too long, or of the wrong characters, for a name.
+pub(crate) fn hash(text: &str) -> String {
+    hex(&Version::of(&Contents::from(text.as_bytes().to_vec())))
+}
+
+fn hex(version: &Version) -> String {
     version
         .as_bytes()
         .iter()

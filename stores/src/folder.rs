@@ -23,7 +23,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use coze_auth::store::StoreError;
+use coze_auth::store::{StoreError, StoreErrorKind};
 use etcetera::BaseStrategy;
 use zeroize::Zeroizing;
 
@@ -272,32 +272,26 @@ impl Dir {
 
 /// What could not be done to a file or folder, why, and what to do.
 pub(crate) fn failed(done: &str, path: &Path, error: io::Error) -> StoreError {
-    let (kind, advice): (fn(&str, io::Error) -> StoreError, _) = match error.kind() {
-        Io::StorageFull => (StoreError::full, ": free some space there"),
-        Io::QuotaExceeded => (StoreError::full, ": free some of the quota"),
-        Io::FileTooLarge => (StoreError::full, ""),
-        Io::ReadOnlyFilesystem => (
-            StoreError::not_permitted,
-            ": make it writable, or name another folder",
-        ),
+    use StoreErrorKind::{Full, NotPermitted, Other, Transient};
+    let (kind, advice) = match error.kind() {
+        Io::StorageFull => (Full, ": free some space there"),
+        Io::QuotaExceeded => (Full, ": free some of the quota"),
+        Io::FileTooLarge => (Full, ""),
+        Io::ReadOnlyFilesystem => (NotPermitted, ": make it writable, or name another folder"),
         Io::PermissionDenied => (
-            StoreError::not_permitted,
+            NotPermitted,
             if cfg!(windows) {
                 ": close other programs that have it open, let this user write there, or name another folder"
             } else {
                 ": let this user write there, or name another folder"
             },
         ),
-        Io::NotADirectory => (
-            StoreError::other,
-            ": remove what is there, or name another folder",
-        ),
-        Io::IsADirectory => (StoreError::other, ": remove that folder"),
+        Io::NotADirectory => (Other, ": remove what is there, or name another folder"),
+        Io::IsADirectory => (Other, ": remove that folder"),
         // The only busy thing that can't be replaced: containers mount single files.
-        Io::ResourceBusy if done == "replaced" => (
-            StoreError::other,
-            ": it is mounted by itself; mount its folder instead",
-        ),
+        Io::ResourceBusy if done == "replaced" => {
+            (Other, ": it is mounted by itself; mount its folder instead")
+        }
         Io::ResourceBusy
         | Io::Interrupted
         | Io::TimedOut
@@ -305,19 +299,17 @@ pub(crate) fn failed(done: &str, path: &Path, error: io::Error) -> StoreError {
         | Io::StaleNetworkFileHandle
         | Io::HostUnreachable
         | Io::NetworkUnreachable
-        | Io::NetworkDown => (StoreError::transient, ""),
-        _ if platform::may_pass(&error) => (StoreError::transient, ""),
-        _ => (StoreError::other, ""),
+        | Io::NetworkDown => (Transient, ""),
+        _ if platform::may_pass(&error) => (Transient, ""),
+        _ => (Other, ""),
     };
-    kind(
-        &format!("{} can't be {done}: {error}{advice}", path.display()),
-        error,
-    )
+    let what = format!("{} can't be {done}: {error}{advice}", path.display());
+    StoreError::new(kind, &what).with_source(error)
 }
 
 fn refused(why: String) -> StoreError {
     let denied = io::Error::from(Io::PermissionDenied);
-    StoreError::not_permitted(&why, denied)
+    StoreError::new(StoreErrorKind::NotPermitted, &why).with_source(denied)
 }
 
 fn symlink(path: &Path, advice: &str) -> StoreError {

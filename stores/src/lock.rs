@@ -104,18 +104,6 @@ fn line(holder: &str) -> String {
     format!("{holder}{:room$}\n", "")
 }
 
-#[cfg(unix)]
-fn this_process() -> String {
-    let host = rustix::system::uname();
-    let host = host.nodename().to_string_lossy();
-    Owner::presentable_name(&format!("process {} on {host}", std::process::id()))
-}
-
-#[cfg(not(unix))]
-fn this_process() -> String {
-    format!("process {}", std::process::id())
-}
-
 /// The right to change what one key holds: nobody else does.
 pub(crate) struct Change {
     /// The folder in which it is locked.
@@ -158,7 +146,7 @@ impl Turns {
             let (folder, name) = (folder.clone(), name.clone());
             let tried = threads.run(move || {
                 let dir = folder.create()?;
-                let Some(lock) = Lock::try_take(&dir, &name, &this_process())? else {
+                let Some(lock) = Lock::try_take(&dir, &name, Owner::this_process())? else {
                     // Who takes the lock writes to its file.
                     let taken = dir.metadata(&name).ok();
                     let taken = taken.map(|file| folder::modified(&file));

@@ -4,8 +4,8 @@
 use std::time::{Duration, SystemTime};
 
 use coze_auth::{
-    DeviceFlow, Endpoint, Error, ErrorCode, ErrorKind, OAuthClient, OAuthClientBuilder, Poll,
-    RefreshToken, Token, WebLogin, reqwest,
+    DeviceFlow, Endpoint, Error, ErrorCode, ErrorKind, Login, OAuthClient, OAuthClientBuilder,
+    Poll, RefreshToken, Token, reqwest,
 };
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
@@ -960,10 +960,9 @@ async fn a_stored_login_with_an_empty_state_accepts_no_callback() {
         .respond_with(answer)
         .mount(&coze.server)
         .await;
-    let stored = json!({"state": "", "redirect_uri": REDIRECT_URI});
-    if let Ok(login) = serde_json::from_value::<WebLogin>(stored) {
-        let web = crate::support::web(coze.client.clone());
-        let result = web.complete(login, "?code=stolen&state=").await;
-        assert!(result.is_err(), "{result:?}");
-    }
+    let stored = json!({"state": "", "redirect_uri": REDIRECT_URI, "code_verifier": null});
+    let login: Login = serde_json::from_value(stored).unwrap();
+    let web = crate::support::web(coze.client.clone());
+    let result = web.complete(login, "?code=stolen&state=").await;
+    assert!(result.is_err(), "{result:?}");
 }

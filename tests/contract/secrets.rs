@@ -766,7 +766,7 @@ async fn use_store(witness: &mut Witness, what: &str, store: impl Store) {
     for answer in answers {
         server.reset().await;
         Mock::given(any()).respond_with(answer).mount(&server).await;
-        let provider = CachedProvider::web(web.clone(), sign_in.clone()).build();
+        let provider = CachedProvider::stored(&web, sign_in.clone()).build();
         witness.sees(what, &provider);
         let token = provider.token().await;
         witness.sees_result(what, token);

@@ -80,7 +80,7 @@ impl Stage {
         let flow = WebFlow::new(client, defaults::WEB_CLIENT_ID, secret).unwrap();
         let provider = || {
             let sign_in = SignIn::new(Arc::clone(&store), "ann").unwrap();
-            CachedProvider::web(flow.clone(), sign_in)
+            CachedProvider::stored(flow.clone(), sign_in)
                 .deadline(DEADLINE)
                 .build()
         };

@@ -104,7 +104,7 @@ impl Kept {
 }
 
 fn provider(stage: &Stage, sign_in: &SignIn) -> CachedProvider {
-    CachedProvider::pkce(stage.pkce(), sign_in.clone()).build()
+    CachedProvider::stored(stage.pkce(), sign_in.clone()).build()
 }
 
 fn edited(edit: Edit) -> EditedResponse {

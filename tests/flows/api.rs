@@ -10,8 +10,8 @@ use coze_auth::{
     TokenProvider, reqwest,
 };
 use coze_mock::{
-    Endpoint as MockEndpoint, ErrorShape, Fault, MockCoze, OAuthErrorCode, RequestRecord, Times,
-    defaults,
+    Endpoint as MockEndpoint, ErrorShape, Fault, MockCoze, OAuthErrorCode, RequestRecord,
+    ScriptedResponse, Times, defaults,
 };
 use http_body_util::{BodyDataStream, Full};
 
@@ -329,7 +329,7 @@ async fn a_revoked_sign_in_requires_sign_in() {
     let stage = Stage::new();
     let first = stage.web_sign_in().await;
     let refresh_token = first.refresh_token().unwrap().expose().to_owned();
-    let provider = CachedProvider::web_in_memory(stage.web(), first).build();
+    let provider = CachedProvider::in_memory(stage.web(), first).build();
     let api = CozeApi::new(stage.client(), provider);
     me(&api).await.unwrap();
     stage.mock.revoke_sign_in(&refresh_token);
@@ -429,6 +429,46 @@ async fn the_middleware_adds_the_token_and_recovers_once() {
     assert_eq!(get().await.status(), 200);
     assert_eq!(requests(&service.mock), (2, 3));
     service.mock.assert_clean();
+}
+
+#[tokio::test]
+async fn a_layered_client_recovers_from_a_refusal_at_status_200_and_hands_on_everything_else() {
+    let text = "x".repeat(70_000);
+    for (code, msg, media_type, calls) in [
+        (4100, "authentication is invalid", "application/json", 2),
+        (
+            4101,
+            "the token is incorrect",
+            "application/json; charset=utf-8",
+            2,
+        ),
+        (4101, "no permission for this bot", "application/json", 1),
+        (4100, "authentication is invalid", "text/event-stream", 1),
+        (4100, &*text, "application/json", 1),
+    ] {
+        let service = Service::start().await;
+        let body = serde_json::json!({"code": code, "msg": msg}).to_string();
+        let scripted = ScriptedResponse::new(200, body.clone().into_bytes());
+        let fault = Fault::Scripted(scripted.header("content-type", media_type));
+        service
+            .mock
+            .faults()
+            .add(fault, MockEndpoint::UsersMe, Times::ONCE);
+        let answer = service
+            .middleware()
+            .get(service.me_url())
+            .send()
+            .await
+            .unwrap();
+        assert_eq!(answer.url().as_str(), service.me_url());
+        let is_handed_on = answer.text().await.unwrap() == body;
+        assert_eq!(is_handed_on, calls == 1, "{code} {msg:.30} {media_type}");
+        assert_eq!(
+            requests(&service.mock),
+            (calls, calls),
+            "{code} {msg:.30} {media_type}"
+        );
+    }
 }
 
 #[tokio::test]

@@ -46,7 +46,7 @@ async fn refused(stage: &Stage, provider: &CachedProvider) {
 async fn a_new_sign_in_ends_the_backoff_of_an_outage() {
     let stage = Stage::new();
     let (_, sign_in) = signed_in(&stage).await;
-    let provider = CachedProvider::web(stage.web(), sign_in.clone()).build();
+    let provider = CachedProvider::stored(stage.web(), sign_in.clone()).build();
     refused(&stage, &provider).await;
     stage.network.repair();
     let fresh = stage.web_sign_in().await;
@@ -61,7 +61,7 @@ async fn a_new_sign_in_ends_the_backoff_of_an_outage() {
 async fn a_new_sign_in_by_another_replica_is_used_within_a_second() {
     let stage = Stage::new();
     let (store, sign_in) = signed_in(&stage).await;
-    let provider = CachedProvider::web(stage.web(), sign_in).build();
+    let provider = CachedProvider::stored(stage.web(), sign_in).build();
     refused(&stage, &provider).await;
     stage.network.repair();
     let attempts = stage.network.attempts();
@@ -94,7 +94,7 @@ async fn a_new_sign_in_after_invalid_grant_is_used_immediately() {
     let sign_in = SignIn::new(store, "default").unwrap();
     let first = stage.web_sign_in().await;
     sign_in.put(&first).await.unwrap();
-    let provider = CachedProvider::web(stage.web(), sign_in.clone()).build();
+    let provider = CachedProvider::stored(stage.web(), sign_in.clone()).build();
     let token = provider.token().await.unwrap();
     let refresh_token = first.refresh_token().unwrap().expose();
     assert!(stage.mock.revoke_sign_in(refresh_token));
@@ -112,7 +112,7 @@ async fn a_new_sign_in_after_invalid_grant_is_used_immediately() {
 async fn during_a_backoff_the_store_is_loaded_once_a_second_and_no_request_is_sent() {
     let stage = Stage::new();
     let (_, sign_in) = signed_in(&stage).await;
-    let provider = CachedProvider::web(stage.web(), sign_in).build();
+    let provider = CachedProvider::stored(stage.web(), sign_in).build();
     refused(&stage, &provider).await;
     let (attempts, stats) = (stage.network.attempts(), provider.stats());
     for _ in 0..40 {
@@ -133,7 +133,7 @@ async fn during_a_backoff_the_store_is_loaded_once_a_second_and_no_request_is_se
 async fn a_response_with_an_expired_token_causes_one_refresh_and_then_a_backoff() {
     let stage = Stage::new();
     let (_, sign_in) = signed_in(&stage).await;
-    let provider = CachedProvider::web(stage.web(), sign_in).build();
+    let provider = CachedProvider::stored(stage.web(), sign_in).build();
     let token = provider.token().await.unwrap();
     provider.invalidate(&token);
     stage.network.rewrites(|response| {

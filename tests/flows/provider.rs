@@ -42,17 +42,17 @@ async fn user_flows(stage: &Stage) -> [(&'static str, Token, CachedProviderBuild
         (
             "web",
             web.clone(),
-            CachedProvider::web_in_memory(stage.web(), web),
+            CachedProvider::in_memory(stage.web(), web),
         ),
         (
             "pkce",
             pkce.clone(),
-            CachedProvider::pkce_in_memory(stage.pkce(), pkce),
+            CachedProvider::in_memory(stage.pkce(), pkce),
         ),
         (
             "device",
             device.clone(),
-            CachedProvider::device_in_memory(stage.device(), device),
+            CachedProvider::in_memory(stage.device(), device),
         ),
     ]
 }
@@ -381,6 +381,19 @@ async fn a_refreshing_provider_with_clock_skew_serves_no_expired_token() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn one_call_moves_the_clocks_of_client_and_mock() {
+    let stage = Stage::new();
+    let provider = jwt(&stage);
+    let token = provider.token().await.unwrap();
+    let (wall, mocks) = (stage.clock.wall(), stage.mock.clock().now());
+    stage.clock.advance(secs(901)).await;
+    assert_eq!(stage.clock.wall(), wall + secs(901));
+    assert_eq!(stage.mock.clock().now(), mocks + secs(901));
+    assert!(!stage.takes(&token));
+    assert!(stage.takes(&provider.token().await.unwrap()));
+}
+
+#[tokio::test(start_paused = true)]
 async fn after_suspend_an_expired_token_is_replaced() {
     let stage = Stage::new();
     let provider = jwt(&stage);
@@ -459,7 +472,7 @@ async fn a_duration_instead_of_an_expiry_needs_no_clock() {
                     response.headers_mut().remove("date");
                 }
             });
-            let provider = CachedProvider::pkce_in_memory(stage.pkce(), first).build();
+            let provider = CachedProvider::in_memory(stage.pkce(), first).build();
             let old = provider.token().await.unwrap();
             provider.invalidate(&old);
             provider.token().await.unwrap();
@@ -583,7 +596,7 @@ async fn an_invalid_refresh_token_requires_sign_in_and_is_not_sent_again() {
 async fn a_refresh_with_a_lost_response_serves_the_old_token_and_then_requires_sign_in() {
     let stage = Stage::new();
     let first = stage.pkce_sign_in().await;
-    let provider = CachedProvider::pkce_in_memory(stage.pkce(), first.clone()).build();
+    let provider = CachedProvider::in_memory(stage.pkce(), first.clone()).build();
     pass(secs(880)).await;
     let lost = Fault::ConnectionReset {
         when: When::AfterProcessing,
@@ -612,7 +625,7 @@ async fn an_ended_login_session_is_reported_and_backs_off() {
     let stage = Stage::new();
     let first = stage.web_sign_in().await;
     let refresh_token = first.refresh_token().unwrap().expose().to_owned();
-    let provider = CachedProvider::web_in_memory(stage.web(), first).build();
+    let provider = CachedProvider::in_memory(stage.web(), first).build();
     stage.mock.end_login(&refresh_token);
     pass(secs(900)).await;
     let before = stage.network.attempts();
@@ -631,7 +644,7 @@ async fn a_stored_sign_in_with_an_expired_token_is_refreshed_on_first_use() {
     let stage = Stage::new();
     let first = stage.device_sign_in().await;
     pass(secs(29 * 24 * 3600)).await;
-    let provider = CachedProvider::device_in_memory(stage.device(), first).build();
+    let provider = CachedProvider::in_memory(stage.device(), first).build();
     let token = provider.token().await.unwrap();
     assert!(stage.takes(&token));
 }
@@ -640,7 +653,7 @@ async fn a_stored_sign_in_with_an_expired_token_is_refreshed_on_first_use() {
 async fn a_sent_refresh_is_awaited_beyond_the_deadline() {
     let stage = Stage::new();
     let first = stage.web_sign_in().await;
-    let provider = CachedProvider::web_in_memory(stage.web(), first.clone())
+    let provider = CachedProvider::in_memory(stage.web(), first.clone())
         .deadline(secs(5))
         .build();
     let old = provider.token().await.unwrap();
@@ -660,7 +673,7 @@ async fn a_sent_refresh_is_awaited_beyond_the_deadline() {
 async fn a_short_deadline_leaves_room_for_another_attempt_of_a_refresh() {
     let stage = Stage::new();
     let first = stage.web_sign_in().await;
-    let provider = CachedProvider::web_in_memory(stage.web(), first)
+    let provider = CachedProvider::in_memory(stage.web(), first)
         .deadline(secs(20))
         .build();
     let old = provider.token().await.unwrap();
@@ -675,7 +688,7 @@ async fn a_short_deadline_leaves_room_for_another_attempt_of_a_refresh() {
 async fn shutdown_waits_for_a_refresh_in_flight() {
     let stage = Stage::new();
     let first = stage.web_sign_in().await;
-    let provider = CachedProvider::web_in_memory(stage.web(), first.clone()).build();
+    let provider = CachedProvider::in_memory(stage.web(), first.clone()).build();
     pass(secs(880)).await;
     stage.network.takes(secs(5));
     assert!(provider.cached().is_some());
@@ -861,7 +874,7 @@ async fn without_background_refresh_the_caller_waits_and_no_task_remains() {
     let stage = Stage::new();
     stage.network.takes(millis(50));
     let first = stage.pkce_sign_in().await;
-    let provider = CachedProvider::pkce_in_memory(stage.pkce(), first.clone())
+    let provider = CachedProvider::in_memory(stage.pkce(), first.clone())
         .refresh(RefreshMode::InLine)
         .build();
     let old = provider.token().await.unwrap();

@@ -309,7 +309,7 @@ async fn a_signed_in_user_never_gets_an_expired_token_and_never_has_to_sign_in_a
         let mock = simulation.stage.mock.clone();
         let refresh_token = first.refresh_token().unwrap().expose().to_owned();
         let pkce = PkceFlow::new(simulation.client(), defaults::PKCE_CLIENT_ID).unwrap();
-        let provider = CachedProvider::pkce_in_memory(pkce, first)
+        let provider = CachedProvider::in_memory(pkce, first)
             .deadline(secs(DEADLINE))
             .build();
         let in_hand = provider.clone();

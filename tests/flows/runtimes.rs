@@ -18,7 +18,7 @@ use coze_auth::{
 use coze_mock::{Decision, Endpoint as MockEndpoint, Fault, MockCoze, Target, Times, defaults};
 use tokio::{
     net::{TcpListener, TcpStream},
-    runtime::{Builder, Runtime},
+    runtime::{Builder, Handle, Runtime},
     time::{sleep, timeout},
 };
 
@@ -64,7 +64,7 @@ impl Server {
             let first = self.sign_in().await;
             let sign_in = SignIn::new(MemoryStore::new(), "default").unwrap();
             sign_in.put(&first).await.unwrap();
-            let provider = CachedProvider::web(self.web(), sign_in).build();
+            let provider = CachedProvider::stored(self.web(), sign_in).build();
             let token = provider.token().await.unwrap();
             provider.invalidate(&token);
             (provider, first)
@@ -119,6 +119,21 @@ fn request_and_drop(runtime: &Runtime, provider: &CachedProvider) {
 // Runtimes
 
 #[test]
+fn a_thread_without_a_runtime_and_a_worker_in_place_may_block() {
+    let server = Server::start();
+    // This thread belongs to no runtime.
+    assert!(Handle::try_current().is_err());
+    futures_executor::block_on(server.jwt().token()).unwrap();
+    let provider = server.jwt();
+    let runtime = with_workers();
+    let token = runtime.block_on(async move {
+        let in_place = move || Handle::current().block_on(provider.token());
+        tokio::spawn(async move { tokio::task::block_in_place(in_place) }).await
+    });
+    token.unwrap().unwrap();
+}
+
+#[test]
 fn a_refresh_survives_the_end_of_its_runtime() {
     for runtime in [without_workers, with_workers] {
         let server = Server::start();
@@ -144,7 +159,7 @@ fn a_background_refresh_works_with_a_runtime_per_call() {
     let first = server.runtime.block_on(server.sign_in());
     let sign_in = SignIn::new(MemoryStore::new(), "default").unwrap();
     without_workers().block_on(sign_in.put(&first)).unwrap();
-    let provider = CachedProvider::web(server.web(), sign_in).build();
+    let provider = CachedProvider::stored(server.web(), sign_in).build();
     let token = || without_workers().block_on(provider.token()).unwrap();
     let old = token();
     let until = std::time::Instant::now() + secs(10);
@@ -227,7 +242,7 @@ fn queued_sessions_of_an_ended_runtime_are_served_by_another() {
 #[test]
 fn a_user_pool_works_with_a_runtime_per_call() {
     let server = Server::start();
-    let pool = UserPool::web(server.web(), MemoryStore::new()).build();
+    let pool = UserPool::builder(server.web(), MemoryStore::new()).build();
     let mut signed_in = Vec::new();
     for number in 0..5 {
         let user = pool.user(format!("user-{number}"));

@@ -12,7 +12,7 @@ use coze_auth::{
     sign_in::Record,
     store::{
         CompareAndSet, Contents, Key, LockLifetime, MemoryStore, Owner, Profile, Store, StoreError,
-        StoreFuture, Stored, TryLock, Version,
+        StoreErrorKind, StoreFuture, Stored, TryLock, Version,
     },
 };
 use coze_mock::{Fault, FaultBody, MockCoze, Target, Times, TokenFamily, When};
@@ -116,7 +116,10 @@ impl FaultyStore {
         next: impl FnOnce(&mut Faults) -> &mut VecDeque<StoreFault>,
         act: impl Future<Output = Result<T, StoreError>>,
     ) -> Result<T, StoreError> {
-        let failure = || StoreError::transient("injected store failure", "no answer");
+        let failure = || {
+            StoreError::new(StoreErrorKind::Transient, "injected store failure")
+                .with_source("no answer")
+        };
         let (down, mishap) = self.with(|rig| (rig.down, next(rig).pop_front()));
         match mishap {
             None if down => Err(failure()),
@@ -252,7 +255,7 @@ async fn signed_in(stage: &Stage) -> (FaultyStore, Token) {
 }
 
 fn replica(stage: &Stage, store: &FaultyStore) -> CachedProvider {
-    CachedProvider::web(stage.web(), store.sign_in()).build()
+    CachedProvider::stored(stage.web(), store.sign_in()).build()
 }
 
 fn ledger(stage: &Stage, first: &Token) -> TokenFamily {
@@ -303,7 +306,10 @@ async fn replicas_share_one_refresh() {
         }
         let refreshes = refreshes(&stage, &first);
         assert!((5..=9).contains(&refreshes), "{refreshes} in 5,000 s");
-        let reused: u64 = replicas.iter().map(|one| one.stats().reused).sum();
+        let reused: u64 = replicas
+            .iter()
+            .map(|one| one.stats().loaded_from_store)
+            .sum();
         assert!(reused >= 7 * refreshes as u64, "{reused}");
         assert_nothing_lost(&stage, &first, &store.record().await);
         stage.mock.assert_clean();
@@ -322,7 +328,7 @@ async fn a_replica_with_clock_skew_neither_refreshes_constantly_nor_serves_expir
         let secret = coze_mock::defaults::WEB_CLIENT_SECRET;
         let web =
             coze_auth::WebFlow::new(client, coze_mock::defaults::WEB_CLIENT_ID, secret).unwrap();
-        let wrong = CachedProvider::web(web, store.sign_in()).build();
+        let wrong = CachedProvider::stored(web, store.sign_in()).build();
         for _ in 0..1000 {
             for provider in [&wrong, &right] {
                 let token = provider.token().await.unwrap();
@@ -357,7 +363,11 @@ async fn in_the_refresh_window_a_replica_without_the_lock_serves_its_token_and_p
     assert_ne!(new.expose(), old.expose());
     assert_eq!(other.cached().unwrap().expose(), new.expose());
     assert_eq!(refreshes(&stage, &first), 1);
-    assert_eq!(one.stats().reused + other.stats().reused, 3, "cold twice");
+    assert_eq!(
+        one.stats().loaded_from_store + other.stats().loaded_from_store,
+        3,
+        "cold twice"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -380,7 +390,7 @@ async fn a_stored_token_is_reused_and_a_one_shot_program_renews_one_near_expiry(
     let (store, first) = signed_in(&stage).await;
     let before = stage.network.attempts();
     let one_shot = || {
-        CachedProvider::web(stage.web(), store.sign_in())
+        CachedProvider::stored(stage.web(), store.sign_in())
             .refresh(RefreshMode::InLine)
             .build()
     };
@@ -476,7 +486,7 @@ async fn the_sign_in_of_another_app_is_neither_used_nor_redeemed() {
     let stage = Stage::new();
     let (store, first) = signed_in(&stage).await;
     let other = stage.pkce();
-    let provider = CachedProvider::pkce(other, store.sign_in()).build();
+    let provider = CachedProvider::stored(other, store.sign_in()).build();
     let error = provider.token().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidInput);
     assert!(error.to_string().contains("profile default"), "{error}");
@@ -671,10 +681,13 @@ async fn an_owner_that_cannot_save_keeps_the_lock() {
     cut_off.with(|rig| rig.save = vec![StoreFault::Fails; 9].into());
     let (former, other) = (replica(&stage, &cut_off), replica(&stage, &store));
     let got = former.token().await.unwrap();
-    assert_eq!(former.stats().unsaved.unwrap().kind(), ErrorKind::Store);
+    assert_eq!(
+        former.stats().unsaved_error.unwrap().kind(),
+        ErrorKind::Store
+    );
     // No caller uses the former owner again.
     assert_eq!(other.token().await.unwrap().expose(), got.expose());
-    assert!(former.stats().unsaved.is_none());
+    assert!(former.stats().unsaved_error.is_none());
     assert_eq!(refreshes(&stage, &first), 1);
     assert_nothing_lost(&stage, &first, &store.record().await);
 }
@@ -742,7 +755,7 @@ async fn a_one_shot_program_with_a_valid_token_does_not_wait_for_the_lock() {
     let (store, first) = signed_in(&stage).await;
     pass(secs(800)).await;
     let _stuck = store.hold_lock(secs(1000)).await;
-    let provider = CachedProvider::web(stage.web(), store.sign_in())
+    let provider = CachedProvider::stored(stage.web(), store.sign_in())
         .refresh(RefreshMode::InLine)
         .build();
     for _ in 0..2 {
@@ -769,7 +782,7 @@ async fn a_refusal_is_final_if_no_former_owner_can_save() {
         };
         // A former owner is no longer awaited either.
         pass(secs(4000)).await;
-        let provider = CachedProvider::web(stage.web(), store.sign_in())
+        let provider = CachedProvider::stored(stage.web(), store.sign_in())
             .deadline(secs(5))
             .build();
         let began = Instant::now();
@@ -790,14 +803,14 @@ async fn a_refusal_within_the_grace_period_does_not_require_sign_in() {
     let cut_off = store.another();
     cut_off.with(|rig| rig.withdraw = vec![StoreFault::Fails; 10].into());
     stage.network.cut(Interruption::Silent);
-    let former = CachedProvider::web(stage.web(), cut_off.sign_in())
+    let former = CachedProvider::stored(stage.web(), cut_off.sign_in())
         .deadline(secs(5))
         .build();
     former.token().await.unwrap_err();
     stage.network.repair();
     pass(secs(100)).await;
     let before = stage.network.attempts();
-    let provider = CachedProvider::web(stage.web(), store.sign_in())
+    let provider = CachedProvider::stored(stage.web(), store.sign_in())
         .deadline(secs(5))
         .build();
     let began = Instant::now();

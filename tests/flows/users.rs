@@ -20,7 +20,7 @@ use crate::support::{Interruption, Stage, millis, pass, secs};
 
 /// A pool of some users who have signed in.
 async fn pool(stage: &Stage, users: u32) -> (UserPool, HashMap<String, Token>) {
-    let pool = UserPool::web(stage.web(), MemoryStore::new()).build();
+    let pool = UserPool::builder(stage.web(), MemoryStore::new()).build();
     let signed_in = sign_in(stage, &pool, users).await;
     (pool, signed_in)
 }
@@ -61,7 +61,10 @@ async fn each_user_gets_the_stored_token_without_a_request() {
     }
     assert_eq!(stage.network.attempts(), before);
     let stats = pool.stats();
-    assert_eq!((stats.refreshes, stats.reused, stats.requests), (20, 20, 0));
+    assert_eq!(
+        (stats.refreshes, stats.loaded_from_store, stats.requests),
+        (20, 20, 0)
+    );
     assert_eq!((stats.cached, stats.served_from_cache), (20, 40));
 }
 
@@ -92,7 +95,7 @@ async fn users_stay_signed_in_for_hours() {
 #[tokio::test(start_paused = true)]
 async fn an_idle_user_is_evicted_and_loaded_again_from_the_store() {
     let stage = Stage::new();
-    let builder = UserPool::web(stage.web(), MemoryStore::new());
+    let builder = UserPool::builder(stage.web(), MemoryStore::new());
     let pool = builder.idle_timeout(secs(100)).build();
     let signed_in = sign_in(&stage, &pool, 2).await;
     let before = stage.network.attempts();
@@ -107,7 +110,7 @@ async fn an_idle_user_is_evicted_and_loaded_again_from_the_store() {
 #[tokio::test(start_paused = true)]
 async fn the_capacity_is_respected() {
     let stage = Stage::new();
-    let builder = UserPool::web(stage.web(), MemoryStore::new());
+    let builder = UserPool::builder(stage.web(), MemoryStore::new());
     let pool = builder.capacity(10).build();
     let signed_in = sign_in(&stage, &pool, 30).await;
     for (user, first) in &signed_in {
@@ -120,7 +123,7 @@ async fn the_capacity_is_respected() {
 #[tokio::test(start_paused = true)]
 async fn a_refused_token_is_not_returned_by_the_next_provider() {
     let stage = Stage::new();
-    let builder = UserPool::web(stage.web(), MemoryStore::new());
+    let builder = UserPool::builder(stage.web(), MemoryStore::new());
     let pool = builder.capacity(2).build();
     let signed_in = sign_in(&stage, &pool, 30).await;
     let refused = token(&pool, "user-0").await;
@@ -184,7 +187,7 @@ async fn an_invalid_profile_name_is_an_error_of_the_caller() {
 #[tokio::test(start_paused = true)]
 async fn an_open_breaker_limits_requests_and_serves_stored_tokens() {
     let stage = Stage::new();
-    let builder = UserPool::web(stage.web(), MemoryStore::new());
+    let builder = UserPool::builder(stage.web(), MemoryStore::new());
     let pool = builder.max_concurrent_requests(4).build();
     let signed_in = sign_in(&stage, &pool, 40).await;
     pass(secs(1000)).await;
@@ -322,7 +325,7 @@ async fn users_with_stuck_locks_do_not_block_others() {
         store: Arc::new(MemoryStore::new()),
         fails_to_save: Arc::default(),
     };
-    let builder = UserPool::web(stage.web(), store);
+    let builder = UserPool::builder(stage.web(), store);
     let pool = builder.max_concurrent_requests(2).build();
     for user in ["stuck-1", "stuck-2", "stuck-3", "free"] {
         let token = stage.web_sign_in().await;
@@ -351,7 +354,7 @@ async fn a_finishing_refresh_does_not_undo_a_sign_out() {
         store: Arc::new(MemoryStore::new()),
         fails_to_save: Arc::default(),
     };
-    let pool = UserPool::web(stage.web(), store).build();
+    let pool = UserPool::builder(stage.web(), store).build();
     let user = pool.user("slow-1");
     user.put(&stage.web_sign_in().await).await.unwrap();
     pass(secs(1000)).await;
@@ -377,7 +380,7 @@ async fn an_unsaved_sign_in_is_reported_and_kept_until_it_is_saved() {
         fails_to_save: Arc::default(),
     };
     let fails_to_save = Arc::clone(&store.fails_to_save);
-    let pool = UserPool::web(stage.web(), store)
+    let pool = UserPool::builder(stage.web(), store)
         .capacity(1)
         .idle_timeout(secs(1))
         .build();
@@ -401,7 +404,7 @@ async fn an_unsaved_sign_in_is_reported_and_kept_until_it_is_saved() {
 #[tokio::test(start_paused = true)]
 async fn debug_output_contains_no_secret() {
     let stage = Stage::new();
-    let builder = UserPool::web(stage.web(), MemoryStore::new());
+    let builder = UserPool::builder(stage.web(), MemoryStore::new());
     let mut shown = format!("{builder:?}");
     let pool = builder.build();
     let signed_in = sign_in(&stage, &pool, 1).await;

@@ -39,7 +39,7 @@ pub(crate) fn flow(setup: &Setup, client: OAuthClient) -> Result<WebFlow> {
 }
 
 pub(crate) fn provider(flow: &WebFlow, sign_in: &SignIn) -> CachedProviderBuilder {
-    CachedProvider::web(flow.clone(), sign_in.clone()).deadline(TOKEN_DEADLINE)
+    CachedProvider::stored(flow.clone(), sign_in.clone()).deadline(TOKEN_DEADLINE)
 }
 
 /// The mock's API.

@@ -38,11 +38,9 @@ impl BlockingStore for PlainStore {
         let contents = Contents::from(contents);
         let modified = path.metadata().and_then(|metadata| metadata.modified());
         let age = modified.map(|modified| SystemTime::now().duration_since(modified));
-        Ok(Some(Stored {
-            version: Version::of(&contents),
-            contents,
-            age: age.ok().and_then(Result::ok),
-        }))
+        let version = Version::of(&contents);
+        let age = age.ok().and_then(Result::ok);
+        Ok(Some(Stored::new(contents, version, age)))
     }
 
     fn compare_and_set(

@@ -59,7 +59,7 @@ pub(crate) async fn run(setup: Setup, options: Options) -> Result<()> {
     worker.provider.shutdown().await?;
     let stats = worker.provider.stats();
     worker.summary.flights = stats.refreshes;
-    worker.summary.loaded = stats.reused;
+    worker.summary.loaded = stats.loaded_from_store;
     println!("{}", serde_json::to_string(&worker.summary)?);
     Ok(())
 }

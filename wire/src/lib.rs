@@ -7,6 +7,7 @@
 //! | [`Exchange`] | one request and what came back: puts the bearer in, keeps status, log id, `Date` and body |
 //! | [`Answer`], [`NoAnswer`] | what a generated client returns: what was asked for or an error; or neither |
 //! | [`sanitize`], [`ForeignError`] | the one door for text from outside: without secrets, control and invisible characters |
+//! | [`refuses_token`] | which error codes of the API refuse the access token itself |
 //! | [`Transport`] | how the request leaves: a [`reqwest::Client`], or a service in the same process |
 //! | [`http_client`], [`http_client_from`] | an HTTP client that follows no redirect, repeats no request, and shows no secret to a proxy |
 //!
@@ -20,6 +21,7 @@ mod answer;
 mod bearer;
 mod exchange;
 mod http_client;
+mod refusal;
 mod sanitize;
 mod secret;
 mod transport;
@@ -28,6 +30,7 @@ pub use answer::{Answer, NoAnswer};
 pub use bearer::{Bearer, InvalidBearer};
 pub use exchange::{BODY_LIMIT, BodyState, Captured, Exchange, LOG_ID_HEADER, Outcome};
 pub use http_client::{HttpClientError, http_client, http_client_from, is_loopback};
+pub use refusal::{ACCESS_TOKEN_INVALID, AUTHENTICATION_INVALID, NO_PERMISSION, refuses_token};
 pub use reqwest;
 pub use sanitize::{
     ForeignError, SHOWN_TEXT_LIMIT, is_invisible, sanitize, sanitize_log_id, sanitize_sentence,

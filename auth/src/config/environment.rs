@@ -38,8 +38,6 @@ const VARIABLES: [&str; 12] = [
     API_BASE,
 ];
 
-const FLOWS: [Flow; 5] = [Flow::Token, Flow::Web, Flow::Pkce, Flow::Device, Flow::Jwt];
-
 /// The documented variables that are set.
 pub(super) struct Environment {
     values: BTreeMap<&'static str, Zeroizing<String>>,
@@ -148,14 +146,14 @@ impl Environment {
     }
 
     fn only_complete_flow(&self) -> Result<Flow> {
-        let complete: Vec<_> = FLOWS
+        let complete: Vec<_> = Flow::ALL
             .into_iter()
             .filter(|flow| self.missing(*flow).is_empty())
             .collect();
         match *complete {
             [flow] => Ok(flow),
             [] => {
-                let begun: Vec<_> = FLOWS
+                let begun: Vec<_> = Flow::ALL
                     .into_iter()
                     .filter(|flow| {
                         Self::needs(*flow)

@@ -4,13 +4,14 @@
 mod environment;
 mod file;
 
-use std::{ffi::OsString, path::Path};
+use std::{ffi::OsString, path::Path, sync::Arc};
 
 use coze_wire::Secret;
 
 use crate::{
-    DeviceFlow, Endpoint, Error, ErrorKind, FixedToken, Flow, JwtFlow, OAuthClient,
-    OAuthClientBuilder, PkceFlow, PrivateKey, Result, WebFlow,
+    CachedProvider, DeviceFlow, Endpoint, Error, ErrorKind, FixedToken, Flow, JwtFlow, OAuthClient,
+    OAuthClientBuilder, PkceFlow, PrivateKey, Result, SignIn, TokenProvider, WebFlow,
+    flow::app::{App, sealed::Sealed},
     input::{
         file::{self as input_file, shown_path},
         identifier,
@@ -29,11 +30,11 @@ use environment::Environment;
 ///     "coze_api_base": "https://api.coze.cn",
 ///     "coze_www_base": "https://www.coze.cn"
 /// }"#)?;
-/// match config.build()? {
-///     ConfiguredFlow::Device(device) => { /* device.start().await … */ }
-///     other => panic!("not what this program is for: {other:?}"),
-/// }
-/// # Ok::<(), coze_auth::Error>(())
+/// let ConfiguredFlow::Device(device) = config.build()? else {
+///     return Err("this program is for the device flow".into());
+/// };
+/// // device.start().await …
+/// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Debug)]
 pub struct OAuthConfig {
@@ -76,6 +77,43 @@ pub enum ConfiguredFlow {
     Device(DeviceFlow),
     /// JWT.
     Jwt(JwtFlow),
+}
+
+impl ConfiguredFlow {
+    /// The tokens of whatever was configured. Where a user signs in (web, PKCE, device), they are those of this sign-in;
+    /// a fixed token or a JWT app needs none.
+    ///
+    /// ```no_run
+    /// # async fn example() -> coze_auth::Result<()> {
+    /// use coze_auth::{OAuthConfig, TokenProvider};
+    ///
+    /// let provider = OAuthConfig::from_env()?.build()?.provider(None)?;
+    /// let token = provider.token().await?;
+    /// // … and before the program ends:
+    /// provider.shutdown().await?;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`Configuration`](ErrorKind::Configuration) when a user has to sign in, and no sign-in is given.
+    pub fn provider(self, sign_in: Option<SignIn>) -> Result<Arc<dyn TokenProvider>> {
+        let stored = |flow: &Arc<App>| {
+            let none = || {
+                let what = "users sign in by this flow, and no sign-in (SignIn) was given";
+                Error::new(ErrorKind::Configuration, what).in_flow(flow.flow())
+            };
+            let sign_in = sign_in.ok_or_else(none)?;
+            Ok(CachedProvider::of_app(flow, sign_in).build())
+        };
+        Ok(Arc::new(match &self {
+            Self::Token(token) => return Ok(Arc::new(token.clone())),
+            Self::Jwt(jwt) => CachedProvider::jwt(jwt.clone()).build(),
+            Self::Web(web) => stored(web.app())?,
+            Self::Pkce(pkce) => stored(pkce.app())?,
+            Self::Device(device) => stored(device.app())?,
+        }))
+    }
 }
 
 impl OAuthConfig {
@@ -182,6 +220,14 @@ impl OAuthConfig {
         self.redirect_uri.as_deref()
     }
 
+    /// The fixed token, if that is what this configures.
+    pub(crate) fn into_token(self) -> Option<FixedToken> {
+        match self.credentials {
+            ConfiguredCredentials::Token(token) => Some(token.with_endpoint(self.endpoint)),
+            _ => None,
+        }
+    }
+
     /// Makes the flow, with an [`OAuthClient`] that is default but for the endpoint.
     ///
     /// # Errors
@@ -199,7 +245,9 @@ impl OAuthConfig {
     pub fn build_with(self, client: OAuthClientBuilder) -> Result<ConfiguredFlow> {
         let client = client.endpoint(self.endpoint).build()?;
         Ok(match self.credentials {
-            ConfiguredCredentials::Token(token) => ConfiguredFlow::Token(token),
+            ConfiguredCredentials::Token(token) => {
+                ConfiguredFlow::Token(token.with_endpoint(client.endpoint().clone()))
+            }
             ConfiguredCredentials::Web {
                 client_id,
                 client_secret,
@@ -342,4 +390,43 @@ fn jwt_credentials(
         key_id: key_id?,
         private_key: private_key?,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::MemoryStore;
+
+    fn configured(fields: &str) -> ConfiguredFlow {
+        let base = r#""coze_api_base":"https://api.coze.cn","coze_www_base":"https://www.coze.cn""#;
+        let json = format!(r#"{{{fields},"client_id":"i",{base}}}"#);
+        OAuthConfig::from_json(&json).unwrap().build().unwrap()
+    }
+
+    #[tokio::test]
+    async fn each_configured_flow_gives_a_provider() {
+        for fields in [
+            r#""client_type":"web","client_secret":"s""#,
+            r#""client_type":"pkce""#,
+            r#""client_type":"device""#,
+        ] {
+            let error = configured(fields).provider(None).err().unwrap();
+            assert_eq!(error.kind(), ErrorKind::Configuration, "{fields}");
+            let sign_in = SignIn::new(MemoryStore::new(), "ann").unwrap();
+            let provider = configured(fields).provider(Some(sign_in)).unwrap();
+            assert_eq!(provider.endpoint(), Some(&Endpoint::CN), "{fields}");
+            let error = provider.token().await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::NotSignedIn, "{fields}");
+            provider.shutdown().await.unwrap();
+        }
+        let variable = |name: &str| match name {
+            "COZE_API_TOKEN" => Some("pat".into()),
+            "COZE_API_BASE" => Some("https://api.coze.cn".into()),
+            _ => None,
+        };
+        let token = OAuthConfig::from_variables(variable, None).unwrap();
+        let provider = token.build().unwrap().provider(None).unwrap();
+        assert_eq!(provider.cached().unwrap().expose(), "pat");
+        assert_eq!(provider.endpoint(), Some(&Endpoint::CN));
+    }
 }

@@ -2,6 +2,7 @@
 
 use std::{
     fmt,
+    sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
 
@@ -10,13 +11,13 @@ use coze_wire::{Secret, is_invisible, sanitize_to};
 use serde_json::Value;
 use url::{Host, Url};
 
+use super::app::App;
 use crate::{
     Endpoint, Error, ErrorCode, ErrorKind, Flow, OAuthClient, RefreshToken, Result, Token,
     answer::{Answer, Object, not_as_described},
-    client::Credentials,
     clock::Clock,
     expiry::{Granted, poll_interval},
-    input::{PathId, identifier},
+    input::PathId,
 };
 
 /// The device authorization flow: a terminal, a television, anything where a person signs in on
@@ -40,10 +41,7 @@ use crate::{
 /// # Ok(()) }
 /// ```
 #[derive(Debug, Clone)]
-pub struct DeviceFlow {
-    client: OAuthClient,
-    client_id: String,
-}
+pub struct DeviceFlow(pub(super) Arc<App>);
 
 impl DeviceFlow {
     /// The flow of one device application.
@@ -53,9 +51,7 @@ impl DeviceFlow {
     /// [`InvalidInput`](ErrorKind::InvalidInput) when the client id is empty or holds a control
     /// character. Surrounding white space is dropped.
     pub fn new(client: OAuthClient, client_id: impl AsRef<str>) -> Result<Self> {
-        let client_id = identifier("client id", client_id.as_ref())
-            .map_err(|error| error.in_flow(Flow::Device))?;
-        Ok(Self { client, client_id })
+        App::new(Flow::Device, client, client_id.as_ref(), None).map(Self)
     }
 
     /// Asks for a device code and a user code (RFC 8628 section 3.1).
@@ -86,9 +82,10 @@ impl DeviceFlow {
     }
 
     async fn start_for(&self, workspace: Option<&PathId>) -> Result<DeviceAuthorization> {
-        let (endpoint, clock) = (self.client.endpoint(), self.client.clock());
-        self.client
-            .start_device_authorization(&self.client_id, workspace, |answer, object| {
+        let (client, client_id) = (self.client(), self.0.client_id());
+        let (endpoint, clock) = (client.endpoint(), client.clock());
+        client
+            .start_device_authorization(client_id, workspace, |answer, object| {
                 DeviceAuthorization::from_answer(answer, object, endpoint, clock)
             })
             .await
@@ -125,7 +122,7 @@ impl DeviceFlow {
         authorization: &DeviceAuthorization,
         mut observe: impl FnMut(&PollStep) + Send,
     ) -> Result<Token> {
-        let clock = self.client.clock();
+        let clock = self.client().clock();
         let mut pace = Pace::new(authorization.interval);
         let mut last_error: Option<Error> = None;
         let mut requests = 0;
@@ -190,13 +187,13 @@ impl DeviceFlow {
     /// [`is_retryable`](Error::is_retryable).
     pub async fn poll_once(&self, authorization: &DeviceAuthorization) -> Result<Poll> {
         let grant = types::DeviceCodeGrant {
-            client_id: self.client_id.clone(),
+            client_id: self.0.client_id().to_owned(),
             device_code: authorization.device_code.clone(),
             grant_type: Default::default(),
         };
-        let credentials = credentials(&authorization.device_code);
-        match self.client.issue_token(&credentials, grant.into()).await {
-            Ok(token) => Ok(Poll::Granted(token.issued_to(&self.client_id))),
+        let credentials = self.0.credentials(vec![&authorization.device_code]);
+        match self.client().issue_token(&credentials, grant.into()).await {
+            Ok(token) => Ok(Poll::Granted(token.issued_to(self.0.client_id()))),
             Err(error) => match error.code() {
                 Some(ErrorCode::AuthorizationPending) => Ok(Poll::Pending),
                 Some(ErrorCode::SlowDown) => Ok(Poll::SlowDown),
@@ -211,25 +208,7 @@ impl DeviceFlow {
     ///
     /// As [`WebFlow::refresh`](crate::WebFlow::refresh).
     pub async fn refresh(&self, refresh_token: &RefreshToken) -> Result<Token> {
-        self.client
-            .refresh(Flow::Device, &self.client_id, None, refresh_token)
-            .await
-    }
-
-    pub(crate) fn client(&self) -> &OAuthClient {
-        &self.client
-    }
-
-    pub(crate) fn client_id(&self) -> &str {
-        &self.client_id
-    }
-}
-
-fn credentials(in_body: &Secret) -> Credentials<'_> {
-    Credentials {
-        flow: Flow::Device,
-        bearer: None,
-        body: vec![in_body],
+        self.0.refresh(refresh_token).await
     }
 }
 
@@ -518,6 +497,7 @@ fn is_http_host_of(endpoint: &Endpoint, host: &Host<&str>) -> bool {
     clippy::large_enum_variant,
     reason = "one comes every few seconds; a box would only be in the way of matching"
 )]
+#[non_exhaustive]
 pub enum Poll {
     /// The person approved.
     Granted(Token),

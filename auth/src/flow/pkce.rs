@@ -3,15 +3,15 @@
 use std::fmt;
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-use coze_oauth_client::types;
 use coze_wire::Secret;
 use serde::{Deserialize, Serialize};
-use url::Url;
+use zeroize::Zeroizing;
 
-use super::browser::{LoginOptions, code_of_callback};
-use crate::{
-    Error, Flow, OAuthClient, RefreshToken, Result, Token, client::Credentials, input::identifier,
+use super::{
+    app::App,
+    authorization_code::{AuthorizationCodeFlow, CodeChallengeMethod, Login, LoginBuilder, Proof},
 };
+use crate::{Error, Flow, OAuthClient, RefreshToken, Result, Token};
 
 /// The authorization code flow of a public client: desktop, mobile, single page.
 ///
@@ -32,10 +32,7 @@ use crate::{
 /// # Ok(()) }
 /// ```
 #[derive(Debug, Clone)]
-pub struct PkceFlow {
-    client: OAuthClient,
-    client_id: String,
-}
+pub struct PkceFlow(pub(super) AuthorizationCodeFlow<CodeVerifier>);
 
 impl PkceFlow {
     /// The flow of one public client.
@@ -45,20 +42,14 @@ impl PkceFlow {
     /// [`InvalidInput`](crate::ErrorKind::InvalidInput) when the client id is empty or holds a control
     /// character. Surrounding white space is dropped.
     pub fn new(client: OAuthClient, client_id: impl AsRef<str>) -> Result<Self> {
-        let client_id = identifier("client id", client_id.as_ref())
-            .map_err(|error| error.in_flow(Flow::Pkce))?;
-        Ok(Self { client, client_id })
+        let app = App::new(Flow::Pkce, client, client_id.as_ref(), None)?;
+        Ok(Self(AuthorizationCodeFlow::of(app)))
     }
 
     /// Begins a login that will come back to this redirect URI, which must be one of the (at most 3)
     /// registered ones, letter by letter.
-    pub fn login(&self, redirect_uri: impl Into<String>) -> PkceLoginBuilder<'_> {
-        PkceLoginBuilder {
-            flow: self,
-            options: LoginOptions::new(redirect_uri.into()),
-            method: CodeChallengeMethod::S256,
-            code_verifier: None,
-        }
+    pub fn login(&self, redirect_uri: impl Into<String>) -> LoginBuilder<'_, CodeVerifier> {
+        self.0.login(redirect_uri.into())
     }
 
     /// Completes a login with what the browser came back with: the callback's whole URL, its path and
@@ -67,158 +58,29 @@ impl PkceFlow {
     /// # Errors
     ///
     /// As [`WebFlow::complete`](crate::WebFlow::complete).
-    pub async fn complete(&self, login: PkceLogin, callback: &str) -> Result<Token> {
-        let code =
-            code_of_callback(callback, &login.state).map_err(|error| error.in_flow(Flow::Pkce))?;
-        let grant = types::AuthorizationCodeGrant {
-            client_id: self.client_id.clone(),
-            code: code.clone(),
-            code_verifier: Some(login.code_verifier.0.clone()),
-            grant_type: Default::default(),
-            redirect_uri: login.redirect_uri,
-        };
-        let credentials = credentials(vec![&code, &login.code_verifier.0]);
-        self.client.redeem_code(&credentials, grant).await
+    pub async fn complete(&self, login: Login<CodeVerifier>, callback: &str) -> Result<Token> {
+        self.0.complete(login, callback).await
     }
 
-    /// Gets the next token. The refresh token sent is dead afterwards, and the answer holds a new one.
+    /// Gets the next token. The refresh token sent is redeemed by it, and the response holds a new one.
     ///
     /// # Errors
     ///
     /// As [`WebFlow::refresh`](crate::WebFlow::refresh).
     pub async fn refresh(&self, refresh_token: &RefreshToken) -> Result<Token> {
-        self.client
-            .refresh(Flow::Pkce, &self.client_id, None, refresh_token)
-            .await
-    }
-
-    pub(crate) fn client(&self) -> &OAuthClient {
-        &self.client
-    }
-
-    pub(crate) fn client_id(&self) -> &str {
-        &self.client_id
-    }
-}
-
-fn credentials(body: Vec<&Secret>) -> Credentials<'_> {
-    Credentials {
-        flow: Flow::Pkce,
-        bearer: None,
-        body,
-    }
-}
-
-/// A login about to begin; see [`PkceFlow::login`].
-#[derive(Debug, Clone)]
-#[must_use = "a login does nothing until it begins"]
-pub struct PkceLoginBuilder<'a> {
-    flow: &'a PkceFlow,
-    options: LoginOptions,
-    method: CodeChallengeMethod,
-    code_verifier: Option<CodeVerifier>,
-}
-
-impl PkceLoginBuilder<'_> {
-    /// Limits the grant to one workspace (enterprise plans).
-    pub fn workspace(mut self, workspace_id: impl Into<String>) -> Self {
-        self.options.workspace = Some(workspace_id.into());
-        self
-    }
-
-    /// Uses this state instead of a random one. It must be unguessable, and different every time.
-    pub fn state(mut self, state: impl Into<String>) -> Self {
-        self.options.state = Some(Secret::from(state.into()));
-        self
-    }
-
-    /// Uses this verifier instead of a random one.
-    pub fn code_verifier(mut self, code_verifier: CodeVerifier) -> Self {
-        self.code_verifier = Some(code_verifier);
-        self
-    }
-
-    /// Shows the verifier itself on the authorize page instead of its hash (method `plain`).
-    ///
-    /// Whoever sees the address can then use the code: RFC 7636 section 4.2 allows it only to clients
-    /// that can't compute SHA-256. This one can, so there is no reason but a server that refuses S256.
-    pub fn plain_challenge(mut self) -> Self {
-        self.method = CodeChallengeMethod::Plain;
-        self
-    }
-
-    /// The address to send the browser to, and what to keep until it comes back.
-    ///
-    /// # Errors
-    ///
-    /// As [`WebLoginBuilder::begin`](crate::WebLoginBuilder::begin).
-    pub fn begin(mut self) -> Result<(Url, PkceLogin)> {
-        self.begin_checked()
-            .map_err(|error| error.in_flow(Flow::Pkce))
-    }
-
-    fn begin_checked(&mut self) -> Result<(Url, PkceLogin)> {
-        let code_verifier = match self.code_verifier.take() {
-            Some(code_verifier) => code_verifier,
-            None => CodeVerifier::random()?,
-        };
-        let login = PkceLogin {
-            state: self.options.take_state()?,
-            redirect_uri: self.options.checked_redirect_uri()?,
-            code_verifier,
-        };
-        let challenge = login.code_verifier.challenge(self.method);
-        let url = self.options.authorize_url(
-            self.flow.client.endpoint(),
-            &[
-                ("response_type", "code"),
-                ("client_id", &self.flow.client_id),
-                ("redirect_uri", &login.redirect_uri),
-                ("state", login.state.expose()),
-                ("code_challenge", &challenge),
-                ("code_challenge_method", self.method.as_str()),
-            ],
-        )?;
-        Ok((url, login))
-    }
-}
-
-/// A login under way: what must be known again when the browser comes back. Keep it in the person's
-/// session or in memory (it serialises), where nobody else can read or replace it.
-///
-/// `Debug` prints no secret; the serialised form holds the state and the verifier.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct PkceLogin {
-    state: Secret,
-    redirect_uri: String,
-    code_verifier: CodeVerifier,
-}
-
-/// How the verifier is shown on the authorize page (RFC 7636 section 4.3).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum CodeChallengeMethod {
-    S256,
-    Plain,
-}
-
-impl CodeChallengeMethod {
-    fn as_str(self) -> &'static str {
-        match self {
-            Self::S256 => "S256",
-            Self::Plain => "plain",
-        }
+        self.0.app.refresh(refresh_token).await
     }
 }
 
 /// A code verifier (RFC 7636 section 4.1): 43 to 128 characters out of `A-Z a-z 0-9 - . _ ~`.
 ///
-/// [`PkceFlow::login`] makes a random one by itself; take up one's own only when it was made elsewhere.
+/// [`PkceFlow::login`] makes a random one by itself; use your own only when it was made elsewhere.
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "Secret")]
 pub struct CodeVerifier(Secret);
 
 impl CodeVerifier {
-    /// Takes up a verifier that was made elsewhere.
+    /// Takes a verifier that was made elsewhere.
     ///
     /// # Errors
     ///
@@ -242,23 +104,29 @@ impl CodeVerifier {
         }
         Ok(Self(code_verifier))
     }
+}
 
+impl Proof for CodeVerifier {
     /// 43 characters (256 bits) from the operating system's random source.
     fn random() -> Result<Self> {
         crate::random::string().map(Self)
     }
 
+    fn secret(&self) -> Option<&Secret> {
+        Some(&self.0)
+    }
+
     /// `BASE64URL-NOPAD(SHA256(ASCII(code_verifier)))` for S256, the verifier itself for plain.
-    fn challenge(&self, method: CodeChallengeMethod) -> zeroize::Zeroizing<String> {
+    fn challenge(&self, method: CodeChallengeMethod) -> Option<Zeroizing<String>> {
         let verifier = self.0.expose();
-        zeroize::Zeroizing::new(match method {
+        Some(Zeroizing::new(match method {
             CodeChallengeMethod::Plain => verifier.to_owned(),
             CodeChallengeMethod::S256 => {
                 let digest =
                     aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, verifier.as_bytes());
                 URL_SAFE_NO_PAD.encode(digest)
             }
-        })
+        }))
     }
 }
 
@@ -290,8 +158,8 @@ mod tests {
     fn the_vector_of_rfc_7636_appendix_b() {
         let verifier = CodeVerifier::new("dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk").unwrap();
         assert_eq!(
-            *verifier.challenge(CodeChallengeMethod::S256),
-            "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM"
+            **verifier.challenge(CodeChallengeMethod::S256).unwrap(),
+            *"E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM"
         );
     }
 
@@ -315,22 +183,24 @@ mod tests {
 
     #[test]
     fn a_random_verifier_satisfies_the_rfc_and_a_stored_login_is_the_same_again() {
-        let login = PkceLogin {
-            state: Secret::from("hush-state"),
-            redirect_uri: "https://example.com/cb".to_owned(),
-            code_verifier: CodeVerifier::random().unwrap(),
-        };
+        let client = OAuthClient::new(crate::Endpoint::CN).unwrap();
+        let pkce = PkceFlow::new(client, "id").unwrap();
+        let login = pkce.login("https://example.com/cb").state("hush-state");
+        let (_, login) = login.begin().unwrap();
         let verifier = login.code_verifier.0.expose();
         assert!(CodeVerifier::new(verifier).is_ok());
 
         let stored = serde_json::to_string(&login).unwrap();
-        let again: PkceLogin = serde_json::from_str(&stored).unwrap();
+        let again: Login<CodeVerifier> = serde_json::from_str(&stored).unwrap();
         assert!(again.code_verifier.0.ct_eq(verifier));
         let printed = format!("{again:?}");
         assert!(
             !printed.contains(verifier) && !printed.contains("hush"),
             "{printed}"
         );
-        assert!(serde_json::from_str::<PkceLogin>(&stored.replace(verifier, "short")).is_err());
+        let short = stored.replace(verifier, "short");
+        assert!(serde_json::from_str::<Login<CodeVerifier>>(&short).is_err());
+        // Neither flow completes a login of the other.
+        assert!(serde_json::from_str::<Login>(&stored).is_err());
     }
 }

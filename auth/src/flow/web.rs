@@ -1,26 +1,18 @@
 //! Authorization code with a client secret: a web application with a backend.
 
-use std::fmt;
-
-use coze_oauth_client::types;
-use coze_wire::Secret;
-use serde::{Deserialize, Serialize};
-use url::Url;
-
-use super::browser::{LoginOptions, code_of_callback};
-use crate::{
-    Flow, OAuthClient, RefreshToken, Result, Token,
-    client::Credentials,
-    input::{credential, identifier},
+use super::{
+    app::App,
+    authorization_code::{AuthorizationCodeFlow, Login, LoginBuilder},
 };
+use crate::{Flow, OAuthClient, RefreshToken, Result, Token};
 
 /// The authorization code flow of a web application: its backend keeps a client secret.
 ///
-/// 1. [`login`](Self::login) gives the address of Coze's authorize page, and a [`WebLogin`] to keep in
-///    the person's session.
+/// 1. [`login`](Self::login) gives the address of Coze's authorize page, and a [`Login`] to keep in
+///    the user's session.
 /// 2. The browser comes back; [`complete`](Self::complete) checks the state and turns the code into a
 ///    [`Token`].
-/// 3. [`refresh`](Self::refresh) gets the next token. Each refresh token works once.
+/// 3. [`refresh`](Self::refresh) gets the next token. Refresh tokens are single-use.
 ///
 /// Sources: RFC 6749 section 4.1; <https://www.coze.cn/open/docs/developer_guides/oauth_code>.
 ///
@@ -39,12 +31,8 @@ use crate::{
 /// }
 /// # Ok(()) }
 /// ```
-#[derive(Clone)]
-pub struct WebFlow {
-    client: OAuthClient,
-    client_id: String,
-    client_secret: Secret,
-}
+#[derive(Debug, Clone)]
+pub struct WebFlow(pub(super) AuthorizationCodeFlow<()>);
 
 impl WebFlow {
     /// The flow of one web application.
@@ -58,23 +46,15 @@ impl WebFlow {
         client_id: impl AsRef<str>,
         client_secret: impl AsRef<str>,
     ) -> Result<Self> {
-        let checked = || {
-            Ok(Self {
-                client,
-                client_id: identifier("client id", client_id.as_ref())?,
-                client_secret: credential("client secret", client_secret.as_ref())?,
-            })
-        };
-        checked().map_err(|error: crate::Error| error.in_flow(Flow::Web))
+        let (id, secret) = (client_id.as_ref(), Some(client_secret.as_ref()));
+        let app = App::new(Flow::Web, client, id, secret)?;
+        Ok(Self(AuthorizationCodeFlow::of(app)))
     }
 
     /// Begins a login that will come back to this redirect URI, which must be one of the (at most 3)
     /// registered ones, letter by letter.
-    pub fn login(&self, redirect_uri: impl Into<String>) -> WebLoginBuilder<'_> {
-        WebLoginBuilder {
-            flow: self,
-            options: LoginOptions::new(redirect_uri.into()),
-        }
+    pub fn login(&self, redirect_uri: impl Into<String>) -> LoginBuilder<'_> {
+        self.0.login(redirect_uri.into())
     }
 
     /// Completes a login with what the browser came back with: the callback's whole URL, its path and
@@ -83,124 +63,21 @@ impl WebFlow {
     /// # Errors
     ///
     /// - [`StateMismatch`](crate::ErrorKind::StateMismatch): the callback belongs to another login.
-    /// - [`Refused`](crate::ErrorKind::Refused): the person said no, or Coze did not take the code.
+    /// - [`Refused`](crate::ErrorKind::Refused): the user refused, or Coze refused the code.
     /// - [`InvalidCallback`](crate::ErrorKind::InvalidCallback): there is no code in it.
-    /// - Those of the transport and of answers that are none; a code that may have been sent is spent.
-    pub async fn complete(&self, login: WebLogin, callback: &str) -> Result<Token> {
-        let code =
-            code_of_callback(callback, &login.state).map_err(|error| error.in_flow(Flow::Web))?;
-        let grant = types::AuthorizationCodeGrant {
-            client_id: self.client_id.clone(),
-            code: code.clone(),
-            code_verifier: None,
-            grant_type: Default::default(),
-            redirect_uri: login.redirect_uri,
-        };
-        let credentials = self.credentials(&code);
-        self.client.redeem_code(&credentials, grant).await
+    /// - Those of the transport and of invalid responses; a code that may have been sent is redeemed.
+    pub async fn complete(&self, login: Login, callback: &str) -> Result<Token> {
+        self.0.complete(login, callback).await
     }
 
-    /// Gets the next token. The refresh token sent is dead afterwards, and the answer holds a new one.
+    /// Gets the next token. The refresh token sent is redeemed by it, and the response holds a new one.
     ///
     /// # Errors
     ///
     /// [`Refused`](crate::ErrorKind::Refused) with [`InvalidGrant`](crate::ErrorCode::InvalidGrant)
-    /// when the refresh token is invalid, used or older than 30 days: the person must sign in again.
+    /// when the refresh token is invalid, used or older than 30 days: the user must sign in again.
     /// Else as [`complete`](Self::complete).
     pub async fn refresh(&self, refresh_token: &RefreshToken) -> Result<Token> {
-        self.client
-            .refresh(
-                Flow::Web,
-                &self.client_id,
-                Some(&self.client_secret),
-                refresh_token,
-            )
-            .await
+        self.0.app.refresh(refresh_token).await
     }
-
-    fn credentials<'a>(&'a self, in_body: &'a Secret) -> Credentials<'a> {
-        Credentials {
-            flow: Flow::Web,
-            bearer: Some(&self.client_secret),
-            body: vec![in_body],
-        }
-    }
-
-    pub(crate) fn client(&self) -> &OAuthClient {
-        &self.client
-    }
-
-    pub(crate) fn client_id(&self) -> &str {
-        &self.client_id
-    }
-}
-
-impl fmt::Debug for WebFlow {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("WebFlow")
-            .field("client_id", &self.client_id)
-            .field("client_secret", &self.client_secret)
-            .finish_non_exhaustive()
-    }
-}
-
-/// A login about to begin; see [`WebFlow::login`].
-#[derive(Debug, Clone)]
-#[must_use = "a login does nothing until it begins"]
-pub struct WebLoginBuilder<'a> {
-    flow: &'a WebFlow,
-    options: LoginOptions,
-}
-
-impl WebLoginBuilder<'_> {
-    /// Limits the grant to one workspace (enterprise plans).
-    pub fn workspace(mut self, workspace_id: impl Into<String>) -> Self {
-        self.options.workspace = Some(workspace_id.into());
-        self
-    }
-
-    /// Uses this state instead of a random one. It must be unguessable, and different every time.
-    pub fn state(mut self, state: impl Into<String>) -> Self {
-        self.options.state = Some(Secret::from(state.into()));
-        self
-    }
-
-    /// The address to send the browser to, and what to keep in the person's session until it comes
-    /// back.
-    ///
-    /// # Errors
-    ///
-    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) when the redirect URI is no absolute URI, the
-    /// state is empty, or the workspace id can't stand in a path.
-    pub fn begin(mut self) -> Result<(Url, WebLogin)> {
-        self.begin_checked()
-            .map_err(|error| error.in_flow(Flow::Web))
-    }
-
-    fn begin_checked(&mut self) -> Result<(Url, WebLogin)> {
-        let login = WebLogin {
-            state: self.options.take_state()?,
-            redirect_uri: self.options.checked_redirect_uri()?,
-        };
-        let url = self.options.authorize_url(
-            self.flow.client.endpoint(),
-            &[
-                ("response_type", "code"),
-                ("client_id", &self.flow.client_id),
-                ("redirect_uri", &login.redirect_uri),
-                ("state", login.state.expose()),
-            ],
-        )?;
-        Ok((url, login))
-    }
-}
-
-/// A login under way: what must be known again when the browser comes back. Keep it in the person's
-/// session (it serialises), where nobody else can read or replace it.
-///
-/// `Debug` prints no secret; the serialised form holds the state.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct WebLogin {
-    state: Secret,
-    redirect_uri: String,
 }

@@ -5,7 +5,7 @@ use std::fmt;
 use coze_wire::{Bearer, InvalidBearer, Secret};
 use http::HeaderValue;
 
-use crate::{Error, Result, input::credential};
+use crate::{Error, Result, Token, input::credential};
 
 /// What stands before the token in an `Authorization` value.
 const SCHEME: &str = "Bearer ";
@@ -16,8 +16,9 @@ const SCHEME: &str = "Bearer ";
 pub struct AccessToken(Bearer);
 
 impl AccessToken {
-    /// Takes up a token from elsewhere, for a [`TokenProvider`](crate::TokenProvider) of one's own.
-    /// Surrounding white space, one pair of quotation marks and escaped line breaks, as env files leave them, are dropped.
+    /// Wraps a token from elsewhere, for your own [`TokenProvider`](crate::TokenProvider). Surrounding white space, one pair
+    /// of quotation marks and escaped line breaks, as env files leave them, are dropped. A [`Token`] that a flow returned
+    /// becomes one by `From`.
     ///
     /// # Errors
     ///
@@ -31,9 +32,12 @@ impl AccessToken {
         Bearer::new(token).map(Self).map_err(unfit)
     }
 
-    /// One that is cloned by one core while others clone theirs.
-    pub(super) fn padded(token: &Secret) -> Result<Self> {
-        Bearer::padded(token).map(Self).map_err(unfit)
+    /// The same in a buffer of its own, to be cloned by one core while others clone theirs: clones of one buffer share its
+    /// reference count.
+    pub(super) fn padded(&self) -> Self {
+        let token = Secret::from(self.expose());
+        // It is in a header already, so it fits into another.
+        Bearer::padded(&token).map_or_else(|_| self.clone(), Self)
     }
 
     pub(crate) fn bearer(&self) -> Bearer {
@@ -70,6 +74,18 @@ impl AccessToken {
     }
 }
 
+impl From<&Token> for AccessToken {
+    fn from(token: &Token) -> Self {
+        Self(token.bearer().clone())
+    }
+}
+
+impl From<Token> for AccessToken {
+    fn from(token: Token) -> Self {
+        Self::from(&token)
+    }
+}
+
 fn unfit(why: InvalidBearer) -> Error {
     Error::invalid_input(format!("the access token {why}"))
 }
@@ -83,6 +99,14 @@ impl fmt::Debug for AccessToken {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_token_of_a_flow_is_taken_where_an_access_token_is() {
+        let life = std::time::Duration::from_secs(900);
+        let token = Token::living("czs_hush", life, &crate::clock::Clock::System);
+        assert_eq!(AccessToken::from(&token).expose(), "czs_hush");
+        assert!(AccessToken::from(token).authorization().is_sensitive());
+    }
 
     #[test]
     fn the_header_is_sensitive_and_the_bare_token_is_inside_it() {

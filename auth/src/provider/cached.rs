@@ -14,7 +14,7 @@ use std::{
 use arc_swap::{ArcSwapOption, Guard};
 
 use super::{
-    AccessToken, TokenFuture, TokenProvider,
+    AccessToken, Stats, TokenFuture, TokenProvider,
     circuit_breaker::CircuitBreaker,
     engine::{self, Engine, Key, Options, Requests, refresh_when_due},
     lifespan::Lifespan,
@@ -22,10 +22,10 @@ use super::{
     source::{FnSource, JwtSource, Source},
 };
 use crate::{
-    DeviceFlow, Error, JwtFlow, JwtTokenRequest, PkceFlow, Result, Token, WebFlow,
+    Endpoint, JwtFlow, JwtTokenRequest, OAuthClient, Result, Token, UserFlow,
     clock::{Clock, Tick},
-    runtime::RunsOn,
-    sign_in::{SignIn, StoredSource, UserFlow},
+    flow::app::App,
+    sign_in::{SignIn, StoredSource},
 };
 
 /// Keeps a flow's token fresh for a whole service. Clones are cheap and the same provider.
@@ -45,6 +45,11 @@ use crate::{
 ///
 /// Refreshes of rotating tokens run on a runtime of their own, whose thread is started when it is needed and ends ten
 /// seconds later. All else runs on the caller's tokio runtime, if that has worker threads; else there, too.
+///
+/// A thread that belongs to no runtime may wait for a token with any `block_on`. A worker thread of a runtime must not:
+/// tokio's `block_on` panics there, and that of another crate (`futures::executor`) holds the worker. When all workers are
+/// held so, nobody drives the request that they wait for. In a worker, `.await` the token, or call
+/// `tokio::task::block_in_place(|| Handle::current().block_on(provider.token()))`.
 ///
 /// ```no_run
 /// # async fn example(jwt: coze_auth::JwtFlow) -> coze_auth::Result<()> {
@@ -86,33 +91,6 @@ pub enum RefreshMode {
 /// How long getting a token may take, with all attempts, unless the caller says otherwise.
 pub(super) const DEFAULT_DEADLINE: Duration = Duration::from_secs(60);
 
-/// How a [`CachedProvider`] has done so far, for one's own metrics.
-#[derive(Debug, Clone)]
-#[non_exhaustive]
-pub struct ProviderStats {
-    /// Tokens served without a wait. Reads at the very moment when a token is replaced may be missed.
-    pub served_from_cache: u64,
-    /// Times that a new token was wanted. Each may have been loaded from a [store](crate::store), or may have taken several
-    /// requests.
-    pub refreshes: u64,
-    /// Requests made to Coze, each attempt counted.
-    pub requests: u64,
-    /// Callers who waited for a refresh that another had begun.
-    pub coalesced: u64,
-    /// Tokens that were loaded from the [store](crate::store), where another owner of the sign-in had saved them: no
-    /// request was sent for them.
-    pub reused: u64,
-    /// Why the sign-in that the current token belongs to is not in its [store](crate::store), if it is not: it is in
-    /// memory only, and the save is retried. If the process ends before that, the user has to sign in again.
-    pub unsaved: Option<Error>,
-    /// Refreshes that ended without a token.
-    pub failures: u64,
-    /// The last failure, if none has succeeded since.
-    pub last_error: Option<Error>,
-    /// How long the current token will be served yet; `None` when there is none.
-    pub expires_in: Option<Duration>,
-}
-
 /// Makes a [`CachedProvider`].
 #[must_use]
 pub struct CachedProviderBuilder {
@@ -122,24 +100,20 @@ pub struct CachedProviderBuilder {
     clock: Clock,
     refresh: RefreshMode,
     deadline: Duration,
-    runs_on: RunsOn,
 }
 
 impl CachedProviderBuilder {
-    fn new<S: Source>(
-        clock: &Clock,
-        runs_on: RunsOn,
-        source: impl FnOnce(Arc<CircuitBreaker>) -> S,
-    ) -> Self {
+    fn new<S: Source>(source: impl FnOnce(Arc<CircuitBreaker>) -> S) -> Self {
         let breaker = Arc::new(CircuitBreaker::always_closed());
+        let source = source(Arc::clone(&breaker));
+        let clock = source.client().map(OAuthClient::clock);
         Self {
-            source: Arc::new(source(Arc::clone(&breaker))),
+            clock: clock.cloned().unwrap_or_default(),
+            source: Arc::new(source),
             breaker,
             first: None,
-            clock: clock.clone(),
             refresh: RefreshMode::default(),
             deadline: DEFAULT_DEADLINE,
-            runs_on,
         }
     }
 
@@ -171,8 +145,7 @@ impl CachedProviderBuilder {
         let options = Options {
             refresh: self.refresh,
             deadline: self.deadline,
-            runs_on: self.runs_on,
-            refuses_at_once: self.source.news().is_none(),
+            is_stored: self.source.stored().is_some(),
         };
         let shared = Arc::new(Shared {
             slot: ArcSwapOption::empty(),
@@ -182,10 +155,13 @@ impl CachedProviderBuilder {
             served_before: AtomicU64::new(0),
         });
         if let Some(first) = self.first {
+            if let Some(stored) = shared.source.stored() {
+                stored.serves(&AccessToken::from(&first));
+            }
             // A token that has ended is replaced by the first caller.
             let now = shared.engine.clock.tick();
             let life = Lifespan::of(&first, now, crate::random::jitter());
-            let _ = life.and_then(|life| shared.install(&first, life, now));
+            let _ = life.map(|life| shared.install(&first, life, now));
         }
         CachedProvider(shared)
     }
@@ -208,9 +184,8 @@ impl CachedProvider {
 
     /// The application's tokens, by JWT: for less, for longer, or for somebody else.
     pub fn jwt_for(flow: JwtFlow, request: JwtTokenRequest) -> CachedProviderBuilder {
-        let clock = flow.client().clock().clone();
         let flow = Arc::new(flow);
-        CachedProviderBuilder::new(&clock, RunsOn::Callers, |breaker| JwtSource {
+        CachedProviderBuilder::new(|breaker| JwtSource {
             flow,
             request,
             breaker,
@@ -242,60 +217,38 @@ impl CachedProvider {
         F: Fn() -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<(AccessToken, Duration)>> + Send + 'static,
     {
-        CachedProviderBuilder::new(&Clock::System, RunsOn::Callers, |breaker| FnSource {
-            exchange,
-            breaker,
-        })
+        CachedProviderBuilder::new(|breaker| FnSource { exchange, breaker })
     }
 
-    /// The tokens of a person who signed in through a web application. The sign-in is kept in a store, and
-    /// shared with whoever else uses that: of all processes and machines, one at a time refreshes it, and the others
-    /// use what it got. See [`store`](crate::store).
+    /// The tokens of a user who signed in by this flow ([`WebFlow`](crate::WebFlow), [`PkceFlow`](crate::PkceFlow) or
+    /// [`DeviceFlow`](crate::DeviceFlow)). The sign-in is kept in a store, and shared with whoever else uses that: of all
+    /// processes and machines, one at a time refreshes it, and the others use what it got. See [`sign_in`](crate::sign_in).
     ///
-    /// A valid token that is stored is used as it is. If nobody is signed in, or the sign-in is over, callers get
+    /// A valid token that is stored is used as it is. If nobody is signed in, or the sign-in has ended, callers get
     /// [`NotSignedIn`](crate::ErrorKind::NotSignedIn) until [`SignIn::put`] brings a fresh one.
-    pub fn web(flow: WebFlow, sign_in: SignIn) -> CachedProviderBuilder {
-        Self::stored(UserFlow::Web(flow), sign_in)
+    ///
+    /// ```no_run
+    /// # async fn example(web: coze_auth::WebFlow, token: coze_auth::Token) -> coze_auth::Result<()> {
+    /// use coze_auth::{CachedProvider, SignIn, store::MemoryStore};
+    ///
+    /// let sign_in = SignIn::new(MemoryStore::new(), "default")?; // or a store of coze-auth-stores
+    /// sign_in.put(&token).await?; // when the user has signed in
+    /// let provider = CachedProvider::stored(web, sign_in).build();
+    /// # Ok(()) }
+    /// ```
+    pub fn stored(flow: impl UserFlow, sign_in: SignIn) -> CachedProviderBuilder {
+        Self::of_app(flow.app(), sign_in)
     }
 
-    /// As [`web`](Self::web), for a PKCE sign-in.
-    pub fn pkce(flow: PkceFlow, sign_in: SignIn) -> CachedProviderBuilder {
-        Self::stored(UserFlow::Pkce(flow), sign_in)
+    pub(crate) fn of_app(app: &Arc<App>, sign_in: SignIn) -> CachedProviderBuilder {
+        let app = Arc::clone(app);
+        CachedProviderBuilder::new(|breaker| StoredSource::new(app, sign_in, breaker))
     }
 
-    /// As [`web`](Self::web), for a device sign-in.
-    pub fn device(flow: DeviceFlow, sign_in: SignIn) -> CachedProviderBuilder {
-        Self::stored(UserFlow::Device(flow), sign_in)
-    }
-
-    fn stored(flow: UserFlow, sign_in: SignIn) -> CachedProviderBuilder {
-        let clock = flow.client().clock().clone();
-        CachedProviderBuilder::new(&clock, RunsOn::Process, |breaker| {
-            StoredSource::new(Arc::new(flow), sign_in, breaker)
-        })
-    }
-
-    /// The tokens of a person who signed in through a web application, **kept in memory only**: when the
-    /// process ends, so does the sign-in, because its refresh token has rotated.
-    pub fn web_in_memory(flow: WebFlow, signed_in: Token) -> CachedProviderBuilder {
-        Self::in_memory(UserFlow::Web(flow), signed_in)
-    }
-
-    /// As [`web_in_memory`](Self::web_in_memory), for a PKCE sign-in.
-    pub fn pkce_in_memory(flow: PkceFlow, signed_in: Token) -> CachedProviderBuilder {
-        Self::in_memory(UserFlow::Pkce(flow), signed_in)
-    }
-
-    /// As [`web_in_memory`](Self::web_in_memory), for a device sign-in.
-    pub fn device_in_memory(flow: DeviceFlow, signed_in: Token) -> CachedProviderBuilder {
-        Self::in_memory(UserFlow::Device(flow), signed_in)
-    }
-
-    fn in_memory(flow: UserFlow, signed_in: Token) -> CachedProviderBuilder {
-        let clock = flow.client().clock().clone();
-        let builder = CachedProviderBuilder::new(&clock, RunsOn::Process, |breaker| {
-            StoredSource::in_memory(Arc::new(flow), &signed_in, breaker)
-        });
+    /// The tokens of a user who has just signed in by this flow, **kept in memory only**: when the process ends, so does the
+    /// sign-in, because its refresh token has rotated. A token without a refresh token is served to its end.
+    pub fn in_memory(flow: impl UserFlow, signed_in: Token) -> CachedProviderBuilder {
+        let builder = Self::stored(flow, SignIn::in_memory(&signed_in));
         CachedProviderBuilder {
             first: Some(signed_in),
             ..builder
@@ -332,7 +285,7 @@ impl CachedProvider {
 
     /// How it has done so far.
     #[must_use]
-    pub fn stats(&self) -> ProviderStats {
+    pub fn stats(&self) -> Stats {
         self.0.stats()
     }
 
@@ -342,7 +295,7 @@ impl CachedProvider {
     /// # Errors
     ///
     /// Why a sign-in could not be saved: it is lost when the program ends, unless the store works again before that. Called
-    /// once more, this waits for that again. [`unsaved`](ProviderStats::unsaved) tells the same.
+    /// once more, this waits for that again. [`unsaved_error`](Stats::unsaved_error) tells the same.
     pub async fn shutdown(&self) -> Result<()> {
         self.0.engine.close();
         self.0.requests.settle().await
@@ -365,8 +318,16 @@ impl TokenProvider for CachedProvider {
         Box::pin(engine::fetch(&self.0))
     }
 
+    fn endpoint(&self) -> Option<&Endpoint> {
+        self.0.source.client().map(OAuthClient::endpoint)
+    }
+
     fn invalidate(&self, token: &AccessToken) {
         engine::invalidate(&self.0, token);
+    }
+
+    fn shutdown(&self) -> TokenFuture<'_, ()> {
+        Box::pin(self.shutdown())
     }
 }
 
@@ -420,25 +381,17 @@ impl Shared {
         true
     }
 
-    fn stats(&self) -> ProviderStats {
-        let slot = self.slot.load();
-        let now = self.engine.clock.tick();
-        let counted = self.engine.counted();
-        ProviderStats {
-            served_from_cache: self.served_before.load(Ordering::Relaxed)
-                + slot.as_ref().map_or(0, |slot| slot.copies.reads()),
-            refreshes: counted.refreshes,
-            requests: counted.requests,
-            coalesced: counted.coalesced,
-            reused: self.source.reused(),
-            unsaved: self.source.unsaved(),
-            failures: counted.failures,
-            last_error: counted.last_error,
-            expires_in: slot
-                .as_ref()
-                .filter(|slot| slot.life.is_good(now))
-                .map(|slot| slot.life.remaining(now)),
+    fn stats(&self) -> Stats {
+        let mut stats = self.engine.stats();
+        self.requests.add_to(&mut stats);
+        stats.served_from_cache = self.served_before.load(Ordering::Relaxed);
+        if let Some(slot) = &*self.slot.load() {
+            let now = self.engine.clock.tick();
+            stats.served_from_cache += slot.copies.reads();
+            stats.expires_in = slot.life.is_good(now).then(|| slot.life.remaining(now));
+            stats.cached = u64::from(stats.expires_in.is_some());
         }
+        stats
     }
 
     /// Counts the reads of a token that was replaced.
@@ -467,13 +420,13 @@ impl Key for Arc<Shared> {
         Some(look(slot.copies.token(), &slot.life))
     }
 
-    fn install(&self, token: &Token, life: Lifespan, _: Tick) -> Result<AccessToken> {
-        let slot = Slot::new(token, life)?;
+    fn install(&self, token: &Token, life: Lifespan, _: Tick) -> AccessToken {
+        let slot = Slot::new(token, life);
         let access_token = slot.copies.token().clone();
         if let Some(replaced) = self.slot.swap(Some(Arc::new(slot))) {
             self.replaced(&replaced);
         }
-        Ok(access_token)
+        access_token
     }
 
     fn remove(&self, token: &AccessToken) -> bool {

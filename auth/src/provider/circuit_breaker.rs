@@ -23,7 +23,7 @@ use super::retry::{CircuitOpen, after_open_circuit, permit_kept_for};
 use crate::{Error, ErrorKind, Result};
 
 /// It is asked before each request, and told how that ended.
-pub(crate) struct CircuitBreaker {
+pub struct CircuitBreaker {
     /// `None` for a lone provider, whose backoff does the same.
     limit: Option<Limit>,
     /// Attempts so far.

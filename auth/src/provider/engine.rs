@@ -9,7 +9,7 @@ use std::{
     mem,
     panic::AssertUnwindSafe,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
@@ -19,7 +19,7 @@ use futures_util::FutureExt;
 use tokio::time::Instant;
 
 use super::{
-    AccessToken, RefreshMode,
+    AccessToken, RefreshMode, Stats,
     circuit_breaker::CircuitBreaker,
     lifespan::Lifespan,
     retry::{CircuitOpen, FIRST_BACKOFF, LONGEST_DEADLINE},
@@ -29,7 +29,8 @@ use super::{
 use crate::{
     Error, ErrorKind, Result, Token,
     clock::{Clock, Tick},
-    runtime::{self, RunsOn},
+    runtime::{self, RunsOn, lock},
+    sign_in::StoredSource,
 };
 
 /// One key, and where its token is kept. Cheap to clone.
@@ -46,7 +47,7 @@ pub(super) trait Key: Clone + Send + Sync + 'static {
     fn look<T>(&self, now: Tick, look: impl FnOnce(&AccessToken, &Lifespan) -> T) -> Option<T>;
 
     /// Puts a token in place.
-    fn install(&self, token: &Token, life: Lifespan, now: Tick) -> Result<AccessToken>;
+    fn install(&self, token: &Token, life: Lifespan, now: Tick) -> AccessToken;
 
     /// Removes its token, if it is this one.
     fn remove(&self, token: &AccessToken) -> bool;
@@ -71,23 +72,21 @@ impl Requests {
     }
 
     pub(super) fn source(&self) -> Option<Arc<dyn Source>> {
-        self.lock().clone()
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Option<Arc<dyn Source>>> {
-        self.source.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.source).clone()
     }
 
     fn source_of<K: Key>(&self, key: &K) -> Result<Arc<dyn Source>> {
-        let mut source = self.lock();
+        let mut source = lock(&self.source);
         if let Some(source) = &*source {
             return Ok(Arc::clone(source));
         }
         let new = key.new_source()?;
         let engine = key.engine();
-        key.look(engine.clock.tick(), |token, _| new.serves(token));
-        if engine.is_closed() {
-            new.close();
+        if let Some(stored) = new.stored() {
+            key.look(engine.clock.tick(), |token, _| stored.serves(token));
+            if engine.is_closed() {
+                stored.close();
+            }
         }
         *source = Some(Arc::clone(&new));
         Ok(new)
@@ -96,23 +95,37 @@ impl Requests {
     /// Waits for what is in flight, and for its save. Nothing begins any more.
     pub(super) async fn settle(&self) -> Result<()> {
         let source = self.source();
-        if let Some(source) = &source {
-            source.close();
+        if let Some(stored) = source.as_ref().and_then(|source| source.stored()) {
+            stored.close();
         }
         if let Some(in_flight) = self.flight.in_flight() {
             // Its callers get the result; here only its end counts.
             in_flight.outcome().await;
         }
-        let Some(source) = self.source().or(source) else {
+        let source = self.source().or(source);
+        let Some(stored) = source.as_ref().and_then(|source| source.stored()) else {
             return Ok(());
         };
-        source.settle().await;
-        source.unsaved().map_or(Ok(()), Err)
+        stored.sign_in().settle().await;
+        stored.sign_in().why_unsaved().map_or(Ok(()), Err)
     }
 
     /// Whether there is nothing to remember.
     pub(super) fn is_idle(&self) -> bool {
-        self.flight.is_idle() && self.lock().as_ref().is_none_or(|source| source.is_idle())
+        let source = lock(&self.source);
+        let stored = source.as_ref().and_then(|source| source.stored());
+        self.flight.is_idle() && stored.is_none_or(StoredSource::is_idle)
+    }
+
+    /// Adds what its source has done.
+    pub(super) fn add_to(&self, stats: &mut Stats) {
+        let source = self.source();
+        if let Some(stored) = source.as_ref().and_then(|source| source.stored()) {
+            let why = stored.sign_in().why_unsaved();
+            stats.loaded_from_store += stored.loaded();
+            stats.unsaved += u64::from(why.is_some());
+            stats.unsaved_error = why.or(stats.unsaved_error.take());
+        }
     }
 }
 
@@ -133,9 +146,18 @@ pub(super) struct Options {
     pub(super) refresh: RefreshMode,
     /// For one request, with all attempts and the wait for its start.
     pub(super) deadline: Duration,
-    pub(super) runs_on: RunsOn,
-    /// Whether an open circuit is an answer, because there is no store to look into.
-    pub(super) refuses_at_once: bool,
+    /// Whether the tokens are of stored sign-ins.
+    pub(super) is_stored: bool,
+}
+
+impl Options {
+    /// A refresh token that is redeemed must not be lost with the runtime of somebody else's.
+    fn runs_on(&self) -> RunsOn {
+        match self.is_stored {
+            true => RunsOn::Process,
+            false => RunsOn::Callers,
+        }
+    }
 }
 
 #[derive(Default)]
@@ -143,24 +165,14 @@ pub(super) struct Counters {
     refreshes: AtomicU64,
     coalesced: AtomicU64,
     failures: AtomicU64,
-    /// By sources that have been dropped.
-    reused: AtomicU64,
+    /// From the store, by sources that have been dropped.
+    loaded: AtomicU64,
 }
 
 impl Counters {
-    pub(super) fn add_reused(&self, reused: u64) {
-        self.reused.fetch_add(reused, Ordering::Relaxed);
+    pub(super) fn add_loaded(&self, loaded: u64) {
+        self.loaded.fetch_add(loaded, Ordering::Relaxed);
     }
-}
-
-/// How often something has happened.
-pub(super) struct Counted {
-    pub(super) refreshes: u64,
-    pub(super) requests: u64,
-    pub(super) coalesced: u64,
-    pub(super) failures: u64,
-    pub(super) reused: u64,
-    pub(super) last_error: Option<Error>,
 }
 
 struct Workers<K: Key> {
@@ -205,16 +217,18 @@ impl<K: Key> Engine<K> {
         self.is_closed.load(Ordering::SeqCst)
     }
 
-    pub(super) fn counted(&self) -> Counted {
+    /// What all keys have done together, but for what their sources count.
+    pub(super) fn stats(&self) -> Stats {
         let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let counters = &self.counters;
-        Counted {
+        Stats {
             refreshes: count(&counters.refreshes),
             requests: self.breaker.requests(),
             coalesced: count(&counters.coalesced),
             failures: count(&counters.failures),
-            reused: count(&counters.reused),
+            loaded_from_store: count(&counters.loaded),
             last_error: lock(&self.last_error).clone(),
+            ..Stats::default()
         }
     }
 
@@ -236,13 +250,10 @@ impl<K: Key> Engine<K> {
             let what = "the provider was shut down";
             return Some(Error::new(ErrorKind::ShutDown, what));
         }
-        let refuses = self.options.refuses_at_once;
+        // While the circuit is open, a store may still be looked into.
+        let refuses = !self.options.is_stored;
         refuses.then(|| self.breaker.refusal()).flatten()
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Gets a token for a caller who has found none.
@@ -262,7 +273,7 @@ pub(super) async fn fetch<K: Key>(key: &K) -> Result<AccessToken> {
     let mut outcome = Outcome::Abandoned;
     for start in 0..MOST_STARTS {
         let requests = key.requests();
-        let news = || requests.source()?.news();
+        let news = || Some(requests.source()?.stored()?.has_news());
         let in_flight = match requests.flight.begin(known, news) {
             Err(Ok(token)) => return Ok(token),
             Err(Err(refusal)) => {
@@ -280,7 +291,7 @@ pub(super) async fn fetch<K: Key>(key: &K) -> Result<AccessToken> {
             Ok(Begin::Leader(in_flight, purpose)) => {
                 // The runtime that a request has ended with may be the caller's own.
                 let on = match start {
-                    0 => engine.options.runs_on,
+                    0 => engine.options.runs_on(),
                     _ => RunsOn::Process,
                 };
                 start_request(key, Arc::clone(&requests), purpose, on)?;
@@ -325,7 +336,7 @@ pub(super) fn refresh_when_due<K: Key>(key: &K, now: Tick) {
         // That brings another token, or gives the duty back.
         Ok(Begin::Joined(_)) => return,
         Ok(Begin::Leader(_, purpose)) => {
-            match start_request(key, requests, purpose, engine.options.runs_on) {
+            match start_request(key, requests, purpose, engine.options.runs_on()) {
                 Ok(()) => return,
                 // Nobody can get one here; perhaps the next caller can.
                 Err(_) => Duration::ZERO,
@@ -347,7 +358,7 @@ pub(super) fn invalidate<K: Key>(key: &K, token: &AccessToken) {
     let left = match current {
         Some(Some(left)) => left,
         // The pool has dropped it, but it may still be in the store.
-        None if !key.engine().options.refuses_at_once => ACCESS_TOKEN_LIFE,
+        None if key.engine().options.is_stored => ACCESS_TOKEN_LIFE,
         // It is no longer current.
         _ => return,
     };
@@ -358,7 +369,8 @@ pub(super) fn invalidate<K: Key>(key: &K, token: &AccessToken) {
     let Ok(source) = requests.source_of(key) else {
         return;
     };
-    if source.heeds_refusal(token, Instant::now() + left) {
+    if let Some(stored) = source.stored() {
+        stored.heed_refusal(token, Instant::now() + left);
         key.remove(token);
     } else {
         requests.flight.invalidate(|| key.remove(token));
@@ -479,7 +491,7 @@ impl<K: Key> Job<K> {
             Err(error) => return Some(Err(error)),
         };
         if self.purpose == Purpose::Look {
-            if !source.look().await {
+            if !source.stored()?.has_fresh_sign_in().await {
                 return None;
             }
             self.requests.flight.end_backoff();
@@ -502,7 +514,7 @@ impl<K: Key> Job<K> {
                 );
             }
             let life = Lifespan::of(&token, now, crate::random::jitter())?;
-            key.install(&token, life, now)
+            Ok(key.install(&token, life, now))
         });
         let error = match installed {
             Ok(token) => {

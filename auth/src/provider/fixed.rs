@@ -4,10 +4,9 @@ use std::{fmt, sync::Arc};
 
 use coze_wire::Secret;
 use http::HeaderValue;
-use zeroize::Zeroizing;
 
 use super::{AccessToken, TokenFuture, TokenProvider, slot::Copies};
-use crate::{Error, ErrorKind, Flow, Result, input::credential};
+use crate::{Endpoint, Error, ErrorKind, Flow, OAuthConfig, Result, Token, input::credential};
 
 /// The environment variable that holds a personal or service access token.
 pub(crate) const TOKEN_VARIABLE: &str = "COZE_API_TOKEN";
@@ -26,10 +25,19 @@ pub(crate) const TOKEN_VARIABLE: &str = "COZE_API_TOKEN";
 /// assert_eq!(format!("{token:?}"), "FixedToken(****)");
 /// # Ok::<(), coze_auth::Error>(())
 /// ```
+///
+/// The [`Token`] of a flow can be used as it is, too, for a program that ends before the token does:
+///
+/// ```no_run
+/// # async fn example(jwt: coze_auth::JwtFlow) -> coze_auth::Result<()> {
+/// let token = coze_auth::FixedToken::from(jwt.token().await?);
+/// # Ok(()) }
+/// ```
 #[derive(Clone)]
 pub struct FixedToken {
     token: Secret,
     copies: Arc<Copies>,
+    endpoint: Option<Endpoint>,
 }
 
 impl FixedToken {
@@ -44,32 +52,32 @@ impl FixedToken {
         Self::named("token", token.as_ref())
     }
 
-    /// Takes the token from the environment variable `COZE_API_TOKEN`.
+    /// Takes the token from the environment variable `COZE_API_TOKEN`, and where it is valid from `COZE_API_BASE`, if that is
+    /// set.
     ///
     /// # Errors
     ///
-    /// [`Configuration`](ErrorKind::Configuration) when the variable is not set; else as
-    /// [`new`](Self::new).
+    /// [`Configuration`](ErrorKind::Configuration) when `COZE_API_TOKEN` is not set, or `COZE_API_BASE` can't be used; else
+    /// as [`new`](Self::new).
     pub fn from_env() -> Result<Self> {
-        match std::env::var(TOKEN_VARIABLE) {
-            Ok(token) => Self::named(TOKEN_VARIABLE, &Zeroizing::new(token)),
-            Err(std::env::VarError::NotPresent) => Err(Error::new(
-                ErrorKind::Configuration,
-                format!("{TOKEN_VARIABLE} is not set"),
-            )
-            .in_flow(Flow::Token)),
-            Err(std::env::VarError::NotUnicode(_)) => Err(Error::invalid_input(format!(
-                "{TOKEN_VARIABLE} is not valid Unicode"
-            ))
-            .in_flow(Flow::Token)),
-        }
+        let config = OAuthConfig::from_env_for(Flow::Token);
+        let no_token = || Error::new(ErrorKind::Configuration, "there is no token");
+        config
+            .and_then(|config| config.into_token().ok_or_else(no_token))
+            .map_err(|error| error.in_flow(Flow::Token))
+    }
+
+    /// Says where it is valid: an API client sends its calls there by default.
+    #[must_use]
+    pub fn with_endpoint(mut self, endpoint: Endpoint) -> Self {
+        self.endpoint = Some(endpoint);
+        self
     }
 
     pub(crate) fn named(name: &str, token: &str) -> Result<Self> {
         let checked = || {
             let token = credential(name, token)?;
-            let copies = Arc::new(Copies::new(&token)?);
-            Ok(Self { token, copies })
+            AccessToken::of(&token).map(Self::from)
         };
         checked().map_err(|error: Error| error.in_flow(Flow::Token))
     }
@@ -87,6 +95,22 @@ impl FixedToken {
     }
 }
 
+impl From<AccessToken> for FixedToken {
+    fn from(token: AccessToken) -> Self {
+        Self {
+            token: Secret::from(token.expose()),
+            copies: Arc::new(Copies::of(&token)),
+            endpoint: None,
+        }
+    }
+}
+
+impl From<Token> for FixedToken {
+    fn from(token: Token) -> Self {
+        AccessToken::from(token).into()
+    }
+}
+
 impl TokenProvider for FixedToken {
     fn cached(&self) -> Option<AccessToken> {
         Some(self.copies.copy(self.copies.read()).clone())
@@ -95,6 +119,10 @@ impl TokenProvider for FixedToken {
     fn fetch(&self) -> TokenFuture<'_> {
         let token = self.copies.token().clone();
         Box::pin(std::future::ready(Ok(token)))
+    }
+
+    fn endpoint(&self) -> Option<&Endpoint> {
+        self.endpoint.as_ref()
     }
 }
 
@@ -107,6 +135,15 @@ impl fmt::Debug for FixedToken {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_token_of_a_flow_is_one() {
+        let life = std::time::Duration::from_secs(900);
+        let token = Token::living("czs_1", life, &crate::clock::Clock::System);
+        let fixed = FixedToken::from(token);
+        assert_eq!(fixed.cached().unwrap().expose(), "czs_1");
+        assert_eq!(fixed.access_token().expose(), "czs_1");
+    }
 
     #[test]
     fn a_token_is_trimmed_and_one_that_breaks_the_header_is_refused_unprinted() {

@@ -15,6 +15,7 @@ mod sessions;
 mod single_flight;
 mod slot;
 pub(crate) mod source;
+mod stats;
 mod token_cache;
 mod users;
 
@@ -27,21 +28,20 @@ use std::{
 };
 
 pub use access_token::AccessToken;
-pub use cached::{
-    BorrowedToken, CachedProvider, CachedProviderBuilder, ProviderStats, RefreshMode,
-};
+pub use cached::{BorrowedToken, CachedProvider, CachedProviderBuilder, RefreshMode};
 pub use fixed::FixedToken;
 pub(crate) use fixed::TOKEN_VARIABLE;
-pub use pool::{PoolBuilder, PoolStats};
+pub use pool::PoolBuilder;
 pub use sessions::{SessionPool, SessionProvider};
+pub use stats::Stats;
 pub use users::{UserPool, UserProvider};
 
 use futures_util::future::Either;
 
-use crate::Result;
+use crate::{Endpoint, Result};
 
-/// What [`TokenProvider::fetch`] returns.
-pub type TokenFuture<'a> = Pin<Box<dyn Future<Output = Result<AccessToken>> + Send + 'a>>;
+/// What [`TokenProvider::fetch`] and [`TokenProvider::shutdown`] return.
+pub type TokenFuture<'a, T = AccessToken> = Pin<Box<dyn Future<Output = Result<T>> + Send + 'a>>;
 
 /// Yields an access token, on every request.
 ///
@@ -105,10 +105,25 @@ pub trait TokenProvider: Send + Sync + 'static {
         })
     }
 
+    /// Where its tokens are valid, if it knows: an API client sends its calls there by default.
+    fn endpoint(&self) -> Option<&Endpoint> {
+        None
+    }
+
     /// Says that the API refused this token (HTTP 401, code 4100 or 700012006), so that the next caller
     /// gets another. A token that is no longer current is ignored. The default does nothing.
     fn invalidate(&self, token: &AccessToken) {
         let _ = token;
+    }
+
+    /// Ends it, before the program ends: begins no more requests, and waits for what is under way and for its save. Valid
+    /// tokens are still served. The default does nothing.
+    ///
+    /// # Errors
+    ///
+    /// Why a sign-in could not be saved.
+    fn shutdown(&self) -> TokenFuture<'_, ()> {
+        Box::pin(std::future::ready(Ok(())))
     }
 }
 
@@ -122,8 +137,16 @@ impl<P: TokenProvider + ?Sized> TokenProvider for Arc<P> {
         P::fetch(self)
     }
 
+    fn endpoint(&self) -> Option<&Endpoint> {
+        P::endpoint(self)
+    }
+
     fn invalidate(&self, token: &AccessToken) {
         P::invalidate(self, token);
+    }
+
+    fn shutdown(&self) -> TokenFuture<'_, ()> {
+        P::shutdown(self)
     }
 }
 

@@ -6,31 +6,33 @@
 use std::{
     collections::HashMap,
     fmt,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
 
 use futures_util::future::join_all;
 
 use super::{
-    AccessToken, RefreshMode,
+    AccessToken, RefreshMode, Stats, TokenFuture, TokenProvider,
     cached::DEFAULT_DEADLINE,
     circuit_breaker::CircuitBreaker,
-    engine::{Engine, Key, Options, Requests, refresh_when_due},
+    engine::{Engine, Key, Options, Requests, fetch, invalidate, refresh_when_due},
     lifespan::Lifespan,
     source::Source,
     token_cache::{AsHashed, Cached, Name, TokenCache},
 };
-use crate::{
-    Error, Result, Token,
-    clock::{Clock, Tick},
-    runtime::RunsOn,
-};
+use crate::{Endpoint, OAuthClient, Result, Token, clock::Tick, runtime::lock};
 
-/// What the keys of a pool stand for.
-pub(super) trait Members: Send + Sync + 'static {
+/// What the keys of a pool stand for. Public in name only, as the parameter of a public type: nobody outside can name it.
+pub trait Members: Send + Sync + 'static {
+    /// The public name of their provider.
+    const PROVIDER: &'static str;
+    /// Whether their tokens are of stored sign-ins.
+    const IS_STORED: bool;
     /// What is needed besides a key's name to get its token.
     type Request: Clone + Send + Sync + 'static;
+
+    fn client(&self) -> &OAuthClient;
 
     fn new_source(
         &self,
@@ -53,8 +55,8 @@ const MOST_ROOM_TO_SPARE: usize = 4096;
 
 type Active = HashMap<Name, Arc<Requests>, AsHashed>;
 
-/// One key of a pool.
-pub(super) struct Member<M: Members> {
+/// The provider of one key of a pool.
+pub struct Member<M: Members> {
     pub(super) pool: Arc<Pool<M>>,
     name: Name,
     pub(super) request: M::Request,
@@ -140,48 +142,14 @@ impl<P> fmt::Debug for PoolBuilder<P> {
     }
 }
 
-/// How a pool has done so far, for your own metrics: the same figures as of a
-/// [provider](crate::ProviderStats).
-#[derive(Debug, Clone)]
-#[non_exhaustive]
-pub struct PoolStats {
-    /// Tokens that are kept now. One that has ended, or that nobody asks for, is dropped within the next
-    /// minute in which the pool is used or asked for this.
-    pub cached: u64,
-    /// Tokens served without a wait.
-    pub served_from_cache: u64,
-    /// Times that a new token was wanted. Each may have been loaded from a store, or may have taken several requests;
-    /// while the circuit breaker is open, none.
-    pub refreshes: u64,
-    /// Requests made to Coze, each attempt counted.
-    pub requests: u64,
-    /// Callers who waited for a refresh that another had begun.
-    pub coalesced: u64,
-    /// Tokens that were loaded from the store: no request was sent for them.
-    pub reused: u64,
-    /// Users whose sign-in is not in its store, because a save failed: it is in memory only, and the save is retried. If
-    /// the process ends before that, they have to sign in again.
-    pub unsaved: u64,
-    /// Refreshes that ended without a token; not those that the open circuit breaker turned away.
-    pub failures: u64,
-    /// The last failure of any key, if no refresh has succeeded since.
-    pub last_error: Option<Error>,
-}
-
 impl<M: Members> Pool<M> {
-    pub(super) fn new(
-        members: M,
-        clock: Clock,
-        limits: Limits,
-        runs_on: RunsOn,
-        refuses_at_once: bool,
-    ) -> Arc<Self> {
+    pub(super) fn new(members: M, limits: Limits) -> Arc<Self> {
+        let clock = members.client().clock().clone();
         let breaker = CircuitBreaker::with_permits(limits.max_concurrent_requests);
         let options = Options {
             refresh: RefreshMode::InBackground,
             deadline: limits.deadline,
-            runs_on,
-            refuses_at_once,
+            is_stored: M::IS_STORED,
         };
         Arc::new(Self {
             members,
@@ -204,27 +172,17 @@ impl<M: Members> Pool<M> {
     }
 
     fn active(&self) -> MutexGuard<'_, Active> {
-        self.active.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.active)
     }
 
-    pub(super) fn stats(&self) -> PoolStats {
-        let counted = self.engine.counted();
-        let (mut reused, mut unsaved) = (counted.reused, 0);
-        for source in self.active().values().filter_map(|active| active.source()) {
-            reused += source.reused();
-            unsaved += u64::from(source.unsaved().is_some());
+    pub(super) fn stats(&self) -> Stats {
+        let mut stats = self.engine.stats();
+        for requests in self.active().values() {
+            requests.add_to(&mut stats);
         }
-        PoolStats {
-            cached: self.tokens.len(self.engine.clock.tick()) as u64,
-            served_from_cache: self.tokens.served(),
-            refreshes: counted.refreshes,
-            requests: counted.requests,
-            coalesced: counted.coalesced,
-            reused,
-            unsaved,
-            failures: counted.failures,
-            last_error: counted.last_error,
-        }
+        stats.cached = self.tokens.len(self.engine.clock.tick()) as u64;
+        stats.served_from_cache = self.tokens.served();
+        stats
     }
 
     /// Begins no more requests, and waits for those in flight and for their saves.
@@ -238,8 +196,10 @@ impl<M: Members> Pool<M> {
     /// Whether nothing is to be remembered, and nobody else holds it: new holders come by the map only, which is locked.
     fn is_unused(&self, requests: &Arc<Requests>, held: usize) -> bool {
         let unused = Arc::strong_count(requests) == held && requests.is_idle();
-        if unused && let Some(source) = requests.source() {
-            self.engine.counters.add_reused(source.reused());
+        if unused {
+            let mut dropped = Stats::default();
+            requests.add_to(&mut dropped);
+            self.engine.counters.add_loaded(dropped.loaded_from_store);
         }
         unused
     }
@@ -250,8 +210,35 @@ impl<M: Members> Member<M> {
         self.name.as_str()
     }
 
+    /// A token: the cached one, else one from the store or from Coze.
+    ///
+    /// # Errors
+    ///
+    /// As [`CachedProvider::token`](crate::CachedProvider::token).
+    pub async fn token(&self) -> Result<AccessToken> {
+        match self.cached() {
+            Some(token) => Ok(token),
+            None => fetch(self).await,
+        }
+    }
+
+    /// What is remembered of its requests, if there is anything.
+    pub(super) fn active(&self) -> Option<Arc<Requests>> {
+        self.pool.active().get(&self.name).cloned()
+    }
+
+    /// Drops its token, whatever that is, and ends its backoff.
+    pub(super) fn forget_token(&self) {
+        if let Some(requests) = self.active() {
+            requests.flight.outdate();
+        }
+        self.pool.tokens.remove_if(&self.name, |_| true);
+    }
+}
+
+impl<M: Members> TokenProvider for Member<M> {
     #[inline]
-    pub(super) fn cached(&self) -> Option<AccessToken> {
+    fn cached(&self) -> Option<AccessToken> {
         let now = self.pool.engine.clock.tick();
         let (token, is_fresh) = self.pool.tokens.serve(&self.name, now, |cached| {
             (cached.token.clone(), cached.life.is_fresh(now))
@@ -262,17 +249,22 @@ impl<M: Members> Member<M> {
         Some(token)
     }
 
-    /// Its source, if there is something to remember.
-    pub(super) fn source(&self) -> Option<Arc<dyn Source>> {
-        self.pool.active().get(&self.name)?.source()
+    fn fetch(&self) -> TokenFuture<'_> {
+        Box::pin(fetch(self))
     }
 
-    /// Drops its token, whatever that is, and ends its backoff.
-    pub(super) fn forget_token(&self) {
-        if let Some(requests) = self.pool.active().get(&self.name) {
-            requests.flight.outdate();
-        }
-        self.pool.tokens.remove_if(&self.name, |_| true);
+    fn endpoint(&self) -> Option<&Endpoint> {
+        Some(self.pool.members.client().endpoint())
+    }
+
+    fn invalidate(&self, token: &AccessToken) {
+        invalidate(self, token);
+    }
+}
+
+impl<M: Members> fmt::Debug for Member<M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple(M::PROVIDER).field(&self.name()).finish()
     }
 }
 
@@ -307,11 +299,11 @@ impl<M: Members> Key for Member<M> {
         self.pool.tokens.get(&self.name, now, look)
     }
 
-    fn install(&self, token: &Token, life: Lifespan, now: Tick) -> Result<AccessToken> {
-        let token = AccessToken::of(token.access_token())?;
+    fn install(&self, token: &Token, life: Lifespan, now: Tick) -> AccessToken {
+        let token = AccessToken::from(token);
         let cached = Cached::new(token.clone(), life, now);
         self.pool.tokens.insert(self.name.clone(), cached);
-        Ok(token)
+        token
     }
 
     fn remove(&self, token: &AccessToken) -> bool {

@@ -3,13 +3,12 @@
 use std::{fmt, sync::Arc};
 
 use super::{
-    AccessToken, PoolBuilder, PoolStats, TokenFuture, TokenProvider,
+    PoolBuilder, Stats,
     circuit_breaker::CircuitBreaker,
-    engine::{fetch, invalidate},
     pool::{Member, Members, Pool},
     source::{JwtSource, Source},
 };
-use crate::{JwtFlow, JwtTokenRequest, Result, runtime::RunsOn};
+use crate::{JwtFlow, JwtTokenRequest, OAuthClient, Result};
 
 /// Keeps the tokens of many sessions fresh: one per session name, scope, session context, duration, and
 /// account or enterprise.
@@ -47,11 +46,18 @@ use crate::{JwtFlow, JwtTokenRequest, Result, runtime::RunsOn};
 #[derive(Clone)]
 pub struct SessionPool(Arc<Pool<Sessions>>);
 
-struct Sessions(Arc<JwtFlow>);
+/// The sessions of one application.
+pub struct Sessions(Arc<JwtFlow>);
 
 impl Members for Sessions {
+    const PROVIDER: &'static str = "SessionProvider";
+    const IS_STORED: bool = false;
     /// `None` for the session whose name is the key's.
     type Request = Option<Arc<JwtTokenRequest>>;
+
+    fn client(&self) -> &OAuthClient {
+        self.0.client()
+    }
 
     fn new_source(
         &self,
@@ -77,11 +83,7 @@ const NOT_A_NAME: char = '\0';
 impl SessionPool {
     /// A pool of the sessions of one application.
     pub fn builder(flow: JwtFlow) -> PoolBuilder<Self> {
-        PoolBuilder::new(move |limits| {
-            let clock = flow.client().clock().clone();
-            let members = Sessions(Arc::new(flow));
-            Self(Pool::new(members, clock, limits, RunsOn::Callers, true))
-        })
+        PoolBuilder::new(move |limits| Self(Pool::new(Sessions(Arc::new(flow)), limits)))
     }
 
     /// The provider of an end user's session.
@@ -91,7 +93,7 @@ impl SessionPool {
         if session_name.starts_with(NOT_A_NAME) {
             return self.provider(JwtTokenRequest::new().session_name(session_name));
         }
-        SessionProvider(self.0.member(session_name, None))
+        self.0.member(session_name, None)
     }
 
     /// The provider for a request of any kind.
@@ -104,12 +106,12 @@ impl SessionPool {
         }
         // `Debug` of strings is quoted and escaped, so no two values run into one another.
         let key = format!("{NOT_A_NAME}{request:?}");
-        SessionProvider(self.0.member(key, Some(Arc::new(request))))
+        self.0.member(key, Some(Arc::new(request)))
     }
 
     /// How it has done so far.
     #[must_use]
-    pub fn stats(&self) -> PoolStats {
+    pub fn stats(&self) -> Stats {
         self.0.stats()
     }
 }
@@ -124,41 +126,4 @@ impl fmt::Debug for SessionPool {
 }
 
 /// The token of one session of a [`SessionPool`]. Cheap to make and to clone; it holds no token itself.
-#[derive(Clone)]
-pub struct SessionProvider(Member<Sessions>);
-
-impl SessionProvider {
-    /// A token: the cached one, else a fetched one.
-    ///
-    /// # Errors
-    ///
-    /// As [`CachedProvider::token`](crate::CachedProvider::token).
-    pub async fn token(&self) -> Result<AccessToken> {
-        match self.cached() {
-            Some(token) => Ok(token),
-            None => fetch(&self.0).await,
-        }
-    }
-}
-
-impl TokenProvider for SessionProvider {
-    fn cached(&self) -> Option<AccessToken> {
-        self.0.cached()
-    }
-
-    fn fetch(&self) -> TokenFuture<'_> {
-        Box::pin(fetch(&self.0))
-    }
-
-    fn invalidate(&self, token: &AccessToken) {
-        invalidate(&self.0, token);
-    }
-}
-
-impl fmt::Debug for SessionProvider {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("SessionProvider")
-            .field(&self.0.name())
-            .finish()
-    }
-}
+pub type SessionProvider = Member<Sessions>;

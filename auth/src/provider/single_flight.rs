@@ -3,7 +3,7 @@
 //! The request is nobody's: it ends when it is complete, or by its own deadline, never because a caller went away. If the
 //! runtime that drove it ends, it is abandoned, and those who wait for it start another.
 
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
 use tokio::{sync::Notify, time::Instant};
 
@@ -11,7 +11,7 @@ use super::{
     AccessToken,
     retry::{BETWEEN_INVALIDATIONS, Backoff},
 };
-use crate::{Error, Result};
+use crate::{Error, Result, runtime::lock};
 
 /// The requests of one key, of which at most one is in flight.
 #[derive(Default)]
@@ -80,7 +80,7 @@ impl InFlight {
 
 impl SingleFlight {
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 
     /// Joins the request in flight, or begins one, unless `known` finds that there is no need any more. During a backoff,

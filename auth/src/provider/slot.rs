@@ -13,10 +13,8 @@ use std::{
     thread::available_parallelism,
 };
 
-use coze_wire::Secret;
-
 use super::{AccessToken, lifespan::Lifespan};
-use crate::{Result, Token};
+use crate::Token;
 
 /// How many copies there are of a token that many threads read: as many as cores, rounded up to a power of two, so that
 /// a mask finds one; dividing by a length took longer than the read itself.
@@ -55,9 +53,9 @@ pub(super) struct Slot {
 }
 
 impl Slot {
-    pub(super) fn new(token: &Token, life: Lifespan) -> Result<Self> {
-        let copies = Copies::new(token.access_token())?;
-        Ok(Self { copies, life })
+    pub(super) fn new(token: &Token, life: Lifespan) -> Self {
+        let copies = Copies::of(&token.into());
+        Self { copies, life }
     }
 }
 
@@ -66,16 +64,12 @@ impl Slot {
 pub(super) struct Copies(Box<[Copy]>);
 
 impl Copies {
-    pub(super) fn new(token: &Secret) -> Result<Self> {
-        (0..*SHARDS)
-            .map(|_| {
-                // Each from a buffer of its own: clones of one buffer would share its reference count.
-                let token = AccessToken::padded(token)?;
-                let reads = AtomicU64::new(0);
-                Ok(Copy { token, reads })
-            })
-            .collect::<Result<_>>()
-            .map(Self)
+    pub(super) fn of(token: &AccessToken) -> Self {
+        let copies = (0..*SHARDS).map(|_| {
+            let (token, reads) = (token.padded(), AtomicU64::new(0));
+            Copy { token, reads }
+        });
+        Self(copies.collect())
     }
 
     /// The token, for anything but a warm read.

@@ -9,64 +9,28 @@ use super::{
     circuit_breaker::CircuitBreaker,
     retry::{AtDeadline, retrying},
 };
-use crate::{Error, Flow, JwtFlow, JwtTokenRequest, Result, SignIn, Token};
+use crate::{Flow, JwtFlow, JwtTokenRequest, OAuthClient, Result, Token, sign_in::StoredSource};
 
 pub(crate) type SourceFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
-/// Gets new tokens for one key. Calls of `mint` and `look` never overlap.
-pub(crate) trait Source: Send + Sync + 'static {
+/// Gets new tokens for one key. Calls of `mint`, and of the stored sign-in's `has_fresh_sign_in`, never overlap.
+pub trait Source: Send + Sync + 'static {
     /// The flow that it goes by, if it is one of Coze's.
-    fn flow(&self) -> Option<Flow>;
+    fn flow(&self) -> Option<Flow> {
+        None
+    }
+
+    /// The client of that flow.
+    fn client(&self) -> Option<&OAuthClient> {
+        None
+    }
 
     /// Gets a token before the deadline, trying again where that can help.
     fn mint(&self, mode: RefreshMode, deadline: Instant) -> SourceFuture<'_, Result<Token>>;
 
-    /// Whether another sign-in is stored than the last `mint` knew, so that a backoff after that is over. It loads, and
-    /// sends nothing.
-    fn look(&self) -> SourceFuture<'_, bool> {
-        Box::pin(std::future::ready(false))
-    }
-
-    /// Whether there is a store to look into; and if so, whether a fresh sign-in is known to have been put there.
-    fn news(&self) -> Option<bool> {
+    /// The stored sign-in that its tokens are of, if they are of one.
+    fn stored(&self) -> Option<&StoredSource> {
         None
-    }
-
-    /// Hears, when it is made, which token is served: a stored one that is the same is due for its refresh.
-    fn serves(&self, _current: &AccessToken) {}
-
-    /// Hears that the API refused a token, which would have been valid until then. True if the source itself limits how
-    /// often it gets another for that.
-    fn heeds_refusal(&self, _refused: &AccessToken, _valid_until: Instant) -> bool {
-        false
-    }
-
-    /// The stored sign-in that its tokens are of.
-    fn sign_in(&self) -> Option<SignIn> {
-        None
-    }
-
-    /// Begins nothing new any more.
-    fn close(&self) {}
-
-    /// Does what is undone, as far as that is possible.
-    fn settle(&self) -> SourceFuture<'_, ()> {
-        Box::pin(std::future::ready(()))
-    }
-
-    /// Why the last token's sign-in is not saved, if it is not.
-    fn unsaved(&self) -> Option<Error> {
-        None
-    }
-
-    /// How many of the tokens it got were loaded from its store: no request was sent for them.
-    fn reused(&self) -> u64 {
-        0
-    }
-
-    /// Whether nothing is lost when it is dropped, and made again by the next caller.
-    fn is_idle(&self) -> bool {
-        true
     }
 }
 
@@ -82,14 +46,14 @@ impl Source for JwtSource {
         Some(Flow::Jwt)
     }
 
+    fn client(&self) -> Option<&OAuthClient> {
+        Some(self.flow.client())
+    }
+
     fn mint(&self, _: RefreshMode, deadline: Instant) -> SourceFuture<'_, Result<Token>> {
         let attempt = || self.flow.token_for(&self.request);
-        Box::pin(retrying(
-            &self.breaker,
-            deadline,
-            AtDeadline::CutOff,
-            attempt,
-        ))
+        let breaker = &self.breaker;
+        Box::pin(retrying(breaker, deadline, AtDeadline::CutOff, attempt))
     }
 }
 
@@ -104,10 +68,6 @@ where
     F: Fn() -> Fut + Send + Sync + 'static,
     Fut: Future<Output = Result<(AccessToken, std::time::Duration)>> + Send + 'static,
 {
-    fn flow(&self) -> Option<Flow> {
-        None
-    }
-
     fn mint(&self, _: RefreshMode, deadline: Instant) -> SourceFuture<'_, Result<Token>> {
         Box::pin(async move {
             let exchange = || (self.exchange)();

@@ -3,16 +3,15 @@
 use std::{fmt, sync::Arc};
 
 use super::{
-    AccessToken, PoolBuilder, PoolStats, TokenFuture, TokenProvider,
+    PoolBuilder, Stats,
     circuit_breaker::CircuitBreaker,
-    engine::{fetch, invalidate},
     pool::{Member, Members, Pool},
     source::Source,
 };
 use crate::{
-    DeviceFlow, PkceFlow, Result, Token, WebFlow,
-    runtime::RunsOn,
-    sign_in::{SignIn, StoredSource, UserFlow},
+    OAuthClient, RefreshToken, Result, Token, UserFlow,
+    flow::app::App,
+    sign_in::{SignIn, StoredSource},
     store::Store,
 };
 
@@ -28,7 +27,7 @@ use crate::{
 /// # async fn example(web: coze_auth::WebFlow, signed_in: coze_auth::Token) -> coze_auth::Result<()> {
 /// use coze_auth::{UserPool, store::MemoryStore};
 ///
-/// let users = UserPool::web(web, MemoryStore::new()).build();
+/// let users = UserPool::builder(web, MemoryStore::new()).build();
 ///
 /// // When a user has signed in:
 /// users.user("user-42").put(&signed_in).await?;
@@ -43,13 +42,20 @@ use crate::{
 #[derive(Clone)]
 pub struct UserPool(Arc<Pool<Users>>);
 
-struct Users {
-    flow: Arc<UserFlow>,
+/// The users who have signed in to one application.
+pub struct Users {
+    app: Arc<App>,
     store: Arc<dyn Store>,
 }
 
 impl Members for Users {
+    const PROVIDER: &'static str = "UserProvider";
+    const IS_STORED: bool = true;
     type Request = ();
+
+    fn client(&self) -> &OAuthClient {
+        self.app.client()
+    }
 
     fn new_source(
         &self,
@@ -58,35 +64,19 @@ impl Members for Users {
         breaker: &Arc<CircuitBreaker>,
     ) -> Result<Arc<dyn Source>> {
         let sign_in = SignIn::new(Arc::clone(&self.store), user_id)?;
-        let source = StoredSource::new(Arc::clone(&self.flow), sign_in, Arc::clone(breaker));
+        let source = StoredSource::new(Arc::clone(&self.app), sign_in, Arc::clone(breaker));
         Ok(Arc::new(source))
     }
 }
 
 impl UserPool {
-    /// A pool of users who sign in through a web application.
-    pub fn web(flow: WebFlow, store: impl Store) -> PoolBuilder<Self> {
-        Self::of(UserFlow::Web(flow), store)
-    }
-
-    /// A pool of users who sign in with PKCE.
-    pub fn pkce(flow: PkceFlow, store: impl Store) -> PoolBuilder<Self> {
-        Self::of(UserFlow::Pkce(flow), store)
-    }
-
-    /// A pool of users who sign in on a device.
-    pub fn device(flow: DeviceFlow, store: impl Store) -> PoolBuilder<Self> {
-        Self::of(UserFlow::Device(flow), store)
-    }
-
-    fn of(flow: UserFlow, store: impl Store) -> PoolBuilder<Self> {
+    /// A pool of the users of one application, who sign in by this flow: [`WebFlow`](crate::WebFlow),
+    /// [`PkceFlow`](crate::PkceFlow) or [`DeviceFlow`](crate::DeviceFlow).
+    pub fn builder(flow: impl UserFlow, store: impl Store) -> PoolBuilder<Self> {
+        let app = Arc::clone(flow.app());
         PoolBuilder::new(move |limits| {
-            let clock = flow.client().clock().clone();
-            let members = Users {
-                flow: Arc::new(flow),
-                store: Arc::new(store),
-            };
-            Self(Pool::new(members, clock, limits, RunsOn::Process, false))
+            let store = Arc::new(store);
+            Self(Pool::new(Users { app, store }, limits))
         })
     }
 
@@ -94,12 +84,12 @@ impl UserPool {
     /// characters; with another, its calls end with [`InvalidInput`](crate::ErrorKind::InvalidInput).
     #[must_use]
     pub fn user(&self, user_id: impl AsRef<str>) -> UserProvider {
-        UserProvider(self.0.member(user_id.as_ref(), ()))
+        self.0.member(user_id.as_ref(), ())
     }
 
     /// How it has done so far.
     #[must_use]
-    pub fn stats(&self) -> PoolStats {
+    pub fn stats(&self) -> Stats {
         self.0.stats()
     }
 
@@ -118,30 +108,18 @@ impl UserPool {
 impl fmt::Debug for UserPool {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("UserPool")
-            .field("flow", &self.0.members.flow.kind())
+            .field("flow", &self.0.members.app.flow())
             .field("stats", &self.stats())
             .finish_non_exhaustive()
     }
 }
 
-/// The token of one user of a [`UserPool`]. Cheap to make and to clone; it holds no token itself.
-#[derive(Clone)]
-pub struct UserProvider(Member<Users>);
+/// The token of one user of a [`UserPool`], and the user's sign-in. Cheap to make and to clone; it holds no token itself.
+///
+/// Its calls end with [`NotSignedIn`](crate::ErrorKind::NotSignedIn) when the user has to sign in.
+pub type UserProvider = Member<Users>;
 
 impl UserProvider {
-    /// A token: the cached one, else one from the store or from Coze.
-    ///
-    /// # Errors
-    ///
-    /// As [`CachedProvider::token`](crate::CachedProvider::token); [`NotSignedIn`](crate::ErrorKind::NotSignedIn) when the
-    /// user has to sign in.
-    pub async fn token(&self) -> Result<AccessToken> {
-        match self.cached() {
-            Some(token) => Ok(token),
-            None => fetch(&self.0).await,
-        }
-    }
-
     /// The user's sign-in in the store. To change it, use [`put`](Self::put) and [`sign_out`](Self::sign_out), so that the pool
     /// knows.
     ///
@@ -149,11 +127,11 @@ impl UserProvider {
     ///
     /// [`InvalidInput`](crate::ErrorKind::InvalidInput) when the user's id can't be the name of a profile.
     pub fn sign_in(&self) -> Result<SignIn> {
-        let active = self.0.source().and_then(|source| source.sign_in());
-        active.map_or_else(
-            || SignIn::new(Arc::clone(&self.0.pool.members.store), self.0.name()),
-            Ok,
-        )
+        let source = self.active().and_then(|requests| requests.source());
+        if let Some(stored) = source.as_ref().and_then(|source| source.stored()) {
+            return Ok(stored.sign_in().clone());
+        }
+        SignIn::new(Arc::clone(&self.pool.members.store), self.name())
     }
 
     /// Keeps the token of a fresh sign-in, in place of whatever is there. It is served from the next call on.
@@ -163,7 +141,21 @@ impl UserProvider {
     /// As [`SignIn::put`].
     pub async fn put(&self, token: &Token) -> Result<()> {
         let put = self.sign_in()?.put(token).await;
-        self.0.forget_token();
+        self.forget_token();
+        put
+    }
+
+    /// Keeps a refresh token that comes without an access token, such as one that another SDK has stored, as [`put`](Self::put)
+    /// does. The first call of [`token`](Self::token) redeems it.
+    ///
+    /// # Errors
+    ///
+    /// As [`SignIn::put_refresh_token`].
+    pub async fn put_refresh_token(&self, refresh_token: &RefreshToken) -> Result<()> {
+        let client_id = self.pool.members.app.client_id();
+        let sign_in = self.sign_in()?;
+        let put = sign_in.put_refresh_token(refresh_token, client_id).await;
+        self.forget_token();
         put
     }
 
@@ -175,27 +167,7 @@ impl UserProvider {
     /// As [`SignIn::sign_out`].
     pub async fn sign_out(&self) -> Result<()> {
         let signed_out = self.sign_in()?.sign_out().await;
-        self.0.forget_token();
+        self.forget_token();
         signed_out
-    }
-}
-
-impl TokenProvider for UserProvider {
-    fn cached(&self) -> Option<AccessToken> {
-        self.0.cached()
-    }
-
-    fn fetch(&self) -> TokenFuture<'_> {
-        Box::pin(fetch(&self.0))
-    }
-
-    fn invalidate(&self, token: &AccessToken) {
-        invalidate(&self.0, token);
-    }
-}
-
-impl fmt::Debug for UserProvider {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("UserProvider").field(&self.0.name()).finish()
     }
 }

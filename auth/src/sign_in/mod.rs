@@ -15,7 +15,7 @@
 //!     sign_in.put(&device.poll(&authorization).await?).await?;
 //! }
 //! // In line: a program that ends would take a refresh in the background with it.
-//! let provider = CachedProvider::device(device, sign_in).refresh(RefreshMode::InLine).build();
+//! let provider = CachedProvider::stored(device, sign_in).refresh(RefreshMode::InLine).build();
 //! let token = provider.token().await?;
 //! // Before the program ends: it saves what could not be saved yet.
 //! provider.shutdown().await?;
@@ -49,12 +49,11 @@ mod source;
 #[cfg(test)]
 mod tests;
 mod unsaved;
-mod user_flow;
 
 use std::{
     fmt,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -63,13 +62,14 @@ use std::{
 use tokio::time::{Instant, timeout_at};
 
 pub use self::record::{Ended, Record};
+pub(crate) use self::source::StoredSource;
 use self::{
     record::{Entry, Write},
     unsaved::Unsaved,
 };
-pub(crate) use self::{source::StoredSource, user_flow::UserFlow};
 use crate::{
     Error, ErrorKind, Result, Token,
+    runtime::lock,
     store::{
         CompareAndSet, Contents, Key, MemoryStore, Profile, Store, StoreError, StoreErrorKind,
         Stored, Version,
@@ -111,12 +111,6 @@ struct Shared {
     saving: tokio::sync::Mutex<()>,
 }
 
-/// What was loaded of a sign-in.
-struct Loaded {
-    entry: Entry,
-    stored: Stored,
-}
-
 impl SignIn {
     /// The sign-in of this profile.
     ///
@@ -127,7 +121,7 @@ impl SignIn {
         Ok(Self::of(Arc::new(store), &Profile::new(profile)?))
     }
 
-    fn of(store: Arc<dyn Store>, profile: &Profile) -> Self {
+    pub(crate) fn of(store: Arc<dyn Store>, profile: &Profile) -> Self {
         Self(Arc::new(Shared {
             store,
             key: Key::record(profile),
@@ -138,7 +132,7 @@ impl SignIn {
     }
 
     /// A sign-in that nobody else can reach.
-    fn in_memory(token: &Token) -> Self {
+    pub(crate) fn in_memory(token: &Token) -> Self {
         let store = MemoryStore::new();
         let profile = Profile::in_memory();
         let record = Record::fresh(token).ok();
@@ -172,21 +166,14 @@ impl SignIn {
             .look(asked + LONGEST_CHANGE)
             .await
             .map_err(store_error)?;
-        Ok(match loaded {
-            None => None,
-            Some(Loaded {
-                entry: Entry::Tombstone(_),
-                ..
-            }) => None,
-            Some(Loaded {
-                entry: Entry::Damaged(error),
-                ..
-            }) => return Err(self.damaged(&error)),
-            Some(Loaded {
-                entry: Entry::Record(record),
-                stored,
-            }) => Some(record.rebased(stored.age.map(|age| age + asked.elapsed()))),
-        })
+        match loaded {
+            None | Some((Entry::Tombstone(_), _)) => Ok(None),
+            Some((Entry::Damaged(error), _)) => Err(self.damaged(&error)),
+            Some((Entry::Record(record), stored)) => {
+                let age = stored.age.map(|age| age + asked.elapsed());
+                Ok(Some(record.rebased(age)))
+            }
+        }
     }
 
     /// Whether the user has to sign in: nobody has, or the sign-in [has ended](Record::ended). It is not always known beforehand: also sign
@@ -241,22 +228,20 @@ impl SignIn {
     }
 
     fn unsaved(&self) -> MutexGuard<'_, Option<Box<Unsaved>>> {
-        self.0
-            .unsaved
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0.unsaved)
     }
 
-    async fn look(&self, until: Instant) -> Result<Option<Loaded>, StoreError> {
-        let stored = self.load_key(&self.0.key, until).await?;
-        Ok(stored.map(|stored| Loaded {
-            entry: Entry::of(&stored.contents),
-            stored,
-        }))
+    async fn look(&self, until: Instant) -> Result<Option<(Entry, Stored)>, StoreError> {
+        self.look_at(&self.0.key, until).await
     }
 
-    async fn load_key(&self, key: &Key, until: Instant) -> Result<Option<Stored>, StoreError> {
-        in_time(until, self.0.store.load(key)).await
+    async fn look_at(
+        &self,
+        key: &Key,
+        until: Instant,
+    ) -> Result<Option<(Entry, Stored)>, StoreError> {
+        let stored = in_time(until, self.0.store.load(key)).await?;
+        Ok(stored.map(|stored| (Entry::of(&stored.contents), stored)))
     }
 
     async fn change(
@@ -285,12 +270,11 @@ impl SignIn {
             Ok(now) => now,
             Err(error) => return Err(written.err().unwrap_or(error)),
         };
-        match (now, written) {
-            (Some(now), _) if now.entry.write_id() == Some(&write.write_id) => {
-                Ok(Some(now.stored.version))
+        match now {
+            Some((entry, stored)) if entry.write_id() == Some(&write.write_id) => {
+                Ok(Some(stored.version))
             }
-            (_, Ok(_)) => Ok(None),
-            (_, Err(error)) => Err(error),
+            _ => written.map(|_| None),
         }
     }
 }

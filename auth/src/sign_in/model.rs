@@ -21,13 +21,14 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use tokio::{sync::oneshot, task::JoinHandle, time::Instant};
 
-use super::{SignIn, StoredSource, UserFlow};
+use super::{SignIn, StoredSource};
 use crate::{
     Endpoint, OAuthClient, RefreshMode, RefreshToken, Token, WebFlow,
+    flow::app::sealed::Sealed,
     provider::{circuit_breaker::CircuitBreaker, source::Source},
     store::{
         CompareAndSet, Contents, Key, LockLifetime, MemoryStore, Owner, Profile, Store, StoreError,
-        StoreFuture, Stored, TryLock, Version,
+        StoreErrorKind, StoreFuture, Stored, TryLock, Version,
     },
     testing::{SendError, SendErrorKind, ServiceTransport, TestClock},
 };
@@ -392,7 +393,7 @@ async fn run(scenario: Scenario, schedule: &mut Schedule) -> Result<(), String> 
     let mut actors: Vec<JoinHandle<()>> = Vec::new();
     for actor in 0..scenario.owners {
         let source = StoredSource::new(
-            Arc::new(UserFlow::Web(World::flow(Some(actor)))),
+            Arc::clone(World::flow(Some(actor)).app()),
             world.handle(actor),
             Arc::new(CircuitBreaker::always_closed()),
         );
@@ -401,8 +402,8 @@ async fn run(scenario: Scenario, schedule: &mut Schedule) -> Result<(), String> 
             world.gate(actor, Gate::Start).await;
             let deadline = Instant::now() + Duration::from_secs(60);
             let _ = source.mint(RefreshMode::InBackground, deadline).await;
-            source.settle().await;
-            while source.unsaved().is_some() {
+            source.sign_in().settle().await;
+            while source.sign_in().why_unsaved().is_some() {
                 tokio::time::sleep(Duration::from_secs(1)).await;
             }
         }));
@@ -584,7 +585,8 @@ async fn take(world: &World, step: Step) -> Option<usize> {
         | Step::IsHeldBack(i) => (i, step),
     };
     let Pending { actor, gate } = world.pending.lock().unwrap().remove(index);
-    let lost = || StoreError::transient("the answer is lost", "model");
+    let lost =
+        || StoreError::new(StoreErrorKind::Transient, "the answer is lost").with_source("model");
     let is_late = matches!(&gate, Gate::Write { reply, .. } if reply.is_closed());
     let is_lost_before = matches!(fate, Step::IsLostBefore(_));
     let said = match gate {

@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::time::Instant;
 
 use super::{
-    LONGEST_CHANGE, Loaded, SignIn, changing,
-    record::{Entry, Record},
+    LONGEST_CHANGE, SignIn, changing,
+    record::{Entry, Record, hash},
     store_error,
 };
 use crate::{RefreshToken, Result, Token, store::StoreError};
@@ -29,9 +29,28 @@ impl SignIn {
         self.put_record(|| Record::fresh(token)).await
     }
 
-    /// Stores a refresh token that comes without an access token, as [`put`](Self::put) does: one from
-    /// [`Error::refresh_token`](crate::Error::refresh_token), or from elsewhere. The first refresh brings the access token. Only the app
+    /// Stores a refresh token that comes without an access token, as [`put`](Self::put) does: one that another SDK has given you,
+    /// or one from [`Error::refresh_token`](crate::Error::refresh_token). The first refresh brings the access token. Only the app
     /// that it was granted to can redeem it: name its client id.
+    ///
+    /// A service that moves from another SDK imports what it has kept of each user, which is `OAuthToken.refresh_token` of
+    /// cozepy, or `OAuthToken.getRefreshToken()` of coze-java:
+    ///
+    /// ```
+    /// use coze_auth::{RefreshToken, SignIn, store::MemoryStore};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> coze_auth::Result<()> {
+    /// # let kept_by_cozepy = "refresh-token";
+    /// let sign_in = SignIn::new(MemoryStore::new(), "user-42")?; // or a store of coze-auth-stores
+    /// let refresh_token = RefreshToken::new(kept_by_cozepy)?;
+    /// sign_in.put_refresh_token(&refresh_token, "client-id").await?;
+    /// assert!(!sign_in.requires_sign_in().await?);
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// A refresh token is single-use: from then on, the other SDK must not refresh with it. In a pool,
+    /// [`UserProvider::put_refresh_token`](crate::UserProvider) does the same.
     ///
     /// # Errors
     ///
@@ -66,8 +85,10 @@ impl SignIn {
         let mut fresh =
             fresh().map_err(|error| StoreError::other("there is no refresh token", error))?;
         let now = self.look(until).await?;
-        if let Some(Loaded { entry, stored }) = &now {
-            let is_named = |ids: &[String]| ids.contains(&fresh.sign_in);
+        // Named before, it tells nothing when it is named later.
+        let mut is_named = false;
+        if let Some((entry, stored)) = &now {
+            is_named = entry.ids().contains(&&fresh.sign_in);
             match entry {
                 Entry::Record(record)
                     if record.sign_in == fresh.sign_in || record.holds(fresh.refresh_token()) =>
@@ -75,37 +96,24 @@ impl SignIn {
                     return Ok(Some(()));
                 }
                 // It was stored by a try whose answer was lost, and replaced or signed out since.
-                Entry::Record(record)
-                    if was_sent.load(Ordering::Relaxed) && is_named(&record.replaced) =>
-                {
-                    return Ok(Some(()));
-                }
-                Entry::Tombstone(tombstone)
-                    if was_sent.load(Ordering::Relaxed) && is_named(&tombstone.signed_out) =>
-                {
-                    return Ok(Some(()));
-                }
+                _ if is_named && was_sent.load(Ordering::Relaxed) => return Ok(Some(())),
                 Entry::Record(record) => self.quarantine(record, until).await?,
-                Entry::Damaged(_) => self.quarantine_damaged(&stored.contents, until).await?,
+                Entry::Damaged(_) => {
+                    let contents = &stored.contents;
+                    let hash = hash(contents.expose());
+                    self.quarantine_contents(hash, contents, until).await?;
+                }
                 Entry::Tombstone(_) => {}
             }
             fresh.replaces(entry.ids());
         }
-        let expected = now.as_ref().map(|now| &now.stored.version);
+        let expected = now.as_ref().map(|(_, stored)| &stored.version);
         let write = fresh.write(0)?;
-        // Named before, it tells nothing when it is named later.
-        let is_named = now
-            .as_ref()
-            .is_some_and(|now| now.entry.ids().contains(&&fresh.sign_in));
         was_sent.store(!is_named, Ordering::Relaxed);
         if self.write(expected, &write, until).await?.is_none() {
             return Ok(None);
         }
-        if let Some(Loaded {
-            entry: Entry::Tombstone(tombstone),
-            ..
-        }) = &now
-        {
+        if let Some((Entry::Tombstone(tombstone), _)) = &now {
             // A refresh that was under way at the sign-out may have left its successor there. The sign-in is stored either way.
             let _ = self.sweep(Some(&tombstone.signed_out), until).await;
         }

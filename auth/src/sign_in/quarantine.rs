@@ -8,35 +8,10 @@ use super::{
     SignIn,
     record::{Entry, Record, hash},
 };
-use crate::store::{CompareAndSet, Contents, Key, StoreError, StoreErrorKind, Stored};
+use crate::store::{CompareAndSet, Contents, Key, StoreError, StoreErrorKind};
 
 /// How often a slot may be taken by somebody else before this gives up.
 const MOST_TRIES: usize = 16;
-
-/// What a slot holds.
-struct Slot {
-    key: Key,
-    stored: Stored,
-    entry: Entry,
-}
-
-impl Slot {
-    /// Tells records apart by their refresh token, and what can't be read by its bytes.
-    fn fingerprint(&self) -> String {
-        match &self.entry {
-            Entry::Record(record) => record.fingerprint(),
-            Entry::Tombstone(_) | Entry::Damaged(_) => hash(self.stored.contents.expose()),
-        }
-    }
-
-    /// Whether its refresh token is surely not needed any more.
-    fn is_expendable(&self) -> bool {
-        match &self.entry {
-            Entry::Record(record) => record.ended().is_some(),
-            Entry::Tombstone(_) | Entry::Damaged(_) => true,
-        }
-    }
-}
 
 impl SignIn {
     /// Keeps a record, unless a slot holds its refresh token already.
@@ -46,50 +21,46 @@ impl SignIn {
         until: Instant,
     ) -> Result<(), StoreError> {
         let write = record.quarantined().write(0)?;
-        self.put_in_slot(record.fingerprint(), &write.contents, until)
+        self.quarantine_contents(record.fingerprint(), &write.contents, until)
             .await
     }
 
-    /// Keeps contents that can't be read, as they are.
-    pub(super) async fn quarantine_damaged(
-        &self,
-        contents: &Contents,
-        until: Instant,
-    ) -> Result<(), StoreError> {
-        self.put_in_slot(hash(contents.expose()), contents, until)
-            .await
-    }
-
-    async fn put_in_slot(
+    /// Keeps contents, unless a slot holds the same: records are told apart by their refresh token, and what can't be read by
+    /// the hash of its bytes.
+    pub(super) async fn quarantine_contents(
         &self,
         fingerprint: String,
         contents: &Contents,
         until: Instant,
     ) -> Result<(), StoreError> {
         for _ in 0..MOST_TRIES {
-            let mut free = None;
             let mut slots = Vec::new();
             for key in Key::quarantine_slots(self.profile()) {
-                match self.slot(key, until).await? {
-                    Ok(slot) if slot.fingerprint() == fingerprint => return Ok(()),
-                    Ok(slot) => slots.push(slot),
-                    Err(key) => free = free.or(Some(key)),
+                let slot = self.look_at(&key, until).await?;
+                // The first free one, else the oldest of those whose refresh token is surely not needed any more, else the oldest.
+                let mut preference = (true, true, true, None);
+                let mut version = None;
+                if let Some((entry, stored)) = slot {
+                    let (held, is_expendable) = match &entry {
+                        Entry::Record(record) => (record.fingerprint(), record.ended().is_some()),
+                        _ => (hash(stored.contents.expose()), true),
+                    };
+                    if held == fingerprint {
+                        return Ok(());
+                    }
+                    preference = (false, is_expendable, stored.age.is_none(), stored.age);
+                    version = Some(stored.version);
                 }
+                slots.push((preference, key, version));
             }
-            let oldest = |slot: &&Slot| {
-                (
-                    slot.is_expendable(),
-                    slot.stored.age.is_none(),
-                    slot.stored.age,
-                )
-            };
-            let (key, expected) = match (&free, slots.iter().max_by_key(oldest)) {
-                (Some(key), _) => (key, None),
-                (None, Some(slot)) => (&slot.key, Some(&slot.stored.version)),
-                (None, None) => break,
+            // Of several free ones, the first.
+            let chosen = slots.iter().rev().max_by_key(|(preference, ..)| preference);
+            let Some((_, key, version)) = chosen else {
+                break;
             };
             // If the answer was lost, the next round finds the fingerprint.
-            match self.change(key, expected, Some(contents), until).await? {
+            let new = Some(contents);
+            match self.change(key, version.as_ref(), new, until).await? {
                 CompareAndSet::Done(_) => return Ok(()),
                 CompareAndSet::Conflict => {}
             }
@@ -100,18 +71,6 @@ impl SignIn {
         ))
     }
 
-    /// A slot, or its key if it is free.
-    async fn slot(&self, key: Key, until: Instant) -> Result<Result<Slot, Key>, StoreError> {
-        Ok(match self.load_key(&key, until).await? {
-            Some(stored) => Ok(Slot {
-                key,
-                entry: Entry::of(&stored.contents),
-                stored,
-            }),
-            None => Err(key),
-        })
-    }
-
     /// Deletes what is in quarantine: all of it, or what belongs to these sign-ins.
     pub(super) async fn sweep(
         &self,
@@ -119,17 +78,15 @@ impl SignIn {
         until: Instant,
     ) -> Result<(), StoreError> {
         for key in Key::quarantine_slots(self.profile()) {
-            while let Ok(slot) = self.slot(key.clone(), until).await? {
-                let goes = match (of, &slot.entry) {
+            while let Some((entry, stored)) = self.look_at(&key, until).await? {
+                let goes = match (of, &entry) {
                     (None, _) => true,
                     (Some(ids), Entry::Record(record)) => ids.contains(&record.sign_in),
                     (Some(_), _) => false,
                 };
+                let version = Some(&stored.version);
                 if !goes
-                    || self
-                        .change(&key, Some(&slot.stored.version), None, until)
-                        .await?
-                        != CompareAndSet::Conflict
+                    || self.change(&key, version, None, until).await? != CompareAndSet::Conflict
                 {
                     break;
                 }
@@ -142,11 +99,7 @@ impl SignIn {
     pub(super) async fn in_quarantine(&self, until: Instant) -> Result<Vec<Record>, StoreError> {
         let mut records = Vec::new();
         for key in Key::quarantine_slots(self.profile()) {
-            if let Ok(Slot {
-                entry: Entry::Record(record),
-                ..
-            }) = self.slot(key, until).await?
-            {
+            if let Some((Entry::Record(record), _)) = self.look_at(&key, until).await? {
                 records.push(*record);
             }
         }

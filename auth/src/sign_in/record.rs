@@ -184,18 +184,13 @@ impl Record {
     /// The record that takes this one's place, with the refresh token that its own was redeemed for. If the answer brought no other, the old
     /// one stays (RFC 6749 section 6). It has no access token yet.
     pub(super) fn successor(&self, refresh_token: Option<&RefreshToken>, generation: u64) -> Self {
+        let refresh_token = refresh_token.unwrap_or(&self.refresh_token);
         Self {
-            access_token: None,
-            refresh_token: refresh_token.unwrap_or(&self.refresh_token).clone(),
-            expires_at: 0,
-            life_ms: 0,
-            lifetime_ms: 0,
-            log_id: None,
+            sign_in: self.sign_in.clone(),
             generation,
-            ended: None,
-            not_before: None,
-            intents: Vec::new(),
-            ..self.clone()
+            replaced: self.replaced.clone(),
+            other: self.other.clone(),
+            ..Self::of_refresh_token(refresh_token, self.client_id())
         }
     }
 

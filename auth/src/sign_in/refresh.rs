@@ -1,30 +1,29 @@
 //! Getting a token of a stored sign-in: looking, locking, refreshing, and what to believe of a refusal.
 
 use std::{
-    sync::{Arc, LazyLock, Mutex, PoisonError},
+    sync::{Arc, Mutex, atomic::Ordering},
     time::Duration,
 };
 
 use tokio::time::{Instant, sleep, timeout};
 
 use super::{
-    Loaded,
     intent::{self, Intent, PADDING},
     record::{Entry, NotBefore, Record, millis},
     save::{Saved, Successor},
-    source::{MOST_REFUSED, Moment, Refresher, RefusedGrant, SavedLast, print, shut_down},
+    source::{Moment, Refresher, RefusedGrant, SavedLast, State, print, remember, shut_down},
     store_error,
-    unsaved::{Kept, LONGEST_SAVE},
-    user_flow::Answer,
+    unsaved::LONGEST_SAVE,
 };
 use crate::{
-    Error, ErrorKind, RefreshMode, Result, Token,
+    Error, ErrorKind, RefreshMode, RefreshToken, Result, Token,
     clock::Clock,
     provider::{
         lifespan::{margin, refresh_window},
         retry::{AtDeadline, LONGEST_DEADLINE, retrying},
     },
     random,
+    runtime::{lock, spawn_on_process},
     store::{Key, LockLifetime, Owner, Store, StoreError, StoreErrorKind, TryLock, Version},
 };
 
@@ -82,8 +81,6 @@ pub(super) enum Look {
     Use(Token),
     /// It is time to refresh; what is stored may be used as long as that fails.
     Refresh(Due),
-    /// It is time to refresh, but the server asked to be left alone.
-    NotBefore(Due, Error),
 }
 
 /// A stored sign-in that is to be refreshed.
@@ -91,6 +88,8 @@ pub(super) struct Due {
     current: Current,
     /// When its access token ends.
     ends: Instant,
+    /// Why nothing is to be sent now, if the server asked to be left alone.
+    held_back: Option<Error>,
 }
 
 /// A record as it stands in the store.
@@ -112,6 +111,14 @@ impl Current {
     fn rebased(&self, clock: &Clock) -> Record {
         self.record.rebased(self.age(clock))
     }
+}
+
+/// What a refresh token was redeemed for.
+struct Answer {
+    /// The refresh token that takes its place, if there is another.
+    refresh_token: Option<RefreshToken>,
+    /// The access token, or why it can't be used. The refresh token lives either way.
+    token: Result<Token>,
 }
 
 /// What came of the lock.
@@ -142,6 +149,12 @@ struct Failures {
     no_connection: u32,
 }
 
+impl From<Token> for Refreshed {
+    fn from(token: Token) -> Self {
+        Self::Token(Box::new(token))
+    }
+}
+
 impl Refresher {
     pub(super) async fn get(self: &Arc<Self>, mode: RefreshMode, budget: &Budget) -> Result<Token> {
         let mut wait = FIRST_LOOK;
@@ -152,8 +165,10 @@ impl Refresher {
             let due = match self.look(mode, budget).await? {
                 Look::Use(token) => return Ok(token),
                 Look::Refresh(due) => due,
-                Look::NotBefore(due, error) => return self.instead_of(error, &due),
             };
+            if let Some(error) = &due.held_back {
+                return self.instead_of(error.clone(), &due);
+            }
             let held_by = match self.lock(budget).await {
                 Ok(Ok(lock)) => match self.refresh_under(lock, mode, budget).await {
                     Ok(Refreshed::Token(token)) => return Ok(*token),
@@ -189,7 +204,7 @@ impl Refresher {
         let mut lock = Lock {
             store: Some(Arc::clone(store)),
             key: Key::record(self.sign_in.profile()),
-            owner: Owner::new(*random::bytes()?, &OWN_NAME),
+            owner: Owner::new(*random::bytes()?, Owner::this_process()),
             lifetime: LockLifetime::Ttl,
             began: Moment::now(self.clock()),
             ttl: budget.left() + budget.attempt(),
@@ -216,18 +231,21 @@ impl Refresher {
         mode: RefreshMode,
         budget: &Budget,
     ) -> Result<Refreshed> {
-        let due = match self.look(mode, budget).await {
+        let looked = self.look(mode, budget).await.and_then(|look| match look {
+            Look::Refresh(due) => match &due.held_back {
+                Some(error) => self.instead_of(error.clone(), &due).map(Look::Use),
+                None => Ok(Look::Refresh(due)),
+            },
+            used => Ok(used),
+        });
+        let due = match looked {
             Ok(Look::Refresh(due)) => due,
             other => {
                 lock.release().await;
-                return match other? {
-                    Look::Use(token) => Ok(Refreshed::Token(Box::new(token))),
-                    Look::NotBefore(due, error) => {
-                        let instead = self.instead_of(error, &due);
-                        instead.map(|token| Refreshed::Token(Box::new(token)))
-                    }
-                    Look::Refresh(_) => Ok(Refreshed::Again),
-                };
+                return other.map(|look| match look {
+                    Look::Use(token) => token.into(),
+                    Look::Refresh(_) => Refreshed::Again,
+                });
             }
         };
         if lock.lifetime == LockLifetime::Ttl
@@ -257,13 +275,7 @@ impl Refresher {
             Ok(answer) => self.keep(&run, answer, lock).await,
             Err(failure) => {
                 let ended = self.ended(&run, failure, mode, budget).await;
-                {
-                    let over = &mut self.state().over;
-                    over.push_back(run.owner.id().to_owned());
-                    if over.len() > MOST_REFUSED {
-                        over.pop_front();
-                    }
-                }
+                remember(&mut self.state().over, run.owner.id().to_owned());
                 lock.release().await;
                 ended
             }
@@ -287,11 +299,22 @@ impl Refresher {
             return Err(changed("the lock ends too soon for another attempt"));
         }
         let redeemed = run.current().record.refresh_token().clone();
-        let answered = self.flow.refresh(&redeemed).await;
-        if let Err(error) = &answered {
-            run.failed(error);
+        let token = self.app.refresh(&redeemed).await;
+        let refresh_token = match &token {
+            Ok(token) => token.refresh_token(),
+            // All that came of it.
+            Err(error) => error.refresh_token(),
+        };
+        match (refresh_token.cloned(), token) {
+            (None, Err(error)) => {
+                run.failed(&error);
+                Err(error)
+            }
+            (refresh_token, token) => Ok(Answer {
+                refresh_token,
+                token,
+            }),
         }
-        answered
     }
 
     async fn write_intent(&self, run: &Run, budget: &Budget) -> Result<()> {
@@ -339,13 +362,13 @@ impl Refresher {
             .keep(&successor, known, lock, self.clock())
             .await;
         match kept {
-            Kept::Saved(Saved::Stored) | Kept::InMemory => {
+            Saved::Stored => {
                 self.holds(successor.record());
                 let token = token?;
                 self.give(&current.record, &token);
-                Ok(Refreshed::Token(Box::new(token)))
+                Ok(token.into())
             }
-            Kept::Saved(saved) => {
+            saved => {
                 self.state().was_signed_out = matches!(saved, Saved::SignedOut);
                 tracing::warn!(
                     profile = %self.sign_in.profile(),
@@ -382,16 +405,13 @@ impl Refresher {
     }
 
     fn remember_refusal(&self, record: &Record, refusal: Error, budget: &Budget) {
-        let refused = &mut self.state().refused_grants;
-        if refused.len() == MOST_REFUSED {
-            refused.remove(0);
-        }
-        refused.push(RefusedGrant {
+        let refused = RefusedGrant {
             refresh_token: record.fingerprint(),
             refusal,
             grace_until: Instant::now() + budget.attempt(),
             waits_for: None,
-        });
+        };
+        remember(&mut self.state().refused_grants, refused);
     }
 
     /// Takes back the intent of a run that can't bring a successor any more, and holds others back if the server asked for that.
@@ -408,18 +428,21 @@ impl Refresher {
         intent::withdraw(&mut record.intents, &run.owner);
         record.not_before = not_before.or(record.not_before);
         let until = Instant::now() + budget.left().max(LAST_LOOK).min(LONGEST_SAVE);
-        let written = match record.write(0) {
-            Ok(write) => {
-                self.sign_in
-                    .write(Some(&current.version), &write, until)
-                    .await
-            }
-            Err(error) => Err(error),
-        };
-        if let Err(error) = written {
+        if let Err(error) = self.replace(&current.version, &record, until).await {
             // It ends by its time.
             tracing::debug!(profile = %self.sign_in.profile(), kind = ?error.kind(), "an intent was not withdrawn");
         }
+    }
+
+    /// Writes a record in place of this version; `None` if there is another.
+    async fn replace(
+        &self,
+        version: &Version,
+        record: &Record,
+        until: Instant,
+    ) -> Result<Option<Version>, StoreError> {
+        let write = record.write(0)?;
+        self.sign_in.write(Some(version), &write, until).await
     }
 
     /// Loads what is stored, and says what to do with it.
@@ -430,21 +453,20 @@ impl Refresher {
             let until = budget.for_the_store();
             let puts = self.sign_in.puts();
             let loaded = self.sign_in.look(until).await.map_err(store_error)?;
-            self.has_loaded(puts, loaded.as_ref());
+            {
+                let mut state = self.state();
+                state.puts = puts;
+                state.loaded = match &loaded {
+                    Some((Entry::Record(record), _)) => {
+                        Some(print(record.refresh_token().expose()))
+                    }
+                    _ => None,
+                };
+            }
             let (record, stored) = match loaded {
-                Some(Loaded {
-                    entry: Entry::Record(record),
-                    stored,
-                }) => (*record, stored),
-                Some(Loaded {
-                    entry: Entry::Damaged(error),
-                    ..
-                }) => return Err(self.sign_in.damaged(&error)),
-                Some(Loaded {
-                    entry: Entry::Tombstone(_),
-                    ..
-                })
-                | None => return Err(self.nobody()),
+                Some((Entry::Record(record), stored)) => (*record, stored),
+                Some((Entry::Damaged(error), _)) => return Err(self.sign_in.damaged(&error)),
+                Some((Entry::Tombstone(_), _)) | None => return Err(self.nobody()),
             };
             self.expect_of_this_app(&record)?;
             if self.restore(&record, until).await? {
@@ -461,15 +483,6 @@ impl Refresher {
             };
             return self.judge(current, mode);
         }
-    }
-
-    fn has_loaded(&self, puts: u64, loaded: Option<&Loaded>) {
-        let mut state = self.state();
-        state.puts = puts;
-        state.loaded = match loaded.map(|loaded| &loaded.entry) {
-            Some(Entry::Record(record)) => Some(print(record.refresh_token().expose())),
-            _ => None,
-        };
     }
 
     fn judge(&self, current: Current, mode: RefreshMode) -> Result<Look> {
@@ -491,14 +504,12 @@ impl Refresher {
         if is_served && life > LEAST_LIFE && record.access_token().is_some() {
             return self.reuse(record, life).map(Look::Use);
         }
-        let due = Due {
+        let not_before = now.not_before.as_ref();
+        Ok(Look::Refresh(Due {
             ends: Instant::now() + life,
+            held_back: not_before.map(|not_before| self.held_back(not_before)),
             current,
-        };
-        Ok(match now.not_before {
-            Some(not_before) => Look::NotBefore(due, self.held_back(&not_before)),
-            None => Look::Refresh(due),
-        })
+        }))
     }
 
     /// Uses a token that is stored.
@@ -506,8 +517,7 @@ impl Refresher {
         let token = Token::stored(record, life, self.clock())?;
         let mut state = self.state();
         if !state.is_given(record) {
-            self.reused
-                .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            self.loaded.fetch_add(1, Ordering::Relaxed);
             tracing::debug!(profile = %self.sign_in.profile(), ?life, "using the token that is stored");
         }
         state.given = Some(print(token.access_token().expose()));
@@ -593,29 +603,19 @@ impl Refresher {
         let now = Instant::now();
         let intents = &current.record.intents;
         let mut state = self.state();
-        state
-            .holders
-            .retain(|(owner, _)| intents.iter().any(|intent| intent.owner == *owner));
+        let State { holders, over, .. } = &mut *state;
+        holders.retain(|owner, _| intents.iter().any(|intent| intent.owner == *owner));
         let mut held_by = None;
-        for intent in intents {
-            if state.over.contains(&intent.owner) {
-                continue;
-            }
+        for intent in intents
+            .iter()
+            .filter(|intent| !over.contains(&intent.owner))
+        {
             let left = intent.holds(age);
-            let known = state
-                .holders
-                .iter()
-                .find(|(owner, _)| *owner == intent.owner);
-            let until = match known {
-                Some((_, until)) => *until,
-                // It waits at most that long from first sight, whatever ages the store tells.
-                None => {
-                    let until = now + left.min(LONGEST_DEADLINE);
-                    state.holders.push((intent.owner.clone(), until));
-                    until
-                }
-            };
-            if !left.is_zero() && until > now {
+            // It waits at most that long from first sight, whatever ages the store tells.
+            let until = holders
+                .entry(intent.owner.clone())
+                .or_insert_with(|| now + left.min(LONGEST_DEADLINE));
+            if !left.is_zero() && *until > now {
                 held_by.get_or_insert_with(|| Owner::presentable_name(&intent.name));
             }
         }
@@ -638,8 +638,8 @@ impl Refresher {
         let mut wait = FIRST_LOOK;
         loop {
             let now = match self.look(mode, budget).await? {
-                Look::Use(token) => return Ok(Refreshed::Token(Box::new(token))),
-                Look::Refresh(due) | Look::NotBefore(due, _) => due.current,
+                Look::Use(token) => return Ok(token.into()),
+                Look::Refresh(due) => due.current,
             };
             let Some(refused) = self.refused_grant(&now.record) else {
                 return Ok(Refreshed::Again);
@@ -691,13 +691,8 @@ impl Refresher {
         let mut record = now.rebased(self.clock()).with_ended(refusal);
         intent::withdraw(&mut record.intents, &run.owner);
         record.not_before = None;
-        let marked = match record.write(0) {
-            Ok(write) => {
-                let until = budget.for_the_store();
-                self.sign_in.write(Some(&now.version), &write, until).await
-            }
-            Err(error) => Err(error),
-        };
+        let until = budget.for_the_store();
+        let marked = self.replace(&now.version, &record, until).await;
         if matches!(marked, Ok(None)) {
             return false;
         }
@@ -817,12 +812,8 @@ impl Drop for Lock {
         let unlock = async move {
             let _ = timeout(LONGEST_RELEASE, store.unlock(&key, &owner)).await;
         };
-        let _ = crate::runtime::spawn_on_process(Box::pin(unlock));
+        let _ = spawn_on_process(Box::pin(unlock));
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn changed(what: &str) -> Error {
@@ -834,24 +825,4 @@ fn no_answer() -> Error {
         StoreErrorKind::Transient,
         "the store of sign-ins did not answer before the deadline",
     ))
-}
-
-/// How this process names itself to others.
-static OWN_NAME: LazyLock<String> = LazyLock::new(|| {
-    let process = std::process::id();
-    match host() {
-        Some(host) => format!("process {process} on {host}"),
-        None => format!("process {process}"),
-    }
-});
-
-#[cfg(unix)]
-fn host() -> Option<String> {
-    let host = rustix::system::uname().nodename().to_str().ok()?.to_owned();
-    (!host.is_empty()).then_some(host)
-}
-
-#[cfg(not(unix))]
-fn host() -> Option<String> {
-    std::env::var("COMPUTERNAME").ok()
 }

@@ -5,7 +5,7 @@
 use tokio::time::Instant;
 
 use super::{
-    Loaded, SignIn,
+    SignIn,
     record::{Entry, Record},
 };
 use crate::{
@@ -25,7 +25,7 @@ pub(super) struct Successor {
 
 /// Where a successor went.
 pub(super) enum Saved {
-    /// It is stored, or what has become of it.
+    /// It is stored, or what has become of it; or it is in memory, [unsaved](super::unsaved), and saved as soon as possible.
     Stored,
     /// Another sign-in is stored, or something that can't be read. The successor is in quarantine.
     Superseded,
@@ -106,29 +106,16 @@ impl SignIn {
             let (stored, version) = match known.take() {
                 Some(known) => known,
                 None => match self.look(until).await? {
-                    Some(Loaded {
-                        entry: Entry::Record(record),
-                        stored,
-                    }) => (*record, stored.version),
-                    Some(Loaded {
-                        entry: Entry::Damaged(_),
-                        ..
-                    }) => {
-                        self.quarantine(&successor.record(), until).await?;
-                        return Ok(Saved::Superseded);
+                    Some((Entry::Record(record), stored)) => (*record, stored.version),
+                    Some((Entry::Damaged(_), _)) => {
+                        return self.supersede(successor, until).await;
                     }
-                    Some(Loaded {
-                        entry: Entry::Tombstone(tombstone),
-                        ..
-                    }) if tombstone
-                        .signed_out
-                        .iter()
-                        .any(|id| id == successor.sign_in()) =>
-                    {
-                        return Ok(Saved::SignedOut);
-                    }
-                    None | Some(_) => {
-                        self.quarantine(&successor.record(), until).await?;
+                    other => {
+                        let tombstone = other.map(|(entry, _)| entry);
+                        let ended = tombstone.as_ref().map(Entry::ids).unwrap_or_default();
+                        if !ended.iter().any(|id| *id == successor.sign_in()) {
+                            self.quarantine(&successor.record(), until).await?;
+                        }
                         return Ok(Saved::SignedOut);
                     }
                 },
@@ -141,8 +128,7 @@ impl SignIn {
                 return Ok(Saved::Stored);
             }
             if !successor.replaces(&stored) {
-                self.quarantine(&successor.record(), until).await?;
-                return Ok(Saved::Superseded);
+                return self.supersede(successor, until).await;
             }
             let write = successor.replacing(&stored).write(0)?;
             if self.write(Some(&version), &write, until).await?.is_some() {
@@ -155,5 +141,10 @@ impl SignIn {
                 ));
             }
         }
+    }
+
+    async fn supersede(&self, successor: &Successor, until: Instant) -> Result<Saved, StoreError> {
+        self.quarantine(&successor.record(), until).await?;
+        Ok(Saved::Superseded)
     }
 }

@@ -3,8 +3,9 @@
 //! How old a stored token is, the store's clock tells; this process's own is not asked.
 
 use std::{
+    collections::{HashMap, VecDeque},
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, SystemTime},
@@ -14,34 +15,37 @@ use coze_wire::sanitize;
 use tokio::time::{Instant, timeout};
 
 use super::{
-    Record, SignIn, UserFlow,
+    Record, SignIn,
     record::hash,
     refresh::{Budget, LAST_LOOK},
     save::Successor,
     store_error,
 };
 use crate::{
-    AccessToken, Error, ErrorCode, ErrorKind, Flow, RefreshMode, RefreshToken, Result, Token,
+    AccessToken, Error, ErrorCode, ErrorKind, Flow, OAuthClient, RefreshMode, RefreshToken, Result,
+    Token,
     clock::Clock,
+    flow::app::App,
     provider::{
         circuit_breaker::CircuitBreaker,
         retry::BETWEEN_INVALIDATIONS,
         source::{Source, SourceFuture},
     },
+    runtime::lock,
 };
 
 /// The tokens of a stored sign-in.
-pub(crate) struct StoredSource(Arc<Refresher>);
+pub struct StoredSource(Arc<Refresher>);
 
 /// One of those who may refresh the sign-in.
 pub(super) struct Refresher {
-    pub(super) flow: Arc<UserFlow>,
+    pub(super) app: Arc<App>,
     pub(super) sign_in: SignIn,
     pub(super) breaker: Arc<CircuitBreaker>,
     /// No refresh is begun any more.
     pub(super) is_closing: AtomicBool,
     state: Mutex<State>,
-    pub(super) reused: AtomicU64,
+    pub(super) loaded: AtomicU64,
 }
 
 /// Tells access tokens apart without keeping them.
@@ -58,11 +62,11 @@ pub(super) struct State {
     /// The successor that was saved last: a failover may lose it.
     pub(super) saved: Option<Box<SavedLast>>,
     /// Refresh tokens that got `invalid_grant`, the last one last.
-    pub(super) refused_grants: Vec<RefusedGrant>,
+    pub(super) refused_grants: VecDeque<RefusedGrant>,
     /// Our own owners whose runs ended without a successor: what intents they left behind hold nobody up.
-    pub(super) over: std::collections::VecDeque<String>,
+    pub(super) over: VecDeque<String>,
     /// Owners whose intents hold the lock, and until when at most, by this process's clock.
-    pub(super) holders: Vec<(String, Instant)>,
+    pub(super) holders: HashMap<String, Instant>,
     /// The refresh token that was loaded last, and how often this process had put the sign-in then.
     pub(super) loaded: Option<Print>,
     pub(super) puts: u64,
@@ -87,93 +91,87 @@ pub(super) struct RefusedGrant {
     pub(super) waits_for: Option<Vec<String>>,
 }
 
-/// So many refused grants are remembered.
-pub(super) const MOST_REFUSED: usize = 8;
+/// So many refused grants, and ended runs, are remembered.
+const MOST_REMEMBERED: usize = 8;
 
-impl StoredSource {
-    pub(crate) fn new(flow: Arc<UserFlow>, sign_in: SignIn, breaker: Arc<CircuitBreaker>) -> Self {
-        Self::of(flow, sign_in, breaker, State::default())
+/// Remembers one more, and forgets the oldest of too many.
+pub(super) fn remember<T>(known: &mut VecDeque<T>, new: T) {
+    if known.len() == MOST_REMEMBERED {
+        known.pop_front();
     }
-
-    /// The same, kept in memory. A token without a refresh token is served to its end.
-    pub(crate) fn in_memory(
-        flow: Arc<UserFlow>,
-        signed_in: &Token,
-        breaker: Arc<CircuitBreaker>,
-    ) -> Self {
-        let state = State {
-            given: Some(print(signed_in.access_token().expose())),
-            ..State::default()
-        };
-        Self::of(flow, SignIn::in_memory(signed_in), breaker, state)
-    }
-
-    fn of(
-        flow: Arc<UserFlow>,
-        sign_in: SignIn,
-        breaker: Arc<CircuitBreaker>,
-        state: State,
-    ) -> Self {
-        Self(Arc::new(Refresher {
-            flow,
-            sign_in,
-            breaker,
-            is_closing: AtomicBool::new(false),
-            state: Mutex::new(state),
-            reused: AtomicU64::new(0),
-        }))
-    }
+    known.push_back(new);
 }
 
 impl Source for StoredSource {
     fn flow(&self) -> Option<Flow> {
-        Some(self.0.flow.kind())
+        Some(self.0.app.flow())
+    }
+
+    fn client(&self) -> Option<&OAuthClient> {
+        Some(self.0.app.client())
     }
 
     fn mint(&self, mode: RefreshMode, deadline: Instant) -> SourceFuture<'_, Result<Token>> {
-        let budget = Budget::until(deadline, self.0.flow.client().request_timeout());
+        let budget = Budget::until(deadline, self.0.app.client().request_timeout());
         Box::pin(async move { self.0.get(mode, &budget).await })
     }
 
-    fn look(&self) -> SourceFuture<'_, bool> {
-        Box::pin(self.0.has_fresh_sign_in())
+    fn stored(&self) -> Option<&StoredSource> {
+        Some(self)
+    }
+}
+
+impl StoredSource {
+    pub(crate) fn new(app: Arc<App>, sign_in: SignIn, breaker: Arc<CircuitBreaker>) -> Self {
+        Self(Arc::new(Refresher {
+            app,
+            sign_in,
+            breaker,
+            is_closing: AtomicBool::new(false),
+            state: Mutex::default(),
+            loaded: AtomicU64::new(0),
+        }))
     }
 
-    fn news(&self) -> Option<bool> {
+    /// Whether another sign-in is stored than the last `mint` knew, so that a backoff after that is over. It loads, and
+    /// sends nothing.
+    pub(crate) async fn has_fresh_sign_in(&self) -> bool {
+        self.0.has_fresh_sign_in().await
+    }
+
+    /// Whether this process has put a fresh sign-in there since the last load.
+    pub(crate) fn has_news(&self) -> bool {
         let known = self.0.state().puts;
-        Some(self.0.sign_in.puts() != known)
+        self.0.sign_in.puts() != known
     }
 
-    fn serves(&self, current: &AccessToken) {
+    /// Hears, when it is made, which token is served: a stored one that is the same is due for its refresh.
+    pub(crate) fn serves(&self, current: &AccessToken) {
         self.0.state().given = Some(print(current.expose()));
     }
 
-    fn heeds_refusal(&self, refused: &AccessToken, valid_until: Instant) -> bool {
+    /// Hears that the API refused a token, which would have been valid until then. It limits how often it gets another for
+    /// that.
+    pub(crate) fn heed_refusal(&self, refused: &AccessToken, valid_until: Instant) {
         self.0.state().refused = Some((print(refused.expose()), valid_until));
-        true
     }
 
-    fn sign_in(&self) -> Option<SignIn> {
-        Some(self.0.sign_in.clone())
+    pub(crate) fn sign_in(&self) -> &SignIn {
+        &self.0.sign_in
     }
 
-    fn close(&self) {
+    /// Begins no more refreshes.
+    pub(crate) fn close(&self) {
         self.0.is_closing.store(true, Ordering::Relaxed);
     }
 
-    fn settle(&self) -> SourceFuture<'_, ()> {
-        Box::pin(self.0.sign_in.settle())
+    /// How many of the tokens it got were loaded from the store: no request was sent for them.
+    pub(crate) fn loaded(&self) -> u64 {
+        self.0.loaded.load(Ordering::Relaxed)
     }
 
-    fn unsaved(&self) -> Option<Error> {
-        self.0.sign_in.why_unsaved()
-    }
-
-    fn reused(&self) -> u64 {
-        self.0.reused.load(Ordering::Relaxed)
-    }
-
-    fn is_idle(&self) -> bool {
+    /// Whether nothing is lost when it is dropped, and made again by the next caller.
+    pub(crate) fn is_idle(&self) -> bool {
         let now = Instant::now();
         let state = self.0.state();
         let is_refused = state.refused.as_ref();
@@ -189,11 +187,11 @@ impl Source for StoredSource {
 
 impl Refresher {
     pub(super) fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 
     pub(super) fn clock(&self) -> &Clock {
-        self.flow.client().clock()
+        self.app.client().clock()
     }
 
     pub(super) fn is_closing(&self) -> bool {
@@ -202,7 +200,7 @@ impl Refresher {
 
     /// Another app's refresh token would be rejected, and its sign-in marked as ended though it lives.
     pub(super) fn expect_of_this_app(&self, record: &Record) -> Result<()> {
-        let ours = self.flow.client_id();
+        let ours = self.app.client_id();
         match record.client_id() {
             Some(theirs) if theirs != ours => Err(Error::invalid_input(format!(
                 "profile {} holds the sign-in of another app: its client id is {}, not {ours}; name another profile, \

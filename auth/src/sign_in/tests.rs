@@ -36,13 +36,16 @@ impl Store for Flaky {
     ) -> StoreFuture<'a, CompareAndSet> {
         Box::pin(async move {
             if self.has_no_quarantine && key.slot().is_some() {
-                return Err(StoreError::full("no room", "test"));
+                return Err(StoreError::new(StoreErrorKind::Full, "no room").with_source("test"));
             }
             let set = self.store.compare_and_set(key, expected, new).await?;
             let loses = |left: usize| left.checked_sub(1);
             let ordering = Ordering::SeqCst;
             if key.slot().is_none() && self.loses.fetch_update(ordering, ordering, loses).is_ok() {
-                return Err(StoreError::transient("the answer is lost", "test"));
+                return Err(
+                    StoreError::new(StoreErrorKind::Transient, "the answer is lost")
+                        .with_source("test"),
+                );
             }
             Ok(set)
         })
@@ -121,7 +124,7 @@ async fn quarantined(sign_in: &SignIn) -> Vec<String> {
 /// Writes a record behind everybody's back.
 async fn store(sign_in: &SignIn, record: &Record) {
     let now = sign_in.look(soon()).await.unwrap();
-    let version = now.map(|now| now.stored.version);
+    let version = now.map(|now| now.1.version);
     let write = record.write(0).unwrap();
     let written = sign_in.write(version.as_ref(), &write, soon()).await;
     assert!(written.unwrap().is_some());
@@ -129,7 +132,7 @@ async fn store(sign_in: &SignIn, record: &Record) {
 
 async fn overwrite(sign_in: &SignIn, contents: &[u8]) {
     let now = sign_in.look(soon()).await.unwrap();
-    let version = now.map(|now| now.stored.version);
+    let version = now.map(|now| now.1.version);
     let contents = contents.to_vec().into();
     let set = sign_in.change(&sign_in.0.key, version.as_ref(), Some(&contents), soon());
     assert_ne!(set.await.unwrap(), CompareAndSet::Conflict);
@@ -356,7 +359,7 @@ async fn a_save_that_conflicts_is_repeated_on_the_version_that_holds_its_refresh
     let sign_in = Flaky::default().sign_in();
     let redeemed = record("a");
     store(&sign_in, &redeemed).await;
-    let known = sign_in.look(soon()).await.unwrap().unwrap().stored.version;
+    let known = sign_in.look(soon()).await.unwrap().unwrap().1.version;
     store(&sign_in, &redeemed).await;
     let next = successor(&redeemed, "b");
     let saved = sign_in.save(&next, Some((redeemed.clone(), known)), soon());
@@ -443,9 +446,7 @@ async fn a_write_whose_answer_was_lost_is_settled_by_loading() {
     lose();
     let now = sign_in.look(soon()).await.unwrap().unwrap();
     let write = next.record().write(PADDING).unwrap();
-    let written = sign_in
-        .write(Some(&now.stored.version), &write, soon())
-        .await;
+    let written = sign_in.write(Some(&now.1.version), &write, soon()).await;
     assert!(written.unwrap().is_some(), "an intent, or a mark");
     lose();
     sign_in.sign_out().await.unwrap();

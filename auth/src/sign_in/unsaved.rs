@@ -40,16 +40,9 @@ pub(super) struct Unsaved {
     saver: Weak<()>,
 }
 
-/// Where a successor went.
-pub(super) enum Kept {
-    Saved(Saved),
-    /// Nowhere yet: it is [`Unsaved`].
-    InMemory,
-}
-
 impl SignIn {
     /// Why a successor is not saved, if there is one.
-    pub(super) fn why_unsaved(&self) -> Option<Error> {
+    pub(crate) fn why_unsaved(&self) -> Option<Error> {
         self.unsaved().as_ref()?.why.clone()
     }
 
@@ -67,7 +60,7 @@ impl SignIn {
         known: (Record, Version),
         lock: Lock,
         clock: &Clock,
-    ) -> Kept {
+    ) -> Saved {
         let former = self.unsaved().replace(Box::new(Unsaved {
             successor: successor.clone(),
             lock: Some(lock),
@@ -84,7 +77,7 @@ impl SignIn {
         loop {
             if let Some(saved) = self.save_unsaved(known.take(), until).await {
                 // Without one, somebody else has saved it in between.
-                return Kept::Saved(saved.unwrap_or(Saved::Stored));
+                return saved.unwrap_or(Saved::Stored);
             }
             if Instant::now() + wait >= until {
                 break;
@@ -97,7 +90,7 @@ impl SignIn {
             "the refreshed sign-in could not be saved: it is kept in memory, and saved as soon as possible"
         );
         self.save_in_background(clock);
-        Kept::InMemory
+        Saved::Stored
     }
 
     /// Tries to save until it works, unless somebody does already. The runtime of an earlier try may have ended.
@@ -156,7 +149,7 @@ impl SignIn {
     }
 
     /// Saves what is unsaved before the program ends, if that is possible in bearable time.
-    pub(super) async fn settle(&self) {
+    pub(crate) async fn settle(&self) {
         let until = Instant::now() + LONGEST_SAVE;
         let mut wait = FIRST_WAIT;
         while self.save_unsaved(None, until).await.is_none() {

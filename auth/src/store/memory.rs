@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     fmt,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
 
@@ -13,6 +13,7 @@ use super::{
     CompareAndSet, Contents, Key, LockLifetime, Owner, Profile, Store, StoreFuture, Stored,
     TryLock, Version,
 };
+use crate::runtime::lock;
 
 /// Keeps contents in memory: for tests, and for services whose users sign in again after a restart. Clones are the same store.
 #[derive(Clone, Default)]
@@ -76,7 +77,7 @@ impl MemoryStore {
     }
 
     fn entries(&self) -> MutexGuard<'_, HashMap<Key, Entry>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 }
 

@@ -1,9 +1,10 @@
-//! For tests of programs that use this crate: a clock in one's hand, a server in the same process, and a
-//! [suite](store) for stores of one's own.
+//! For tests of programs that use this crate: a controllable clock, an in-process transport, and a
+//! [suite](store) for your own stores.
 //!
-//! With tokio's paused time, every time-out of an HTTP client fires at once while a socket is awaited.
-//! So tests of time call a service directly: [`ServiceTransport`] adapts any [`tower_service::Service`],
-//! such as an axum router or the one of `coze-mock`.
+//! With tokio's paused time (`#[tokio::test(start_paused = true)]`, which needs tokio's feature `test-util`), every time-out of
+//! an HTTP client fires at once while a socket is awaited. So tests of time call a service directly: [`ServiceTransport`]
+//! adapts any [`tower_service::Service`], such as an axum router or the one of `coze-mock`. [`TestClock::advance`] then
+//! moves the clock of the client, and that of the mock with it.
 
 pub mod store;
 

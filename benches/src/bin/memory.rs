@@ -151,7 +151,7 @@ fn users(run: &Run, runtime: &tokio::runtime::Runtime, report: &mut Report) -> R
     runtime.block_on(async {
         // The same tokens serve for all users: each is stored, loaded and served separately.
         let signed_in = flow.refresh(&RefreshToken::new("czr_0")?).await?;
-        let pool = UserPool::web(flow, MemoryStore::new())
+        let pool = UserPool::builder(flow, MemoryStore::new())
             .capacity(users + users / 5)
             .idle_timeout(A_DAY)
             .build();
@@ -165,7 +165,7 @@ fn users(run: &Run, runtime: &tokio::runtime::Runtime, report: &mut Report) -> R
         let takes = in_use() - before;
         let stats = pool.stats();
         ensure!(stats.cached == users, "{stats:?}");
-        ensure!(stats.requests == 0 && stats.reused == users, "{stats:?}");
+        ensure!(stats.requests == 0 && stats.loaded_from_store == users, "{stats:?}");
         report.goal(
             format!("memory: bytes of each of {users} idle signed-in users"),
             takes / users as f64,

@@ -5,9 +5,9 @@
 
 use std::fmt::Write;
 
-use coze_auth::store::{Contents, Key, Profile, Version};
+use coze_auth::store::{Key, Profile};
 
-use crate::envelope::hex;
+use crate::envelope::hash;
 
 /// Names that are longer when encoded are told apart by a hash. With the longest ending, 143 bytes are not exceeded, which is all
 /// that eCryptfs allows; elsewhere it is 255.
@@ -47,9 +47,7 @@ fn profile_stem(profile: &Profile) -> String {
     }
     encoded.truncate(READABLE);
     encoded.push(HASHED);
-    encoded.push_str(&hex(&Version::of(&Contents::from(
-        name.as_bytes().to_vec(),
-    ))));
+    encoded.push_str(&hash(name));
     encoded
 }
 

@@ -34,7 +34,7 @@ use tokio::{
 use self::service::{Link, Service};
 use crate::{
     blocking::Threads,
-    envelope::{Envelope, Header, hex},
+    envelope::{Envelope, Header, hash},
     folder::{Folder, Result, state_folder},
     lock::{Change, Held, Turns},
 };
@@ -339,10 +339,6 @@ fn lock_name(program: &str, key: &Key) -> String {
     }
 }
 
-fn hash(text: &str) -> String {
-    hex(&Version::of(&Contents::from(text.as_bytes().to_vec())))
-}
-
 /// One of the threads that ask.
 struct Thread;
 
@@ -380,7 +376,9 @@ async fn on_its_thread<T: Send + 'static>(
         let _ = sender.send(work());
     });
     let not_started = "no thread could be started to ask the keyring";
-    started.map_err(|error| StoreError::transient(not_started, error))?;
+    started.map_err(|error| {
+        StoreError::new(StoreErrorKind::Transient, not_started).with_source(error)
+    })?;
     receiver.await.unwrap_or_else(|_| {
         // Its locks may be poisoned.
         link.give_up();

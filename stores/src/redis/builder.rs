@@ -93,7 +93,7 @@ impl RedisStoreBuilder {
     /// ```
     /// use coze_auth_stores::RedisStore;
     ///
-    /// assert!(RedisStore::connect("redis://redis:6379").is_err());
+    /// assert!(RedisStore::new("redis://redis:6379").is_err());
     /// let in_a_container = RedisStore::builder("redis://redis:6379").allow_plaintext_host("redis").build()?;
     /// # Ok::<(), coze_auth::store::StoreError>(())
     /// ```
@@ -260,7 +260,7 @@ mod tests {
             "redis://u:hush@127.0.0.1/?protocol=hush",
             "\"redis://u:hush@127.0.0.1\"",
         ] {
-            let error = RedisStore::connect(url).unwrap_err();
+            let error = RedisStore::new(url).unwrap_err();
             assert_eq!(error.kind(), StoreErrorKind::Other, "{url}");
             let text = error.to_string();
             assert!(
@@ -273,7 +273,7 @@ mod tests {
 
     #[test]
     fn neither_debug_nor_an_error_shows_the_password() {
-        let store = RedisStore::connect("redis://replica:hush@127.0.0.1:7000").unwrap();
+        let store = RedisStore::new("redis://replica:hush@127.0.0.1:7000").unwrap();
         let shown = format!("{store:?}");
         assert!(shown.contains("127.0.0.1:7000"), "{shown}");
         assert!(!shown.contains("hush"), "{shown}");
@@ -287,7 +287,7 @@ mod tests {
             "redis://127.9.9.9",
             "redis://[::1]:7000",
         ] {
-            assert!(RedisStore::connect(loopback).is_ok(), "{loopback}");
+            assert!(RedisStore::new(loopback).is_ok(), "{loopback}");
         }
         for elsewhere in [
             "redis://redis",
@@ -296,7 +296,7 @@ mod tests {
             "redis://localhost.example.com",
             "redis://u:hush@127.0.0.1.example.com",
         ] {
-            let error = RedisStore::connect(elsewhere).unwrap_err().to_string();
+            let error = RedisStore::new(elsewhere).unwrap_err().to_string();
             assert!(error.contains("in plain text"), "{error}");
             assert!(!error.contains("hush"), "{error}");
         }
@@ -312,7 +312,7 @@ mod tests {
                 "{host}"
             );
         }
-        assert!(RedisStore::connect("rediss://redis").is_ok());
+        assert!(RedisStore::new("rediss://redis").is_ok());
     }
 
     #[test]

@@ -22,105 +22,78 @@ pub(super) enum Failure {
     Broken,
     /// The user or the password is wrong.
     Unauthenticated,
-    /// Redis said no.
-    Refused(Refusal),
+    /// Redis refused it, for a known reason.
+    Refused(&'static Refusal),
+    /// Redis refused it, for another reason, of which only the code is shown.
+    Unknown(Option<String>),
     /// An answer that no script of ours gives.
     Unexpected,
 }
 
-/// What Redis said.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum Refusal {
-    /// One of the [`KNOWN`] causes.
-    Known(&'static Known),
-    /// Another one, of which only the word is shown.
-    Unknown(Option<String>),
-}
-
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Known {
-    /// Redis's word at the beginning of its answer, or what an older version says in the middle of it.
-    signs: &'static [&'static str],
-    cause: &'static str,
-    kind: StoreErrorKind,
-    /// Another connection may lead to a server where it works.
-    elsewhere: bool,
-}
-
-const fn known(signs: &'static [&'static str], kind: StoreErrorKind, cause: &'static str) -> Known {
-    Known {
-        signs,
-        cause,
-        kind,
-        elsewhere: false,
-    }
-}
-
-const fn elsewhere(
-    signs: &'static [&'static str],
+/// Why Redis refused a command.
+#[derive(Debug)]
+pub(super) struct Refusal {
+    /// Redis's code at the beginning of its answer, or what an older version says in the middle of it; several are separated
+    /// by bars.
+    signs: &'static str,
     kind: StoreErrorKind,
     cause: &'static str,
-) -> Known {
-    Known {
-        elsewhere: true,
-        ..known(signs, kind, cause)
-    }
 }
 
-static KNOWN: &[Known] = &[
-    known(&["OOM"], Full, "it is out of memory (OOM)"),
-    elsewhere(
-        &["READONLY"],
+const fn refusal(signs: &'static str, kind: StoreErrorKind, cause: &'static str) -> Refusal {
+    Refusal { signs, kind, cause }
+}
+
+static REFUSALS: &[Refusal] = &[
+    refusal("OOM", Full, "it is out of memory (OOM)"),
+    refusal(
+        "READONLY",
         Transient,
         "it is a read-only replica (READONLY)",
     ),
-    known(&["MISCONF"], Other, "it can't write to its disk (MISCONF)"),
-    known(
-        &["NOREPLICAS"],
+    refusal("MISCONF", Other, "it can't write to its disk (MISCONF)"),
+    refusal(
+        "NOREPLICAS",
         Transient,
         "too few replicas follow it (NOREPLICAS)",
     ),
-    known(
-        &[
-            "NOPERM",
-            "ACL failure",
-            "can't run this command",
-            "can't access",
-        ],
+    refusal(
+        "NOPERM|ACL failure|can't run this command|can't access",
         NotPermitted,
         "its user lacks a permission (NOPERM)",
     ),
-    elsewhere(&["NOAUTH"], NotPermitted, "it requires a password (NOAUTH)"),
-    elsewhere(&["LOADING"], Transient, "it is loading its data (LOADING)"),
-    known(&["BUSY"], Busy, "a script keeps it busy (BUSY)"),
-    elsewhere(
-        &["MASTERDOWN"],
+    refusal("NOAUTH", NotPermitted, "it requires a password (NOAUTH)"),
+    refusal("LOADING", Transient, "it is loading its data (LOADING)"),
+    refusal("BUSY", Busy, "a script keeps it busy (BUSY)"),
+    refusal(
+        "MASTERDOWN",
         Transient,
         "it is a replica without its primary (MASTERDOWN)",
     ),
-    known(
-        &["MOVED", "ASK", "CLUSTERDOWN", "CROSSSLOT"],
+    refusal(
+        "MOVED|ASK|CLUSTERDOWN|CROSSSLOT",
         Other,
         "it is a node of a cluster, and the key is on another (MOVED)",
     ),
-    known(
-        &["WRONGTYPE"],
+    refusal(
+        "WRONGTYPE",
         Other,
         "something else has put a key of another type there (WRONGTYPE)",
     ),
 ];
 
-impl Refusal {
-    fn of(error: &RedisError) -> Self {
-        let (code, detail) = (
-            error.code().unwrap_or_default(),
-            error.detail().unwrap_or_default(),
-        );
-        let is_said = |sign: &&str| code == *sign || says(detail, sign);
-        KNOWN
+/// Another connection may lead to a server that does not refuse so.
+const ELSEWHERE: [&str; 4] = ["READONLY", "NOAUTH", "LOADING", "MASTERDOWN"];
+
+impl Failure {
+    fn refused(error: &RedisError) -> Self {
+        let code = error.code().unwrap_or_default();
+        let detail = error.detail().unwrap_or_default();
+        let is_said = |sign: &str| code == sign || says(detail, sign);
+        let known = REFUSALS
             .iter()
-            .find(|known| known.signs.iter().any(is_said))
-            .map_or_else(|| Self::Unknown(word(code)), Self::Known)
+            .find(|refusal| refusal.signs.split('|').any(is_said));
+        known.map_or_else(|| Self::Unknown(word(code)), Self::Refused)
     }
 }
 
@@ -143,9 +116,7 @@ impl Failure {
         match error.kind() {
             redis::ErrorKind::AuthenticationFailed => Self::Unauthenticated,
             redis::ErrorKind::Io => Self::Broken,
-            redis::ErrorKind::Server(_) | redis::ErrorKind::Extension => {
-                Self::Refused(Refusal::of(error))
-            }
+            redis::ErrorKind::Server(_) | redis::ErrorKind::Extension => Self::refused(error),
             _ => Self::Unexpected,
         }
     }
@@ -158,16 +129,16 @@ impl Failure {
                 Transient
             }
             Self::Unauthenticated => NotPermitted,
-            Self::Refused(Refusal::Known(known)) => known.kind,
-            Self::NoRuntime | Self::Refused(Refusal::Unknown(_)) | Self::Unexpected => Other,
+            Self::Refused(refusal) => refusal.kind,
+            Self::NoRuntime | Self::Unknown(_) | Self::Unexpected => Other,
         }
     }
 
     /// Whether the connection is not to be used again.
     pub(super) fn spoils_connection(&self) -> bool {
         match self {
-            Self::Refused(Refusal::Known(known)) => known.elsewhere,
-            Self::Refused(Refusal::Unknown(_)) | Self::NoRuntime => false,
+            Self::Refused(refusal) => ELSEWHERE.contains(&refusal.signs),
+            Self::Unknown(_) | Self::NoRuntime => false,
             _ => true,
         }
     }
@@ -182,9 +153,9 @@ impl fmt::Display for Failure {
             Self::SlowAnswer(limit) => write!(f, "no answer within {limit:?}"),
             Self::Broken => f.write_str("the connection broke off"),
             Self::Unauthenticated => f.write_str("it refused the user name or the password"),
-            Self::Refused(Refusal::Known(known)) => f.write_str(known.cause),
-            Self::Refused(Refusal::Unknown(Some(word))) => write!(f, "it answered {word}"),
-            Self::Refused(Refusal::Unknown(None)) => f.write_str("it answered with an error"),
+            Self::Refused(refusal) => f.write_str(refusal.cause),
+            Self::Unknown(Some(code)) => write!(f, "it answered {code}"),
+            Self::Unknown(None) => f.write_str("it answered with an error"),
             Self::Unexpected => f.write_str("it gave an answer that can't be understood"),
         }
     }

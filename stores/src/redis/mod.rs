@@ -32,7 +32,7 @@ use self::connection::Connections;
 /// ```no_run
 /// use coze_auth_stores::RedisStore;
 ///
-/// let store = RedisStore::connect("rediss://replica:secret@redis.example.com:6379/0")?;
+/// let store = RedisStore::new("rediss://replica:secret@redis.example.com:6379/0")?;
 /// # Ok::<(), coze_auth::store::StoreError>(())
 /// ```
 ///
@@ -97,7 +97,7 @@ impl RedisStore {
     /// # Errors
     ///
     /// Those of [`RedisStoreBuilder::build`].
-    pub fn connect(url: impl AsRef<str>) -> Result<Self, StoreError> {
+    pub fn new(url: impl AsRef<str>) -> Result<Self, StoreError> {
         Self::builder(url).build()
     }
 
@@ -313,11 +313,7 @@ impl Loaded {
             // Something else has written it.
             None => (value, None),
         };
-        Some(Stored {
-            contents,
-            version,
-            age,
-        })
+        Some(Stored::new(contents, version, age))
     }
 }
 
@@ -354,7 +350,7 @@ mod tests {
     use super::*;
 
     fn store() -> RedisStore {
-        RedisStore::connect("redis://127.0.0.1").unwrap()
+        RedisStore::new("redis://127.0.0.1").unwrap()
     }
 
     #[test]

@@ -12,7 +12,7 @@ async fn is_free(store: &RedisStore, id: u8, ttl: Duration) -> bool {
             assert_eq!(lifetime, LockLifetime::Ttl);
             true
         }
-        TryLock::Held { .. } => false,
+        _ => false,
     }
 }
 

@@ -98,7 +98,7 @@ async fn write_to(
     let done = change(store, key, expected, Some(contents(new))).await;
     match done.unwrap() {
         CompareAndSet::Done(version) => Some(version.expect("it was not deleted")),
-        CompareAndSet::Conflict => None,
+        _ => None,
     }
 }
 

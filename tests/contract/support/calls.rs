@@ -126,7 +126,7 @@ impl Call {
             }
             Self::DevicePollOnce => match device(client).poll_once(authorization().await).await? {
                 Poll::Granted(token) => token,
-                Poll::Pending | Poll::SlowDown => return Ok(Brought::NotYet),
+                _ => return Ok(Brought::NotYet),
             },
             Self::DeviceRefresh => device(client).refresh(&rt).await?,
             Self::Jwt => jwt(client).token().await?,

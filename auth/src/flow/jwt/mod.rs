@@ -9,7 +9,7 @@ mod signer;
 use std::{
     fmt,
     sync::{
-        Arc,
+        Arc, PoisonError, RwLock,
         atomic::{AtomicI64, Ordering},
     },
     time::Duration,
@@ -29,12 +29,12 @@ pub use scope::Scope;
 pub use signer::{SignFuture, Signer};
 
 /// The JWT flow: a service proves that it is the application by a signature, and gets an access token
-/// without any person.
+/// without any user.
 ///
 /// The token has no refresh token: when it expires, ask again.
 ///
 /// Sources: RFC 7523; <https://www.coze.cn/open/docs/developer_guides/oauth_jwt>. Coze takes the JWT as a
-/// bearer, not as an `assertion` field, and takes each JWT once.
+/// bearer, not as an `assertion` field, and accepts each JWT once.
 ///
 /// ```no_run
 /// # async fn example() -> coze_auth::Result<()> {
@@ -53,12 +53,28 @@ pub struct JwtFlow {
     client: OAuthClient,
     client_id: String,
     audience: String,
-    /// The encoded header, which never changes.
-    encoded_header: String,
-    signer: Arc<dyn Signer>,
+    key: Arc<RwLock<Key>>,
     jwt_lifetime: Duration,
     /// By how many seconds the local clock is off, as the last refused JWT taught.
     wall_correction: Arc<AtomicI64>,
+}
+
+/// What signs, and the JWT header that names it.
+#[derive(Clone)]
+struct Key {
+    encoded_header: Arc<str>,
+    signer: Arc<dyn Signer>,
+}
+
+impl Key {
+    fn new(key_id: &str, signer: Arc<dyn Signer>) -> Result<Self> {
+        let key_id = identifier("key id (public key fingerprint)", key_id)?;
+        let encoded_header = Header::new(&key_id).encoded()?.into();
+        Ok(Self {
+            encoded_header,
+            signer,
+        })
+    }
 }
 
 impl JwtFlow {
@@ -91,9 +107,9 @@ impl JwtFlow {
     /// - [`InvalidInput`](crate::ErrorKind::InvalidInput) when the request can't be: nothing is sent.
     /// - [`Signing`](crate::ErrorKind::Signing) when the signer fails: nothing is sent.
     /// - [`Refused`](crate::ErrorKind::Refused) with
-    ///   [`InvalidClient`](crate::ErrorCode::InvalidClient) when Coze does not take the JWT. If the local clock
+    ///   [`InvalidClient`](crate::ErrorCode::InvalidClient) when Coze refuses the JWT. If the local clock
     ///   differs from the server's, by a day at most, a JWT with the server's time has been tried before.
-    /// - Those of the transport and of answers that are none. The next call makes a new JWT, so it may
+    /// - Those of the transport and of invalid responses. The next call makes a new JWT, so it may
     ///   simply be repeated.
     pub async fn token_for(&self, request: &JwtTokenRequest) -> Result<Token> {
         let known = self.wall_correction.load(Ordering::Relaxed);
@@ -113,6 +129,46 @@ impl JwtFlow {
             self.wall_correction.store(found, Ordering::Relaxed);
         }
         outcome
+    }
+
+    /// The signed JWT alone, for a request of your own to the token endpoint: a bearer, which Coze accepts once.
+    /// [`duration`](JwtTokenRequest::duration) and [`scope`](JwtTokenRequest::scope) belong to that request, not to the JWT.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) when the session name or context is empty, and
+    /// [`Signing`](crate::ErrorKind::Signing) when the signer fails.
+    pub async fn signed_jwt(&self, request: &JwtTokenRequest) -> Result<Secret> {
+        let signed = async {
+            request.check_session()?;
+            let known = self.wall_correction.load(Ordering::Relaxed);
+            self.sign(request, known).await
+        };
+        signed.await.map_err(|error| error.in_flow(Flow::Jwt))
+    }
+
+    /// Signs with another key from now on: in this flow, its clones, and the providers and pools that were made of it. An
+    /// exchange that has begun goes on with the JWT that it has.
+    ///
+    /// Register the new public key in the console first; remove the old one there afterwards. Tokens that were issued before
+    /// stay valid.
+    ///
+    /// ```no_run
+    /// # fn example(jwt: coze_auth::JwtFlow) -> coze_auth::Result<()> {
+    /// use coze_auth::PrivateKey;
+    ///
+    /// jwt.rotate_key("fingerprint of the new key", PrivateKey::from_pem_file("new_key.pem")?)?;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) when the key id is empty or can't be sent. The key before stays in use.
+    pub fn rotate_key(&self, key_id: impl AsRef<str>, signer: impl Signer) -> Result<()> {
+        let key = Key::new(key_id.as_ref(), Arc::new(signer));
+        let key = key.map_err(|error| error.in_flow(Flow::Jwt))?;
+        *self.key.write().unwrap_or_else(PoisonError::into_inner) = key;
+        Ok(())
     }
 
     /// Sends a JWT that was never used before, and whose times are corrected by so many seconds.
@@ -144,10 +200,18 @@ impl JwtFlow {
             self.jwt_lifetime,
             request,
         )?;
-        claims::signed(&self.encoded_header, &claims, &*self.signer).await
+        let key = self
+            .key
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        claims::signed(&key.encoded_header, &claims, &*key.signer).await
     }
 
-    pub(crate) fn client(&self) -> &OAuthClient {
+    /// The client that it sends its requests through: an API client that takes it too goes to the same endpoint, and
+    /// shares its connections.
+    #[must_use]
+    pub fn client(&self) -> &OAuthClient {
         &self.client
     }
 }
@@ -193,7 +257,7 @@ impl JwtFlowBuilder {
         self
     }
 
-    /// What signs: a [`PrivateKey`], or a key service behind a [`Signer`] of one's own.
+    /// What signs: a [`PrivateKey`], or a key service behind your own [`Signer`].
     pub fn signer(mut self, signer: impl Signer) -> Self {
         self.signer = Some(Arc::new(signer));
         self
@@ -225,10 +289,10 @@ impl JwtFlowBuilder {
 
     fn checked(self) -> Result<JwtFlow> {
         let client_id = identifier("client id", &self.client_id)?;
-        let key_id = identifier("key id (public key fingerprint)", &self.key_id)?;
         let signer = self
             .signer
             .ok_or_else(|| Error::invalid_input("there is neither a private key nor a signer"))?;
+        let key = Key::new(&self.key_id, signer)?;
         if !(1..=24 * 3600).contains(&self.jwt_lifetime.as_secs()) {
             return Err(Error::invalid_input(format!(
                 "a JWT can't live {:?}; give it 1 second to 1 day",
@@ -240,11 +304,10 @@ impl JwtFlowBuilder {
             None => self.client.endpoint().audience().to_owned(),
         };
         Ok(JwtFlow {
-            encoded_header: Header::new(&key_id).encoded()?,
             client: self.client,
             client_id,
             audience,
-            signer,
+            key: Arc::new(RwLock::new(key)),
             jwt_lifetime: self.jwt_lifetime,
             wall_correction: Arc::default(),
         })
@@ -365,13 +428,18 @@ impl JwtTokenRequest {
         })
     }
 
-    fn grant(&self) -> Result<types::JwtBearerGrant> {
+    fn check_session(&self) -> Result<()> {
         if let Some(session_name) = &self.session_name {
             required("session name", session_name)?;
         }
         if let Some(session_context) = &self.session_context {
             session_context.check()?;
         }
+        Ok(())
+    }
+
+    fn grant(&self) -> Result<types::JwtBearerGrant> {
+        self.check_session()?;
         Ok(types::JwtBearerGrant {
             duration_seconds: self.duration.map(checked_duration).transpose()?,
             grant_type: Default::default(),
@@ -446,6 +514,8 @@ impl SessionContext {
 
 #[cfg(test)]
 mod tests {
+    use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+
     use super::*;
 
     #[test]
@@ -484,21 +554,68 @@ mod tests {
         }
     }
 
+    fn client() -> OAuthClient {
+        OAuthClient::new(crate::Endpoint::custom("http://127.0.0.1:9").unwrap()).unwrap()
+    }
+
+    /// Signs with its name.
+    struct Named(&'static str);
+
+    impl Signer for Named {
+        fn sign<'a>(&'a self, _: &'a [u8]) -> SignFuture<'a> {
+            Box::pin(async { Ok(self.0.into()) })
+        }
+    }
+
+    /// The parts of a JWT: the first two as JSON, and the signature.
+    fn parts(jwt: &Secret) -> (serde_json::Value, serde_json::Value, Vec<u8>) {
+        let parts: Vec<_> = jwt.expose().split('.').collect();
+        let decoded = |part: &str| URL_SAFE_NO_PAD.decode(part).unwrap();
+        let json = |part| serde_json::from_slice(&decoded(part)).unwrap();
+        (json(parts[0]), json(parts[1]), decoded(parts[2]))
+    }
+
+    #[tokio::test]
+    async fn a_jwt_can_be_had_alone_and_each_is_another() {
+        let jwt = JwtFlow::builder(client()).client_id("id").key_id("kid");
+        let jwt = jwt.signer(Named("one")).build().unwrap();
+        let request = JwtTokenRequest::new().session_name("user-42");
+        let (one, other) = (jwt.signed_jwt(&request), jwt.signed_jwt(&request));
+        let (one, other) = (parts(&one.await.unwrap()), parts(&other.await.unwrap()));
+        assert_eq!(one.1["iss"], "id");
+        assert_eq!(one.1["aud"], "127.0.0.1");
+        assert_eq!(one.1["session_name"], "user-42");
+        assert_ne!(one.1["jti"], other.1["jti"]);
+        let nameless = JwtTokenRequest::new().session_name(" ");
+        let error = jwt.signed_jwt(&nameless);
+        assert_eq!(error.await.unwrap_err().flow(), Some(Flow::Jwt));
+    }
+
+    #[tokio::test]
+    async fn a_new_key_signs_for_clones_too_and_a_bad_one_changes_nothing() {
+        let jwt = JwtFlow::builder(client()).client_id("id").key_id("old");
+        let jwt = jwt.signer(Named("one")).build().unwrap();
+        let clone = jwt.clone();
+        let signed = async || {
+            let signed = clone.signed_jwt(&JwtTokenRequest::new()).await;
+            let (header, _, signature) = parts(&signed.unwrap());
+            (header["kid"].as_str().unwrap().to_owned(), signature)
+        };
+        assert_eq!(signed().await, ("old".to_owned(), b"one".to_vec()));
+        assert!(jwt.rotate_key(" ", Named("two")).is_err());
+        assert_eq!(signed().await, ("old".to_owned(), b"one".to_vec()));
+        jwt.rotate_key("new", Named("two")).unwrap();
+        assert_eq!(signed().await, ("new".to_owned(), b"two".to_vec()));
+    }
+
     #[test]
     fn what_a_jwt_needs_is_asked_for_before_sending() {
-        let endpoint = crate::Endpoint::custom("http://127.0.0.1:9").unwrap();
-        let client = OAuthClient::new(endpoint).unwrap();
-        struct Never;
-        impl Signer for Never {
-            fn sign<'a>(&'a self, _: &'a [u8]) -> SignFuture<'a> {
-                Box::pin(async { Err("never".into()) })
-            }
-        }
+        let client = client();
         let complete = || {
             JwtFlow::builder(client.clone())
                 .client_id("id")
                 .key_id("kid")
-                .signer(Never)
+                .signer(Named("one"))
         };
         assert!(complete().build().is_ok());
         for (builder, missing) in [

@@ -13,7 +13,7 @@ use super::*;
 use tokio::{runtime::Handle, time::Instant};
 
 use crate::{
-    ErrorKind,
+    DeviceFlow, Error, ErrorKind,
     provider::{retry::FIRST_BACKOFF, source::SourceFuture},
     testing::TestClock,
 };
@@ -34,10 +34,6 @@ struct Script {
 }
 
 impl Source for Arc<Script> {
-    fn flow(&self) -> Option<crate::Flow> {
-        None
-    }
-
     fn mint(&self, _: RefreshMode, deadline: Instant) -> SourceFuture<'_, Result<Token>> {
         Box::pin(async move {
             let number = self.requests.fetch_add(1, Ordering::SeqCst) + 1;
@@ -83,8 +79,7 @@ fn stage_with(
         requests: AtomicU64::new(0),
         clock: Clock::Test(clock.clone()),
     });
-    let builder =
-        CachedProviderBuilder::new(&script.clock, RunsOn::Callers, |_| Arc::clone(&script));
+    let builder = CachedProviderBuilder::new(|_| Arc::clone(&script)).test_clock(clock.clone());
     Stage {
         provider: options(builder).build(),
         script,
@@ -415,7 +410,7 @@ async fn a_sign_in_without_a_refresh_token_serves_its_token_and_then_asks_for_a_
         .unwrap();
     let device = DeviceFlow::new(client, "client-id").unwrap();
     let signed_in = token(1, 100, &Clock::Test(clock));
-    let provider = CachedProvider::device_in_memory(device, signed_in).build();
+    let provider = CachedProvider::in_memory(device, signed_in).build();
     assert_eq!(provider.token().await.unwrap().expose(), "czs_1");
     pass(secs(101)).await;
     let error = provider.token().await.unwrap_err();

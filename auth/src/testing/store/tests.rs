@@ -230,9 +230,10 @@ impl Store for Subjected {
                 // Whoever drives its connection has ended with that runtime.
                 let runtime = self.runtime.clone().unwrap();
                 let driven = runtime.spawn(async {});
-                driven
-                    .await
-                    .map_err(|error| StoreError::transient("the connection is gone", error))?;
+                driven.await.map_err(|error| {
+                    StoreError::new(StoreErrorKind::Transient, "the connection is gone")
+                        .with_source(error)
+                })?;
             }
             if self.wrong == Wrong::UnlocksForAll {
                 for number in 0..=100 {

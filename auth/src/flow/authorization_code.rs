@@ -1,34 +1,173 @@
-//! What the two flows through a browser share: the authorize page's address, the state that ties an
-//! answer to its login, and reading the callback (RFC 6749 sections 4.1.1 and 4.1.2).
+//! The authorization code flow (RFC 6749 section 4.1), with PKCE or a client secret: the authorize page's address, the state
+//! that ties a callback to its login, and reading the callback.
 
+use std::{marker::PhantomData, sync::Arc};
+
+use coze_oauth_client::types;
 use coze_wire::{Secret, sanitize};
+use serde::{Deserialize, Serialize};
 use url::{Url, form_urlencoded};
+use zeroize::Zeroizing;
 
+use super::{app::App, pkce::CodeVerifier};
 use crate::{
-    Endpoint, Error, ErrorCode, ErrorKind, Result,
+    Endpoint, Error, ErrorCode, ErrorKind, Result, Token,
     input::{PathId, address},
     random,
 };
 
-/// What a caller says about a login before it begins.
-#[derive(Debug, Clone)]
-pub(crate) struct LoginOptions {
-    pub(crate) redirect_uri: String,
-    pub(crate) workspace: Option<String>,
-    pub(crate) state: Option<Secret>,
+/// What makes a redeemed code the client's own, besides the state: a [`CodeVerifier`](crate::CodeVerifier) for PKCE; nothing
+/// for a web application, whose client secret does it.
+pub trait Proof: Sized + Send + Sync {
+    fn random() -> Result<Self>;
+
+    fn secret(&self) -> Option<&Secret>;
+
+    /// What the authorize page sees of it (RFC 7636 section 4.3).
+    fn challenge(&self, method: CodeChallengeMethod) -> Option<Zeroizing<String>>;
 }
 
-impl LoginOptions {
-    pub(crate) fn new(redirect_uri: String) -> Self {
-        Self {
+impl Proof for () {
+    fn random() -> Result<Self> {
+        Ok(())
+    }
+
+    fn secret(&self) -> Option<&Secret> {
+        None
+    }
+
+    fn challenge(&self, _: CodeChallengeMethod) -> Option<Zeroizing<String>> {
+        None
+    }
+}
+
+/// How the verifier is shown on the authorize page (RFC 7636 section 4.3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CodeChallengeMethod {
+    S256,
+    Plain,
+}
+
+impl CodeChallengeMethod {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::S256 => "S256",
+            Self::Plain => "plain",
+        }
+    }
+}
+
+/// The authorization code flow of an app, with or without PKCE.
+#[derive(Debug)]
+pub(super) struct AuthorizationCodeFlow<P> {
+    pub(super) app: Arc<App>,
+    proof: PhantomData<P>,
+}
+
+impl<P> Clone for AuthorizationCodeFlow<P> {
+    fn clone(&self) -> Self {
+        Self::of(Arc::clone(&self.app))
+    }
+}
+
+impl<P> AuthorizationCodeFlow<P> {
+    pub(super) fn of(app: Arc<App>) -> Self {
+        let proof = PhantomData;
+        Self { app, proof }
+    }
+}
+
+impl<P: Proof> AuthorizationCodeFlow<P> {
+    pub(super) fn login(&self, redirect_uri: String) -> LoginBuilder<'_, P> {
+        LoginBuilder {
+            app: &self.app,
             redirect_uri,
             workspace: None,
             state: None,
+            code_verifier: None,
+            method: CodeChallengeMethod::S256,
         }
     }
 
-    /// The state that was asked for, or a random one.
-    pub(crate) fn take_state(&mut self) -> Result<Secret> {
+    /// Redeems the code that the browser came back with.
+    pub(super) async fn complete(&self, login: Login<P>, callback: &str) -> Result<Token> {
+        let app = &*self.app;
+        let code =
+            code_of_callback(callback, &login.state).map_err(|error| error.in_flow(app.flow()))?;
+        let code_verifier = login.code_verifier.secret();
+        let grant = types::AuthorizationCodeGrant {
+            client_id: app.client_id().to_owned(),
+            code: code.clone(),
+            code_verifier: code_verifier.cloned(),
+            grant_type: Default::default(),
+            redirect_uri: login.redirect_uri,
+        };
+        let in_body = [&code].into_iter().chain(code_verifier).collect();
+        let credentials = app.credentials(in_body);
+        app.client().redeem_code(&credentials, grant).await
+    }
+}
+
+/// A login about to begin; see [`WebFlow::login`](crate::WebFlow::login) and [`PkceFlow::login`](crate::PkceFlow::login).
+#[derive(Debug, Clone)]
+#[must_use = "a login does nothing until it begins"]
+pub struct LoginBuilder<'a, P = ()> {
+    app: &'a App,
+    redirect_uri: String,
+    workspace: Option<String>,
+    state: Option<Secret>,
+    code_verifier: Option<P>,
+    method: CodeChallengeMethod,
+}
+
+impl<P: Proof> LoginBuilder<'_, P> {
+    /// Limits the grant to one workspace (enterprise plans).
+    pub fn workspace(mut self, workspace_id: impl Into<String>) -> Self {
+        self.workspace = Some(workspace_id.into());
+        self
+    }
+
+    /// Uses this state instead of a random one. It must be unguessable, and different every time.
+    pub fn state(mut self, state: impl Into<String>) -> Self {
+        self.state = Some(Secret::from(state.into()));
+        self
+    }
+
+    /// The address to send the browser to, and what to keep in the user's session until it comes back.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) when the redirect URI is not an absolute URI, the state is empty, or
+    /// the workspace id can't stand in a path.
+    pub fn begin(self) -> Result<(Url, Login<P>)> {
+        let flow = self.app.flow();
+        self.checked().map_err(|error| error.in_flow(flow))
+    }
+
+    fn checked(mut self) -> Result<(Url, Login<P>)> {
+        let login = Login {
+            state: self.take_state()?,
+            redirect_uri: self.checked_redirect_uri()?,
+            code_verifier: self.code_verifier.take().map_or_else(P::random, Ok)?,
+        };
+        let mut parameters = vec![
+            ("response_type", "code"),
+            ("client_id", self.app.client_id()),
+            ("redirect_uri", &login.redirect_uri),
+            ("state", login.state.expose()),
+        ];
+        let challenge = login.code_verifier.challenge(self.method);
+        if let Some(challenge) = &challenge {
+            parameters.extend([
+                ("code_challenge", challenge.as_str()),
+                ("code_challenge_method", self.method.as_str()),
+            ]);
+        }
+        let url = self.authorize_url(self.app.client().endpoint(), &parameters)?;
+        Ok((url, login))
+    }
+
+    fn take_state(&mut self) -> Result<Secret> {
         match self.state.take() {
             None => random::string(),
             Some(state) if state.expose().trim().is_empty() => {
@@ -39,22 +178,18 @@ impl LoginOptions {
     }
 
     /// The redirect URI exactly as registered, once it is known to be a URI.
-    pub(crate) fn checked_redirect_uri(&self) -> Result<String> {
+    fn checked_redirect_uri(&self) -> Result<String> {
         let redirect_uri = address("redirect URI", &self.redirect_uri)?;
         match Url::parse(&redirect_uri) {
             Ok(_) => Ok(redirect_uri),
             Err(error) => Err(Error::invalid_input(format!(
-                "the redirect URI is no absolute URI ({error}); give it exactly as registered"
+                "the redirect URI is not an absolute URI ({error}); give it exactly as registered"
             ))),
         }
     }
 
     /// The authorize page, for one workspace or for all.
-    pub(crate) fn authorize_url(
-        &self,
-        endpoint: &Endpoint,
-        parameters: &[(&str, &str)],
-    ) -> Result<Url> {
+    fn authorize_url(&self, endpoint: &Endpoint, parameters: &[(&str, &str)]) -> Result<Url> {
         let mut url = Url::parse(endpoint.www_base())
             .map_err(|error| Error::invalid_input(format!("the WWW base is no URL ({error})")))?;
         let workspace = match &self.workspace {
@@ -78,11 +213,40 @@ impl LoginOptions {
     }
 }
 
+impl LoginBuilder<'_, CodeVerifier> {
+    /// Uses this verifier instead of a random one.
+    pub fn code_verifier(mut self, code_verifier: CodeVerifier) -> Self {
+        self.code_verifier = Some(code_verifier);
+        self
+    }
+
+    /// Shows the verifier itself on the authorize page instead of its hash (method `plain`).
+    ///
+    /// Anyone who sees the address can then use the code: RFC 7636 section 4.2 allows it only to clients that can't compute
+    /// SHA-256. This one can, so the only reason is a server that refuses S256.
+    pub fn plain_challenge(mut self) -> Self {
+        self.method = CodeChallengeMethod::Plain;
+        self
+    }
+}
+
+/// A login under way: what must be known again when the browser comes back. Keep it in the user's session or in memory (it
+/// serialises), where nobody else can read or replace it. That of a [`PkceFlow`](crate::PkceFlow) is a
+/// `Login<CodeVerifier>`.
+///
+/// `Debug` prints no secret; the serialised form holds the state and the verifier.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Login<P = ()> {
+    state: Secret,
+    redirect_uri: String,
+    pub(super) code_verifier: P,
+}
+
 /// Takes the code out of what the browser came back with: the callback's whole URL, its path and
 /// query, or its query alone.
 ///
 /// The state is checked first, so that nothing of a stranger's answer is believed.
-pub(crate) fn code_of_callback(callback: &str, state: &Secret) -> Result<Secret> {
+fn code_of_callback(callback: &str, state: &Secret) -> Result<Secret> {
     let parameters = Parameters::of_callback(callback)?;
     if state.is_empty() {
         return Err(Error::new(

@@ -1,0 +1,29 @@
+//! Which of the API's error codes refuse the access token itself.
+
+/// The API's code for "authentication invalid".
+pub const AUTHENTICATION_INVALID: i64 = 4100;
+/// The API's code for "no permission for this resource", which a wrong token gets too.
+pub const NO_PERMISSION: i64 = 4101;
+/// The API's code for "access token invalid": expired or revoked.
+pub const ACCESS_TOKEN_INVALID: i64 = 700_012_006;
+
+/// Whether an error of the API refuses the access token, so that another may be accepted. 4101 alone means a missing
+/// permission; only its message tells whether the token is wrong (`POST /v3/chat` answers so, with HTTP 200).
+///
+/// Source: <https://www.coze.cn/open/docs/developer_guides/troubleshooting_4100_4101>.
+///
+/// ```
+/// use coze_wire::refuses_token;
+///
+/// assert!(refuses_token(4100, "authentication is invalid"));
+/// assert!(!refuses_token(4101, "you do not have permission to this bot"));
+/// assert!(refuses_token(4101, "The token you entered is incorrect."));
+/// ```
+#[must_use]
+pub fn refuses_token(code: i64, message: &str) -> bool {
+    match code {
+        AUTHENTICATION_INVALID | ACCESS_TOKEN_INVALID => true,
+        NO_PERMISSION => message.to_lowercase().contains("token"),
+        _ => false,
+    }
+}
