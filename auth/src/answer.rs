@@ -350,13 +350,18 @@ impl Answer<'_> {
         Some(error.with_message(shown.filter(|message| !message.is_empty())))
     }
 
-    /// A text of this answer, without the secrets that the request carried or the answer brings.
-    fn shown(&self, text: &str, object: &Object<'_>) -> String {
+    /// The secrets that the request carried, and those that the answer brings.
+    fn secrets(&self, object: Option<&Object<'_>>) -> Vec<Secret> {
         let brought = ["access_token", "refresh_token", "device_code"];
-        let brought = brought.iter().filter_map(|name| object.text(name));
+        let brought = brought.iter().filter_map(|name| object?.text(name));
         let mut secrets = self.secrets.to_vec();
         secrets.extend(brought.map(|secret| Secret::from(secret.as_str())));
-        sanitize(text, &secrets)
+        secrets
+    }
+
+    /// A text of this answer, without secrets.
+    fn shown(&self, text: &str, object: &Object<'_>) -> String {
+        sanitize(text, &self.secrets(Some(object)))
     }
 
     /// Not what was asked for, and not one of Coze's errors.
@@ -397,9 +402,16 @@ impl Answer<'_> {
         Error::new(ErrorKind::InvalidAnswer, what)
     }
 
+    /// Coze's log id, as [`log_id`](Self::log_id) reads it from the whole answer.
+    pub(crate) fn log_id_of_whole(&self) -> Option<String> {
+        let text = Text::of(self.captured.body());
+        self.log_id(Object::parse(&text).as_ref())
+    }
+
     /// Coze's log id: the header's, else the one in the body.
     pub(crate) fn log_id(&self, object: Option<&Object<'_>>) -> Option<String> {
-        let shown = |log_id: &str| sanitize_log_id(log_id, self.secrets);
+        let secrets = self.secrets(object);
+        let shown = |log_id: &str| sanitize_log_id(log_id, &secrets);
         if let Some(log_id) = self.captured.log_id().and_then(shown) {
             return Some(log_id);
         }

@@ -496,7 +496,11 @@ impl OAuthClient {
             timing: &timing,
             secrets: call.exchange.secrets(),
         });
-        let log_id = answer.as_ref().and_then(|answer| answer.log_id(None));
+        let log_id = answer.as_ref().and_then(|answer| match call.flow {
+            Some(_) => answer.log_id_of_whole(),
+            // The API's answers bring no tokens, and may be long.
+            None => answer.log_id(None),
+        });
         let read = match (answer, &outcome) {
             (Some(answer), _) => read(&answer),
             (None, Some(Outcome::Failed(error))) => Err(Error::unanswered(error.clone())),

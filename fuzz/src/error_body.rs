@@ -63,6 +63,8 @@ fn code(error: &Error) -> Option<String> {
 fn shown_code(code: Code, body: &Body) -> String {
     match code {
         Code::Number(number) => number.to_string(),
+        // A known one is the crate's own word, even if a token holds it too.
+        Code::Word(word) if oracle::WORDS.contains(&word.as_str()) => word,
         Code::Word(word) => sanitize(&word, &hidden(body)),
     }
 }

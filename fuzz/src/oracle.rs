@@ -306,7 +306,7 @@ pub enum Code {
     Number(i64),
 }
 
-const WORDS: [&str; 10] = [
+pub const WORDS: [&str; 10] = [
     "authorization_pending",
     "slow_down",
     "access_denied",

@@ -566,6 +566,20 @@ const LEAKY_RESPONSES: &[(&str, Answer)] = &[
         body["error_message"] = json!(format!("no use for {}", tokens.join(" and ")));
         ResponseTemplate::new(400).set_body_json(body)
     }),
+    ("a log id that is a token of the same answer", |r| {
+        let body = good_answer(r);
+        let token = ["access_token", "device_code"].map(|name| body[name].as_str());
+        let token = token.into_iter().flatten().next().unwrap();
+        ResponseTemplate::new(200)
+            .insert_header("x-tt-logid", token)
+            .set_body_json(&body)
+    }),
+    ("an error with a log id that is its token", |r| {
+        let mut body = good_answer(r);
+        body["logid"] = body["refresh_token"].clone();
+        body["error_code"] = json!("invalid_request");
+        ResponseTemplate::new(400).set_body_json(body)
+    }),
     ("tokens in members of another kind", |r| {
         let mut body = good_answer(r);
         for member in body.as_object_mut().unwrap().values_mut() {

@@ -335,9 +335,11 @@ fn looks_secret(text: &str) -> Vec<Range<usize>> {
             let Some(rest) = rest.trim_start().strip_prefix([':', '=']) else {
                 continue;
             };
-            let value = rest.trim_start().trim_start_matches(is_quote);
+            let value = rest.trim_start().trim_start_matches('\\');
+            let in_quotes = value.strip_prefix(['"', '\'']);
+            let is_quoted = in_quotes.is_some();
+            let value = in_quotes.unwrap_or(value);
             let start = text.len() - value.len();
-            let is_quoted = text[..start].ends_with(is_quote);
             let end = if is_quoted {
                 start + length_in_quotes(&text[..start], value)
             } else {
@@ -582,6 +584,9 @@ mod tests {
             "https://api.coze.com/api/permission/oauth2/token",
             "a bearer is missing",
             "private_key: contains no key",
+            "client_secret: \"\" is not what was registered",
+            "client_secret='' is not what was registered",
+            r#"{\"client_secret\":\"\",\"why\":\"it is missing\"}"#,
         ] {
             assert_eq!(sanitize(sentence, &[]), sentence);
         }
