@@ -322,7 +322,7 @@ async fn a_user_whose_sign_in_was_revoked_is_asked_to_sign_in_again() {
     stage.mock.revoke_sign_in(&refresh_token);
     let error = me(&api).await.unwrap_err();
     assert_eq!(error.code(), Some(&ErrorCode::InvalidGrant));
-    assert!(error.to_string().contains("sign in again"), "{error}");
+    assert!(error.hint().contains("sign in again"), "{error:?}");
 }
 
 #[tokio::test(start_paused = true)]

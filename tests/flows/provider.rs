@@ -540,7 +540,7 @@ async fn every_attempt_of_a_refresh_sends_the_same_refresh_token() {
 fn assert_asks_for_a_sign_in(error: &Error) {
     assert!(error.needs_sign_in(), "{error}");
     assert_eq!(error.code(), Some(&ErrorCode::InvalidGrant), "{error}");
-    assert!(error.to_string().contains("sign in again"), "{error}");
+    assert!(error.hint().contains("sign in again"), "{error}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -602,7 +602,7 @@ async fn a_login_that_ended_says_so_and_is_not_hammered() {
     for _ in 0..600 {
         let error = provider.token().await.unwrap_err();
         assert_eq!(error.code(), Some(&ErrorCode::AccessDeny));
-        assert!(error.to_string().contains("sign in again"), "{error}");
+        assert!(error.hint().contains("sign in again"), "{error}");
         pass(secs(1)).await;
     }
     let requests = stage.line.attempts() - before;

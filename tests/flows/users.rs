@@ -343,7 +343,10 @@ async fn users_whose_profiles_are_stuck_keep_nobody_else_waiting() {
     token(&pool, "free").await;
     assert_eq!(began.elapsed(), Duration::ZERO);
     for stuck in stuck {
-        assert_eq!(stuck.await.unwrap().kind(), ErrorKind::StoreBusy);
+        assert_eq!(
+            stuck.await.unwrap().kind(),
+            ErrorKind::Store(StoreErrorKind::Busy)
+        );
     }
 }
 
