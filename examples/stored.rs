@@ -4,7 +4,7 @@
 //! Against Coze: set `COZE_DEVICE_OAUTH_CLIENT_ID` (and `COZE_API_BASE` for coze.cn). The sign-in is stored in the
 //! platform's folder for the state of programs; against the mock, in a temporary one.
 
-use coze_auth::{CachedProvider, ErrorKind, Flow, SignIn};
+use coze_auth::{CachedProvider, ErrorKind, Flow, SignIn, StoreErrorKind};
 use coze_auth_stores::FileStore;
 use coze_examples::{Stage, approve_soon, flow, shown, users_me};
 
@@ -23,7 +23,7 @@ async fn main() -> anyhow::Result<()> {
 
     let requires_sign_in = match sign_in.requires_sign_in().await {
         // The message says what may be recovered. A new sign-in moves the damaged record into quarantine.
-        Err(error) if error.kind() == ErrorKind::StoreDamaged => {
+        Err(error) if error.kind() == ErrorKind::Store(StoreErrorKind::Damaged) => {
             println!("error  {error}");
             true
         }

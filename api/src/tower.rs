@@ -172,7 +172,7 @@ mod tests {
             seen.lock().unwrap().push(token);
             let response = first.lock().unwrap().take();
             let response = response.unwrap_or_else(|| Response::new("well"));
-            async { Ok::<_, Infallible>(response.map(|text| Full::<Bytes>::from(text))) }
+            async { Ok::<_, Infallible>(response.map(Full::<Bytes>::from)) }
         });
         let client = TokenLayer::new(provider.build(), &Endpoint::COM).layer(http);
         let request = Request::post(url).body(Full::from("body")).unwrap();

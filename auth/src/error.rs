@@ -12,13 +12,16 @@ use coze_wire::{
 };
 use http::StatusCode;
 
-use crate::{RefreshToken, store::StoreError};
+use crate::{
+    RefreshToken,
+    store::{StoreError, StoreErrorKind},
+};
 
 /// The result of everything in this crate that can fail.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// An error of a sign-in flow: what happened, in which flow, at which endpoint, what Coze said about
-/// it, and what to do.
+/// An error of a sign-in flow: what happened, in which flow, at which endpoint, and what Coze said about it. `Display` says
+/// what happened and why, once; [`hint`](Self::hint) says what to do, and so does `Debug`, which `main` prints.
 ///
 /// ```
 /// use coze_auth::{Endpoint, ErrorKind};
@@ -156,15 +159,41 @@ pub enum ErrorKind {
     UnusableToken,
     /// Nobody has signed in, or the sign-in was removed: a person must sign in. Nothing was sent.
     NotSignedIn,
-    /// The store of sign-ins can't be read or written: the message says why, and what to do.
-    Store,
-    /// Another owner has the lease on the sign-in, and does not give it back; or the sign-in has changed meanwhile.
-    StoreBusy,
-    /// What the store holds can't be understood. It stays where it is; a fresh sign-in sets it aside.
-    StoreDamaged,
-    /// The store can't be used as it is: it refuses access, or others than its owner could read or replace what it holds.
-    /// The message says which, and what to do.
-    StoreNotPermitted,
+    /// The store of sign-ins did not do what it was asked to, or what it holds can't be used: the message says why.
+    Store(StoreErrorKind),
+}
+
+/// In a few words, for a log line or a metric. What happened, and what to do, tells the [`Error`].
+impl fmt::Display for ErrorKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::InvalidInput => "invalid input",
+            Self::Configuration => "configuration",
+            Self::PrivateKey => "private key",
+            Self::Signing => "signing",
+            Self::System => "system",
+            Self::ShutDown => "shut down",
+            Self::Provider => "provider",
+            Self::StateMismatch => "state mismatch",
+            Self::InvalidCallback => "invalid callback",
+            Self::Refused => "refused",
+            Self::DeviceCodeExpired => "device code expired",
+            Self::Connect => "connect",
+            Self::NotProcessed => "not processed",
+            Self::Timeout => "timeout",
+            Self::Interrupted => "interrupted",
+            Self::Redirected => "redirected",
+            Self::InvalidAnswer => "invalid answer",
+            Self::UnusableToken => "unusable token",
+            Self::NotSignedIn => "not signed in",
+            Self::Store(StoreErrorKind::Transient) => "store: transient",
+            Self::Store(StoreErrorKind::Busy) => "store: busy",
+            Self::Store(StoreErrorKind::NotPermitted) => "store: not permitted",
+            Self::Store(StoreErrorKind::Full) => "store: full",
+            Self::Store(StoreErrorKind::Damaged) => "store: damaged",
+            Self::Store(StoreErrorKind::Other) => "store",
+        })
+    }
 }
 
 /// Coze's word for an error, or the number that API calls and gateways use instead.
@@ -526,14 +555,21 @@ impl Error {
                 "check the API base URL and what stands between (proxy, gateway); quote the log id to Coze's support"
             }
             (ErrorKind::NotSignedIn, ..) => "sign in",
-            (ErrorKind::Store, ..) => {
+            (
+                ErrorKind::Store(
+                    StoreErrorKind::Transient | StoreErrorKind::Full | StoreErrorKind::Other,
+                ),
+                ..,
+            ) => {
                 "make the store work again (disk space, permissions, connection); a token that is in memory is not lost meanwhile"
             }
-            (ErrorKind::StoreBusy, ..) => "wait for the other owner, or end it if it is stuck",
-            (ErrorKind::StoreDamaged, ..) => {
+            (ErrorKind::Store(StoreErrorKind::Busy), ..) => {
+                "wait for the other owner, or end it if it is stuck"
+            }
+            (ErrorKind::Store(StoreErrorKind::Damaged), ..) => {
                 "restore or update what is stored, or sign in again: what is there is moved into quarantine"
             }
-            (ErrorKind::StoreNotPermitted, ..) => {
+            (ErrorKind::Store(StoreErrorKind::NotPermitted), ..) => {
                 "do as the message says, or keep the sign-in elsewhere"
             }
             (ErrorKind::Refused, ..) if self.is_retryable() => "try again later",
@@ -696,7 +732,7 @@ impl fmt::Display for Error {
         if !notes.is_empty() {
             write!(f, " ({})", notes.join(", "))?;
         }
-        write!(f, "; {}", self.hint())
+        Ok(())
     }
 }
 
@@ -713,6 +749,7 @@ impl fmt::Debug for Error {
             .field("log_id", &self.0.log_id)
             .field("retry_after", &self.0.retry_after)
             .field("source", &self.0.source)
+            .field("hint", &self.hint())
             .finish()
     }
 }
@@ -1146,7 +1183,7 @@ mod tests {
     }
 
     #[test]
-    fn the_text_tells_flow_code_message_status_endpoint_log_id_and_hint() {
+    fn the_text_tells_flow_code_message_status_endpoint_and_log_id_and_the_hint_stands_alone() {
         let error = Error::new(ErrorKind::Refused, "the token request was refused")
             .in_flow(Flow::Web)
             .with_code(ErrorCode::InvalidClient)
@@ -1157,9 +1194,9 @@ mod tests {
         assert_eq!(
             error.to_string(),
             "web: the token request was refused: invalid_client: bad secret (HTTP 401, \
-             https://api.coze.com/api/permission/oauth2/token, log id 2026); \
-             check the client id and the client secret"
+             https://api.coze.com/api/permission/oauth2/token, log id 2026)"
         );
+        assert_eq!(error.hint(), "check the client id and the client secret");
     }
 
     /// An error with causes, the first of these texts outermost.
@@ -1188,44 +1225,43 @@ mod tests {
             (
                 Error::new(ErrorKind::Configuration, "x.json can't be read")
                     .with_source(std::io::Error::other("Permission denied")),
-                "x.json can't be read: Permission denied; ",
+                "x.json can't be read: Permission denied",
             ),
             (
-                Error::new(ErrorKind::Store, "not saved").with_source(Chain(&[
-                    "a",
-                    "b",
-                    "disk full",
-                ])),
-                "not saved: disk full; ",
+                Error::new(ErrorKind::Store(StoreErrorKind::Other), "not saved")
+                    .with_source(Chain(&["a", "b", "disk full"])),
+                "not saved: disk full",
             ),
             (
-                Error::new(ErrorKind::Store, "not saved: disk full")
-                    .with_source(Chain(&["a", "disk full"])),
-                "not saved: disk full; ",
+                Error::new(
+                    ErrorKind::Store(StoreErrorKind::Other),
+                    "not saved: disk full",
+                )
+                .with_source(Chain(&["a", "disk full"])),
+                "not saved: disk full",
             ),
             (
                 Error::of_provider("no token", Chain(&["the vault", "sealed\u{1b}[2J"])),
-                "no token: the vault: sealed [2J; ",
+                "no token: the vault: sealed [2J",
             ),
             (
                 Error::unanswered(send_error.clone()),
-                "no connection to the server: tcp connect error: Connection refused (os error 111); ",
+                "no connection to the server: tcp connect error: Connection refused (os error 111)",
             ),
             // Another error of ours, without its hint.
             (
                 Error::new(ErrorKind::DeviceCodeExpired, "too old")
                     .with_source(Error::unanswered(send_error)),
-                "too old: tcp connect error: Connection refused (os error 111); ",
+                "too old: tcp connect error: Connection refused (os error 111)",
             ),
             (
                 Error::new(ErrorKind::DeviceCodeExpired, "too old").with_source(
                     Error::new(ErrorKind::Refused, "refused").with_message(Some("busy".to_owned())),
                 ),
-                "too old: refused: busy; ",
+                "too old: refused: busy",
             ),
         ] {
-            let shown = error.to_string();
-            assert!(shown.starts_with(expected), "{expected}: {shown}");
+            assert_eq!(error.to_string(), expected);
         }
     }
 }

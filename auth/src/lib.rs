@@ -120,6 +120,7 @@ pub use provider::{
     UserPool, UserProvider,
 };
 pub use sign_in::SignIn;
+pub use store::StoreErrorKind;
 pub use token::{RefreshToken, Token};
 
 pub use coze_wire::{ForeignError, Secret};

@@ -639,6 +639,8 @@ pub enum StoreErrorKind {
     NotPermitted,
     /// There is no room.
     Full,
+    /// What is stored can't be understood. It stays where it is; a fresh sign-in moves it into quarantine.
+    Damaged,
     /// Anything else that waiting does not change.
     Other,
 }

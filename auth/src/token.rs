@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use crate::{
-    AccessToken, Error, ErrorKind, Result,
+    AccessToken, Error, ErrorKind, Result, StoreErrorKind,
     clock::Clock,
     expiry::{Life, Timing},
     input::cleaned,
@@ -214,7 +214,7 @@ impl Token {
     pub(crate) fn stored(record: &Record, life: Duration, clock: &Clock) -> Result<Self> {
         let unusable = |why: &dyn std::fmt::Display| {
             Error::new(
-                ErrorKind::StoreDamaged,
+                ErrorKind::Store(StoreErrorKind::Damaged),
                 format!("the stored access token {why}"),
             )
         };

@@ -5,7 +5,7 @@ use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use coze_auth::{
     ErrorKind, RefreshToken, SignIn,
     sign_in::Record,
-    store::{CompareAndSet, Contents, Key, MemoryStore, Profile, Store},
+    store::{CompareAndSet, Contents, Key, MemoryStore, Profile, Store, StoreErrorKind},
 };
 use serde_json::{Map, Value, json};
 
@@ -81,7 +81,11 @@ fn check(contents: &[u8], record: Option<&Value>) -> bool {
                 assert!(requires_sign_in.is_ok_and(|it| it), "{what}");
             }
             (Err(error), _) => {
-                assert_eq!(error.kind(), ErrorKind::StoreDamaged, "{what}");
+                assert_eq!(
+                    error.kind(),
+                    ErrorKind::Store(StoreErrorKind::Damaged),
+                    "{what}"
+                );
                 assert_fit_to_be_shown(error, &[HUSH], &what);
                 assert!(requires_sign_in.is_err(), "{what}");
             }

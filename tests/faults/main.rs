@@ -204,7 +204,7 @@ impl Row {
     fn line(&self, folder: Option<&Path>, port: Option<u16>) -> String {
         let mut seen = match &self.seen {
             Ok(()) => "a token".to_owned(),
-            Err(error) => format!("`{:?}`: {error}", error.kind()),
+            Err(error) => format!("`{}`: {error}; {}", error.kind(), error.hint()),
         };
         if let Some(folder) = folder {
             seen = seen.replace(&folder.display().to_string(), "FOLDER");

@@ -335,7 +335,7 @@ async fn a_revoked_sign_in_requires_sign_in() {
     stage.mock.revoke_sign_in(&refresh_token);
     let error = me(&api).await.unwrap_err();
     assert_eq!(error.code(), Some(&ErrorCode::InvalidGrant));
-    assert!(error.to_string().contains("sign in again"), "{error}");
+    assert!(error.hint().contains("sign in again"), "{error:?}");
 }
 
 #[tokio::test(start_paused = true)]

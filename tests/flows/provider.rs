@@ -567,7 +567,7 @@ async fn every_attempt_of_a_refresh_sends_the_same_refresh_token() {
 fn assert_requires_sign_in(error: &Error) {
     assert!(error.needs_sign_in(), "{error}");
     assert_eq!(error.code(), Some(&ErrorCode::InvalidGrant), "{error}");
-    assert!(error.to_string().contains("sign in again"), "{error}");
+    assert!(error.hint().contains("sign in again"), "{error}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -632,7 +632,7 @@ async fn an_ended_login_session_is_reported_and_backs_off() {
     for _ in 0..600 {
         let error = provider.token().await.unwrap_err();
         assert_eq!(error.code(), Some(&ErrorCode::AccessDeny));
-        assert!(error.to_string().contains("sign in again"), "{error}");
+        assert!(error.hint().contains("sign in again"), "{error}");
         pass(secs(1)).await;
     }
     let requests = stage.network.attempts() - before;

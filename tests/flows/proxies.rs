@@ -185,7 +185,7 @@ async fn child() {
     };
     match outcome {
         Ok(()) => println!("\nsaid: well"),
-        Err(error) => println!("\nsaid: {:?}: {error}", error.kind()),
+        Err(error) => println!("\nsaid: {:?}: {error}; {}", error.kind(), error.hint()),
     }
 }
 

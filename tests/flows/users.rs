@@ -343,7 +343,10 @@ async fn users_with_stuck_locks_do_not_block_others() {
     token(&pool, "free").await;
     assert_eq!(began.elapsed(), Duration::ZERO);
     for stuck in stuck {
-        assert_eq!(stuck.await.unwrap().kind(), ErrorKind::StoreBusy);
+        assert_eq!(
+            stuck.await.unwrap().kind(),
+            ErrorKind::Store(StoreErrorKind::Busy)
+        );
     }
 }
 

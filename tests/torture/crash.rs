@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use coze_auth::sign_in::Record;
 use coze_auth::store::{Key, Owner};
-use coze_auth::{ErrorKind, SignIn};
+use coze_auth::{ErrorKind, SignIn, StoreErrorKind};
 use serde_json::{Value, json};
 
 use crate::background::Background;
@@ -242,7 +242,9 @@ impl Show<'_> {
         let finding = match loaded {
             Ok(Some(stored)) => self.compare(case, &stored)?,
             Ok(None) => Finding::Missing,
-            Err(error) if error.kind() == ErrorKind::StoreDamaged => Finding::Unreadable,
+            Err(error) if error.kind() == ErrorKind::Store(StoreErrorKind::Damaged) => {
+                Finding::Unreadable
+            }
             Err(error) => return Err(error.into()),
         };
         let may_be_in_quarantine = !matches!(finding, Finding::Current | Finding::LiveMarkedEnded);

@@ -291,18 +291,10 @@ mod tests {
         assert_eq!(client_id, "7312345678901234567");
         for bad in ["-7", "7.5", "7e3", "true", "[7]", "{}"] {
             let text = problems(&format!(r#"{{"client_type":"device","client_id":{bad}}}"#));
-            assert!(
-                text.starts_with("x.json: client_id must be a string; "),
-                "{text}"
-            );
-            assert!(!text.contains("missing"), "{text}");
+            assert_eq!(text, "x.json: client_id must be a string");
         }
         let text = problems(r#"{"client_type":7,"client_id":"i"}"#);
-        assert!(
-            text.starts_with("x.json: client_type must be a string; "),
-            "{text}"
-        );
-        assert!(!text.contains("missing"), "{text}");
+        assert_eq!(text, "x.json: client_type must be a string");
     }
 
     #[test]

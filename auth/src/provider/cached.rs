@@ -37,7 +37,7 @@ use crate::{
 ///   request in the background gets the next. If that fails, the old one serves until its end.
 /// - After a failure there is a backoff, half a second and growing to 15 (to 60 where the server refused, or while the
 ///   old token is still served), or what the server asks for, an hour at most; callers without a token get the
-///   error at once, with the time of the next try as its [`retry_after`](Error::retry_after). A fresh sign-in that is put
+///   error at once, with the time of the next try as its [`retry_after`](crate::Error::retry_after). A fresh sign-in that is put
 ///   into the [store](crate::store) ends it, within a second also if another process has put it there.
 /// - No task runs while it is idle, except to retry a failed save to the store.
 /// - A token that the API refused ([`invalidate`](TokenProvider::invalidate)) is replaced, once in 10 seconds at
@@ -194,7 +194,7 @@ impl CachedProvider {
 
     /// The tokens of another exchange: a gateway, workload identity, or anything else that yields an access token and how
     /// long that lives from then on. One exchange at a time serves all callers, and is made again ahead of the token's end;
-    /// after a failure there is a backoff. An error that [says so](Error::is_retryable) is retried within the deadline.
+    /// after a failure there is a backoff. An error that [says so](crate::Error::is_retryable) is retried within the deadline.
     ///
     /// ```
     /// use std::time::Duration;
@@ -260,7 +260,7 @@ impl CachedProvider {
     /// # Errors
     ///
     /// Those of the flow, when there is no valid token and none could be got; its
-    /// [`retry_after`](Error::retry_after) says when the next request will be made.
+    /// [`retry_after`](crate::Error::retry_after) says when the next request will be made.
     pub async fn token(&self) -> Result<AccessToken> {
         match self.cached() {
             Some(token) => Ok(token),

@@ -119,22 +119,11 @@ impl CircuitBreaker {
 
     /// Takes a permit back. `failure` says how its attempt ended.
     pub(super) fn record(&self, permit: Permit, failure: Option<&Error>, is_cut_off: bool) {
-        use ErrorKind::{
-            Provider, ShutDown, Signing, Store, StoreBusy, StoreDamaged, StoreNotPermitted,
-        };
+        use ErrorKind::{Provider, ShutDown, Signing, Store};
         // These have not asked the server.
-        if !failure.is_some_and(|error| {
-            matches!(
-                error.kind(),
-                Provider
-                    | ShutDown
-                    | Signing
-                    | Store
-                    | StoreBusy
-                    | StoreDamaged
-                    | StoreNotPermitted
-            )
-        }) {
+        if !failure
+            .is_some_and(|error| matches!(error.kind(), Provider | ShutDown | Signing | Store(_)))
+        {
             self.requests.fetch_add(1, Ordering::Relaxed);
         }
         let Some(limit) = &self.limit else {

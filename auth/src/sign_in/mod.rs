@@ -159,7 +159,7 @@ impl SignIn {
     ///
     /// # Errors
     ///
-    /// Those of the store; [`StoreDamaged`](ErrorKind::StoreDamaged) when what is stored can't be understood.
+    /// Those of the store; [`Store`](ErrorKind::Store) and [`Damaged`](StoreErrorKind::Damaged) when what is stored can't be understood.
     pub async fn load(&self) -> Result<Option<Record>> {
         let asked = Instant::now();
         let loaded = self
@@ -183,13 +183,13 @@ impl SignIn {
     /// [`put`](Self::put) moves what is there into quarantine.
     ///
     /// ```
-    /// use coze_auth::{ErrorKind, SignIn, store::MemoryStore};
+    /// use coze_auth::{ErrorKind, SignIn, StoreErrorKind, store::MemoryStore};
     ///
     /// # #[tokio::main(flavor = "current_thread")]
     /// # async fn main() -> coze_auth::Result<()> {
     /// # let sign_in = SignIn::new(MemoryStore::new(), "default")?;
     /// let requires_sign_in = match sign_in.requires_sign_in().await {
-    ///     Err(error) if error.kind() == ErrorKind::StoreDamaged => {
+    ///     Err(error) if error.kind() == ErrorKind::Store(StoreErrorKind::Damaged) => {
     ///         eprintln!("{error}");
     ///         true
     ///     }
@@ -324,18 +324,11 @@ where
 
 /// What callers hear of a store's failure.
 fn store_error(error: StoreError) -> Error {
-    let kind = match error.kind() {
-        StoreErrorKind::Busy => ErrorKind::StoreBusy,
-        StoreErrorKind::NotPermitted => ErrorKind::StoreNotPermitted,
-        StoreErrorKind::Transient | StoreErrorKind::Full | StoreErrorKind::Other => {
-            ErrorKind::Store
-        }
-    };
     let what = match error.by() {
         Some(by) => format!("{}: {by} keeps it", error.message()),
         None => error.message().to_owned(),
     };
-    let failure = Error::new(kind, what);
+    let failure = Error::new(ErrorKind::Store(error.kind()), what);
     match std::error::Error::source(&error) {
         Some(_) => failure.with_source(error),
         None => failure,

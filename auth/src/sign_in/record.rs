@@ -23,7 +23,7 @@ use zeroize::Zeroizing;
 use super::intent::Intent;
 use crate::{
     Error, ErrorKind, RefreshToken, Result, Token, random,
-    store::{Contents, StoreError},
+    store::{Contents, StoreError, StoreErrorKind},
 };
 
 /// The version of the JSON that this crate writes. Within a version, fields may be added.
@@ -360,7 +360,7 @@ impl Entry {
             version: u64,
             signed_out: Option<Value>,
         }
-        let damaged = |what: String| Error::new(ErrorKind::StoreDamaged, what);
+        let damaged = |what: String| Error::new(ErrorKind::Store(StoreErrorKind::Damaged), what);
         let unreadable = |error: serde_json::Error| {
             damaged(format!(
                 "what is stored is not a sign-in: {} at line {}, column {}",

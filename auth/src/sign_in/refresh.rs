@@ -396,7 +396,7 @@ impl Refresher {
             Some(error) => {
                 self.withdraw(run, &error, budget).await;
                 // The record has changed, or the lock was too old.
-                if error.kind() == ErrorKind::StoreBusy {
+                if error.kind() == ErrorKind::Store(StoreErrorKind::Busy) {
                     return Ok(Refreshed::Again);
                 }
                 Err(error)
@@ -817,7 +817,7 @@ impl Drop for Lock {
 }
 
 fn changed(what: &str) -> Error {
-    Error::new(ErrorKind::StoreBusy, what)
+    Error::new(ErrorKind::Store(StoreErrorKind::Busy), what)
 }
 
 fn no_answer() -> Error {

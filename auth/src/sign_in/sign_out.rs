@@ -22,7 +22,7 @@ impl SignIn {
     ///
     /// # Errors
     ///
-    /// Those of the store; [`StoreBusy`](crate::ErrorKind::StoreBusy) when it changed each time it was about to be written.
+    /// Those of the store; [`Busy`](crate::store::StoreErrorKind::Busy) when it changed each time it was about to be written.
     pub async fn sign_out(&self) -> Result<()> {
         let until = Instant::now() + LONGEST_CHANGE;
         let (ends, has_written) = (OnceLock::new(), AtomicBool::new(false));

@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     AccessToken, Error, ErrorCode, ErrorKind, Flow, OAuthClient, RefreshMode, RefreshToken, Result,
-    Token,
+    StoreErrorKind, Token,
     clock::Clock,
     flow::app::App,
     provider::{
@@ -253,7 +253,7 @@ impl Refresher {
     pub(super) fn busy(&self, by: Option<String>) -> Error {
         let by = by.map(|by| sanitize(&by, &[]));
         Error::new(
-            ErrorKind::StoreBusy,
+            ErrorKind::Store(StoreErrorKind::Busy),
             format!(
                 "{} has been refreshing the sign-in of profile {} for too long",
                 by.as_deref().unwrap_or("another owner"),
@@ -290,7 +290,7 @@ impl Refresher {
     /// Coze has rejected the refresh token, but that is not believed yet.
     pub(super) fn in_doubt(&self, refusal: &Error, left: Duration) -> Error {
         Error::new(
-            ErrorKind::StoreBusy,
+            ErrorKind::Store(StoreErrorKind::Busy),
             format!(
                 "Coze rejected the refresh token of profile {}; another owner may have redeemed it, and still save its successor",
                 self.sign_in.profile()

@@ -176,7 +176,7 @@ fn a_hand_edited_record_is_detected() {
         let Entry::Damaged(error) = Entry::of(&edited.into_bytes().into()) else {
             panic!("{from}")
         };
-        assert_eq!(error.kind(), ErrorKind::StoreDamaged);
+        assert_eq!(error.kind(), ErrorKind::Store(StoreErrorKind::Damaged));
         assert!(error.to_string().contains("checksum"), "{error}");
     }
 }

@@ -184,7 +184,8 @@ async fn the_age_counts_from_when_the_store_was_asked() {
     writing.await.unwrap();
     let age = load(&store, &ann()).await.unwrap().age.unwrap();
     assert!(age >= Duration::from_millis(450), "{age:?}");
-    assert!(age <= began.elapsed(), "{age:?}");
+    // Redis tells whole milliseconds, of another clock.
+    assert!(age <= began.elapsed() + Duration::from_millis(5), "{age:?}");
 }
 
 #[tokio::test]
