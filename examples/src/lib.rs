@@ -13,7 +13,7 @@ use reqwest::{
 
 static MOCK: OnceLock<MockCoze> = OnceLock::new();
 
-/// The lifetime of a user's access token of the mock: short, so that the example `web` shows a refresh.
+/// The lifetime of a user's access token of the mock's web app: short, so that the example `web` shows a refresh.
 const TOKEN_LIFETIME: Duration = Duration::from_secs(3);
 
 /// `OAuthConfig::from_env_for(flow)` if the environment configures this flow, else the configuration of an app of a new mock.
@@ -22,11 +22,11 @@ pub async fn mock_unless_configured(flow: Flow) -> Result<OAuthConfig> {
     if { names }.any(|(name, _)| std::env::var_os(name).is_some()) {
         return Ok(OAuthConfig::from_env_for(flow)?);
     }
-    let mock = MockCoze::builder()
-        .device_interval(Duration::from_secs(1))
-        .access_token_lifetime(TOKEN_LIFETIME)
-        .start()
-        .await?;
+    let mut mock = MockCoze::builder().device_interval(Duration::from_secs(1));
+    if flow == Flow::Web {
+        mock = mock.access_token_lifetime(TOKEN_LIFETIME);
+    }
+    let mock = mock.start().await?;
     println!("(No account is configured: this runs against a mock of Coze.)\n");
 
     let mut variables = mock_variables(flow, mock.default_jwt_private_key_pem()?)?;
