@@ -1,5 +1,6 @@
-//! Every retry policy: the delays between the attempts of one request, the backoff of a key after a failed request, and
-//! how long the circuit breaker keeps a permit. `Retry-After` is capped here.
+//! Retry policies: the delays between the attempts of one request, the backoff of a key after a failed request, and
+//! how long the circuit breaker keeps a permit. The effect of `Retry-After` on backoff and permits is capped here;
+//! `answer.rs` limits the parsed value to one day.
 
 use std::{fmt, future::Future, time::Duration};
 
@@ -100,14 +101,13 @@ pub(super) fn permit_kept_for(error: &Error) -> Duration {
     asked.clamp(OPEN_FOR, LONGEST_OPEN)
 }
 
-/// When a caller should come again whom an open circuit breaker turned away, if a permit may be free then. Not all at
-/// the same moment.
+/// The suggested delay for a caller that an open circuit rejected: until the next permit may be free, with jitter.
 pub(super) fn after_open_circuit(next_permit: Instant) -> Duration {
     let left = next_permit.saturating_duration_since(Instant::now());
     left.max(FIRST_BACKOFF).mul_f64(random::jitter())
 }
 
-/// The source of an error of the server's that a caller gets without any request of its own.
+/// The source of a server error that is returned to a caller without a request, because the circuit is open.
 #[derive(Debug)]
 pub(super) struct CircuitOpen;
 

@@ -175,7 +175,7 @@ impl SingleFlight {
         self.state().in_flight.clone()
     }
 
-    /// Whether the state is the default, so that the key can be dropped.
+    /// Whether nothing is in flight, in backoff or recently invalidated.
     pub(super) fn is_idle(&self) -> bool {
         let state = self.state();
         state.in_flight.is_none()
