@@ -1,14 +1,12 @@
-//! Time: monotonic for lifetimes, wall for comparing with the server, and sleep for polling.
-//!
-//! Everything in this crate that asks for the time asks here, so that a test can hold all three in its
-//! hand.
+//! The crate's only source of time: a monotonic clock for lifetimes, a wall clock for comparison with the server, and
+//! sleep. Tests replace all three with a `TestClock`.
 
 use std::time::{Duration, Instant, SystemTime};
 
 #[cfg(feature = "testing")]
 pub use testing::TestClock;
 
-/// The clock of an [`OAuthClient`](crate::OAuthClient) and of the tokens that it gets.
+/// The clock of an [`OAuthClient`](crate::OAuthClient) and of its tokens.
 #[derive(Debug, Clone, Default)]
 pub(crate) enum Clock {
     #[default]
@@ -18,12 +16,12 @@ pub(crate) enum Clock {
 }
 
 impl Clock {
-    /// Whether it is the system's, not a test's.
+    /// Whether this is the system clock, not a test clock.
     pub(crate) fn is_systems(&self) -> bool {
         matches!(self, Self::System)
     }
 
-    /// Never goes back; stands still while the system sleeps.
+    /// Never goes back. Stops while the system is suspended.
     pub(crate) fn monotonic(&self) -> Instant {
         match self {
             Self::System => Instant::now(),
@@ -32,7 +30,7 @@ impl Clock {
         }
     }
 
-    /// What the local clock on the wall says, right or wrong.
+    /// The local wall clock, which may be skewed.
     pub(crate) fn wall(&self) -> SystemTime {
         match self {
             Self::System => SystemTime::now(),
@@ -41,10 +39,10 @@ impl Clock {
         }
     }
 
-    /// Both clocks at once, cheaply: what a read of a cached token asks on every request.
+    /// Reads both clocks cheaply, for the read of a cached token on every request.
     ///
-    /// On Linux these are the coarse clocks, a few milliseconds behind at most and read without a system
-    /// call; `Instant::now` costs 20 ns more.
+    /// On Linux these are the coarse clocks: at most a few milliseconds late and read without a system call.
+    /// `Instant::now` costs 20 ns more.
     #[inline]
     pub(crate) fn tick(&self) -> Tick {
         match self {
@@ -63,8 +61,8 @@ impl Clock {
     }
 }
 
-/// A moment on both clocks, in nanoseconds: monotonic from an origin of its own, wall from 1970. They fit
-/// until the year 2554.
+/// A moment on both clocks, in nanoseconds: monotonic since an arbitrary origin, wall since 1970. `u64` overflows in the
+/// year 2554.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Tick {
     pub(crate) monotonic: u64,
@@ -127,14 +125,14 @@ mod testing {
         time::{Duration, Instant, SystemTime},
     };
 
-    /// A clock that follows tokio's paused time, and whose wall clock can be set apart from it.
+    /// A clock that follows tokio's paused time and whose wall clock can be skewed.
     ///
     /// Use it with `#[tokio::test(start_paused = true)]` (which needs tokio's feature `test-util`) and an in-process transport
     /// ([`ServiceTransport`](crate::testing::ServiceTransport)): then sleeping takes no time, and
     /// every lifetime is exact. Clones are the same clock.
     ///
-    /// A mock whose clock follows tokio's time too, `MockClock::following_tokio_from(clock.wall())` of `coze-mock`, moves with
-    /// it: one [`advance`](Self::advance) is for both.
+    /// `coze-mock`'s `MockClock::following_tokio_from(clock.wall())` follows tokio's time too, so one
+    /// [`advance`](Self::advance) moves both clocks.
     ///
     /// ```
     /// use std::time::{Duration, SystemTime};
@@ -158,7 +156,7 @@ mod testing {
     }
 
     impl TestClock {
-        /// A clock whose wall shows this time now. Call it inside a tokio runtime.
+        /// A clock whose wall time is now `wall`. Call it inside a tokio runtime.
         #[must_use]
         pub fn starting_at(wall: SystemTime) -> Self {
             Self {
@@ -168,16 +166,14 @@ mod testing {
             }
         }
 
-        /// Lets so much time pass, for everything that follows tokio's time. What is due in it happens, in its order, before
-        /// this returns.
+        /// Advances tokio's time. Timers that are due fire in order before this returns.
         ///
-        /// With paused time that takes no time; without, it takes as long as it says.
+        /// Returns immediately if tokio's time is paused; otherwise sleeps for the whole duration.
         pub async fn advance(&self, by: Duration) {
             tokio::time::sleep(by).await;
         }
 
-        /// Sets the wall clock apart from the time that passes, by this many seconds: a wrong local
-        /// clock, or a system that was suspended.
+        /// Sets the skew of the wall clock in seconds, to simulate a wrong local clock or a suspended system.
         pub fn set_wall_offset_secs(&self, seconds: i64) {
             self.wall_offset_secs.store(seconds, Ordering::SeqCst);
         }

@@ -1,5 +1,7 @@
-//! How long something lives whose answer says `expires_in`: seconds or milliseconds, a duration or a time, by which of two
-//! clocks that may both be wrong.
+//! Parses `expires_in` into a lifetime: seconds or milliseconds, a duration or an absolute time. Tolerates clock skew on
+//! either side.
+//!
+//! The expiry margin, which decides how long before expiry a token is refreshed, is in `provider/lifespan.rs`.
 
 use std::{
     ops::RangeInclusive,
@@ -20,21 +22,22 @@ pub(crate) struct Timing {
 }
 
 impl Timing {
-    /// How long the exchange took, at the most: while the system sleeps, the monotonic clock may stand still.
+    /// An upper bound of how long the exchange took. The monotonic clock may stop while the system is suspended, so the wall
+    /// clock counts too.
     fn took(&self) -> Duration {
         let awake = self.ended.duration_since(self.began);
         let shown = self.ended_wall.duration_since(self.began_wall);
         awake.max(shown.unwrap_or_default())
     }
 
-    /// When the answer was complete, by the server's clock: the interval in which that moment lies. `Date`
-    /// was true at some moment of the exchange, but for the second that it cuts off.
+    /// The interval of server time in which the response was completed. The server set `Date` at some moment of the
+    /// exchange, truncated to whole seconds.
     fn server_interval(&self) -> Option<RangeInclusive<SystemTime>> {
         self.date.map(|date| date..=date + DATE_STEP + self.took())
     }
 
-    /// By how many seconds the local wall clock has to be corrected to show the server's time, at the
-    /// least; `None` if nothing speaks against it.
+    /// The smallest correction, in seconds, that makes the local wall clock agree with the server's; `None` if there is no
+    /// evidence of clock skew.
     pub(crate) fn wall_correction(&self) -> Option<i64> {
         let interval = self.server_interval()?;
         if interval.contains(&self.ended_wall) {
@@ -54,48 +57,48 @@ const DATE_STEP: Duration = Duration::from_secs(1);
 /// `expires_in` at or above this is an absolute time in milliseconds.
 const MILLISECONDS_FROM: f64 = 1e12;
 
-/// `expires_in` at or above this is an absolute UNIX time, below it a duration: 10^9 s as a duration
-/// would be 31 years, as a time it is the year 2001.
+/// `expires_in` at or above this is an absolute UNIX time, below it a duration: as a duration, 10^9 s is 31 years; as a
+/// time, it is in the year 2001.
 const ABSOLUTE_FROM: f64 = 1e9;
 
-/// No flow grants a longer life: a longer one was misread, or comes from a wrong clock.
+/// No flow grants a longer lifetime: a longer one is a misread value or the result of clock skew.
 const LONGEST_LIFE: Duration = Duration::from_secs(24 * 3600);
 
-/// An absolute time is believed by the clock that gives what was to be expected, within this.
+/// How far a lifetime may differ from the expected one and still count as the expected one.
 const CLOSE: Duration = Duration::from_secs(5);
 
-/// How long something lives, and by which clock that was found.
+/// The lifetime of a token or device code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Life {
-    /// When the answer was sent, as far as that is known.
+    /// The lifetime when the response was sent, as far as that is known.
     pub(crate) granted: Duration,
-    /// What was left of it when the answer was complete.
+    /// The lifetime that remained when the response was complete.
     pub(crate) lifetime: Duration,
     /// By the server's clock.
     pub(crate) expires_at: SystemTime,
-    /// Nothing could be read: it is what is usually granted.
+    /// `expires_in` could not be read, so the default lifetime is assumed.
     pub(crate) is_assumed: bool,
 }
 
-/// What life can be granted: what an `expires_in` is held against.
+/// The lifetimes that the server can grant. `expires_in` is checked against them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Granted {
-    /// What was asked for, else what Coze grants by default.
+    /// The requested lifetime, or Coze's default.
     usual: Duration,
-    /// What stands for a life that can't be read.
+    /// Used when `expires_in` can't be read.
     assumed: Duration,
     longest: Duration,
 }
 
 impl Granted {
-    /// What Coze grants by default: <https://www.coze.cn/open/docs/developer_guides/oauth_jwt>.
+    /// Coze's default: <https://www.coze.cn/open/docs/developer_guides/oauth_jwt>.
     const DEFAULT_TOKEN: Duration = Duration::from_secs(900);
     /// The documented default: <https://www.coze.cn/open/docs/developer_guides/oauth_device_code>.
     const DEFAULT_DEVICE_CODE: Duration = Duration::from_secs(300);
 
-    /// A token of that life was asked for, or none in particular.
+    /// For a token with the requested lifetime, or with the default one if `asked` is `None`.
     pub(crate) fn token(asked: Option<Duration>) -> Self {
-        // Whole seconds are sent.
+        // The request contains whole seconds.
         let asked = asked.map(|asked| Duration::from_secs(asked.as_secs()));
         Self {
             usual: asked.unwrap_or(Self::DEFAULT_TOKEN),
@@ -112,11 +115,11 @@ impl Granted {
         }
     }
 
-    /// How long something lives whose answer says `expires_in`.
+    /// Parses `expires_in`.
     ///
     /// All of Coze's OAuth pages say that `expires_in` of a token is an absolute time
     /// (<https://www.coze.cn/open/docs/developer_guides/oauth_jwt>); a duration, as in RFC 6749, and milliseconds are
-    /// understood too.
+    /// accepted too.
     pub(crate) fn life(&self, expires_in: Option<&Value>, timing: &Timing) -> Life {
         let seconds = match expires_in.and_then(number) {
             None => return self.assumed_life(timing),
@@ -130,11 +133,11 @@ impl Granted {
         if granted > self.longest {
             return self.assumed_life(timing);
         }
-        // It began to run when the server answered, at the earliest when the request was sent.
+        // The lifetime starts when the server responds; at the earliest, when the request was sent.
         ending_in(granted, timing)
     }
 
-    /// What is usually granted, counted as a duration.
+    /// The default lifetime, used when `expires_in` can't be read.
     fn assumed_life(&self, timing: &Timing) -> Life {
         Life {
             is_assumed: true,
@@ -142,8 +145,8 @@ impl Granted {
         }
     }
 
-    /// An absolute time has one life by `Date` and one by the local clock. Neither is trusted with a life that can't
-    /// have been granted; where both may be right, the shorter counts, unless the longer is what was to be expected.
+    /// An absolute time gives one lifetime by `Date` and another by the local clock. A lifetime that can't have been granted
+    /// is rejected. If both are possible, the shorter one is used, unless only the longer one is as expected.
     fn absolute(&self, seconds: f64, timing: &Timing) -> Life {
         let since_epoch = Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX);
         let Some(expires_at) = SystemTime::UNIX_EPOCH.checked_add(since_epoch) else {
@@ -152,7 +155,7 @@ impl Granted {
         let until = |now: SystemTime| expires_at.duration_since(now).unwrap_or_default();
         let local = until(timing.ended_wall);
         let by_date = match timing.server_interval() {
-            // The local clock may be right.
+            // The local clock is consistent with `Date`.
             Some(interval) if interval.contains(&timing.ended_wall) => None,
             Some(interval) => Some(until(*interval.start() + DATE_STEP)),
             None => None,
@@ -179,7 +182,7 @@ impl Granted {
             }
             (Some(by_date), None) => by_date_now(by_date),
             (None, Some(local)) => local,
-            // Over, by every clock that there is.
+            // Expired by both clocks.
             (None, None) if local.is_zero() && by_date.is_none_or(|life| life.is_zero()) => {
                 Duration::ZERO
             }
@@ -217,8 +220,8 @@ fn number(value: &Value) -> Option<f64> {
     }
 }
 
-/// The server's time when the answer was complete: the local one if nothing speaks against it, else the latest
-/// possible.
+/// The server's time when the response was complete: the local time if it is consistent with `Date`, else the latest
+/// possible time.
 fn server_time_at_end(timing: &Timing) -> SystemTime {
     match timing.server_interval() {
         Some(interval) if !interval.contains(&timing.ended_wall) => *interval.end(),
@@ -226,8 +229,8 @@ fn server_time_at_end(timing: &Timing) -> SystemTime {
     }
 }
 
-/// The least time between two polls, as the server asks for: RFC 8628's 5 seconds where that can't be read, or can't be
-/// meant, such as a thousandth of a second.
+/// The minimum interval between two polls. Falls back to RFC 8628's 5 seconds if `interval` can't be read or is
+/// implausible, for example a millisecond.
 pub(crate) fn poll_interval(interval: Option<&Value>) -> Duration {
     const DEFAULT: Duration = Duration::from_secs(5);
     const SHORTEST: Duration = Duration::from_secs(1);
@@ -351,7 +354,7 @@ mod tests {
     #[test]
     fn a_wrong_local_clock_changes_no_lifetime() {
         for local in [NOW + 3600.0, NOW - 3600.0, NOW + 600.0] {
-            // Date's cut second and the half second on the way are given up.
+            // One second is lost to the truncation of `Date`, half a second to network latency.
             let lifetime = lifetime(1_800_000_900, &timing(local, Some(NOW)));
             assert_eq!(lifetime, Duration::from_millis(898_500), "{local}");
         }

@@ -1,13 +1,13 @@
-//! Where requests for tokens run.
+//! Chooses the runtime on which token requests run.
 //!
-//! A refresh of a rotating token depends on nothing but the process: it runs on one current-thread runtime of its own,
-//! whose thread is started when it is needed and ends ten seconds after the last task. A caller's runtime may be
-//! dropped right after the call, or stand still between two calls of `block_on`.
+//! The refresh of a rotating token must survive the caller's runtime, which may be dropped right after the call, or make
+//! no progress between two calls of `block_on`. It runs on a current-thread runtime that the process shares. The thread
+//! of that runtime is started on demand and ends ten seconds after the last task.
 //!
-//! Everything else runs on the caller's runtime where that has worker threads, and so makes progress without the caller;
-//! else on the runtime of the process, too. So nobody waits for a request that nobody drives.
+//! Other requests run on the caller's runtime if it has worker threads, because then it makes progress without the
+//! caller. Otherwise they run on the process's runtime too.
 //!
-//! Under a test clock everything runs on the caller's runtime, whose time is the test's.
+//! Under a test clock, everything runs on the caller's runtime, so that it follows the test's time.
 
 use std::{
     cell::Cell,
@@ -30,9 +30,9 @@ use crate::{Error, ErrorKind, Result, clock::Clock};
 /// Where a task may run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum RunsOn {
-    /// The caller's runtime, if that makes progress by itself; else the process's.
+    /// The caller's runtime if it has worker threads, else the process's.
     Callers,
-    /// The process's runtime only: the task must not end with a runtime of somebody else's.
+    /// Only the process's runtime: the task must outlive the caller's runtime.
     Process,
 }
 
@@ -42,7 +42,7 @@ pub(crate) type Task = Pin<Box<dyn Future<Output = ()> + Send>>;
 ///
 /// # Errors
 ///
-/// When there is no runtime for it: the thread could not be started, or, under a test clock, the caller has none.
+/// If the thread can't be started or, under a test clock, if there is no tokio runtime.
 pub(crate) fn spawn(
     clock: &Clock,
     on: RunsOn,
@@ -68,7 +68,7 @@ pub(crate) fn spawn(
     }
 }
 
-/// Whether the caller runs on the runtime of the process, which soon ends, and its connections with it.
+/// Whether the current thread is the process's runtime. Connections opened there close when it ends.
 pub(crate) fn is_process_runtime() -> bool {
     IS_PROCESS_RUNTIME.get()
 }
@@ -77,21 +77,21 @@ thread_local! {
     static IS_PROCESS_RUNTIME: Cell<bool> = const { Cell::new(false) };
 }
 
-/// How long the thread waits for another task.
+/// How long the idle thread waits for another task.
 const IDLE: Duration = if cfg!(test) {
     Duration::from_millis(50)
 } else {
     Duration::from_secs(10)
 };
 
-/// How tasks get to the thread, if there is one.
+/// Sends tasks to the thread; `None` if it is not running.
 static TASKS: Mutex<Option<UnboundedSender<Task>>> = Mutex::new(None);
 
 fn tasks() -> MutexGuard<'static, Option<UnboundedSender<Task>>> {
     lock(&TASKS)
 }
 
-/// Locks a mutex whose contents a panic can't have left half changed.
+/// Locks a mutex and ignores poisoning. Only for data that a panic can't leave inconsistent.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -99,7 +99,7 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 pub(crate) fn spawn_on_process(task: Task) -> Result<()> {
     let mut sender = tasks();
     let task = match &*sender {
-        // Refused by a thread that has died.
+        // Fails if the thread has panicked.
         Some(running) => match running.send(task) {
             Ok(()) => return Ok(()),
             Err(refused) => refused.0,
@@ -125,13 +125,13 @@ pub(crate) fn spawn_on_process(task: Task) -> Result<()> {
             runtime.block_on(run(receiver));
         })
         .map_err(no_thread)?;
-    // Its receiver is held by the thread.
+    // Can't fail: the thread owns the receiver.
     let _ = started.send(task);
     *sender = Some(started);
     Ok(())
 }
 
-/// Runs tasks until there has been none for a while.
+/// Runs tasks until none has been running for `IDLE`.
 async fn run(mut receiver: UnboundedReceiver<Task>) {
     let mut running = JoinSet::new();
     loop {
@@ -142,7 +142,7 @@ async fn run(mut receiver: UnboundedReceiver<Task>) {
             Some(_) = running.join_next() => {}
             () = sleep(IDLE), if running.is_empty() => {
                 let mut sender = tasks();
-                // Nobody can send while the lock is held.
+                // No task can be sent while the lock is held.
                 if receiver.is_empty() {
                     *sender = None;
                     return;
@@ -156,7 +156,7 @@ async fn run(mut receiver: UnboundedReceiver<Task>) {
 mod tests {
     use super::*;
 
-    /// Runs a task, and says on which thread.
+    /// Runs a task and returns the id of its thread.
     fn thread_of(on: RunsOn) -> thread::ThreadId {
         let (tell, told) = std::sync::mpsc::channel();
         spawn(&Clock::System, on, async move {
@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn the_thread_is_started_by_need_and_ends_when_it_is_idle() {
+    fn the_thread_starts_on_demand_and_ends_when_idle() {
         let first = thread_of(RunsOn::Process);
         assert_eq!(thread_of(RunsOn::Process), first, "it is still there");
         let began = std::time::Instant::now();
@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_runtime_that_stands_still_between_two_calls_is_not_used() {
+    async fn a_current_thread_runtime_of_the_caller_is_not_used() {
         let (tell, told) = tokio::sync::oneshot::channel();
         spawn(&Clock::System, RunsOn::Callers, async {
             tell.send(is_process_runtime()).unwrap();
@@ -193,7 +193,7 @@ mod tests {
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-    async fn one_with_worker_threads_is() {
+    async fn a_multi_thread_runtime_of_the_caller_is_used() {
         let (tell, told) = tokio::sync::oneshot::channel();
         spawn(&Clock::System, RunsOn::Callers, async {
             tell.send(is_process_runtime()).unwrap();

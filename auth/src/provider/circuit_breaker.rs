@@ -1,10 +1,10 @@
 //! The circuit breaker of a pool, and the permits for its requests.
 //!
-//! Each key backs off by itself, but a hundred thousand of them would still be a hundred thousand callers to a server
-//! that is down. So only so many requests run at once, each with a permit. When more in a row than there are permits have
-//! found the server down, the circuit is open: a permit is kept for a second after its attempt (half-open: these few
-//! attempts find out when the server is back), and callers who find none free are turned away at once. The first answer of
-//! the server's closes it.
+//! Each key has its own backoff, but many thousands of keys would still overload a server that is down. So the number of
+//! concurrent requests is limited, and each needs a permit. When more consecutive attempts than there are permits have
+//! found the server down, the circuit opens: a permit is released only a second after its attempt (half-open: these few
+//! attempts detect recovery), and callers that find no free permit fail immediately. The first response from the server
+//! closes the circuit.
 
 use std::{
     sync::{
@@ -22,9 +22,9 @@ use tokio::{
 use super::retry::{CircuitOpen, after_open_circuit, permit_kept_for};
 use crate::{Error, ErrorKind, Result};
 
-/// It is asked before each request, and told how that ended.
+/// Grants a permit before each request and records its outcome.
 pub struct CircuitBreaker {
-    /// `None` for a lone provider, whose backoff does the same.
+    /// `None` for a single provider, whose backoff has the same effect.
     limit: Option<Limit>,
     /// Attempts so far.
     requests: AtomicU64,
@@ -38,7 +38,7 @@ struct Limit {
 
 #[derive(Default)]
 struct Failures {
-    /// When the server last decided anything, for whatever key.
+    /// When the server last gave a definite response, for any key.
     heard: Option<Instant>,
     /// Attempts since then that have found the server down.
     in_a_row: usize,
@@ -54,7 +54,7 @@ impl Failures {
     }
 }
 
-/// The right to make one attempt.
+/// The permit for one attempt.
 pub(crate) struct Permit {
     _held: Option<OwnedSemaphorePermit>,
 }
@@ -63,7 +63,7 @@ pub(crate) struct Permit {
 const SILENCE: Duration = Duration::from_secs(5);
 
 impl CircuitBreaker {
-    /// One that is never open, and only counts.
+    /// A breaker that never opens and only counts attempts.
     pub(crate) fn always_closed() -> Self {
         Self {
             limit: None,
@@ -71,7 +71,7 @@ impl CircuitBreaker {
         }
     }
 
-    /// At most so many requests at once.
+    /// Limits the number of concurrent requests.
     pub(super) fn with_permits(most: usize) -> Self {
         let most = most.clamp(1, Semaphore::MAX_PERMITS);
         Self {
@@ -120,7 +120,7 @@ impl CircuitBreaker {
     /// Takes a permit back. `failure` says how its attempt ended.
     pub(super) fn record(&self, permit: Permit, failure: Option<&Error>, is_cut_off: bool) {
         use ErrorKind::{Provider, ShutDown, Signing, Store};
-        // These have not asked the server.
+        // These failed before a request was sent.
         if !failure
             .is_some_and(|error| matches!(error.kind(), Provider | ShutDown | Signing | Store(_)))
         {
@@ -131,7 +131,7 @@ impl CircuitBreaker {
         };
         let now = Instant::now();
         let failure = match failure {
-            // It has not asked the server.
+            // No request was sent.
             Some(error) if matches!(error.kind(), ErrorKind::Signing | ErrorKind::Provider) => {
                 return;
             }
@@ -161,7 +161,7 @@ impl CircuitBreaker {
             if !is_open {
                 return false;
             }
-            // No URL, text or log id of a request that was another's.
+            // Omits the URL, text and log id, which belong to another caller's request.
             let error = failure
                 .for_others("the server is down for all, so it was not asked for this token")
                 .with_own_source(CircuitOpen);

@@ -1,4 +1,4 @@
-//! From when to when a token is served, and from when on another is got.
+//! The expiry margin and the refresh window: until when a token is served, and from when its refresh may start.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},
@@ -7,41 +7,40 @@ use std::{
 
 use crate::{Error, ErrorKind, Result, Token, clock::Tick};
 
-/// The life of one token, on both clocks.
+/// The lifetime of one token, on both clocks.
 #[derive(Debug)]
 pub(super) struct Lifespan {
-    /// Nobody gets it from here on.
+    /// The token is not served from this moment on.
     ends: Tick,
-    /// From here on, on either clock, it is served on and another is got. It is put off while one is being got,
-    /// and after one could not be got, but never beyond the end: so one look at it tells a fresh token.
+    /// From this moment, on either clock, the token is still served but should be refreshed. Postponed while a refresh is
+    /// in flight and after a failed one, but never beyond `ends`: one comparison identifies a fresh token.
     refresh_from: AtomicU64,
     refresh_from_wall: AtomicU64,
 }
 
-/// The last part of a token's life, in which the next one is got, is a fifth of it, and this at most.
+/// The refresh window is a fifth of the token's lifetime, and at most this.
 const LONGEST_WINDOW: Duration = Duration::from_secs(300);
 
-/// The last part of such a life, before jitter.
+/// The refresh window of a token with this lifetime, before jitter.
 pub(crate) fn refresh_window(life: Duration) -> Duration {
     (life / 5).min(LONGEST_WINDOW)
 }
 
-/// A token is given up this much before its end, for the request that it is about to make and for the
-/// coarse clock's step: a fiftieth of its life, at most two seconds.
-pub(crate) fn margin(life: Duration) -> Duration {
+/// The expiry margin: a token is not served in the last fiftieth of its lifetime, at most two seconds. It covers the
+/// latency of the caller's request and the resolution of the coarse clock.
+pub(crate) fn expiry_margin(life: Duration) -> Duration {
     (life / 50).min(Duration::from_secs(2))
 }
 
 impl Lifespan {
-    /// The life of a token that has just come. The jitter, around 1, spreads the refreshes of many
-    /// instances.
+    /// The lifespan of a new token. `jitter`, around 1, spreads the refreshes of many instances.
     ///
     /// # Errors
     ///
-    /// When it is over already.
+    /// If the token has already expired.
     pub(super) fn of(token: &Token, now: Tick, jitter: f64) -> Result<Self> {
         let life = token.remaining();
-        let served = life.saturating_sub(margin(life));
+        let served = life.saturating_sub(expiry_margin(life));
         if served.is_zero() {
             return Err(Error::new(
                 ErrorKind::InvalidAnswer,
@@ -58,21 +57,20 @@ impl Lifespan {
         })
     }
 
-    /// Whether the token may be served and nothing is to be done: neither its end nor the time to get another
-    /// has come. What every read asks.
+    /// Whether the token may be served and no refresh is due. Called by every read.
     #[inline]
     pub(super) fn is_fresh(&self, now: Tick) -> bool {
         now.monotonic < self.refresh_from.load(Ordering::Relaxed)
             && now.wall < self.refresh_from_wall.load(Ordering::Relaxed)
     }
 
-    /// Whether the token may be served: its end has come on neither clock.
+    /// Whether the token may be served: it has expired on neither clock.
     #[inline]
     pub(super) fn is_good(&self, now: Tick) -> bool {
         now.monotonic < self.ends.monotonic && now.wall < self.ends.wall
     }
 
-    /// Takes the duty to get another, if it is time and nobody has it.
+    /// Claims the refresh, if it is due and not claimed.
     pub(super) fn claim_refresh(&self, now: Tick) -> bool {
         let due = self.refresh_from.load(Ordering::Relaxed);
         let claimed = due < self.ends.monotonic
@@ -93,7 +91,7 @@ impl Lifespan {
         claimed
     }
 
-    /// Gives the duty back: from then on somebody may take it again.
+    /// Releases the claim, so that another caller can refresh later.
     pub(super) fn refresh_again(&self, at: Tick) {
         self.refresh_from_wall
             .store(at.wall.min(self.ends.wall), Ordering::Relaxed);

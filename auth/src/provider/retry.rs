@@ -1,5 +1,6 @@
-//! When something is tried again: the delays between the attempts of one request, the backoff of a key after a request
-//! that failed, and how long the circuit breaker keeps a permit.
+//! Retry policies: the delays between the attempts of one request, the backoff of a key after a failed request, and
+//! how long the circuit breaker keeps a permit. The effect of `Retry-After` on backoff and permits is capped here;
+//! `answer.rs` limits the parsed value to one day.
 
 use std::{fmt, future::Future, time::Duration};
 
@@ -11,8 +12,8 @@ use crate::{Error, ErrorKind, Result, random};
 /// The longest deadline: a day.
 pub(crate) const LONGEST_DEADLINE: Duration = Duration::from_secs(24 * 3600);
 
-/// A token that the API refused is replaced once in this time at most: an API that refuses every token must not cause
-/// a request for each call.
+/// The minimum interval between two invalidations. An API that refuses every token must not cause a token request for
+/// each call.
 pub(crate) const BETWEEN_INVALIDATIONS: Duration = Duration::from_secs(10);
 
 // Attempts of one request
@@ -21,12 +22,12 @@ pub(crate) const BETWEEN_INVALIDATIONS: Duration = Duration::from_secs(10);
 const FIRST_DELAY: Duration = Duration::from_millis(200);
 const MOST_ATTEMPTS: u32 = 5;
 
-/// What becomes of an attempt that is under way at the deadline. None is begun after it.
+/// What happens to an attempt that is in flight at the deadline. No attempt starts after the deadline.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum AtDeadline {
-    /// It is cut off.
+    /// It is cancelled.
     CutOff,
-    /// It is waited for, as long as a request may take: it may redeem a single-use token.
+    /// It is awaited up to the request timeout: it may redeem a single-use token.
     Await,
 }
 
@@ -48,7 +49,7 @@ where
         attempts += 1;
         let permit = match breaker.permit(deadline).await {
             Ok(permit) => permit,
-            // What the server has said to this request tells more, but not when to ask again.
+            // The server's response to this request is more specific, but does not say when to retry.
             Err(no_permit) => {
                 let after = no_permit.retry_after();
                 return Err(last_error.map_or(no_permit, |own| own.with_retry_after(after)));
@@ -67,7 +68,7 @@ where
         breaker.record(permit, outcome.as_ref().err(), is_cut_off);
         let error = match outcome {
             Ok(token) => return Ok(token),
-            // That time ran out tells less than what the server had said before.
+            // The server's last response is more useful than a timeout.
             Err(late) if is_cut_off => return Err(last_error.unwrap_or(late)),
             Err(error) => error,
         };
@@ -75,7 +76,7 @@ where
             .mul_f64(random::fraction())
             .max(error.retry_after().unwrap_or_default());
         let left = deadline.saturating_duration_since(Instant::now());
-        // An answer that was cut behind its refresh token has redeemed what was sent.
+        // The server has redeemed the refresh token even if its response was truncated.
         let may_help = error.is_retryable() && error.refresh_token().is_none();
         if !may_help || attempts == MOST_ATTEMPTS || wait >= left {
             return Err(error);
@@ -89,9 +90,9 @@ where
 
 // The circuit breaker
 
-/// While it is open, a permit is kept so long after its attempt, or as the server asks.
+/// How long an open circuit keeps a permit after its attempt, unless the server's `Retry-After` is longer.
 const OPEN_FOR: Duration = Duration::from_secs(1);
-/// But no longer, so that callers hear when the server is back.
+/// The cap, so that callers notice the server's recovery.
 const LONGEST_OPEN: Duration = Duration::from_secs(15);
 
 /// How long a permit is kept after an attempt that found the server down.
@@ -100,14 +101,13 @@ pub(super) fn permit_kept_for(error: &Error) -> Duration {
     asked.clamp(OPEN_FOR, LONGEST_OPEN)
 }
 
-/// When a caller should come again whom an open circuit breaker turned away, if a permit may be free then. Not all at
-/// the same moment.
+/// The suggested delay for a caller that an open circuit rejected: until the next permit may be free, with jitter.
 pub(super) fn after_open_circuit(next_permit: Instant) -> Duration {
     let left = next_permit.saturating_duration_since(Instant::now());
     left.max(FIRST_BACKOFF).mul_f64(random::jitter())
 }
 
-/// The source of an error of the server's that a caller gets without any request of its own.
+/// The source of a server error that is returned to a caller without a request, because the circuit is open.
 #[derive(Debug)]
 pub(super) struct CircuitOpen;
 
@@ -130,12 +130,12 @@ impl CircuitOpen {
 /// What a key remembers of requests that failed. During a backoff no request is sent for it; callers get the last error.
 #[derive(Default)]
 pub(super) struct Backoff {
-    /// In a row, and since callers go without a token, if they do.
+    /// Consecutive failures, counted from the moment at which callers are without a token.
     failures: u32,
     callers_go_without: bool,
-    /// The last failure, and until when nothing is sent.
+    /// The last failure and the end of its backoff.
     last: Option<(Error, Instant)>,
-    /// When the store was last looked into during this backoff.
+    /// When the store was last checked during this backoff.
     looked: Option<Instant>,
 }
 
@@ -151,7 +151,7 @@ const LONGEST_WITHOUT_TOKEN: Duration = Duration::from_secs(15);
 const LONGEST_ASKED: Duration = Duration::from_secs(3600);
 /// The coarse clock, by which a token ends, lags behind the one that backoffs are measured on by less than this.
 const COARSE_STEP: Duration = Duration::from_millis(20);
-/// Backoff holds back requests, never loads: but in this time the store is looked into once at most.
+/// Backoff delays requests, not loads. The store is checked at most once in this interval.
 const BETWEEN_LOOKS: Duration = Duration::from_secs(1);
 
 impl Backoff {

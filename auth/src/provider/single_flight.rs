@@ -1,7 +1,7 @@
-//! Single flight: however many callers want the token of a key, one request gets it for all of them.
+//! Single flight: concurrent callers that need the token of one key share one request.
 //!
-//! The request is nobody's: it ends when it is complete, or by its own deadline, never because a caller went away. If the
-//! runtime that drove it ends, it is abandoned, and those who wait for it start another.
+//! The request belongs to no caller: it ends when it completes or at its own deadline, not when a caller is dropped. If its
+//! runtime ends, it is abandoned, and a waiting caller starts another.
 
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
@@ -21,13 +21,13 @@ pub(super) struct SingleFlight(Mutex<State>);
 struct State {
     in_flight: Option<Arc<InFlight>>,
     backoff: Backoff,
-    /// When a token was last given up because the API refused it.
+    /// When a token that the API refused was last invalidated.
     invalidated: Option<Instant>,
-    /// What is in flight may bring a token of a sign-in that was replaced or signed out meanwhile.
+    /// The request in flight may return a token of a sign-in that has been replaced or signed out since.
     is_stale: bool,
 }
 
-/// A request, and what came of it.
+/// A request and its result.
 #[derive(Default)]
 pub(super) struct InFlight {
     outcome: OnceLock<Outcome>,
@@ -37,7 +37,7 @@ pub(super) struct InFlight {
 #[derive(Clone)]
 pub(super) enum Outcome {
     Completed(Result<AccessToken>),
-    /// Nothing: its runtime ended.
+    /// No result: its runtime ended.
     Abandoned,
 }
 
@@ -46,24 +46,24 @@ pub(super) enum Outcome {
 pub(super) enum Purpose {
     /// Get a token.
     Mint,
-    /// Look whether a fresh sign-in has been stored during a backoff, and if so, get a token.
+    /// Check the store for a fresh sign-in during a backoff and, if there is one, get a token.
     Look,
 }
 
-/// What a caller who wants a token is to do.
+/// What a caller that needs a token has to do.
 pub(super) enum Begin {
     /// Wait for the request that is in flight.
     Joined(Arc<InFlight>),
     /// Start the request, then wait for it.
     Leader(Arc<InFlight>, Purpose),
-    /// Nothing: the last request failed a short while ago.
+    /// Return the error of the last request: its backoff has not ended.
     BackOff(Error),
 }
 
 impl InFlight {
-    /// Waits for its end. Needs no runtime.
+    /// Waits until the request ends. Needs no runtime.
     pub(super) async fn outcome(&self) -> Outcome {
-        // Made before the look, so that an end between the two is not missed.
+        // Created before the check, so that a completion between the two is not missed.
         let done = self.done.notified();
         if self.outcome.get().is_none() {
             done.await;
@@ -119,7 +119,7 @@ impl SingleFlight {
         }
     }
 
-    /// Ends the request in flight, and tells all who wait. If it is stale, its token is to be removed: they ask again.
+    /// Completes the request in flight and wakes its waiters. If it is stale, its token must be removed: the waiters retry.
     pub(super) fn complete(&self, token: AccessToken, remove: impl FnOnce(&AccessToken)) {
         self.end(|state| {
             state.backoff = Backoff::default();
@@ -161,7 +161,7 @@ impl SingleFlight {
         });
     }
 
-    /// Ends the request in flight, which came to no end of its own.
+    /// Abandons the request in flight, which ended without a result.
     pub(super) fn abandon(&self) {
         self.end(|_| Outcome::Abandoned);
     }
@@ -175,7 +175,7 @@ impl SingleFlight {
         self.state().in_flight.clone()
     }
 
-    /// Whether there is nothing to remember.
+    /// Whether nothing is in flight, in backoff or recently invalidated.
     pub(super) fn is_idle(&self) -> bool {
         let state = self.state();
         state.in_flight.is_none()

@@ -19,7 +19,7 @@ use crate::{
     Error, ErrorKind, RefreshMode, RefreshToken, Result, Token,
     clock::Clock,
     provider::{
-        lifespan::{margin, refresh_window},
+        lifespan::{expiry_margin, refresh_window},
         retry::{AtDeadline, LONGEST_DEADLINE, retrying},
     },
     random,
@@ -489,7 +489,7 @@ impl Refresher {
         let record = &current.record;
         let now = current.rebased(self.clock());
         let lifetime = record.lifetime();
-        let life = now.life().saturating_sub(margin(lifetime));
+        let life = now.life().saturating_sub(expiry_margin(lifetime));
         let is_served = {
             let state = self.state();
             if state.is_refused(record) {
