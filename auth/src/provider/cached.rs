@@ -374,7 +374,7 @@ impl Shared {
 
     #[cold]
     fn serves_when_due(self: &Arc<Self>, slot: &Slot, now: Tick) -> bool {
-        if self.engine.refresh_mode() == RefreshMode::InLine || !slot.life.is_good(now) {
+        if self.engine.refresh_mode() == RefreshMode::InLine || !slot.life.is_valid(now) {
             return false;
         }
         refresh_when_due(self, now);
@@ -388,7 +388,7 @@ impl Shared {
         if let Some(slot) = &*self.slot.load() {
             let now = self.engine.clock.tick();
             stats.served_from_cache += slot.copies.reads();
-            stats.expires_in = slot.life.is_good(now).then(|| slot.life.remaining(now));
+            stats.expires_in = slot.life.is_valid(now).then(|| slot.life.remaining(now));
             stats.cached = u64::from(stats.expires_in.is_some());
         }
         stats
@@ -414,10 +414,10 @@ impl Key for Arc<Shared> {
         Ok(Arc::clone(&self.source))
     }
 
-    fn look<T>(&self, now: Tick, look: impl FnOnce(&AccessToken, &Lifespan) -> T) -> Option<T> {
+    fn read<T>(&self, now: Tick, read: impl FnOnce(&AccessToken, &Lifespan) -> T) -> Option<T> {
         let slot = self.slot.load();
-        let slot = slot.as_ref().filter(|slot| slot.life.is_good(now))?;
-        Some(look(slot.copies.token(), &slot.life))
+        let slot = slot.as_ref().filter(|slot| slot.life.is_valid(now))?;
+        Some(read(slot.copies.token(), &slot.life))
     }
 
     fn install(&self, token: &Token, life: Lifespan, _: Tick) -> AccessToken {

@@ -164,7 +164,9 @@ impl CircuitBreaker {
             }
             // Omits the URL, text and log id, which belong to another caller's request.
             let error = failure
-                .for_others("no request was sent, because requests for other tokens found the server down")
+                .for_others(
+                    "no request was sent, because requests for other tokens found the server down",
+                )
                 .with_own_source(CircuitOpen);
             failures.open.replace((error, now + kept_for)).is_none()
         });

@@ -66,7 +66,7 @@ impl Lifespan {
 
     /// Whether the token may be served: it has expired on neither clock.
     #[inline]
-    pub(super) fn is_good(&self, now: Tick) -> bool {
+    pub(super) fn is_valid(&self, now: Tick) -> bool {
         now.monotonic < self.ends.monotonic && now.wall < self.ends.wall
     }
 

@@ -8,6 +8,9 @@ use tokio::time::{Instant, sleep, timeout_at};
 use super::circuit_breaker::CircuitBreaker;
 use crate::{Error, ErrorKind, Result, random};
 
+/// The cap on a parsed `Retry-After`, against overflow and nonsense; backoffs and permits have lower caps.
+pub(crate) const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(24 * 3600);
+
 /// The longest deadline: a day.
 pub(crate) const LONGEST_DEADLINE: Duration = Duration::from_secs(24 * 3600);
 
