@@ -1,4 +1,4 @@
-//! A token that is always valid: read without a lock, got once for all callers, and got anew before it ends.
+//! [`CachedProvider`]: caches the token of one flow and refreshes it before it expires.
 
 use std::{
     fmt,
@@ -283,14 +283,14 @@ impl CachedProvider {
         Some(BorrowedToken { slot, shard })
     }
 
-    /// How it has done so far.
+    /// The statistics of this provider.
     #[must_use]
     pub fn stats(&self) -> Stats {
         self.0.stats()
     }
 
-    /// Begins no more requests, and waits for the one that is under way and for its save, so that a rotated refresh
-    /// token is not lost. A save that failed is tried again for ten seconds. Valid tokens are still served.
+    /// Starts no more requests, and waits for the one in flight and for its save, so that a rotated refresh token is not
+    /// lost. A failed save is retried for ten seconds. Valid tokens are still served.
     ///
     /// # Errors
     ///
