@@ -101,17 +101,14 @@ impl CozeApi {
         Sent: Future<Output = std::result::Result<A, NoAnswer>>,
         A: Answer,
     {
-        let call = self.client.api_call(token);
-        let client = Client::new_with_client(
-            self.client.endpoint().api_base(),
-            self.client.http().clone(),
-            call.exchange().clone(),
-        );
-        let answered = self.client.finish(&call, operation(client)).await?;
-        Ok(Reply {
-            value: answered.answer,
-            log_id: answered.log_id,
-        })
+        let base = self.client.endpoint().api_base();
+        let (value, log_id) = self
+            .client
+            .call_api(token, |http, exchange| {
+                operation(Client::new_with_client(base, http, exchange))
+            })
+            .await?;
+        Ok(Reply { value, log_id })
     }
 }
 
