@@ -24,6 +24,7 @@ use crate::{
     clock::Clock,
     error::Told,
     expiry::{Granted, Timing},
+    provider::retry::LONGEST_RETRY_AFTER,
 };
 
 /// What a body holds, as far as it came.
@@ -444,9 +445,6 @@ impl Answer<'_> {
 pub(crate) fn not_as_described(what: String) -> Error {
     Error::new(ErrorKind::InvalidAnswer, what).with_told(Told::NotAsDescribed)
 }
-
-/// A longer `Retry-After` means this; it can be added to any time without an overflow.
-const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(24 * 3600);
 
 /// An error code: a word, or a number, which may stand in a string.
 fn code_of(value: &Value) -> Option<ErrorCode> {
