@@ -24,6 +24,7 @@ const PROGRAMS: &[&str] = &[
     "memory",
     "background",
     "soak",
+    "weight",
 ];
 
 /// The crates that are compared with the toolkit; their versions are those of the lock file.
