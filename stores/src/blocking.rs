@@ -1,4 +1,4 @@
-//! How a store does what blocks: on threads of the caller's runtime, and not on all of them.
+//! Runs blocking work on the blocking threads of the caller's runtime, on a limited number of them.
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use tokio::{runtime::Handle, sync::Semaphore};
 
 use crate::folder::Result;
 
-/// How many threads work at the same time: a file system that hangs must not take all that tokio has.
+/// How many threads a store uses concurrently. A file system that hangs must not use up all of tokio's blocking threads.
 const LIMIT: usize = 16;
 
 #[derive(Clone)]
@@ -20,7 +20,7 @@ impl Default for Threads {
 }
 
 impl Threads {
-    /// Runs it where it blocks no other task. Once begun, it is finished even if nobody waits for it any more.
+    /// Runs blocking work. Once it has begun, it completes even if the future is dropped.
     pub(crate) fn run<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> Result<T> + Send + 'static,
@@ -29,7 +29,7 @@ impl Threads {
         async move {
             let runtime = Handle::try_current()
                 .map_err(|error| StoreError::other("the store needs tokio's runtime", error))?;
-            // It is never closed.
+            // The semaphore is never closed.
             let permit = threads.acquire_owned().await.ok();
             let done = runtime.spawn_blocking(move || {
                 let _permit = permit;
@@ -54,7 +54,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn not_all_threads_of_the_runtime_wait_for_a_file_system() {
+    async fn the_number_of_blocked_threads_is_limited() {
         let threads = Threads::default();
         let hanging = threads.0.acquire_many(LIMIT as u32).await.unwrap();
         let work = tokio::time::timeout(Duration::from_millis(20), threads.run(|| Ok(())));
@@ -64,7 +64,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_runtime_it_is_an_error() {
+    fn a_call_outside_a_runtime_is_an_error() {
         let threads = Threads::default();
         let mut work = pin!(threads.run(|| Ok(())));
         match work.as_mut().poll(&mut Context::from_waker(Waker::noop())) {

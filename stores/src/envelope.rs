@@ -1,11 +1,11 @@
-//! What a file or a keyring's credential holds: a line about one write, then the contents as they are.
+//! The format of a file or a credential: a header line about the write, then the unchanged contents.
 //!
 //! ```json
 //! {"written_at_ms":1800000000000,"replaces":"5f70…","sha256":"9f86…"}
 //! {"contents": "of any kind"}
 //! ```
 //!
-//! What has no such line, because somebody edited it, is contents of unknown age.
+//! Without a valid header line, as after an edit by hand, everything is contents, of unknown age.
 
 use std::{
     fmt::Write as _,
@@ -17,25 +17,24 @@ use coze_auth::store::{Contents, Stored, Version};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-/// A clock may go back so far without having been set: it is coarse, or is being corrected.
-const UNEVEN: Duration = Duration::from_secs(2);
+/// A write time up to this far in the future counts as now: clocks are coarse, and are adjusted.
+const CLOCK_TOLERANCE: Duration = Duration::from_secs(2);
 
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Header {
-    /// By the store's clock.
+    /// The time of the write, by the store's clock.
     written_at_ms: u64,
-    /// The version that it replaces; none for one that is created.
+    /// The version that this write replaces; none if it creates the key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     replaces: Option<String>,
-    /// Of the contents: shows that they are complete. Only where they can be written in part.
+    /// The hash of the contents, which detects a partial write. Only for files.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     sha256: Option<String>,
-    /// Whose it is, where the name of the file does not tell.
+    /// The profile, if its name can't be recovered from the file name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) profile: Option<String>,
 }
 
-/// What was read.
 pub(crate) struct Envelope {
     pub(crate) header: Option<Header>,
     pub(crate) contents: Contents,
@@ -43,8 +42,8 @@ pub(crate) struct Envelope {
 }
 
 impl Header {
-    /// Of contents that are written at this time by the store's clock, by a caller who asked for it then: what is left of a token's
-    /// life was measured then, and the store may have waited for its turn since.
+    /// `now` is the time by the store's clock. The time between the call (`asked`) and now is subtracted, because the caller
+    /// measured the remaining lifetime of the token before the call, and the store may have waited for a lock.
     pub(crate) fn new(now: SystemTime, asked: Instant) -> Self {
         let written_at = now.checked_sub(asked.elapsed()).unwrap_or(now);
         let since_epoch = written_at.duration_since(SystemTime::UNIX_EPOCH);
@@ -55,7 +54,7 @@ impl Header {
         }
     }
 
-    /// The same, so that a reader can tell whether the contents are complete, and what they were to replace.
+    /// Adds the hash of the contents and the version that they replace.
     pub(crate) fn completing(self, contents: &Contents, expected: Option<&Version>) -> Self {
         Self {
             replaces: expected.map(hex),
@@ -72,7 +71,7 @@ impl Header {
     }
 
     pub(crate) fn seal(&self, contents: &Contents) -> Zeroizing<Vec<u8>> {
-        // It holds no secret, and can't fail.
+        // The header contains no secret, and its serialization can't fail.
         let line = serde_json::to_string(self).unwrap_or_default();
         let mut sealed =
             Zeroizing::new(Vec::with_capacity(line.len() + 1 + contents.expose().len()));
@@ -97,13 +96,13 @@ impl Envelope {
         }
     }
 
-    /// Whether nothing of the contents is missing.
+    /// Whether the contents have the hash of the header.
     pub(crate) fn is_complete(&self) -> bool {
         let header = self.header.as_ref();
         header.is_some_and(|header| header.sha256.as_deref() == Some(&hex(&self.version)))
     }
 
-    /// Whether it is complete, and was to replace what is there now.
+    /// Whether it is complete and replaces this version.
     pub(crate) fn follows(&self, current: Option<&Version>) -> bool {
         let replaces = self
             .header
@@ -112,22 +111,22 @@ impl Envelope {
         self.is_complete() && replaces == current.map(hex)
     }
 
-    /// `now` is by the clock that stamped it.
+    /// `now` must come from the clock that set the time of the write.
     pub(crate) fn stored(self, now: SystemTime) -> Stored {
         let age = self.header.and_then(|header| age(header.written_at(), now));
         Stored::new(self.contents, self.version, age)
     }
 }
 
-/// Unknown for what was written later than now: the clock was set back since.
+/// `None` if the write is in the future: the clock was set back since.
 fn age(written_at: SystemTime, now: SystemTime) -> Option<Duration> {
     match now.duration_since(written_at) {
         Ok(age) => Some(age),
-        Err(later) => (later.duration() <= UNEVEN).then_some(Duration::ZERO),
+        Err(later) => (later.duration() <= CLOCK_TOLERANCE).then_some(Duration::ZERO),
     }
 }
 
-/// Tells texts apart that are too long, or of the wrong characters, for a name.
+/// A unique name for a text that can't be a name itself, as it is too long or contains other characters.
 pub(crate) fn hash(text: &str) -> String {
     hex(&Version::of(&Contents::from(text.as_bytes().to_vec())))
 }
@@ -137,7 +136,7 @@ fn hex(version: &Version) -> String {
         .as_bytes()
         .iter()
         .fold(String::new(), |mut hex, byte| {
-            // Writing to memory can't fail.
+            // Writing to a string can't fail.
             let _ = write!(hex, "{byte:02x}");
             hex
         })
@@ -157,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_sealed_is_opened() {
+    fn sealed_contents_can_be_opened() {
         let one = Version::new([1]);
         let other = Version::new([2]);
         for contents in ["", "\n", "{\"a\":1}\n", "no JSON", "\u{0}"] {
@@ -170,14 +169,14 @@ mod tests {
             assert_eq!(
                 cut.is_complete(),
                 contents.is_empty(),
-                "only its line's end is missing"
+                "only the line break is missing"
             );
         }
         assert!(Envelope::open(&sealed("first", None)).follows(None));
     }
 
     #[test]
-    fn what_has_no_header_is_contents() {
+    fn text_without_a_header_is_contents() {
         for sealed in ["", "\n", "hush", "{}", "{\"written_at_ms\":\"x\"}\nhush"] {
             let opened = Envelope::open(sealed.as_bytes());
             assert_eq!(opened.contents.expose(), sealed.as_bytes());

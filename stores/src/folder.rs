@@ -1,7 +1,7 @@
-//! A folder whose files are readable by their owner only: how they are opened and replaced, and what is refused.
+//! A folder whose files only their owner can access.
 //!
-//! On Unix the folder is opened once and used through its descriptor, so that nobody can swap it for another one, or for a symbolic
-//! link, between two steps of a change. A file is opened first and checked by its descriptor, for the same reason.
+//! On Unix the folder is opened once and used through its descriptor, so that it can't be swapped for another folder or a symbolic
+//! link between two steps of a change. For the same reason a file is opened first, and then checked by its descriptor.
 
 #[cfg(not(unix))]
 #[path = "folder/paths.rs"]
@@ -31,23 +31,22 @@ pub(crate) use platform::{are_same, modified};
 
 pub(crate) type Result<T, E = StoreError> = std::result::Result<T, E>;
 
-/// No sign-in is nearly as long. Of a longer file, this much is read: enough to see that it is damaged.
+/// At most this much of a file is read. A sign-in is much shorter; a longer file is damaged, and this part shows it.
 const LONGEST: u64 = 1024 * 1024;
 
-/// How long to wait for a file that another program has open: Windows refuses to replace it meanwhile. A virus scanner looks at
-/// each new file.
+/// How long to wait for a file that another program has open, such as a virus scanner: Windows does not replace an open file.
 const IN_USE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The platform's folder for what a user's programs keep on this machine.
+/// The platform's folder for the state of a user's programs on this machine.
 pub(crate) fn state_folder() -> Result<PathBuf> {
     let platform = etcetera::base_strategy::choose_native_strategy().map_err(|error| {
         StoreError::other(
-            "there is no home folder to keep sign-ins or their locks in: set HOME",
+            "there is no home folder for sign-ins or their lock files: set HOME",
             error,
         )
     })?;
     Ok(platform.state_dir().unwrap_or_else(|| {
-        // On Windows, data roams with its user to other machines; the parent of the caches does not.
+        // On Windows, the data folder roams to the user's other machines; that of caches does not.
         if cfg!(windows) {
             platform.cache_dir()
         } else {
@@ -56,23 +55,23 @@ pub(crate) fn state_folder() -> Result<PathBuf> {
     }))
 }
 
-/// Where a folder is, or will be. Clones share what is known of it.
+/// A folder that may not exist. Clones share the open handle.
 #[derive(Clone)]
 pub(crate) struct Folder(Arc<Shared>);
 
 struct Shared {
     path: PathBuf,
     opened: Mutex<Option<Dir>>,
-    /// Whether a change was made that could not be made durable.
+    /// Whether the last sync of the folder failed.
     unsynced: AtomicBool,
 }
 
 impl Folder {
-    /// The folder at this path, which need not exist. Later changes of the working folder don't move it.
+    /// The folder at this path, which need not exist. A relative path is resolved now, against the current directory.
     pub(crate) fn new(path: PathBuf) -> Self {
         let path = std::path::absolute(&path).unwrap_or(path);
         Self(Arc::new(Shared {
-            // A slash at its end would follow a symbolic link.
+            // A trailing slash would follow a symbolic link.
             path: path.components().collect(),
             opened: Mutex::default(),
             unsynced: AtomicBool::default(),
@@ -83,8 +82,8 @@ impl Folder {
         &self.0.path
     }
 
-    /// Opens it; `None` if it does not exist. It stays open: should another thing than a folder of this user take its place, the
-    /// folder that was opened is still the one that is used.
+    /// Opens it; `None` if it does not exist. It stays open: if a symbolic link or a file takes its place, the folder that was
+    /// opened continues to be used.
     pub(crate) fn open(&self) -> Result<Option<Dir>> {
         let mut opened = self.0.opened.lock().unwrap_or_else(PoisonError::into_inner);
         let found = self.look();
@@ -136,19 +135,19 @@ impl fmt::Debug for Folder {
     }
 }
 
-/// How a file is opened.
+/// The mode in which a file is opened.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Open {
     Read,
-    /// For writing too; created if it does not exist.
+    /// For reading and writing; created if it does not exist.
     Lock,
     /// For writing; it must not exist.
     New,
-    /// As it must be open in order to be synced.
+    /// With the access that a sync requires.
     Sync,
 }
 
-/// A folder that is open.
+/// An open folder.
 #[derive(Clone)]
 pub(crate) struct Dir {
     handle: Arc<platform::Handle>,
@@ -160,12 +159,12 @@ impl Dir {
         self.folder.path().join(name)
     }
 
-    /// Opens a file that only its owner may use; `None` if there is none.
+    /// Opens a file, and checks that only its owner can access it; `None` if it does not exist.
     pub(crate) fn open(&self, name: &str, how: Open) -> Result<Option<File>> {
         let path = self.path_of(name);
         let file = match while_in_use(|| self.handle.open_file(name, how)) {
             Ok(file) => file,
-            // The link itself is what could not be opened.
+            // Symbolic links are not followed.
             Err(_) if self.handle.is_symlink(name) => {
                 return Err(symlink(&path, "put what it points to in its place"));
             }
@@ -182,7 +181,7 @@ impl Dir {
         Ok(Some(file))
     }
 
-    /// What a file holds, if there is one.
+    /// The content of a file, if it exists.
     pub(crate) fn read(&self, name: &str) -> Result<Option<Zeroizing<Vec<u8>>>> {
         let Some(file) = self.open(name, Open::Read)? else {
             return Ok(None);
@@ -190,7 +189,7 @@ impl Dir {
         let path = self.path_of(name);
         let length = file.metadata().map(|metadata| metadata.len().min(LONGEST));
         let read = length.and_then(|length| {
-            // Its growth would leave copies behind that are not wiped.
+            // A buffer that grows would leave copies in memory that are not wiped.
             let room = usize::try_from(length).unwrap_or_default() + 64;
             let mut content = Zeroizing::new(Vec::with_capacity(room));
             file.take(length).read_to_end(&mut content)?;
@@ -199,7 +198,7 @@ impl Dir {
         read.map(Some).map_err(|error| failed("read", &path, error))
     }
 
-    /// Creates a file that only its owner may use. One that a killed process has left there is removed: it is never written to, as
+    /// Creates a file that only its owner can access. A leftover of a killed process is removed first. It is not reused, because
     /// it may be a link.
     pub(crate) fn create_new(&self, name: &str) -> Result<File> {
         let created = match while_in_use(|| self.handle.open_file(name, Open::New)) {
@@ -212,7 +211,7 @@ impl Dir {
         created.map_err(|error| failed("created", &self.path_of(name), error))
     }
 
-    /// Removes a file or link, if there is one.
+    /// Removes a file or link, if it exists.
     pub(crate) fn remove(&self, name: &str) -> Result<()> {
         match while_in_use(|| self.handle.remove(name)) {
             Err(error) if error.kind() != Io::NotFound => {
@@ -227,14 +226,14 @@ impl Dir {
         renamed.map_err(|error| failed("replaced", &self.path_of(to), error))
     }
 
-    /// Makes what was written to a file durable.
+    /// Makes the content of a file durable.
     pub(crate) fn sync_file(&self, name: &str) -> Result<()> {
         let file = self.open(name, Open::Sync)?;
         file.map_or(Err(Io::NotFound.into()), |file| file.sync_all())
             .map_err(|error| failed("synced to disk", &self.path_of(name), error))
     }
 
-    /// Makes what was created, renamed and removed durable.
+    /// Makes created, renamed and removed files durable.
     pub(crate) fn sync(&self) -> Result<()> {
         let unsynced = &self.folder.0.unsynced;
         unsynced.store(true, Ordering::SeqCst);
@@ -244,7 +243,7 @@ impl Dir {
         Ok(())
     }
 
-    /// The same, if the last one failed: what is loaded must not vanish with the power.
+    /// Syncs again if the last sync failed: a loaded value must not disappear after a power failure.
     pub(crate) fn sync_if_needed(&self) -> Result<()> {
         match self.folder.0.unsynced.load(Ordering::SeqCst) {
             true => self.sync(),
@@ -252,13 +251,13 @@ impl Dir {
         }
     }
 
-    /// The time by the clock that stamps its files: the kernel's, or that of a file server, which several machines may share. `None`
-    /// where nothing can be written.
+    /// The current time of the clock that sets the files' modification times: the kernel's, or that of a file server, which several
+    /// machines may share. `None` if the folder is not writable.
     pub(crate) fn now(&self) -> Option<SystemTime> {
         self.handle.now().ok()
     }
 
-    /// The metadata of what has this name, without following a link.
+    /// The metadata of a file or link. Links are not followed.
     pub(crate) fn metadata(&self, name: &str) -> io::Result<platform::Named> {
         self.handle.metadata_of(name)
     }
@@ -270,7 +269,7 @@ impl Dir {
     }
 }
 
-/// What could not be done to a file or folder, why, and what to do.
+/// The error of a failed operation, with advice. `done` is the operation as a participle.
 pub(crate) fn failed(done: &str, path: &Path, error: io::Error) -> StoreError {
     use StoreErrorKind::{Full, NotPermitted, Other, Transient};
     let (kind, advice) = match error.kind() {
@@ -288,9 +287,9 @@ pub(crate) fn failed(done: &str, path: &Path, error: io::Error) -> StoreError {
         ),
         Io::NotADirectory => (Other, ": remove what is there, or name another folder"),
         Io::IsADirectory => (Other, ": remove that folder"),
-        // The only busy thing that can't be replaced: containers mount single files.
+        // The file is a mount point: containers can mount single files.
         Io::ResourceBusy if done == "replaced" => {
-            (Other, ": it is mounted by itself; mount its folder instead")
+            (Other, ": it is a mount point; mount its folder instead")
         }
         Io::ResourceBusy
         | Io::Interrupted
@@ -323,7 +322,7 @@ fn is_symlink(path: &Path) -> bool {
     fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_symlink())
 }
 
-/// Each new folder is made durable in its parent, or a saved sign-in could vanish with it.
+/// Each new folder is made durable in its parent. Otherwise a power failure could remove it, with a saved sign-in in it.
 fn create_with_parents(path: &Path) -> io::Result<()> {
     let created = match platform::create_folder(path) {
         Err(error) if error.kind() == Io::NotFound => {
@@ -333,14 +332,14 @@ fn create_with_parents(path: &Path) -> io::Result<()> {
         created => created,
     };
     match created {
-        // Another process was faster.
+        // Another process has just created it.
         Err(error) if error.kind() == Io::AlreadyExists => Ok(()),
         Err(error) => Err(error),
         Ok(()) => path.parent().map_or(Ok(()), platform::sync_folder),
     }
 }
 
-/// Repeats what fails because of a signal, or because another program has the file open.
+/// Retries an operation that fails because of a signal, or because another program has the file open.
 fn while_in_use<T>(act: impl FnMut() -> io::Result<T>) -> io::Result<T> {
     repeat_while(platform::is_in_use, IN_USE_TIMEOUT, act)
 }
@@ -366,7 +365,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_in_use_is_waited_for_but_not_for_ever() {
+    fn a_file_in_use_is_retried_until_the_timeout() {
         let in_use = |error: &io::Error| error.kind() == Io::PermissionDenied;
         let mut tries = 0;
         let replaced = repeat_while(in_use, Duration::from_secs(60), || {

@@ -1,12 +1,12 @@
-//! Stores that keep the sign-ins of [`coze_auth`] when the program ends.
+//! Persistent stores for the sign-ins of [`coze_auth`].
 //!
 //! | store | feature | for |
 //! |---|---|---|
-//! | [`FileStore`] | `file` (on by default) | the programs of one user: a file for each sign-in, in a folder |
-//! | [`KeyringStore`] | `keyring` | the same, in the operating system's keyring |
-//! | `RedisStore` | `redis` | a service of several replicas |
+//! | [`FileStore`] | `file` (on by default) | programs of one user: a folder with a file for each sign-in |
+//! | [`KeyringStore`] | `keyring` | programs of one user: the operating system's keyring |
+//! | `RedisStore` | `redis` | a service with several replicas |
 //!
-//! All keep the [contract](coze_auth::store) that a store of your own keeps too.
+//! All implement [`Store`](coze_auth::store::Store), which you can implement for other databases.
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 #![cfg_attr(docsrs, feature(doc_cfg))]

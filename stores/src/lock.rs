@@ -1,10 +1,10 @@
-//! Locks on files that are never renamed or deleted.
+//! Lock files, which are never renamed or deleted.
 //!
-//! The lock is the operating system's advisory one on the open file (`flock` on Unix, `LockFileEx` on Windows). It ends when its
-//! holder unlocks it or its process ends, and it excludes other openings in the same process too. Should somebody have deleted the
-//! file, the lock no longer counts.
+//! The lock is the operating system's lock on the open file (`flock` on Unix, `LockFileEx` on Windows). It ends when its
+//! holder unlocks it or the holder's process ends. It also excludes other handles of the same process. A lock whose file was
+//! deleted no longer counts.
 //!
-//! On Windows a lock also keeps others from reading what is locked, so there the holder is never named.
+//! The holder writes its name into the file. On Windows a locked file can't be read, so the holder's name is unknown there.
 
 use std::{
     collections::HashMap,
@@ -25,25 +25,25 @@ use crate::{
     folder::{self, Dir, Folder, Open, Result, failed, repeat_while},
 };
 
-/// How long a change waits for one other change. Each takes milliseconds, unless its process is stuck.
+/// How long a change waits for another one. A change takes milliseconds, unless its process is stuck.
 const CHANGE_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long it waits for all that come before it.
+/// How long a change waits for all earlier ones of this process.
 const TURN_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long signals may interrupt the locking of a file.
+/// How long a lock call that signals interrupt is retried.
 const SIGNAL_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// A file that is locked.
+/// A locked file.
 pub(crate) struct Lock {
     file: File,
     name: String,
 }
 
 impl Lock {
-    /// Tries once. `None` if another has it.
+    /// Tries once. `None` if it is held elsewhere.
     pub(crate) fn try_take(dir: &Dir, name: &str, holder: &str) -> Result<Option<Self>> {
         let path = dir.path_of(name);
         let Some(file) = dir.open(name, Open::Lock)? else {
-            // The folder was removed just now.
+            // The folder was just removed.
             return Err(failed("created", &path, io::ErrorKind::NotFound.into()));
         };
         match uninterrupted(|| file.try_lock()) {
@@ -58,12 +58,12 @@ impl Lock {
         if !lock.counts(dir) {
             return Ok(None);
         }
-        // It is a lock without its holder's name too, on a disk that is full, for example.
+        // The name is informational: the lock is valid without it, for example on a full disk.
         let _ = lock.file.write_all(line(holder).as_bytes());
         Ok(Some(lock))
     }
 
-    /// Whether its file still has its name, and so excludes others.
+    /// Whether the locked file is still the one with this name, and so excludes others.
     fn counts(&self, dir: &Dir) -> bool {
         let named = dir.metadata(&self.name);
         named.is_ok_and(|named| folder::are_same(&named, &self.file))
@@ -72,12 +72,12 @@ impl Lock {
 
 impl Drop for Lock {
     fn drop(&mut self) {
-        // Closing it would not do while a child process that is just being started still has it open.
+        // Closing the file is not enough: a child process that is being started may still have it open.
         let _ = self.file.unlock();
     }
 }
 
-/// A signal that interrupts the call says nothing of the lock.
+/// Retries a lock call that a signal interrupts.
 fn uninterrupted(lock: impl FnMut() -> Result<(), TryLockError>) -> Result<(), TryLockError> {
     let by_signal = |error: &TryLockError| match error {
         TryLockError::Error(error) => error.kind() == io::ErrorKind::Interrupted,
@@ -86,7 +86,7 @@ fn uninterrupted(lock: impl FnMut() -> Result<(), TryLockError>) -> Result<(), T
     repeat_while(by_signal, SIGNAL_TIMEOUT, lock)
 }
 
-/// Who wrote its name into that file last.
+/// The name in a lock file: that of its last holder.
 fn holder(dir: &Dir, name: &str) -> Option<String> {
     let mut line = Vec::new();
     let file = dir.open(name, Open::Read).ok()??;
@@ -95,34 +95,34 @@ fn holder(dir: &Dir, name: &str) -> Option<String> {
     (!name.is_empty()).then_some(name)
 }
 
-/// Longer than any owner's name, of at most 100 characters.
+/// The length of the line in bytes. An owner's name has at most 100 characters of up to 4 bytes.
 const LINE: usize = 402;
 
-/// Of one length in bytes, so that one write replaces what a former holder wrote.
+/// Padded to a fixed length, so that one write replaces the name of the previous holder.
 fn line(holder: &str) -> String {
     let room = LINE.saturating_sub(holder.len() + 1);
     format!("{holder}{:room$}\n", "")
 }
 
-/// The right to change what one key holds: nobody else does.
+/// An exclusive permission to change one key.
 pub(crate) struct Change {
-    /// The folder in which it is locked.
+    /// The folder of the lock file.
     pub(crate) dir: Dir,
-    // The lock goes first: who is next in this process finds it free.
+    // Fields are dropped in this order, so that the next waiter of this process finds the file unlocked.
     _lock: Lock,
     _turn: OwnedMutexGuard<Progress>,
 }
 
-/// When the holder of a lock was last seen to change, and what was seen.
+/// The last known modification time of a lock file, and when it was first seen. It changes with each holder.
 type Progress = Option<(Option<Duration>, Instant)>;
 
-/// Who in this process waits for which file. Nobody waits on a thread: a stuck key blocks no other.
+/// The queue of this process for each lock file. Waiting uses no thread, so a stuck key does not block other keys.
 #[derive(Clone, Default)]
 pub(crate) struct Turns(Arc<Mutex<HashMap<String, Weak<AsyncMutex<Progress>>>>>);
 
 impl Turns {
-    /// Waits for the lock under which a key is changed, by any process, and does the work with it: on the same thread, since what
-    /// waits to be saved is lost with the process.
+    /// Waits for the lock under which all processes change a key, and then runs `work` on the same blocking thread, without
+    /// delay: if the process were killed in between, an unsaved token would be lost.
     pub(crate) async fn change<T: Send + 'static>(
         &self,
         threads: &Threads,
@@ -147,7 +147,7 @@ impl Turns {
             let tried = threads.run(move || {
                 let dir = folder.create()?;
                 let Some(lock) = Lock::try_take(&dir, &name, Owner::this_process())? else {
-                    // Who takes the lock writes to its file.
+                    // Each new holder writes to the file.
                     let taken = dir.metadata(&name).ok();
                     let taken = taken.map(|file| folder::modified(&file));
                     return Ok(Err((next, taken, holder(&dir, &name))));
@@ -196,7 +196,7 @@ impl Turns {
     }
 }
 
-/// Random, so that those who wait don't wake together.
+/// Random, so that waiting processes don't wake at the same time.
 fn pause() -> Duration {
     let random = getrandom::u32().unwrap_or_default();
     Duration::from_micros(1000 + u64::from(random % 8000))
@@ -210,7 +210,7 @@ pub(crate) struct Held {
 }
 
 impl Held {
-    /// Tries once. `prepare` comes between getting the lock and telling so.
+    /// Tries once. `prepare` runs after the lock is acquired, and before that is reported.
     pub(crate) async fn try_lock(
         &self,
         threads: &Threads,
@@ -220,7 +220,7 @@ impl Held {
         owner: &Owner,
         prepare: impl Future<Output = Result<()>>,
     ) -> Result<TryLock> {
-        // An owner whose first call was given up must not meet itself.
+        // If the owner's earlier call was dropped, its lock may still be held for a moment: wait for that.
         let turn = self.turns.turn(&name).lock_owned().await;
         let (held, folder, wanted) = (self.clone(), folder.clone(), (key.clone(), owner.clone()));
         let tried = threads.run(move || {
@@ -232,7 +232,7 @@ impl Held {
             let lock = Lock::try_take(&dir, &name, owner.name())?;
             Ok((lock.map(Some).ok_or_else(|| holder(&dir, &name)), turn))
         });
-        // What nobody waits for any more is dropped in this order: first the lock, then the turn.
+        // If this future was dropped, the result is too, in this order: first the lock, then the turn.
         let (tried, turn) = tried.await?;
         drop(turn);
         let lock = match tried {
@@ -269,7 +269,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_signal_does_not_end_the_locking() {
+    fn a_lock_call_that_a_signal_interrupts_is_retried() {
         let mut calls = 0;
         let locked = uninterrupted(|| {
             calls += 1;
@@ -285,14 +285,14 @@ mod tests {
     }
 
     #[test]
-    fn the_names_of_holders_have_one_length() {
+    fn the_line_of_a_holder_has_a_fixed_length() {
         for name in ["", "process 4711 on host", &"ü".repeat(100)] {
             assert_eq!(line(name).len(), LINE);
         }
     }
 
     #[tokio::test]
-    async fn turns_that_nobody_takes_are_forgotten() {
+    async fn unused_turns_are_removed() {
         let turns = Turns::default();
         for n in 0..1000 {
             drop(turns.turn(&n.to_string()));

@@ -1,13 +1,13 @@
-//! The files of one key, and how they are changed; blocking.
+//! The files of one key, and how they are changed. Blocking.
 //!
-//! | file | what it is |
+//! | file | purpose |
 //! |---|---|
-//! | `default.json` | what the key holds; only ever replaced as a whole, by a rename |
-//! | `default.next` | what will replace it: there while it is written, or left by a killed process |
-//! | `default.change` | locked for the moment of a change |
+//! | `default.json` | the value of the key; always replaced as a whole, by a rename |
+//! | `default.next` | the next value, while it is written, or left by a killed process |
+//! | `default.change` | locked during a change |
 //! | `default.lock` | locked by the owner that refreshes the sign-in |
-//! | `default.quarantine-0.json` | the same for the key of a quarantine slot |
-//! | `clock` | is stamped in order to know the time |
+//! | `default.quarantine-0.json` | the value of a quarantine slot |
+//! | `clock` | its modification time is set in order to read the file system's clock |
 
 use std::{
     io::Write,
@@ -25,11 +25,11 @@ use crate::{
     lock::Lock,
 };
 
-/// The ending of what a key holds.
+/// The file extension of the value of a key.
 const CURRENT: &str = "json";
 const NEXT: &str = "next";
 
-/// The files of one key. A writer has locked `….change`.
+/// The files of one key. Writers hold the lock on `….change`.
 pub(super) struct KeyFiles {
     key: Key,
     stem: String,
@@ -50,7 +50,7 @@ impl KeyFiles {
     pub(super) fn load(&self, dir: &Dir) -> Result<Option<Stored>> {
         dir.sync_if_needed()?;
         let found = self.read(dir, CURRENT)?;
-        // On a read-only file system, the age is told by a clock that may not be the one that stamped the file.
+        // On a read-only file system, this machine's clock is used, which may differ from that of the file system.
         let now = || dir.now().unwrap_or_else(SystemTime::now);
         Ok(found.map(|found| found.stored(now())))
     }
@@ -67,7 +67,7 @@ impl KeyFiles {
             return Ok(CompareAndSet::Conflict);
         }
         let Some(new) = new else {
-            // In this order, so that what was deleted never comes back.
+            // In this order, so that a deleted value is never restored.
             dir.remove(&self.name(NEXT))?;
             dir.remove(&self.name(CURRENT))?;
             dir.sync()?;
@@ -78,7 +78,7 @@ impl KeyFiles {
         Ok(CompareAndSet::Done(Some(Version::of(new))))
     }
 
-    /// What the key holds, after a leftover that follows it has taken its place.
+    /// The value of the key. A leftover that replaces this version is put in place first.
     pub(super) fn current(&self, dir: &Dir) -> Result<Option<Envelope>> {
         let current = self.read(dir, CURRENT)?;
         let leftover = self.leftover(dir)?;
@@ -88,24 +88,24 @@ impl KeyFiles {
             {
                 dir.sync_file(&self.name(NEXT))?;
                 self.put_in_place(dir)?;
-                tracing::info!(key = %self.key, "finished a change that another process had begun");
+                tracing::info!(key = %self.key, "completed a change of another process");
                 Ok(Some(leftover))
             }
             _ => Ok(current),
         }
     }
 
-    /// What was written completely, but not put in its place.
+    /// A value that was written completely, but not put in place.
     fn leftover(&self, dir: &Dir) -> Result<Option<Envelope>> {
         match self.read(dir, NEXT) {
             Ok(found) => Ok(found.filter(Envelope::is_complete)),
-            // Not one of ours. The next change replaces it.
+            // Not a file of this store. The next change replaces it.
             Err(error) if error.kind() == StoreErrorKind::NotPermitted => Ok(None),
             Err(error) => Err(error),
         }
     }
 
-    /// From its first write on, the new contents survive this process; when this returns, the machine.
+    /// After the write, the new contents survive the end of this process; when this returns, also a power failure.
     fn replace(
         &self,
         dir: &Dir,
@@ -115,7 +115,7 @@ impl KeyFiles {
     ) -> Result<()> {
         let next = self.name(NEXT);
         let mut file = dir.create_new(&next)?;
-        // Its time is told by the clock that stamped the file. One write: a killed process leaves all or nothing.
+        // The time comes from the file system's clock. There is only one write, so a killed process leaves all or nothing.
         let written = file
             .metadata()
             .and_then(|metadata| metadata.modified())
@@ -138,7 +138,7 @@ impl KeyFiles {
         dir.sync()
     }
 
-    /// A leftover that was to replace something else may hold a live token.
+    /// A leftover that replaces another version may hold a valid token.
     fn quarantine_leftover(&self, dir: &Dir) -> Result<()> {
         let Some(leftover) = self.leftover(dir)? else {
             return Ok(());
@@ -154,19 +154,19 @@ impl KeyFiles {
             {
                 return dir.sync();
             }
-            // The free ones first, then the oldest.
+            // Free slots first, then the oldest.
             let header = found.as_ref().and_then(|found| found.header.as_ref());
             let written_at = header.map_or(SystemTime::UNIX_EPOCH, Header::written_at);
             places.push((found.is_some(), written_at, slot));
         }
         places.sort_by_key(|(is_taken, written_at, _)| (*is_taken, *written_at));
         for (_, _, slot) in places {
-            // This never waits: the owner of a slot may be waiting for this one.
+            // This does not wait, which avoids a deadlock: the holder of a slot's lock may wait for this key.
             if let Some(_change) = Lock::try_take(dir, &slot.name("change"), "")? {
                 let current = slot.current(dir)?;
                 let version = current.as_ref().map(|current| &current.version);
                 slot.replace(dir, version, &leftover.contents, Instant::now())?;
-                tracing::warn!(key = %self.key, slot = %slot.key, "a change that another process had begun was quarantined");
+                tracing::warn!(key = %self.key, slot = %slot.key, "quarantined an incomplete change of another process");
                 return Ok(());
             }
         }
@@ -183,7 +183,7 @@ impl KeyFiles {
     }
 }
 
-/// The profiles whose record key holds something.
+/// The profiles with a record.
 pub(super) fn list(dir: &Dir) -> Result<Vec<Profile>> {
     let mut profiles = Vec::new();
     for file in dir.names()? {
@@ -198,7 +198,7 @@ pub(super) fn list(dir: &Dir) -> Result<Vec<Profile>> {
         } else {
             name::decoded(stem)
         };
-        // What is not named as its profile's file is not ours.
+        // Ignore files that do not have the name of their profile.
         let profile = profile.and_then(|profile| Profile::new(profile).ok());
         profiles.extend(profile.filter(|profile| name::stem(&Key::record(profile)) == stem));
     }

@@ -2,26 +2,26 @@
 //!
 //! # How a change is made
 //!
-//! A change happens under a short lock of its own, not under the lock of an [`Owner`]: a save must be atomic *and* work for those who
-//! have lost that lock. It reads what is there and compares the version, writes `….next` in one call, syncs it, renames it over
-//! the current file, and syncs the folder. A load needs no lock: it finds the old file or the new one, both complete.
+//! A change holds a short lock of its own, not the lock of an [`Owner`]: a save must be atomic, and must also work for an owner that
+//! has lost its lock. The change reads the file and compares the version, writes `….next` in one call, syncs it, renames it over
+//! the current file, and syncs the folder. A load needs no lock: it reads either the old file or the new one, both complete.
 //!
-//! # What a killed process leaves
+//! # After a killed process
 //!
-//! Between Coze's commit of a refresh and our rename, a killed process takes the only live refresh token with it. That time is made
-//! short: from the one `write` of `….next` on, the contents are in the kernel's hands. They say which version they are to
-//! replace; the next change or `try_lock` finds them, and finishes the change **if that version is still the current one**.
+//! If a process is killed after Coze has rotated a refresh token and before the new one is saved, the new refresh token is lost. This
+//! store keeps that time short: after the single `write` of `….next`, the contents are with the kernel. They name the version that they
+//! replace. The next change or `try_lock` finds them, and completes the change **if that version is still the current one**.
 //!
-//! - *Killed before or in the write:* `….next` is missing, empty or cut short, which its hash tells. The next change replaces it.
-//!   This is the time in which a sign-in can be lost.
-//! - *Killed after the write:* the next `try_lock` finishes the change before its owner loads. So nobody redeems the same refresh token
-//!   again.
-//! - *Killed after the rename:* all is done. (Only when power is lost before the sync of the folder may the old file come back; that of
-//!   a change that was reported as done does not.)
-//! - *Killed in a delete:* `….next` goes first, so that it never comes back in place of what was deleted.
-//! - *A leftover whose version is not the current one* (somebody restored or edited the file): it may hold a live token, so it is
+//! - *Killed before or during the write:* `….next` is missing, empty or truncated, which its hash detects. The next change replaces it.
+//!   Only here can a sign-in be lost.
+//! - *Killed after the write:* the next `try_lock` completes the change before its owner loads, so the same refresh token is not
+//!   redeemed again.
+//! - *Killed after the rename:* the change is complete. (After a power failure before the sync of the folder, the old file may be back.
+//!   A change that was reported as done is durable.)
+//! - *Killed during a delete:* `….next` is removed first, so it can't restore the deleted value.
+//! - *A leftover whose version is not the current one* (the file was restored or edited): it may hold a valid token, so it is
 //!   moved into the profile's quarantine before it is replaced, and is never put in place.
-//! - *A change that failed after the write* (the rename was refused): its contents stay in `….next`, durably, and are finished like
+//! - *A change that failed after the write* (the rename failed): its contents stay durably in `….next`, and are completed like
 //!   a leftover.
 
 mod change;
@@ -45,7 +45,7 @@ use crate::{
     lock::{Change, Held, Turns},
 };
 
-/// Keeps sign-ins in a folder, one file for each profile: for the programs of one user. Clones are the same store.
+/// Keeps sign-ins in a folder, one file for each profile, for the programs of one user. Clones share the store.
 ///
 /// ```
 /// use coze_auth::store::{Key, Profile, Store};
@@ -61,36 +61,36 @@ use crate::{
 /// # Ok(()) }
 /// ```
 ///
-/// Tested on Linux, and for Windows under Wine, never on Windows itself; for macOS it is only type-checked.
+/// Tested on Linux, and for Windows under Wine only. For macOS it is type-checked.
 ///
 /// # Permissions
 ///
-/// The folder is created when it is first needed, with mode 0700, and its files have mode 0600. A folder or file that others than
-/// its owner may use (also by an access control list), that belongs to another user, or that is a symbolic link is refused
-/// ([`NotPermitted`](StoreErrorKind::NotPermitted)). Links further up are followed. The folder stays open while the
-/// store is in use, so a link that takes its place later redirects nothing. On Windows the folder inherits who may read it, and that
-/// is not checked.
+/// The folder is created when it is first needed, with mode 0700. Its files have mode 0600. A folder or file is refused
+/// ([`NotPermitted`](StoreErrorKind::NotPermitted)) if other users may access it (also by an access control list), if it belongs to
+/// another user, or if it is a symbolic link. Links in the path above the folder are followed. The folder stays open while the
+/// store is in use, so a link that replaces it later has no effect. On Windows the folder inherits its access rules, which are not
+/// checked.
 ///
-/// The tokens are stored in plain text: the same user and root can read them, and so can anyone who reads a backup.
+/// The tokens are not encrypted: this user, root, and anyone with access to a backup can read them.
 ///
 /// # Guarantees
 ///
-/// - A change is written beside the old file, synced, renamed over it, and the folder synced, in this order. Windows syncs folders on NTFS
-///   only; elsewhere the loss of power may bring the old file back.
-/// - What another program has open, Windows may refuse to replace: it is tried again for 2 s.
-/// - The lock of an owner is the operating system's lock on a file. It ends with the process, and is never taken from it. A fork of the
-///   owner that does not start another program shares it. On Windows its holder can't be named.
-/// - The age is told by the clock that stamps the files, so machines that share a folder need not agree on the time. They need a
-///   file system that locks across machines (NFS does, many others don't).
-/// - Loading works on a read-only file system, by this machine's clock.
-/// - Files are read and written on tokio's threads for blocking work. Dropping a future does not stop a change that has begun.
-/// - A change waits 5 s for another process that is stuck in a change of the same key; then it is [`Busy`](StoreErrorKind::Busy).
+/// - A change writes a new file, syncs it, renames it over the old one, and syncs the folder. Windows can sync folders on NTFS
+///   only; on other file systems a power failure may restore the old file.
+/// - Windows may refuse to replace a file that another program has open. Such a change is retried for 2 s.
+/// - The lock of an owner is the operating system's lock on a file. It ends with the process, and not before. A forked child process
+///   shares it until it executes another program. On Windows the name of the holder is unknown.
+/// - Ages are measured with the file system's clock, so machines that share a folder need not agree on the time. The file system must
+///   support locks across machines (NFS does, many others don't).
+/// - Loading works on a read-only file system, with this machine's clock.
+/// - Files are read and written on tokio's blocking threads. Dropping a future does not stop a change that has begun.
+/// - If another process is stuck in a change of the same key, a change fails after 5 s with [`Busy`](StoreErrorKind::Busy).
 ///   Loads and other keys don't wait.
 /// - `….lock` and `….change` must not be deleted while a program uses them.
 #[derive(Clone)]
 pub struct FileStore {
     folder: Folder,
-    /// Loads have threads of their own: no change can keep them waiting.
+    /// Loads have their own threads, so that they don't wait for changes.
     loads: Threads,
     changes: Threads,
     turns: Turns,
@@ -98,7 +98,7 @@ pub struct FileStore {
 }
 
 impl FileStore {
-    /// Keeps sign-ins in this folder, which need not exist yet. It should hold nothing else.
+    /// Keeps sign-ins in this folder, which need not exist. It should contain nothing else. No I/O happens here.
     #[must_use]
     pub fn new(folder: impl Into<PathBuf>) -> Self {
         Self {
@@ -110,7 +110,7 @@ impl FileStore {
         }
     }
 
-    /// Keeps sign-ins in the platform's own folder for the state of this program:
+    /// Keeps sign-ins in the platform's default folder for the state of this program:
     ///
     /// | | |
     /// |---|---|
@@ -118,8 +118,8 @@ impl FileStore {
     /// | macOS | `~/Library/Application Support/my-program/sign-ins` |
     /// | Windows | `%LOCALAPPDATA%\my-program\sign-ins` |
     ///
-    /// Each is for what stays on this machine: a copy of a sign-in elsewhere would end with the next refresh here, or this one after a
-    /// refresh there.
+    /// These folders are not synchronized to other machines. A copy of a sign-in on another machine would end with the next refresh,
+    /// because refresh tokens are single-use.
     ///
     /// ```
     /// use coze_auth_stores::FileStore;
@@ -131,26 +131,26 @@ impl FileStore {
     ///
     /// # Errors
     ///
-    /// When the program's name can't be the name of a folder on each of these platforms (empty, `a/b`, `a:b`, `.a`, `a.`, `con`), or the
-    /// user has no home folder.
+    /// [`Other`](StoreErrorKind::Other) if the program's name is not a valid folder name on all of these platforms (empty, `a/b`, `a:b`,
+    /// `.a`, `a.`, `con`), or if the user has no home folder.
     pub fn in_default_folder(program: &str) -> Result<Self, StoreError> {
         if !name::is_portable(program) {
             return Err(StoreError::new(
                 StoreErrorKind::Other,
-                "the name of the program can't be the name of a folder on every platform: it is empty, begins or ends with a \
-                 dot, ends with a space, holds one of < > : \" / \\ | ? * or a control character, or names a device of Windows",
+                "the name of the program is not a valid folder name on every platform: it is empty, begins or ends with a dot, \
+                 ends with a space, contains one of < > : \" / \\ | ? * or a control character, or is a device name of Windows",
             ));
         }
         Ok(Self::new(state_folder()?.join(program).join("sign-ins")))
     }
 
-    /// Where they are kept.
+    /// The folder of the sign-ins.
     #[must_use]
     pub fn folder(&self) -> &Path {
         self.folder.path()
     }
 
-    /// Runs a change of one key while no other process changes it.
+    /// Runs a change of one key under the lock for changes.
     async fn change<T: Send + 'static>(
         &self,
         key: &Key,

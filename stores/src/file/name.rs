@@ -1,7 +1,8 @@
-//! The file name of a key.
+//! The file names of a key.
 //!
-//! Two keys never share a file, not even on a file system that folds case or normalises Unicode: only lower-case letters, digits,
-//! `-` and `_` stand for themselves. So a name is never hidden, never leaves the folder, and a dot ends the profile's part.
+//! Two keys never share a file, not even on a file system that folds case or normalizes Unicode: all characters except lower-case
+//! letters, digits, `-` and `_` are encoded. So a file is never hidden, a name can't leave the folder, and the profile's part ends at
+//! the first dot.
 
 use std::fmt::Write;
 
@@ -9,19 +10,19 @@ use coze_auth::store::{Key, Profile};
 
 use crate::envelope::hash;
 
-/// Names that are longer when encoded are told apart by a hash. With the longest ending, 143 bytes are not exceeded, which is all
-/// that eCryptfs allows; elsewhere it is 255.
+/// Names that are longer when encoded are shortened, and end with a hash. With the longest extension a file name has at most 143
+/// bytes, the limit of eCryptfs; other file systems allow 255.
 const LONGEST: usize = 88;
-/// What people can still read of a longer name.
+/// How much of a longer name remains readable.
 const READABLE: usize = 23;
 
-/// What Windows keeps for devices, whatever ending follows.
+/// Device names of Windows, which are reserved with any extension.
 const DEVICES: [&str; 6] = ["con", "conin$", "conout$", "prn", "aux", "nul"];
 const NUMBERED_DEVICES: [&str; 2] = ["com", "lpt"];
-/// They number devices too.
+/// Windows also treats these as device numbers.
 const SUPERSCRIPTS: [&str; 3] = ["¹", "²", "³"];
 
-/// The beginning of the names of a key's files.
+/// The part of the file names before the extension.
 pub(super) fn stem(key: &Key) -> String {
     let profile = profile_stem(key.profile());
     match key.slot() {
@@ -51,15 +52,15 @@ fn profile_stem(profile: &Profile) -> String {
     encoded
 }
 
-/// No name is encoded to a plus sign, so no short one looks like this.
+/// Separates the hash. An encoded name contains no plus sign.
 const HASHED: char = '+';
 
-/// Whether the name of the profile can't be told from that of its file.
+/// Whether the profile's name can't be recovered from the file name.
 pub(super) fn is_hashed(stem: &str) -> bool {
     stem.contains(HASHED)
 }
 
-/// The name of the profile that may have this stem.
+/// Decodes the profile's name; `None` if the stem is not a valid encoding.
 pub(super) fn decoded(stem: &str) -> Option<String> {
     let mut name = Vec::with_capacity(stem.len());
     let mut rest = stem.as_bytes();
@@ -86,7 +87,7 @@ fn is_device(name: &str) -> bool {
     DEVICES.contains(&name) || numbered().unwrap_or_default()
 }
 
-/// Whether a folder may have this name on every platform, and keeps it.
+/// Whether this is a valid folder name on every platform, which no platform alters.
 pub(super) fn is_portable(name: &str) -> bool {
     let before_dot = name.split_once('.').map_or(name, |(before, _)| before);
     let is_forbidden = |char: char| char.is_control() || "<>:\"/\\|?*".contains(char);
@@ -107,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn a_plain_name_is_its_own() {
+    fn a_plain_name_is_not_encoded() {
         for name in ["default", "a-b_c9", "console", "com10", "-", "_"] {
             assert_eq!(stem_of(name), name);
         }
@@ -134,12 +135,12 @@ mod tests {
     }
 
     #[test]
-    fn a_quarantine_slot_has_files_of_its_own() {
+    fn a_quarantine_slot_has_its_own_files() {
         let profile = Profile::new("default").unwrap();
         let slot = Key::quarantine(&profile, 3).unwrap();
         assert_eq!(stem(&slot), "default.quarantine-3");
-        for not_ours in ["%", "%4", "%zz", "%ff"] {
-            assert_eq!(decoded(not_ours), None, "{not_ours}");
+        for invalid in ["%", "%4", "%zz", "%ff"] {
+            assert_eq!(decoded(invalid), None, "{invalid}");
         }
     }
 

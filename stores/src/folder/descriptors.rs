@@ -1,4 +1,4 @@
-//! A folder by its descriptor: Unix.
+//! A folder that is used through its descriptor: Unix.
 
 use std::{
     fs::{DirBuilder, File, Metadata, OpenOptions},
@@ -14,7 +14,7 @@ use super::{Open, Result, refused};
 
 pub(crate) type Named = rustix::fs::Stat;
 
-/// Its file is stamped when somebody wants to know the time.
+/// The file whose modification time is set in order to read the file system's clock.
 const CLOCK: &str = "clock";
 
 pub(super) struct Handle(File);
@@ -31,7 +31,7 @@ impl Handle {
         self.0.metadata()
     }
 
-    /// Whether it has a name yet.
+    /// Whether the folder has not been removed.
     pub(super) fn exists(&self) -> bool {
         self.metadata().is_ok_and(|metadata| metadata.nlink() > 0)
     }
@@ -43,7 +43,7 @@ impl Handle {
         (one.dev(), one.ino()) == (other.dev(), other.ino())
     }
 
-    /// Neither follows a link nor waits for the other end of a pipe.
+    /// Does not follow links, and does not block on a named pipe.
     pub(super) fn open_file(&self, name: &str, how: Open) -> io::Result<File> {
         let flags = match how {
             Open::Read | Open::Sync => OFlags::RDONLY,
@@ -100,7 +100,7 @@ impl Handle {
     }
 }
 
-/// When the file of this name was changed last: by its contents only.
+/// The modification time of the content.
 pub(crate) fn modified(named: &Named) -> Duration {
     Duration::new(
         named.st_mtime.try_into().unwrap_or_default(),
@@ -123,7 +123,7 @@ pub(super) fn sync_folder(path: &Path) -> io::Result<()> {
 
 fn sync(folder: &File) -> io::Result<()> {
     match folder.sync_all() {
-        // Some network file systems have no such thing: there, a rename is as durable as it gets.
+        // Some network file systems can't sync folders. The rename is then as durable as the file system makes it.
         Err(error)
             if matches!(
                 error.kind(),
@@ -140,7 +140,7 @@ pub(super) fn refuse_exposed(path: &Path, metadata: &Metadata, mode: &str) -> Re
     let path = path.display();
     let (owner, user) = (metadata.uid(), rustix::process::geteuid().as_raw());
     if owner != user {
-        // Not chown: under sudo, that would lock the owner out.
+        // This does not advise chown: under sudo, that would lock the owner out.
         return Err(refused(format!(
             "{path} belongs to user {owner}, and this program runs as user {user}: \
              run it as user {owner}, or name another folder"
@@ -149,7 +149,7 @@ pub(super) fn refuse_exposed(path: &Path, metadata: &Metadata, mode: &str) -> Re
     let found = metadata.mode() & 0o7777;
     if found & 0o077 != 0 {
         return Err(refused(format!(
-            "{path} has mode {found:04o}, so others than its owner may use it: chmod {mode} {path}"
+            "{path} has mode {found:04o}, so other users may access it: chmod {mode} {path}"
         )));
     }
     Ok(())
@@ -159,7 +159,7 @@ pub(super) fn is_in_use(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::Interrupted
 }
 
-/// A process, or the machine, has too many files open.
+/// Errors that may pass: the process or the machine has too many open files, or lacks memory or locks.
 pub(super) fn may_pass(error: &io::Error) -> bool {
     use rustix::io::Errno;
     let number = Errno::from_io_error(error);

@@ -1,4 +1,4 @@
-//! A folder by its path: where the standard library has no other way.
+//! A folder that is used through its path, on platforms without descriptors of folders.
 
 use std::{
     fs::{self, File, Metadata, OpenOptions},
@@ -9,7 +9,7 @@ use std::{
 
 use super::{Open, Result};
 
-/// What had a name when it was looked up, and the path to look again.
+/// The metadata of a file, and its path.
 pub(crate) struct Named {
     metadata: Metadata,
     path: PathBuf,
@@ -94,7 +94,7 @@ pub(crate) fn modified(named: &Named) -> Duration {
         .unwrap_or_default()
 }
 
-/// By the numbers of the volume and of the file on it.
+/// Compares the volume and the file number.
 pub(crate) fn are_same(named: &Named, file: &File) -> bool {
     let named = same_file::Handle::from_path(&named.path);
     let file = file.try_clone().and_then(same_file::Handle::from_file);
@@ -105,8 +105,8 @@ pub(super) fn create_folder(path: &Path) -> io::Result<()> {
     fs::create_dir(path)
 }
 
-/// NTFS writes its journal, and with it what was renamed, where the folder can be opened for writing. Other file systems refuse: there,
-/// a rename is as durable as it gets.
+/// NTFS writes its journal, renames included, if the folder can be opened for writing. Other file systems can't sync folders. The
+/// rename is then as durable as the file system makes it.
 #[cfg(windows)]
 pub(super) fn sync_folder(path: &Path) -> io::Result<()> {
     use std::os::windows::fs::OpenOptionsExt;
@@ -125,20 +125,19 @@ pub(super) fn sync_folder(_: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// `ERROR_INVALID_FUNCTION`, `ERROR_ACCESS_DENIED`, `ERROR_INVALID_HANDLE`, `ERROR_NOT_SUPPORTED`, `ERROR_INVALID_PARAMETER`: what file
-/// systems say that don't sync folders.
+/// `ERROR_INVALID_FUNCTION`, `ERROR_ACCESS_DENIED`, `ERROR_INVALID_HANDLE`, `ERROR_NOT_SUPPORTED`, `ERROR_INVALID_PARAMETER`: errors of
+/// file systems that can't sync folders.
 #[cfg(windows)]
 fn is_unsupported(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(1 | 5 | 6 | 50 | 87))
 }
 
-/// The folder of a user is readable by its user only by inheritance.
+/// Not checked: files inherit the access rules of their folder.
 pub(super) fn refuse_exposed(_: &Path, _: &Metadata, _: &str) -> Result<()> {
     Ok(())
 }
 
-/// What Windows says where another program has the file open, has it mapped, or is deleting it: `ERROR_ACCESS_DENIED`, or one of
-/// [`IN_USE`].
+/// Whether another program has the file open or mapped, or is deleting it: `ERROR_ACCESS_DENIED`, or one of [`IN_USE`].
 pub(super) fn is_in_use(error: &io::Error) -> bool {
     let number = error.raw_os_error();
     error.kind() == io::ErrorKind::Interrupted
