@@ -2,45 +2,40 @@
 //!
 //! Against Coze: set `COZE_DEVICE_OAUTH_CLIENT_ID` (and `COZE_API_BASE` for coze.cn).
 
-use coze_auth::Flow;
-use coze_examples::{Stage, approve_soon, flow, shown, users_me};
+use anyhow::Context;
+use coze_api::CozeApi;
+use coze_auth::{ConfiguredFlow, FixedToken, Flow};
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    let stage = Stage::set(Flow::Device).await?;
-    let endpoint = stage.config.endpoint().clone();
-    let device = flow!(stage.config, Device);
+    // In your program: OAuthConfig::from_env_for(Flow::Device)?
+    let config = coze_examples::mock_unless_configured(Flow::Device).await?;
+    let ConfiguredFlow::Device(device) = config.build()? else {
+        anyhow::bail!("this is not a device app");
+    };
 
     let authorization = device.start().await?;
     println!("open   {}", authorization.verification_url());
     println!("and confirm the code {}\n", authorization.user_code());
-    if let Some(mock) = &stage.mock {
-        tokio::spawn(approve_soon(mock, authorization.user_code()));
-    }
+    coze_examples::open_in_browser(authorization.verification_url());
 
     let token = device
         .poll_with(&authorization, |step| {
-            println!(
-                "wait   {:?}, {} s left",
-                step.status,
-                step.remaining.as_secs()
-            );
+            let left = step.remaining.as_secs();
+            println!("wait   {:?}, {left} s left", step.status);
         })
         .await?;
-    println!(
-        "token  {}, for {} s",
-        shown(token.access_token().expose()),
-        token.remaining().as_secs()
-    );
-    let user = users_me(&endpoint, token.authorization()).await?;
-    println!("user   {} ({})", user.user_name, user.user_id);
+    println!("token  for {} s", token.remaining().as_secs());
 
-    if let Some(refresh_token) = token.refresh_token() {
-        let next = device.refresh(refresh_token).await?;
-        println!(
-            "next   {}, by the refresh token",
-            shown(next.access_token().expose())
-        );
-    }
+    // The refresh token is single-use: keep the next one, or let a provider do all this (see the example `stored`).
+    let refresh_token = token.refresh_token().context("no refresh token")?;
+    let next = device.refresh(refresh_token).await?;
+    println!("next   for {} s", next.remaining().as_secs());
+
+    let coze = CozeApi::new(device.client().clone(), FixedToken::from(next));
+    let me = coze
+        .call(|api| async move { api.get_current_user().exchange().await })
+        .await?;
+    println!("user   {} ({})", me.data.user_name, me.data.user_id);
     Ok(())
 }

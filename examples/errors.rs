@@ -4,12 +4,11 @@ use anyhow::Context;
 use coze_auth::{
     Endpoint, Error, ErrorCode, ErrorKind, JwtFlow, OAuthClient, PrivateKey, RefreshToken, WebFlow,
 };
-use coze_examples::start_mock;
-use coze_mock::{Endpoint as MockEndpoint, Fault, Times, defaults};
+use coze_mock::{Endpoint as MockEndpoint, Fault, MockCoze, Times, defaults};
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    let mock = start_mock().await?;
+    let mock = MockCoze::start().await?;
     let client = OAuthClient::new(Endpoint::custom(mock.url())?)?;
 
     // A refresh token that was redeemed, or is unknown.

@@ -3,33 +3,36 @@
 //!
 //! Against Coze: set `COZE_JWT_OAUTH_CLIENT_ID`, `COZE_JWT_OAUTH_PUBLIC_KEY_ID`,
 //! `COZE_JWT_OAUTH_PRIVATE_KEY_FILE_PATH` (or `COZE_JWT_OAUTH_PRIVATE_KEY`), and `COZE_API_BASE` for coze.cn.
+//! For the token of a channel app, name its bots: `cargo run -p coze-examples --example jwt -- BOT_ID BOT_ID`.
 
 use std::time::Duration;
 
-use coze_auth::{Flow, JwtTokenRequest};
-use coze_examples::{Stage, flow, shown, users_me};
+use coze_api::CozeApi;
+use coze_auth::{ConfiguredFlow, FixedToken, Flow, JwtTokenRequest, Scope};
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    let stage = Stage::set(Flow::Jwt).await?;
-    let endpoint = stage.config.endpoint().clone();
-    let jwt = flow!(stage.config, Jwt);
+    // In your program: OAuthConfig::from_env_for(Flow::Jwt)?
+    let config = coze_examples::mock_unless_configured(Flow::Jwt).await?;
+    let ConfiguredFlow::Jwt(jwt) = config.build()? else {
+        anyhow::bail!("this is not a JWT app");
+    };
 
     let token = jwt.token().await?;
-    println!(
-        "token  {}, for {} s",
-        shown(token.access_token().expose()),
-        token.remaining().as_secs()
-    );
-    let user = users_me(&endpoint, token.authorization()).await?;
-    println!("user   {} ({})", user.user_name, user.user_id);
+    println!("token  for {} s", token.remaining().as_secs());
+    let coze = CozeApi::new(jwt.client().clone(), FixedToken::from(token));
+    let me = coze
+        .call(|api| async move { api.get_current_user().exchange().await })
+        .await?;
+    println!("user   {} ({})", me.data.user_name, me.data.user_id);
 
-    let an_hour = JwtTokenRequest::new().duration(Duration::from_secs(3600));
-    let token = jwt.token_for(&an_hour).await?;
-    println!(
-        "token  {}, for {} s",
-        shown(token.access_token().expose()),
-        token.remaining().as_secs()
-    );
+    // For another lifetime, and for a channel app: a token that may only chat with these bots.
+    let mut request = JwtTokenRequest::new().duration(Duration::from_secs(3600));
+    let bots: Vec<String> = std::env::args().skip(1).collect();
+    if !bots.is_empty() {
+        request = request.scope(Scope::bot_chat(bots));
+    }
+    let token = jwt.token_for(&request).await?;
+    println!("token  for {} s", token.remaining().as_secs());
     Ok(())
 }

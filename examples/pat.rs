@@ -2,17 +2,18 @@
 //!
 //! Against Coze: set `COZE_API_TOKEN` (and `COZE_API_BASE` for coze.cn).
 
+use coze_api::CozeApi;
 use coze_auth::Flow;
-use coze_examples::{Stage, flow, shown, users_me};
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    let stage = Stage::set(Flow::Token).await?;
-    let endpoint = stage.config.endpoint().clone();
-    let token = flow!(stage.config, Token);
-    println!("token  {}", shown(token.access_token().expose()));
+    // In your program: OAuthConfig::from_env_for(Flow::Token)?
+    let config = coze_examples::mock_unless_configured(Flow::Token).await?;
+    let coze = CozeApi::builder(config.build()?.provider(None)?).build()?;
 
-    let user = users_me(&endpoint, token.authorization()).await?;
-    println!("user   {} ({})", user.user_name, user.user_id);
+    let me = coze
+        .call(|api| async move { api.get_current_user().exchange().await })
+        .await?;
+    println!("user   {} ({})", me.data.user_name, me.data.user_id);
     Ok(())
 }

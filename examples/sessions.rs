@@ -3,26 +3,23 @@
 //!
 //! Against Coze: as for the example `jwt`.
 
-use coze_auth::{Flow, JwtTokenRequest, SessionContext, SessionPool};
-use coze_examples::{Stage, flow, shown};
+use coze_auth::{ConfiguredFlow, Flow, JwtTokenRequest, SessionContext, SessionPool};
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    let stage = Stage::set(Flow::Jwt).await?;
-    let pool = SessionPool::builder(flow!(stage.config, Jwt)).build();
+    // In your program: OAuthConfig::from_env_for(Flow::Jwt)?
+    let config = coze_examples::mock_unless_configured(Flow::Jwt).await?;
+    let ConfiguredFlow::Jwt(jwt) = config.build()? else {
+        anyhow::bail!("this is not a JWT app");
+    };
+    let pool = SessionPool::builder(jwt).build();
 
     for user in ["alice", "bob", "alice"] {
         let request = JwtTokenRequest::new()
             .session_name(user)
             .session_context(SessionContext::new().device_id(format!("{user}-laptop")));
-        let token = pool.provider(request).token().await?;
-        println!("token  {} for {user}", shown(token.expose()));
-        if let Some(mock) = &stage.mock {
-            let granted = mock.granted(token.expose());
-            let session = granted.and_then(|granted| granted.session_name);
-            println!("       Coze limits it to the conversations of {session:?}");
-        }
+        pool.provider(request).token().await?;
+        println!("{user:<7} has a token; {} requests", pool.stats().requests);
     }
-    println!("stats  {:?}", pool.stats());
     Ok(())
 }

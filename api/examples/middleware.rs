@@ -1,4 +1,4 @@
-//! Any reqwest client carries a Coze token by a layer of `reqwest-middleware`; against the mock.
+//! Adds a Coze token to any reqwest client with `reqwest-middleware`. It runs against the mock.
 //!
 //! `cargo run -p coze-api --features middleware --example middleware`
 
@@ -18,10 +18,10 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let client = reqwest_middleware::ClientBuilder::new(http)
         .with(TokenMiddleware::new(provider, &endpoint))
         .build();
-    let answer = client
+    let response = client
         .get(format!("{}/v1/users/me", mock.url()))
         .send()
         .await?;
-    println!("{}", answer.error_for_status()?.text().await?);
+    println!("{}", response.error_for_status()?.text().await?);
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! The client: a token for each call, and a second try when it was dead.
+//! The client: adds a token to each call, and retries once with a new token if the API refuses it.
 
 use std::{fmt, future::Future, ops::Deref, sync::Arc, time::Duration};
 
@@ -8,7 +8,7 @@ use coze_auth::{
 };
 use coze_wire::{Answer, NoAnswer};
 
-/// A client of the Coze API. Clones are cheap and share their connections and their token.
+/// A client of the Coze API. Clones are cheap, and share the connections and the token provider.
 #[derive(Clone)]
 pub struct CozeApi {
     client: OAuthClient,
@@ -16,8 +16,8 @@ pub struct CozeApi {
 }
 
 impl CozeApi {
-    /// A client whose calls carry this provider's token (an `Arc` of one is one), over this client: best the
-    /// one that the provider's flow uses, so that both go to the same endpoint and share their connections.
+    /// Creates a client that sends this provider's token through this HTTP client. Use the [`OAuthClient`] of the
+    /// provider's flow, so that both use the same endpoint and share connections. An `Arc` of a provider is a provider too.
     pub fn new(client: OAuthClient, provider: impl TokenProvider) -> Self {
         Self {
             client,
@@ -25,8 +25,8 @@ impl CozeApi {
         }
     }
 
-    /// As [`new`](Self::new), for a provider without a client, such as a fixed token. Calls go to the
-    /// [endpoint](TokenProvider::endpoint) of the provider, if that is known.
+    /// Like [`new`](Self::new), for a provider without an [`OAuthClient`], such as a fixed token. Calls go to the
+    /// provider's [endpoint](TokenProvider::endpoint), if it is known.
     pub fn builder(provider: impl TokenProvider) -> CozeApiBuilder {
         let endpoint = provider.endpoint().cloned().unwrap_or(Endpoint::COM);
         CozeApiBuilder {
@@ -35,17 +35,17 @@ impl CozeApi {
         }
     }
 
-    /// Makes a call, twice if need be: once more when the API refused the token.
+    /// Makes a call. If the API refuses the token, the call is retried once with a new token.
     ///
-    /// The closure gets the typed client, with the token in it, and makes one operation's `exchange`. It is run
-    /// for each attempt.
+    /// The closure gets the typed client, which carries the token, and returns the `exchange` of one operation. It runs
+    /// once for each attempt.
     ///
-    /// A function around any call has the same bounds:
+    /// A function that wraps any call has the same bounds:
     ///
     /// ```
     /// use coze_api::{Answer, Client, CozeApi, NoAnswer, Reply, Result};
     ///
-    /// /// Says which call failed, and what to quote to Coze's support.
+    /// /// Prints which call failed, and the log id that Coze's support asks for.
     /// async fn logged<F, Sent, A>(name: &str, coze: &CozeApi, operation: F) -> Result<Reply<A::Success>>
     /// where
     ///     F: Fn(Client) -> Sent,
@@ -66,9 +66,9 @@ impl CozeApi {
     ///
     /// # Errors
     ///
-    /// - Those of the provider, when there is no token.
-    /// - [`Refused`](coze_auth::ErrorKind::Refused) with [`Api`](coze_auth::ErrorCode::Api) when Coze says no.
-    /// - Those of the transport and of answers that are none.
+    /// - Those of the provider, if it has no token.
+    /// - [`Refused`](coze_auth::ErrorKind::Refused) with [`Api`](coze_auth::ErrorCode::Api) if the API returns an error.
+    /// - Those of the transport, and of invalid responses.
     pub async fn call<F, Sent, A>(&self, operation: F) -> Result<Reply<A::Success>>
     where
         F: Fn(Client) -> Sent,
@@ -83,10 +83,10 @@ impl CozeApi {
         self.provider.invalidate(&token);
         let next = self.provider.token().await?;
         if next.expose() == token.expose() {
-            // A fixed token: there is no other.
+            // A fixed token can't be renewed.
             return Err(refused);
         }
-        tracing::debug!("the API refused the access token; trying once more with the next");
+        tracing::debug!("the API refused the access token; retrying once with a new one");
         let outcome = self.attempt(&next, &operation).await;
         outcome.map_err(Error::with_renewed_token)
     }
@@ -101,17 +101,14 @@ impl CozeApi {
         Sent: Future<Output = std::result::Result<A, NoAnswer>>,
         A: Answer,
     {
-        let call = self.client.api_call(token);
-        let client = Client::new_with_client(
-            self.client.endpoint().api_base(),
-            self.client.http().clone(),
-            call.exchange().clone(),
-        );
-        let answered = self.client.finish(&call, operation(client)).await?;
-        Ok(Reply {
-            value: answered.answer,
-            log_id: answered.log_id,
-        })
+        let base = self.client.endpoint().api_base();
+        let (value, log_id) = self
+            .client
+            .call_api(token, |http, exchange| {
+                operation(Client::new_with_client(base, http, exchange))
+            })
+            .await?;
+        Ok(Reply { value, log_id })
     }
 }
 
@@ -123,7 +120,7 @@ impl fmt::Debug for CozeApi {
     }
 }
 
-/// What the API answered, and its log id. It derefs to the answer.
+/// A response of the API, with its log id. It derefs to the typed response.
 #[derive(Debug, Clone)]
 pub struct Reply<T> {
     value: T,
@@ -131,13 +128,13 @@ pub struct Reply<T> {
 }
 
 impl<T> Reply<T> {
-    /// Coze's log id (`x-tt-logid`), to quote to Coze's support.
+    /// Coze's log id (`x-tt-logid`). Include it when you contact Coze's support.
     #[must_use]
     pub fn log_id(&self) -> Option<&str> {
         self.log_id.as_deref()
     }
 
-    /// The answer itself.
+    /// The typed response.
     #[must_use]
     pub fn into_inner(self) -> T {
         self.value
@@ -152,7 +149,7 @@ impl<T> Deref for Reply<T> {
     }
 }
 
-/// Makes a [`CozeApi`].
+/// Configures a [`CozeApi`].
 #[must_use]
 pub struct CozeApiBuilder {
     client: OAuthClientBuilder,
@@ -160,18 +157,17 @@ pub struct CozeApiBuilder {
 }
 
 impl CozeApiBuilder {
-    /// Where calls go; by default where the provider's tokens are valid, or to [`Endpoint::COM`] if that is not known.
+    /// Where calls go. By default: the endpoint at which the provider's tokens are valid, or [`Endpoint::COM`] if that is
+    /// not known.
     pub fn endpoint(mut self, endpoint: Endpoint) -> Self {
         self.client = self.client.endpoint(endpoint);
         self
     }
 
-    /// An HTTP client of one's own making, which is finished here: see [`OAuthClientBuilder::http`].
+    /// Your own HTTP client's builder, for proxies or certificates: see [`OAuthClientBuilder::http`].
     ///
-    /// What it says of time-outs and of the user agent does not count:
     /// [`connect_timeout`](Self::connect_timeout), [`request_timeout`](Self::request_timeout) and
-    /// [`product`](Self::product), or their defaults, replace its `connect_timeout`, `timeout` and
-    /// `user_agent`.
+    /// [`product`](Self::product), or their defaults, override its `connect_timeout`, `timeout` and `user_agent`.
     ///
     /// ```
     /// use std::time::Duration;
@@ -180,7 +176,7 @@ impl CozeApiBuilder {
     /// use coze_auth::FixedToken;
     ///
     /// let coze = CozeApi::builder(FixedToken::new("pat_abc")?)
-    ///     .http(|| reqwest::Client::builder().no_proxy()) // `.timeout(…)` here would be replaced
+    ///     .http(|| reqwest::Client::builder().no_proxy()) // `.timeout(…)` here has no effect
     ///     .request_timeout(Duration::from_secs(120))
     ///     .build()?;
     /// # Ok::<(), coze_api::Error>(())
@@ -193,30 +189,30 @@ impl CozeApiBuilder {
         self
     }
 
-    /// How long a connection may take; 5 seconds by default.
+    /// The timeout for establishing a connection; 5 seconds by default.
     pub fn connect_timeout(mut self, connect_timeout: Duration) -> Self {
         self.client = self.client.connect_timeout(connect_timeout);
         self
     }
 
-    /// How long a whole request may take, up to the last byte of its answer; 30 seconds by default. It holds
-    /// for each attempt of a call; how long getting the token may take, its provider says.
+    /// The timeout of a whole request, up to the last byte of its response; 30 seconds by default. It applies to each
+    /// attempt of a call. The time to get a token is not included: the provider limits it.
     pub fn request_timeout(mut self, request_timeout: Duration) -> Self {
         self.client = self.client.request_timeout(request_timeout);
         self
     }
 
-    /// Names the caller's own product at the end of the user agent, as `name/version`; none by default.
+    /// Appends your own product to the user agent, as `name/version`; none by default.
     pub fn product(mut self, product: impl Into<String>) -> Self {
         self.client = self.client.product(product);
         self
     }
 
-    /// Finishes the client.
+    /// Builds the client.
     ///
     /// # Errors
     ///
-    /// As [`OAuthClientBuilder::build`].
+    /// Those of [`OAuthClientBuilder::build`].
     pub fn build(self) -> Result<CozeApi> {
         Ok(CozeApi {
             client: self.client.build()?,
@@ -242,21 +238,21 @@ mod tests {
 
     use super::*;
 
-    /// A Coze that takes this long for each answer.
+    /// A server that takes this long for each response.
     struct Slow(Duration);
 
     impl Transport for Slow {
         fn send(&self, _: reqwest::Request) -> SendFuture<'_> {
             Box::pin(async {
                 tokio::time::sleep(self.0).await;
-                let answer = r#"{"code":0,"msg":"","data":{"workspaces":[],"total_count":0}}"#;
-                Ok(http::Response::new(answer).into())
+                let body = r#"{"code":0,"msg":"","data":{"workspaces":[],"total_count":0}}"#;
+                Ok(http::Response::new(body).into())
             })
         }
     }
 
     #[test]
-    fn calls_go_where_the_token_of_the_environment_is_valid() {
+    fn calls_go_to_the_endpoint_of_a_token_from_the_environment() {
         let base = |name: &str| match name {
             "COZE_API_TOKEN" => Some("pat_1".into()),
             "COZE_API_BASE" => Some("https://api.coze.cn".into()),
@@ -277,21 +273,21 @@ mod tests {
         CozeApi::builder(FixedToken::new("pat_1").unwrap())
     }
 
-    /// Why a call failed whose answer takes this long, if it did.
-    async fn failure(mut builder: CozeApiBuilder, answer_takes: Duration) -> Option<ErrorKind> {
-        builder.client = builder.client.transport(Slow(answer_takes));
+    /// The error of a call whose response takes this long, if it fails.
+    async fn failure(mut builder: CozeApiBuilder, response_takes: Duration) -> Option<ErrorKind> {
+        builder.client = builder.client.transport(Slow(response_takes));
         let api = builder.build().unwrap();
         let call = api.call(|api| async move { api.list_workspaces().exchange().await });
         call.await.err().map(|error| error.kind())
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_call_is_waited_for_as_long_as_the_builder_says() {
+    async fn a_call_has_the_request_timeout_of_the_builder() {
         let secs = Duration::from_secs;
-        let patient = || builder().request_timeout(secs(120));
-        assert_eq!(failure(patient(), secs(119)).await, None);
+        let two_minutes = || builder().request_timeout(secs(120));
+        assert_eq!(failure(two_minutes(), secs(119)).await, None);
         assert_eq!(
-            failure(patient(), secs(121)).await,
+            failure(two_minutes(), secs(121)).await,
             Some(ErrorKind::Timeout)
         );
         assert_eq!(failure(builder(), secs(29)).await, None);
@@ -299,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_builder_is_told_reaches_the_client() {
+    fn settings_of_the_builder_reach_the_client() {
         let told = builder()
             .connect_timeout(Duration::from_millis(1234))
             .request_timeout(Duration::from_millis(5678))

@@ -1,4 +1,4 @@
-//! Typed calls of the [Coze](https://www.coze.com) API (扣子) that carry a token which is always valid.
+//! Typed calls of the [Coze](https://www.coze.com) API (扣子), with an access token that is kept fresh.
 //!
 //! ```
 //! # #[tokio::main(flavor = "current_thread")]
@@ -28,18 +28,18 @@
 //! # Ok(()) }
 //! ```
 //!
-//! The builders of the operations are those of `coze-api-client`, which is generated from Coze's description:
-//! an operation that is added there can be called here at once. What [`CozeApi::call`] adds to them:
+//! The operations and their builders come from `coze-api-client`, which is generated from an OpenAPI description of Coze's
+//! API. [`CozeApi::call`] adds:
 //!
-//! - the token of any [`TokenProvider`], fresh for each attempt;
-//! - errors as in `coze-auth`: Coze's code and message, HTTP status, log id, and a hint; a non-zero `code` is
-//!   an error at any HTTP status;
-//! - when the API refuses the token (HTTP 401, code 4100 or 700012006), the provider is told, and the call is
-//!   made once more with the next token.
+//! - the current token of any [`TokenProvider`], for each attempt;
+//! - errors as in `coze-auth`: Coze's code and message, HTTP status, log id, and a hint. A non-zero `code` is an error at
+//!   any HTTP status;
+//! - recovery from a refused token: if the API refuses it (HTTP 401, code 4100 or 700012006, or code 4101 about the
+//!   token), the provider renews it, and the call is retried once.
 //!
-//! # With another client
+//! # With another HTTP client
 //!
-//! A provider needs nothing of this crate. With plain `reqwest`:
+//! Providers do not need this crate. With plain `reqwest`:
 //!
 //! ```no_run
 //! # async fn example(
@@ -53,17 +53,17 @@
 //!     request.header("Authorization", token.authorization()).send()
 //! };
 //! let token = provider.token().await?;
-//! let mut answer = get(&token).await?;
-//! if answer.status() == 401 {
-//!     provider.invalidate(&token); // so that the provider gets another
-//!     answer = get(&provider.token().await?).await?;
+//! let mut response = get(&token).await?;
+//! if response.status() == 401 {
+//!     provider.invalidate(&token); // the provider gets a new token
+//!     response = get(&provider.token().await?).await?;
 //! }
 //! # Ok(()) }
 //! ```
 //!
-//! With `reqwest-middleware`, feature `middleware`: see `TokenMiddleware`. With a [tower](https://docs.rs/tower) client, feature
-//! `tower`: see `TokenLayer`. Both recover from a refused token as [`CozeApi::call`] does. Neither needs the typed client, the
-//! feature `client`, which is on by default.
+//! For `reqwest-middleware` there is `TokenMiddleware` (feature `middleware`), and for a [tower](https://docs.rs/tower) HTTP
+//! client `TokenLayer` (feature `tower`). Both recover from a refused token as [`CozeApi::call`] does. Neither needs the
+//! typed client, which is the feature `client` (on by default).
 
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
@@ -89,13 +89,13 @@ pub use client::{CozeApi, CozeApiBuilder, Reply};
 #[cfg(feature = "middleware")]
 pub use middleware::TokenMiddleware;
 
-/// The typed client whose operations [`CozeApi::call`] makes, and its types. Where the docs of an operation say
-/// `client`, it is what the closure of the call gets.
+/// The typed client that [`CozeApi::call`] passes to its closure, and the types of its operations. In the examples of the
+/// operations it is called `client`.
 #[cfg(feature = "client")]
 pub use coze_api_client::{Client, types};
 pub use coze_auth::{
     Endpoint, Error, ErrorCode, ErrorKind, OAuthClient, Result, TokenProvider, reqwest,
 };
-/// What the operation of a [`CozeApi::call`] gives: an answer, or none.
+/// What the closure of a [`CozeApi::call`] returns: a typed response, or none.
 #[cfg(feature = "client")]
 pub use coze_wire::{Answer, NoAnswer};

@@ -1,4 +1,4 @@
-//! A layer for `reqwest-middleware`.
+//! A middleware for `reqwest-middleware`.
 
 use coze_auth::{AccessToken, Endpoint, TokenProvider};
 use http::{Extensions, header::AUTHORIZATION};
@@ -7,16 +7,17 @@ use reqwest_middleware::{Error, Middleware, Next, Result};
 
 use crate::recovery::{Bound, is_refused, peek};
 
-/// Puts a provider's token into the requests of a `reqwest-middleware` client that go to Coze, and tries once more, with the
-/// next token, when the API refuses it: HTTP 401, or JSON with code 4100, 700012006, or 4101 about the token, at any status.
+/// Adds a provider's token to the requests of a `reqwest-middleware` client that go to Coze. If the API refuses the token
+/// (HTTP 401, or JSON with code 4100, 700012006, or 4101 about the token, at any status), the request is retried once with
+/// a new token.
 ///
-/// Requests to any other origin than the endpoint's API base pass untouched: no token is sent there. A request whose body
-/// can't be cloned (a stream) is sent once. To find a code, up to 64 KiB of an `application/json` response are read before
-/// it is handed on, unchanged; no other response is, so that streams begin at once.
+/// Requests to other origins than that of the endpoint's API base are not changed: no token is sent there. A request whose
+/// body can't be cloned (a stream) is not retried. To find an error code, up to 64 KiB of an `application/json` response
+/// are buffered before it is returned, unchanged. Other responses are not buffered, so streams are not delayed.
 ///
-/// The HTTP client is yours, and so are its proxies: one that `HTTP_PROXY` or `ALL_PROXY` names would see a token that goes
-/// to a mock by plain `http`. There, call `.no_proxy()`, or make the client with `coze_wire::http_client`. Do not
-/// switch on its `connection_verbose`, which logs every byte, tokens included.
+/// You configure the HTTP client, and its proxies. A proxy of `HTTP_PROXY` or `ALL_PROXY` can read a token that is sent to
+/// a mock over plain `http`. In that case call `.no_proxy()`, or create the client with `coze_wire::http_client`. Do not
+/// enable `connection_verbose`, which logs all traffic, tokens included.
 ///
 /// ```no_run
 /// # async fn example(provider: coze_auth::CachedProvider) -> Result<(), Box<dyn std::error::Error>> {
@@ -27,14 +28,14 @@ use crate::recovery::{Bound, is_refused, peek};
 /// let client = reqwest_middleware::ClientBuilder::new(http)
 ///     .with(TokenMiddleware::new(provider, &Endpoint::COM))
 ///     .build();
-/// let answer = client.get("https://api.coze.com/v1/users/me").send().await?;
+/// let response = client.get("https://api.coze.com/v1/users/me").send().await?;
 /// # Ok(()) }
 /// ```
 #[derive(Debug)]
 pub struct TokenMiddleware(Bound);
 
 impl TokenMiddleware {
-    /// A layer that sends this provider's token to this endpoint.
+    /// Sends this provider's token to this endpoint.
     pub fn new(provider: impl TokenProvider, endpoint: &Endpoint) -> Self {
         Self(Bound::new(provider, endpoint))
     }
@@ -55,11 +56,11 @@ impl Middleware for TokenMiddleware {
         let token = self.0.token().await.map_err(Error::middleware)?;
         let sent = next.clone().run(with_token(request, &token), extensions);
         let response = sent.await?;
-        // A client that follows redirects may bring the response of another origin, which says nothing about our token.
+        // A client that follows redirects may return the response of another origin, which got no token.
         let Some(again) = again.filter(|_| self.0.is_origin_of(response.url())) else {
             return Ok(response);
         };
-        let (refused, response) = judged(response).await?;
+        let (refused, response) = check_response(response).await?;
         if !refused {
             return Ok(response);
         }
@@ -77,8 +78,8 @@ fn with_token(mut request: Request, token: &AccessToken) -> Request {
     request
 }
 
-/// Whether the response refuses the token, and the same response.
-async fn judged(response: Response) -> Result<(bool, Response)> {
+/// Whether the response refuses the token, and the unchanged response.
+async fn check_response(response: Response) -> Result<(bool, Response)> {
     if let Some(refused) = is_refused(response.status(), response.headers()) {
         return Ok((refused, response));
     }

@@ -1,4 +1,4 @@
-//! What the layers for other clients share: whose requests carry the token, and whether a response refuses it.
+//! Shared by `TokenMiddleware` and `TokenLayer`: which requests carry the token, and which responses refuse it.
 
 use std::{
     collections::VecDeque,
@@ -21,10 +21,10 @@ use serde::Deserialize;
 use serde_json::Value;
 use url::{Origin, Url};
 
-/// The most of a body that is read to find an error code in it: 64 KiB.
-pub(crate) const MOST_PEEKED: usize = 64 * 1024;
+/// How many bytes of a body are buffered at most to find an error code: 64 KiB.
+pub(crate) const PEEK_LIMIT: usize = 64 * 1024;
 
-/// A provider, and where its tokens go.
+/// A provider, and the origin to which its tokens are sent.
 #[derive(Clone)]
 pub(crate) struct Bound {
     provider: Arc<dyn TokenProvider>,
@@ -35,7 +35,7 @@ impl Bound {
     pub(crate) fn new(provider: impl TokenProvider, endpoint: &Endpoint) -> Self {
         Self {
             provider: Arc::new(provider),
-            // An endpoint's base is a checked URL. If it were not, no request would be taken for Coze's.
+            // An endpoint's base is a valid URL. If it were not, no request would carry the token.
             origin: Url::parse(endpoint.api_base())
                 .ok()
                 .map(|base| base.origin()),
@@ -50,7 +50,7 @@ impl Bound {
         self.provider.token().await
     }
 
-    /// Another token than the refused one, if there is any.
+    /// A token that replaces the refused one; `None` for a fixed token.
     pub(crate) async fn token_instead_of(
         &self,
         refused: &AccessToken,
@@ -69,7 +69,7 @@ impl fmt::Debug for Bound {
     }
 }
 
-/// Whether the head of a response says that the token was refused; `None` if its body has to be asked: JSON, and not too long.
+/// Whether the response refuses the token; `None` if its body decides, which is then short JSON.
 pub(crate) fn is_refused(status: StatusCode, headers: &HeaderMap) -> Option<bool> {
     if status == StatusCode::UNAUTHORIZED {
         return Some(true);
@@ -79,11 +79,11 @@ pub(crate) fn is_refused(status: StatusCode, headers: &HeaderMap) -> Option<bool
     let is_json =
         media_type.is_some_and(|value| value.trim().eq_ignore_ascii_case("application/json"));
     let length = text(CONTENT_LENGTH).and_then(|value| value.parse().ok());
-    let is_short = length.is_none_or(|length: usize| length <= MOST_PEEKED);
+    let is_short = length.is_none_or(|length: usize| length <= PEEK_LIMIT);
     (!is_json || !is_short).then_some(false)
 }
 
-/// Reads as much of a body as is needed to find out whether it refuses the token.
+/// Buffers up to [`PEEK_LIMIT`] bytes of a body, and returns whether it refuses the token.
 pub(crate) async fn peek<B>(mut body: B) -> (bool, Peeked<B>)
 where
     B: Body<Data = Bytes> + Unpin,
@@ -100,18 +100,18 @@ where
                     text.extend_from_slice(data);
                 }
                 read.push_back(frame);
-                if is_error || text.len() > MOST_PEEKED {
+                if is_error || text.len() > PEEK_LIMIT {
                     break (Some(body), false);
                 }
             }
         }
     };
-    let refused = is_whole && refuses(&text);
+    let refused = is_whole && is_refusal(&text);
     (refused, Peeked { read, rest })
 }
 
-/// Whether this JSON is an error of the API that refuses the token.
-fn refuses(body: &[u8]) -> bool {
+/// Whether this JSON is an API error that refuses the token.
+fn is_refusal(body: &[u8]) -> bool {
     #[derive(Deserialize)]
     struct Head {
         code: Value,
@@ -126,10 +126,10 @@ fn refuses(body: &[u8]) -> bool {
     code.is_some_and(|code| refuses_token(code, head.msg.as_str().unwrap_or_default()))
 }
 
-/// A response's body, whose beginning may have been read already. It yields the same frames.
+/// A response body whose first frames may be buffered. It yields the same frames as the original.
 #[cfg_attr(
     not(feature = "tower"),
-    allow(unreachable_pub, reason = "only that layer shows it")
+    allow(unreachable_pub, reason = "public for `TokenService` only")
 )]
 pub struct Peeked<B: Body> {
     read: VecDeque<Result<Frame<B::Data>, B::Error>>,
@@ -145,7 +145,7 @@ impl<B: Body> Peeked<B> {
     }
 }
 
-// Nothing in it is pinned: the rest is unpinned itself.
+// No field is structurally pinned, and `rest` is `Unpin`.
 impl<B: Body + Unpin> Unpin for Peeked<B> {}
 
 impl<B: Body + Unpin> Body for Peeked<B> {
@@ -203,7 +203,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_the_body_of_short_json_is_asked() {
+    fn only_short_json_is_examined() {
         let head = |status, fields: &[(http::HeaderName, &str)]| {
             let fields = fields.iter().cloned();
             let headers = fields.map(|(name, value)| (name, value.parse().unwrap()));
@@ -228,8 +228,8 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_body_is_handed_on_unchanged_whatever_it_says() {
-        let long = format!(r#"{{"code":4100,"msg":"{}"}}"#, "x".repeat(MOST_PEEKED));
+    async fn a_body_is_returned_unchanged() {
+        let long = format!(r#"{{"code":4100,"msg":"{}"}}"#, "x".repeat(PEEK_LIMIT));
         for (text, expected) in [
             (r#"{"code":4100,"msg":"authentication is invalid"}"#, true),
             (r#"{"code":"700012006"}"#, true),
@@ -258,13 +258,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_body_that_breaks_off_does_so_behind_what_came() {
+    async fn the_error_of_an_interrupted_body_follows_the_frames_before_it() {
         let frames = [
             Ok(Frame::data(Bytes::from(r#"{"code":4100}"#))),
             Err(std::io::Error::from(std::io::ErrorKind::ConnectionReset)),
         ];
         let (refused, mut body) = peek(StreamBody::new(futures_util::stream::iter(frames))).await;
-        assert!(!refused, "it may not be all of it");
+        assert!(!refused, "the body may be incomplete");
         assert!(body.frame().await.unwrap().is_ok());
         assert!(body.frame().await.unwrap().is_err());
         assert!(body.frame().await.is_none());

@@ -17,10 +17,11 @@ use url::Url;
 
 use crate::recovery::{Bound, Peeked, is_refused, peek};
 
-/// Puts a provider's token into the requests of a tower HTTP client that go to Coze, and tries once more, with the next
-/// token, when the API refuses it, as [`TokenMiddleware`](crate::TokenMiddleware) does with the feature `middleware`.
+/// Adds a provider's token to the requests of a tower HTTP client that go to Coze. If the API refuses the token, the request
+/// is retried once with a new token, under the same rules as in [`TokenMiddleware`](crate::TokenMiddleware) (feature
+/// `middleware`).
 ///
-/// Bodies of requests have to be `Clone`, as `Full<Bytes>` is. A request goes to Coze by its URI, which has to be absolute.
+/// Request bodies must be `Clone`, as `Full<Bytes>` is. Only requests with an absolute URI can go to Coze.
 ///
 /// ```
 /// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
@@ -31,7 +32,7 @@ use crate::recovery::{Bound, Peeked, is_refused, peek};
 /// use http_body_util::Full;
 /// use tower::{ServiceBuilder, ServiceExt, service_fn};
 ///
-/// // Takes the place of a client such as hyper-util's.
+/// // Stands for a client such as hyper-util's.
 /// let http = service_fn(|request: Request<Full<Bytes>>| async move {
 ///     assert_eq!(request.headers()["authorization"], "Bearer pat_abc");
 ///     Ok::<_, std::io::Error>(Response::new(Full::<Bytes>::from("{}")))
@@ -46,7 +47,7 @@ use crate::recovery::{Bound, Peeked, is_refused, peek};
 pub struct TokenLayer(Bound);
 
 impl TokenLayer {
-    /// A layer that sends this provider's token to this endpoint.
+    /// Sends this provider's token to this endpoint.
     pub fn new(provider: impl TokenProvider, endpoint: &Endpoint) -> Self {
         Self(Bound::new(provider, endpoint))
     }
@@ -61,7 +62,7 @@ impl<S> Layer<S> for TokenLayer {
     }
 }
 
-/// What a [`TokenLayer`] makes of a service.
+/// The service of a [`TokenLayer`].
 #[derive(Debug, Clone)]
 pub struct TokenService<S> {
     inner: S,
@@ -88,7 +89,7 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        // The service that is ready answers this call; its clone has to become ready for the next.
+        // `self.inner` is ready, so this call uses it. The clone replaces it, and is polled for readiness before the next call.
         let next = self.inner.clone();
         let mut inner = std::mem::replace(&mut self.inner, next);
         let bound = self.bound.clone();
@@ -101,7 +102,7 @@ where
             let again = request.clone();
             let token = bound.token().await?;
             let sent = inner.call(with_token(request, &token));
-            let (refused, response) = judged(sent.await.map_err(Into::into)?).await;
+            let (refused, response) = check_response(sent.await.map_err(Into::into)?).await;
             if !refused {
                 return Ok(response);
             }
@@ -124,8 +125,8 @@ fn with_token<B>(mut request: Request<B>, token: &AccessToken) -> Request<B> {
     request
 }
 
-/// Whether the response refuses the token, and the same response.
-async fn judged<R>(response: Response<R>) -> (bool, Response<Peeked<R>>)
+/// Whether the response refuses the token, and the unchanged response.
+async fn check_response<R>(response: Response<R>) -> (bool, Response<Peeked<R>>)
 where
     R: Body<Data = Bytes> + Unpin,
 {
@@ -155,7 +156,7 @@ mod tests {
 
     use super::*;
 
-    /// What a client with a layer gets for this URL, and the tokens that were sent: the first is refused by this response.
+    /// The response for this URL, and the tokens that were sent. The first request gets the response `first`.
     async fn sent(url: &str, first: Response<&'static str>) -> (Bytes, Vec<Option<String>>) {
         let counter = AtomicU32::new(0);
         let provider = CachedProvider::from_fn(move || {
@@ -190,7 +191,7 @@ mod tests {
     const CHAT: &str = "https://api.coze.com/v3/chat";
 
     #[tokio::test]
-    async fn each_refusal_of_a_token_is_recovered_from_once() {
+    async fn a_request_with_a_rejected_token_is_retried_once() {
         let unauthorized = Response::builder().status(401).body("no").unwrap();
         for refusal in [
             unauthorized,
@@ -205,7 +206,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_not_about_the_token_is_handed_on() {
+    async fn other_errors_are_returned_without_a_retry() {
         let text = r#"{"code":4101,"msg":"no permission"}"#;
         let (body, tokens) = sent(CHAT, json(text)).await;
         assert_eq!((&*body, tokens.len()), (text.as_bytes(), 1));
@@ -215,7 +216,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn no_token_goes_to_another_origin() {
+    async fn no_token_is_sent_to_another_origin() {
         for url in [
             "https://api.coze.cn/v3/chat",
             "http://api.coze.com/v3/chat",

@@ -24,6 +24,7 @@ use crate::{
     clock::Clock,
     error::Told,
     expiry::{Granted, Timing},
+    provider::retry::LONGEST_RETRY_AFTER,
 };
 
 /// The members of a body, possibly truncated.
@@ -448,9 +449,6 @@ impl Answer<'_> {
 pub(crate) fn not_as_described(what: String) -> Error {
     Error::new(ErrorKind::InvalidAnswer, what).with_told(Told::NotAsDescribed)
 }
-
-/// `Retry-After` is capped at this, so that adding it to a time can't overflow.
-const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(24 * 3600);
 
 /// An error code: a word, a number, or a number in a string.
 fn code_of(value: &Value) -> Option<ErrorCode> {

@@ -271,17 +271,9 @@ pub(crate) struct Credentials<'a> {
 }
 
 /// A request on its way: what it is for, and where its answer will be kept.
-#[doc(hidden)]
-pub struct Call {
+pub(crate) struct Call {
     flow: Option<Flow>,
     exchange: Exchange,
-}
-
-/// A success, and what came with it.
-#[doc(hidden)]
-pub struct Answered<T> {
-    pub answer: T,
-    pub log_id: Option<String>,
 }
 
 impl OAuthClient {
@@ -452,18 +444,30 @@ impl OAuthClient {
         exchange
     }
 
-    /// Waits for the answer of an API call, and reads it into its type.
-    #[doc(hidden)]
-    pub async fn finish<A: coze_wire::Answer>(
+    /// Calls Coze's API with an access token. `send` gets the HTTP client, which follows no redirect, and the exchange to send
+    /// with: what the generated client is built of. Returns the answer, read into its type, and its log id.
+    ///
+    /// `coze-api` is built on this; call the API through it unless you generate a client of your own.
+    ///
+    /// # Errors
+    ///
+    /// The request could not be sent, took too long, or was refused, or its response is invalid.
+    pub async fn call_api<A, Sent>(
         &self,
-        call: &Call,
-        sent: impl Future<Output = std::result::Result<A, NoAnswer>>,
-    ) -> Result<Answered<A::Success>> {
-        self.read(call, sent, |answer| {
-            Ok(Answered {
-                answer: answer.typed()?,
-                log_id: answer.log_id(None),
-            })
+        token: &AccessToken,
+        send: impl FnOnce(reqwest::Client, Exchange) -> Sent,
+    ) -> Result<(A::Success, Option<String>)>
+    where
+        A: coze_wire::Answer,
+        Sent: Future<Output = std::result::Result<A, NoAnswer>>,
+    {
+        let call = Call {
+            flow: None,
+            exchange: self.exchange(Some(token.bearer())),
+        };
+        let sent = send(self.0.http.clone(), call.exchange.clone());
+        self.read(&call, sent, |answer| {
+            Ok((answer.typed()?, answer.log_id(None)))
         })
         .await
     }
@@ -531,33 +535,9 @@ impl OAuthClient {
             .await
             .ok()
     }
-
-    /// A call of Coze's API with an access token, for crates that are built on this one.
-    #[doc(hidden)]
-    #[must_use]
-    pub fn api_call(&self, token: &AccessToken) -> Call {
-        Call {
-            flow: None,
-            exchange: self.exchange(Some(token.bearer())),
-        }
-    }
-
-    /// The HTTP client, which follows no redirect.
-    #[doc(hidden)]
-    #[must_use]
-    pub fn http(&self) -> &reqwest::Client {
-        &self.0.http
-    }
 }
 
 impl Call {
-    /// What the typed client sends through.
-    #[doc(hidden)]
-    #[must_use]
-    pub fn exchange(&self) -> &Exchange {
-        &self.exchange
-    }
-
     /// Says where an error happened.
     fn locate(&self, error: Error) -> Error {
         let error = match self.flow {

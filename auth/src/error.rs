@@ -887,9 +887,8 @@ impl Error {
         self.with(|d| d.refresh_token = refresh_token)
     }
 
-    /// Says that the token which was refused had just been got, for crates that are built on this one: then another would
-    /// be refused as well.
-    #[doc(hidden)]
+    /// Marks a refused token as one that has just been issued, after a retry with a new token: another would be refused as
+    /// well, and the [`hint`](Self::hint) says so. Any other error is returned unchanged.
     #[must_use]
     pub fn with_renewed_token(self) -> Self {
         if self.is_token_refused() {

@@ -97,8 +97,6 @@ pub mod testing;
 mod token;
 mod user_agent;
 
-#[doc(hidden)]
-pub use client::{Answered, Call};
 pub use client::{OAuthClient, OAuthClientBuilder};
 pub use config::{ConfiguredFlow, OAuthConfig};
 pub use endpoint::{Endpoint, EndpointBuilder};

@@ -1,35 +1,36 @@
-//! A store of your own: sign-ins in an SQLite database, here `sign-ins.db` in the current folder.
+//! A store of your own: sign-ins in an SQLite database.
 //!
-//! Against Coze: set `COZE_DEVICE_OAUTH_CLIENT_ID` (and `COZE_API_BASE` for coze.cn). Against the mock, the database is in a temporary
-//! folder.
+//! Against Coze: set `COZE_DEVICE_OAUTH_CLIENT_ID` (and `COZE_API_BASE` for coze.cn), and name a file:
+//! `cargo run -p coze-examples --example sqlite -- sign-ins.db`. The second run finds the sign-in of the first.
 
 mod store;
 
+use std::path::PathBuf;
+
 use coze_auth::{
-    CachedProvider, Flow, RefreshMode, SignIn,
+    CachedProvider, ConfiguredFlow, Flow, RefreshMode, SignIn, TokenProvider,
     store::{Blocking, Store},
 };
-use coze_examples::{Stage, approve_soon, flow, shown};
 use store::SqliteStore;
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    let stage = Stage::set(Flow::Device).await?;
-    let device = flow!(stage.config, Device);
-    let temporary = tempfile::tempdir()?;
-    let store = Blocking::new(match &stage.mock {
-        Some(_) => SqliteStore::open(temporary.path().join("sign-ins.db"))?,
-        None => SqliteStore::open("sign-ins.db")?,
-    });
+    // In your program: OAuthConfig::from_env_for(Flow::Device)?
+    let config = coze_examples::mock_unless_configured(Flow::Device).await?;
+    let ConfiguredFlow::Device(device) = config.build()? else {
+        anyhow::bail!("this is not a device app");
+    };
 
+    let temporary = tempfile::tempdir()?;
+    let file = std::env::args_os().nth(1).map(PathBuf::from);
+    let file = file.unwrap_or(temporary.path().join("sign-ins.db"));
+    let store = Blocking::new(SqliteStore::open(file)?);
     let sign_in = SignIn::new(store.clone(), "default")?;
     if sign_in.requires_sign_in().await? {
         let authorization = device.start().await?;
         println!("open   {}", authorization.verification_url());
         println!("and confirm the code {}\n", authorization.user_code());
-        if let Some(mock) = &stage.mock {
-            tokio::spawn(approve_soon(mock, authorization.user_code()));
-        }
+        coze_examples::open_in_browser(authorization.verification_url());
         sign_in.put(&device.poll(&authorization).await?).await?;
     }
     for profile in store.list().await?.unwrap_or_default() {
@@ -40,10 +41,10 @@ async fn main() -> anyhow::Result<()> {
         .refresh(RefreshMode::InLine)
         .build();
     let token = provider.token().await?;
-    println!("token  {}", shown(token.expose()));
     // As if the API had refused it.
-    coze_auth::TokenProvider::invalidate(&provider, &token);
-    println!("next   {}", shown(provider.token().await?.expose()));
+    provider.invalidate(&token);
+    provider.token().await?;
+    println!("stats  {} requests", provider.stats().requests);
     provider.shutdown().await?;
     Ok(())
 }

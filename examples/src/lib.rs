@@ -1,174 +1,154 @@
-//! Shared by the examples: where they run, an API call that shows that a token works, and
-//! the display of a token without its secret.
-//!
-//! An example runs against Coze when the documented environment variables of its flow are set, and
-//! against a mock in its own process when they are not. Either way it is configured by
-//! [`OAuthConfig`], so the code of the flow is the same.
+//! The mock behind the examples: without an account, [`mock_unless_configured`] starts a mock of Coze in this process, and
+//! [`open_in_browser`] and [`visit`] act as the user. Your own program calls `OAuthConfig::from_env_for` instead, and has users.
 
-use std::{ffi::OsString, future::Future, time::Duration};
+use std::{ffi::OsString, net::TcpListener, sync::OnceLock, time::Duration};
 
-use anyhow::{Context, Result, bail};
-use coze_auth::{Endpoint, Flow, OAuthConfig};
+use anyhow::{Context, Result, bail, ensure};
+use coze_auth::{Flow, OAuthConfig, Url};
 use coze_mock::{Decision, MockCoze, defaults};
-use reqwest::header::HeaderValue;
-use serde::Deserialize;
+use reqwest::{
+    Method,
+    header::{COOKIE, HeaderValue, LOCATION, SET_COOKIE},
+};
 
-/// Where an example runs.
-pub struct Stage {
-    /// The flow's configuration: Coze's, or the mock's.
-    pub config: OAuthConfig,
-    /// The mock, when it is one.
-    pub mock: Option<MockCoze>,
-}
+static MOCK: OnceLock<MockCoze> = OnceLock::new();
 
-impl Stage {
-    /// Coze, if the environment configures this flow; else a new mock.
-    pub async fn set(flow: Flow) -> Result<Self> {
-        let configured = mock_variables(flow, "", "")
-            .iter()
-            .any(|(name, _)| *name != API_BASE && std::env::var_os(name).is_some());
-        if configured {
-            return Ok(Self {
-                config: OAuthConfig::from_env_for(flow)?,
-                mock: None,
-            });
-        }
-        let mock = start_mock().await?;
-        println!(
-            "(no account configured: running against a mock of Coze at {})\n",
-            mock.url()
-        );
-        Ok(Self {
-            config: mock_config(&mock, flow)?,
-            mock: Some(mock),
-        })
+/// The lifetime of a user's access token of the mock's web app: short, so that the example `web` shows a refresh.
+const TOKEN_LIFETIME: Duration = Duration::from_secs(3);
+
+/// `OAuthConfig::from_env_for(flow)` if the environment configures this flow, else the configuration of an app of a new mock.
+pub async fn mock_unless_configured(flow: Flow) -> Result<OAuthConfig> {
+    let names = mock_variables(flow, "")?.into_iter();
+    if { names }.any(|(name, _)| std::env::var_os(name).is_some()) {
+        return Ok(OAuthConfig::from_env_for(flow)?);
     }
-
-    /// The redirect URI: the configured one, or one on this machine.
-    pub fn redirect_uri(&self) -> &str {
-        self.config
-            .redirect_uri()
-            .unwrap_or("http://127.0.0.1:8080/callback")
+    let mut mock = MockCoze::builder().device_interval(Duration::from_secs(1));
+    if flow == Flow::Web {
+        mock = mock.access_token_lifetime(TOKEN_LIFETIME);
     }
-}
+    let mock = mock.start().await?;
+    println!("(No account is configured: this runs against a mock of Coze.)\n");
 
-/// A mock with a polling interval of one second, to keep the examples fast.
-pub async fn start_mock() -> Result<MockCoze> {
-    Ok(MockCoze::builder()
-        .device_interval(Duration::from_secs(1))
-        .start()
-        .await?)
-}
-
-/// The configuration of the mock's app for a flow.
-pub fn mock_config(mock: &MockCoze, flow: Flow) -> Result<OAuthConfig> {
-    let variables = mock_variables(flow, mock.url(), mock.default_jwt_private_key_pem()?);
+    let mut variables = mock_variables(flow, mock.default_jwt_private_key_pem()?)?;
+    variables.push(("COZE_API_BASE", mock.url().to_owned()));
     let variable = |name: &str| {
-        let (_, value) = variables.iter().find(|(n, _)| *n == name)?;
+        let (_, value) = variables.iter().find(|(each, _)| *each == name)?;
         Some(OsString::from(value))
     };
-    Ok(OAuthConfig::from_variables(variable, Some(flow))?)
+    let config = OAuthConfig::from_variables(variable, Some(flow))?;
+    ensure!(MOCK.set(mock).is_ok(), "the mock is already running");
+    Ok(config)
 }
 
-const API_BASE: &str = "COZE_API_BASE";
-
-fn mock_variables(flow: Flow, url: &str, private_key: &str) -> Vec<(&'static str, String)> {
-    let own: &[(&str, &str)] = match flow {
+fn mock_variables(flow: Flow, private_key: &str) -> Result<Vec<(&'static str, String)>> {
+    // A port that is free now.
+    let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+    let redirect_uri = format!("http://127.0.0.1:{port}/callback");
+    let variables: &[(&str, &str)] = match flow {
         Flow::Token => &[("COZE_API_TOKEN", defaults::PERSONAL_ACCESS_TOKEN)],
         Flow::Web => &[
             ("COZE_WEB_OAUTH_CLIENT_ID", defaults::WEB_CLIENT_ID),
             ("COZE_WEB_OAUTH_CLIENT_SECRET", defaults::WEB_CLIENT_SECRET),
+            ("COZE_WEB_OAUTH_REDIRECT_URI", &redirect_uri),
         ],
-        Flow::Pkce => &[("COZE_PKCE_OAUTH_CLIENT_ID", defaults::PKCE_CLIENT_ID)],
+        Flow::Pkce => &[
+            ("COZE_PKCE_OAUTH_CLIENT_ID", defaults::PKCE_CLIENT_ID),
+            ("COZE_PKCE_OAUTH_REDIRECT_URI", &redirect_uri),
+        ],
         Flow::Device => &[("COZE_DEVICE_OAUTH_CLIENT_ID", defaults::DEVICE_CLIENT_ID)],
         Flow::Jwt => &[
             ("COZE_JWT_OAUTH_CLIENT_ID", defaults::JWT_CLIENT_ID),
             ("COZE_JWT_OAUTH_PUBLIC_KEY_ID", defaults::JWT_PUBLIC_KEY_ID),
             ("COZE_JWT_OAUTH_PRIVATE_KEY", private_key),
         ],
-        _ => &[],
+        _ => bail!("the mock has no app for this flow"),
     };
-    own.iter()
-        .map(|(name, value)| (*name, (*value).to_owned()))
-        .chain([(API_BASE, url.to_owned())])
-        .collect()
+    let owned = variables
+        .iter()
+        .map(|(name, value)| (*name, (*value).to_owned()));
+    Ok(owned.collect())
 }
 
-/// The flow of a configuration, `flow!(stage.config, Device)`, or an error if it is another flow.
-#[macro_export]
-macro_rules! flow {
-    ($config:expr, $flow:ident) => {
-        match $config.build()? {
-            coze_auth::ConfiguredFlow::$flow(flow) => flow,
-            other => anyhow::bail!("the configuration is for another flow: {other:?}"),
+/// With the mock, acts as the user who opens this URL and approves. Against Coze it does nothing: open the URL yourself.
+pub fn open_in_browser(url: impl AsRef<str>) {
+    let Some(mock) = MOCK.get() else { return };
+    let url = url.as_ref().to_owned();
+    tokio::spawn(async move {
+        if let Err(error) = Browser::new(mock).get(&url).await {
+            eprintln!("the user could not approve: {error:#}");
+            std::process::exit(1);
         }
+    });
+}
+
+/// With the mock, acts as a user who opens these pages of a site, a while apart, and ends. Against Coze it waits for Ctrl-C.
+pub async fn visit(site: String, pages: &'static [&'static str]) {
+    let visit = async {
+        let Some(mock) = MOCK.get() else {
+            return Ok(tokio::signal::ctrl_c().await?);
+        };
+        let mut browser = Browser::new(mock);
+        for page in pages {
+            let (method, path) = page.split_once(' ').context("a method and a path")?;
+            let url = format!("{site}{path}");
+            let text = browser.open(method.parse()?, &url).await?;
+            println!("{page:<15} {text}");
+            tokio::time::sleep(TOKEN_LIFETIME / 2).await;
+        }
+        Ok::<_, anyhow::Error>(())
     };
-}
-
-/// The user of a token.
-#[derive(Debug, Deserialize)]
-pub struct User {
-    /// Coze's id of the user.
-    pub user_id: String,
-    /// The user's name, unique in Coze.
-    pub user_name: String,
-}
-
-/// Asks the API for the user of the token. Any HTTP client works: the token is sent in one header. This one follows no
-/// redirects, and uses no proxy for a host on this machine.
-pub async fn users_me(endpoint: &Endpoint, authorization: &HeaderValue) -> Result<User> {
-    #[derive(Deserialize)]
-    struct Envelope {
-        code: i64,
-        msg: String,
-        data: Option<User>,
-    }
-    let response = coze_wire::http_client(endpoint.api_base())?
-        .get(format!("{}/v1/users/me", endpoint.api_base()))
-        .header("Authorization", authorization)
-        .send()
-        .await?;
-    let log_id = response
-        .headers()
-        .get("x-tt-logid")
-        .and_then(|log_id| log_id.to_str().ok())
-        .unwrap_or("none")
-        .to_owned();
-    let answer: Envelope = response
-        .json()
-        .await
-        .with_context(|| format!("users/me returned no JSON (log id {log_id})"))?;
-    match answer {
-        Envelope {
-            code: 0,
-            data: Some(user),
-            ..
-        } => Ok(user),
-        Envelope { code, msg, .. } => bail!("users/me: {code}: {msg} (log id {log_id})"),
+    if let Err(error) = visit.await {
+        eprintln!("the visit failed: {error:#}");
+        std::process::exit(1);
     }
 }
 
-/// The displayable part of a token: only its type prefix.
-pub fn shown(token: &str) -> String {
-    match token.split_once('_') {
-        Some((kind, _)) if kind.len() <= 4 => format!("{kind}_****"),
-        _ => "****".to_owned(),
+/// A user with a browser, who approves everything at the mock.
+struct Browser {
+    mock: &'static MockCoze,
+    cookie: Option<HeaderValue>,
+}
+
+impl Browser {
+    fn new(mock: &'static MockCoze) -> Self {
+        Self { mock, cookie: None }
     }
-}
 
-/// Acts as the user who opens the authorize page and approves; only with a mock.
-pub fn approve_in_browser(mock: &MockCoze, authorize_url: &str) -> Result<String> {
-    let callback = mock.authorize(authorize_url, Decision::Approve)?;
-    Ok(callback.into())
-}
+    async fn get(&mut self, url: &str) -> Result<String> {
+        self.open(Method::GET, url).await
+    }
 
-/// Acts as the user who confirms a user code a moment later; only with a mock.
-pub fn approve_soon(mock: &MockCoze, user_code: &str) -> impl Future<Output = ()> + use<> {
-    let (mock, user_code) = (mock.clone(), user_code.to_owned());
-    async move {
-        tokio::time::sleep(Duration::from_millis(1500)).await;
-        if let Err(error) = mock.approve_device(&user_code) {
-            eprintln!("the approval failed: {error}");
+    /// Opens a page, follows its redirects, and returns the text of the last one.
+    async fn open(&mut self, mut method: Method, url: &str) -> Result<String> {
+        let mut url = Url::parse(url)?;
+        loop {
+            if url.as_str().starts_with(self.mock.url()) {
+                let code = url.query_pairs().find(|(name, _)| name == "user_code");
+                if let Some((_, user_code)) = code {
+                    self.mock.approve_device(&user_code)?;
+                    return Ok("approved".to_owned());
+                }
+                url = self.mock.authorize(url.as_str(), Decision::Approve)?;
+            }
+            // Without a redirect policy and without a proxy.
+            let http = coze_wire::http_client(url.as_str())?;
+            let mut request = http.request(method, url.clone());
+            if let Some(cookie) = &self.cookie {
+                request = request.header(COOKIE, cookie);
+            }
+            let response = request.send().await?;
+            if let Some(cookie) = response.headers().get(SET_COOKIE) {
+                let pair = cookie.to_str()?.split(';').next().unwrap_or_default();
+                self.cookie = Some(pair.parse()?);
+            }
+            let Some(location) = response.headers().get(LOCATION) else {
+                let status = response.status();
+                let text = response.text().await?;
+                ensure!(status.is_success(), "{url} answered {status}: {text}");
+                return Ok(text);
+            };
+            url = url.join(location.to_str()?)?;
+            method = Method::GET;
         }
     }
 }
@@ -184,6 +164,8 @@ mod documentation {
     mod moving_from_sdks {}
     #[doc = include_str!("../../docs/redis.md")]
     mod redis {}
+    #[doc = include_str!("../../docs/testing.md")]
+    mod testing {}
     #[doc = include_str!("../../docs/writing-a-store.md")]
     mod writing_a_store {}
 }

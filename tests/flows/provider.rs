@@ -1043,8 +1043,8 @@ async fn tracing_and_debug_output_contain_no_secret() {
     secrets.extend(stage.network.bearers());
     let traced = traced.text();
     for expected in [
-        "trying again",
-        "no new access token",
+        "the token request failed; retrying",
+        "the token request failed",
         "refused the access token",
     ] {
         assert!(traced.contains(expected), "{expected:?} is traced");

@@ -8,10 +8,10 @@ use zeroize::Zeroizing;
 
 use crate::Secret;
 
-/// A ready `Authorization: Bearer <credential>` value, marked sensitive so that HTTP stacks neither
-/// print nor index it, and wiped when its last copy is dropped.
+/// An `Authorization: Bearer <credential>` header value. It is marked sensitive, so that HTTP libraries neither print it
+/// nor add it to the HPACK table, and is wiped when its last copy is dropped.
 ///
-/// Coze takes a client secret (web), a JWT (jwt-bearer) or an access token (API calls) this way:
+/// Coze accepts a client secret (web flow), a JWT (JWT flow) or an access token (API calls) this way:
 /// <https://www.coze.cn/open/docs/developer_guides/authentication>, RFC 6750 section 2.1.
 ///
 /// ```
@@ -26,27 +26,27 @@ use crate::Secret;
 pub struct Bearer(HeaderValue);
 
 impl Bearer {
-    /// Makes the header value from a credential.
+    /// Creates the header value for a credential.
     ///
     /// # Errors
     ///
-    /// [`InvalidBearer`] when the credential is empty or holds anything but visible ASCII
+    /// [`InvalidBearer`] if the credential is empty or contains anything but visible ASCII
     /// characters: a line break would end the header, and white space would end the credential.
     pub fn new(credential: &Secret) -> Result<Self, InvalidBearer> {
-        Self::of(credential, Bytes::from_owner)
+        Self::build(credential, Bytes::from_owner)
     }
 
-    /// The same, with its reference count on cache lines of its own, for 200 bytes more: for a value that one core clones
-    /// for each request, while others clone theirs.
+    /// Like [`new`](Self::new), but the reference count has its own cache lines, which costs 200 bytes. Use it for a value
+    /// that one core clones for each request while other cores clone their own copies.
     ///
     /// # Errors
     ///
     /// As [`new`](Self::new).
     pub fn padded(credential: &Secret) -> Result<Self, InvalidBearer> {
-        Self::of(credential, |header| Bytes::from_owner(Padded(header)))
+        Self::build(credential, |header| Bytes::from_owner(Padded(header)))
     }
 
-    fn of(
+    fn build(
         credential: &Secret,
         shared: impl FnOnce(Zeroizing<Vec<u8>>) -> Bytes,
     ) -> Result<Self, InvalidBearer> {
@@ -65,13 +65,12 @@ impl Bearer {
         Ok(Self(value))
     }
 
-    /// What it was made from.
     pub(crate) fn credential(&self) -> Secret {
         let header = self.0.to_str().unwrap_or_default();
         Secret::from(header.strip_prefix("Bearer ").unwrap_or(header))
     }
 
-    /// The header value, sensitive.
+    /// The header value, marked sensitive.
     #[must_use]
     #[inline]
     pub fn header_value(&self) -> &HeaderValue {
@@ -79,7 +78,7 @@ impl Bearer {
     }
 }
 
-/// Two lines of 64 bytes, which processors fetch together. `Bytes` puts the reference count before it.
+/// Aligned to two 64-byte cache lines, which processors fetch together. `Bytes` stores the reference count before the data.
 #[repr(align(128))]
 struct Padded(Zeroizing<Vec<u8>>);
 
@@ -101,11 +100,11 @@ impl fmt::Debug for Bearer {
     }
 }
 
-/// Why a credential can't be sent as a bearer. Says where, never what.
+/// Why a credential can't be sent as a bearer. It contains the position of the invalid character, never the character.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum InvalidBearer {
-    /// There is nothing to send.
+    /// The credential is empty.
     Empty,
     /// A character that is not visible ASCII.
     Character {
@@ -120,7 +119,7 @@ impl fmt::Display for InvalidBearer {
             Self::Empty => f.write_str("is empty"),
             Self::Character { position } => write!(
                 f,
-                "holds white space, a line break or a non-ASCII character at byte {position}"
+                "contains white space, a line break or a non-ASCII character at byte {position}"
             ),
         }
     }

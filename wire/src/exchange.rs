@@ -1,8 +1,8 @@
-//! One request, and what came back.
+//! One request and its response.
 //!
-//! Generated clients call [`Exchange::execute`] as their `exec` hook. Their own errors drop the
-//! headers of an answer that they can't decode, print its body, and read it without a limit; an
-//! `Exchange` keeps what a careful caller needs before they see it.
+//! Generated clients call [`Exchange::execute`] as their `exec` hook. Their own errors drop the headers of a response that
+//! they can't decode, print its body, and read it without a limit. An `Exchange` therefore captures status, headers and
+//! body, up to a limit, before the generated client reads them.
 
 use std::{
     fmt,
@@ -20,28 +20,27 @@ use zeroize::Zeroizing;
 
 use crate::{Bearer, Secret, SendError, SendErrorKind, Transport, sanitize_log_id};
 
-/// The most of an answer's body that is read, in bytes (1 MiB). Coze's answers take a few hundred.
+/// The maximum number of bytes that are read from a response body (1 MiB). Coze's responses have a few hundred.
 pub const BODY_LIMIT: usize = 1024 * 1024;
 
-/// Room for every answer that is not an attack, so that no half-filled copy is left behind.
-const USUAL_BODY: usize = 16 * 1024;
+/// The initial capacity of a body's buffer. A buffer that grows leaves copies of the body in memory that are not wiped.
+const INITIAL_CAPACITY: usize = 16 * 1024;
 
 /// The header that carries Coze's log id, which users quote to support.
 pub const LOG_ID_HEADER: &str = "x-tt-logid";
 
-/// A header of progenitor's own, which Coze does not know.
+/// progenitor adds this header, which Coze does not define.
 const API_VERSION_HEADER: &str = "api-version";
 
-/// The context of one request: the credential that it carries, and the place where its answer is kept.
+/// The context of one request: its credential, and later its response.
 ///
-/// It is the `inner` value of a generated client. Make one for each request; clones share the place
-/// of the answer.
+/// It is the `inner` value of a generated client. Create one for each request. Clones share the captured response.
 ///
 /// ```
 /// use coze_wire::{Bearer, Exchange, Secret};
 ///
 /// let exchange = Exchange::new().with_bearer(Bearer::new(&Secret::from("client-secret"))?);
-/// assert!(exchange.outcome().is_none(), "nothing was sent yet");
+/// assert!(exchange.outcome().is_none(), "nothing has been sent");
 /// # Ok::<(), coze_wire::InvalidBearer>(())
 /// ```
 #[derive(Clone, Default)]
@@ -53,7 +52,7 @@ pub struct Exchange {
     kept: Arc<Mutex<Kept>>,
 }
 
-/// What is known of the last request.
+/// The state of the last request.
 #[derive(Default)]
 struct Kept {
     url: Option<String>,
@@ -67,7 +66,7 @@ impl Exchange {
         Self::default()
     }
 
-    /// Sends this bearer as the `Authorization` header. Its credential is one of the [secrets](Self::with_secrets).
+    /// Sends this bearer as the `Authorization` header, and adds its credential to the [secrets](Self::with_secrets).
     #[must_use]
     pub fn with_bearer(mut self, bearer: Bearer) -> Self {
         self.secrets.push(bearer.credential());
@@ -75,21 +74,21 @@ impl Exchange {
         self
     }
 
-    /// Names secrets that the request carries elsewhere, such as in its body: should a server repeat them, they are
-    /// redacted in a log id and in a [`SendError`].
+    /// Adds secrets that the request carries elsewhere, such as in its body. If the server repeats them, they are redacted
+    /// in the log id and in a [`SendError`].
     #[must_use]
     pub fn with_secrets(mut self, secrets: impl IntoIterator<Item = Secret>) -> Self {
         self.secrets.extend(secrets);
         self
     }
 
-    /// What the request carries that must not be shown.
+    /// The secrets that the request carries.
     #[must_use]
     pub fn secrets(&self) -> &[Secret] {
         &self.secrets
     }
 
-    /// Sends this header too.
+    /// Adds this header to the request.
     #[must_use]
     pub fn with_header(mut self, name: HeaderName, value: HeaderValue) -> Self {
         self.headers.insert(name, value);
@@ -103,19 +102,19 @@ impl Exchange {
         self
     }
 
-    /// What came of the last request, or `None` when none was finished.
+    /// The outcome of the last request; `None` if no request has finished.
     #[must_use]
     pub fn outcome(&self) -> Option<Outcome> {
         self.lock().outcome.clone()
     }
 
-    /// The URL of the last request, without its query; `None` when none was sent.
+    /// The URL of the last request, without its query; `None` if none was sent.
     #[must_use]
     pub fn url(&self) -> Option<String> {
         self.lock().url.clone()
     }
 
-    /// The last answer, or `None` when none came.
+    /// The last response; `None` if there was none.
     #[must_use]
     pub fn captured(&self) -> Option<Captured> {
         match self.outcome() {
@@ -124,14 +123,14 @@ impl Exchange {
         }
     }
 
-    /// Sends a request once, keeps what comes back, and returns an equal answer. This is the `exec`
-    /// hook of every generated client.
+    /// Sends a request once, captures the response, and returns an equal one. This is the `exec` hook of every generated
+    /// client.
     ///
     /// # Errors
     ///
-    /// When no answer came: its source is the [`SendError`] that the [outcome](Self::outcome) holds, and nothing else of what
-    /// the client said. When the body breaks off or is longer than [`BODY_LIMIT`], reading the body of the returned answer
-    /// fails.
+    /// If there is no response. The error's source is the [`SendError`] of the [outcome](Self::outcome); nothing else of the
+    /// HTTP client's error is included. If the body is incomplete or longer than [`BODY_LIMIT`], reading the body of the
+    /// returned response fails.
     pub async fn execute(
         &self,
         client: &reqwest::Client,
@@ -156,7 +155,7 @@ impl Exchange {
             Ok(response) => Ok(self.capture(response).await),
             Err(error) => {
                 self.keep(Outcome::Failed(error.clone()));
-                // Only reqwest can make its errors, so ours becomes one by way of a body that fails.
+                // Only reqwest can create a `reqwest::Error`. Reading a body that fails wraps our error in one.
                 let failing = failing_response(StatusCode::BAD_GATEWAY, HeaderMap::new(), error);
                 let body = failing.bytes().await?;
                 Ok(rebuilt_response(
@@ -179,20 +178,20 @@ impl Exchange {
     }
 
     async fn capture(&self, mut response: reqwest::Response) -> reqwest::Response {
-        let mut arriving = Arriving {
+        let mut incoming = IncomingResponse {
             exchange: self,
             status: response.status(),
             headers: response.headers().clone(),
-            body: Zeroizing::new(Vec::with_capacity(USUAL_BODY)),
+            body: Zeroizing::new(Vec::with_capacity(INITIAL_CAPACITY)),
             is_kept: false,
         };
         let body_state = loop {
             match response.chunk().await {
                 Ok(None) => break BodyState::Complete,
                 Ok(Some(chunk)) => {
-                    let room = BODY_LIMIT - arriving.body.len();
+                    let room = BODY_LIMIT - incoming.body.len();
                     let fits = &chunk[..chunk.len().min(room)];
-                    arriving.body.extend_from_slice(fits);
+                    incoming.body.extend_from_slice(fits);
                     if chunk.len() > room {
                         break BodyState::TooLarge;
                     }
@@ -209,7 +208,7 @@ impl Exchange {
             body,
             body_state,
             ..
-        } = arriving.keep(body_state);
+        } = incoming.keep(body_state);
         match body_state {
             BodyState::Complete => rebuilt_response(status, headers, body.into()),
             BodyState::TooLarge => {
@@ -241,18 +240,18 @@ impl fmt::Debug for Exchange {
     }
 }
 
-/// An answer whose body is being read. When the reader is dropped (time ran out), what has come is kept: it may hold the
-/// only copy of a token.
-struct Arriving<'e> {
+/// A response whose body is being read. If the reader is dropped, as after a timeout, the bytes received so far are kept:
+/// they may contain the only copy of a token.
+struct IncomingResponse<'e> {
     exchange: &'e Exchange,
     status: StatusCode,
     headers: HeaderMap,
-    /// Wiped when the last copy is dropped: it holds tokens.
+    /// Wiped when the last copy is dropped, because it contains tokens.
     body: Zeroizing<Vec<u8>>,
     is_kept: bool,
 }
 
-impl Arriving<'_> {
+impl IncomingResponse<'_> {
     fn keep(&mut self, body_state: BodyState) -> Captured {
         self.is_kept = true;
         let log_id = self.headers.get(LOG_ID_HEADER);
@@ -269,23 +268,23 @@ impl Arriving<'_> {
     }
 }
 
-impl Drop for Arriving<'_> {
+impl Drop for IncomingResponse<'_> {
     fn drop(&mut self) {
         if !self.is_kept {
             self.keep(BodyState::Broken(SendError::new(
                 SendErrorKind::Timeout,
-                "the answer did not end in time",
+                "the response was not complete in time",
             )));
         }
     }
 }
 
-/// A query may hold secrets; so may what stands before the host.
+/// The query and the user info may contain secrets.
 fn without_query(url: &reqwest::Url) -> String {
     let mut url = url.clone();
     url.set_query(None);
     url.set_fragment(None);
-    // Refused only by URLs that have no host, which can't be requested.
+    // This fails only for URLs without a host, which can't be requested.
     let _ = url.set_username("").and_then(|()| url.set_password(None));
     url.into()
 }
@@ -306,16 +305,16 @@ fn failing_response(status: StatusCode, headers: HeaderMap, error: SendError) ->
     rebuilt_response(status, headers, reqwest::Body::wrap_stream(failing))
 }
 
-/// What came of a request.
+/// The outcome of a request.
 #[derive(Debug, Clone)]
 pub enum Outcome {
-    /// The server answered, with any status.
+    /// The server responded, with any status.
     Answered(Captured),
-    /// No answer came.
+    /// There is no response.
     Failed(SendError),
 }
 
-/// An answer as it came, at most [`BODY_LIMIT`] bytes of it.
+/// A captured response, with at most [`BODY_LIMIT`] bytes of its body.
 #[derive(Clone)]
 pub struct Captured {
     status: StatusCode,
@@ -325,15 +324,15 @@ pub struct Captured {
     body_state: BodyState,
 }
 
-/// Whether the body of an answer was read to its end.
+/// Whether the body of a response was read completely.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum BodyState {
-    /// Yes.
+    /// The whole body was read.
     Complete,
-    /// No: it is longer than [`BODY_LIMIT`].
+    /// The body is longer than [`BODY_LIMIT`].
     TooLarge,
-    /// No: it broke off.
+    /// The connection failed, or the timeout elapsed, before the end of the body.
     Broken(SendError),
 }
 
@@ -344,20 +343,20 @@ impl Captured {
         self.status
     }
 
-    /// All headers, as they came: they may hold anything.
+    /// All headers, unchecked: they may contain anything, secrets included.
     #[must_use]
     pub fn headers(&self) -> &HeaderMap {
         &self.headers
     }
 
-    /// Coze's log id, from the `x-tt-logid` header, [fit to be shown](sanitize_log_id).
+    /// Coze's log id, from the `x-tt-logid` header, [sanitized](sanitize_log_id).
     #[must_use]
     pub fn log_id(&self) -> Option<&str> {
         self.log_id.as_deref()
     }
 
-    /// The server's clock, from the `Date` header: whole seconds. `None` for an answer with an `Age` header: a cache
-    /// made it, some time ago (RFC 9111 section 5.1).
+    /// The server's clock, from the `Date` header, in whole seconds. `None` for a response with an `Age` header, which comes
+    /// from a cache (RFC 9111 section 5.1).
     #[must_use]
     pub fn date(&self) -> Option<SystemTime> {
         if self.headers.contains_key(AGE) {
@@ -366,13 +365,13 @@ impl Captured {
         httpdate::parse_http_date(self.headers.get(DATE)?.to_str().ok()?).ok()
     }
 
-    /// The body as far as it was read. It may hold tokens: never print it.
+    /// The body, as far as it was read. It may contain tokens: do not print it.
     #[must_use]
     pub fn body(&self) -> &[u8] {
         &self.body
     }
 
-    /// Whether the body was read to its end.
+    /// Whether the body was read completely.
     #[must_use]
     pub fn body_state(&self) -> &BodyState {
         &self.body_state
@@ -419,7 +418,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_answer_is_kept_and_returned() {
+    async fn a_response_is_captured_and_returned() {
         let server = server_answering(
             ResponseTemplate::new(418)
                 .insert_header(LOG_ID_HEADER, "log-1")
@@ -448,7 +447,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_came_of_a_body_that_never_ends_is_kept() {
+    async fn the_received_part_of_an_endless_body_is_captured() {
         use futures_util::{StreamExt, stream};
 
         struct Endless;
@@ -469,7 +468,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_date_of_an_answer_from_a_cache_is_not_the_servers_clock() {
+    async fn the_date_of_a_cached_response_is_ignored() {
         let answer = ResponseTemplate::new(200)
             .insert_header("date", "Sun, 22 Nov 2026 12:00:00 GMT")
             .insert_header("age", "3600");
@@ -480,7 +479,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_bearer_goes_in_and_progenitors_own_header_is_left_out() {
+    async fn the_bearer_is_added_and_progenitors_header_is_removed() {
         let server = MockServer::start().await;
         Mock::given(header("authorization", "Bearer hush"))
             .and(header("x-more", "1"))
@@ -499,7 +498,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_body_over_the_limit_is_not_read_to_its_end() {
+    async fn a_body_over_the_limit_is_not_read_completely() {
         for (length, fits) in [(BODY_LIMIT, true), (BODY_LIMIT + 1, false)] {
             let server =
                 server_answering(ResponseTemplate::new(200).set_body_bytes(vec![b'x'; length]))
@@ -519,18 +518,18 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_redirect_is_an_answer_not_an_order() {
-        let stranger = server_answering(ResponseTemplate::new(200)).await;
+    async fn a_redirect_is_not_followed() {
+        let target = server_answering(ResponseTemplate::new(200)).await;
         let server =
-            server_answering(ResponseTemplate::new(307).insert_header("location", stranger.uri()))
+            server_answering(ResponseTemplate::new(307).insert_header("location", target.uri()))
                 .await;
         let exchange = Exchange::new();
         assert_eq!(get(&exchange, &server.uri()).await.unwrap().status(), 307);
-        assert!(stranger.received_requests().await.unwrap().is_empty());
+        assert!(target.received_requests().await.unwrap().is_empty());
     }
 
     #[tokio::test]
-    async fn a_refused_connection_is_told_from_one_that_broke_off() {
+    async fn a_refused_connection_and_an_interrupted_one_have_different_kinds() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}/?secret=hush", listener.local_addr().unwrap());
         let closing = tokio::spawn(async move {
@@ -554,7 +553,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_transport_of_ones_own_is_used_and_its_failure_reaches_the_caller() {
+    async fn a_custom_transport_is_used_and_its_failure_reaches_the_caller() {
         struct Down;
         impl Transport for Down {
             fn send(&self, _: reqwest::Request) -> SendFuture<'_> {

@@ -1,7 +1,7 @@
-//! An HTTP client that is fit to carry credentials, and the way that its requests take.
+//! An HTTP client for requests that carry credentials.
 //!
-//! The base URL decides about the way, before anything is sent: to a loopback host, and wherever plain `http` would show a
-//! secret to every hop, a proxy that the environment names is not used.
+//! The base URL decides whether the proxies of the environment are used: not for loopback hosts, and not for plain `http`,
+//! where a proxy could read the secrets.
 
 use std::{error::Error, fmt, net::SocketAddr};
 
@@ -10,8 +10,8 @@ use url::{Host, Url};
 
 use crate::{CONNECT_TIMEOUT, ForeignError, REQUEST_TIMEOUT};
 
-/// An HTTP client for this base URL, with [`CONNECT_TIMEOUT`] and [`REQUEST_TIMEOUT`], and everything that
-/// [`http_client_from`] sees to.
+/// An HTTP client for this base URL, with [`CONNECT_TIMEOUT`], [`REQUEST_TIMEOUT`] and the settings of
+/// [`http_client_from`].
 ///
 /// ```
 /// let http = coze_wire::http_client("http://127.0.0.1:8080")?;
@@ -20,7 +20,7 @@ use crate::{CONNECT_TIMEOUT, ForeignError, REQUEST_TIMEOUT};
 ///
 /// # Errors
 ///
-/// As [`http_client_from`].
+/// Those of [`http_client_from`].
 pub fn http_client(base_url: &str) -> Result<Client, HttpClientError> {
     http_client_from(base_url, || {
         Client::builder()
@@ -29,17 +29,16 @@ pub fn http_client(base_url: &str) -> Result<Client, HttpClientError> {
     })
 }
 
-/// Finishes a caller's own HTTP client, for requests with credentials to this base URL only.
+/// Builds an HTTP client from your own builder, for requests with credentials to this base URL only.
 ///
-/// - No redirect is followed: a 307 would hand the body, with its code or refresh token, to another host.
-/// - No request is repeated by the HTTP stack: codes, refresh tokens and JWTs are single-use.
+/// - No redirect is followed: a 307 would send the body, with its code or refresh token, to another host.
+/// - The HTTP library retries no request: codes, refresh tokens and JWTs are single-use.
 /// - No `Referer` is sent.
-/// - What goes over the connection is not logged: `connection_verbose` would write all of it, credentials and tokens included,
-///   to `log` at level `TRACE`, so it is switched off.
+/// - `connection_verbose` is switched off: it would log all traffic, credentials and tokens included, at level `TRACE`.
 /// - The proxies of the environment (`HTTP_PROXY`, `HTTPS_PROXY`, `ALL_PROXY`, or the system's settings) are not used for
-///   loopback hosts, nor for plain `http` to any host. A proxy that the builder was given counts everywhere.
-/// - `localhost` and names below it are this machine, without DNS (RFC 6761 section 6.3).
-/// - For plain `http`, the system's CA certificates need not be there.
+///   loopback hosts, nor for plain `http` to any host. A proxy that is set on the builder is always used.
+/// - `localhost` and names below it resolve to this machine, without DNS (RFC 6761 section 6.3).
+/// - Plain `http` does not require the system's CA certificates.
 ///
 /// `builder` may be called more than once.
 ///
@@ -54,7 +53,7 @@ pub fn http_client(base_url: &str) -> Result<Client, HttpClientError> {
 ///
 /// # Errors
 ///
-/// [`HttpClientError`] when the system's CA certificates are needed and missing, or the builder is contradictory.
+/// [`HttpClientError`] if the system's CA certificates are needed and missing, or the builder's settings are invalid.
 pub fn http_client_from(
     base_url: &str,
     builder: impl Fn() -> ClientBuilder,
@@ -86,7 +85,7 @@ fn guard(builder: ClientBuilder, base: Option<&Url>) -> ClientBuilder {
         return builder;
     };
     if base.scheme() == "http" || is_loopback(base) {
-        // Comes after the caller's own proxies, matches nothing, and so ends the search before the environment's.
+        // Any explicit proxy disables those of the environment. This one matches no URL, and the builder's own proxies come first.
         builder = builder.proxy(Proxy::custom(|_| None::<Url>));
     }
     if let Some(Host::Domain(name)) = base.host()
@@ -99,7 +98,7 @@ fn guard(builder: ClientBuilder, base: Option<&Url>) -> ClientBuilder {
     builder
 }
 
-/// Whether a client fails only because of the certificates: asked of reqwest itself, as its error does not tell.
+/// Whether clients can't be built because of missing certificates. reqwest's error does not say so, so two builds are compared.
 fn system_certificates_are_missing() -> bool {
     Client::builder().no_proxy().build().is_err()
         && Client::builder()
@@ -133,7 +132,7 @@ pub fn is_loopback(url: &Url) -> bool {
     }
 }
 
-/// Why there is no HTTP client.
+/// Why an HTTP client could not be built.
 #[derive(Debug)]
 pub struct HttpClientError {
     is_missing_certificates: bool,
@@ -181,7 +180,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn loopback_is_a_kind_of_hosts() {
+    fn loopback_hosts_are_recognized_in_every_form() {
         for (host, expected) in [
             ("localhost", true),
             ("LOCALHOST", true),
@@ -214,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn a_builder_that_cannot_be_finished_is_not_blamed_on_certificates() {
+    fn an_invalid_builder_is_not_reported_as_missing_certificates() {
         let error = http_client_from("http://127.0.0.1:1", || Client::builder().user_agent("\n"));
         let error = error.unwrap_err();
         assert!(!error.is_missing_certificates(), "{error}");

@@ -1,17 +1,17 @@
-//! What every generated Coze client shares, written once.
+//! Types that all generated Coze clients share.
 //!
 //! | item | what it is |
 //! |---|---|
-//! | [`Secret`] | a string that `Debug` never prints and that is wiped when dropped |
-//! | [`Bearer`] | a ready `Authorization: Bearer …` value, marked sensitive |
-//! | [`Exchange`] | one request and what came back: puts the bearer in, keeps status, log id, `Date` and body |
-//! | [`Answer`], [`NoAnswer`] | what a generated client returns: what was asked for or an error; or neither |
-//! | [`sanitize`], [`ForeignError`] | the one door for text from outside: without secrets, control and invisible characters |
-//! | [`refuses_token`] | which error codes of the API refuse the access token itself |
-//! | [`Transport`] | how the request leaves: a [`reqwest::Client`], or a service in the same process |
-//! | [`http_client`], [`http_client_from`] | an HTTP client that follows no redirect, repeats no request, and shows no secret to a proxy |
+//! | [`Secret`] | a string that `Debug` does not print and that is wiped on drop |
+//! | [`Bearer`] | an `Authorization: Bearer …` header value, marked sensitive |
+//! | [`Exchange`] | one request and its response: adds the bearer, keeps status, log id, `Date` and body |
+//! | [`Answer`], [`NoAnswer`] | what a generated client returns: a typed response (success or error), or none |
+//! | [`sanitize`], [`ForeignError`] | untrusted text made safe to display: no secrets, control or invisible characters |
+//! | [`refuses_token`] | whether an API error code refuses the access token itself |
+//! | [`Transport`] | sends a request: through a [`reqwest::Client`], or to a service in the same process |
+//! | [`http_client`], [`http_client_from`] | an HTTP client that follows no redirects, does not retry, and shows no secret to a proxy |
 //!
-//! Most people want `coze-auth`, which is built on this. Use this crate directly with a generated
+//! Most programs use `coze-auth`, which is built on this crate. Use this crate directly with a generated
 //! typed client such as `coze-oauth-client`.
 
 #![forbid(unsafe_code)]

@@ -1,14 +1,15 @@
-//! Which of the API's error codes refuse the access token itself.
+//! API error codes that refuse the access token itself.
 
 /// The API's code for "authentication invalid".
 pub const AUTHENTICATION_INVALID: i64 = 4100;
-/// The API's code for "no permission for this resource", which a wrong token gets too.
+/// The API's code for "no permission for this resource". The API also returns it for an incorrect token.
 pub const NO_PERMISSION: i64 = 4101;
 /// The API's code for "access token invalid": expired or revoked.
 pub const ACCESS_TOKEN_INVALID: i64 = 700_012_006;
 
-/// Whether an error of the API refuses the access token, so that another may be accepted. 4101 alone means a missing
-/// permission; only its message tells whether the token is wrong (`POST /v3/chat` answers so, with HTTP 200).
+/// Whether an API error refuses the access token, so that a retry with a new token may succeed. Code 4101 usually means a
+/// missing permission; it is about the token only if its message says so (`POST /v3/chat` returns such a message, with
+/// HTTP 200).
 ///
 /// Source: <https://www.coze.cn/open/docs/developer_guides/troubleshooting_4100_4101>.
 ///

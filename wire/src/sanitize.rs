@@ -1,8 +1,8 @@
-//! The one door for text from outside.
+//! Untrusted text made safe to display.
 //!
-//! What a server, a proxy, a file, a header, the environment or the operating system says may hold control characters that
-//! rewrite a terminal, characters that nobody sees, far too much, or a secret that the request carried. Before any of it gets
-//! into an error, a log line or a `Debug`, it passes [`sanitize`]; another library's error becomes a [`ForeignError`].
+//! Text from a server, a proxy, a file, a header, the environment or the operating system may contain terminal control
+//! sequences, invisible characters or a secret of the request, and may be very long. Before such a text gets into an error,
+//! a log line or a `Debug`, it passes [`sanitize`]. An error of another library becomes a [`ForeignError`].
 
 use std::{borrow::Cow, collections::HashSet, error::Error, fmt, ops::Range, sync::Arc};
 
@@ -15,27 +15,27 @@ use zeroize::Zeroizing;
 
 use crate::Secret;
 
-/// The most characters of a text that [`sanitize`] keeps.
+/// The maximum number of characters that [`sanitize`] keeps.
 pub const SHOWN_TEXT_LIMIT: usize = 300;
 
-/// The most characters of a sentence of ours: it may name many fields of a file.
+/// The maximum number of characters of [`sanitize_sentence`]. It is larger because an error may name many fields of a file.
 const SENTENCE_LIMIT: usize = 4000;
 
-/// What stands in place of a secret.
+/// Replaces a secret.
 const REDACTED: &str = "****";
 
-/// What is not looked at any more, in bytes: [`SHOWN_TEXT_LIMIT`] characters have been found long before.
+/// How many bytes of a text are examined at most. The rest can't be shown anyway, because of [`SHOWN_TEXT_LIMIT`].
 const READ_LIMIT: usize = 64 * 1024;
 
-/// So many characters of a secret in a row are taken for a part of it.
-const TELLING_LENGTH: usize = 12;
+/// A text that contains this many consecutive characters of a secret repeats a part of it.
+const PART_LENGTH: usize = 12;
 
-/// A shorter text stands in a log id by chance.
+/// A shorter secret may occur in a log id by chance.
 const SHORTEST_IN_A_LOG_ID: usize = 6;
 
-/// Whether a character is not seen, or moves what is: control and format characters (Unicode categories Cc and Cf: bidi
-/// overrides, zero-width characters, tags), line and paragraph separators (Zl, Zp), and all that Unicode calls ignorable
-/// by default (fillers, variation selectors).
+/// Whether a character is invisible or changes how the others are displayed: control and format characters (Unicode
+/// categories Cc and Cf: bidi overrides, zero-width characters, tags), line and paragraph separators (Zl, Zp), and those
+/// with the property `Default_Ignorable_Code_Point` (fillers, variation selectors).
 ///
 /// ```
 /// use coze_wire::is_invisible;
@@ -57,12 +57,12 @@ pub fn is_invisible(c: char) -> bool {
     ) || CodePointSetData::new::<DefaultIgnorableCodePoint>().contains(c)
 }
 
-/// Makes a text that somebody else wrote fit to be shown: on one line, without [invisible](is_invisible) characters, at most
-/// [`SHOWN_TEXT_LIMIT`] characters long, and with `****` in place of
+/// Makes an untrusted text safe to display: one line, no [invisible](is_invisible) characters, at most
+/// [`SHOWN_TEXT_LIMIT`] characters, and `****` in place of
 ///
-/// - these secrets, or 12 and more characters of one in a row, plain or encoded (percent, Base64, hexadecimal, escaped);
-/// - what looks like a secret: a JWT, a Coze token (`pat_…`), a key in PEM, `Bearer …`, a user in a URL, and the value
-///   behind a name such as `refresh_token`.
+/// - these secrets, or 12 or more consecutive characters of one, plain or encoded (percent, Base64, hexadecimal, escaped);
+/// - anything that looks like a secret: a JWT, a Coze token (`pat_…`), a key in PEM, `Bearer …`, the user info of a URL, and
+///   the value after a name such as `refresh_token`.
 ///
 /// ```
 /// use coze_wire::{Secret, sanitize};
@@ -75,34 +75,34 @@ pub fn sanitize(text: &str, secrets: &[Secret]) -> String {
     sanitize_to(text, secrets, SHOWN_TEXT_LIMIT)
 }
 
-/// As [`sanitize`], with another limit of characters.
+/// Like [`sanitize`], with another limit, in characters.
 #[must_use]
 pub fn sanitize_to(text: &str, secrets: &[Secret], limit: usize) -> String {
-    let text = visible(start_of(text));
-    let mut hidden = looks_secret(&text);
+    let text = visible(examined(text));
+    let mut hidden = suspicious(&text);
     hidden.extend(repeats(&text, secrets));
-    cut(&without(&text, hidden), limit)
+    truncate(&without(&text, hidden), limit)
 }
 
-/// At most so many characters of a text.
-fn cut(text: &str, limit: usize) -> String {
+/// Truncates a text to `limit` characters.
+fn truncate(text: &str, limit: usize) -> String {
     match text.char_indices().nth(limit) {
         None => text.to_owned(),
         Some((end, _)) => format!("{}…", &text[..end]),
     }
 }
 
-/// Makes a sentence of ours, in which another's text may stand, fit to be shown: as [`sanitize`], but nothing is redacted.
+/// Like [`sanitize`], for a message of this toolkit that may quote other text. Nothing is redacted.
 #[must_use]
 pub fn sanitize_sentence(text: String) -> String {
     if text.len() <= SENTENCE_LIMIT && !text.chars().any(is_invisible) {
         return text;
     }
-    cut(&visible(start_of(&text)), SENTENCE_LIMIT)
+    truncate(&visible(examined(&text)), SENTENCE_LIMIT)
 }
 
-/// A log id fit to be shown; `None` if nothing is left of it. One in the form of a log id (they are digits, or hexadecimal)
-/// stays as it is, unless it repeats a secret.
+/// A log id that is safe to display; `None` if it has no visible character. Log ids consist of digits and letters. One of
+/// that form is not changed, unless it repeats a secret.
 #[must_use]
 pub fn sanitize_log_id(log_id: &str, secrets: &[Secret]) -> Option<String> {
     let has_form = log_id.len() <= 64
@@ -113,7 +113,7 @@ pub fn sanitize_log_id(log_id: &str, secrets: &[Secret]) -> Option<String> {
         secret.expose() == log_id || secret.expose().len() >= SHORTEST_IN_A_LOG_ID
     };
     let shown = if has_form {
-        // By chance, short secrets stand in it.
+        // Short secrets may occur in it by chance.
         let secrets: Vec<_> = secrets.iter().filter(is_long).cloned().collect();
         sanitize(log_id, &secrets)
     } else {
@@ -122,12 +122,12 @@ pub fn sanitize_log_id(log_id: &str, secrets: &[Secret]) -> Option<String> {
     (!shown.is_empty()).then_some(shown)
 }
 
-/// The part of a text that is read.
-fn start_of(text: &str) -> &str {
+/// The part of a text that is examined.
+fn examined(text: &str) -> &str {
     &text[..text.floor_char_boundary(READ_LIMIT)]
 }
 
-/// The same on one line, and without what is not seen.
+/// The text on one line, without invisible characters.
 fn visible(text: &str) -> Cow<'_, str> {
     if !text.chars().any(is_invisible) {
         return Cow::Borrowed(text.trim());
@@ -144,7 +144,7 @@ fn visible(text: &str) -> Cow<'_, str> {
     Cow::Owned(shown.trim().to_owned())
 }
 
-/// The text with these ranges hidden.
+/// The text with these ranges redacted.
 fn without(text: &str, mut hidden: Vec<Range<usize>>) -> String {
     hidden.sort_by_key(|range| range.start);
     let mut shown = String::new();
@@ -160,7 +160,7 @@ fn without(text: &str, mut hidden: Vec<Range<usize>>) -> String {
     shown
 }
 
-/// Where a text repeats a secret, or a telling part of it.
+/// The ranges in which a text repeats a secret, or a part of it.
 fn repeats(text: &str, secrets: &[Secret]) -> Vec<Range<usize>> {
     let mut ranges = Vec::new();
     if text.is_empty() {
@@ -170,43 +170,44 @@ fn repeats(text: &str, secrets: &[Secret]) -> Vec<Range<usize>> {
     let mut parts = HashSet::new();
     let forms: Vec<_> = secrets.iter().flat_map(|s| forms(s.expose())).collect();
     for form in &forms {
-        if form.len() <= TELLING_LENGTH {
+        if form.len() <= PART_LENGTH {
             let found = text.match_indices(form.as_str());
             ranges.extend(found.map(|(start, found)| start..start + found.len()));
         } else {
-            let windows = form.as_bytes().windows(TELLING_LENGTH);
+            let windows = form.as_bytes().windows(PART_LENGTH);
             parts.extend(windows.filter(|part| of_text.may_have(part)));
         }
     }
     if parts.is_empty() {
         return ranges;
     }
-    let windows = text.as_bytes().windows(TELLING_LENGTH).enumerate();
+    let windows = text.as_bytes().windows(PART_LENGTH).enumerate();
     for (start, _) in windows.filter(|(_, part)| parts.contains(part)) {
         // A part may begin or end inside a character.
-        let end = text.ceil_char_boundary(start + TELLING_LENGTH);
+        let end = text.ceil_char_boundary(start + PART_LENGTH);
         ranges.push(text.floor_char_boundary(start)..end);
     }
     ranges
 }
 
-/// Which parts a text may have: a filter, because a JWT has thousands that it has not, and each answer has a log id.
+/// A filter for the parts of a text. A JWT has thousands of parts, of which a log id has almost none, and each response has
+/// a log id; the filter avoids a hash set of all of them.
 struct Parts(Vec<bool>);
 
 impl Parts {
     fn of(text: &str) -> Self {
         let mut parts = vec![false; 1 << 12];
-        for part in text.as_bytes().windows(TELLING_LENGTH) {
-            parts[Self::place(part)] = true;
+        for part in text.as_bytes().windows(PART_LENGTH) {
+            parts[Self::index(part)] = true;
         }
         Self(parts)
     }
 
     fn may_have(&self, part: &[u8]) -> bool {
-        self.0[Self::place(part)]
+        self.0[Self::index(part)]
     }
 
-    fn place(part: &[u8]) -> usize {
+    fn index(part: &[u8]) -> usize {
         let number = part
             .iter()
             .take(8)
@@ -216,7 +217,7 @@ impl Parts {
     }
 }
 
-/// The forms in which a secret may come back.
+/// The encodings in which a secret may be repeated.
 fn forms(secret: &str) -> Vec<Zeroizing<String>> {
     let secret = Zeroizing::new(visible(secret).into_owned());
     let bytes = secret.as_bytes();
@@ -233,7 +234,7 @@ fn forms(secret: &str) -> Vec<Zeroizing<String>> {
         add(secret.escape_debug().to_string());
         add(url::form_urlencoded::byte_serialize(bytes).collect());
     }
-    // Short ones have short codes, which stand in other words by chance.
+    // Encodings of short secrets occur in other words by chance.
     if bytes.len() < SHORTEST_IN_A_LOG_ID {
         return forms;
     }
@@ -251,7 +252,7 @@ fn forms(secret: &str) -> Vec<Zeroizing<String>> {
         let mut shifted = Zeroizing::new(vec![0; before]);
         shifted.extend_from_slice(bytes);
         let code = Zeroizing::new(STANDARD_NO_PAD.encode(&*shifted));
-        // The first and the last of these hold bits of what stands around the secret.
+        // The first and the last characters depend on the text around the secret.
         let first = (before * 8).div_ceil(6);
         let last = (shifted.len() * 8) / 6;
         let code = code.get(first..last).unwrap_or_default();
@@ -261,10 +262,11 @@ fn forms(secret: &str) -> Vec<Zeroizing<String>> {
     forms
 }
 
-/// How Coze's tokens begin: <https://www.coze.cn/open/docs/developer_guides/authentication>; `sat_` and `cztei_` were seen.
+/// Prefixes of Coze's tokens: <https://www.coze.cn/open/docs/developer_guides/authentication>. `sat_` and `cztei_` are not
+/// documented there, but were observed.
 const TOKEN_PREFIXES: [&str; 4] = ["pat_", "sat_", "czu_", "cztei_"];
 
-/// Behind these names stands a secret, in JSON or in a form.
+/// Names that are followed by a secret, in JSON or in a form.
 const SECRET_NAMES: [&str; 11] = [
     "access_token",
     "refresh_token",
@@ -283,8 +285,8 @@ fn is_of_token(c: char) -> bool {
     c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '~' | '+' | '/' | '=' | '%')
 }
 
-/// Where a text has something that looks like a secret, whoever's it is.
-fn looks_secret(text: &str) -> Vec<Range<usize>> {
+/// The ranges that look like a secret, even one that the request did not carry.
+fn suspicious(text: &str) -> Vec<Range<usize>> {
     let mut ranges = Vec::new();
     let lower = text.to_ascii_lowercase();
     let end_of_word = |start: usize| {
@@ -303,7 +305,7 @@ fn looks_secret(text: &str) -> Vec<Range<usize>> {
     // A JSON object in Base64: a JWT, or the beginning of one.
     for (start, _) in text.match_indices("eyJ") {
         let end = end_of_word(start);
-        if begins_word(start) && end - start >= 2 * TELLING_LENGTH {
+        if begins_word(start) && end - start >= 2 * PART_LENGTH {
             ranges.push(start..end);
         }
     }
@@ -316,7 +318,7 @@ fn looks_secret(text: &str) -> Vec<Range<usize>> {
     {
         let start = start + scheme.len();
         let end = end_of_word(start);
-        if end - start >= TELLING_LENGTH {
+        if end - start >= PART_LENGTH {
             ranges.push(start..end);
         }
     }
@@ -345,7 +347,7 @@ fn looks_secret(text: &str) -> Vec<Range<usize>> {
             } else {
                 end_of_word(start)
             };
-            // Behind a colon and a space, a sentence may go on.
+            // After a colon and a space, this may be the next word of a sentence.
             let is_word = rest.starts_with(' ')
                 && !is_quoted
                 && !text[start..end].contains(|c: char| c.is_ascii_digit());
@@ -357,7 +359,7 @@ fn looks_secret(text: &str) -> Vec<Range<usize>> {
     ranges
 }
 
-/// How long a value is whose opening quote, in the JSON of a JSON string an escaped one, is the end of what stands before it.
+/// The length of a quoted value. `before` ends with the opening quote, which is escaped if this is JSON inside a JSON string.
 fn length_in_quotes(before: &str, value: &str) -> usize {
     let mut ends = before.chars().rev();
     let quote = ends.next();
@@ -372,13 +374,13 @@ fn length_in_quotes(before: &str, value: &str) -> usize {
     value.len()
 }
 
-/// A shorter one is a word of a sentence.
+/// A shorter value is probably a word of a sentence.
 const SHORTEST_SECRET_VALUE: usize = 8;
 
-/// An error of another library, fit to be shown: its text, and that of each of its causes, has passed [`sanitize`], and
-/// that is all that `Display` and `Debug` print.
+/// An error of another library that is safe to display: its text, and that of each of its causes, is [sanitized](sanitize).
+/// `Display` and `Debug` print nothing else.
 ///
-/// The error itself is kept, for callers that ask for it by its type: see [`get_ref`](Self::get_ref).
+/// The original error is kept, so that callers can downcast it: see [`get_ref`](Self::get_ref).
 ///
 /// ```
 /// use std::{error::Error, io};
@@ -398,28 +400,28 @@ pub struct ForeignError {
 }
 
 impl ForeignError {
-    /// The most causes that are told.
-    const DEEPEST: usize = 8;
+    /// How many causes are included at most.
+    const MAX_CAUSES: usize = 8;
 
-    /// Takes an error, or a text.
+    /// Wraps an error, or a text.
     pub fn new(error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         let error: Arc<dyn Error + Send + Sync> = Arc::from(error.into());
         Self {
             error: Some(Arc::clone(&error)),
-            ..Self::told(&*error, &[], Self::DEEPEST)
+            ..Self::from_error(&*error, &[], Self::MAX_CAUSES)
         }
     }
 
-    /// Takes the texts of an error that a request with these secrets met, and does not keep it.
+    /// Copies the texts of an error of a request that carried these secrets. The original error is not kept.
     #[must_use]
     pub fn of_request(error: &(dyn Error + 'static), secrets: &[Secret]) -> Self {
-        Self::told(error, secrets, Self::DEEPEST)
+        Self::from_error(error, secrets, Self::MAX_CAUSES)
     }
 
-    fn told(error: &(dyn Error + 'static), secrets: &[Secret], depth: usize) -> Self {
+    fn from_error(error: &(dyn Error + 'static), secrets: &[Secret], depth: usize) -> Self {
         let cause = error.source().filter(|_| depth > 0);
         let message = match error.downcast_ref::<h2::Error>() {
-            // The debug data may repeat a secret of any request on this connection, so it is not told at all.
+            // The debug data may repeat a secret of any request on this connection.
             Some(error) if error.is_go_away() => {
                 let reason = error.reason().unwrap_or(h2::Reason::NO_ERROR);
                 format!("the server ended the connection (HTTP/2 GOAWAY: {reason})")
@@ -428,18 +430,18 @@ impl ForeignError {
         };
         Self {
             message,
-            cause: cause.map(|cause| Box::new(Self::told(cause, secrets, depth - 1))),
+            cause: cause.map(|cause| Box::new(Self::from_error(cause, secrets, depth - 1))),
             error: None,
         }
     }
 
-    /// The error itself, to ask it for its type. Its own `Display` and `Debug` may hold anything: don't print it.
+    /// The original error, for a downcast. Its own `Display` and `Debug` are not sanitized: do not print it.
     #[must_use]
     pub fn get_ref(&self) -> Option<&(dyn Error + Send + Sync + 'static)> {
         self.error.as_deref()
     }
 
-    /// This error and its causes in one text, each once.
+    /// This error and its causes in one text. A cause whose text is already included is omitted.
     #[must_use]
     pub fn chain(&self) -> String {
         let mut text = self.message.clone();
@@ -478,7 +480,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_not_seen_is_taken_out_and_lines_are_joined() {
+    fn invisible_characters_are_removed_and_lines_are_joined() {
         for (text, expected) in [
             ("bad\r\ncode!\u{1b}[31m", "bad  code! [31m"),
             ("a\u{2028}b\u{2029}c\u{85}d", "a b c d"),
@@ -490,13 +492,13 @@ mod tests {
         ] {
             assert_eq!(sanitize(text, &[]), expected, "{text:?}");
         }
-        // A whole word of invisible characters can't hide a secret from the search.
+        // Invisible characters inside a secret do not hide it.
         let secrets = [Secret::from("hush-hush")];
         assert_eq!(sanitize("hu\u{200b}sh-\u{ad}hush", &secrets), REDACTED);
     }
 
     #[test]
-    fn a_long_text_is_cut() {
+    fn a_long_text_is_truncated() {
         for text in ["é".repeat(1000), "x".repeat(10 * READ_LIMIT)] {
             let shown = sanitize(&text, &[]);
             assert_eq!(shown.chars().count(), SHOWN_TEXT_LIMIT + 1);
@@ -505,7 +507,7 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_is_found_in_each_of_its_forms_and_in_parts() {
+    fn a_secret_is_found_in_each_encoding_and_in_parts() {
         let secret = "hush/+\"sécret\"-0123456789-0123456789";
         let secrets = [Secret::from(secret), Secret::from("")];
         let standard = |before: &str| {
@@ -538,7 +540,7 @@ mod tests {
                 &shown
             };
             assert_eq!(ending, "you sent ", "{form}: {shown}");
-            for part in form.as_bytes().windows(TELLING_LENGTH + 8) {
+            for part in form.as_bytes().windows(PART_LENGTH + 8) {
                 let part = String::from_utf8_lossy(part);
                 assert!(!shown.contains(&*part) || !form.contains(secret), "{shown}");
             }
@@ -548,7 +550,7 @@ mod tests {
     }
 
     #[test]
-    fn what_looks_like_a_secret_is_hidden_and_sentences_are_not() {
+    fn text_that_looks_like_a_secret_is_redacted_and_sentences_are_not() {
         for (text, expected) in [
             ("token pat_0123456789abcdef is wrong", "token **** is wrong"),
             ("eyJhbGciOiJSUzI1NiJ9.eyJpc3MiOiIx.c2ln", "****"),
@@ -593,7 +595,7 @@ mod tests {
     }
 
     #[test]
-    fn a_log_id_stays_as_it_is_unless_it_repeats_a_secret() {
+    fn a_log_id_is_not_changed_unless_it_repeats_a_secret() {
         let log_id = "20260722083355ABCDEF0123456789";
         let secrets = [Secret::from("55"), Secret::from("hush-secret")];
         let shown = |log_id| sanitize_log_id(log_id, &secrets);
@@ -605,7 +607,7 @@ mod tests {
     }
 
     #[test]
-    fn the_causes_of_another_librarys_error_are_sanitized_too() {
+    fn the_causes_of_a_foreign_error_are_sanitized_too() {
         #[derive(Debug)]
         struct Outer(std::io::Error);
         impl fmt::Display for Outer {

@@ -1,4 +1,4 @@
-//! A string that must not be seen.
+//! A string that is never printed.
 
 use std::fmt;
 
@@ -6,13 +6,12 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
-/// A secret string: an access or refresh token, a code, a verifier, a client secret, a key.
+/// A secret string: an access or refresh token, an authorization code, a code verifier, a client secret, a key.
 ///
-/// `Debug` prints `Secret(****)`, there is no `Display`, and the memory is overwritten when the
-/// value is dropped. Reading it takes an explicit [`expose`](Secret::expose), so that every such
-/// place can be found by name.
+/// `Debug` prints `Secret(****)`, there is no `Display`, and the memory is overwritten on drop. To read the secret, call
+/// [`expose`](Secret::expose); all such places can be found by searching for that name.
 ///
-/// It serialises as the plain string, because that is what a request body or a session store needs.
+/// It serializes as the plain string, which request bodies and stores need.
 ///
 /// ```
 /// use coze_wire::Secret;
@@ -25,19 +24,19 @@ use zeroize::Zeroizing;
 pub struct Secret(Zeroizing<String>);
 
 impl Secret {
-    /// The secret itself. Keep the borrow short, and never format it.
+    /// The secret itself. Do not print or log it.
     #[must_use]
     pub fn expose(&self) -> &str {
         &self.0
     }
 
-    /// Whether both secrets are the same, compared in constant time (for a given length).
+    /// Compares in constant time (for strings of equal length).
     #[must_use]
     pub fn ct_eq(&self, other: &str) -> bool {
         self.0.as_bytes().ct_eq(other.as_bytes()).into()
     }
 
-    /// Whether there is nothing in it.
+    /// Whether the string is empty.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
@@ -93,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn comparison_tells_same_from_different() {
+    fn only_equal_strings_compare_as_equal() {
         let secret = Secret::from("hush");
         assert!(secret.ct_eq("hush"));
         assert!(!secret.ct_eq("hus"));

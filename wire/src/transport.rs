@@ -1,59 +1,57 @@
-//! How a request leaves this process, or does not leave it at all.
+//! How a request is sent: over the network, or to a service in the same process.
 
 use std::{fmt, future::Future, pin::Pin, time::Duration};
 
 use crate::{ForeignError, Secret, sanitize};
 
-/// How long a connection may take, unless the caller says otherwise.
+/// The default timeout for establishing a connection.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long a whole exchange may take, from connecting to the last byte of the answer, unless the
-/// caller says otherwise.
+/// The default timeout of a whole request, from connecting to the last byte of the response.
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What [`Transport::send`] returns.
 pub type SendFuture<'a> =
     Pin<Box<dyn Future<Output = Result<reqwest::Response, SendError>> + Send + 'a>>;
 
-/// Takes a finished request to a server and brings its answer back.
+/// Sends a request and returns the response.
 ///
-/// [`reqwest::Client`] is the one for production, and what an [`Exchange`](crate::Exchange) uses by
-/// itself. Implement it to call a service in the same process, without a socket: then a test's
-/// paused clock stays exact.
+/// By default an [`Exchange`](crate::Exchange) sends through the generated client's [`reqwest::Client`]. Implement this
+/// trait to call a service in the same process, without a socket: a test's paused clock then stays exact.
 pub trait Transport: Send + Sync + 'static {
     /// Sends the request once.
     ///
     /// # Errors
     ///
-    /// [`SendError`] when no answer came. An answer of any status is not an error here.
+    /// [`SendError`] if there is no response. A response with any status is a success here.
     fn send(&self, request: reqwest::Request) -> SendFuture<'_>;
 }
 
-/// No answer came, or it broke off. Cheap to clone, free of URLs and secrets, and fit to be shown.
+/// There is no response, or it is incomplete. Cheap to clone, and safe to display: it contains no URL and no secret.
 #[derive(Debug, Clone)]
 pub struct SendError {
     kind: SendErrorKind,
     message: String,
 }
 
-/// What went wrong on the way.
+/// Why a request failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum SendErrorKind {
-    /// No connection could be made: no byte of the request was sent.
+    /// No connection was established: nothing was sent.
     Connect,
-    /// The server says that it has not processed the request: the same may be sent again.
+    /// The server reported that it did not process the request, so it can be sent again.
     NotProcessed,
-    /// Time ran out after a connection was made; the server may have acted.
+    /// The timeout elapsed after the connection was established; the server may have processed the request.
     Timeout,
-    /// The connection failed once it was made; the server may have acted.
+    /// The established connection failed; the server may have processed the request.
     Interrupted,
-    /// The request itself could not be built; nothing was sent.
+    /// The request could not be built; nothing was sent.
     Request,
 }
 
 impl SendError {
-    /// An error of the given kind. The message is for people: it is [sanitized](sanitize), and must hold no secret.
+    /// An error of the given kind. The message is [sanitized](sanitize); it must not contain a secret.
     pub fn new(kind: SendErrorKind, message: impl AsRef<str>) -> Self {
         Self {
             kind,
@@ -61,7 +59,7 @@ impl SendError {
         }
     }
 
-    /// The same, of a request that carried these secrets: they are redacted.
+    /// The same error with these secrets of the request redacted.
     #[must_use]
     pub fn without(self, secrets: &[Secret]) -> Self {
         Self {
@@ -70,13 +68,13 @@ impl SendError {
         }
     }
 
-    /// What went wrong.
+    /// The kind of the failure.
     #[must_use]
     pub fn kind(&self) -> SendErrorKind {
         self.kind
     }
 
-    /// Why, for people, without the name that the HTTP client has for the step that failed.
+    /// The cause, without the HTTP client's prefix that names the failed step.
     #[must_use]
     pub fn cause(&self) -> &str {
         match self.message.split_once("): ") {
@@ -85,9 +83,9 @@ impl SendError {
         }
     }
 
-    /// Classes an error of reqwest, which a request that carried these secrets has met. Its URL is left out; what its causes
-    /// say is [sanitized](sanitize), for a server may have written it. The debug data of an HTTP/2 GOAWAY is left out: it may
-    /// repeat a secret of another request on the connection.
+    /// Converts an error of reqwest. `secrets` are those of the request. The URL is omitted. The texts of the causes are
+    /// [sanitized](sanitize), because they may contain text from the server. The debug data of an HTTP/2 GOAWAY is omitted,
+    /// because it may repeat a secret of another request on the connection.
     #[must_use]
     pub fn from_reqwest(error: &reqwest::Error, secrets: &[Secret]) -> Self {
         let kind = if error.is_builder() {
@@ -101,7 +99,7 @@ impl SendError {
         } else {
             SendErrorKind::Interrupted
         };
-        // reqwest's own message would quote the URL.
+        // reqwest's own message contains the URL.
         let causes = std::error::Error::source(error)
             .map(|cause| ForeignError::of_request(cause, secrets).chain());
         let message = causes.unwrap_or_else(|| "the HTTP client gave no cause".to_owned());
@@ -109,8 +107,8 @@ impl SendError {
     }
 }
 
-/// RFC 9113 section 8.7: a refused stream was not processed. The same would hold for a stream above the last id of a
-/// GOAWAY, but the error does not tell that from one below it, which may have been processed.
+/// RFC 9113 section 8.7: a refused stream was not processed. Neither is a stream with an id above the last one of a GOAWAY,
+/// but h2's error does not distinguish it from a stream below that id, which may have been processed.
 fn is_refused_stream(error: &reqwest::Error) -> bool {
     let mut source = std::error::Error::source(error);
     while let Some(cause) = source {

@@ -30,7 +30,6 @@ impl<F: sealed::Sealed + ?Sized> UserFlow for F {}
 pub(crate) mod sealed {
     /// Keeps the trait to this crate.
     pub trait Sealed {
-        #[doc(hidden)]
         fn app(&self) -> &std::sync::Arc<super::App>;
     }
 

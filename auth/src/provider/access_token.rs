@@ -1,4 +1,4 @@
-//! The token that a provider yields.
+//! [`AccessToken`], the token that a provider returns.
 
 use std::fmt;
 
@@ -7,7 +7,7 @@ use http::HeaderValue;
 
 use crate::{Error, Result, Token, input::credential};
 
-/// What stands before the token in an `Authorization` value.
+/// The prefix of the `Authorization` header value.
 const SCHEME: &str = "Bearer ";
 
 /// An access token, ready to be sent: a sensitive `Authorization` header value, from which the bare token
@@ -16,13 +16,13 @@ const SCHEME: &str = "Bearer ";
 pub struct AccessToken(Bearer);
 
 impl AccessToken {
-    /// Wraps a token from elsewhere, for your own [`TokenProvider`](crate::TokenProvider). Surrounding white space, one pair
-    /// of quotation marks and escaped line breaks, as env files leave them, are dropped. A [`Token`] that a flow returned
-    /// becomes one by `From`.
+    /// Wraps an existing token, for your own [`TokenProvider`](crate::TokenProvider). Surrounding white space, one pair of
+    /// quotation marks and escaped line breaks, as env files contain them, are removed. For a [`Token`] of a flow, use
+    /// `From`.
     ///
     /// # Errors
     ///
-    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) when it is empty, or holds anything that a token can't: the
+    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) if it is empty or contains a character that no token contains. The
     /// error names the character, never the token.
     pub fn new(token: impl AsRef<str>) -> Result<Self> {
         Self::of(&credential("access token", token.as_ref())?)
@@ -32,11 +32,10 @@ impl AccessToken {
         Bearer::new(token).map(Self).map_err(unfit)
     }
 
-    /// The same in a buffer of its own, to be cloned by one core while others clone theirs: clones of one buffer share its
-    /// reference count.
+    /// A copy in a separate buffer. Clones share the reference count of their buffer, which cores would contend for.
     pub(super) fn padded(&self) -> Self {
         let token = Secret::from(self.expose());
-        // It is in a header already, so it fits into another.
+        // It was valid in a header, so this does not fail.
         Bearer::padded(&token).map_or_else(|_| self.clone(), Self)
     }
 
@@ -51,7 +50,7 @@ impl AccessToken {
         self.0.header_value()
     }
 
-    /// The `Authorization` header value itself.
+    /// Converts it into the `Authorization` header value.
     #[must_use]
     pub fn into_authorization(self) -> HeaderValue {
         self.0.into()
@@ -69,7 +68,7 @@ impl AccessToken {
 
     /// Whether both are the same token.
     pub(crate) fn is(&self, other: &Self) -> bool {
-        // Both are in our hands: nothing is learned from how long it takes.
+        // Both tokens are our own, so no constant-time comparison is needed.
         self.authorization().as_bytes() == other.authorization().as_bytes()
     }
 }
@@ -101,7 +100,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_token_of_a_flow_is_taken_where_an_access_token_is() {
+    fn a_token_of_a_flow_converts_into_an_access_token() {
         let life = std::time::Duration::from_secs(900);
         let token = Token::living("czs_hush", life, &crate::clock::Clock::System);
         assert_eq!(AccessToken::from(&token).expose(), "czs_hush");
@@ -109,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn the_header_is_sensitive_and_the_bare_token_is_inside_it() {
+    fn the_header_is_sensitive_and_contains_the_bare_token() {
         let token = AccessToken::new(" czs_hush\n").unwrap();
         assert!(token.authorization().is_sensitive());
         assert_eq!(token.expose(), "czs_hush");

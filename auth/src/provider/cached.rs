@@ -1,4 +1,4 @@
-//! A token that is always valid: read without a lock, got once for all callers, and got anew before it ends.
+//! [`CachedProvider`]: caches the token of one flow and refreshes it before it expires.
 
 use std::{
     fmt,
@@ -283,14 +283,14 @@ impl CachedProvider {
         Some(BorrowedToken { slot, shard })
     }
 
-    /// How it has done so far.
+    /// The statistics of this provider.
     #[must_use]
     pub fn stats(&self) -> Stats {
         self.0.stats()
     }
 
-    /// Begins no more requests, and waits for the one that is under way and for its save, so that a rotated refresh
-    /// token is not lost. A save that failed is tried again for ten seconds. Valid tokens are still served.
+    /// Starts no more requests, and waits for the one in flight and for its save, so that a rotated refresh token is not
+    /// lost. A failed save is retried for ten seconds. Valid tokens are still served.
     ///
     /// # Errors
     ///
@@ -374,7 +374,7 @@ impl Shared {
 
     #[cold]
     fn serves_when_due(self: &Arc<Self>, slot: &Slot, now: Tick) -> bool {
-        if self.engine.refresh_mode() == RefreshMode::InLine || !slot.life.is_good(now) {
+        if self.engine.refresh_mode() == RefreshMode::InLine || !slot.life.is_valid(now) {
             return false;
         }
         refresh_when_due(self, now);
@@ -388,7 +388,7 @@ impl Shared {
         if let Some(slot) = &*self.slot.load() {
             let now = self.engine.clock.tick();
             stats.served_from_cache += slot.copies.reads();
-            stats.expires_in = slot.life.is_good(now).then(|| slot.life.remaining(now));
+            stats.expires_in = slot.life.is_valid(now).then(|| slot.life.remaining(now));
             stats.cached = u64::from(stats.expires_in.is_some());
         }
         stats
@@ -414,10 +414,10 @@ impl Key for Arc<Shared> {
         Ok(Arc::clone(&self.source))
     }
 
-    fn look<T>(&self, now: Tick, look: impl FnOnce(&AccessToken, &Lifespan) -> T) -> Option<T> {
+    fn read<T>(&self, now: Tick, read: impl FnOnce(&AccessToken, &Lifespan) -> T) -> Option<T> {
         let slot = self.slot.load();
-        let slot = slot.as_ref().filter(|slot| slot.life.is_good(now))?;
-        Some(look(slot.copies.token(), &slot.life))
+        let slot = slot.as_ref().filter(|slot| slot.life.is_valid(now))?;
+        Some(read(slot.copies.token(), &slot.life))
     }
 
     fn install(&self, token: &Token, life: Lifespan, _: Tick) -> AccessToken {

@@ -22,7 +22,7 @@ use tokio::{
 use super::retry::{CircuitOpen, after_open_circuit, permit_kept_for};
 use crate::{Error, ErrorKind, Result};
 
-/// Grants a permit before each request and records its outcome.
+/// Grants a permit for each attempt and records its outcome.
 pub struct CircuitBreaker {
     /// `None` for a single provider, whose backoff has the same effect.
     limit: Option<Limit>,
@@ -59,11 +59,12 @@ pub(crate) struct Permit {
     _held: Option<OwnedSemaphorePermit>,
 }
 
-/// A server that has decided nothing for so long is down when an attempt is cut off at the deadline.
+/// An attempt that is cancelled at its deadline counts as a failure of the server only if the server has given no definite
+/// response for this long.
 const SILENCE: Duration = Duration::from_secs(5);
 
 impl CircuitBreaker {
-    /// A breaker that never opens and only counts attempts.
+    /// A circuit breaker that never opens and only counts attempts.
     pub(crate) fn always_closed() -> Self {
         Self {
             limit: None,
@@ -71,7 +72,7 @@ impl CircuitBreaker {
         }
     }
 
-    /// Limits the number of concurrent requests.
+    /// A circuit breaker with this number of permits.
     pub(super) fn with_permits(most: usize) -> Self {
         let most = most.clamp(1, Semaphore::MAX_PERMITS);
         Self {
@@ -88,7 +89,7 @@ impl CircuitBreaker {
         self.requests.load(Ordering::Relaxed)
     }
 
-    /// Why there is no point in waiting for a permit, if there is none.
+    /// The error for a caller that needs a permit, if the circuit is open and all permits are in use.
     pub(super) fn refusal(&self) -> Option<Error> {
         let limit = self.limit.as_ref()?;
         if limit.permits.available_permits() > 0 {
@@ -97,7 +98,7 @@ impl CircuitBreaker {
         limit.failures.borrow().refusal()
     }
 
-    /// Waits for a permit, while the circuit is closed.
+    /// Acquires a permit. Waits for one while the circuit is closed.
     pub(super) async fn permit(&self, deadline: Instant) -> Result<Permit> {
         let Some(limit) = &self.limit else {
             return Ok(Permit { _held: None });
@@ -107,7 +108,7 @@ impl CircuitBreaker {
             biased;
             () = sleep_until(deadline) => Err(Error::new(
                 ErrorKind::Timeout,
-                "other requests took until the deadline; more of them may run at once (max_concurrent_requests)",
+                "no permit for a request was free before the deadline; consider a higher max_concurrent_requests",
             )),
             Ok(permit) = Arc::clone(&limit.permits).acquire_owned() => Ok(Permit { _held: Some(permit) }),
             Some(refusal) = async {
@@ -117,33 +118,33 @@ impl CircuitBreaker {
         }
     }
 
-    /// Takes a permit back. `failure` says how its attempt ended.
+    /// Records the outcome of an attempt, and releases its permit unless the circuit is open.
     pub(super) fn record(&self, permit: Permit, failure: Option<&Error>, is_cut_off: bool) {
         use ErrorKind::{Provider, ShutDown, Signing, Store};
-        // These failed before a request was sent.
-        if !failure
+        // Errors of these kinds come from the caller's code, the store or a shutdown, before a request is sent. So the
+        // attempt is not counted as a request, and says nothing about the server even if it may be retried.
+        if failure
             .is_some_and(|error| matches!(error.kind(), Provider | ShutDown | Signing | Store(_)))
         {
-            self.requests.fetch_add(1, Ordering::Relaxed);
+            return;
         }
+        self.requests.fetch_add(1, Ordering::Relaxed);
         let Some(limit) = &self.limit else {
             return;
         };
         let now = Instant::now();
         let failure = match failure {
-            // No request was sent.
-            Some(error) if matches!(error.kind(), ErrorKind::Signing | ErrorKind::Provider) => {
-                return;
-            }
             Some(error) if error.is_retryable() => error,
+            // There was no response, and not because the server is down.
             Some(error) if error.status().is_none() => return,
+            // A definite response closes the circuit.
             _ => {
                 limit.failures.send_if_modified(|failures| {
                     *failures = Failures {
                         heard: Some(now),
                         ..Failures::default()
                     };
-                    false // Nobody waits for that.
+                    false // Waiters are notified only when the circuit opens.
                 });
                 return;
             }
@@ -163,7 +164,9 @@ impl CircuitBreaker {
             }
             // Omits the URL, text and log id, which belong to another caller's request.
             let error = failure
-                .for_others("the server is down for all, so it was not asked for this token")
+                .for_others(
+                    "no request was sent, because requests for other tokens found the server down",
+                )
                 .with_own_source(CircuitOpen);
             failures.open.replace((error, now + kept_for)).is_none()
         });

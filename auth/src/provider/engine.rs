@@ -1,8 +1,9 @@
-//! The engine of all providers: what happens when a token is asked for, due for its refresh, refused, or not to be had.
+//! The engine behind all providers and pools: it fetches, refreshes and invalidates tokens.
 //!
-//! A [`Key`] says where its token is kept: a lone provider has one key, whose token is laid out for being read by all cores;
-//! a pool has very many, in a bounded cache. Requests run as tasks of their own, so many at once; others queue up, as small
-//! entries, not as tasks. They run where [`runtime`](crate::runtime) says.
+//! A [`Key`] stores its own token: a single provider has one key, whose token all cores read; a pool has many, in a bounded
+//! cache. A limited number of worker tasks run the requests; further requests wait in a queue of small entries.
+//! [`runtime`](crate::runtime) decides where the tasks run. What turns a refused token (code 4100) into a refresh is
+//! [`invalidate`].
 
 use std::{
     collections::VecDeque,
@@ -33,30 +34,30 @@ use crate::{
     sign_in::StoredSource,
 };
 
-/// One key, and where its token is kept. Cheap to clone.
+/// One key, and the storage of its token. Cheap to clone.
 pub(super) trait Key: Clone + Send + Sync + 'static {
     fn engine(&self) -> &Engine<Self>;
 
-    /// What is remembered of its requests; made by need.
+    /// The state of its requests, created on first use.
     fn requests(&self) -> Arc<Requests>;
 
-    /// A new source of its tokens.
+    /// Creates the source of its tokens.
     fn new_source(&self) -> Result<Arc<dyn Source>>;
 
-    /// Looks at its token, if there is one that may be served.
-    fn look<T>(&self, now: Tick, look: impl FnOnce(&AccessToken, &Lifespan) -> T) -> Option<T>;
+    /// Reads its token, if that is valid.
+    fn read<T>(&self, now: Tick, read: impl FnOnce(&AccessToken, &Lifespan) -> T) -> Option<T>;
 
-    /// Puts a token in place.
+    /// Replaces its token.
     fn install(&self, token: &Token, life: Lifespan, now: Tick) -> AccessToken;
 
     /// Removes its token, if it is this one.
     fn remove(&self, token: &AccessToken) -> bool;
 
-    /// A request has ended: what need not be remembered may go.
+    /// Called when a request has ended, so that idle state can be dropped.
     fn release(&self, requests: &Arc<Requests>);
 }
 
-/// What is remembered of the requests for a key.
+/// The state of the requests for one key.
 #[derive(Default)]
 pub(super) struct Requests {
     pub(super) flight: SingleFlight,
@@ -83,7 +84,7 @@ impl Requests {
         let new = key.new_source()?;
         let engine = key.engine();
         if let Some(stored) = new.stored() {
-            key.look(engine.clock.tick(), |token, _| stored.serves(token));
+            key.read(engine.clock.tick(), |token, _| stored.serves(token));
             if engine.is_closed() {
                 stored.close();
             }
@@ -92,14 +93,14 @@ impl Requests {
         Ok(new)
     }
 
-    /// Waits for what is in flight, and for its save. Nothing begins any more.
+    /// Starts no more requests, and waits for the one in flight and for its save.
     pub(super) async fn settle(&self) -> Result<()> {
         let source = self.source();
         if let Some(stored) = source.as_ref().and_then(|source| source.stored()) {
             stored.close();
         }
         if let Some(in_flight) = self.flight.in_flight() {
-            // Its callers get the result; here only its end counts.
+            // Its callers get the result.
             in_flight.outcome().await;
         }
         let source = self.source().or(source);
@@ -110,14 +111,14 @@ impl Requests {
         stored.sign_in().why_unsaved().map_or(Ok(()), Err)
     }
 
-    /// Whether there is nothing to remember.
+    /// Whether this state can be dropped.
     pub(super) fn is_idle(&self) -> bool {
         let source = lock(&self.source);
         let stored = source.as_ref().and_then(|source| source.stored());
         self.flight.is_idle() && stored.is_none_or(StoredSource::is_idle)
     }
 
-    /// Adds what its source has done.
+    /// Adds the figures of its source.
     pub(super) fn add_to(&self, stats: &mut Stats) {
         let source = self.source();
         if let Some(stored) = source.as_ref().and_then(|source| source.stored()) {
@@ -129,7 +130,7 @@ impl Requests {
     }
 }
 
-/// What all keys share.
+/// The state that all keys share.
 pub(super) struct Engine<K: Key> {
     pub(super) clock: Clock,
     pub(super) breaker: Arc<CircuitBreaker>,
@@ -138,20 +139,20 @@ pub(super) struct Engine<K: Key> {
     is_closed: AtomicBool,
     workers: Mutex<Workers<K>>,
     last_error: Mutex<Option<Error>>,
-    /// The log was told that the server's answers have no lifetime that can be read.
+    /// Whether the warning about an unreadable token lifetime was logged.
     has_warned_of_lifetime: AtomicBool,
 }
 
 pub(super) struct Options {
     pub(super) refresh: RefreshMode,
-    /// For one request, with all attempts and the wait for its start.
+    /// For one request, including the time in the queue and all attempts.
     pub(super) deadline: Duration,
-    /// Whether the tokens are of stored sign-ins.
+    /// Whether the tokens belong to stored sign-ins.
     pub(super) is_stored: bool,
 }
 
 impl Options {
-    /// A refresh token that is redeemed must not be lost with the runtime of somebody else's.
+    /// Refreshes of stored sign-ins outlive the caller's runtime, so that a rotated refresh token is not lost with it.
     fn runs_on(&self) -> RunsOn {
         match self.is_stored {
             true => RunsOn::Process,
@@ -165,7 +166,7 @@ pub(super) struct Counters {
     refreshes: AtomicU64,
     coalesced: AtomicU64,
     failures: AtomicU64,
-    /// From the store, by sources that have been dropped.
+    /// Tokens loaded from the store by sources that have been dropped.
     loaded: AtomicU64,
 }
 
@@ -180,11 +181,11 @@ struct Workers<K: Key> {
     queue: VecDeque<Job<K>>,
 }
 
-/// How many requests run at once: as tasks, of a few kilobytes each. More than a circuit breaker has permits, so that those
-/// who wait for one store, or between two attempts, keep nobody else waiting.
+/// The number of worker tasks, of a few kilobytes each. It is larger than the number of permits, so that requests that wait
+/// for a store or for a retry don't block others.
 const MOST_WORKERS: usize = 1024;
 
-/// How often a caller starts a request again that its runtime's end has interrupted.
+/// How many requests a caller waits for, if each is abandoned because its runtime ended.
 const MOST_STARTS: usize = 3;
 
 impl<K: Key> Engine<K> {
@@ -208,7 +209,7 @@ impl<K: Key> Engine<K> {
         self.options.refresh
     }
 
-    /// From now on, no request begins.
+    /// Allows no more requests.
     pub(super) fn close(&self) {
         self.is_closed.store(true, Ordering::SeqCst);
     }
@@ -217,7 +218,7 @@ impl<K: Key> Engine<K> {
         self.is_closed.load(Ordering::SeqCst)
     }
 
-    /// What all keys have done together, but for what their sources count.
+    /// The totals over all keys, without the figures of their sources.
     pub(super) fn stats(&self) -> Stats {
         let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let counters = &self.counters;
@@ -232,37 +233,37 @@ impl<K: Key> Engine<K> {
         }
     }
 
-    /// What a worker does next. It ends if there is nothing.
+    /// The next job for a worker; `None` ends the worker.
     fn next_job(&self) -> Option<Job<K>> {
         let mut workers = lock(&self.workers);
         let next = workers.queue.pop_front();
         if next.is_none() {
             workers.running -= 1;
-            // An empty queue keeps no room.
+            // Frees the memory of the queue.
             workers.queue = VecDeque::new();
         }
         next
     }
 
-    /// Why no request may begin.
+    /// The reason why no request may start, if there is one.
     fn refusal(&self) -> Option<Error> {
         if self.is_closed() {
             let what = "the provider was shut down";
             return Some(Error::new(ErrorKind::ShutDown, what));
         }
-        // While the circuit is open, a store may still be looked into.
+        // While the circuit is open, the store may still be checked.
         let refuses = !self.options.is_stored;
         refuses.then(|| self.breaker.refusal()).flatten()
     }
 }
 
-/// Gets a token for a caller who has found none.
+/// Gets a token for a caller that has found none in the cache.
 pub(super) async fn fetch<K: Key>(key: &K) -> Result<AccessToken> {
     let engine = key.engine();
     let in_line = engine.options.refresh == RefreshMode::InLine;
     let served = || {
         let now = engine.clock.tick();
-        key.look(now, |token, life| {
+        key.read(now, |token, life| {
             (!in_line || life.is_fresh(now)).then(|| token.clone())
         })
     };
@@ -289,7 +290,7 @@ pub(super) async fn fetch<K: Key>(key: &K) -> Result<AccessToken> {
                 in_flight
             }
             Ok(Begin::Leader(in_flight, purpose)) => {
-                // The runtime that a request has ended with may be the caller's own.
+                // After an abandoned request, the caller's runtime may be the one that ended.
                 let on = match start {
                     0 => engine.options.runs_on(),
                     _ => RunsOn::Process,
@@ -298,7 +299,7 @@ pub(super) async fn fetch<K: Key>(key: &K) -> Result<AccessToken> {
                 in_flight
             }
         };
-        // A caller who waits holds nothing else, so that the key can be dropped when the request has ended.
+        // While waiting, the caller holds only the request in flight, so that the key's state can be dropped after it.
         drop(requests);
         outcome = in_flight.outcome().await;
         if matches!(outcome, Outcome::Completed(_)) {
@@ -307,38 +308,38 @@ pub(super) async fn fetch<K: Key>(key: &K) -> Result<AccessToken> {
     }
     match outcome {
         Outcome::Completed(Ok(token)) => Ok(token),
-        // A refresh that failed leaves the old token, as long as that is valid.
-        Outcome::Completed(Err(error)) => still_good(key).ok_or(error),
-        Outcome::Abandoned => still_good(key).ok_or_else(interrupted),
+        // After a failed refresh, the old token is served while it is valid.
+        Outcome::Completed(Err(error)) => valid_token(key).ok_or(error),
+        Outcome::Abandoned => valid_token(key).ok_or_else(interrupted),
     }
 }
 
-fn still_good<K: Key>(key: &K) -> Option<AccessToken> {
-    key.look(key.engine().clock.tick(), |token, _| token.clone())
+fn valid_token<K: Key>(key: &K) -> Option<AccessToken> {
+    key.read(key.engine().clock.tick(), |token, _| token.clone())
 }
 
 fn interrupted() -> Error {
     Error::new(
         ErrorKind::Interrupted,
-        "the request for a token was given up: it panicked, or its runtime was shut down",
+        "the token request was interrupted: it panicked, or its runtime was shut down",
     )
 }
 
-/// Starts a request for a token that is due for its refresh, unless another caller has.
+/// Refreshes a token that is due, unless another caller already does.
 #[cold]
 pub(super) fn refresh_when_due<K: Key>(key: &K, now: Tick) {
-    if key.look(now, |_, life| life.claim_refresh(now)) != Some(true) {
+    if key.read(now, |_, life| life.claim_refresh(now)) != Some(true) {
         return;
     }
     let engine = key.engine();
     let requests = key.requests();
     let backoff = match requests.flight.begin(|| engine.refusal(), || None) {
-        // That brings another token, or gives the duty back.
+        // The request in flight installs a new token or releases the claim.
         Ok(Begin::Joined(_)) => return,
         Ok(Begin::Leader(_, purpose)) => {
             match start_request(key, requests, purpose, engine.options.runs_on()) {
                 Ok(()) => return,
-                // Nobody can get one here; perhaps the next caller can.
+                // There is no runtime here; the next caller may have one.
                 Err(_) => Duration::ZERO,
             }
         }
@@ -346,25 +347,25 @@ pub(super) fn refresh_when_due<K: Key>(key: &K, now: Tick) {
             error.retry_after().unwrap_or(engine.options.deadline)
         }
     };
-    key.look(now, |_, life| life.refresh_again(now + backoff));
+    key.read(now, |_, life| life.refresh_again(now + backoff));
 }
 
-/// Gives up a token that the API refused.
+/// Removes a token that the API refused, so that the next caller gets a new one.
 pub(super) fn invalidate<K: Key>(key: &K, token: &AccessToken) {
     let now = key.engine().clock.tick();
-    let current = key.look(now, |current, life| {
+    let current = key.read(now, |current, life| {
         current.is(token).then(|| life.remaining(now))
     });
     let left = match current {
         Some(Some(left)) => left,
-        // The pool has dropped it, but it may still be in the store.
+        // The cache has dropped it, but it may still be in the store.
         None if key.engine().options.is_stored => ACCESS_TOKEN_LIFE,
         // It is no longer current.
         _ => return,
     };
     let requests = key.requests();
     if current.is_none() && requests.source().is_some() {
-        return; // A request is under way, or another token was refused.
+        return; // A request is in flight, or another token was refused.
     }
     let Ok(source) = requests.source_of(key) else {
         return;
@@ -375,10 +376,10 @@ pub(super) fn invalidate<K: Key>(key: &K, token: &AccessToken) {
     } else {
         requests.flight.invalidate(|| key.remove(token));
     }
-    tracing::debug!("the API refused the access token; the next caller gets another");
+    tracing::debug!("the API refused the access token; the next caller gets a new one");
 }
 
-/// What Coze grants by default.
+/// The lifetime that Coze grants by default.
 const ACCESS_TOKEN_LIFE: Duration = Duration::from_secs(900);
 
 fn start_request<K: Key>(
@@ -388,12 +389,12 @@ fn start_request<K: Key>(
     on: RunsOn,
 ) -> Result<()> {
     let engine = key.engine();
-    let patience = engine.options.deadline.min(LONGEST_DEADLINE);
+    let timeout = engine.options.deadline.min(LONGEST_DEADLINE);
     let job = Job {
         key: key.clone(),
         requests,
         purpose,
-        deadline: Instant::now() + patience,
+        deadline: Instant::now() + timeout,
         is_complete: false,
     };
     {
@@ -411,9 +412,9 @@ fn start_request<K: Key>(
     runtime::spawn(&engine.clock, on, worker.run())
 }
 
-/// A task that does one job after another while there are any.
+/// A task that runs jobs until the queue is empty.
 struct Worker<K: Key> {
-    /// `None` when it has found none.
+    /// `None` if the queue was empty.
     job: Option<Job<K>>,
     is_replacement: bool,
 }
@@ -430,7 +431,8 @@ impl<K: Key> Worker<K> {
 }
 
 impl<K: Key> Drop for Worker<K> {
-    /// If its runtime has ended, another takes its place on the process's; if there is none, those who wait start again.
+    /// If the worker's runtime has ended, a replacement starts on the process's runtime. If that is not possible either,
+    /// the queued jobs are abandoned, and their callers retry.
     fn drop(&mut self) {
         let Some(job) = self.job.take() else {
             return;
@@ -459,7 +461,7 @@ impl<K: Key> Drop for Worker<K> {
     }
 }
 
-/// A request for a key's token. It is abandoned when it is dropped.
+/// A request for the token of a key. If it is dropped before it completes, it is abandoned.
 struct Job<K: Key> {
     key: K,
     requests: Arc<Requests>,
@@ -479,18 +481,19 @@ impl<K: Key> Job<K> {
         self.key.release(&self.requests);
     }
 
-    /// A token; nothing, if there is no fresh sign-in during a backoff.
+    /// Gets a token. `None` if there is a backoff and the store has no fresh sign-in.
     async fn mint(&self) -> Option<Result<Token>> {
         let engine = self.key.engine();
         if Instant::now() >= self.deadline {
-            let late = "other requests took until the deadline";
+            let late =
+                "the request was queued until its deadline, because too many others were in flight";
             return Some(Err(Error::new(ErrorKind::Timeout, late)));
         }
         let source = match self.requests.source_of(&self.key) {
             Ok(source) => source,
             Err(error) => return Some(Err(error)),
         };
-        if self.purpose == Purpose::Look {
+        if self.purpose == Purpose::CheckStore {
             if !source.stored()?.has_fresh_sign_in().await {
                 return None;
             }
@@ -510,7 +513,7 @@ impl<K: Key> Job<K> {
             {
                 tracing::warn!(
                     lifetime = ?token.lifetime(), log_id = token.log_id(),
-                    "the token answer has no expires_in that can be right: Coze's default lifetime is assumed"
+                    "the token response has no valid expires_in; assuming Coze's default lifetime"
                 );
             }
             let life = Lifespan::of(&token, now, crate::random::jitter())?;
@@ -533,17 +536,17 @@ impl<K: Key> Job<K> {
         };
         tracing::warn!(
             kind = ?error.kind(), code = ?error.code(), log_id = error.log_id(),
-            "no new access token"
+            "the token request failed"
         );
         if !CircuitOpen::caused(&error) {
             engine.counters.failures.fetch_add(1, Ordering::Relaxed);
             *lock(&engine.last_error) = Some(error.clone());
         }
-        // The old token, if there is one, is served on; its refresh waits as everybody does.
-        let left = key.look(now, |_, life| life.remaining(now));
+        // The old token, if there is one, is still served. Its next refresh is after the backoff.
+        let left = key.read(now, |_, life| life.remaining(now));
         let backoff = flight.fail(error, left);
         let next = now + backoff.unwrap_or(FIRST_BACKOFF);
-        key.look(now, |_, life| life.refresh_again(next));
+        key.read(now, |_, life| life.refresh_again(next));
     }
 }
 
@@ -555,7 +558,7 @@ impl<K: Key> Drop for Job<K> {
         let engine = self.key.engine();
         engine.counters.failures.fetch_add(1, Ordering::Relaxed);
         let now = engine.clock.tick();
-        self.key.look(now, |_, life| life.refresh_again(now));
+        self.key.read(now, |_, life| life.refresh_again(now));
         self.requests.flight.abandon();
         self.key.release(&self.requests);
     }

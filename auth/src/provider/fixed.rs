@@ -1,4 +1,4 @@
-//! A token that somebody made in the console.
+//! [`FixedToken`]: a token that was created in the Coze console.
 
 use std::{fmt, sync::Arc};
 

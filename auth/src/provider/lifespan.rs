@@ -44,7 +44,7 @@ impl Lifespan {
         if served.is_zero() {
             return Err(Error::new(
                 ErrorKind::InvalidAnswer,
-                "the token had expired when it came; check Coze's and this machine's clock",
+                "the token had already expired when it was received; check the clocks of Coze and this machine",
             )
             .with_log_id(token.log_id().map(str::to_owned)));
         }
@@ -66,7 +66,7 @@ impl Lifespan {
 
     /// Whether the token may be served: it has expired on neither clock.
     #[inline]
-    pub(super) fn is_good(&self, now: Tick) -> bool {
+    pub(super) fn is_valid(&self, now: Tick) -> bool {
         now.monotonic < self.ends.monotonic && now.wall < self.ends.wall
     }
 

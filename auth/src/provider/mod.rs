@@ -1,7 +1,7 @@
-//! Where a service gets its token from, on every request.
+//! Token providers: where a service gets an access token for each request.
 //!
-//! [`TokenProvider`] is the one trait: a fast path that never waits, and a slow one that gets a token
-//! first. A [`FixedToken`] is one; [`CachedProvider`] keeps the token of any flow fresh.
+//! [`TokenProvider`] is the trait: [`cached`](TokenProvider::cached) never waits, [`fetch`](TokenProvider::fetch) may
+//! send a request. [`FixedToken`] holds one token; [`CachedProvider`] refreshes the tokens of any flow.
 
 mod access_token;
 mod cached;
@@ -40,14 +40,13 @@ use futures_util::future::Either;
 
 use crate::{Endpoint, Result};
 
-/// What [`TokenProvider::fetch`] and [`TokenProvider::shutdown`] return.
+/// The future that [`TokenProvider::fetch`] and [`TokenProvider::shutdown`] return.
 pub type TokenFuture<'a, T = AccessToken> = Pin<Box<dyn Future<Output = Result<T>> + Send + 'a>>;
 
-/// Yields an access token, on every request.
+/// Provides an access token for each request.
 ///
-/// It is split in two, so that the common case costs neither an allocation nor a wait: first
-/// [`cached`](Self::cached), and only when that has none, [`fetch`](Self::fetch). Callers simply call `token`, which does
-/// both, for every provider: generic or `dyn`.
+/// Callers use [`token`](Self::token): it returns the [`cached`](Self::cached) token without an allocation, and calls
+/// [`fetch`](Self::fetch) only if there is none. It works for generic and for `dyn` providers.
 ///
 /// ```
 /// use std::sync::Arc;
@@ -70,7 +69,7 @@ pub type TokenFuture<'a, T = AccessToken> = Pin<Box<dyn Future<Output = Result<T
 ///
 /// impl TokenProvider for FromAFile {
 ///     fn cached(&self) -> Option<AccessToken> {
-///         None // it may have been rotated since
+///         None // the file may have changed since the last read
 ///     }
 ///
 ///     fn fetch(&self) -> TokenFuture<'_> {
@@ -83,21 +82,21 @@ pub type TokenFuture<'a, T = AccessToken> = Pin<Box<dyn Future<Output = Result<T
 /// }
 /// ```
 pub trait TokenProvider: Send + Sync + 'static {
-    /// A token that is good now, without waiting; `None` when one has to be fetched.
+    /// The cached token, if it is valid. Never waits; `None` if a token has to be fetched.
     fn cached(&self) -> Option<AccessToken>;
 
-    /// A token, got from Coze if need be.
+    /// Returns a token, and requests one from Coze if necessary.
     ///
     /// # Errors
     ///
-    /// Those of the flow that gets it.
+    /// The errors of the flow.
     fn fetch(&self) -> TokenFuture<'_>;
 
-    /// A token: the cached one, else a fetched one.
+    /// Returns the cached token, or else a fetched one.
     ///
     /// # Errors
     ///
-    /// As [`fetch`](Self::fetch).
+    /// Those of [`fetch`](Self::fetch).
     fn token(&self) -> GetToken<'_> {
         GetToken(match self.cached() {
             Some(token) => Either::Left(std::future::ready(Ok(token))),
@@ -105,29 +104,28 @@ pub trait TokenProvider: Send + Sync + 'static {
         })
     }
 
-    /// Where its tokens are valid, if it knows: an API client sends its calls there by default.
+    /// The endpoint at which its tokens are valid, if known. An API client uses it by default.
     fn endpoint(&self) -> Option<&Endpoint> {
         None
     }
 
-    /// Says that the API refused this token (HTTP 401, code 4100 or 700012006), so that the next caller
-    /// gets another. A token that is no longer current is ignored. The default does nothing.
+    /// Reports that the API refused this token (HTTP 401, code 4100 or 700012006), so that the next caller gets a new
+    /// one. A token that is no longer current is ignored. The default implementation does nothing.
     fn invalidate(&self, token: &AccessToken) {
         let _ = token;
     }
 
-    /// Ends it, before the program ends: begins no more requests, and waits for what is under way and for its save. Valid
-    /// tokens are still served. The default does nothing.
+    /// Shuts the provider down: starts no more requests, and waits for the request in flight and for its save. Valid tokens
+    /// are still served. Call it before the program ends. The default implementation does nothing.
     ///
     /// # Errors
     ///
-    /// Why a sign-in could not be saved.
+    /// If a sign-in could not be saved.
     fn shutdown(&self) -> TokenFuture<'_, ()> {
         Box::pin(std::future::ready(Ok(())))
     }
 }
 
-/// A provider that is shared is one.
 impl<P: TokenProvider + ?Sized> TokenProvider for Arc<P> {
     fn cached(&self) -> Option<AccessToken> {
         P::cached(self)
@@ -150,7 +148,7 @@ impl<P: TokenProvider + ?Sized> TokenProvider for Arc<P> {
     }
 }
 
-/// What [`TokenProvider::token`] returns. Nothing is allocated for a cached token.
+/// The future that [`TokenProvider::token`] returns. It allocates nothing if the token is cached.
 #[must_use = "futures do nothing unless awaited"]
 pub struct GetToken<'a>(Either<std::future::Ready<Result<AccessToken>>, TokenFuture<'a>>);
 

@@ -1,7 +1,7 @@
-//! What all pools share: the tokens of very many keys.
+//! The implementation that all pools share.
 //!
-//! An idle key is one small entry of a bounded [cache](TokenCache): the token and its life. What a request for a token
-//! needs (a source, the callers who wait, the backoff after a failure) exists only while there is something to remember.
+//! An idle key is one small entry in a bounded [cache](TokenCache): its token and lifespan. The state of its requests (the
+//! source, the request in flight, the backoff) exists only while it is needed.
 
 use std::{
     collections::HashMap,
@@ -23,13 +23,14 @@ use super::{
 };
 use crate::{Endpoint, OAuthClient, Result, Token, clock::Tick, runtime::lock};
 
-/// What the keys of a pool stand for. Public in name only, as the parameter of a public type: nobody outside can name it.
+/// The kind of a pool's keys: sessions or users. Declared `pub` because it bounds a public type; it can't be named from
+/// outside the crate.
 pub trait Members: Send + Sync + 'static {
-    /// The public name of their provider.
+    /// The public name of their provider, for `Debug`.
     const PROVIDER: &'static str;
-    /// Whether their tokens are of stored sign-ins.
+    /// Whether their tokens belong to stored sign-ins.
     const IS_STORED: bool;
-    /// What is needed besides a key's name to get its token.
+    /// Parameters of a token request besides the key's name.
     type Request: Clone + Send + Sync + 'static;
 
     fn client(&self) -> &OAuthClient;
@@ -46,12 +47,12 @@ pub(super) struct Pool<M: Members> {
     pub(super) members: M,
     pub(super) engine: Engine<Member<M>>,
     tokens: TokenCache,
-    /// Of keys for which there is something to remember; others are swept out.
+    /// The request state of keys that have any. Idle entries are removed.
     active: Mutex<Active>,
 }
 
-/// A map of so many entries is not worth shrinking.
-const MOST_ROOM_TO_SPARE: usize = 4096;
+/// A map with this capacity or less is not shrunk.
+const MOST_SPARE_CAPACITY: usize = 4096;
 
 type Active = HashMap<Name, Arc<Requests>, AsHashed>;
 
@@ -72,7 +73,7 @@ impl<M: Members> Clone for Member<M> {
     }
 }
 
-/// Makes a pool: `P` is [`SessionPool`](crate::SessionPool) or [`UserPool`](crate::UserPool).
+/// Builds a pool: `P` is [`SessionPool`](crate::SessionPool) or [`UserPool`](crate::UserPool).
 #[must_use]
 pub struct PoolBuilder<P> {
     limits: Limits,
@@ -100,34 +101,34 @@ impl<P> PoolBuilder<P> {
         }
     }
 
-    /// How many tokens are kept at most; 100,000 by default. They are spread by chance over parts of about a
-    /// thousand each, so when nine tenths of the room are taken, or more, a few may be dropped before it is full.
+    /// The maximum number of cached tokens; 100,000 by default. The cache is split into shards of about a thousand tokens,
+    /// so a full shard may drop tokens when the whole cache is about 90% full.
     pub fn capacity(mut self, capacity: u64) -> Self {
         self.limits.capacity = capacity;
         self
     }
 
-    /// After how long without a call a token is dropped; 15 minutes by default.
+    /// A token that has not been used for this long is dropped; 15 minutes by default.
     pub fn idle_timeout(mut self, idle_timeout: Duration) -> Self {
         self.limits.idle_timeout = idle_timeout;
         self
     }
 
-    /// How many requests for tokens may run at once; 32 by default. When more than so many in a row have found the
-    /// server down, the circuit breaker opens, and so many are made each second until it is back.
+    /// The maximum number of concurrent token requests; 32 by default. When more consecutive requests than this have found
+    /// the server down, the circuit breaker opens and allows this many attempts a second until the server responds.
     pub fn max_concurrent_requests(mut self, max_concurrent_requests: usize) -> Self {
         self.limits.max_concurrent_requests = max_concurrent_requests;
         self
     }
 
-    /// How long getting a token may take, with all attempts and the wait for its turn; 60 seconds by default, a day at
-    /// most. While the circuit breaker is open, nobody waits for a turn.
+    /// How long it may take to get a token, including all attempts and the wait for a permit; 60 seconds by default, at
+    /// most a day. While the circuit breaker is open, callers don't wait for a permit.
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.limits.deadline = deadline;
         self
     }
 
-    /// The pool. Nothing is sent before the first caller asks.
+    /// Builds the pool. No request is sent until a token is needed.
     #[must_use]
     pub fn build(self) -> P {
         (self.build)(self.limits)
@@ -185,7 +186,7 @@ impl<M: Members> Pool<M> {
         stats
     }
 
-    /// Begins no more requests, and waits for those in flight and for their saves.
+    /// Starts no more requests, and waits for those in flight and for their saves.
     pub(super) async fn shutdown(&self) -> Result<()> {
         self.engine.close();
         let active: Vec<_> = self.active().values().cloned().collect();
@@ -193,7 +194,8 @@ impl<M: Members> Pool<M> {
         join_all(ends).await.into_iter().collect()
     }
 
-    /// Whether nothing is to be remembered, and nobody else holds it: new holders come by the map only, which is locked.
+    /// Whether the state is idle and has no other holders than `held`. The caller has locked the map, so no new holder can
+    /// appear.
     fn is_unused(&self, requests: &Arc<Requests>, held: usize) -> bool {
         let unused = Arc::strong_count(requests) == held && requests.is_idle();
         if unused {
@@ -210,11 +212,11 @@ impl<M: Members> Member<M> {
         self.name.as_str()
     }
 
-    /// A token: the cached one, else one from the store or from Coze.
+    /// Returns the cached token, or else one from the store or from Coze.
     ///
     /// # Errors
     ///
-    /// As [`CachedProvider::token`](crate::CachedProvider::token).
+    /// Those of [`CachedProvider::token`](crate::CachedProvider::token).
     pub async fn token(&self) -> Result<AccessToken> {
         match self.cached() {
             Some(token) => Ok(token),
@@ -222,12 +224,12 @@ impl<M: Members> Member<M> {
         }
     }
 
-    /// What is remembered of its requests, if there is anything.
+    /// The state of its requests, if there is any.
     pub(super) fn active(&self) -> Option<Arc<Requests>> {
         self.pool.active().get(&self.name).cloned()
     }
 
-    /// Drops its token, whatever that is, and ends its backoff.
+    /// Drops its token and ends its backoff, because the sign-in has changed.
     pub(super) fn forget_token(&self) {
         if let Some(requests) = self.active() {
             requests.flight.outdate();
@@ -275,8 +277,8 @@ impl<M: Members> Key for Member<M> {
 
     fn requests(&self) -> Arc<Requests> {
         let mut active = self.pool.active();
-        // When it is full it is swept, and has room for as many again as are left: so sweeps cost each entry no more
-        // than growth does, however many there are.
+        // A full map is swept, and its capacity is set to twice the number of remaining entries. So the amortized cost of
+        // sweeps is constant per entry.
         if active.len() == active.capacity() && !active.contains_key(&self.name) {
             active.retain(|_, requests| !self.pool.is_unused(requests, 1));
             let left = active.len();
@@ -294,9 +296,9 @@ impl<M: Members> Key for Member<M> {
     }
 
     #[inline]
-    fn look<T>(&self, now: Tick, look: impl FnOnce(&AccessToken, &Lifespan) -> T) -> Option<T> {
-        let look = |cached: &Cached| look(&cached.token, &cached.life);
-        self.pool.tokens.get(&self.name, now, look)
+    fn read<T>(&self, now: Tick, read: impl FnOnce(&AccessToken, &Lifespan) -> T) -> Option<T> {
+        let read = |cached: &Cached| read(&cached.token, &cached.life);
+        self.pool.tokens.get(&self.name, now, read)
     }
 
     fn install(&self, token: &Token, life: Lifespan, now: Tick) -> AccessToken {
@@ -318,8 +320,8 @@ impl<M: Members> Key for Member<M> {
             .is_some_and(|current| Arc::ptr_eq(current, requests));
         if is_current && self.pool.is_unused(requests, 2) {
             active.remove(&self.name);
-            // The room that a herd has left behind.
-            if active.capacity() > MOST_ROOM_TO_SPARE && active.len() < active.capacity() / 8 {
+            // Frees the memory that a burst of requests has left allocated.
+            if active.capacity() > MOST_SPARE_CAPACITY && active.len() < active.capacity() / 8 {
                 let left = active.len();
                 active.shrink_to(2 * left);
             }

@@ -1,6 +1,5 @@
 //! Retry policies: the delays between the attempts of one request, the backoff of a key after a failed request, and
-//! how long the circuit breaker keeps a permit. The effect of `Retry-After` on backoff and permits is capped here;
-//! `answer.rs` limits the parsed value to one day.
+//! how long the circuit breaker keeps a permit. Every cap on `Retry-After` is here, too.
 
 use std::{fmt, future::Future, time::Duration};
 
@@ -8,6 +7,9 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use super::circuit_breaker::CircuitBreaker;
 use crate::{Error, ErrorKind, Result, random};
+
+/// The cap on a parsed `Retry-After`, against overflow and nonsense; backoffs and permits have lower caps.
+pub(crate) const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(24 * 3600);
 
 /// The longest deadline: a day.
 pub(crate) const LONGEST_DEADLINE: Duration = Duration::from_secs(24 * 3600);
@@ -62,7 +64,7 @@ where
         };
         let is_cut_off = outcome.is_none();
         let outcome = outcome.unwrap_or_else(|| {
-            let late = "no token came before the deadline";
+            let late = "no token was received before the deadline";
             Err(Error::new(ErrorKind::Timeout, late))
         });
         breaker.record(permit, outcome.as_ref().err(), is_cut_off);
@@ -81,7 +83,7 @@ where
         if !may_help || attempts == MOST_ATTEMPTS || wait >= left {
             return Err(error);
         }
-        tracing::debug!(kind = ?error.kind(), ?wait, "Coze gave no token; trying again");
+        tracing::debug!(kind = ?error.kind(), ?wait, "the token request failed; retrying");
         last_error = Some(error);
         sleep(wait).await;
         delay *= 2;
@@ -95,7 +97,7 @@ const OPEN_FOR: Duration = Duration::from_secs(1);
 /// The cap, so that callers notice the server's recovery.
 const LONGEST_OPEN: Duration = Duration::from_secs(15);
 
-/// How long a permit is kept after an attempt that found the server down.
+/// How long the permit of an attempt is kept if the attempt found the server down.
 pub(super) fn permit_kept_for(error: &Error) -> Duration {
     let asked = error.retry_after().unwrap_or_default();
     asked.clamp(OPEN_FOR, LONGEST_OPEN)
@@ -127,62 +129,63 @@ impl CircuitOpen {
 
 // The backoff of a key
 
-/// What a key remembers of requests that failed. During a backoff no request is sent for it; callers get the last error.
+/// The failures of one key. During a backoff no request is sent for the key, and callers get the last error.
 #[derive(Default)]
 pub(super) struct Backoff {
-    /// Consecutive failures, counted from the moment at which callers are without a token.
+    /// Consecutive failures. The count restarts when the old token has expired.
     failures: u32,
+    /// Whether the last failure left callers without a token.
     callers_go_without: bool,
     /// The last failure and the end of its backoff.
     last: Option<(Error, Instant)>,
     /// When the store was last checked during this backoff.
-    looked: Option<Instant>,
+    checked: Option<Instant>,
 }
 
-/// The backoff after the first failure; each later one doubles it, and it starts again at this when the old token has
-/// ended: so when a server is back, callers wait about as long as they have been without a token, at the most.
+/// The backoff after the first failure. Each further failure doubles it. It is reset when the old token expires, so that
+/// callers wait for a recovered server no longer than they have already been without a token.
 pub(super) const FIRST_BACKOFF: Duration = Duration::from_millis(500);
-/// While the old token is served, or while another try helps nobody, because the server has decided.
+/// The cap while the old token is served, or after a non-retryable refusal.
 const LONGEST_BACKOFF: Duration = Duration::from_secs(60);
-/// While callers go without a token, and another try may well help. A dead server then sees the five attempts of a
-/// request every 15 seconds and some, however many callers there are.
+/// The cap while callers have no token and a retry may succeed. A server that is down gets at most five attempts in this
+/// time, regardless of the number of callers.
 const LONGEST_WITHOUT_TOKEN: Duration = Duration::from_secs(15);
 /// The longest backoff that a server's `Retry-After` can cause.
 const LONGEST_ASKED: Duration = Duration::from_secs(3600);
-/// The coarse clock, by which a token ends, lags behind the one that backoffs are measured on by less than this.
+/// The resolution of the coarse clock, which determines when a token expires. Backoffs use a precise clock.
 const COARSE_STEP: Duration = Duration::from_millis(20);
-/// Backoff delays requests, not loads. The store is checked at most once in this interval.
-const BETWEEN_LOOKS: Duration = Duration::from_secs(1);
+/// The minimum interval between two checks of the store during a backoff, which delays requests but not loads.
+const BETWEEN_STORE_CHECKS: Duration = Duration::from_secs(1);
 
 impl Backoff {
-    /// The last failure, and when the next request will be sent; `None` when that may be now.
+    /// The last failure, with the remaining backoff as its `retry_after`; `None` if a request may be sent now.
     pub(super) fn error(&self) -> Option<Error> {
         let (error, until) = self.last.as_ref()?;
         let left = until.saturating_duration_since(Instant::now());
         (!left.is_zero()).then(|| error.clone().with_retry_after(Some(left)))
     }
 
-    /// Whether the store may be looked into for a fresh sign-in. At once, if one `is_known` to have been stored.
-    pub(super) fn may_look(&mut self, is_known: bool) -> bool {
+    /// Whether the store may be checked for a fresh sign-in now. Always, if one `is_known` to have been stored.
+    pub(super) fn may_check_store(&mut self, is_known: bool) -> bool {
         let now = Instant::now();
-        let is_due = |looked: Instant| now.duration_since(looked) >= BETWEEN_LOOKS;
-        let may = is_known || self.looked.is_none_or(is_due);
+        let is_due = |checked: Instant| now.duration_since(checked) >= BETWEEN_STORE_CHECKS;
+        let may = is_known || self.checked.is_none_or(is_due);
         if may {
-            self.looked = Some(now);
+            self.checked = Some(now);
         }
         may
     }
 
-    /// Remembers a failure, and tells the error when the next request will be sent. Returns the backoff, if there is one;
-    /// it does not last longer than the token that is `still_served`.
+    /// Records a failure and sets the error's `retry_after`. Returns the backoff, if there is one. It ends no later than
+    /// the token that is `still_served`.
     pub(super) fn record(
         &mut self,
         error: &mut Error,
         still_served: Option<Duration>,
     ) -> Option<Duration> {
-        self.looked = None;
+        self.checked = None;
         let delay = if CircuitOpen::caused(error) {
-            // Nothing is known about this key.
+            // No request was sent for this key, so this is not one of its failures.
             error.retry_after()?
         } else if is_callers_own(error.kind(), still_served.is_some()) {
             self.last = None;
@@ -203,9 +206,9 @@ impl Backoff {
     }
 }
 
-/// While a token is still served there is no hurry, but it must not end before a healthy server was asked
-/// again: the grown backoff takes half of what is left, and one that the server asked for all of it. When there is
-/// no token, what the server asked for is kept to in full.
+/// The backoff after a failure. While a token is still served, the exponential backoff is at most half of the token's
+/// remaining lifetime, so that there is another attempt before it expires; a `Retry-After` can extend the backoff up to
+/// the token's expiry. Without a token, `Retry-After` applies in full.
 fn backoff(failures_before: u32, error: &Error, still_served: Option<Duration>) -> Duration {
     let is_decided = error.kind() == ErrorKind::Refused && !error.is_retryable();
     let longest = if still_served.is_some() || is_decided {
@@ -225,7 +228,8 @@ fn backoff(failures_before: u32, error: &Error, still_served: Option<Duration>) 
     }
 }
 
-/// A caller's own mistake, which another caller need not wait for; nor need a user who has just signed in.
+/// Whether a failure concerns only this caller, so that there is no backoff for others: invalid input, or no sign-in, since
+/// the user may sign in at any time.
 fn is_callers_own(kind: ErrorKind, is_served: bool) -> bool {
     match kind {
         ErrorKind::InvalidInput => true,
@@ -243,31 +247,31 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_backoff_grows_and_tells_when_the_next_request_is_sent() {
+    async fn the_backoff_grows_and_the_error_has_it_as_retry_after() {
         let refused = || Error::new(ErrorKind::Refused, "no");
-        let dead_server = [0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 15.0];
-        let a_decision = [0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0, 60.0];
+        let server_down = [0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 15.0];
+        let non_retryable = [0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0, 60.0];
         for (failure, delays) in [
-            (failure as fn() -> Error, &dead_server[..]),
-            (refused, &a_decision),
+            (failure as fn() -> Error, &server_down[..]),
+            (refused, &non_retryable),
         ] {
             let mut backoff = Backoff::default();
             for seconds in delays {
                 let expected = Duration::from_secs_f64(*seconds);
-                assert!(backoff.error().is_none(), "the last one is over");
+                assert!(backoff.error().is_none(), "the last one has ended");
                 let mut error = failure();
                 assert_eq!(backoff.record(&mut error, None), Some(expected));
                 assert_eq!(error.retry_after(), Some(expected));
-                let told = backoff.error().unwrap();
-                assert_eq!(told.kind(), failure().kind());
-                assert_eq!(told.retry_after(), Some(expected));
+                let last = backoff.error().unwrap();
+                assert_eq!(last.kind(), failure().kind());
+                assert_eq!(last.retry_after(), Some(expected));
                 tokio::time::advance(expected).await;
             }
         }
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_backoff_starts_again_when_callers_go_without_a_token() {
+    async fn the_backoff_is_reset_when_callers_are_without_a_token() {
         let mut backoff = Backoff::default();
         let served = Some(Duration::from_secs(100));
         let delays = [served, served, served, None, None, None]
@@ -279,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn a_backoff_ends_before_the_token_that_is_still_served_or_with_it() {
+    fn a_backoff_ends_no_later_than_the_token_that_is_still_served() {
         let secs = Duration::from_secs;
         let asked = |seconds| failure().with_retry_after(Some(secs(seconds)));
         for (failures, error, left, delay) in [
@@ -297,18 +301,19 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_store_is_looked_into_once_a_second_and_at_once_after_a_fresh_sign_in() {
+    async fn a_store_is_checked_once_a_second_and_immediately_after_a_fresh_sign_in() {
         let mut backoff = Backoff::default();
         backoff.record(&mut failure(), None);
-        let looks = [true, false, false].map(|expected| (backoff.may_look(false), expected));
-        assert!(looks.iter().all(|(may, expected)| may == expected));
-        assert!(backoff.may_look(true));
-        tokio::time::advance(BETWEEN_LOOKS).await;
-        assert!(backoff.may_look(false));
+        for expected in [true, false, false] {
+            assert_eq!(backoff.may_check_store(false), expected);
+        }
+        assert!(backoff.may_check_store(true));
+        tokio::time::advance(BETWEEN_STORE_CHECKS).await;
+        assert!(backoff.may_check_store(false));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_callers_own_mistake_holds_nobody_else_back() {
+    async fn invalid_input_causes_no_backoff_for_others() {
         let mut backoff = Backoff::default();
         let mut error = Error::invalid_input("wrong");
         assert_eq!(backoff.record(&mut error, None), None);

@@ -1,4 +1,4 @@
-//! A token for each of very many end users of an application that signs in by JWT.
+//! [`SessionPool`]: tokens for many end users (sessions) of one JWT app.
 
 use std::{fmt, sync::Arc};
 
@@ -10,22 +10,22 @@ use super::{
 };
 use crate::{JwtFlow, JwtTokenRequest, OAuthClient, Result};
 
-/// Keeps the tokens of many sessions fresh: one per session name, scope, session context, duration, and
+/// Caches and refreshes the tokens of many sessions: one per session name, scope, session context, duration, and
 /// account or enterprise.
 ///
-/// A session name is Coze's documented way to keep end users apart: nobody sees another's conversations
+/// A session name is Coze's documented way to isolate the conversations of end users from each other
 /// (<https://www.coze.cn/open/docs/developer_guides/session_isolation>).
 ///
-/// Each session behaves as a [`CachedProvider`](crate::CachedProvider) does, with one request for all
-/// callers of a session. The pool is bounded: over its capacity the sessions least worth keeping are
-/// dropped, as are those that nobody asked for in a while; they simply get another token. At most so many
-/// [requests](PoolBuilder::max_concurrent_requests) run at once, and others wait for their turn.
+/// Each session behaves like a [`CachedProvider`](crate::CachedProvider): all callers of a session share one request. The
+/// pool is bounded. Idle tokens are dropped, and so are rarely used ones when the pool is full; such a session gets a new
+/// token on its next call. The number of [concurrent requests](PoolBuilder::max_concurrent_requests) is limited; other
+/// requests wait for a permit.
 ///
-/// It has a circuit breaker: when more requests in a row than may run at once have found the server down, or were asked to
-/// come later, it opens. Then as many attempts a second (or in the time that the server asks for, up to 15 seconds) find
-/// out when the server is back, whatever number of sessions want a token. Until then nobody waits: a caller who finds no
-/// turn free gets the kind and status of the last failure at once, and about when a turn may be free as its
-/// [`retry_after`](crate::Error::retry_after). Tokens that are valid are still served.
+/// The pool has a circuit breaker. It opens when more consecutive requests than there are permits have found the server
+/// down or were rate limited. While it is open, each permit allows one attempt a second (or per `Retry-After`, up to 15
+/// seconds) to detect recovery, regardless of the number of sessions. A caller that finds no free permit fails immediately
+/// with the kind and status of the last failure; its [`retry_after`](crate::Error::retry_after) says when a permit may be
+/// free. Valid tokens are still served.
 ///
 /// ```no_run
 /// # async fn example(jwt: coze_auth::JwtFlow) -> coze_auth::Result<()> {
@@ -36,7 +36,7 @@ use crate::{JwtFlow, JwtTokenRequest, OAuthClient, Result};
 /// // On every request of a user:
 /// let token = pool.session("user-42").token().await?;
 ///
-/// // Or with less than everything:
+/// // Or with a narrower scope:
 /// let request = JwtTokenRequest::new()
 ///     .session_name("user-42")
 ///     .scope(Scope::bot_chat(["bot-1"]));
@@ -46,13 +46,13 @@ use crate::{JwtFlow, JwtTokenRequest, OAuthClient, Result};
 #[derive(Clone)]
 pub struct SessionPool(Arc<Pool<Sessions>>);
 
-/// The sessions of one application.
+/// The sessions of one JWT app.
 pub struct Sessions(Arc<JwtFlow>);
 
 impl Members for Sessions {
     const PROVIDER: &'static str = "SessionProvider";
     const IS_STORED: bool = false;
-    /// `None` for the session whose name is the key's.
+    /// `None` for a request with only a session name, which is the key.
     type Request = Option<Arc<JwtTokenRequest>>;
 
     fn client(&self) -> &OAuthClient {
@@ -77,16 +77,16 @@ impl Members for Sessions {
     }
 }
 
-/// The first character of the key of a request that is more than a session name.
+/// The first character of the key of a request with more than a session name.
 const NOT_A_NAME: char = '\0';
 
 impl SessionPool {
-    /// A pool of the sessions of one application.
+    /// A pool for the sessions of one JWT app.
     pub fn builder(flow: JwtFlow) -> PoolBuilder<Self> {
         PoolBuilder::new(move |limits| Self(Pool::new(Sessions(Arc::new(flow)), limits)))
     }
 
-    /// The provider of an end user's session.
+    /// The provider for an end user's session.
     #[must_use]
     pub fn session(&self, session_name: impl AsRef<str>) -> SessionProvider {
         let session_name = session_name.as_ref();
@@ -96,7 +96,7 @@ impl SessionPool {
         self.0.member(session_name, None)
     }
 
-    /// The provider for a request of any kind.
+    /// The provider for any JWT token request.
     #[must_use]
     pub fn provider(&self, request: JwtTokenRequest) -> SessionProvider {
         if let Some(session_name) = request.only_session_name()
@@ -104,12 +104,12 @@ impl SessionPool {
         {
             return self.session(session_name);
         }
-        // `Debug` of strings is quoted and escaped, so no two values run into one another.
+        // `Debug` quotes and escapes strings, so different requests have different keys.
         let key = format!("{NOT_A_NAME}{request:?}");
         self.0.member(key, Some(Arc::new(request)))
     }
 
-    /// How it has done so far.
+    /// The statistics of this pool.
     #[must_use]
     pub fn stats(&self) -> Stats {
         self.0.stats()
@@ -125,5 +125,5 @@ impl fmt::Debug for SessionPool {
     }
 }
 
-/// The token of one session of a [`SessionPool`]. Cheap to make and to clone; it holds no token itself.
+/// The provider for one session of a [`SessionPool`]. Cheap to create and to clone; it holds no token itself.
 pub type SessionProvider = Member<Sessions>;

@@ -47,7 +47,7 @@ pub(super) enum Purpose {
     /// Get a token.
     Mint,
     /// Check the store for a fresh sign-in during a backoff and, if there is one, get a token.
-    Look,
+    CheckStore,
 }
 
 /// What a caller that needs a token has to do.
@@ -83,8 +83,9 @@ impl SingleFlight {
         lock(&self.0)
     }
 
-    /// Joins the request in flight, or begins one, unless `known` finds that there is no need any more. During a backoff,
-    /// `news` says whether the store may be looked into, and whether a fresh sign-in is known to be there.
+    /// Joins the request in flight, or begins one. Returns the value of `known` as an error if there is one, because no
+    /// request is needed then. During a backoff, `news` is `None` if there is no store to check; otherwise it says whether
+    /// a fresh sign-in is known to be in the store.
     pub(super) fn begin<T>(
         &self,
         known: impl FnOnce() -> Option<T>,
@@ -94,13 +95,15 @@ impl SingleFlight {
         if let Some(in_flight) = &state.in_flight {
             return Ok(Begin::Joined(Arc::clone(in_flight)));
         }
-        // A request puts its token in place before it is complete.
+        // A request installs its token before it completes, so the caller may have missed it.
         if let Some(known) = known() {
             return Err(known);
         }
         let purpose = match state.backoff.error() {
             None => Purpose::Mint,
-            Some(_) if news().is_some_and(|known| state.backoff.may_look(known)) => Purpose::Look,
+            Some(_) if news().is_some_and(|known| state.backoff.may_check_store(known)) => {
+                Purpose::CheckStore
+            }
             Some(error) => return Ok(Begin::BackOff(error)),
         };
         state.is_stale = false;
@@ -119,7 +122,7 @@ impl SingleFlight {
         }
     }
 
-    /// Completes the request in flight and wakes its waiters. If it is stale, its token must be removed: the waiters retry.
+    /// Completes the request in flight and wakes its waiters. If it is stale, its token is removed and the waiters retry.
     pub(super) fn complete(&self, token: AccessToken, remove: impl FnOnce(&AccessToken)) {
         self.end(|state| {
             state.backoff = Backoff::default();
@@ -131,15 +134,15 @@ impl SingleFlight {
         });
     }
 
-    /// The sign-in was changed: ends the backoff, and what is in flight counts no more.
+    /// Ends the backoff and marks the request in flight as stale, because the sign-in has changed.
     pub(super) fn outdate(&self) {
         let mut state = self.state();
         state.backoff = Backoff::default();
         state.is_stale = state.in_flight.is_some();
     }
 
-    /// Ends the request in flight, and tells all who wait. Returns the backoff, if there is one; it does not last longer
-    /// than the token that is `still_served`.
+    /// Completes the request in flight with an error. Returns the backoff, if there is one. It ends no later than the token
+    /// that is `still_served`.
     pub(super) fn fail(
         &self,
         mut error: Error,
@@ -153,7 +156,7 @@ impl SingleFlight {
         backoff
     }
 
-    /// Ends the request in flight, which has found no fresh sign-in: the backoff goes on.
+    /// Ends the request in flight, which has found no fresh sign-in. The backoff continues.
     pub(super) fn back_off(&self) {
         self.end(|state| match state.backoff.error() {
             Some(error) => Outcome::Completed(Err(error)),
@@ -161,12 +164,12 @@ impl SingleFlight {
         });
     }
 
-    /// Abandons the request in flight, which ended without a result.
+    /// Ends the request in flight without a result.
     pub(super) fn abandon(&self) {
         self.end(|_| Outcome::Abandoned);
     }
 
-    /// A fresh sign-in has been stored.
+    /// Ends the backoff, because a fresh sign-in has been stored.
     pub(super) fn end_backoff(&self) {
         self.state().backoff = Backoff::default();
     }
@@ -183,9 +186,9 @@ impl SingleFlight {
             && !has_just_invalidated(&state)
     }
 
-    /// Gives up a token that the API refused, unless that has just been done. Of two callers who were refused the same
-    /// token the second one waits here until it is gone, so that it does not find it again. `remove` says whether it was
-    /// there.
+    /// Removes a token that the API refused, unless another one was removed within [`BETWEEN_INVALIDATIONS`]. `remove`
+    /// returns whether the token was cached. It runs under the lock, so that a second caller with the same token returns
+    /// only after the removal.
     pub(super) fn invalidate(&self, remove: impl FnOnce() -> bool) {
         let mut state = self.state();
         if !has_just_invalidated(&state) && remove() {
@@ -211,22 +214,22 @@ mod tests {
 
     fn lead(flight: &SingleFlight) -> Arc<InFlight> {
         let Begin::Leader(in_flight, Purpose::Mint) = begin(flight) else {
-            panic!("this caller starts the request");
+            panic!("this caller should be the leader");
         };
         in_flight
     }
 
     #[tokio::test]
-    async fn everybody_joins_the_one_request_and_gets_its_result() {
+    async fn all_callers_join_one_request_and_get_its_result() {
         let flight = SingleFlight::default();
         let first = lead(&flight);
         let Begin::Joined(second) = begin(&flight) else {
-            panic!("the second one joins");
+            panic!("the second caller should join");
         };
         flight.complete(AccessToken::new("czs_1").unwrap(), |_| ());
         for waiting in [first, second] {
             let Outcome::Completed(Ok(token)) = waiting.outcome().await else {
-                panic!("it is complete");
+                panic!("it should be complete");
             };
             assert_eq!(token.expose(), "czs_1");
         }
@@ -234,7 +237,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn those_who_wait_for_an_abandoned_request_hear_so_and_may_start_another() {
+    async fn waiters_of_an_abandoned_request_may_start_another() {
         let flight = SingleFlight::default();
         let first = lead(&flight);
         flight.abandon();
@@ -243,25 +246,25 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn after_a_failure_there_is_a_backoff_in_which_a_store_may_be_looked_into() {
+    async fn during_a_backoff_the_store_may_be_checked() {
         let flight = SingleFlight::default();
         lead(&flight);
         flight.fail(Error::new(ErrorKind::Connect, "down"), None);
         assert!(matches!(begin(&flight), Begin::BackOff(_)));
-        let look = || flight.begin(|| None::<()>, || Some(false)).unwrap();
-        assert!(matches!(look(), Begin::Leader(_, Purpose::Look)));
+        let check = || flight.begin(|| None::<()>, || Some(false)).unwrap();
+        assert!(matches!(check(), Begin::Leader(_, Purpose::CheckStore)));
         flight.back_off();
-        assert!(matches!(look(), Begin::BackOff(_)), "just looked");
+        assert!(matches!(check(), Begin::BackOff(_)), "just checked");
         flight.end_backoff();
         lead(&flight);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_refused_token_is_given_up_once_in_ten_seconds() {
+    async fn at_most_one_refused_token_is_removed_in_ten_seconds() {
         let flight = SingleFlight::default();
         flight.invalidate(|| true);
         assert!(!flight.is_idle());
-        flight.invalidate(|| panic!("just done"));
+        flight.invalidate(|| panic!("one was just removed"));
         tokio::time::advance(BETWEEN_INVALIDATIONS).await;
         assert!(flight.is_idle());
     }

@@ -1,8 +1,8 @@
-//! The token that is current, laid out for being read on every request by all cores at once.
+//! The current token of a provider, laid out for concurrent reads by all cores.
 //!
-//! Measured on two cores: cloning one shared header value, or loading a shared `Arc`, puts one reference
-//! count between all cores, and two threads together become slower than one. So the token is there once
-//! per shard, each on cache lines of its own, and a thread keeps to its shard.
+//! A single shared header value or `Arc` has one reference count, which all cores contend for: measured on two cores, two
+//! threads together read more slowly than one. So there is one copy of the token per shard, on separate cache lines, and
+//! each thread reads from its own shard.
 
 use std::{
     cell::Cell,
@@ -16,12 +16,12 @@ use std::{
 use super::{AccessToken, lifespan::Lifespan};
 use crate::Token;
 
-/// How many copies there are of a token that many threads read: as many as cores, rounded up to a power of two, so that
-/// a mask finds one; dividing by a length took longer than the read itself.
+/// The number of copies: the number of cores, rounded up to a power of two, so that a mask selects a shard. A division took
+/// longer than the read itself.
 static SHARDS: LazyLock<usize> =
     LazyLock::new(|| available_parallelism().map_or(16, |cores| cores.get().next_power_of_two()));
 
-/// The number of this thread: threads are numbered in turn, and a mask makes a shard of it.
+/// The number of this thread, in order of first use. The caller masks it to select a shard.
 #[inline]
 fn shard() -> usize {
     static NEXT: AtomicUsize = AtomicUsize::new(0);
@@ -36,8 +36,8 @@ fn shard() -> usize {
     })
 }
 
-/// A copy of the token for some threads, and how often they read it, on cache lines of its own: 128 bytes, as processors
-/// fetch lines in pairs, or have such long ones.
+/// One copy of the token and its read count. Aligned to 128 bytes, because some processors fetch cache lines in pairs or
+/// have lines of that length.
 #[derive(Debug)]
 #[repr(align(128))]
 struct Copy {
@@ -45,7 +45,7 @@ struct Copy {
     reads: AtomicU64,
 }
 
-/// One token, from its arrival to its end.
+/// One token and its lifespan.
 #[derive(Debug)]
 pub(super) struct Slot {
     pub(super) copies: Copies,
@@ -59,7 +59,7 @@ impl Slot {
     }
 }
 
-/// A token for many threads.
+/// The copies of a token, one per shard.
 #[derive(Debug)]
 pub(super) struct Copies(Box<[Copy]>);
 
@@ -72,12 +72,12 @@ impl Copies {
         Self(copies.collect())
     }
 
-    /// The token, for anything but a warm read.
+    /// The token, for uses other than the hot read path.
     pub(super) fn token(&self) -> &AccessToken {
         &self.0[0].token
     }
 
-    /// Counts a read by this thread, and says from which shard it reads.
+    /// Counts a read by this thread and returns its shard.
     #[inline]
     pub(super) fn read(&self) -> usize {
         let shard = shard() & (self.0.len() - 1);
@@ -91,7 +91,7 @@ impl Copies {
         &self.0[shard].token
     }
 
-    /// How often it was read.
+    /// The number of reads from all shards.
     pub(super) fn reads(&self) -> u64 {
         self.0
             .iter()

@@ -1,4 +1,4 @@
-//! Where a provider's next token comes from: the seam between the engine and the flows.
+//! The [`Source`] trait, through which the engine gets new tokens from a flow.
 
 use std::{future::Future, pin::Pin, sync::Arc};
 
@@ -15,7 +15,7 @@ pub(crate) type SourceFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a
 
 /// Gets new tokens for one key. Calls of `mint`, and of the stored sign-in's `has_fresh_sign_in`, never overlap.
 pub trait Source: Send + Sync + 'static {
-    /// The flow that it goes by, if it is one of Coze's.
+    /// The flow that it uses, if it is one of Coze's.
     fn flow(&self) -> Option<Flow> {
         None
     }
@@ -25,16 +25,16 @@ pub trait Source: Send + Sync + 'static {
         None
     }
 
-    /// Gets a token before the deadline, trying again where that can help.
+    /// Gets a token before the deadline; retryable failures are retried.
     fn mint(&self, mode: RefreshMode, deadline: Instant) -> SourceFuture<'_, Result<Token>>;
 
-    /// The stored sign-in that its tokens are of, if they are of one.
+    /// The stored sign-in, if its tokens belong to one.
     fn stored(&self) -> Option<&StoredSource> {
         None
     }
 }
 
-/// The JWT flow: a fresh JWT for each attempt.
+/// The JWT flow. Each attempt signs a new JWT.
 pub(super) struct JwtSource {
     pub(super) flow: Arc<JwtFlow>,
     pub(super) request: JwtTokenRequest,
@@ -57,7 +57,7 @@ impl Source for JwtSource {
     }
 }
 
-/// An exchange of the user's own.
+/// The caller's own exchange; see [`from_fn`](super::CachedProvider::from_fn).
 pub(super) struct FnSource<F> {
     pub(super) exchange: F,
     pub(super) breaker: Arc<CircuitBreaker>,

@@ -1,42 +1,40 @@
-//! What providers and pools count.
+//! Statistics of providers and pools.
 
 use std::time::Duration;
 
 use crate::Error;
 
-/// How a [provider](crate::CachedProvider::stats) or a [pool](crate::UserPool::stats) has done so far, for your own metrics. A
-/// pool's figures are those of all its keys together.
+/// Statistics of a [provider](crate::CachedProvider::stats) or a [pool](crate::UserPool::stats), for your own metrics. Those
+/// of a pool are totals over all its keys.
 ///
-/// A token that is wanted ([`refreshes`](Self::refreshes)) comes from the token endpoint ([`requests`](Self::requests)), or
-/// from the store, where another owner has saved it ([`loaded_from_store`](Self::loaded_from_store)), or not at all
+/// A refresh ([`refreshes`](Self::refreshes)) gets its token from the token endpoint ([`requests`](Self::requests)) or
+/// from the store, if another owner has saved it there ([`loaded_from_store`](Self::loaded_from_store)), or it fails
 /// ([`failures`](Self::failures)).
 #[derive(Debug, Clone, Default)]
 #[non_exhaustive]
 pub struct Stats {
-    /// Tokens that are kept now. One of a pool that has ended, or that nobody asks for, is dropped within the next minute in
-    /// which the pool is used or asked for this.
+    /// Tokens in the cache. A pool drops an expired or idle token within a minute, if it is in use.
     pub cached: u64,
-    /// Tokens served without a wait. Reads at the very moment when a token is replaced may be missed.
+    /// Tokens served without waiting. Reads while a token is being replaced may be missed.
     pub served_from_cache: u64,
-    /// Times that a new token was wanted. Each may have been loaded from a [store](crate::store), or may have taken several
-    /// requests; while the circuit breaker of a pool is open, none.
+    /// Refreshes started. A refresh may send several requests, or none: if the token is loaded from a
+    /// [store](crate::store), or while the circuit breaker of a pool is open.
     pub refreshes: u64,
-    /// Requests made to the token endpoint, each attempt counted.
+    /// Requests sent to the token endpoint. Each attempt counts.
     pub requests: u64,
-    /// Tokens that were loaded from the [store](crate::store), where another owner of the sign-in had saved them: no
-    /// request was sent for them.
+    /// Tokens loaded from the [store](crate::store) without a request, because another owner of the sign-in had saved them.
     pub loaded_from_store: u64,
-    /// Callers who waited for a refresh that another had begun.
+    /// Callers that joined a refresh in flight.
     pub coalesced: u64,
-    /// Sign-ins that are not in their [store](crate::store), because a save failed: they are in memory only, and the save is
-    /// retried. If the process ends before that, their users have to sign in again.
+    /// Sign-ins that are in memory only, because a save to the [store](crate::store) failed. The save is retried. If the
+    /// process ends before it succeeds, their users have to sign in again.
     pub unsaved: u64,
-    /// Why one of those is not saved.
+    /// The error of one of these failed saves.
     pub unsaved_error: Option<Error>,
-    /// Refreshes that ended without a token; not those that the open circuit breaker of a pool turned away.
+    /// Refreshes that failed, except those that an open circuit breaker rejected.
     pub failures: u64,
     /// The last failure, if no refresh has succeeded since.
     pub last_error: Option<Error>,
-    /// How long a provider's token will be served yet; `None` when there is none, and for pools.
+    /// How long the provider's current token will still be served; `None` if there is none, and for pools.
     pub expires_in: Option<Duration>,
 }

@@ -1,8 +1,7 @@
-//! The tokens of very many keys: bounded, without those that have ended or that nobody asks for.
+//! The token cache of a pool: bounded, and without expired and idle tokens.
 //!
-//! It is many small caches, each behind a lock of its own, for two reasons: a look takes a lock that hardly anybody
-//! else wants, and one of them can be swept in a moment. So nothing needs to run in the background: a caller who asks for
-//! a token when the next sweep is due sweeps one of them.
+//! It consists of many small shards, each with its own lock: there is little contention, and one shard can be swept
+//! quickly. So no background task is needed: a caller that finds a sweep due sweeps one shard.
 
 use std::{
     hash::{BuildHasher, Hash, Hasher, RandomState},
@@ -18,7 +17,7 @@ use quick_cache::{UnitWeighter, unsync::Cache};
 use super::{AccessToken, lifespan::Lifespan};
 use crate::clock::Tick;
 
-/// The name of a key, and its hash, which is computed once.
+/// The name of a key with its precomputed hash.
 #[derive(Clone)]
 pub(super) struct Name {
     hash: u64,
@@ -45,7 +44,7 @@ impl Hash for Name {
     }
 }
 
-/// Takes the hash that a name has.
+/// A hasher that returns the precomputed hash of a [`Name`].
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct AsHashed(u64);
 
@@ -59,7 +58,7 @@ impl BuildHasher for AsHashed {
 
 impl Hasher for AsHashed {
     fn write(&mut self, bytes: &[u8]) {
-        // Names write one number only.
+        // Not used by `Name`, which only calls `write_u64`.
         self.0 = bytes
             .iter()
             .fold(self.0, |hash, byte| hash.rotate_left(8) ^ u64::from(*byte));
@@ -74,12 +73,12 @@ impl Hasher for AsHashed {
     }
 }
 
-/// A key's token.
+/// A cached token.
 pub(super) struct Cached {
     pub(super) token: AccessToken,
     pub(super) life: Lifespan,
-    /// When it was last asked for, about.
-    asked: AtomicU64,
+    /// When it was last used, approximately.
+    last_used: AtomicU64,
 }
 
 impl Cached {
@@ -87,20 +86,21 @@ impl Cached {
         Self {
             token,
             life,
-            asked: AtomicU64::new(now.monotonic),
+            last_used: AtomicU64::new(now.monotonic),
         }
     }
 }
 
-/// The tokens that are kept.
+/// A bounded, sharded cache of tokens.
 pub(super) struct TokenCache {
-    // Each entry holds its token itself: behind an `Arc` it took more memory, and one more wait for it.
+    // Entries hold their tokens inline: an `Arc` per token takes more memory and one more memory access per read.
     shards: Box<[Shard]>,
     /// Randomly keyed, because names may be chosen by end users.
     hasher: RandomState,
     capacity_of_shard: usize,
-    idle: u64,
-    /// How often a shard is swept.
+    /// The idle timeout in nanoseconds.
+    idle_timeout: u64,
+    /// The interval between the sweeps of two shards, in nanoseconds.
     between_sweeps: u64,
     next_sweep: AtomicU64,
     sweeps: AtomicUsize,
@@ -108,30 +108,30 @@ pub(super) struct TokenCache {
 
 struct Shard {
     tokens: RwLock<Tokens>,
-    /// How many were served.
+    /// The number of tokens served.
     served: AtomicU64,
 }
 
 type Tokens = Cache<Name, Cached, UnitWeighter, AsHashed>;
 
-/// So many that few shards are full before all are; so few that a caller can sweep one: measured, 6 us when there is
-/// nothing to drop, and 0.8 ms when all of them are dropped.
+/// The target size of a shard. Large enough that shards fill evenly; small enough that a caller can sweep one: measured, 6
+/// us if nothing is dropped, and 0.8 ms if everything is.
 const TOKENS_OF_SHARD: u64 = 1024;
-/// How many are dropped before others get a turn at the shard.
+/// A sweep releases the lock after this many dropped tokens.
 const DROPPED_AT_ONCE: usize = 64;
 const MOST_SHARDS: u64 = 4096;
-/// In this time, or the idle time if that is shorter, every shard is swept once.
+/// Every shard is swept once in this time, or in the idle timeout if that is shorter.
 const LONGEST_ROUND: Duration = Duration::from_secs(60);
 const SHORTEST_ROUND: Duration = Duration::from_secs(1);
-/// A later call of a session is written down after this time, so that most calls write nothing.
-const LONGEST_UNNOTICED: u64 = 1_000_000_000;
+/// The resolution of `last_used` in nanoseconds, so that most reads don't write.
+const LAST_USED_STEP: u64 = 1_000_000_000;
 
 impl TokenCache {
-    /// Room for so many, each of which is dropped when nobody has asked for it for so long.
-    pub(super) fn new(capacity: u64, idle: Duration, now: Tick) -> Self {
+    /// A cache with this capacity, from which tokens are dropped after `idle_timeout` without use.
+    pub(super) fn new(capacity: u64, idle_timeout: Duration, now: Tick) -> Self {
         let shards = (capacity / TOKENS_OF_SHARD).clamp(1, MOST_SHARDS);
         let capacity_of_shard = usize::try_from(capacity / shards).unwrap_or(usize::MAX);
-        let round = nanos(idle.clamp(SHORTEST_ROUND, LONGEST_ROUND));
+        let round = nanos(idle_timeout.clamp(SHORTEST_ROUND, LONGEST_ROUND));
         let between_sweeps = round / shards;
         Self {
             shards: (0..shards)
@@ -142,7 +142,7 @@ impl TokenCache {
                 .collect(),
             hasher: RandomState::new(),
             capacity_of_shard,
-            idle: nanos(idle),
+            idle_timeout: nanos(idle_timeout),
             between_sweeps,
             next_sweep: AtomicU64::new(now.monotonic.saturating_add(between_sweeps)),
             sweeps: AtomicUsize::new(0),
@@ -158,33 +158,32 @@ impl TokenCache {
         }
     }
 
-    /// The token of a key for a caller, if there is one that is good.
+    /// Reads the valid token of a key, if there is one, and counts it as served.
     #[inline]
     pub(super) fn serve<T>(
         &self,
         name: &Name,
         now: Tick,
-        look: impl FnOnce(&Cached) -> T,
+        use_token: impl FnOnce(&Cached) -> T,
     ) -> Option<T> {
-        let served = self.get(name, now, look)?;
+        let served = self.get(name, now, use_token)?;
         self.shard(name).served.fetch_add(1, Ordering::Relaxed);
         Some(served)
     }
 
-    /// How many tokens were served.
+    /// The number of tokens served.
     pub(super) fn served(&self) -> u64 {
         let served = self.shards.iter().map(|shard| &shard.served);
         served.map(|served| served.load(Ordering::Relaxed)).sum()
     }
 
-    /// Looks at the token of a key, if there is one that is good. Keep the look short: nobody can put another in the
-    /// shard at the same time.
+    /// Reads the valid token of a key, if there is one. `use_token` runs under the shard's read lock, so keep it short.
     #[inline]
     pub(super) fn get<T>(
         &self,
         name: &Name,
         now: Tick,
-        look: impl FnOnce(&Cached) -> T,
+        use_token: impl FnOnce(&Cached) -> T,
     ) -> Option<T> {
         if self.sweep_is_due(now) {
             self.sweep_next(now);
@@ -194,25 +193,25 @@ impl TokenCache {
         if !self.keeps(cached, now) {
             return None;
         }
-        let unnoticed = LONGEST_UNNOTICED.min(self.idle / 16);
-        let asked = cached.asked.load(Ordering::Relaxed);
-        if now.monotonic > asked.saturating_add(unnoticed) {
-            cached.asked.store(now.monotonic, Ordering::Relaxed);
+        let step = LAST_USED_STEP.min(self.idle_timeout / 16);
+        let last_used = cached.last_used.load(Ordering::Relaxed);
+        if now.monotonic > last_used.saturating_add(step) {
+            cached.last_used.store(now.monotonic, Ordering::Relaxed);
         }
-        Some(look(cached))
+        Some(use_token(cached))
     }
 
-    /// Puts one in place of any other of its key.
+    /// Inserts or replaces the token of a key.
     pub(super) fn insert(&self, name: Name, cached: Cached) {
         write(self.shard(&name)).insert(name, cached);
     }
 
-    /// Removes the token of a key, if it is one of these.
-    pub(super) fn remove_if(&self, name: &Name, is: impl FnOnce(&Cached) -> bool) -> bool {
-        write(self.shard(name)).remove_if(name, is).is_some()
+    /// Removes the token of a key, if the predicate holds for it. Returns whether one was removed.
+    pub(super) fn remove_if(&self, name: &Name, predicate: impl FnOnce(&Cached) -> bool) -> bool {
+        write(self.shard(name)).remove_if(name, predicate).is_some()
     }
 
-    /// How many there are, after the sweeps that are due. Those that have ended since the last round are counted.
+    /// The number of tokens after all sweeps that are due. It includes tokens that have expired since their last sweep.
     pub(super) fn len(&self, now: Tick) -> usize {
         while self.sweep_is_due(now) {
             self.sweep_next(now);
@@ -222,14 +221,14 @@ impl TokenCache {
 
     fn shard(&self, name: &Name) -> &Shard {
         let count = self.shards.len() as u64;
-        // Some bits of the hash, evenly spread over the shards; the caches use others.
+        // The low bits of the hash select the shard; the shard's own cache uses others.
         let hash = name.hash as u32;
         &self.shards[((u64::from(hash) * count) >> 32) as usize]
     }
 
     fn keeps(&self, cached: &Cached, now: Tick) -> bool {
-        let asked = cached.asked.load(Ordering::Relaxed);
-        cached.life.is_good(now) && now.monotonic.saturating_sub(asked) < self.idle
+        let last_used = cached.last_used.load(Ordering::Relaxed);
+        cached.life.is_valid(now) && now.monotonic.saturating_sub(last_used) < self.idle_timeout
     }
 
     #[inline]
@@ -237,11 +236,11 @@ impl TokenCache {
         now.monotonic >= self.next_sweep.load(Ordering::Relaxed)
     }
 
-    /// Sweeps the next shard, unless another caller just does.
+    /// Sweeps the next shard, unless another caller already does.
     #[cold]
     fn sweep_next(&self, now: Tick) {
         let due = self.next_sweep.load(Ordering::Relaxed);
-        // Sweeps that nobody came for are made up for, but for no more than one round.
+        // Missed sweeps are made up for, but at most one round of them.
         let round = self.between_sweeps * self.shards.len() as u64;
         let next = due.max(now.monotonic.saturating_sub(round)) + self.between_sweeps;
         let claimed = due <= now.monotonic
@@ -264,11 +263,11 @@ impl TokenCache {
         for names in dropped.chunks(DROPPED_AT_ONCE) {
             let mut tokens = write(shard);
             for name in names {
-                // Another may have been put in its place.
+                // It may have been replaced.
                 tokens.remove_if(name, |cached| !self.keeps(cached, now));
             }
             if tokens.is_empty() {
-                // The room for its entries goes, too.
+                // Frees the memory of the entries.
                 *tokens = new_tokens(self.capacity_of_shard);
             }
         }
@@ -311,7 +310,7 @@ mod tests {
         }
     }
 
-    /// One that comes now and lives for 1000 seconds, and is served for all but two of them.
+    /// A token with a lifetime of 1000 seconds, which is served for 998 seconds.
     fn session(now: Tick) -> Cached {
         let token = Token::living("czs_1", Duration::from_secs(1000), &Clock::System);
         let life = Lifespan::of(&token, now, 1.0).unwrap();
@@ -324,8 +323,8 @@ mod tests {
         }
     }
 
-    fn filled(capacity: u64, sessions: u64, idle: Duration) -> TokenCache {
-        let cache = TokenCache::new(capacity, idle, at(0));
+    fn filled(capacity: u64, sessions: u64, idle_timeout: Duration) -> TokenCache {
+        let cache = TokenCache::new(capacity, idle_timeout, at(0));
         for number in 0..sessions {
             cache.insert(cache.key(number), session(at(0)));
         }
@@ -337,7 +336,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pool_of_any_size_keeps_no_more_than_there_is_room_for_and_uses_its_room() {
+    fn a_cache_of_any_size_respects_and_uses_its_capacity() {
         for capacity in [1, 2, 33, 1500, 3000, 5001] {
             let cache = filled(capacity, 3 * capacity, Duration::MAX);
             let kept = kept(&cache) as u64;
@@ -349,26 +348,26 @@ mod tests {
     }
 
     #[test]
-    fn each_of_the_calls_that_are_due_sweeps_one_shard_and_a_round_sweeps_all() {
+    fn each_due_call_sweeps_one_shard_and_a_round_sweeps_all() {
         let cache = filled(4 * TOKENS_OF_SHARD, 1000, Duration::MAX);
         let mut before = kept(&cache);
         assert_eq!(before, 1000);
         for shard in 1..=4 {
             assert!(
                 cache.get(&cache.key(0), at(999), |_| ()).is_none(),
-                "it ended"
+                "expired"
             );
             let after = kept(&cache);
             assert!(after < before, "{after} after {shard} calls");
             before = after;
         }
         assert_eq!(before, 0);
-        let room = |shard: &Shard| read(shard).memory_used().total();
-        assert_eq!(cache.shards.iter().map(room).sum::<usize>(), 0);
+        let memory = |shard: &Shard| read(shard).memory_used().total();
+        assert_eq!(cache.shards.iter().map(memory).sum::<usize>(), 0);
     }
 
     #[test]
-    fn between_two_sweeps_calls_sweep_nothing() {
+    fn no_call_sweeps_before_the_next_sweep_is_due() {
         let cache = filled(2 * TOKENS_OF_SHARD, 1000, Duration::MAX);
         let sweeps = || cache.sweeps.load(Ordering::Relaxed);
         for second in 0..300 {
@@ -381,7 +380,7 @@ mod tests {
     }
 
     #[test]
-    fn sweeps_that_nobody_came_for_are_made_up_for_by_one_round_at_most() {
+    fn at_most_one_round_of_missed_sweeps_is_made_up_for() {
         let cache = filled(4 * TOKENS_OF_SHARD, 1000, Duration::MAX);
         for _ in 0..100 {
             cache.get(&cache.key(0), at(900), |_| ());
@@ -391,12 +390,12 @@ mod tests {
     }
 
     #[test]
-    fn only_sessions_that_are_asked_for_are_kept_beyond_the_idle_time() {
+    fn only_sessions_in_use_are_kept_beyond_the_idle_timeout() {
         let cache = filled(100, 10, Duration::from_secs(100));
         for second in (0..=300).step_by(10) {
             assert!(cache.get(&cache.key(7), at(second), |_| ()).is_some());
             let idle = cache.get(&cache.key(8), at(second), |_| ()).is_none();
-            assert!(!idle, "asked for, too");
+            assert!(!idle, "also in use");
             let expected = if second < 120 { 10 } else { 2 };
             assert_eq!(cache.len(at(second)), expected, "at {second} s");
         }
@@ -405,18 +404,18 @@ mod tests {
     }
 
     #[test]
-    fn a_session_is_removed_by_its_own_token_only() {
+    fn remove_if_removes_only_the_matching_token() {
         let cache = filled(100, 1, Duration::MAX);
         let other = AccessToken::new("czs_2").unwrap();
         assert!(!cache.remove_if(&cache.key(0), |cached| cached.token.is(&other)));
         assert_eq!(kept(&cache), 1);
-        let its_own = AccessToken::new("czs_1").unwrap();
-        assert!(cache.remove_if(&cache.key(0), |cached| cached.token.is(&its_own)));
+        let same = AccessToken::new("czs_1").unwrap();
+        assert!(cache.remove_if(&cache.key(0), |cached| cached.token.is(&same)));
         assert_eq!(kept(&cache), 0);
     }
 
     #[test]
-    fn many_threads_may_use_and_sweep_it_at_once() {
+    fn many_threads_can_use_and_sweep_it_concurrently() {
         let cache = filled(3 * TOKENS_OF_SHARD, 0, Duration::from_secs(1));
         std::thread::scope(|scope| {
             for thread in 0..4 {

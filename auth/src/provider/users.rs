@@ -1,4 +1,4 @@
-//! A token for each of very many users who have signed in.
+//! [`UserPool`]: tokens for many signed-in users of one app.
 
 use std::{fmt, sync::Arc};
 
@@ -87,14 +87,14 @@ impl UserPool {
         self.0.member(user_id.as_ref(), ())
     }
 
-    /// How it has done so far.
+    /// The statistics of this pool.
     #[must_use]
     pub fn stats(&self) -> Stats {
         self.0.stats()
     }
 
-    /// Begins no more requests, and waits for those that are under way and for their saves, so that no rotated refresh
-    /// token is lost. A save that failed is retried for ten seconds. Valid tokens are still served.
+    /// Starts no more requests, and waits for those in flight and for their saves, so that no rotated refresh token is
+    /// lost. A save that failed is retried for ten seconds. Valid tokens are still served.
     ///
     /// # Errors
     ///
