@@ -1,12 +1,12 @@
-//! The one place where an answer is read: tolerantly, from the captured bytes.
+//! Parses every response of Coze, tolerantly, from the captured bytes.
 //!
-//! An answer may hold the only copy of a sign-in: the successor of a refresh token that has just been redeemed, the
-//! token of a code or of an approved device. So a detail that is not as documented never costs the rest of it. The typed
-//! client is for what is sent: its own errors drop the headers and print the body.
+//! A response may hold the only copy of a sign-in: the successor of a refresh token that has just been redeemed, or the
+//! token for a code or an approved device. So one undocumented detail must not make the rest of the response unusable.
+//! The generated client only sends requests: its error types drop the headers and print the body.
 //!
-//! - A *success* is a status of 200 to 299 and a JSON object without an error member. Nothing else is taken for one.
-//! - The object must be closed; what stands behind it, or a broken framing around it, does not matter.
-//! - Of a repeated member the last counts. Members that are not asked for may hold anything.
+//! - A *success* is a status of 200 to 299 with a JSON object that has no error member.
+//! - The object must be complete. Trailing data and broken HTTP framing are ignored.
+//! - If a member is repeated, the last one counts. Members that are not read may hold anything.
 
 use std::{ops::Deref, time::Duration};
 
@@ -27,17 +27,17 @@ use crate::{
     provider::retry::LONGEST_RETRY_AFTER,
 };
 
-/// What a body holds, as far as it came.
+/// The members of a body, possibly truncated.
 pub(crate) struct Object<'a> {
     members: Vec<(String, &'a RawValue)>,
     is_closed: bool,
 }
 
-/// Members that make an answer an error unless they are absent, null, empty or zero.
+/// Members that mark a response as an error unless they are absent, null, empty or zero.
 const ERROR_MEMBERS: [&str; 3] = ["error_code", "error", "code"];
 
 impl<'a> Object<'a> {
-    /// Reads the object that a text begins with. `None` if it begins with something else, or breaks JSON's grammar.
+    /// Parses the object at the start of a text. `None` if there is no object, or if it is not valid JSON.
     fn parse(text: &'a str) -> Option<Self> {
         let mut members = Vec::new();
         let mut deserializer = serde_json::Deserializer::from_str(text);
@@ -56,7 +56,7 @@ impl<'a> Object<'a> {
         }
     }
 
-    /// A member by its name; the last one of that name.
+    /// A member by its name; the last one if it is repeated.
     fn get(&self, name: &str) -> Option<&'a RawValue> {
         let (_, value) = self.members.iter().rev().find(|(key, _)| key == name)?;
         Some(value)
@@ -66,12 +66,12 @@ impl<'a> Object<'a> {
         serde_json::from_str(self.get(name)?.get()).ok()
     }
 
-    /// A member that is a string and not empty.
+    /// A member that is a non-empty string.
     pub(crate) fn text(&self, name: &str) -> Option<Zeroizing<String>> {
         text_of(self.get(name)?)
     }
 
-    /// A member that is an object, read as tolerantly as this one.
+    /// A member that is an object, parsed as tolerantly as this one.
     fn object(&self, name: &str) -> Option<Self> {
         Self::parse(self.get(name)?.get())
     }
@@ -82,7 +82,7 @@ impl<'a> Object<'a> {
             .any(|name| self.get(name).is_some_and(|value| !is_nothing(value.get())))
     }
 
-    /// The refresh token of a cut answer: its string is closed, and no error member stands before it.
+    /// The refresh token of a truncated response, if its string is complete and no error member precedes it.
     fn salvaged(&self) -> Option<RefreshToken> {
         let last = |(name, _): &(String, _)| name == "refresh_token";
         let position = self.members.iter().rposition(last)?;
@@ -95,7 +95,7 @@ impl<'a> Object<'a> {
         text_of(self.members[position].1).map(RefreshToken::of_answer)
     }
 
-    /// What is wrong with a member that should be of another kind; never its value.
+    /// Describes a member of an unexpected type, without its value.
     pub(crate) fn mismatch(&self, name: &str, expected: &str) -> String {
         match self.get(name) {
             None => format!("the answer has no {name}: {expected} was expected"),
@@ -107,8 +107,8 @@ impl<'a> Object<'a> {
     }
 }
 
-/// Collects the members of an object, so that those before a cut are not lost. The values stay text: one that can't be
-/// represented (a lone surrogate, a number beyond all types) costs nobody anything until it is asked for.
+/// Collects the members of an object, so that those before a truncation are not lost. Values stay raw JSON: one that
+/// can't be represented (a lone surrogate, a number out of range) fails only if it is read.
 struct Members<'m, 'a>(&'m mut Vec<(String, &'a RawValue)>);
 
 impl<'a> Visitor<'a> for Members<'_, 'a> {
@@ -129,8 +129,8 @@ impl<'a> Visitor<'a> for Members<'_, 'a> {
     }
 }
 
-/// Whether a text ends before its JSON does. A number that is cut behind its sign, its point or its `e` is a wrong one to
-/// the parser: with another digit, it is one that goes on.
+/// Whether a text is truncated JSON. A number that is cut after its sign, point or `e` is a syntax error to the parser,
+/// not an early end; with a digit appended, the parser reports the early end.
 fn is_cut(text: &str, error: &serde_json::Error) -> bool {
     let is_longer_cut = || {
         let longer = Zeroizing::new(format!("{text}0"));
@@ -139,7 +139,7 @@ fn is_cut(text: &str, error: &serde_json::Error) -> bool {
     error.is_eof() || text.ends_with(['-', '+', '.', 'e', 'E']) && is_longer_cut()
 }
 
-/// Null, empty or zero, in JSON's text.
+/// Whether a JSON value is null, empty or zero.
 fn is_nothing(json: &str) -> bool {
     match serde_json::from_str(json) {
         Ok(Value::Null) => true,
@@ -156,7 +156,7 @@ fn text_of(value: &RawValue) -> Option<Zeroizing<String>> {
     Some(Zeroizing::new(text)).filter(|text| !text.is_empty())
 }
 
-/// What kind of value JSON's text is, with its article.
+/// The type of a JSON value, with its article.
 fn kind_of(json: &str) -> &'static str {
     match json.as_bytes().first() {
         Some(b'"') if json.len() == 2 => "an empty string",
@@ -169,17 +169,17 @@ fn kind_of(json: &str) -> &'static str {
     }
 }
 
-/// A body as text: without a byte order mark, and with what is not UTF-8 replaced.
+/// A body as text: without a byte order mark, and with invalid UTF-8 replaced.
 enum Text<'a> {
     Whole(&'a str),
-    Mended(Zeroizing<String>),
+    Repaired(Zeroizing<String>),
 }
 
 impl<'a> Text<'a> {
     fn of(body: &'a [u8]) -> Self {
         match std::str::from_utf8(body) {
             Ok(text) => Self::Whole(text),
-            Err(_) => Self::Mended(Zeroizing::new(String::from_utf8_lossy(body).into_owned())),
+            Err(_) => Self::Repaired(Zeroizing::new(String::from_utf8_lossy(body).into_owned())),
         }
     }
 }
@@ -190,17 +190,17 @@ impl Deref for Text<'_> {
     fn deref(&self) -> &str {
         let text = match self {
             Self::Whole(text) => text,
-            Self::Mended(text) => text.as_str(),
+            Self::Repaired(text) => text.as_str(),
         };
         text.strip_prefix('\u{feff}').unwrap_or(text)
     }
 }
 
-/// An answer, and what is needed to make sense of it.
+/// A response, with what is needed to interpret it.
 pub(crate) struct Answer<'a> {
     pub(crate) captured: &'a Captured,
     pub(crate) timing: &'a Timing,
-    /// What the request carried: it is not shown, should the answer repeat it.
+    /// The secrets of the request: they are redacted if the response repeats them.
     pub(crate) secrets: &'a [Secret],
 }
 
@@ -209,8 +209,10 @@ impl Answer<'_> {
     ///
     /// # Errors
     ///
-    /// - [`UnusableToken`](ErrorKind::UnusableToken) for a success whose access token can't be used; a refresh token
-    ///   beside it is in the error, as it is in that of an answer which was cut behind it.
+    /// - [`UnusableToken`](ErrorKind::UnusableToken) for a success whose access token can't be used. The error holds
+    ///   the refresh token, if there is one.
+    /// - [`Interrupted`](ErrorKind::Interrupted) for a response that was truncated after its refresh token, which the
+    ///   error holds.
     /// - As [`read`](Self::read).
     pub(crate) fn token(&self, granted: &Granted, clock: &Clock) -> Result<Token> {
         self.read(|object| {
@@ -238,12 +240,12 @@ impl Answer<'_> {
         })
     }
 
-    /// Reads a success by hand.
+    /// Reads a success with a closure.
     ///
     /// # Errors
     ///
     /// - [`Refused`](ErrorKind::Refused) for one of Coze's error shapes, at any status.
-    /// - Others for what does not come from Coze, or not whole.
+    /// - Other kinds for a response that is incomplete or does not come from Coze.
     pub(crate) fn read<T>(&self, read: impl FnOnce(&Object<'_>) -> Result<T>) -> Result<T> {
         let text = Text::of(self.captured.body());
         let object = Object::parse(&text);
@@ -257,7 +259,7 @@ impl Answer<'_> {
                     Some(refresh_token) => Error::new(
                         ErrorKind::Interrupted,
                         format!(
-                            "the answer was cut short after {} bytes, behind its refresh token",
+                            "the answer was cut short after {} bytes, after its refresh token",
                             self.captured.body().len()
                         ),
                     )
@@ -277,7 +279,7 @@ impl Answer<'_> {
         })
     }
 
-    /// Reads a success of the API into its type. A member of another type than described is named by its path.
+    /// Deserializes a successful API response. A member of an unexpected type is named by its path.
     ///
     /// # Errors
     ///
@@ -288,14 +290,15 @@ impl Answer<'_> {
             let mut deserializer = serde_json::Deserializer::from_str(&text);
             serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
                 let path = error.path().to_string();
-                // A key of a map stands in the path.
+                // The path may contain the key of a map, which is data.
                 let what = wrong_type(&path, error.inner(), &text);
                 not_as_described(sanitize(&what, self.secrets))
             })
         })
     }
 
-    /// The error without a code that an answer without the members of a success may be, else this one.
+    /// For a response without the members of a success: the error in it if it has a message but no code, else
+    /// `unusable`.
     pub(crate) fn refusal_or(&self, object: &Object<'_>, unusable: Error) -> Error {
         let messages = ["error_message", "error_description"];
         let is_error = messages.iter().any(|name| object.get(name).is_some());
@@ -303,13 +306,14 @@ impl Answer<'_> {
         refusal.unwrap_or(unusable)
     }
 
-    /// Coze's shapes of an error. In shape A the code is `error_code`, and `error` is free text; in shape B the code is
-    /// `error`; shape C has a number. A body may mix them, write the number as text, or put an object into `error`.
+    /// Parses Coze's error shapes. In shape A, the code is `error_code` and `error` is free text; in shape B, the code
+    /// is `error`; in shape C, it is a number. A body may mix the shapes, write the number as a string, or put an
+    /// object into `error`.
     fn refusal(&self, object: &Object<'_>) -> Option<Error> {
         let inner = object.object("error");
         let code_in = |value: Option<Value>| value.as_ref().and_then(code_of);
         let error = code_in(object.value("error"));
-        // Beside a number, a word that nobody knows is free text.
+        // If there is also a number, an unknown word in `error` is free text.
         let known = error
             .clone()
             .filter(|code| !matches!(code, ErrorCode::Other(_)));
@@ -351,7 +355,7 @@ impl Answer<'_> {
         Some(error.with_message(shown.filter(|message| !message.is_empty())))
     }
 
-    /// The secrets that the request carried, and those that the answer brings.
+    /// The secrets of the request and of the response.
     fn secrets(&self, object: Option<&Object<'_>>) -> Vec<Secret> {
         let brought = ["access_token", "refresh_token", "device_code"];
         let brought = brought.iter().filter_map(|name| object?.text(name));
@@ -360,12 +364,12 @@ impl Answer<'_> {
         secrets
     }
 
-    /// A text of this answer, without secrets.
+    /// A text of this response, with secrets redacted.
     fn shown(&self, text: &str, object: &Object<'_>) -> String {
         sanitize(text, &self.secrets(Some(object)))
     }
 
-    /// Not what was asked for, and not one of Coze's errors.
+    /// The error for a response that is neither a success nor one of Coze's errors.
     fn not_coze(&self, is_closed: bool, text: &str) -> Error {
         let length = self.captured.body().len();
         if self.captured.status().is_redirection() {
@@ -375,7 +379,7 @@ impl Answer<'_> {
                 if elsewhere {
                     "the server redirected the request; credentials follow no redirect"
                 } else {
-                    "the server answered with a redirect that leads nowhere"
+                    "the server answered with a redirect without a Location header"
                 },
             );
         }
@@ -403,7 +407,7 @@ impl Answer<'_> {
         Error::new(ErrorKind::InvalidAnswer, what)
     }
 
-    /// Coze's log id, as [`log_id`](Self::log_id) reads it from the whole answer.
+    /// Coze's log id, from the headers or the body.
     pub(crate) fn log_id_of_whole(&self) -> Option<String> {
         let text = Text::of(self.captured.body());
         self.log_id(Object::parse(&text).as_ref())
@@ -441,18 +445,18 @@ impl Answer<'_> {
     }
 }
 
-/// A success that lacks what was asked for, or has it in another form.
+/// The error for a success that lacks a member or has it in an unexpected form.
 pub(crate) fn not_as_described(what: String) -> Error {
     Error::new(ErrorKind::InvalidAnswer, what).with_told(Told::NotAsDescribed)
 }
 
-/// An error code: a word, or a number, which may stand in a string.
+/// An error code: a word, a number, or a number in a string.
 fn code_of(value: &Value) -> Option<ErrorCode> {
     match value {
         Value::String(text) => match (text.trim(), text.trim().parse()) {
             ("", _) | (_, Ok(0)) => None,
             (_, Ok(number)) => Some(ErrorCode::Api(number)),
-            // An unknown one is sanitized once its secrets are known.
+            // The caller sanitizes an unknown code: it knows the secrets.
             (word, Err(_)) => {
                 Some(ErrorCode::known(word).unwrap_or_else(|| ErrorCode::Other(word.to_owned())))
             }
@@ -471,7 +475,7 @@ fn integral(number: f64) -> Option<i64> {
     (number.fract() == 0.0 && number.abs() <= 9_007_199_254_740_992.0).then_some(number as i64)
 }
 
-/// The access token of a success, ready for a header; or why it can't be used.
+/// The access token of a success and its header value, or why it can't be used.
 fn usable_access_token(object: &Object<'_>) -> Result<(Secret, Bearer), String> {
     let Some(access_token) = object.text("access_token") else {
         return Err(object.mismatch("access_token", "a string"));
@@ -489,15 +493,15 @@ fn usable_access_token(object: &Object<'_>) -> Result<(Secret, Bearer), String> 
         Ok(Value::String(_)) => {
             return Err("the answer's token_type is not Bearer".to_owned());
         }
-        // A text that no string can hold, too.
+        // Includes strings that can't be represented.
         Ok(_) | Err(_) => return Err(object.mismatch("token_type", "the string Bearer")),
     }
     Ok((access_token, bearer))
 }
 
-/// Says of a typed answer which member is not as described: its path, what was expected, and what kind of value came.
+/// Describes the member that failed to deserialize: its path, the expected type and the actual type.
 fn wrong_type(path: &str, error: &serde_json::Error, text: &str) -> String {
-    // Behind the last "expected" stands the type's own text; before it may be the value.
+    // Only the text after the last "expected" is used: the text before it may contain the value.
     let said = error.to_string();
     let said = said
         .rsplit_once(" at line ")

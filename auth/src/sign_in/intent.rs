@@ -1,7 +1,9 @@
-//! "This refresh token may have been redeemed": what an owner writes into the record before it sends one.
+//! The write-ahead intent: before an owner sends a refresh token, it writes into the record that the token may have
+//! been redeemed.
 //!
-//! It proves that the save can be written, it makes room for it, and it tells others whose successor may still come. Times are durations,
-//! counted by the store's age of the record, never by a local clock.
+//! It is also a preflight write: it shows that the successor can be saved and reserves space for it. Other owners learn
+//! from it whose successor may still arrive. All times are durations that are reduced by the record's age, which the
+//! store measures; no local clock is involved.
 
 use std::time::Duration;
 
@@ -10,26 +12,26 @@ use serde::{Deserialize, Serialize};
 use super::record::millis;
 use crate::store::Owner;
 
-/// The record grows by this much with an intent, so that its successor fits where a store is full.
+/// A record with an intent is padded by this many bytes, so that its successor fits even if the store is full by then.
 pub(super) const PADDING: usize = 256;
-/// How long after its lock an owner counts that may hold an unsaved successor: it goes on trying to save.
+/// How long after the end of its lock an owner may still save: it retries a failed save in the background.
 const COUNTS: Duration = Duration::from_secs(3600);
-/// So many intents are kept; those that count longest.
+/// The maximum number of intents in a record; those with the longest remaining time are kept.
 const MOST: usize = 4;
 
-/// What one owner may have done.
+/// One owner may have redeemed the refresh token.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Intent {
     /// The owner's id.
     pub(super) owner: String,
-    /// Its name, for people.
+    /// The owner's name, for messages.
     #[serde(default)]
     pub(super) name: String,
     /// The fingerprint of the refresh token.
     refresh_token: String,
-    /// What remains of its lock.
+    /// The remaining TTL of its lock, at the write.
     hold_ms: u64,
-    /// How long its save may still come.
+    /// How long after the write it may still save.
     counts_ms: u64,
 }
 
@@ -44,18 +46,19 @@ impl Intent {
         }
     }
 
-    /// What remains of its lock, this long after it was written. Of an unknown age, all of it.
+    /// The remaining TTL of its lock at this age of the record. An unknown age counts as zero.
     pub(super) fn holds(&self, age: Option<Duration>) -> Duration {
         Duration::from_millis(self.hold_ms).saturating_sub(age.unwrap_or_default())
     }
 
-    /// Whether its owner may still save, this long after it was written.
+    /// Whether its owner may still save at this age of the record. An unknown age counts as zero.
     pub(super) fn counts(&self, age: Option<Duration>) -> bool {
         Duration::from_millis(self.counts_ms) > age.unwrap_or_default()
     }
 }
 
-/// What the next record carries over: the intents for its refresh token, reduced by the age. An unknown age reduces none.
+/// The intents that the next record keeps: those for its refresh token, reduced by the age. An unknown age counts as
+/// zero.
 pub(super) fn carried_over(
     intents: &[Intent],
     refresh_token: &str,
@@ -78,7 +81,7 @@ pub(super) fn withdraw(intents: &mut Vec<Intent>, owner: &Owner) {
     intents.retain(|intent| intent.owner != owner.id());
 }
 
-/// Adds an owner's intent in place of its former one.
+/// Adds an owner's intent, or replaces its previous one.
 pub(super) fn renew(intents: &mut Vec<Intent>, own: Intent) {
     intents.retain(|intent| intent.owner != own.owner);
     intents.sort_by_key(|intent| std::cmp::Reverse(intent.counts_ms));

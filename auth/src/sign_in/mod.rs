@@ -1,8 +1,9 @@
 //! A user's sign-in, kept in a [store](crate::store) so that it is not lost.
 //!
-//! Coze's refresh tokens are single-use: each refresh returns a new one and invalidates the one sent. Two processes that refresh at the same
-//! moment, or one that dies at the wrong one, and the user has to sign in again. A [`SignIn`] is a store and the name of a profile in
-//! it. Put a fresh sign-in there, and let a [`CachedProvider`](crate::CachedProvider) keep it:
+//! Coze's refresh tokens are single-use: each refresh returns a new one and invalidates the one sent. If two processes
+//! refresh at the same moment, or one is killed between the response and the save, the user has to sign in again. A
+//! [`SignIn`] is a store and the name of a profile in it; it prevents such losses. Put a fresh sign-in into it, and let
+//! a [`CachedProvider`](crate::CachedProvider) refresh it:
 //!
 //! ```no_run
 //! # async fn example(device: coze_auth::DeviceFlow, store: coze_auth::store::MemoryStore) -> coze_auth::Result<()> {
@@ -14,27 +15,29 @@
 //!     println!("open {}", authorization.verification_uri());
 //!     sign_in.put(&device.poll(&authorization).await?).await?;
 //! }
-//! // In line: a program that ends would take a refresh in the background with it.
+//! // In line: a refresh in the background would be lost when the program ends.
 //! let provider = CachedProvider::stored(device, sign_in).refresh(RefreshMode::InLine).build();
 //! let token = provider.token().await?;
-//! // Before the program ends: it saves what could not be saved yet.
+//! // Before the program ends: saves a refreshed sign-in that is not saved yet.
 //! provider.shutdown().await?;
 //! # Ok(()) }
 //! ```
 //!
 //! # How a sign-in is refreshed
 //!
-//! 1. Take the store's lock, and load again. What another owner has refreshed meanwhile is used.
-//! 2. Write an *intent* into the record: this refresh token may have been redeemed. That proves that the save can be written, makes room
-//!    for it, and tells others that a successor may still come. Without it, nothing is sent; it is renewed before each attempt.
-//! 3. Refresh, and save by compare-and-set. What a conflict means is decided by the refresh token: as long as the stored one is the
-//!    one that was redeemed, the save is repeated on whatever version carries it. So a save succeeds whether or not the lock is still held,
-//!    and whatever other owners have written beside it.
+//! 1. Take the store's lock, and load again. If another owner has refreshed the sign-in, its token is used.
+//! 2. Write an *intent* into the record: this refresh token may have been redeemed. This preflight write shows that the
+//!    successor can be saved, reserves space for it, and tells other owners that a successor may still arrive. Nothing
+//!    is sent without an intent; it is renewed before each attempt.
+//! 3. Refresh, and save by compare-and-set. The refresh token decides what a conflict means: as long as the stored one
+//!    is the redeemed one, the save is repeated on the new version. So a save succeeds even if the lock has expired, or
+//!    if other owners have written their intents.
 //! 4. Release the lock. If the save fails, the successor is kept in memory, with the lock, and saved as soon as possible.
 //!
-//! `invalid_grant` is believed only after the store was loaded again, because another process may have won; and where a lock ends with its
-//! TTL, only after the owners of other intents had time to save. A sign-in that has ended stays in the store, [marked](Record::ended),
-//! until a fresh one replaces it. Nothing is replaced before a copy of it is in quarantine.
+//! After `invalid_grant`, the store is loaded again, because another process may have refreshed first; if locks have a
+//! TTL, the owners of other intents also get time to save. Only then has the sign-in ended. A sign-in that has ended
+//! stays in the store, [marked](Record::ended), until a fresh one replaces it. Before another sign-in replaces a
+//! record, a copy of the record is written into quarantine.
 
 mod intent;
 #[cfg(test)]
@@ -76,17 +79,18 @@ use crate::{
     },
 };
 
-/// What a caller waits for a change, with all its tries.
+/// The timeout of a change, with all its attempts.
 const LONGEST_CHANGE: Duration = Duration::from_secs(30);
-/// Between two tries of a change: at first, and at most.
+/// The first and the longest backoff between the attempts of a change.
 const FIRST_WAIT: Duration = Duration::from_millis(50);
 const LONGEST_WAIT: Duration = Duration::from_secs(2);
 
-/// A user's sign-in, kept in a [`Store`] under the name of a profile. Clones are the same sign-in, and share what a process knows of it:
-/// clone it, rather than making another for the same profile.
+/// A user's sign-in, kept in a [`Store`] under the name of a profile. Clones share their state: clone a `SignIn`
+/// instead of creating another one for the same profile.
 ///
-/// It belongs to the app that it was granted to: a provider of another app neither uses nor spends it, and says so. Give each app, and so
-/// each of coze.com and coze.cn, profiles of its own; [`Record::client_id`] tells whose it is.
+/// A sign-in belongs to the app that it was granted to: a provider of another app neither uses nor redeems it, but
+/// fails with an error. Use separate profiles for each app, and so for coze.com and coze.cn. [`Record::client_id`] is
+/// the app of a sign-in.
 ///
 /// ```
 /// use coze_auth::{SignIn, store::MemoryStore};
@@ -103,20 +107,20 @@ pub struct SignIn(Arc<Shared>);
 struct Shared {
     store: Arc<dyn Store>,
     key: Key,
-    /// How many fresh sign-ins this process has put here.
+    /// Counts the fresh sign-ins that this process has put here.
     puts: AtomicU64,
     /// A successor that is not stored yet.
     unsaved: Mutex<Option<Box<Unsaved>>>,
-    /// Saves do not overlap.
+    /// Serializes the saves of the unsaved successor.
     saving: tokio::sync::Mutex<()>,
 }
 
 impl SignIn {
-    /// The sign-in of this profile.
+    /// Creates a handle to the sign-in of a profile. Does not access the store.
     ///
     /// # Errors
     ///
-    /// [`InvalidInput`](ErrorKind::InvalidInput) when the name of the profile can't be one.
+    /// [`InvalidInput`](ErrorKind::InvalidInput) when the name is not a valid [profile](Profile::new).
     pub fn new(store: impl Store, profile: impl Into<String>) -> Result<Self> {
         Ok(Self::of(Arc::new(store), &Profile::new(profile)?))
     }
@@ -131,7 +135,7 @@ impl SignIn {
         }))
     }
 
-    /// A sign-in that nobody else can reach.
+    /// A sign-in in a private store in memory.
     pub(crate) fn in_memory(token: &Token) -> Self {
         let store = MemoryStore::new();
         let profile = Profile::in_memory();
@@ -149,17 +153,17 @@ impl SignIn {
         self.0.key.profile()
     }
 
-    /// Where it is kept.
+    /// The store that holds the sign-in.
     #[must_use]
     pub fn store(&self) -> &Arc<dyn Store> {
         &self.0.store
     }
 
-    /// What is stored, if anything.
+    /// Loads the record. `None` if there is none, or the user has signed out.
     ///
     /// # Errors
     ///
-    /// Those of the store; [`Store`](ErrorKind::Store) and [`Damaged`](StoreErrorKind::Damaged) when what is stored can't be understood.
+    /// Those of the store; [`Damaged`](StoreErrorKind::Damaged) when the stored contents can't be read.
     pub async fn load(&self) -> Result<Option<Record>> {
         let asked = Instant::now();
         let loaded = self
@@ -176,11 +180,13 @@ impl SignIn {
         }
     }
 
-    /// Whether the user has to sign in: nobody has, or the sign-in [has ended](Record::ended). It is not always known beforehand: also sign
-    /// in when a call ends with an error that says [so](Error::needs_sign_in).
+    /// Whether the user has to sign in: there is no sign-in, or it [has ended](Record::ended). The store does not
+    /// always know: also ask the user to sign in when a call fails with an error that [requires
+    /// it](Error::needs_sign_in).
     ///
-    /// What can't be understood is an error, because it may yet be restored, or be a newer program's. To offer a fresh sign-in then:
-    /// [`put`](Self::put) moves what is there into quarantine.
+    /// Contents that can't be read are an error, because a backup may restore them, or a newer version of this crate
+    /// may have written them. You can still offer a fresh sign-in: [`put`](Self::put) moves such contents into
+    /// quarantine.
     ///
     /// ```
     /// use coze_auth::{ErrorKind, SignIn, StoreErrorKind, store::MemoryStore};
@@ -207,7 +213,7 @@ impl SignIn {
         Ok(record.is_none_or(|record| record.ended().is_some()))
     }
 
-    /// The records in quarantine: sign-ins that were replaced, and successors that came too late. For diagnosis.
+    /// The records in quarantine: replaced sign-ins, and successors that were saved too late. For diagnosis.
     ///
     /// # Errors
     ///
@@ -217,7 +223,7 @@ impl SignIn {
         self.in_quarantine(until).await.map_err(store_error)
     }
 
-    /// How many fresh sign-ins this process has put here: who is in backoff looks again when it moves.
+    /// The number of fresh sign-ins that this process has put here. A provider in backoff loads again when it changes.
     fn puts(&self) -> u64 {
         self.0.puts.load(Ordering::Acquire)
     }
@@ -254,7 +260,8 @@ impl SignIn {
         in_time(until, self.0.store.compare_and_set(key, expected, new)).await
     }
 
-    /// Writes the record, and settles a lost answer and a conflict by loading: the version that it has now, `None` if it was not written.
+    /// Writes the record and returns its new version, `None` if it was not written. After a lost response or a
+    /// conflict, it loads the record to find out.
     async fn write(
         &self,
         expected: Option<&Version>,
@@ -294,7 +301,7 @@ async fn in_time<T>(
         .unwrap_or_else(|_| Err(late()))
 }
 
-/// Tries a change until it is made, fails in a way that waiting does not mend, or time runs out.
+/// Retries a change until it succeeds, fails with a non-retryable error, or reaches the deadline.
 async fn changing<T, F>(until: Instant, mut attempt: impl FnMut() -> F) -> Result<T, StoreError>
 where
     F: Future<Output = Result<Option<T>, StoreError>>,
@@ -322,7 +329,7 @@ where
     }
 }
 
-/// What callers hear of a store's failure.
+/// Converts an error of the store.
 fn store_error(error: StoreError) -> Error {
     let what = match error.by() {
         Some(by) => format!("{}: {by} keeps it", error.message()),

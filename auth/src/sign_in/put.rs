@@ -12,28 +12,28 @@ use super::{
 use crate::{RefreshToken, Result, Token, store::StoreError};
 
 impl SignIn {
-    /// Stores the token of a fresh sign-in, in place of whatever is there, and ends the backoff of providers that wait for one. What it
+    /// Stores the token of a fresh sign-in, and ends the backoff of providers that wait for one. A record that it
     /// replaces is moved into quarantine first.
     ///
-    /// If the sign-in is stored already, and has been refreshed since, it stays as it is. A put whose answer was lost, and that finds
-    /// that it was replaced or signed out meanwhile, is done.
+    /// If the sign-in is stored already, even refreshed, nothing changes. If the store's response was lost, and the
+    /// sign-in has been replaced or signed out since, the retry succeeds without writing it again.
     ///
     /// # Errors
     ///
-    /// - [`InvalidAnswer`](crate::ErrorKind::InvalidAnswer) when the token came without a refresh token.
-    /// - Those of the store: the token may be stored or not, as an answer can be lost after the change. It is still in the caller's
-    ///   hands: put it again.
+    /// - [`InvalidAnswer`](crate::ErrorKind::InvalidAnswer) when the token has no refresh token.
+    /// - Those of the store: the token may be stored or not, because a response can be lost after the change. Call
+    ///   `put` again with the same token.
     pub async fn put(&self, token: &Token) -> Result<()> {
         Record::fresh(token)?;
-        // Anew for each try: its life runs on.
+        // Created for each attempt, because the remaining lifetime shrinks.
         self.put_record(|| Record::fresh(token)).await
     }
 
-    /// Stores a refresh token that comes without an access token, as [`put`](Self::put) does: one that another SDK has given you,
-    /// or one from [`Error::refresh_token`](crate::Error::refresh_token). The first refresh brings the access token. Only the app
-    /// that it was granted to can redeem it: name its client id.
+    /// Stores a refresh token without an access token, as [`put`](Self::put) does: one from another SDK, or from
+    /// [`Error::refresh_token`](crate::Error::refresh_token). The first refresh gets the access token. `client_id` is
+    /// the app that the refresh token was granted to: no other app can redeem it.
     ///
-    /// A service that moves from another SDK imports what it has kept of each user, which is `OAuthToken.refresh_token` of
+    /// A service that moves from another SDK imports the refresh token of each user: `OAuthToken.refresh_token` of
     /// cozepy, or `OAuthToken.getRefreshToken()` of coze-java:
     ///
     /// ```
@@ -49,7 +49,7 @@ impl SignIn {
     /// # Ok(()) }
     /// ```
     ///
-    /// A refresh token is single-use: from then on, the other SDK must not refresh with it. In a pool,
+    /// A refresh token is single-use: the other SDK must not use it after the import. In a pool,
     /// [`UserProvider::put_refresh_token`](crate::UserProvider) does the same.
     ///
     /// # Errors
@@ -71,7 +71,7 @@ impl SignIn {
             .await
             .map_err(store_error)?;
         self.0.puts.fetch_add(1, Ordering::Release);
-        // An unsaved successor of what was replaced is not served any more.
+        // Move an unsaved successor of the replaced sign-in into quarantine, so that it is not served.
         let _ = self.save_unsaved(None, until).await;
         Ok(())
     }
@@ -85,7 +85,7 @@ impl SignIn {
         let mut fresh =
             fresh().map_err(|error| StoreError::other("there is no refresh token", error))?;
         let now = self.look(until).await?;
-        // Named before, it tells nothing when it is named later.
+        // An id that was present before the first write does not show that the write succeeded.
         let mut is_named = false;
         if let Some((entry, stored)) = &now {
             is_named = entry.ids().contains(&&fresh.sign_in);
@@ -95,7 +95,7 @@ impl SignIn {
                 {
                     return Ok(Some(()));
                 }
-                // It was stored by a try whose answer was lost, and replaced or signed out since.
+                // An earlier attempt stored it, its response was lost, and it has been replaced or signed out since.
                 _ if is_named && was_sent.load(Ordering::Relaxed) => return Ok(Some(())),
                 Entry::Record(record) => self.quarantine(record, until).await?,
                 Entry::Damaged(_) => {
@@ -114,7 +114,8 @@ impl SignIn {
             return Ok(None);
         }
         if let Some((Entry::Tombstone(tombstone), _)) = &now {
-            // A refresh that was under way at the sign-out may have left its successor there. The sign-in is stored either way.
+            // A refresh that was in flight at the sign-out may have left its successor in quarantine. A failure is
+            // ignored: the fresh sign-in is stored.
             let _ = self.sweep(Some(&tombstone.signed_out), until).await;
         }
         Ok(Some(()))

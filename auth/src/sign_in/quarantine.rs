@@ -1,4 +1,4 @@
-//! Where records are kept that were replaced, or came too late: nothing that may hold a live refresh token is thrown away.
+//! The quarantine keeps replaced records and late successors, because they may hold a live refresh token.
 //!
 //! Each profile has eight slots with fixed names, so they are found without listing the store.
 
@@ -10,11 +10,11 @@ use super::{
 };
 use crate::store::{CompareAndSet, Contents, Key, StoreError, StoreErrorKind};
 
-/// How often a slot may be taken by somebody else before this gives up.
+/// The maximum number of conflicts with other writers.
 const MOST_TRIES: usize = 16;
 
 impl SignIn {
-    /// Keeps a record, unless a slot holds its refresh token already.
+    /// Moves a record into quarantine, unless a slot holds its refresh token already.
     pub(super) async fn quarantine(
         &self,
         record: &Record,
@@ -25,8 +25,8 @@ impl SignIn {
             .await
     }
 
-    /// Keeps contents, unless a slot holds the same: records are told apart by their refresh token, and what can't be read by
-    /// the hash of its bytes.
+    /// Moves contents into quarantine, unless a slot holds the same: records are compared by their refresh token,
+    /// unreadable contents by their hash.
     pub(super) async fn quarantine_contents(
         &self,
         fingerprint: String,
@@ -37,7 +37,7 @@ impl SignIn {
             let mut slots = Vec::new();
             for key in Key::quarantine_slots(self.profile()) {
                 let slot = self.look_at(&key, until).await?;
-                // The first free one, else the oldest of those whose refresh token is surely not needed any more, else the oldest.
+                // The first free slot; else the oldest whose sign-in has ended or that can't be read; else the oldest.
                 let mut preference = (true, true, true, None);
                 let mut version = None;
                 if let Some((entry, stored)) = slot {
@@ -53,12 +53,12 @@ impl SignIn {
                 }
                 slots.push((preference, key, version));
             }
-            // Of several free ones, the first.
+            // `max_by_key` returns the last maximum: reversed, the first free slot.
             let chosen = slots.iter().rev().max_by_key(|(preference, ..)| preference);
             let Some((_, key, version)) = chosen else {
                 break;
             };
-            // If the answer was lost, the next round finds the fingerprint.
+            // If the response is lost, the caller retries, and the fingerprint is found.
             let new = Some(contents);
             match self.change(key, version.as_ref(), new, until).await? {
                 CompareAndSet::Done(_) => return Ok(()),
@@ -71,7 +71,7 @@ impl SignIn {
         ))
     }
 
-    /// Deletes what is in quarantine: all of it, or what belongs to these sign-ins.
+    /// Deletes the quarantine: all of it, or the records of these sign-ins.
     pub(super) async fn sweep(
         &self,
         of: Option<&[String]>,
@@ -79,13 +79,13 @@ impl SignIn {
     ) -> Result<(), StoreError> {
         for key in Key::quarantine_slots(self.profile()) {
             while let Some((entry, stored)) = self.look_at(&key, until).await? {
-                let goes = match (of, &entry) {
+                let is_deleted = match (of, &entry) {
                     (None, _) => true,
                     (Some(ids), Entry::Record(record)) => ids.contains(&record.sign_in),
                     (Some(_), _) => false,
                 };
                 let version = Some(&stored.version);
-                if !goes
+                if !is_deleted
                     || self.change(&key, version, None, until).await? != CompareAndSet::Conflict
                 {
                     break;
