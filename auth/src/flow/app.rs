@@ -1,4 +1,4 @@
-//! What the flows share that sign users in: the app that a user grants tokens to, and how it gets the next one.
+//! The part that the user flows (web, PKCE, device) share: the credentials of the OAuth app, and refreshing its tokens.
 
 use std::sync::Arc;
 
@@ -10,11 +10,10 @@ use crate::{
     input::{credential, identifier},
 };
 
-/// A flow that signs users in, and whose tokens come with a refresh token: [`WebFlow`], [`PkceFlow`] or [`DeviceFlow`]. It
-/// can't be implemented for other types.
+/// A flow that signs users in and issues refresh tokens: [`WebFlow`], [`PkceFlow`] or [`DeviceFlow`]. The trait is sealed.
 ///
-/// A provider or a pool takes any of them: [`CachedProvider::stored`](crate::CachedProvider::stored),
-/// [`CachedProvider::in_memory`](crate::CachedProvider::in_memory), [`UserPool::builder`](crate::UserPool::builder).
+/// Accepted by [`CachedProvider::stored`](crate::CachedProvider::stored),
+/// [`CachedProvider::in_memory`](crate::CachedProvider::in_memory) and [`UserPool::builder`](crate::UserPool::builder).
 ///
 /// ```
 /// use coze_auth::{CachedProvider, SignIn, UserFlow};
@@ -28,7 +27,7 @@ pub trait UserFlow: sealed::Sealed {}
 impl<F: sealed::Sealed + ?Sized> UserFlow for F {}
 
 pub(crate) mod sealed {
-    /// Keeps the trait to this crate.
+    /// Prevents implementations outside this crate.
     pub trait Sealed {
         fn app(&self) -> &std::sync::Arc<super::App>;
     }
@@ -40,7 +39,7 @@ pub(crate) mod sealed {
     }
 }
 
-/// The app that a user grants tokens to.
+/// An OAuth app as one flow uses it: its credentials, and the client that sends the requests.
 #[derive(Debug)]
 pub struct App {
     flow: Flow,
@@ -106,8 +105,8 @@ macro_rules! user_flows {
         }
 
         impl $flow {
-            /// The client that it sends its requests through: an API client that takes it too goes to the same endpoint, and
-            /// shares its connections.
+            /// The client that sends this flow's requests. Share it with an API client to use the same endpoint and
+            /// connections.
             #[must_use]
             pub fn client(&self) -> &OAuthClient {
                 sealed::Sealed::app(self).client()

@@ -1,5 +1,7 @@
-//! The authorization code flow (RFC 6749 section 4.1), with PKCE or a client secret: the authorize page's address, the state
-//! that ties a callback to its login, and reading the callback.
+//! The authorization code flow (RFC 6749 section 4.1), with PKCE or a client secret.
+//!
+//! [`LoginBuilder`] generates `state` and builds the authorize URL. `code_of_callback` parses the callback and compares its
+//! `state` with that of the [`Login`], before it reads anything else.
 
 use std::{marker::PhantomData, sync::Arc};
 
@@ -16,14 +18,14 @@ use crate::{
     random,
 };
 
-/// What makes a redeemed code the client's own, besides the state: a [`CodeVerifier`](crate::CodeVerifier) for PKCE; nothing
-/// for a web application, whose client secret does it.
+/// The proof that the client which redeems a code also started the login: a [`CodeVerifier`](crate::CodeVerifier) for PKCE,
+/// and `()` for a web application, which authenticates with its client secret.
 pub trait Proof: Sized + Send + Sync {
     fn random() -> Result<Self>;
 
     fn secret(&self) -> Option<&Secret>;
 
-    /// What the authorize page sees of it (RFC 7636 section 4.3).
+    /// The `code_challenge` parameter of the authorize URL (RFC 7636 section 4.3).
     fn challenge(&self, method: CodeChallengeMethod) -> Option<Zeroizing<String>>;
 }
 
@@ -41,7 +43,7 @@ impl Proof for () {
     }
 }
 
-/// How the verifier is shown on the authorize page (RFC 7636 section 4.3).
+/// The `code_challenge_method` parameter of the authorize URL (RFC 7636 section 4.3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CodeChallengeMethod {
     S256,
@@ -89,7 +91,7 @@ impl<P: Proof> AuthorizationCodeFlow<P> {
         }
     }
 
-    /// Redeems the code that the browser came back with.
+    /// Checks the callback and redeems its code.
     pub(super) async fn complete(&self, login: Login<P>, callback: &str) -> Result<Token> {
         let app = &*self.app;
         let code =
@@ -108,9 +110,9 @@ impl<P: Proof> AuthorizationCodeFlow<P> {
     }
 }
 
-/// A login about to begin; see [`WebFlow::login`](crate::WebFlow::login) and [`PkceFlow::login`](crate::PkceFlow::login).
+/// Configures a login; returned by [`WebFlow::login`](crate::WebFlow::login) and [`PkceFlow::login`](crate::PkceFlow::login).
 #[derive(Debug, Clone)]
-#[must_use = "a login does nothing until it begins"]
+#[must_use = "a login does nothing until `begin` is called"]
 pub struct LoginBuilder<'a, P = ()> {
     app: &'a App,
     redirect_uri: String,
@@ -127,18 +129,19 @@ impl<P: Proof> LoginBuilder<'_, P> {
         self
     }
 
-    /// Uses this state instead of a random one. It must be unguessable, and different every time.
+    /// Uses this state instead of a random one. It must be unguessable, and different for every login.
     pub fn state(mut self, state: impl Into<String>) -> Self {
         self.state = Some(Secret::from(state.into()));
         self
     }
 
-    /// The address to send the browser to, and what to keep in the user's session until it comes back.
+    /// Returns the authorize URL to redirect the browser to, and the [`Login`] to keep in the user's session until the callback
+    /// arrives.
     ///
     /// # Errors
     ///
     /// [`InvalidInput`](crate::ErrorKind::InvalidInput) when the redirect URI is not an absolute URI, the state is empty, or
-    /// the workspace id can't stand in a path.
+    /// the workspace id is not valid in a URL path.
     pub fn begin(self) -> Result<(Url, Login<P>)> {
         let flow = self.app.flow();
         self.checked().map_err(|error| error.in_flow(flow))
@@ -177,7 +180,7 @@ impl<P: Proof> LoginBuilder<'_, P> {
         }
     }
 
-    /// The redirect URI exactly as registered, once it is known to be a URI.
+    /// Checks that the redirect URI is a URI, and returns it unchanged: Coze compares it with the registered ones.
     fn checked_redirect_uri(&self) -> Result<String> {
         let redirect_uri = address("redirect URI", &self.redirect_uri)?;
         match Url::parse(&redirect_uri) {
@@ -188,17 +191,17 @@ impl<P: Proof> LoginBuilder<'_, P> {
         }
     }
 
-    /// The authorize page, for one workspace or for all.
+    /// The URL of the authorize page, for one workspace or for all.
     fn authorize_url(&self, endpoint: &Endpoint, parameters: &[(&str, &str)]) -> Result<Url> {
         let mut url = Url::parse(endpoint.www_base())
-            .map_err(|error| Error::invalid_input(format!("the WWW base is no URL ({error})")))?;
+            .map_err(|error| Error::invalid_input(format!("the WWW base is not a URL ({error})")))?;
         let workspace = match &self.workspace {
             Some(id) => Some(PathId::new("workspace", id)?),
             None => None,
         };
         {
             let mut segments = url.path_segments_mut().map_err(|()| {
-                Error::invalid_input("the WWW base can't hold a path; use an https URL")
+                Error::invalid_input("the WWW base can't have a path; use an https URL")
             })?;
             segments
                 .pop_if_empty()
@@ -220,21 +223,21 @@ impl LoginBuilder<'_, CodeVerifier> {
         self
     }
 
-    /// Shows the verifier itself on the authorize page instead of its hash (method `plain`).
+    /// Sends the verifier itself in the authorize URL instead of its hash (method `plain`).
     ///
-    /// Anyone who sees the address can then use the code: RFC 7636 section 4.2 allows it only to clients that can't compute
-    /// SHA-256. This one can, so the only reason is a server that refuses S256.
+    /// Anyone who sees the URL can then redeem the code. RFC 7636 section 4.2 allows `plain` only for clients that can't compute
+    /// SHA-256; use it only for a server that refuses `S256`.
     pub fn plain_challenge(mut self) -> Self {
         self.method = CodeChallengeMethod::Plain;
         self
     }
 }
 
-/// A login under way: what must be known again when the browser comes back. Keep it in the user's session or in memory (it
-/// serialises), where nobody else can read or replace it. That of a [`PkceFlow`](crate::PkceFlow) is a
-/// `Login<CodeVerifier>`.
+/// The state of a login between the redirect to the authorize page and the callback: `state`, the redirect URI and, for a
+/// [`PkceFlow`](crate::PkceFlow), the code verifier (`Login<CodeVerifier>`).
 ///
-/// `Debug` prints no secret; the serialised form holds the state and the verifier.
+/// Keep it in memory or, serialised, in the user's session on the server, where nobody else can read or replace it.
+/// `Debug` prints no secret; the serialised form contains the state and the verifier.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Login<P = ()> {
     state: Secret,
@@ -242,37 +245,36 @@ pub struct Login<P = ()> {
     pub(super) code_verifier: P,
 }
 
-/// Takes the code out of what the browser came back with: the callback's whole URL, its path and
-/// query, or its query alone.
+/// Extracts the code from a callback: its whole URL, its path and query, or its query alone.
 ///
-/// The state is checked first, so that nothing of a stranger's answer is believed.
+/// `state` is compared first and in constant time, so that nothing else in a forged callback is trusted.
 fn code_of_callback(callback: &str, state: &Secret) -> Result<Secret> {
     let parameters = Parameters::of_callback(callback)?;
     if state.is_empty() {
         return Err(Error::new(
             ErrorKind::StateMismatch,
-            "the stored login has no state, so nothing can be told to belong to it",
+            "the stored login has no state, so the callback can't be checked",
         ));
     }
     let returned = parameters.one("state")?.ok_or_else(|| {
         Error::new(
             ErrorKind::StateMismatch,
-            "the callback has no state, so it can't be told from a forged one",
+            "the callback has no state, so it may be forged",
         )
     })?;
     if !state.ct_eq(returned.expose()) {
         return Err(Error::new(
             ErrorKind::StateMismatch,
-            "the callback's state is not the one that this login began with",
+            "the callback's state differs from the login's",
         ));
     }
     if let Some(error) = parameters.one("error")? {
         let mut secrets = vec![state.clone()];
         secrets.extend(parameters.one("code")?);
         let description = parameters.one("error_description")?;
-        let word = sanitize(error.expose(), &secrets);
+        let code = sanitize(error.expose(), &secrets);
         return Err(Error::new(ErrorKind::Refused, "the login was refused")
-            .with_code(ErrorCode::from_word(&word))
+            .with_code(ErrorCode::from_word(&code))
             .with_message(description.map(|d| sanitize(d.expose(), &secrets))));
     }
     parameters
@@ -281,18 +283,18 @@ fn code_of_callback(callback: &str, state: &Secret) -> Result<Secret> {
         .ok_or_else(|| {
             Error::new(
                 ErrorKind::InvalidCallback,
-                "the callback holds neither a code nor an error",
+                "the callback contains neither a code nor an error",
             )
         })
 }
 
-/// The parameters of a callback. All are kept as secrets, since one of them is.
+/// The parameters of a callback. All values are kept as secrets, because the code is one.
 struct Parameters(Vec<(String, Secret)>);
 
 impl Parameters {
     fn of_callback(callback: &str) -> Result<Self> {
         let without_fragment = callback.trim().split('#').next().unwrap_or_default();
-        // A bare query may hold a question mark of its own (RFC 3986 section 3.4).
+        // A bare query may contain a question mark (RFC 3986 section 3.4).
         let is_location =
             without_fragment.starts_with(['/', '?']) || Url::parse(without_fragment).is_ok();
         let query = if is_location {
@@ -310,14 +312,14 @@ impl Parameters {
         ))
     }
 
-    /// The one parameter of this name. Twice the same is refused (RFC 6749 section 3.1).
+    /// The parameter with this name. A repeated parameter is refused (RFC 6749 section 3.1).
     fn one(&self, name: &str) -> Result<Option<Secret>> {
         let mut values = self.0.iter().filter(|(n, _)| n == name);
         let first = values.next();
         if values.next().is_some() {
             return Err(Error::new(
                 ErrorKind::InvalidCallback,
-                format!("the callback holds {name} more than once"),
+                format!("the callback contains {name} more than once"),
             ));
         }
         Ok(first.map(|(_, value)| value.clone()))
@@ -333,7 +335,7 @@ mod tests {
     }
 
     #[test]
-    fn a_callback_may_come_as_url_path_or_query() {
+    fn a_callback_is_accepted_as_url_path_or_query() {
         for callback in [
             "https://example.com/cb?x=1&code=hush&state=st%2F%26%3D#frag",
             "/cb?code=hush&state=st%2F%26%3D",
@@ -345,7 +347,7 @@ mod tests {
     }
 
     #[test]
-    fn a_callback_that_is_not_this_logins_is_refused_before_anything_else() {
+    fn a_state_mismatch_is_reported_before_anything_else() {
         for callback in [
             "?code=hush",
             "?code=hush&state=",
@@ -360,7 +362,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_in_the_callback_becomes_an_error_with_its_word() {
+    fn a_refusal_in_the_callback_becomes_an_error_with_its_code() {
         let error =
             code("?error=access_denied&error_description=no%0Away&state=st%2F%26%3D").unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Refused);
@@ -374,7 +376,7 @@ mod tests {
     }
 
     #[test]
-    fn a_callback_without_a_code_or_with_two_is_refused() {
+    fn a_callback_without_exactly_one_code_is_refused() {
         for callback in [
             "",
             "https://example.com/cb",

@@ -1,4 +1,6 @@
-//! Device authorization: a program without a browser of its own.
+//! [`DeviceFlow`]: the device authorization grant (RFC 8628), for programs without a browser.
+//!
+//! `Pace` decides the time between two polls: the interval, `slow_down`, backoff after failures, and `Retry-After`.
 
 use std::{
     fmt,
@@ -20,12 +22,12 @@ use crate::{
     input::PathId,
 };
 
-/// The device authorization flow: a terminal, a television, anything where a person signs in on
-/// another device.
+/// The device authorization flow, for command-line programs and devices without a browser: the user signs in on another
+/// device.
 ///
-/// 1. [`start`](Self::start) gives a user code and an address to show.
-/// 2. [`poll`](Self::poll) waits until the person has decided, or the code is too old.
-/// 3. [`refresh`](Self::refresh) gets the next token. Each refresh token works once.
+/// 1. [`start`](Self::start) returns a user code and a URL to show to the user.
+/// 2. [`poll`](Self::poll) waits until the user approves or refuses, or the device code expires.
+/// 3. [`refresh`](Self::refresh) gets the next token. Refresh tokens are single-use.
 ///
 /// Sources: RFC 8628; <https://www.coze.cn/open/docs/developer_guides/oauth_device_code>.
 ///
@@ -44,34 +46,34 @@ use crate::{
 pub struct DeviceFlow(pub(super) Arc<App>);
 
 impl DeviceFlow {
-    /// The flow of one device application.
+    /// Creates the flow of one device application.
     ///
     /// # Errors
     ///
-    /// [`InvalidInput`](ErrorKind::InvalidInput) when the client id is empty or holds a control
-    /// character. Surrounding white space is dropped.
+    /// [`InvalidInput`](ErrorKind::InvalidInput) when the client id is empty or contains a control
+    /// character. Surrounding white space is removed.
     pub fn new(client: OAuthClient, client_id: impl AsRef<str>) -> Result<Self> {
         App::new(Flow::Device, client, client_id.as_ref(), None).map(Self)
     }
 
-    /// Asks for a device code and a user code (RFC 8628 section 3.1).
+    /// Requests a device code and a user code (RFC 8628 section 3.1).
     ///
     /// # Errors
     ///
     /// - [`Refused`](ErrorKind::Refused) when Coze refuses.
-    /// - [`InvalidAnswer`](ErrorKind::InvalidAnswer) when the answer has no user code that can be shown, or its
-    ///   [`verification_uri`](DeviceAuthorization::verification_uri) is not one that a user should open.
-    /// - Those of the transport and of other invalid answers.
+    /// - [`InvalidAnswer`](ErrorKind::InvalidAnswer) when the response has no user code that can be shown, or its
+    ///   [`verification_uri`](DeviceAuthorization::verification_uri) is not safe to open.
+    /// - Errors of the transport, and other invalid responses.
     pub async fn start(&self) -> Result<DeviceAuthorization> {
         self.start_for(None).await
     }
 
-    /// As [`start`](Self::start), limited to one workspace (enterprise plans).
+    /// Like [`start`](Self::start), but limits the grant to one workspace (enterprise plans).
     ///
     /// # Errors
     ///
     /// As [`start`](Self::start); also [`InvalidInput`](ErrorKind::InvalidInput) when the workspace id
-    /// can't stand in a path.
+    /// is not valid in a URL path.
     pub async fn start_in_workspace(
         &self,
         workspace_id: impl AsRef<str>,
@@ -91,28 +93,27 @@ impl DeviceFlow {
             .await
     }
 
-    /// Waits until the user has decided.
+    /// Polls until the user has decided, or the device code expires.
     ///
-    /// It asks every [`interval`](DeviceAuthorization::interval), and 5 seconds slower after each `slow_down` (RFC 8628
-    /// section 3.5). What decides nothing ends nothing: after a time-out, a broken connection, an HTTP error, or an answer
-    /// that is not Coze's (the page of a captive portal), it asks at half the pace, honouring `Retry-After`, until Coze
-    /// answers again. The last request is made just before the device code expires, and its answer is awaited. Then it
-    /// ends by itself. Drop the future to cancel: it stops at once.
+    /// It polls every [`interval`](DeviceAuthorization::interval), and adds 5 seconds to the interval after each `slow_down`
+    /// (RFC 8628 section 3.5). Transient failures do not end it: after a timeout, a broken connection, an HTTP error, or a
+    /// response that is not Coze's (the page of a captive portal), the interval doubles up to a minute, and `Retry-After` is
+    /// honoured, until Coze responds again. The last request is sent just before the device code expires, and its response
+    /// is awaited for a few seconds. To cancel, drop the future.
     ///
     /// # Errors
     ///
     /// - [`Refused`](ErrorKind::Refused) with [`AccessDenied`](ErrorCode::AccessDenied): the user refused;
-    ///   with [`ExpiredToken`](ErrorCode::ExpiredToken): Coze calls the device code too old; with another code: polling
-    ///   can't help.
-    /// - [`DeviceCodeExpired`](ErrorKind::DeviceCodeExpired): time ran out. If the last request failed,
+    ///   with [`ExpiredToken`](ErrorCode::ExpiredToken): the device code has expired, according to Coze; with another code:
+    ///   a non-retryable error.
+    /// - [`DeviceCodeExpired`](ErrorKind::DeviceCodeExpired): the device code expired locally. If the last request failed,
     ///   its error is the source.
-    /// - Those of answers that granted a token which can't be used: [`Error::refresh_token`] may hold the sign-in.
+    /// - Coze granted a token, but its access token can't be used: [`Error::refresh_token`] may contain the refresh token.
     pub async fn poll(&self, authorization: &DeviceAuthorization) -> Result<Token> {
         self.poll_with(authorization, |_| {}).await
     }
 
-    /// As [`poll`](Self::poll), and tells an observer after each request how it stands, for a progress
-    /// line.
+    /// Like [`poll`](Self::poll), and calls `observe` after each request, for example to show progress.
     ///
     /// # Errors
     ///
@@ -140,18 +141,18 @@ impl DeviceFlow {
                 continue;
             }
 
-            // An answer that comes a little late may hold the only copy of a token.
-            let patience = authorization.remaining().max(LATEST_ANSWER);
+            // A late response may contain the only copy of a token.
+            let timeout = authorization.remaining().max(MIN_RESPONSE_TIMEOUT);
             let outcome = tokio::select! {
                 biased;
                 outcome = self.poll_once(authorization) => outcome,
-                () = clock.sleep(patience) => return Err(authorization.expired(last_error)),
+                () = clock.sleep(timeout) => return Err(authorization.expired(last_error)),
             };
             requests += 1;
             let status = match outcome {
                 Ok(Poll::Granted(token)) => return Ok(token),
                 Ok(Poll::Pending) => {
-                    pace.keep();
+                    pace.reset();
                     last_error = None;
                     PollStatus::Pending
                 }
@@ -160,7 +161,7 @@ impl DeviceFlow {
                     last_error = None;
                     PollStatus::SlowDown
                 }
-                Err(error) if decides(&error) => return Err(error),
+                Err(error) if ends_polling(&error) => return Err(error),
                 Err(error) => {
                     pace.back_off(error.retry_after());
                     last_error = Some(error.clone());
@@ -177,14 +178,12 @@ impl DeviceFlow {
         }
     }
 
-    /// Asks once how it stands, for a caller with a loop of its own. Wait for
-    /// [`interval`](DeviceAuthorization::interval) between two calls, and 5 seconds longer from each
-    /// [`Poll::SlowDown`] on.
+    /// Polls once, for your own polling loop. Wait for [`interval`](DeviceAuthorization::interval) between two calls, and
+    /// add 5 seconds to the interval after each [`Poll::SlowDown`].
     ///
     /// # Errors
     ///
-    /// As [`poll`](Self::poll), but errors that may pass are given as they are: see
-    /// [`is_retryable`](Error::is_retryable).
+    /// As [`poll`](Self::poll), and transient errors too: see [`is_retryable`](Error::is_retryable).
     pub async fn poll_once(&self, authorization: &DeviceAuthorization) -> Result<Poll> {
         let grant = types::DeviceCodeGrant {
             client_id: self.0.client_id().to_owned(),
@@ -202,7 +201,7 @@ impl DeviceFlow {
         }
     }
 
-    /// Gets the next token. The refresh token sent is dead afterwards, and the answer holds a new one.
+    /// Redeems a refresh token. It is invalid afterwards; the returned token contains its successor.
     ///
     /// # Errors
     ///
@@ -212,9 +211,9 @@ impl DeviceFlow {
     }
 }
 
-/// Whether polling can't help any more: Coze refused, has granted a token that can't be used, or nothing could be sent.
-/// Everything else, whatever came instead of Coze's answer, may be over at the next request.
-fn decides(error: &Error) -> bool {
+/// Whether an error ends polling: Coze refused, granted a token that can't be used, or the request can't be sent at all.
+/// All other errors may be transient.
+fn ends_polling(error: &Error) -> bool {
     match error.kind() {
         ErrorKind::Refused => error.code().is_some() && !error.is_retryable(),
         ErrorKind::Connect
@@ -226,53 +225,53 @@ fn decides(error: &Error) -> bool {
     }
 }
 
-/// A request that is under way when the device code expires is waited for until it has had this long.
-const LATEST_ANSWER: Duration = Duration::from_secs(5);
+/// The minimum time that a request gets for its response, even if the device code expires before.
+const MIN_RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long to wait between two polls (RFC 8628 section 3.5).
+/// Decides the delay between two polls (RFC 8628 section 3.5).
 struct Pace {
-    /// What the server asks for.
+    /// The server's interval, with 5 seconds added for each `slow_down`.
     interval: Duration,
-    /// What failures have made of it.
+    /// The interval after backoff.
     backed_off: Duration,
-    /// What `Retry-After` asked for.
-    asked: Duration,
-    /// The wait before the next request: the longest of these.
+    /// The last `Retry-After`.
+    retry_after: Duration,
+    /// The delay before the next request: the longest of these.
     next: Duration,
 }
 
-/// A wait before a request.
+/// The delay before a request.
 struct Wait {
     duration: Duration,
-    /// Its request is the one just before the code's end.
+    /// The request is the last one before the device code expires.
     is_last: bool,
-    /// The server asked to be left alone until the code's end.
+    /// `Retry-After` ends after the device code expires.
     skips_request: bool,
 }
 
 impl Pace {
-    /// What each `slow_down` adds, permanently.
+    /// Each `slow_down` adds this to the interval, permanently.
     const SLOWER_BY: Duration = Duration::from_secs(5);
-    /// Failures double the interval up to this.
+    /// The cap of the doubled interval after failures.
     const LONGEST_BACK_OFF: Duration = Duration::from_secs(60);
-    /// The last request is made so long before the code's end.
-    const LAST_BEFORE_END: Duration = Duration::from_millis(500);
+    /// The last request is sent this long before the device code expires.
+    const LAST_BEFORE_EXPIRY: Duration = Duration::from_millis(500);
 
     fn new(interval: Duration) -> Self {
         Self {
             interval,
             backed_off: interval,
-            asked: Duration::ZERO,
+            retry_after: Duration::ZERO,
             next: interval,
         }
     }
 
-    /// The wait before the next request. The last one comes just before the code's end, and one interval at least after
-    /// the request before it: so a wait is stretched to the end if no further request would fit behind it.
+    /// The delay before the next request. The last request is sent just before the device code expires, and at least one
+    /// interval after the previous one. A delay is therefore extended if no further request would fit after it.
     fn wait(&self, remaining: Duration) -> Wait {
-        let last = remaining.saturating_sub(Self::LAST_BEFORE_END.min(remaining / 4));
+        let last = remaining.saturating_sub(Self::LAST_BEFORE_EXPIRY.min(remaining / 4));
         let is_last = self.next + self.interval > last;
-        let skips_request = self.asked > last;
+        let skips_request = self.retry_after > last;
         Wait {
             duration: match (skips_request, is_last) {
                 (true, _) => remaining,
@@ -284,26 +283,26 @@ impl Pace {
         }
     }
 
-    fn keep(&mut self) {
+    fn reset(&mut self) {
         *self = Self::new(self.interval);
     }
 
     fn slow_down(&mut self) {
         self.interval += Self::SLOWER_BY;
-        self.keep();
+        self.reset();
     }
 
     fn back_off(&mut self, retry_after: Option<Duration>) {
         let doubled = (self.backed_off * 2).min(Self::LONGEST_BACK_OFF);
         self.backed_off = self.backed_off.max(doubled);
-        self.asked = retry_after.unwrap_or_default();
-        self.next = self.backed_off.max(self.asked);
+        self.retry_after = retry_after.unwrap_or_default();
+        self.next = self.backed_off.max(self.retry_after);
     }
 }
 
-/// A device authorization under way: what to show to the person, and what to poll with.
+/// A pending device authorization: the user code and URL to show to the user, and the device code to poll with.
 ///
-/// It holds the device code, which `Debug` does not print.
+/// `Debug` does not print the device code.
 #[derive(Clone)]
 pub struct DeviceAuthorization {
     device_code: Secret,
@@ -318,7 +317,7 @@ pub struct DeviceAuthorization {
 }
 
 impl DeviceAuthorization {
-    /// The answer may hold the only device code of a login that goes on: only what can't be done without is asked for.
+    /// Reads the response tolerantly: only the fields without which the flow can't continue are required.
     fn from_answer(
         answer: &Answer<'_>,
         object: &Object<'_>,
@@ -338,23 +337,23 @@ impl DeviceAuthorization {
             Some(Value::Number(code)) => code.to_string(),
             _ => return Err(missing("user_code", "a string or a number")),
         };
-        // Nobody could type a character that is not seen.
+        // A user can't type an invisible character.
         let user_code = sanitize_to(&user_code, &[], LONGEST_USER_CODE);
         if user_code.is_empty() || user_code.chars().count() > LONGEST_USER_CODE {
             return Err(not_as_described(format!(
-                "the answer's user_code can't be shown: it has no visible character, or more than {LONGEST_USER_CODE}"
+                "the response's user_code can't be shown: it has no visible character, or more than {LONGEST_USER_CODE}"
             )));
         }
         let verification_uri = object
             .text("verification_uri")
             .ok_or_else(|| missing("verification_uri", "the address that the user opens"))?;
         let verification_uri = checked_verification_uri(&verification_uri, endpoint)
-            .map_err(|why| not_as_described(format!("the answer's verification_uri {why}")))?;
+            .map_err(|why| not_as_described(format!("the response's verification_uri {why}")))?;
         let timing = answer.timing;
         let granted = Granted::device_code();
         let mut life = granted.life(object.value("expires_in").as_ref(), timing);
         if life.granted.is_zero() {
-            // Nobody could use the code: that can't be meant.
+            // A code that has already expired is useless, so the default lifetime is assumed.
             life = granted.life(None, timing);
         }
         Ok(Self {
@@ -370,23 +369,23 @@ impl DeviceAuthorization {
         })
     }
 
-    /// The code that the user confirms, such as `WDJB-MJHT`. It is meant to be shown: it is one line, and has no control
-    /// characters or others that are not seen.
+    /// The code that the user confirms, such as `WDJB-MJHT`. It is safe to display: one line without control characters or
+    /// other invisible characters.
     #[must_use]
     pub fn user_code(&self) -> &str {
         &self.user_code
     }
 
-    /// The address that the user opens, without the user code. It is an `https` URL (`http` is accepted for loopback hosts, and
-    /// for the hosts of an [`Endpoint`] that has such bases) without a user name, all in ASCII: a host in another alphabet
-    /// shows as it is looked up (`xn--…`), so none passes for another.
+    /// The URL that the user opens, without the user code. It is an `https` URL without a user name (`http` is accepted for
+    /// loopback hosts, and for the hosts of an [`Endpoint`] that uses `http`). It is all ASCII: an internationalised host name
+    /// is in Punycode (`xn--…`), so that it can't imitate another one.
     #[must_use]
     pub fn verification_uri(&self) -> &str {
         self.verification_uri.as_str()
     }
 
-    /// The address with the user code in it (`?user_code=…`), for a link or a QR code. It is made from these two; a
-    /// `verification_uri_complete` (RFC 8628 section 3.2) of the answer is ignored.
+    /// The verification URI with the user code in its query (`?user_code=…`), for a link or a QR code. A
+    /// `verification_uri_complete` (RFC 8628 section 3.2) in the response is ignored.
     #[must_use]
     pub fn verification_url(&self) -> String {
         let mut url = self.verification_uri.clone();
@@ -395,20 +394,20 @@ impl DeviceAuthorization {
         url.into()
     }
 
-    /// The least time between two polls, as the server asks for; 5 seconds when it does not say.
+    /// The minimum time between two polls: the server's `interval`, or 5 seconds by default.
     #[must_use]
     pub fn interval(&self) -> Duration {
         self.interval
     }
 
-    /// How long the person had to decide when it began.
+    /// The lifetime of the device code when it was issued.
     #[must_use]
     pub fn expires_in(&self) -> Duration {
         self.expires_in
     }
 
-    /// How long the user still has to decide: by the monotonic clock, or by the wall clock if that says less, because
-    /// the former may stand still while a system is suspended.
+    /// The remaining lifetime of the device code: by the monotonic clock or the wall clock, whichever is less. The monotonic
+    /// clock may stop while the system is suspended.
     #[must_use]
     pub fn remaining(&self) -> Duration {
         let monotonic = self
@@ -418,7 +417,7 @@ impl DeviceAuthorization {
         monotonic.min(wall.unwrap_or_default())
     }
 
-    /// Coze's log id of the answer that began it.
+    /// The log id of Coze's response.
     #[must_use]
     pub fn log_id(&self) -> Option<&str> {
         self.log_id.as_deref()
@@ -428,7 +427,7 @@ impl DeviceAuthorization {
         let error = Error::new(
             ErrorKind::DeviceCodeExpired,
             format!(
-                "nobody confirmed the user code within {} s",
+                "the user did not confirm the user code within {} s",
                 self.expires_in.as_secs()
             ),
         )
@@ -454,17 +453,17 @@ impl fmt::Debug for DeviceAuthorization {
     }
 }
 
-/// Coze's have 9 characters.
+/// In characters. Coze's user codes have 9.
 const LONGEST_USER_CODE: usize = 100;
 
-/// In bytes. Coze's have some 30; a QR code or a terminal's line takes no more than this either.
+/// In bytes. Coze's verification URIs have about 30.
 const LONGEST_VERIFICATION_URI: usize = 2048;
 
-/// An address that a user may be asked to open; or why not, without quoting it.
+/// Parses a verification URI that is safe to open. The error says why it is not, without quoting it.
 fn checked_verification_uri(uri: &str, endpoint: &Endpoint) -> Result<Url, &'static str> {
-    // A URL parser drops some of these.
+    // A URL parser silently removes some of these.
     if uri.contains(|c: char| is_invisible(c) || c.is_whitespace()) {
-        return Err("holds white space, a control character, or another that is not seen");
+        return Err("contains white space, a control character or another invisible character");
     }
     if uri.len() > LONGEST_VERIFICATION_URI {
         return Err("is longer than 2,048 bytes");
@@ -474,36 +473,36 @@ fn checked_verification_uri(uri: &str, endpoint: &Endpoint) -> Result<Url, &'sta
         return Err("has no host");
     };
     if !url.username().is_empty() || url.password().is_some() {
-        return Err("has a user name or password in it");
+        return Err("contains a user name or password");
     }
     match url.scheme() {
         "https" => Ok(url),
         "http" if coze_wire::is_loopback(&url) || is_http_host_of(endpoint, &host) => Ok(url),
         "http" => Err("is not an https URL"),
-        _ => Err("is not an address that a browser opens"),
+        _ => Err("is not an http or https URL"),
     }
 }
 
-/// Whether the endpoint itself is reached at this host by plain `http`: the caller has allowed it by name.
+/// Whether the endpoint itself uses plain `http` with this host: then the caller has allowed it explicitly.
 fn is_http_host_of(endpoint: &Endpoint, host: &Host<&str>) -> bool {
     let bases = [endpoint.api_base(), endpoint.www_base()];
     let mut bases = bases.iter().filter_map(|base| Url::parse(base).ok());
     bases.any(|base| base.scheme() == "http" && base.host().as_ref() == Some(host))
 }
 
-/// How it stands after one request.
+/// The result of [`DeviceFlow::poll_once`].
 #[derive(Debug, Clone)]
 #[allow(
     clippy::large_enum_variant,
-    reason = "one comes every few seconds; a box would only be in the way of matching"
+    reason = "a value is returned every few seconds, and a box would make matching harder"
 )]
 #[non_exhaustive]
 pub enum Poll {
-    /// The person approved.
+    /// The user approved.
     Granted(Token),
-    /// The person has not decided yet.
+    /// The user has not decided yet.
     Pending,
-    /// The person has not decided yet, and the next request must come 5 seconds later from now on.
+    /// The user has not decided yet, and the interval must be 5 seconds longer from now on.
     SlowDown,
 }
 
@@ -511,25 +510,25 @@ pub enum Poll {
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct PollStep {
-    /// How many requests were made so far.
+    /// The number of requests so far.
     pub requests: u32,
-    /// What the last one said.
+    /// The result of the last request.
     pub status: PollStatus,
-    /// The wait before the next one.
+    /// The delay before the next request.
     pub next_in: Duration,
-    /// How long the person still has to decide.
+    /// The remaining lifetime of the device code.
     pub remaining: Duration,
 }
 
-/// What a request of [`DeviceFlow::poll_with`] said.
+/// The result of one request of [`DeviceFlow::poll_with`].
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum PollStatus {
-    /// The person has not decided yet.
+    /// The user has not decided yet.
     Pending,
-    /// The same, and polling goes on more slowly.
+    /// The user has not decided yet, and polling continues with a longer interval.
     SlowDown,
-    /// The request failed in a way that may pass; polling goes on more slowly.
+    /// The request failed with a transient error, and polling continues after a backoff.
     Failed(Error),
 }
 
@@ -538,46 +537,45 @@ mod tests {
     use super::*;
 
     #[test]
-    fn slow_down_adds_five_seconds_each_and_failures_double() {
+    fn each_slow_down_adds_five_seconds_and_failures_double_the_interval() {
         let secs = Duration::from_secs;
         let mut pace = Pace::new(secs(1));
         pace.slow_down();
         pace.slow_down();
         assert_eq!(pace.next, secs(11));
-        pace.keep();
-        assert_eq!(pace.next, secs(11), "for good");
+        pace.reset();
+        assert_eq!(pace.next, secs(11), "slow_down is permanent");
         pace.back_off(None);
         assert_eq!(pace.next, secs(22));
         pace.back_off(Some(secs(100)));
-        assert_eq!(pace.next, secs(100), "Retry-After counts once");
+        assert_eq!(pace.next, secs(100), "Retry-After applies once");
         pace.back_off(None);
         assert_eq!(pace.next, secs(60), "up to a minute");
-        pace.keep();
-        assert_eq!(pace.next, secs(11), "until Coze answers again");
+        pace.reset();
+        assert_eq!(pace.next, secs(11), "a response of Coze's resets the backoff");
         pace.interval = secs(65);
-        pace.keep();
+        pace.reset();
         pace.back_off(None);
-        assert_eq!(pace.next, secs(65), "slow_down is never taken back");
+        assert_eq!(pace.next, secs(65), "the cap does not shorten the interval");
     }
 
     #[test]
-    fn the_last_poll_comes_just_before_the_end_and_no_sooner_than_an_interval_after_the_one_before()
-    {
-        for (interval, life, polls) in [
+    fn the_last_poll_is_just_before_expiry_and_an_interval_after_the_previous_one() {
+        for (interval, lifetime, polls) in [
             (1, 3, &[1000, 2500][..]),
             (5, 12, &[5000, 11_500]),
             (5, 300, &[]),
-            // An interval of the code's life or more.
+            // The interval is not shorter than the code's lifetime.
             (5, 5, &[4500]),
             (600, 300, &[299_500]),
             (1, 1, &[750]),
         ] {
             let pace = Pace::new(Duration::from_secs(interval));
-            let life = Duration::from_secs(life);
+            let lifetime = Duration::from_secs(lifetime);
             let mut at = Duration::ZERO;
             let mut made = Vec::new();
             loop {
-                let wait = pace.wait(life - at);
+                let wait = pace.wait(lifetime - at);
                 assert!(made.is_empty() || wait.duration >= pace.interval);
                 at += wait.duration;
                 made.push(at.as_millis());
@@ -585,7 +583,7 @@ mod tests {
                     break;
                 }
             }
-            assert!(life - at <= Pace::LAST_BEFORE_END, "{interval} {life:?}");
+            assert!(lifetime - at <= Pace::LAST_BEFORE_EXPIRY, "{interval} {lifetime:?}");
             assert!(polls.is_empty() || made == polls, "{made:?}");
         }
     }

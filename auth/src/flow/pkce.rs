@@ -1,4 +1,4 @@
-//! Authorization code with PKCE: a client that can't keep a secret.
+//! [`PkceFlow`]: authorization code with PKCE, for public clients.
 
 use std::fmt;
 
@@ -13,10 +13,10 @@ use super::{
 };
 use crate::{Error, Flow, OAuthClient, RefreshToken, Result, Token};
 
-/// The authorization code flow of a public client: desktop, mobile, single page.
+/// The authorization code flow of a public client, which can't keep a secret: a desktop, mobile or single-page application.
 ///
-/// It is used like [`WebFlow`](crate::WebFlow), without a secret: each login has a code verifier of its
-/// own, and the authorize page sees only the verifier's hash (S256).
+/// It is used like [`WebFlow`](crate::WebFlow). Instead of a client secret, each login has its own code verifier; the
+/// authorize URL contains only the verifier's hash (`S256`).
 ///
 /// Sources: RFC 7636; <https://www.coze.cn/open/docs/developer_guides/oauth_pkce>.
 ///
@@ -27,7 +27,7 @@ use crate::{Error, Flow, OAuthClient, RefreshToken, Result, Token};
 /// let pkce = PkceFlow::new(OAuthClient::new(Endpoint::COM)?, "client-id")?;
 ///
 /// let (url, login) = pkce.login("http://127.0.0.1:8080/callback").begin()?;
-/// // Open `url` in a browser, and when it comes back:
+/// // Open `url` in a browser. When the callback arrives:
 /// let token = pkce.complete(login, "/callback?code=…&state=…").await?;
 /// # Ok(()) }
 /// ```
@@ -35,24 +35,23 @@ use crate::{Error, Flow, OAuthClient, RefreshToken, Result, Token};
 pub struct PkceFlow(pub(super) AuthorizationCodeFlow<CodeVerifier>);
 
 impl PkceFlow {
-    /// The flow of one public client.
+    /// Creates the flow of one public client.
     ///
     /// # Errors
     ///
-    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) when the client id is empty or holds a control
-    /// character. Surrounding white space is dropped.
+    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) when the client id is empty or contains a control
+    /// character. Surrounding white space is removed.
     pub fn new(client: OAuthClient, client_id: impl AsRef<str>) -> Result<Self> {
         let app = App::new(Flow::Pkce, client, client_id.as_ref(), None)?;
         Ok(Self(AuthorizationCodeFlow::of(app)))
     }
 
-    /// Begins a login that will come back to this redirect URI, which must be one of the (at most 3)
-    /// registered ones, letter by letter.
+    /// Starts a login. The redirect URI must be identical to one of those that are registered for the app (at most 3).
     pub fn login(&self, redirect_uri: impl Into<String>) -> LoginBuilder<'_, CodeVerifier> {
         self.0.login(redirect_uri.into())
     }
 
-    /// Completes a login with what the browser came back with: the callback's whole URL, its path and
+    /// Completes a login: checks the callback's `state` and redeems its code. `callback` is the whole URL, its path and
     /// query, or its query alone.
     ///
     /// # Errors
@@ -62,7 +61,7 @@ impl PkceFlow {
         self.0.complete(login, callback).await
     }
 
-    /// Gets the next token. The refresh token sent is redeemed by it, and the response holds a new one.
+    /// Redeems a refresh token. It is invalid afterwards; the returned token contains its successor.
     ///
     /// # Errors
     ///
@@ -72,25 +71,25 @@ impl PkceFlow {
     }
 }
 
-/// A code verifier (RFC 7636 section 4.1): 43 to 128 characters out of `A-Z a-z 0-9 - . _ ~`.
+/// A code verifier (RFC 7636 section 4.1): 43 to 128 of the characters `A-Z a-z 0-9 - . _ ~`.
 ///
-/// [`PkceFlow::login`] makes a random one by itself; use your own only when it was made elsewhere.
+/// [`PkceFlow::login`] generates a random one; pass your own only if it was generated elsewhere.
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "Secret")]
 pub struct CodeVerifier(Secret);
 
 impl CodeVerifier {
-    /// Takes a verifier that was made elsewhere.
+    /// Wraps a verifier that was generated elsewhere.
     ///
     /// # Errors
     ///
-    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) when it is not of the form above.
+    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) when it has another length or other characters.
     pub fn new(code_verifier: impl Into<String>) -> Result<Self> {
         let code_verifier = Secret::from(code_verifier.into());
         let text = code_verifier.expose();
         if !(43..=128).contains(&text.len()) {
             return Err(Error::invalid_input(format!(
-                "the code verifier has {} bytes; RFC 7636 asks for 43 to 128",
+                "the code verifier has {} bytes; RFC 7636 requires 43 to 128",
                 text.len()
             )));
         }
@@ -99,7 +98,7 @@ impl CodeVerifier {
             .all(|b| b.is_ascii_alphanumeric() || b"-._~".contains(&b))
         {
             return Err(Error::invalid_input(
-                "the code verifier holds a character other than A-Z a-z 0-9 - . _ ~ (RFC 7636)",
+                "the code verifier contains a character other than A-Z a-z 0-9 - . _ ~ (RFC 7636)",
             ));
         }
         Ok(Self(code_verifier))
@@ -155,7 +154,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_vector_of_rfc_7636_appendix_b() {
+    fn the_challenge_matches_rfc_7636_appendix_b() {
         let verifier = CodeVerifier::new("dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk").unwrap();
         assert_eq!(
             **verifier.challenge(CodeChallengeMethod::S256).unwrap(),
@@ -164,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn a_verifier_that_breaks_the_rfc_is_refused_and_not_printed() {
+    fn an_invalid_verifier_is_refused_and_not_printed() {
         for bad in [
             "hush".to_owned(),
             "x".repeat(42),
@@ -182,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn a_random_verifier_satisfies_the_rfc_and_a_stored_login_is_the_same_again() {
+    fn a_random_verifier_is_valid_and_a_login_survives_serialisation() {
         let client = OAuthClient::new(crate::Endpoint::CN).unwrap();
         let pkce = PkceFlow::new(client, "id").unwrap();
         let login = pkce.login("https://example.com/cb").state("hush-state");
@@ -200,7 +199,7 @@ mod tests {
         );
         let short = stored.replace(verifier, "short");
         assert!(serde_json::from_str::<Login<CodeVerifier>>(&short).is_err());
-        // Neither flow completes a login of the other.
+        // A serialised PKCE login is not accepted as a login of the web flow.
         assert!(serde_json::from_str::<Login>(&stored).is_err());
     }
 }

@@ -1,4 +1,4 @@
-//! Authorization code with a client secret: a web application with a backend.
+//! [`WebFlow`]: authorization code with a client secret, for web applications with a backend.
 
 use super::{
     app::App,
@@ -6,12 +6,11 @@ use super::{
 };
 use crate::{Flow, OAuthClient, RefreshToken, Result, Token};
 
-/// The authorization code flow of a web application: its backend keeps a client secret.
+/// The authorization code flow of a web application, whose backend keeps a client secret.
 ///
-/// 1. [`login`](Self::login) gives the address of Coze's authorize page, and a [`Login`] to keep in
-///    the user's session.
-/// 2. The browser comes back; [`complete`](Self::complete) checks the state and turns the code into a
-///    [`Token`].
+/// 1. [`login`](Self::login) returns the URL of Coze's authorize page, and a [`Login`] to keep in the user's session.
+/// 2. Coze redirects the browser to the redirect URI; [`complete`](Self::complete) checks `state` and exchanges the code
+///    for a [`Token`].
 /// 3. [`refresh`](Self::refresh) gets the next token. Refresh tokens are single-use.
 ///
 /// Sources: RFC 6749 section 4.1; <https://www.coze.cn/open/docs/developer_guides/oauth_code>.
@@ -23,7 +22,7 @@ use crate::{Flow, OAuthClient, RefreshToken, Result, Token};
 /// let web = WebFlow::new(OAuthClient::new(Endpoint::COM)?, "client-id", "client-secret")?;
 ///
 /// let (url, login) = web.login("https://example.com/callback").begin()?;
-/// // Keep `login` in the session, send the browser to `url`, and when it comes back:
+/// // Keep `login` in the session and redirect the browser to `url`. In the handler of the callback:
 /// let token = web.complete(login, "/callback?code=…&state=…").await?;
 ///
 /// if let Some(refresh_token) = token.refresh_token() {
@@ -35,12 +34,12 @@ use crate::{Flow, OAuthClient, RefreshToken, Result, Token};
 pub struct WebFlow(pub(super) AuthorizationCodeFlow<()>);
 
 impl WebFlow {
-    /// The flow of one web application.
+    /// Creates the flow of one web application.
     ///
     /// # Errors
     ///
     /// [`InvalidInput`](crate::ErrorKind::InvalidInput) when the client id or secret is empty or can't
-    /// be sent. What env files leave around them (white space, a pair of quotation marks, `\n`) is dropped.
+    /// be sent. Surrounding white space, a pair of quotation marks and `\n`, as env files leave them, are removed.
     pub fn new(
         client: OAuthClient,
         client_id: impl AsRef<str>,
@@ -51,32 +50,31 @@ impl WebFlow {
         Ok(Self(AuthorizationCodeFlow::of(app)))
     }
 
-    /// Begins a login that will come back to this redirect URI, which must be one of the (at most 3)
-    /// registered ones, letter by letter.
+    /// Starts a login. The redirect URI must be identical to one of those that are registered for the app (at most 3).
     pub fn login(&self, redirect_uri: impl Into<String>) -> LoginBuilder<'_> {
         self.0.login(redirect_uri.into())
     }
 
-    /// Completes a login with what the browser came back with: the callback's whole URL, its path and
+    /// Completes a login: checks the callback's `state` and redeems its code. `callback` is the whole URL, its path and
     /// query, or its query alone.
     ///
     /// # Errors
     ///
     /// - [`StateMismatch`](crate::ErrorKind::StateMismatch): the callback belongs to another login.
     /// - [`Refused`](crate::ErrorKind::Refused): the user refused, or Coze refused the code.
-    /// - [`InvalidCallback`](crate::ErrorKind::InvalidCallback): there is no code in it.
-    /// - Those of the transport and of invalid responses; a code that may have been sent is redeemed.
+    /// - [`InvalidCallback`](crate::ErrorKind::InvalidCallback): the callback contains no code.
+    /// - Errors of the transport, and invalid responses. The code may have been redeemed; start a new login.
     pub async fn complete(&self, login: Login, callback: &str) -> Result<Token> {
         self.0.complete(login, callback).await
     }
 
-    /// Gets the next token. The refresh token sent is redeemed by it, and the response holds a new one.
+    /// Redeems a refresh token. It is invalid afterwards; the returned token contains its successor.
     ///
     /// # Errors
     ///
     /// [`Refused`](crate::ErrorKind::Refused) with [`InvalidGrant`](crate::ErrorCode::InvalidGrant)
-    /// when the refresh token is invalid, used or older than 30 days: the user must sign in again.
-    /// Else as [`complete`](Self::complete).
+    /// when the refresh token is invalid, already redeemed or older than 30 days: the user must sign in again.
+    /// Errors of the transport, and invalid responses: the refresh token may have been redeemed.
     pub async fn refresh(&self, refresh_token: &RefreshToken) -> Result<Token> {
         self.0.app.refresh(refresh_token).await
     }
