@@ -12,10 +12,11 @@ use coze_wire::{
 };
 use http::StatusCode;
 
-use crate::{
-    RefreshToken,
-    store::{StoreError, StoreErrorKind},
-};
+pub(crate) mod store;
+
+use store::{StoreError, StoreErrorKind};
+
+use crate::RefreshToken;
 
 /// The result of everything in this crate that can fail.
 pub type Result<T, E = Error> = std::result::Result<T, E>;

@@ -11,11 +11,10 @@ use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use crate::{
-    AccessToken, Error, ErrorKind, Result, StoreErrorKind,
+    Error, Result,
     clock::Clock,
     expiry::{Life, Timing},
     input::cleaned,
-    sign_in::Record,
 };
 
 /// An access token as Coze issued it.
@@ -29,14 +28,14 @@ use crate::{
 pub struct Token {
     access_token: Secret,
     authorization: Bearer,
-    refresh_token: Option<RefreshToken>,
-    expires_at: SystemTime,
+    pub(crate) refresh_token: Option<RefreshToken>,
+    pub(crate) expires_at: SystemTime,
     lifetime: Duration,
     is_lifetime_assumed: bool,
     received: Instant,
     received_wall: SystemTime,
-    log_id: Option<String>,
-    client_id: Option<String>,
+    pub(crate) log_id: Option<String>,
+    pub(crate) client_id: Option<String>,
     clock: Clock,
 }
 
@@ -153,7 +152,7 @@ impl RefreshToken {
     ///
     /// # Errors
     ///
-    /// [`InvalidInput`](ErrorKind::InvalidInput) when it is empty.
+    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) when it is empty.
     pub fn new(refresh_token: impl AsRef<str>) -> Result<Self> {
         let refresh_token = cleaned(refresh_token.as_ref());
         if refresh_token.is_empty() {
@@ -210,53 +209,27 @@ impl Token {
         }
     }
 
-    /// Loads a stored token, of whose life this much is left.
-    pub(crate) fn stored(record: &Record, life: Duration, clock: &Clock) -> Result<Self> {
-        let unusable = |why: &dyn std::fmt::Display| {
-            Error::new(
-                ErrorKind::Store(StoreErrorKind::Damaged),
-                format!("the stored access token {why}"),
-            )
-        };
-        let access_token = record
-            .access_token()
-            .ok_or_else(|| unusable(&"is missing"))?;
-        let authorization = Bearer::new(access_token).map_err(|why| unusable(&why))?;
-        Ok(Self {
-            access_token: access_token.clone(),
-            authorization,
-            refresh_token: Some(record.refresh_token().clone()),
-            expires_at: record.expires_at(),
-            lifetime: life,
-            is_lifetime_assumed: false,
-            received: clock.monotonic(),
-            received_wall: clock.wall(),
-            log_id: record.log_id().map(str::to_owned),
-            client_id: record.client_id().map(str::to_owned),
-            clock: clock.clone(),
-        })
-    }
-}
-
-// Of an exchange of the user's own.
-impl Token {
-    /// A token that lives so long from now on.
-    pub(crate) fn exchanged(access_token: &AccessToken, life: Duration) -> Result<Self> {
-        let clock = Clock::System;
+    /// A token whose life of this length begins now, with nothing beside it.
+    pub(crate) fn beginning_now(
+        access_token: Secret,
+        authorization: Bearer,
+        lifetime: Duration,
+        clock: &Clock,
+    ) -> Self {
         let now = clock.wall();
-        Ok(Self {
-            access_token: Secret::from(access_token.expose()),
-            authorization: access_token.bearer(),
+        Self {
+            access_token,
+            authorization,
             refresh_token: None,
-            expires_at: now.checked_add(life).unwrap_or(now),
-            lifetime: life,
+            expires_at: now.checked_add(lifetime).unwrap_or(now),
+            lifetime,
             is_lifetime_assumed: false,
             received: clock.monotonic(),
             received_wall: now,
             log_id: None,
             client_id: None,
-            clock,
-        })
+            clock: clock.clone(),
+        }
     }
 }
 
@@ -265,19 +238,8 @@ impl Token {
     /// One that has just come, without a refresh token.
     pub(crate) fn living(access_token: &str, lifetime: Duration, clock: &Clock) -> Self {
         let access_token = Secret::from(access_token);
-        Self {
-            authorization: Bearer::new(&access_token).unwrap(),
-            access_token,
-            refresh_token: None,
-            expires_at: clock.wall() + lifetime,
-            lifetime,
-            is_lifetime_assumed: false,
-            received: clock.monotonic(),
-            received_wall: clock.wall(),
-            log_id: None,
-            client_id: None,
-            clock: clock.clone(),
-        }
+        let authorization = Bearer::new(&access_token).unwrap();
+        Self::beginning_now(access_token, authorization, lifetime, clock)
     }
 }
 

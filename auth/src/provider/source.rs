@@ -2,6 +2,7 @@
 
 use std::{future::Future, pin::Pin, sync::Arc};
 
+use coze_wire::Secret;
 use tokio::time::Instant;
 
 use super::{
@@ -9,7 +10,9 @@ use super::{
     circuit_breaker::CircuitBreaker,
     retry::{AtDeadline, retrying},
 };
-use crate::{Flow, JwtFlow, JwtTokenRequest, OAuthClient, Result, Token, sign_in::StoredSource};
+use crate::{
+    Flow, JwtFlow, JwtTokenRequest, OAuthClient, Result, Token, clock::Clock, sign_in::StoredSource,
+};
 
 pub(crate) type SourceFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
@@ -73,7 +76,12 @@ where
             let exchange = || (self.exchange)();
             let exchanged = retrying(&self.breaker, deadline, AtDeadline::CutOff, exchange);
             let (access_token, life) = exchanged.await?;
-            Token::exchanged(&access_token, life)
+            Ok(Token::beginning_now(
+                Secret::from(access_token.expose()),
+                access_token.bearer(),
+                life,
+                &Clock::System,
+            ))
         })
     }
 }

@@ -15,14 +15,16 @@ use std::{
 
 use aws_lc_rs::digest::{SHA256, digest};
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-use coze_wire::{Secret, sanitize, sanitize_log_id};
+use coze_wire::{Bearer, Secret, sanitize, sanitize_log_id};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value, value::RawValue};
 use zeroize::Zeroizing;
 
 use super::intent::Intent;
 use crate::{
-    Error, ErrorKind, RefreshToken, Result, Token, random,
+    Error, ErrorKind, RefreshToken, Result, Token,
+    clock::Clock,
+    random,
     store::{Contents, StoreError, StoreErrorKind},
 };
 
@@ -257,6 +259,27 @@ impl Record {
             contents: sealed(&record, padding)?,
             write_id,
         })
+    }
+
+    /// The stored token, of whose life this much is left.
+    pub(super) fn token(&self, life: Duration, clock: &Clock) -> Result<Token> {
+        let unusable = |why: &dyn fmt::Display| {
+            Error::new(
+                ErrorKind::Store(StoreErrorKind::Damaged),
+                format!("the stored access token {why}"),
+            )
+        };
+        let access_token = self
+            .access_token
+            .clone()
+            .ok_or_else(|| unusable(&"is missing"))?;
+        let authorization = Bearer::new(&access_token).map_err(|why| unusable(&why))?;
+        let mut token = Token::beginning_now(access_token, authorization, life, clock);
+        token.refresh_token = Some(self.refresh_token.clone());
+        token.expires_at = self.expires_at();
+        token.log_id.clone_from(&self.log_id);
+        token.client_id.clone_from(&self.client_id);
+        Ok(token)
     }
 
     /// The access token. `None` if the last refresh brought one that can't be used.

@@ -24,7 +24,10 @@ use crate::{
     },
     random,
     runtime::{lock, spawn_on_process},
-    store::{Key, LockLifetime, Owner, Store, StoreError, StoreErrorKind, TryLock, Version},
+    store::{
+        Key, LockLifetime, Owner, Store, StoreError, StoreErrorKind, TryLock, Version,
+        presentable_name,
+    },
 };
 
 /// Between two looks into the store while another owner has the lock: at first, and at most.
@@ -514,7 +517,7 @@ impl Refresher {
 
     /// Uses a token that is stored.
     fn reuse(&self, record: &Record, life: Duration) -> Result<Token> {
-        let token = Token::stored(record, life, self.clock())?;
+        let token = record.token(life, self.clock())?;
         let mut state = self.state();
         if !state.is_given(record) {
             self.loaded.fetch_add(1, Ordering::Relaxed);
@@ -616,7 +619,7 @@ impl Refresher {
                 .entry(intent.owner.clone())
                 .or_insert_with(|| now + left.min(LONGEST_DEADLINE));
             if !left.is_zero() && *until > now {
-                held_by.get_or_insert_with(|| Owner::presentable_name(&intent.name));
+                held_by.get_or_insert_with(|| presentable_name(&intent.name));
             }
         }
         held_by

@@ -86,7 +86,9 @@ fn token(refresh_token: &str) -> Token {
         "sign_in": "s", "generation": 0,
     }))
     .unwrap();
-    Token::stored(&record, Duration::from_secs(900), &Clock::System).unwrap()
+    record
+        .token(Duration::from_secs(900), &Clock::System)
+        .unwrap()
 }
 
 fn record(refresh_token: &str) -> Record {

@@ -14,7 +14,7 @@ use std::{
 
 use coze_auth::store::{
     CompareAndSet, Contents, Key, LockLifetime, Owner, Profile, Store, StoreError, StoreFuture,
-    Stored, TryLock, Version,
+    Stored, TryLock, Version, presentable_name,
 };
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use redis::{Cmd, FromRedisValue};
@@ -283,7 +283,7 @@ fn literal_in_pattern(text: &str) -> String {
 fn name_of(holder: &[u8]) -> Option<String> {
     let holder = String::from_utf8_lossy(holder);
     let (_, name) = holder.split_once(' ')?;
-    Some(Owner::presentable_name(name))
+    Some(presentable_name(name))
 }
 
 /// What the script of a load returns.
