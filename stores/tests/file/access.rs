@@ -453,7 +453,7 @@ pub(crate) async fn meet_mounted_file(at: &Path) {
         let error = change(&store, &first).await;
         let says = [
             "default.json can't be replaced",
-            "mounted by itself",
+            "mount point",
             "mount its folder",
         ];
         assert_told(&[error], StoreErrorKind::Other, &says);
