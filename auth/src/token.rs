@@ -20,7 +20,7 @@ use crate::{
 /// An access token as Coze issued it.
 ///
 /// A [`CachedProvider`](crate::CachedProvider::in_memory) keeps it fresh, a [`SignIn`](crate::SignIn::put) stores it, and an
-/// [`AccessToken`] or a [`FixedToken`](crate::FixedToken) can be made of it by `From`.
+/// [`AccessToken`](crate::AccessToken) or a [`FixedToken`](crate::FixedToken) can be made of it by `From`.
 ///
 /// `Debug` prints no secret. Send the token as [`authorization`](Token::authorization), or
 /// [`expose`](Secret::expose) it where another library wants the bare string.
