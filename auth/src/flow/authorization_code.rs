@@ -193,8 +193,9 @@ impl<P: Proof> LoginBuilder<'_, P> {
 
     /// The URL of the authorize page, for one workspace or for all.
     fn authorize_url(&self, endpoint: &Endpoint, parameters: &[(&str, &str)]) -> Result<Url> {
-        let mut url = Url::parse(endpoint.www_base())
-            .map_err(|error| Error::invalid_input(format!("the WWW base is not a URL ({error})")))?;
+        let mut url = Url::parse(endpoint.www_base()).map_err(|error| {
+            Error::invalid_input(format!("the WWW base is not a URL ({error})"))
+        })?;
         let workspace = match &self.workspace {
             Some(id) => Some(PathId::new("workspace", id)?),
             None => None,

@@ -552,7 +552,11 @@ mod tests {
         pace.back_off(None);
         assert_eq!(pace.next, secs(60), "up to a minute");
         pace.reset();
-        assert_eq!(pace.next, secs(11), "a response of Coze's resets the backoff");
+        assert_eq!(
+            pace.next,
+            secs(11),
+            "a response of Coze's resets the backoff"
+        );
         pace.interval = secs(65);
         pace.reset();
         pace.back_off(None);
@@ -583,7 +587,10 @@ mod tests {
                     break;
                 }
             }
-            assert!(lifetime - at <= Pace::LAST_BEFORE_EXPIRY, "{interval} {lifetime:?}");
+            assert!(
+                lifetime - at <= Pace::LAST_BEFORE_EXPIRY,
+                "{interval} {lifetime:?}"
+            );
             assert!(polls.is_empty() || made == polls, "{made:?}");
         }
     }
