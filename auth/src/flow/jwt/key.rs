@@ -1,4 +1,4 @@
-//! The RSA private key of an OAuth app, in whatever form users have it.
+//! [`PrivateKey`]: the RSA private key of an OAuth app. `key_forms.rs` has the encodings that it accepts.
 
 use std::{fmt, path::Path};
 
@@ -15,10 +15,10 @@ use crate::{
 
 /// The RSA private key that signs JWTs. It is parsed once, and never printed.
 ///
-/// The console offers it as `private_key.pem`: PKCS#8 (`BEGIN PRIVATE KEY`). PKCS#1
-/// (`BEGIN RSA PRIVATE KEY`) is accepted too, and both may come as they come out of environment variables, secret stores and
-/// editors: with CR LF, with `\n` (escaped twice too), on one line, in quotes, indented, in UTF-16, without the
-/// `-----BEGIN` lines, as base64 of the whole text, as DER, or behind other blocks, such as a certificate.
+/// The console provides it as `private_key.pem`, in PKCS#8 (`BEGIN PRIVATE KEY`). PKCS#1 (`BEGIN RSA PRIVATE KEY`) and DER
+/// are accepted, too. The text may be in a form that environment variables, secret stores and editors produce: with CR LF,
+/// with `\n` (also escaped twice), on one line, in quotes, indented, in UTF-16, without the `-----BEGIN` lines, encoded in
+/// base64 as a whole, or after other blocks, such as a certificate.
 ///
 /// Source: <https://www.coze.cn/open/docs/developer_guides/oauth_jwt>.
 pub struct PrivateKey {
@@ -38,25 +38,23 @@ impl PrivateKey {
     ///
     /// # Errors
     ///
-    /// [`PrivateKey`](ErrorKind::PrivateKey), saying what was found instead and how to get what is wanted, when there is no
-    /// private key, it is encrypted, is not an RSA key, has fewer than 2,048 bits, or is damaged.
+    /// [`PrivateKey`](ErrorKind::PrivateKey) when there is no private key, or it is encrypted, is not an RSA key, has fewer than
+    /// 2,048 bits, or is damaged. The message says what was found, and how to get a valid key.
     pub fn from_pem(pem: impl AsRef<[u8]>) -> Result<Self> {
         let key_pair = key_forms::read(pem.as_ref()).map_err(|why| refused(&why))?;
         Ok(Self { key_pair })
     }
 
-    /// Reads a key from a file, of at most 256 KiB: PEM text or DER.
+    /// Reads a key from a file of at most 256 KiB, in PEM or DER.
     ///
     /// # Errors
     ///
-    /// As [`from_pem`](Self::from_pem), naming the file; also when the file can't be read, or is not a regular file.
+    /// As [`from_pem`](Self::from_pem); also when the file can't be read, or is not a regular file. The message contains the
+    /// path.
     pub fn from_pem_file(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
-        let shown = shown_path(path).ok_or_else(|| {
-            refused(
-                "what was given is not a path but the key itself; give its text instead (from_pem)",
-            )
-        })?;
+        let shown = shown_path(path)
+            .ok_or_else(|| refused("the path is the text of a key; read it with from_pem"))?;
         let contents = file::read(path).map_err(|error| {
             Error::new(
                 ErrorKind::PrivateKey,
@@ -71,11 +69,10 @@ impl PrivateKey {
     }
 }
 
-/// It signs where it is polled, and not on a blocking thread. A signature with 2,048 bits takes a quarter of a millisecond,
-/// and a token needs one in its life. Measured on two cores with 64 mints at a time, without a pause: about as many mints
-/// a second either way, and a task beside them is hardly less late with blocking threads, because the cores are what is
-/// short. `benches/` of this project's repository has the figures (`mint`). Who has more cores than that, mints so much,
-/// and has tasks that must not be late can wrap the key in a [`Signer`] that calls `tokio::task::spawn_blocking`.
+/// Signs on the thread that polls the future, not on a blocking thread. A signature with 2,048 bits takes about a quarter of a
+/// millisecond, and each token needs one. With 64 concurrent token requests on two cores, blocking threads improved neither
+/// the throughput nor, noticeably, the latency of other tasks (benchmark `mint` in this project's repository). If you mint at
+/// high rates on many cores, wrap the key in a [`Signer`] that uses `tokio::task::spawn_blocking`.
 impl Signer for PrivateKey {
     fn sign<'a>(&'a self, message: &'a [u8]) -> SignFuture<'a> {
         Box::pin(async move {
@@ -117,7 +114,7 @@ mod tests {
     };
 
     #[test]
-    fn a_key_file_that_can_not_be_read_or_used_is_named() {
+    fn the_path_of_an_unusable_key_file_is_in_the_error() {
         let folder = tempfile::tempdir().unwrap();
         let missing = folder.path().join("missing.pem");
         let error = PrivateKey::from_pem_file(&missing).unwrap_err().to_string();
@@ -126,7 +123,7 @@ mod tests {
         let key_itself = pem("PRIVATE KEY", &PKCS8);
         let error = PrivateKey::from_pem_file(&key_itself).unwrap_err();
         let shown = format!("{error} {error:?}");
-        assert!(shown.contains("the key itself"), "{shown}");
+        assert!(shown.contains("the text of a key"), "{shown}");
         assert!(!shown.contains(&key_itself[40..60]), "{shown}");
 
         let empty = folder.path().join("empty.pem");

@@ -1,4 +1,7 @@
-//! JWT: a service that acts as the application itself.
+//! [`JwtFlow`]: a service authenticates as the application itself, with a signed JWT.
+//!
+//! The claims, with `jti` and the JWT's `iat` and `exp`, are in `claims.rs`; the default lifetime of a JWT is
+//! `DEFAULT_JWT_LIFETIME` there. The lifetime of the *token* is requested with [`JwtTokenRequest::duration`].
 
 mod claims;
 mod key;
@@ -23,18 +26,17 @@ use crate::{
     client::{Credentials, TokenPath},
     input::{PathId, address, identifier, required},
 };
-use claims::{Claims, Header};
+use claims::{Claims, DEFAULT_JWT_LIFETIME, Header};
 pub use key::PrivateKey;
 pub use scope::Scope;
 pub use signer::{SignFuture, Signer};
 
-/// The JWT flow: a service proves that it is the application by a signature, and gets an access token
-/// without any user.
+/// The JWT flow: a service authenticates as the application with a signed JWT, and gets an access token without a user.
 ///
-/// The token has no refresh token: when it expires, ask again.
+/// There is no refresh token: when the access token expires, request another one.
 ///
-/// Sources: RFC 7523; <https://www.coze.cn/open/docs/developer_guides/oauth_jwt>. Coze takes the JWT as a
-/// bearer, not as an `assertion` field, and accepts each JWT once.
+/// Sources: RFC 7523; <https://www.coze.cn/open/docs/developer_guides/oauth_jwt>. Coze expects the JWT as a bearer token, not
+/// as an `assertion` field. Each JWT is single-use.
 ///
 /// ```no_run
 /// # async fn example() -> coze_auth::Result<()> {
@@ -55,11 +57,11 @@ pub struct JwtFlow {
     audience: String,
     key: Arc<RwLock<Key>>,
     jwt_lifetime: Duration,
-    /// By how many seconds the local clock is off, as the last refused JWT taught.
+    /// The correction of the local clock in seconds, learned from the last refused JWT.
     wall_correction: Arc<AtomicI64>,
 }
 
-/// What signs, and the JWT header that names it.
+/// A signer, and the JWT header with its key id.
 #[derive(Clone)]
 struct Key {
     encoded_header: Arc<str>,
@@ -78,7 +80,7 @@ impl Key {
 }
 
 impl JwtFlow {
-    /// Describes the application; [`client_id`](JwtFlowBuilder::client_id),
+    /// Creates a builder; [`client_id`](JwtFlowBuilder::client_id),
     /// [`key_id`](JwtFlowBuilder::key_id) and [`signer`](JwtFlowBuilder::signer) are required.
     pub fn builder(client: OAuthClient) -> JwtFlowBuilder {
         JwtFlowBuilder {
@@ -91,7 +93,7 @@ impl JwtFlow {
         }
     }
 
-    /// Gets a token for everything that the application may do, living 15 minutes.
+    /// Gets a token with all permissions of the application and a lifetime of 15 minutes.
     ///
     /// # Errors
     ///
@@ -100,30 +102,32 @@ impl JwtFlow {
         self.token_for(&JwtTokenRequest::new()).await
     }
 
-    /// Gets a token for less, for longer, or for somebody else: see [`JwtTokenRequest`].
+    /// Gets a token with the duration, scope, session or account of a [`JwtTokenRequest`].
     ///
     /// # Errors
     ///
-    /// - [`InvalidInput`](crate::ErrorKind::InvalidInput) when the request can't be: nothing is sent.
+    /// - [`InvalidInput`](crate::ErrorKind::InvalidInput) when the request is not valid: nothing is sent.
     /// - [`Signing`](crate::ErrorKind::Signing) when the signer fails: nothing is sent.
     /// - [`Refused`](crate::ErrorKind::Refused) with
     ///   [`InvalidClient`](crate::ErrorCode::InvalidClient) when Coze refuses the JWT. If the local clock
-    ///   differs from the server's, by a day at most, a JWT with the server's time has been tried before.
-    /// - Those of the transport and of invalid responses. The next call makes a new JWT, so it may
-    ///   simply be repeated.
+    ///   differs from the server's by at most a day, a second JWT with the server's time was refused, too.
+    /// - Errors of the transport, and invalid responses. Each call signs a new JWT, so the call can be repeated.
     pub async fn token_for(&self, request: &JwtTokenRequest) -> Result<Token> {
         let known = self.wall_correction.load(Ordering::Relaxed);
         let refused = match self.exchange(request, known).await {
             Err(error) if error.code() == Some(&ErrorCode::InvalidClient) => error,
             outcome => return outcome,
         };
-        // A clock that is off makes a JWT that is not valid yet or any more: sign by the server's. The responder chooses
-        // that time, so no JWT is signed for a distant one.
+        // With a wrong local clock, the JWT is not yet valid or has expired: sign another one with the server's time. That
+        // time comes from the response, which is not authenticated by then, so the correction is limited.
         let found = refused.wall_correction().unwrap_or(0);
         if found == known || found.unsigned_abs() > LARGEST_CORRECTION {
             return Err(refused);
         }
-        tracing::debug!(found, "the local clock is off; signing by the server's");
+        tracing::debug!(
+            found,
+            "the local clock is wrong; signing with the server's time"
+        );
         let outcome = self.exchange(request, found).await;
         if outcome.is_ok() {
             self.wall_correction.store(found, Ordering::Relaxed);
@@ -131,8 +135,9 @@ impl JwtFlow {
         outcome
     }
 
-    /// The signed JWT alone, for a request of your own to the token endpoint: a bearer, which Coze accepts once.
-    /// [`duration`](JwtTokenRequest::duration) and [`scope`](JwtTokenRequest::scope) belong to that request, not to the JWT.
+    /// Signs a JWT without sending it, for your own request to the token endpoint. It is a single-use bearer token.
+    /// [`duration`](JwtTokenRequest::duration) and [`scope`](JwtTokenRequest::scope) are not part of the JWT; send them in
+    /// the body of the request.
     ///
     /// # Errors
     ///
@@ -147,11 +152,10 @@ impl JwtFlow {
         signed.await.map_err(|error| error.in_flow(Flow::Jwt))
     }
 
-    /// Signs with another key from now on: in this flow, its clones, and the providers and pools that were made of it. An
-    /// exchange that has begun goes on with the JWT that it has.
+    /// Replaces the signing key of this flow, of its clones, and of the providers and pools that use it. An exchange in
+    /// flight continues with the JWT that is already signed.
     ///
-    /// Register the new public key in the console first; remove the old one there afterwards. Tokens that were issued before
-    /// stay valid.
+    /// Register the new public key in the console first, and remove the old one afterwards. Issued tokens stay valid.
     ///
     /// ```no_run
     /// # fn example(jwt: coze_auth::JwtFlow) -> coze_auth::Result<()> {
@@ -163,7 +167,8 @@ impl JwtFlow {
     ///
     /// # Errors
     ///
-    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) when the key id is empty or can't be sent. The key before stays in use.
+    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) when the key id is empty or can't be sent. The old key stays in
+    /// use.
     pub fn rotate_key(&self, key_id: impl AsRef<str>, signer: impl Signer) -> Result<()> {
         let key = Key::new(key_id.as_ref(), Arc::new(signer));
         let key = key.map_err(|error| error.in_flow(Flow::Jwt))?;
@@ -171,7 +176,7 @@ impl JwtFlow {
         Ok(())
     }
 
-    /// Sends a JWT that was never used before, and whose times are corrected by so many seconds.
+    /// Signs a new JWT, with the local clock corrected by `wall_correction` seconds, and exchanges it for a token.
     async fn exchange(&self, request: &JwtTokenRequest, wall_correction: i64) -> Result<Token> {
         let prepared = async {
             let path = request.path()?;
@@ -208,8 +213,7 @@ impl JwtFlow {
         claims::signed(&key.encoded_header, &claims, &*key.signer).await
     }
 
-    /// The client that it sends its requests through: an API client that takes it too goes to the same endpoint, and
-    /// shares its connections.
+    /// The client that sends this flow's requests. Share it with an API client to use the same endpoint and connections.
     #[must_use]
     pub fn client(&self) -> &OAuthClient {
         &self.client
@@ -226,14 +230,10 @@ impl fmt::Debug for JwtFlow {
     }
 }
 
-/// A JWT lives this long unless the caller says otherwise: long enough for a slow exchange and a clock
-/// a few minutes off, short enough to be of little use to a thief.
-const DEFAULT_JWT_LIFETIME: Duration = Duration::from_secs(600);
-
-/// The largest clock correction that a JWT is signed with, in seconds: a day.
+/// The largest correction of the clock that a JWT is signed with, in seconds: a day.
 const LARGEST_CORRECTION: u64 = 24 * 3600;
 
-/// Makes a [`JwtFlow`].
+/// Builds a [`JwtFlow`].
 #[must_use]
 pub struct JwtFlowBuilder {
     client: OAuthClient,
@@ -257,32 +257,32 @@ impl JwtFlowBuilder {
         self
     }
 
-    /// What signs: a [`PrivateKey`], or a key service behind your own [`Signer`].
+    /// The signer: a [`PrivateKey`], or your own [`Signer`] for a key service.
     pub fn signer(mut self, signer: impl Signer) -> Self {
         self.signer = Some(Arc::new(signer));
         self
     }
 
-    /// The audience (claim `aud`), which otherwise is the endpoint's.
+    /// The audience (claim `aud`); [that of the endpoint](crate::Endpoint::audience) by default.
     pub fn audience(mut self, audience: impl Into<String>) -> Self {
         self.audience = Some(audience.into());
         self
     }
 
-    /// How long a JWT may be used to ask for a token (`exp` minus `iat`), in whole seconds; 10 minutes by
-    /// default. It begins 30 seconds in the past (or half of this, if that is less), so that a local clock that is
-    /// a little fast does not matter. The token's own life is [`JwtTokenRequest::duration`].
+    /// The lifetime of each JWT (`exp` minus `iat`), in whole seconds; 10 minutes by default. `iat` is 30 seconds in the past
+    /// (or half of the lifetime, if that is less), as leeway for clock skew. The lifetime of the token is
+    /// [`JwtTokenRequest::duration`].
     pub fn jwt_lifetime(mut self, jwt_lifetime: Duration) -> Self {
         self.jwt_lifetime = jwt_lifetime;
         self
     }
 
-    /// Checks everything and makes the flow.
+    /// Builds the flow.
     ///
     /// # Errors
     ///
     /// [`InvalidInput`](crate::ErrorKind::InvalidInput) when the client id, the key id or the signer is
-    /// missing, or the JWT's lifetime is under a second or over a day.
+    /// missing, or the JWT's lifetime is not between a second and a day.
     pub fn build(self) -> Result<JwtFlow> {
         self.checked().map_err(|error| error.in_flow(Flow::Jwt))
     }
@@ -291,11 +291,11 @@ impl JwtFlowBuilder {
         let client_id = identifier("client id", &self.client_id)?;
         let signer = self
             .signer
-            .ok_or_else(|| Error::invalid_input("there is neither a private key nor a signer"))?;
+            .ok_or_else(|| Error::invalid_input("the private key or signer is missing"))?;
         let key = Key::new(&self.key_id, signer)?;
         if !(1..=24 * 3600).contains(&self.jwt_lifetime.as_secs()) {
             return Err(Error::invalid_input(format!(
-                "a JWT can't live {:?}; give it 1 second to 1 day",
+                "the JWT's lifetime is {:?}; it must be 1 second to 1 day",
                 self.jwt_lifetime
             )));
         }
@@ -325,8 +325,8 @@ impl fmt::Debug for JwtFlowBuilder {
     }
 }
 
-/// What kind of token a service asks for. By default: everything the application may do, for 15
-/// minutes, in its own name.
+/// The parameters of a token request. By default, the token has all permissions of the application, a lifetime of 15
+/// minutes, and access to the application's own resources.
 ///
 /// ```
 /// use std::time::Duration;
@@ -347,64 +347,62 @@ pub struct JwtTokenRequest {
     on_behalf_of: Option<OnBehalfOf>,
 }
 
-/// Whose resources a token is for, when not the application's own.
+/// The owner of the resources that a token is for, if not the application itself.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum OnBehalfOf {
     Account(String),
     Enterprise(String),
 }
 
-/// The longest life of a token, in seconds (one second less than a day).
+/// The longest lifetime of a token, in seconds (one second less than a day).
 const LONGEST_DURATION: u64 = 86_399;
 
 impl JwtTokenRequest {
-    /// The default: see the type.
+    /// Creates a request with the defaults.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// How long the token shall live, in whole seconds: 1 to 86,399; Coze gives 900 by default.
+    /// The lifetime of the token, in whole seconds: 1 to 86,399; 900 by default.
     pub fn duration(mut self, duration: Duration) -> Self {
         self.duration = Some(duration);
         self
     }
 
-    /// Limits the token to less than what the application may do (channel apps).
+    /// Limits the permissions of the token (channel apps).
     pub fn scope(mut self, scope: Scope) -> Self {
         self.scope = Some(scope);
         self
     }
 
-    /// Names the business user whose conversations the token is limited to:
+    /// Limits the token to the conversations of one end user (session isolation):
     /// <https://www.coze.cn/open/docs/developer_guides/session_isolation>.
     pub fn session_name(mut self, session_name: impl Into<String>) -> Self {
         self.session_name = Some(session_name.into());
         self
     }
 
-    /// Names the device or consumer that usage is counted for.
+    /// The device or consumer that usage is counted for.
     pub fn session_context(mut self, session_context: SessionContext) -> Self {
         self.session_context = Some(session_context);
         self
     }
 
-    /// Asks for the resources of another account or organisation that granted access:
-    /// <https://www.coze.cn/open/docs/developer_guides/oauth_jwt_collaborate>. It takes the place of
-    /// [`enterprise`](Self::enterprise).
+    /// Requests access to the resources of another account or organisation that has granted it:
+    /// <https://www.coze.cn/open/docs/developer_guides/oauth_jwt_collaborate>. Replaces [`enterprise`](Self::enterprise).
     pub fn account(mut self, account_id: impl Into<String>) -> Self {
         self.on_behalf_of = Some(OnBehalfOf::Account(account_id.into()));
         self
     }
 
-    /// Asks as an enterprise's privilege app:
-    /// <https://www.coze.cn/open/docs/developer_guides/oauth_jwt_privilege>. It takes the place of
-    /// [`account`](Self::account).
+    /// Requests access as the privileged app of an enterprise:
+    /// <https://www.coze.cn/open/docs/developer_guides/oauth_jwt_privilege>. Replaces [`account`](Self::account).
     pub fn enterprise(mut self, enterprise_id: impl Into<String>) -> Self {
         self.on_behalf_of = Some(OnBehalfOf::Enterprise(enterprise_id.into()));
         self
     }
 
-    /// The session name, if the request is nothing but that.
+    /// The session name, if the request has no other parameters.
     pub(crate) fn only_session_name(&self) -> Option<&str> {
         match self {
             Self {
@@ -454,12 +452,12 @@ fn checked_duration(duration: Duration) -> Result<i64> {
         .filter(|seconds| (1..=LONGEST_DURATION.cast_signed()).contains(seconds))
         .ok_or_else(|| {
             Error::invalid_input(format!(
-                "a token can't live {duration:?}; ask for 1 to {LONGEST_DURATION} seconds"
+                "the token's duration is {duration:?}; it must be 1 to {LONGEST_DURATION} seconds"
             ))
         })
 }
 
-/// What usage is counted for: quota and billing per device or per consumer. Coze recommends to name one of the two, and accepts
+/// The device or consumer that usage is counted for, in quotas and billing. Coze recommends setting one of the two, and accepts
 /// both.
 ///
 /// Source: <https://www.coze.cn/open/docs/developer_guides/oauth_jwt>.
@@ -477,7 +475,7 @@ pub struct SessionContext {
 }
 
 impl SessionContext {
-    /// Names nothing yet.
+    /// Creates an empty context; set at least one of the two.
     pub fn new() -> Self {
         Self::default()
     }
@@ -488,7 +486,7 @@ impl SessionContext {
         self
     }
 
-    /// A consumer of your own definition (`custom_consumer`).
+    /// A consumer that you define (`custom_consumer`).
     pub fn custom_consumer(mut self, custom_consumer: impl Into<String>) -> Self {
         self.custom_consumer = Some(custom_consumer.into());
         self
@@ -497,7 +495,7 @@ impl SessionContext {
     fn check(&self) -> Result<()> {
         if self.device_id.is_none() && self.custom_consumer.is_none() {
             return Err(Error::invalid_input(
-                "the session context names neither a device id nor a custom consumer",
+                "the session context has neither a device id nor a custom consumer",
             ));
         }
         for (name, value) in [
@@ -540,7 +538,7 @@ mod tests {
     }
 
     #[test]
-    fn ids_and_names_that_say_nothing_are_refused() {
+    fn empty_ids_and_names_are_refused() {
         let request = JwtTokenRequest::new;
         assert!(request().account("").path().is_err());
         assert!(request().enterprise("..").path().is_err());
@@ -558,7 +556,7 @@ mod tests {
         OAuthClient::new(crate::Endpoint::custom("http://127.0.0.1:9").unwrap()).unwrap()
     }
 
-    /// Signs with its name.
+    /// Its signature is its name.
     struct Named(&'static str);
 
     impl Signer for Named {
@@ -567,7 +565,7 @@ mod tests {
         }
     }
 
-    /// The parts of a JWT: the first two as JSON, and the signature.
+    /// The header and claims of a JWT, and its signature.
     fn parts(jwt: &Secret) -> (serde_json::Value, serde_json::Value, Vec<u8>) {
         let parts: Vec<_> = jwt.expose().split('.').collect();
         let decoded = |part: &str| URL_SAFE_NO_PAD.decode(part).unwrap();
@@ -576,7 +574,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_jwt_can_be_had_alone_and_each_is_another() {
+    async fn signed_jwt_signs_a_new_jwt_each_time() {
         let jwt = JwtFlow::builder(client()).client_id("id").key_id("kid");
         let jwt = jwt.signer(Named("one")).build().unwrap();
         let request = JwtTokenRequest::new().session_name("user-42");
@@ -592,7 +590,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_new_key_signs_for_clones_too_and_a_bad_one_changes_nothing() {
+    async fn rotate_key_applies_to_clones_and_an_invalid_key_changes_nothing() {
         let jwt = JwtFlow::builder(client()).client_id("id").key_id("old");
         let jwt = jwt.signer(Named("one")).build().unwrap();
         let clone = jwt.clone();
@@ -609,7 +607,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_jwt_needs_is_asked_for_before_sending() {
+    fn missing_or_invalid_parameters_are_refused_when_built() {
         let client = client();
         let complete = || {
             JwtFlow::builder(client.clone())
@@ -622,8 +620,8 @@ mod tests {
             (complete().client_id(" "), "client id"),
             (complete().key_id(""), "key id"),
             (complete().audience(""), "audience"),
-            (complete().jwt_lifetime(Duration::ZERO), "can't live"),
-            (complete().jwt_lifetime(Duration::MAX), "can't live"),
+            (complete().jwt_lifetime(Duration::ZERO), "JWT's lifetime"),
+            (complete().jwt_lifetime(Duration::MAX), "JWT's lifetime"),
             (
                 JwtFlow::builder(client.clone())
                     .client_id("id")

@@ -1,14 +1,14 @@
-//! Less than everything that an application may do.
+//! [`Scope`]: the permissions that a JWT token is limited to.
 
 use coze_oauth_client::types;
 
 use crate::{Error, Result, input::required};
 
-/// What a JWT token is limited to.
+/// The permissions that a JWT token is limited to.
 ///
 /// Coze documents [`bot_chat`](Self::bot_chat) for channel apps
-/// (<https://www.coze.cn/open/docs/developer_guides/oauth_jwt_channel>); the workspace and workflow parts are
-/// those that the official Go SDK sends.
+/// (<https://www.coze.cn/open/docs/developer_guides/oauth_jwt_channel>); the parts for workspaces and workflows
+/// are the same as in the official Go SDK.
 ///
 /// ```
 /// use coze_auth::Scope;
@@ -58,12 +58,12 @@ fn strings(items: impl IntoIterator<Item = impl Into<String>>) -> Vec<String> {
 const BOT_CHAT: &str = "Connector.botChat";
 
 impl Scope {
-    /// An empty scope, to be filled: one that stays empty is refused when it is used.
+    /// Creates an empty scope. A scope that is still empty when it is used is refused.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Chat with these bots, and nothing else.
+    /// Limits the token to chatting with these bots.
     pub fn bot_chat(bot_ids: impl IntoIterator<Item = impl Into<String>>) -> Self {
         Self::new().account_permissions([BOT_CHAT]).bots(bot_ids)
     }
@@ -103,11 +103,11 @@ impl Scope {
         self
     }
 
-    /// Checks the scope and writes it as Coze reads it.
+    /// Checks the scope and converts it to its wire format.
     pub(super) fn to_wire(&self) -> Result<types::Scope> {
         if *self == Self::new() {
             return Err(Error::invalid_input(
-                "the scope is empty; leave it out to ask for everything granted",
+                "the scope is empty; omit it to request all permissions",
             ));
         }
         let limited = self.workspaces.iter().chain(&self.workflows);
@@ -151,7 +151,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn chat_with_two_bots_is_written_as_documented() {
+    fn bot_chat_is_serialised_as_documented() {
         let scope = Scope::bot_chat(["bot1", "bot2"]).to_wire().unwrap();
         assert_eq!(
             serde_json::to_value(scope).unwrap(),
@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn the_full_form_holds_all_four_parts() {
+    fn all_four_parts_are_serialised() {
         let scope = Scope::bot_chat(["1"])
             .workspace_permissions(["2"], ["a"])
             .workflow_permissions(["3"], ["b", "c"])
@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn a_scope_that_says_nothing_is_refused_rather_than_read_as_everything() {
+    fn an_empty_scope_is_refused_instead_of_granting_everything() {
         assert!(Scope::new().to_wire().is_err());
         let no_bots = Scope::new().bots(Vec::<String>::new());
         assert!(no_bots.to_wire().is_err());

@@ -1,16 +1,16 @@
-//! What signs a JWT.
+//! [`Signer`]: the interface between the JWT flow and a private key or key service.
 
 use std::{error::Error, future::Future, pin::Pin, sync::Arc};
 
-/// What [`Signer::sign`] returns: the signature, or the signer's own error.
+/// The future that [`Signer::sign`] returns: the signature, or an error of the signer.
 pub type SignFuture<'a> =
     Pin<Box<dyn Future<Output = Result<Vec<u8>, Box<dyn Error + Send + Sync>>> + Send + 'a>>;
 
 /// Signs JWTs with RS256: RSASSA-PKCS1-v1_5 with SHA-256 (RFC 7518 section 3.3).
 ///
-/// [`PrivateKey`](crate::PrivateKey) is one. Implement it for a key that never leaves its service (a
-/// KMS, an HSM): the whole message is given, so ask the service for `RSASSA_PKCS1_V1_5_SHA_256` over a raw
-/// message, or hash it first where it wants a digest.
+/// [`PrivateKey`](crate::PrivateKey) implements it. Implement it for a key that never leaves its service (a KMS, an HSM).
+/// `message` is not hashed: request `RSASSA_PKCS1_V1_5_SHA_256` over the raw message, or hash it with SHA-256 first if the
+/// service expects a digest.
 ///
 /// ```
 /// use coze_auth::{SignFuture, Signer};
@@ -31,13 +31,13 @@ pub type SignFuture<'a> =
 /// }
 /// ```
 pub trait Signer: Send + Sync + 'static {
-    /// Signs the message, which is the JWT's header and claims, encoded and joined by a dot.
+    /// Signs the message: the JWT's header and claims, each in base64url, joined by a dot.
     ///
     /// # Errors
     ///
-    /// Whatever the signer says; it becomes the source of an error of kind
-    /// [`Signing`](crate::ErrorKind::Signing), whose text includes its own. It must hold no secret. A provider signs again
-    /// within its deadline if the error is a [transient](crate::Error::transient) one:
+    /// Any error; it becomes the source of an error of kind [`Signing`](crate::ErrorKind::Signing), and its text is part of
+    /// that error's text, so it must not contain a secret. A provider retries within its deadline if the error is
+    /// [transient](crate::Error::transient):
     ///
     /// ```
     /// use coze_auth::{Error, SignFuture, Signer};
@@ -56,7 +56,7 @@ pub trait Signer: Send + Sync + 'static {
     fn sign<'a>(&'a self, message: &'a [u8]) -> SignFuture<'a>;
 }
 
-/// One signer for several flows.
+/// Shares one signer between several flows.
 impl<S: Signer + ?Sized> Signer for Arc<S> {
     fn sign<'a>(&'a self, message: &'a [u8]) -> SignFuture<'a> {
         S::sign(self, message)
