@@ -1,5 +1,4 @@
-//! Where Coze is: the API that issues tokens, the site with the authorize pages, and the audience of
-//! JWTs.
+//! [`Endpoint`]: the base URLs of Coze, and the audience of JWTs.
 
 use std::{borrow::Cow, fmt, str::FromStr};
 
@@ -7,8 +6,8 @@ use url::{Host, Url};
 
 use crate::{Error, Result, input::cleaned};
 
-/// Coze's two hosts, or your own: the API base for token requests, the WWW base for the pages that a
-/// person sees in a browser, and the audience (`aud`) that JWTs name.
+/// The base URLs of Coze or of your own host: the API base for token and API requests, the WWW base for the authorization
+/// pages in the browser, and the audience (`aud`) of JWTs.
 ///
 /// Source: <https://www.coze.cn/open/docs/developer_guides/authentication>.
 ///
@@ -47,17 +46,17 @@ impl Endpoint {
         audience: Cow::Borrowed("api.coze.cn"),
     };
 
-    /// Another host, from its API base. See [`builder`](Self::builder) for more say in it.
+    /// An endpoint for another host, from its API base. To set the WWW base or the audience, use [`builder`](Self::builder).
     ///
     /// # Errors
     ///
-    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) when the base is no `https` URL (`http` is
-    /// taken for loopback hosts), or has a user, a query or a fragment.
+    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) if the base is not an `https` URL (`http` is allowed for loopback
+    /// hosts), or has a user name, a query or a fragment.
     pub fn custom(api_base: impl AsRef<str>) -> Result<Self> {
         Self::builder(api_base.as_ref()).build()
     }
 
-    /// Another host, with its WWW base, audience, or plain `http` set explicitly.
+    /// An endpoint for another host, with options for the WWW base, the audience and plain `http`.
     ///
     /// ```
     /// use coze_auth::Endpoint;
@@ -78,26 +77,26 @@ impl Endpoint {
         }
     }
 
-    /// The base of token and API requests, without a trailing slash.
+    /// The base URL of token and API requests, without a trailing slash.
     #[must_use]
     pub fn api_base(&self) -> &str {
         &self.api_base
     }
 
-    /// The base of the pages that a person sees in a browser, without a trailing slash.
+    /// The base URL of the authorization pages in the browser, without a trailing slash.
     #[must_use]
     pub fn www_base(&self) -> &str {
         &self.www_base
     }
 
-    /// The audience (`aud`) that JWTs name: the API host.
+    /// The audience (`aud`) of JWTs; by default the API host.
     #[must_use]
     pub fn audience(&self) -> &str {
         &self.audience
     }
 }
 
-/// `com` or `cn`, or what [`custom`](Endpoint::custom) accepts.
+/// Parses `com`, `cn`, or an API base as in [`custom`](Endpoint::custom).
 ///
 /// ```
 /// use coze_auth::Endpoint;
@@ -125,7 +124,7 @@ impl Default for Endpoint {
     }
 }
 
-/// Makes an [`Endpoint`]; see [`Endpoint::builder`].
+/// Builds an [`Endpoint`]; see [`Endpoint::builder`].
 #[derive(Clone)]
 #[must_use]
 pub struct EndpointBuilder {
@@ -136,7 +135,7 @@ pub struct EndpointBuilder {
 }
 
 impl fmt::Debug for EndpointBuilder {
-    // The bases are not checked yet: somebody may have put a password into them.
+    // The bases have not been validated, so they may contain a password.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("EndpointBuilder")
             .field("audience", &self.audience)
@@ -146,38 +145,38 @@ impl fmt::Debug for EndpointBuilder {
 }
 
 impl EndpointBuilder {
-    /// Sets the base of the browser pages, which otherwise follows from the API base.
+    /// Sets the WWW base. By default, it is the API base with `www.` instead of a leading `api.`.
     pub fn www_base(mut self, www_base: impl Into<String>) -> Self {
         self.www_base = Some(www_base.into());
         self
     }
 
-    /// Sets the audience of JWTs, which otherwise is the API base's host, without its port.
+    /// Sets the audience of JWTs. By default, it is the host of the API base without the port.
     pub fn audience(mut self, audience: impl Into<String>) -> Self {
         self.audience = Some(audience.into());
         self
     }
 
-    /// Allows plain `http` to this host. Everything that is sent there can be read and changed on
-    /// the way: use it for a mock in a closed network, never for Coze.
+    /// Allows plain `http` for this host. The traffic can be read and changed in transit, so use this only for a mock in a
+    /// closed network, never for Coze.
     ///
-    /// A proxy would see the credentials too, so requests go to this host directly, even where `HTTP_PROXY` or `ALL_PROXY`
-    /// is set. Only a proxy that you set in [`OAuthClientBuilder::http`](crate::OAuthClientBuilder::http) is used.
+    /// A proxy could read the credentials too, so requests to this host ignore `HTTP_PROXY` and `ALL_PROXY`. Only a proxy that
+    /// you set in [`OAuthClientBuilder::http`](crate::OAuthClientBuilder::http) is used.
     pub fn allow_http_host(mut self, host: impl Into<String>) -> Self {
         self.http_hosts.push(host.into());
         self
     }
 
-    /// Checks everything and makes the endpoint.
+    /// Validates the values and builds the endpoint.
     ///
     /// # Errors
     ///
-    /// As [`Endpoint::custom`]; also when the audience is empty.
+    /// Those of [`Endpoint::custom`]; also [`InvalidInput`](crate::ErrorKind::InvalidInput) if the audience is empty.
     pub fn build(self) -> Result<Endpoint> {
         let api = self.checked_base("API base", &self.api_base)?;
         if let Some(right) = api.host_str().and_then(api_host_of_site) {
             return Err(Error::invalid_input(format!(
-                "the API base is a site for people, which issues no tokens; write https://{right}"
+                "the API base is the address of the web site, not of the API; use https://{right}"
             )));
         }
         let www = match &self.www_base {
@@ -202,30 +201,30 @@ impl EndpointBuilder {
         let refused = |why: &str| Err(Error::invalid_input(format!("the {name} {why}")));
         let base = cleaned(base);
         if base.is_empty() {
-            return refused("is empty; write it like https://api.coze.com");
+            return refused("is empty; use a URL such as https://api.coze.com");
         }
         let url = match Url::parse(base) {
             Ok(url) => url,
             Err(error) => {
                 return refused(&format!(
-                    "is not a URL ({error}); write it like https://api.coze.com"
+                    "is not a URL ({error}); use one such as https://api.coze.com"
                 ));
             }
         };
         if !url.username().is_empty() || url.password().is_some() {
-            return refused("has a user name or password in it; remove that");
+            return refused("has a user name or password; remove it");
         }
         if url.query().is_some() || url.fragment().is_some() {
-            return refused("has a query or a fragment in it; remove that");
+            return refused("has a query or a fragment; remove it");
         }
         let Some(host) = url.host() else {
-            return refused("has no host; write it like https://api.coze.com");
+            return refused("has no host; use a URL such as https://api.coze.com");
         };
         match url.scheme() {
             "https" => Ok(url),
             "http" if coze_wire::is_loopback(&url) || self.allows_http(&host) => Ok(url),
             "http" => refused(&format!(
-                "sends credentials in the clear: {host} is not a loopback host; use https, or allow this host by name (allow_http_host)"
+                "would send credentials unencrypted, because {host} is not a loopback host; use https, or allow http for this host (allow_http_host)"
             )),
             other => refused(&format!("has the scheme {other}; use https")),
         }
@@ -239,7 +238,7 @@ impl EndpointBuilder {
     }
 }
 
-/// The API's host, where the host of one of Coze's sites stands in its place.
+/// The API host that belongs to the host of a Coze web site.
 fn api_host_of_site(host: &str) -> Option<&'static str> {
     let host = host.strip_suffix('.').unwrap_or(host);
     match host.strip_prefix("www.").unwrap_or(host) {
@@ -249,13 +248,15 @@ fn api_host_of_site(host: &str) -> Option<&'static str> {
     }
 }
 
-/// Replaces the host's leading label `api` with `www`; other hosts are used as they are.
+/// Derives the WWW base: replaces a leading `api.` of the host with `www.`.
 fn www_of(api: &Url) -> Result<Url> {
     let mut www = api.clone();
     if let Some(rest) = api.host_str().and_then(|host| host.strip_prefix("api.")) {
         www.set_host(Some(&format!("www.{rest}")))
             .map_err(|error| {
-                Error::invalid_input(format!("no WWW base follows from the API base ({error})"))
+                Error::invalid_input(format!(
+                    "can't derive the WWW base from the API base ({error})"
+                ))
             })?;
     }
     Ok(www)
@@ -292,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn plain_http_is_for_loopback_and_for_hosts_allowed_by_name() {
+    fn plain_http_is_allowed_only_for_loopback_and_listed_hosts() {
         for loopback in [
             "http://localhost:8080",
             "http://mock.localhost",
@@ -312,14 +313,14 @@ mod tests {
         ] {
             let error = Endpoint::custom(elsewhere).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::InvalidInput);
-            assert!(error.to_string().contains("in the clear"), "{error}");
+            assert!(error.to_string().contains("unencrypted"), "{error}");
         }
         let allowed = Endpoint::builder("http://Mock:8080").allow_http_host("mock");
         assert_eq!(allowed.build().unwrap().api_base(), "http://mock:8080");
     }
 
     #[test]
-    fn a_bad_base_is_named_and_credentials_in_it_are_not_printed() {
+    fn an_invalid_base_is_refused_without_printing_credentials() {
         for (base, expected) in [
             ("", "is empty"),
             ("api.coze.com", "not a URL"),

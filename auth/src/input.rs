@@ -1,4 +1,4 @@
-//! Values that callers give, checked before anything is sent.
+//! Cleans and validates input values before they are used in a request.
 
 pub(crate) mod file;
 
@@ -7,12 +7,11 @@ use zeroize::Zeroizing;
 
 use crate::{Error, Result};
 
-/// The pairs of quotation marks that env files, shells, documents and chats put around a value.
+/// Pairs of quotation marks that env files, shells, documents and chats add around a value.
 const QUOTES: [(char, char); 4] = [('"', '"'), ('\'', '\''), ('“', '”'), ('‘', '’')];
 
-/// A value as it was meant: without the white space, the line breaks (real, or escaped as `\n`) and the one pair of
-/// quotation marks that env files, shells and secret stores leave around it. No token, id, secret, URL or key begins or ends
-/// with these.
+/// Removes surrounding white space, line breaks (also escaped ones, `\n`) and one pair of quotation marks, which env files,
+/// shells and secret managers often add. No token, id, secret, URL or key begins or ends with these.
 pub(crate) fn cleaned(value: &str) -> &str {
     let value = trimmed(value);
     let inner = QUOTES
@@ -31,7 +30,7 @@ fn trimmed(value: &str) -> &str {
     value
 }
 
-/// White space, and what is not seen in copied text: a byte order mark, a zero-width space, a word joiner.
+/// White space, or an invisible character from copied text, such as a byte order mark, a zero-width space or a word joiner.
 pub(crate) fn is_blank(c: char) -> bool {
     c.is_whitespace() || !c.is_ascii() && is_invisible(c)
 }
@@ -40,38 +39,39 @@ fn is_quote(c: char) -> bool {
     c == '`' || QUOTES.iter().any(|(open, close)| c == *open || c == *close)
 }
 
-/// What a value holds besides the value, or instead of it.
+/// Detects an assignment, a placeholder or an authentication scheme in place of the plain value. Returns the end of an error
+/// message.
 pub(crate) fn misplaced(value: &str) -> Option<&'static str> {
-    let is_named = |name: &str| {
-        let of_name = |b: u8| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'_';
-        name.len() > 2 && name.bytes().all(of_name)
+    let is_variable_name = |name: &str| {
+        let is_allowed = |b: u8| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'_';
+        name.len() > 2 && name.bytes().all(is_allowed)
     };
     let is_scheme = |word: &str| {
         let word = word.trim_end_matches(':');
         word.eq_ignore_ascii_case("bearer") || word.eq_ignore_ascii_case("authorization")
     };
     let assignment = value.strip_prefix("export ").unwrap_or(value);
-    // What is padded Base64 ends in the equals signs.
+    // The equals signs at the end of base64 padding are not an assignment.
     if let Some((name, assigned)) = assignment.split_once('=')
-        && is_named(name.trim())
+        && is_variable_name(name.trim())
         && !assigned.trim_matches('=').is_empty()
     {
-        return Some("begins with the name of a variable; leave that and the equals sign out");
+        return Some("begins with a variable name; remove the name and the equals sign");
     }
     if ["${", "$(", "{{"]
         .iter()
         .any(|start| value.starts_with(start))
-        || value.strip_prefix('$').is_some_and(is_named)
+        || value.strip_prefix('$').is_some_and(is_variable_name)
         || value.starts_with('<') && value.find('>') == Some(value.len() - 1)
     {
-        return Some("is a placeholder, in whose place nothing has been put");
+        return Some("is a placeholder that was not replaced by a value");
     }
     let first = value.split_inclusive([' ', '\t', ':']).next()?;
     is_scheme(first.trim_end())
-        .then_some("begins with the word Bearer, which is added to it; leave that out")
+        .then_some("begins with the word Bearer; remove it, because it is added automatically")
 }
 
-/// Which character of a value is not allowed, and where it stands; never the value.
+/// Describes the first invalid character and its position, without the value.
 pub(crate) fn misfit(value: &str, is_allowed: impl Fn(char) -> bool) -> Option<String> {
     let (index, found) = value.chars().enumerate().find(|(_, c)| !is_allowed(*c))?;
     let found = match found {
@@ -83,24 +83,24 @@ pub(crate) fn misfit(value: &str, is_allowed: impl Fn(char) -> bool) -> Option<S
         c if c.is_control() => format!("the control character U+{:04X}", u32::from(c)),
         c => format!("the character U+{:04X}", u32::from(c)),
     };
-    Some(format!("holds {found} (character {})", index + 1))
+    Some(format!("contains {found} (character {})", index + 1))
 }
 
-/// An id that becomes a segment of a path: a workspace, an account, an enterprise. Opaque to us, and
-/// percent-encoded by the generated client.
+/// The id of a workspace, account or enterprise that becomes a path segment of a URL. The generated client percent-encodes
+/// it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct PathId(String);
 
 impl PathId {
-    /// Takes an id, cleaned.
+    /// Cleans and checks an id.
     ///
-    /// `.` and `..` are refused because URL parsers fold them, and a backslash
-    /// because they read it as a slash. Control characters are refused because URL parsers drop some.
+    /// `.` and `..` are refused because URL parsers resolve them, and a backslash because they treat it as a slash. Control
+    /// characters are refused because URL parsers remove some of them.
     pub(crate) fn new(name: &str, id: &str) -> Result<Self> {
         let id = cleaned(id);
         let refused = |why: &str| Err(Error::invalid_input(format!("the {name} id {why}")));
         if matches!(id, "." | "..") {
-            return refused("is a dot segment, which URLs fold away");
+            return refused("is a dot segment, which URL parsers remove");
         }
         if id.is_empty() {
             return refused("is empty");
@@ -119,19 +119,19 @@ impl PathId {
     }
 }
 
-/// A text that must be there and fit on one line, such as a session name; trimmed. It may hold, and begin with, anything else:
-/// names in Persian and emoji have joiners in them.
+/// Trims and checks a non-empty text of one line, such as a session name. Invisible characters are allowed, because Persian
+/// names and emoji contain joiners.
 pub(crate) fn required(name: &str, value: &str) -> Result<String> {
     let is_break = |c: char| c.is_control() || matches!(c, '\u{2028}' | '\u{2029}');
     checked(name, value.trim(), |c| !is_break(c)).map(str::to_owned)
 }
 
-/// What stands in a URL or names a host; cleaned.
+/// Cleans and checks a URL or a host name.
 pub(crate) fn address(name: &str, value: &str) -> Result<String> {
     checked(name, cleaned(value), |c| !is_invisible(c)).map(str::to_owned)
 }
 
-/// A path, as far as it is known what was meant: a path of Windows may end in `\n`.
+/// Cleans a path. Only an absolute Unix path loses an escaped line break at its end, because a Windows path may end in `\n`.
 pub(crate) fn cleaned_path(value: &str) -> &str {
     let path = value.trim_matches(is_blank);
     let path = QUOTES
@@ -145,21 +145,21 @@ pub(crate) fn cleaned_path(value: &str) -> &str {
     }
 }
 
-/// The id of an app or a key; cleaned.
+/// Cleans and checks the id of an app or a key.
 pub(crate) fn identifier(name: &str, value: &str) -> Result<String> {
     let is_allowed = |c: char| !(c.is_whitespace() || is_invisible(c) || c == '\\' || is_quote(c));
-    checked(name, in_place(name, value)?, is_allowed).map(str::to_owned)
+    checked(name, cleaned_value(name, value)?, is_allowed).map(str::to_owned)
 }
 
-/// A credential that will be sent as a bearer: visible ASCII without quotation marks and backslashes, which RFC 6750
-/// section 2.1 does not allow either; cleaned, and never printed.
+/// Cleans and checks a credential: visible ASCII without quotation marks and backslashes, which RFC 6750 section 2.1 does not
+/// allow in a bearer token. Errors don't contain the value.
 pub(crate) fn credential(name: &str, value: &str) -> Result<Secret> {
     let is_allowed = |c: char| c.is_ascii_graphic() && c != '\\' && !is_quote(c);
-    checked(name, in_place(name, value)?, is_allowed).map(Secret::from)
+    checked(name, cleaned_value(name, value)?, is_allowed).map(Secret::from)
 }
 
-/// The value, cleaned, unless it is something else.
-fn in_place<'v>(name: &str, value: &'v str) -> Result<&'v str> {
+/// Cleans a value. An error if it is an assignment, a placeholder or an `Authorization` value.
+fn cleaned_value<'v>(name: &str, value: &'v str) -> Result<&'v str> {
     let value = cleaned(value);
     match misplaced(value) {
         Some(why) => Err(Error::invalid_input(format!("the {name} {why}"))),
@@ -177,10 +177,10 @@ fn checked<'v>(name: &str, value: &'v str, is_allowed: impl Fn(char) -> bool) ->
     }
 }
 
-/// A text without its escapes (those of JSON: `\n`, `\/`, `\u003d`), in memory that is wiped. An escape that stands for no
-/// character becomes the control character U+001A (substitute), which no value may hold.
+/// Replaces JSON escapes (`\n`, `\/`, `\u003d`) by their characters, in memory that is zeroized on drop. An invalid escape
+/// becomes the control character U+001A (substitute), which is not allowed in any value.
 pub(crate) fn unescaped(text: &str) -> Zeroizing<String> {
-    // No escape is shorter than what it stands for, so this does not grow, which would leave a copy behind.
+    // No escape is shorter than its character, so the string never reallocates, which would leave a copy in memory.
     let mut plain = Zeroizing::new(String::with_capacity(text.len()));
     let mut rest = text;
     while let Some((before, escape)) = rest.split_once('\\') {
@@ -193,9 +193,9 @@ pub(crate) fn unescaped(text: &str) -> Zeroizing<String> {
             Some('b') => plain.push('\u{8}'),
             Some('f') => plain.push('\u{c}'),
             Some('u') => match unicode_escape(after.as_str()) {
-                Some((c, behind)) => {
+                Some((c, unread)) => {
                     plain.push(c);
-                    after = behind.chars();
+                    after = unread.chars();
                 }
                 None => plain.push('\u{1a}'),
             },
@@ -208,7 +208,7 @@ pub(crate) fn unescaped(text: &str) -> Zeroizing<String> {
     plain
 }
 
-/// The character behind `\u`, which may take a surrogate pair, and what comes after it.
+/// Decodes the digits after `\u`, or a surrogate pair. Returns the character and the rest of the text.
 fn unicode_escape(text: &str) -> Option<(char, &str)> {
     let unit = |text: &str| u16::from_str_radix(text.get(..4)?, 16).ok();
     let first = unit(text)?;
@@ -224,7 +224,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_env_files_and_editors_leave_around_a_value_is_dropped() {
+    fn quotes_and_blanks_around_a_value_are_removed() {
         for raw in [
             "pat_abc",
             " \tpat_abc\r\n",
@@ -245,15 +245,15 @@ mod tests {
         for empty in ["", " ", "\"\"", "''", "\" \"", "\\n"] {
             assert_eq!(cleaned(empty), "", "{empty:?}");
         }
-        // What looks like one of them but is not.
+        // Unpaired quotes and plain letters are kept.
         for kept in ["token", "r", "a'b", "\"abc", "abc'", "'abc\""] {
             assert_eq!(cleaned(kept), kept);
         }
-        assert_eq!(cleaned("'\"abc\"'"), "\"abc\"", "one pair");
+        assert_eq!(cleaned("'\"abc\"'"), "\"abc\"", "only one pair is removed");
     }
 
     #[test]
-    fn an_id_that_no_escaping_could_keep_in_its_segment_is_refused() {
+    fn an_id_that_can_not_be_a_path_segment_is_refused() {
         for bad in ["", " ", ".", "..", "a\\b", "a\tb", "a\nb", "\"7001", "\"\""] {
             assert!(PathId::new("account", bad).is_err(), "{bad:?}");
         }
@@ -265,32 +265,26 @@ mod tests {
     }
 
     #[test]
-    fn a_credential_is_cleaned_and_a_bad_one_is_told_by_its_character_and_not_printed() {
+    fn a_credential_is_cleaned_and_errors_name_the_character_but_not_the_value() {
         assert_eq!(credential("secret", " \"s\"\r\n").unwrap().expose(), "s");
         for (bad, expected) in [
             ("", "is empty"),
             ("\"\"", "is empty"),
-            ("hush\nhush", "holds a line break (character 5)"),
-            ("hush # mine", "holds a space (character 5)"),
-            ("'\"hush\"'", "holds a quotation mark (\") (character 1)"),
-            ("\"hush", "holds a quotation mark (\") (character 1)"),
-            ("hush\\x", "holds a backslash (character 5)"),
-            ("hush\u{7}x", "holds the control character U+0007"),
-            ("hush…", "holds the character U+2026 (character 5)"),
+            ("hush\nhush", "contains a line break (character 5)"),
+            ("hush # mine", "contains a space (character 5)"),
+            ("'\"hush\"'", "contains a quotation mark (\") (character 1)"),
+            ("\"hush", "contains a quotation mark (\") (character 1)"),
+            ("hush\\x", "contains a backslash (character 5)"),
+            ("hush\u{7}x", "contains the control character U+0007"),
+            ("hush…", "contains the character U+2026 (character 5)"),
             ("Bearer hush", "begins with the word Bearer"),
             ("bearer\thush", "begins with the word Bearer"),
             ("Bearer:hush", "begins with the word Bearer"),
             ("Bearer", "begins with the word Bearer"),
             ("Authorization: Bearer hush", "begins with the word Bearer"),
-            ("COZE_API_TOKEN=hush", "begins with the name of a variable"),
-            (
-                "COZE_API_TOKEN=\"hush\"",
-                "begins with the name of a variable",
-            ),
-            (
-                "export COZE_API_TOKEN=hush",
-                "begins with the name of a variable",
-            ),
+            ("COZE_API_TOKEN=hush", "begins with a variable name"),
+            ("COZE_API_TOKEN=\"hush\"", "begins with a variable name"),
+            ("export COZE_API_TOKEN=hush", "begins with a variable name"),
             ("${HUSH}", "is a placeholder"),
             ("$HUSH", "is a placeholder"),
             ("$(cat hush)", "is a placeholder"),
@@ -305,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn a_credential_that_only_resembles_something_else_is_taken() {
+    fn a_credential_that_resembles_an_assignment_or_placeholder_is_accepted() {
         for good in [
             "ABCD==", "A=B", "abc=def", "$ecret", "<hush", "bearers", "hush$(x)", "a{{b}}",
         ] {
@@ -314,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn an_id_is_cleaned_and_a_text_is_kept_as_it_is() {
+    fn an_id_is_cleaned_and_a_text_is_only_trimmed() {
         assert_eq!(identifier("client id", "'i'\\n").unwrap(), "i");
         for bad in [
             "", "''", "a b", "\"a", "a\\b", "a\nb", "${ID}", "MY_ID=7", "a\u{1a}",
@@ -332,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn a_path_of_windows_keeps_its_end() {
+    fn a_windows_path_keeps_a_trailing_backslash_n() {
         for (path, expected) in [
             (" \"C:\\keys\\n\"\r\n", "C:\\keys\\n"),
             ("'/run/key.pem\\n'", "/run/key.pem"),
@@ -343,7 +337,7 @@ mod tests {
     }
 
     #[test]
-    fn escapes_are_those_of_json() {
+    fn json_escapes_are_decoded_without_reallocation() {
         for json in [
             r#""plain""#,
             r#""a\n\r\t\b\f\"\\\/z""#,
@@ -353,10 +347,10 @@ mod tests {
             let expected: String = serde_json::from_str(json).unwrap();
             let plain = unescaped(json.trim_matches('"'));
             assert_eq!(*plain, expected, "{json}");
-            assert!(plain.capacity() <= json.len(), "it has not grown");
+            assert!(plain.capacity() <= json.len(), "reallocated");
         }
-        for odd in ["\\u12", "\\ud83d", "\\ud83d\\u0041", "\\uéé"] {
-            assert!(unescaped(odd).starts_with('\u{1a}'), "{odd}");
+        for invalid in ["\\u12", "\\ud83d", "\\ud83d\\u0041", "\\uéé"] {
+            assert!(unescaped(invalid).starts_with('\u{1a}'), "{invalid}");
         }
         assert_eq!(*unescaped("a\\"), "a");
     }

@@ -1,5 +1,5 @@
-//! Random strings, bytes and jitter, straight from the operating system: aws-lc-rs's generator takes a third of a second to
-//! start, which a program that asks for one token would feel.
+//! Random strings, bytes and jitter from the operating system's generator. The generator of aws-lc-rs takes a third of a
+//! second to start, which is too slow for a program that needs only one token.
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use coze_wire::Secret;
@@ -7,10 +7,10 @@ use zeroize::Zeroizing;
 
 use crate::{Error, ErrorKind, Result};
 
-/// Random bytes in a state, a code verifier or a JWT's id: 43 characters once encoded.
+/// The length of a `state`, code verifier or `jti` before encoding.
 const STRING_BYTES: usize = 32;
 
-/// A string of 43 URL-safe characters: 256 bits.
+/// Returns 256 random bits as 43 URL-safe characters. Used for `state`, code verifiers and `jti`.
 pub(crate) fn string() -> Result<Secret> {
     Ok(URL_SAFE_NO_PAD.encode(*bytes::<STRING_BYTES>()?).into())
 }
@@ -18,19 +18,23 @@ pub(crate) fn string() -> Result<Secret> {
 pub(crate) fn bytes<const N: usize>() -> Result<Zeroizing<[u8; N]>> {
     let mut bytes = Zeroizing::new([0; N]);
     getrandom::fill(bytes.as_mut()).map_err(|error| {
-        Error::new(ErrorKind::System, "the system gave no random bytes").with_source(error)
+        Error::new(
+            ErrorKind::System,
+            "the operating system has no random bytes",
+        )
+        .with_source(error)
     })?;
     Ok(bytes)
 }
 
-/// Evenly spread over 0 to 1; 1 where the system has no random bytes.
+/// Uniformly distributed between 0 and 1; 1 if the operating system has no random bytes.
 pub(crate) fn fraction() -> f64 {
     bytes().map_or(1.0, |bytes| {
         f64::from(u32::from_ne_bytes(*bytes)) / f64::from(u32::MAX)
     })
 }
 
-/// Spreads the refreshes of many instances: 0.75 to 1.25.
+/// A factor between 0.75 and 1.25, so that many instances don't refresh at the same time.
 pub(crate) fn jitter() -> f64 {
     0.75 + fraction() / 2.0
 }
@@ -47,7 +51,7 @@ mod tests {
     }
 
     #[test]
-    fn fractions_are_spread() {
+    fn fractions_are_uniformly_distributed() {
         let fractions: Vec<f64> = (0..1000).map(|_| fraction()).collect();
         let mean = fractions.iter().sum::<f64>() / 1000.0;
         assert!((0.4..0.6).contains(&mean), "{mean}");

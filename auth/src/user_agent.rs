@@ -1,17 +1,17 @@
-//! How this crate names itself to Coze, in the form that the official SDKs use:
-//! `coze<lang>/<version> <lang>/<lang version> <os>/<os version>`, and the same as JSON.
+//! The `User-Agent` header, in the format of the official SDKs:
+//! `coze<lang>/<version> <lang>/<lang version> <os>/<os version>`. [`CLIENT_USER_AGENT`] has the same values as JSON.
 
 use http::HeaderValue;
 use serde::Serialize;
 
 use crate::{Error, Result};
 
-/// The header with the JSON form.
+/// The name of the header with the JSON format.
 pub(crate) const CLIENT_USER_AGENT: &str = "x-coze-client-user-agent";
 
 const LANG: &str = "rust";
 const VERSION: &str = env!("CARGO_PKG_VERSION");
-/// The version of the compiler, found by the build script.
+/// The compiler version, set by the build script.
 const LANG_VERSION: &str = env!("COZE_AUTH_RUSTC_VERSION");
 
 #[derive(Serialize)]
@@ -40,11 +40,11 @@ pub(crate) fn user_agent(product: Option<&str>) -> Result<HeaderValue> {
         .any(|byte| byte != b' ' && !byte.is_ascii_graphic())
     {
         return Err(Error::invalid_input(
-            "the product holds a control or non-ASCII character; write it like my-service/1.2",
+            "the product contains a control or non-ASCII character; use a form like my-service/1.2",
         ));
     }
     HeaderValue::try_from(text)
-        .map_err(|_| Error::invalid_input("the product can't stand in a header"))
+        .map_err(|_| Error::invalid_input("the product is not a valid header value"))
 }
 
 pub(crate) fn client_user_agent() -> Result<HeaderValue> {
@@ -58,10 +58,10 @@ pub(crate) fn client_user_agent() -> Result<HeaderValue> {
     serde_json::to_string(&client)
         .ok()
         .and_then(|json| HeaderValue::try_from(json).ok())
-        .ok_or_else(|| Error::invalid_input("the system's description can't stand in a header"))
+        .ok_or_else(|| Error::invalid_input("the system's description is not a valid header value"))
 }
 
-/// The kernel's release on Unix, such as `6.1.0`; `unknown` elsewhere.
+/// The kernel release on Unix, such as `6.1.0`; `unknown` on other systems.
 fn os_version() -> String {
     #[cfg(unix)]
     let release = rustix::system::uname()
@@ -87,7 +87,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_user_agent_has_the_documented_form_and_ends_with_the_product() {
+    fn the_user_agent_has_the_documented_format_and_ends_with_the_product() {
         let text = user_agent(Some(" my-service/1.2 ")).unwrap();
         let parts: Vec<_> = text.to_str().unwrap().split(' ').collect();
         assert_eq!(parts.len(), 4, "{parts:?}");
@@ -98,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn the_json_form_has_the_five_documented_fields() {
+    fn the_json_format_has_the_five_documented_fields() {
         let json: serde_json::Value =
             serde_json::from_slice(client_user_agent().unwrap().as_bytes()).unwrap();
         let fields: Vec<_> = json.as_object().unwrap().keys().cloned().collect();
@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn a_product_that_would_break_the_header_is_refused() {
+    fn a_product_that_is_not_a_valid_header_value_is_refused() {
         for product in ["", " ", "a\r\nX: y", "é/1"] {
             assert!(user_agent(Some(product)).is_err(), "{product:?}");
         }

@@ -38,9 +38,10 @@ const VARIABLES: [&str; 12] = [
     API_BASE,
 ];
 
-/// The documented variables that are set.
+/// The values of the variables in [`VARIABLES`] that are set and not empty.
 pub(super) struct Environment {
     values: BTreeMap<&'static str, Zeroizing<String>>,
+    /// Variables whose values are not valid Unicode.
     unreadable: Vec<&'static str>,
 }
 
@@ -77,13 +78,13 @@ impl Environment {
         })
     }
 
-    /// An id; one that is not there is reported elsewhere.
+    /// A checked id. A missing one has already been reported by [`missing`](Self::missing).
     fn id(&self, name: &'static str, problems: &mut Problems) -> Option<String> {
         problems.checked(name, identifier("id", self.get(name)?))
     }
 
-    /// What a flow needs: one variable out of each group.
-    fn needs(flow: Flow) -> &'static [&'static [&'static str]] {
+    /// The variables that a flow requires: at least one of each group.
+    fn required(flow: Flow) -> &'static [&'static [&'static str]] {
         match flow {
             Flow::Token => &[&[TOKEN_VARIABLE]],
             Flow::Web => &[&[WEB_CLIENT_ID], &[WEB_CLIENT_SECRET]],
@@ -97,7 +98,7 @@ impl Environment {
         }
     }
 
-    /// What a flow may have besides.
+    /// The optional variables of a flow.
     fn optional(flow: Flow) -> &'static [&'static str] {
         match flow {
             Flow::Web => &[WEB_REDIRECT_URI, API_BASE],
@@ -107,7 +108,7 @@ impl Environment {
     }
 
     fn missing(&self, flow: Flow) -> Vec<String> {
-        Self::needs(flow)
+        Self::required(flow)
             .iter()
             .filter(|group| !group.iter().any(|name| self.has(name)))
             .map(|group| group.join(" or "))
@@ -123,8 +124,8 @@ impl Environment {
         for missing in self.missing(flow) {
             problems.add(&missing, format!(" is not set (flow {flow})"));
         }
-        let of_flow = Self::needs(flow).iter().flat_map(|group| *group);
-        for name in of_flow.chain(Self::optional(flow)) {
+        let required = Self::required(flow).iter().flat_map(|group| *group);
+        for name in required.chain(Self::optional(flow)) {
             if self.unreadable.contains(name) {
                 problems.add(name, " is not valid Unicode");
             }
@@ -137,7 +138,7 @@ impl Environment {
             Flow::Pkce => self.get(PKCE_REDIRECT_URI),
             _ => None,
         };
-        let (credentials, endpoint) = problems.none_or(credentials.zip(endpoint))?;
+        let (credentials, endpoint) = problems.into_result(credentials.zip(endpoint))?;
         Ok(OAuthConfig {
             credentials,
             endpoint,
@@ -153,10 +154,10 @@ impl Environment {
         match *complete {
             [flow] => Ok(flow),
             [] => {
-                let begun: Vec<_> = Flow::ALL
+                let incomplete: Vec<_> = Flow::ALL
                     .into_iter()
                     .filter(|flow| {
-                        Self::needs(*flow)
+                        Self::required(*flow)
                             .iter()
                             .flat_map(|g| *g)
                             .any(|n| self.has(n))
@@ -167,12 +168,12 @@ impl Environment {
                             .map(move |missing| format!("{missing} is not set (flow {flow})"))
                     })
                     .collect();
-                let what = if begun.is_empty() {
+                let what = if incomplete.is_empty() {
                     format!(
-                        "none of Coze's variables is set; set {TOKEN_VARIABLE}, or those of a flow (COZE_WEB_OAUTH_…, COZE_PKCE_OAUTH_…, COZE_DEVICE_OAUTH_…, COZE_JWT_OAUTH_…)"
+                        "none of Coze's variables is set; set {TOKEN_VARIABLE}, or the variables of a flow (COZE_WEB_OAUTH_…, COZE_PKCE_OAUTH_…, COZE_DEVICE_OAUTH_…, COZE_JWT_OAUTH_…)"
                     )
                 } else {
-                    begun.join("; ")
+                    incomplete.join("; ")
                 };
                 Err(Error::new(
                     ErrorKind::Configuration,
@@ -184,7 +185,7 @@ impl Environment {
                 Err(Error::new(
                     ErrorKind::Configuration,
                     format!(
-                        "the environment describes several flows completely: {}; choose one (from_env_for)",
+                        "the environment has the variables of several flows: {}; choose one with from_env_for",
                         names.join(", ")
                     ),
                 ))
@@ -254,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn the_one_complete_flow_is_found_though_another_is_begun() {
+    fn the_only_complete_flow_is_selected_despite_an_incomplete_one() {
         for (variables, flow) in [
             (&[(TOKEN_VARIABLE, " pat\n")][..], Flow::Token),
             (&[(WEB_CLIENT_ID, "i"), (WEB_CLIENT_SECRET, "s")], Flow::Web),
@@ -269,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn what_an_env_file_keeps_around_a_value_is_dropped() {
+    fn quotes_whitespace_and_escaped_line_breaks_around_values_are_removed() {
         let quoted = config(
             &[
                 (WEB_CLIENT_ID, "\"i\""),
@@ -288,28 +289,28 @@ mod tests {
             client_secret,
         } = quoted.credentials
         else {
-            panic!("it is for the web")
+            panic!("not the web flow")
         };
         assert_eq!((&*client_id, client_secret.expose()), ("i", "s"));
         let token = config(&[(TOKEN_VARIABLE, "\"pat_abc\\n\"")], None).unwrap();
         let ConfiguredCredentials::Token(token) = token.credentials else {
-            panic!("it is a token")
+            panic!("not a token")
         };
         assert_eq!(token.authorization(), "Bearer pat_abc");
     }
 
     #[test]
-    fn what_can_not_be_told_apart_is_named_by_variable_and_character() {
+    fn an_invalid_value_is_reported_by_variable_and_character() {
         for (name, value, expected) in [
             (
                 TOKEN_VARIABLE,
                 "\"hush",
-                "COZE_API_TOKEN: the token holds a quotation mark",
+                "COZE_API_TOKEN: the token contains a quotation mark",
             ),
             (
                 TOKEN_VARIABLE,
                 "hush # mine",
-                "COZE_API_TOKEN: the token holds a space",
+                "COZE_API_TOKEN: the token contains a space",
             ),
             (
                 TOKEN_VARIABLE,
@@ -319,7 +320,7 @@ mod tests {
             (
                 DEVICE_CLIENT_ID,
                 "hu\\nsh",
-                "COZE_DEVICE_OAUTH_CLIENT_ID: the id holds a backslash (character 3)",
+                "COZE_DEVICE_OAUTH_CLIENT_ID: the id contains a backslash (character 3)",
             ),
         ] {
             let text = problems(&[(name, value)], None);
@@ -328,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn base_and_redirect_uri_are_taken_over() {
+    fn api_base_and_redirect_uri_are_read() {
         let config = config(
             &[
                 (WEB_CLIENT_ID, "i"),
@@ -355,7 +356,7 @@ mod tests {
     }
 
     #[test]
-    fn everything_missing_is_reported_at_once_by_name() {
+    fn all_missing_variables_are_reported_at_once() {
         let text = problems(&[(JWT_CLIENT_ID, "i"), (WEB_CLIENT_SECRET, "hush")], None);
         for name in [
             JWT_KEY_ID,
@@ -374,7 +375,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_file_wins_over_an_inline_key() {
+    fn a_key_file_takes_precedence_over_an_inline_key() {
         let jwt = [
             (JWT_CLIENT_ID, "i"),
             (JWT_KEY_ID, "k"),
@@ -395,7 +396,7 @@ mod tests {
 
     #[cfg(unix)]
     #[test]
-    fn a_value_that_is_not_unicode_is_named() {
+    fn a_variable_that_is_not_unicode_is_reported() {
         use std::os::unix::ffi::OsStringExt;
         let value =
             |name: &str| (name == TOKEN_VARIABLE).then(|| OsString::from_vec(b"hush\xff".to_vec()));

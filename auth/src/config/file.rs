@@ -1,4 +1,4 @@
-//! The console's file `coze_oauth_config.json`.
+//! Parser for `coze_oauth_config.json`, which the Coze console offers for download.
 
 use std::collections::BTreeMap;
 
@@ -11,57 +11,58 @@ use crate::{
     input::{cleaned, credential, is_blank, unescaped},
 };
 
-/// Reads the text of the file that goes by this name.
+/// Parses the text of the file. `name` is used in errors.
 pub(super) fn config(name: &str, text: &str) -> Result<OAuthConfig> {
     let mut problems = Problems::new(name);
-    // Editors on Windows put a byte order mark before it, chats and web pages a no-break or a zero-width space.
+    // Editors on Windows add a byte order mark; text copied from a chat or a web page may start with a no-break or zero-width
+    // space.
     let text = text.trim_start_matches(|c: char| !c.is_ascii() && is_blank(c));
     if text.trim().is_empty() {
-        return problems.refuse("is empty, where a JSON object is wanted");
+        return problems.refuse("is empty; a JSON object is expected");
     }
     let fields: Fields<'_> = match serde_json::from_str(text) {
         Ok(fields) => fields,
-        // The parser's own message would quote the text.
+        // The parser's message would quote the text, which may contain secrets.
         Err(error) if error.is_data() => return problems.refuse("is JSON, but not an object"),
         Err(error) => {
             let advice = advice(&error, text);
             return problems.refuse(format!("is not valid JSON: {error}{advice}"));
         }
     };
-    note_other_spellings(&fields, &mut problems);
+    report_misspelled_fields(&fields, &mut problems);
     ConfigFile::read(&fields, &mut problems).check(problems)
 }
 
-/// What to do about JSON that can't be parsed, by what stands at the place where it can't.
+/// A suggestion for fixing invalid JSON, based on the character at the position of the error.
 fn advice(error: &serde_json::Error, text: &str) -> &'static str {
     let line = text.lines().nth(error.line().saturating_sub(1));
     let rest = line.and_then(|line| line.get(error.column().saturating_sub(1)..));
     let message = error.to_string();
     if message.starts_with("control character") {
-        return r" (write a line break inside a text as \n, a tab as \t)";
+        return r" (write a line break inside a string as \n, a tab as \t)";
     }
     if message.starts_with("invalid escape") {
-        return r" (write a backslash inside a text as \\)";
+        return r" (write a backslash inside a string as \\)";
     }
     match rest.unwrap_or_default().chars().next() {
         Some('/' | '#') => " (JSON has no comments; remove them)",
         Some('\'' | '“' | '”' | '‘' | '’') => {
-            " (write texts in straight double quotation marks)"
+            " (use straight double quotation marks for strings)"
         }
         Some(c) if !c.is_ascii() && is_blank(c) => {
-            " (an invisible character or a no-break space is there; remove it)"
+            " (remove the invisible character or no-break space)"
         }
         Some(c) if c.is_ascii_alphabetic() && message.starts_with("key must be a string") => {
-            " (write the names of fields in double quotation marks)"
+            " (put field names in double quotation marks)"
         }
-        _ if error.is_eof() => " (the text ends too early)",
+        _ if error.is_eof() => " (the file is incomplete)",
         _ => "",
     }
 }
 
-/// Notes a field that is not there, but by its name in another spelling, such as `clientId`. It would be ignored, and where it is
-/// optional nobody would be told.
-fn note_other_spellings(fields: &Fields<'_>, problems: &mut Problems) {
+/// Reports a field whose name is misspelled, such as `clientId`, if the correct name is missing. Otherwise a misspelled optional
+/// field would be ignored silently.
+fn report_misspelled_fields(fields: &Fields<'_>, problems: &mut Problems) {
     let plain = |name: &str| {
         let letters = name.chars().filter(char::is_ascii_alphanumeric);
         letters.collect::<String>().to_ascii_lowercase()
@@ -71,12 +72,11 @@ fn note_other_spellings(fields: &Fields<'_>, problems: &mut Problems) {
         .filter(|name| !fields.contains_key(*name))
     {
         if fields.keys().any(|other| plain(other) == plain(name)) {
-            problems.add(name, " is there in another spelling; write it as here");
+            problems.add(name, " is misspelled; use exactly this name");
         }
     }
 }
 
-/// The names of the fields.
 const FIELDS: [&str; 7] = [
     "client_type",
     "client_id",
@@ -87,11 +87,11 @@ const FIELDS: [&str; 7] = [
     "coze_www_base",
 ];
 
-/// The fields, each as the JSON that it is in the text: serde_json would copy a text with escapes, as every private key is, to
-/// memory that it does not wipe.
+/// The fields as raw JSON. For a string with escapes, such as a private key, `serde_json` would use an internal buffer that is not
+/// zeroized.
 type Fields<'t> = BTreeMap<String, &'t RawValue>;
 
-/// Fields that some programs write as numbers.
+/// Fields that may be numbers instead of strings.
 const IDS: [&str; 2] = ["client_id", "public_key_id"];
 
 /// The file `coze_oauth_config.json`, which the Coze console offers and all official SDKs read.
@@ -171,10 +171,10 @@ impl ConfigFile {
             client_secret: secret("client_secret"),
             private_key: secret("private_key"),
         };
-        let those = " (one of pkce, jwt, device, web)";
-        let client_type = problems.required_one_of("client_type", those, client_type);
-        let client_type = client_type.and_then(|word| {
-            let known = ClientType::ALL.into_iter().find(|t| t.as_str() == word);
+        let values = " (one of pkce, jwt, device, web)";
+        let client_type = problems.required_one_of("client_type", values, client_type);
+        let client_type = client_type.and_then(|name| {
+            let known = ClientType::ALL.into_iter().find(|t| t.as_str() == name);
             if known.is_none() {
                 problems.add("client_type", " must be one of pkce, jwt, device, web");
             }
@@ -198,8 +198,11 @@ impl ConfigFile {
                 ("private_key", self.private_key.is_some()),
             ] {
                 if given {
-                    let contradicted = public.as_str();
-                    problems.add(field, format!(" contradicts client_type {contradicted}"));
+                    let client_type = public.as_str();
+                    problems.add(
+                        field,
+                        format!(" is not allowed for client_type {client_type}"),
+                    );
                 }
             }
         }
@@ -236,7 +239,7 @@ impl ConfigFile {
                 jwt_credentials(client_id, key_id, private_key)
             }
         };
-        let (credentials, endpoint) = problems.none_or(credentials.zip(endpoint))?;
+        let (credentials, endpoint) = problems.into_result(credentials.zip(endpoint))?;
         Ok(OAuthConfig {
             credentials,
             endpoint,
@@ -281,12 +284,12 @@ mod tests {
     }
 
     #[test]
-    fn an_id_that_is_a_number_is_read_and_another_number_is_reported_once() {
+    fn a_numeric_id_is_accepted_and_other_types_are_reported_once() {
         let json = r#"{"client_type":"device","client_id":7312345678901234567}"#;
         let ConfiguredCredentials::Device { client_id } =
             config("x.json", json).unwrap().credentials
         else {
-            panic!("it is for a device")
+            panic!("not the device flow")
         };
         assert_eq!(client_id, "7312345678901234567");
         for bad in ["-7", "7.5", "7e3", "true", "[7]", "{}"] {
@@ -298,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn values_are_read_without_what_templates_leave_around_them() {
+    fn quotes_whitespace_and_escaped_line_breaks_around_values_are_removed() {
         let json = r#"{"client_type":" \"web\"\n","client_id":"'i'","client_secret":"\"\u0073\"\\n",
             "coze_api_base":"\"https://api.coze.cn\"","coze_www_base":"\"\""}"#;
         let config = config("x.json", json).unwrap();
@@ -308,13 +311,13 @@ mod tests {
             client_secret,
         } = config.credentials
         else {
-            panic!("it is for the web")
+            panic!("not the web flow")
         };
         assert_eq!((&*client_id, client_secret.expose()), ("i", "s"));
     }
 
     #[test]
-    fn a_file_that_is_not_a_text_of_its_size_is_refused_with_the_reason() {
+    fn a_file_that_is_not_regular_not_utf8_or_too_large_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("x.json");
         let refusal = |path: &std::path::Path| {
@@ -343,7 +346,7 @@ mod tests {
     }
 
     #[test]
-    fn the_bases_are_taken_over() {
+    fn both_base_urls_are_read() {
         let config = config(
             "x.json",
             r#"{"client_type":"pkce","client_id":"i","coze_api_base":"https://api.coze.cn/",
@@ -353,7 +356,7 @@ mod tests {
     }
 
     #[test]
-    fn everything_missing_is_reported_at_once_by_name() {
+    fn all_missing_fields_are_reported_at_once() {
         let text = problems(r#"{"client_type":"jwt","coze_api_base":"http://api.coze.com"}"#);
         for name in [
             "x.json",
@@ -372,7 +375,7 @@ mod tests {
     }
 
     #[test]
-    fn a_field_in_another_spelling_is_named_as_it_should_be_and_once() {
+    fn a_misspelled_field_is_reported_once_by_its_correct_name() {
         for (json, name) in [
             (r#"{"clientType":"web"}"#, "client_type"),
             (r#"{"client_type":"pkce","clientId":"hush"}"#, "client_id"),
@@ -383,7 +386,7 @@ mod tests {
             ),
         ] {
             let text = problems(json);
-            let expected = format!("{name} is there in another spelling");
+            let expected = format!("{name} is misspelled");
             assert!(text.contains(&expected), "{expected}: {text}");
             assert!(!text.contains(&format!("{name} is missing")), "{text}");
         }
@@ -392,17 +395,17 @@ mod tests {
     }
 
     #[test]
-    fn an_escape_that_stands_for_no_character_is_refused() {
+    fn an_invalid_escape_is_refused() {
         let text =
             problems(r#"{"client_type":"web","client_id":"i","client_secret":"hush\ud800"}"#);
         assert!(
-            text.contains("the client secret holds the control character U+001A (character 5)"),
+            text.contains("the client secret contains the control character U+001A (character 5)"),
             "{text}"
         );
     }
 
     #[test]
-    fn bases_of_two_sites_are_a_contradiction() {
+    fn base_urls_of_different_sites_are_refused() {
         for bases in [
             r#""coze_www_base":"https://www.coze.cn""#,
             r#""coze_api_base":"https://api.coze.cn","coze_www_base":"https://www.coze.com""#,
@@ -411,21 +414,21 @@ mod tests {
                 r#"{{"client_type":"pkce","client_id":"i",{bases}}}"#
             ));
             assert!(text.contains("coze_www_base"), "{text}");
-            assert!(text.contains("leads to two sites"), "{text}");
+            assert!(text.contains("belong to different sites"), "{text}");
         }
     }
 
     #[test]
-    fn contradictions_and_unusable_values_are_named_and_not_printed() {
+    fn disallowed_fields_and_invalid_values_are_reported_without_their_values() {
         let text = problems(
             r#"{"client_type":"pkce","client_id":"i","client_secret":"hush","private_key":"hush"}"#,
         );
         assert!(
-            text.contains("client_secret contradicts client_type pkce"),
+            text.contains("client_secret is not allowed for client_type pkce"),
             "{text}"
         );
         assert!(
-            text.contains("private_key contradicts client_type pkce"),
+            text.contains("private_key is not allowed for client_type pkce"),
             "{text}"
         );
         let text = problems(
@@ -440,42 +443,36 @@ mod tests {
         let text =
             problems(r#"{"client_type":"web","client_id":"i","client_secret":"hush\nhush"}"#);
         assert!(
-            text.contains("client_secret: the client secret holds"),
+            text.contains("client_secret: the client secret contains"),
             "{text}"
         );
     }
 
     #[test]
-    fn what_is_no_json_object_is_refused_with_the_place() {
+    fn invalid_json_is_refused_with_its_position() {
         for (text, expected) in [
             ("", "x.json is empty"),
             (" \n", "x.json is empty"),
-            ("{\"client_id\":\"", "(the text ends too early)"),
+            ("{\"client_id\":\"", "(the file is incomplete)"),
             ("// hush\n{}", "line 1 column 1 (JSON has no comments"),
             ("{\n  # hush\n}", "line 2 column 3 (JSON has no comments"),
             ("{\"client_id\": \"i\", // hush\n}", "(JSON has no comments"),
-            (
-                "{'client_secret': 'hush'}",
-                "(write texts in straight double",
-            ),
-            (
-                "{“client_secret”: “hush”}",
-                "(write texts in straight double",
-            ),
-            ("{client_secret: 1}", "(write the names of fields in double"),
+            ("{'client_secret': 'hush'}", "(use straight double"),
+            ("{“client_secret”: “hush”}", "(use straight double"),
+            ("{client_secret: 1}", "(put field names in double"),
             (
                 "{\n\u{a0}\u{a0}\"client_id\": 1}",
-                "(an invisible character",
+                "(remove the invisible character",
             ),
             ("{\"client_secret\": \"hu\tsh\"}", r"a tab as \t)"),
             (
                 r#"{"private_key": "C:\hush.pem"}"#,
-                r"(write a backslash inside a text as \\)",
+                r"(write a backslash inside a string as \\)",
             ),
             ("{\n  \"client_secret\": hush}", "line 2 column 20"),
             (
                 "{\"private_key\": \"hush\nhush\"}",
-                r"(write a line break inside a text as \n",
+                r"(write a line break inside a string as \n",
             ),
             ("{\"client_secret\": \"hush\",}", "trailing comma at line 1"),
             ("[\"hush\"]", "not an object"),
@@ -489,10 +486,10 @@ mod tests {
         }
     }
 
-    /// The committed schema is what the types say. To rewrite it:
+    /// To update the schema:
     /// `UPDATE_SCHEMA=1 cargo test -p coze-auth the_committed_schema`.
     #[test]
-    fn the_committed_schema_is_that_of_the_types() {
+    fn the_committed_schema_matches_the_types() {
         let schema =
             serde_json::to_string_pretty(&schemars::schema_for!(ConfigFile)).unwrap() + "\n";
         let path = concat!(
@@ -505,7 +502,7 @@ mod tests {
         let committed = std::fs::read_to_string(path).unwrap_or_default();
         assert!(
             committed == schema,
-            "{path} is stale; rewrite it: UPDATE_SCHEMA=1 cargo test -p coze-auth the_committed_schema"
+            "{path} is out of date; update it: UPDATE_SCHEMA=1 cargo test -p coze-auth the_committed_schema"
         );
     }
 

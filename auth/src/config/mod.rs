@@ -1,5 +1,5 @@
-//! Configuration that users already have: the console's `coze_oauth_config.json`, and the environment
-//! variables of the official SDKs' examples.
+//! Reads the configuration of an OAuth app: the console's `coze_oauth_config.json`, or the environment variables
+//! that the examples of the official SDKs use.
 
 mod environment;
 mod file;
@@ -19,7 +19,7 @@ use crate::{
 };
 use environment::Environment;
 
-/// A complete, checked configuration of one flow.
+/// The complete, validated configuration of one flow.
 ///
 /// ```
 /// use coze_auth::{ConfiguredFlow, OAuthConfig};
@@ -31,7 +31,7 @@ use environment::Environment;
 ///     "coze_www_base": "https://www.coze.cn"
 /// }"#)?;
 /// let ConfiguredFlow::Device(device) = config.build()? else {
-///     return Err("this program is for the device flow".into());
+///     return Err("this program needs an app for the device flow".into());
 /// };
 /// // device.start().await …
 /// # Ok::<(), Box<dyn std::error::Error>>(())
@@ -63,7 +63,7 @@ enum ConfiguredCredentials {
     },
 }
 
-/// The flow that a configuration describes, ready for use.
+/// The flow that an [`OAuthConfig`] describes, ready for use.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum ConfiguredFlow {
@@ -80,8 +80,8 @@ pub enum ConfiguredFlow {
 }
 
 impl ConfiguredFlow {
-    /// The tokens of whatever was configured. Where a user signs in (web, PKCE, device), they are those of this sign-in;
-    /// a fixed token or a JWT app needs none.
+    /// Returns a token provider for this flow. The web, PKCE and device flows need the user's sign-in; a fixed token and
+    /// a JWT app ignore it.
     ///
     /// ```no_run
     /// # async fn example() -> coze_auth::Result<()> {
@@ -89,21 +89,21 @@ impl ConfiguredFlow {
     ///
     /// let provider = OAuthConfig::from_env()?.build()?.provider(None)?;
     /// let token = provider.token().await?;
-    /// // … and before the program ends:
+    /// // Before the program ends:
     /// provider.shutdown().await?;
     /// # Ok(()) }
     /// ```
     ///
     /// # Errors
     ///
-    /// [`Configuration`](ErrorKind::Configuration) when a user has to sign in, and no sign-in is given.
+    /// [`Configuration`](ErrorKind::Configuration) if the flow needs a sign-in and `sign_in` is `None`.
     pub fn provider(self, sign_in: Option<SignIn>) -> Result<Arc<dyn TokenProvider>> {
         let stored = |flow: &Arc<App>| {
-            let none = || {
-                let what = "users sign in by this flow, and no sign-in (SignIn) was given";
+            let missing = || {
+                let what = "this flow needs the sign-in of a user (SignIn), and none was given";
                 Error::new(ErrorKind::Configuration, what).in_flow(flow.flow())
             };
-            let sign_in = sign_in.ok_or_else(none)?;
+            let sign_in = sign_in.ok_or_else(missing)?;
             Ok(CachedProvider::of_app(flow, sign_in).build())
         };
         Ok(Arc::new(match &self {
@@ -117,19 +117,20 @@ impl ConfiguredFlow {
 }
 
 impl OAuthConfig {
-    /// Reads a `coze_oauth_config.json`, of at most 256 KiB, from a path. Unknown fields are ignored,
-    /// but for one that can only be a known field in another spelling, such as `clientId`.
+    /// Reads a `coze_oauth_config.json` file of at most 256 KiB. Unknown fields are ignored, except misspellings of known
+    /// fields, such as `clientId`.
     ///
     /// # Errors
     ///
-    /// [`Configuration`](ErrorKind::Configuration), naming the file and every missing, contradictory (bases of
-    /// coze.com and of coze.cn, too), misspelled or unusable field at once.
+    /// [`Configuration`](ErrorKind::Configuration) if the file can't be read or is not valid. The message names the file
+    /// and all fields that are missing, misspelled, invalid or contradictory, such as the base URLs of both coze.com and
+    /// coze.cn.
     pub fn from_file(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         let name = shown_path(path).ok_or_else(|| {
             Error::new(
                 ErrorKind::Configuration,
-                "what was given is not a path but the configuration itself (use from_json)",
+                "the given path is the configuration itself; pass it to from_json",
             )
         })?;
         let contents = input_file::read(path).map_err(|error| {
@@ -142,19 +143,19 @@ impl OAuthConfig {
         file::config(&name, &text)
     }
 
-    /// Reads the text of a `coze_oauth_config.json`.
+    /// Parses the text of a `coze_oauth_config.json`.
     ///
     /// # Errors
     ///
-    /// As [`from_file`](Self::from_file).
+    /// Those of [`from_file`](Self::from_file).
     pub fn from_json(text: &str) -> Result<Self> {
         file::config("coze_oauth_config.json", text)
     }
 
-    /// Reads the environment variables that the official SDKs' examples use, and finds the flow that
-    /// they describe. A variable that is set to nothing counts as not set. What env files leave around a value (white space, one
-    /// pair of quotation marks, an escaped line break) is dropped; any other character that can't be part of it is an error that
-    /// names the variable and the character, never the value.
+    /// Reads the environment variables that the examples of the official SDKs use, and selects the flow whose variables
+    /// are set. An empty variable counts as not set. Surrounding white space, one pair of quotation marks and escaped line
+    /// breaks, as found in env files, are removed from a value. Any other invalid character is an error, which names the
+    /// variable and the character, but not the value.
     ///
     /// | flow | variables |
     /// |---|---|
@@ -162,33 +163,32 @@ impl OAuthConfig {
     /// | web | `COZE_WEB_OAUTH_CLIENT_ID`, `COZE_WEB_OAUTH_CLIENT_SECRET`, `COZE_WEB_OAUTH_REDIRECT_URI` (optional) |
     /// | PKCE | `COZE_PKCE_OAUTH_CLIENT_ID`, `COZE_PKCE_OAUTH_REDIRECT_URI` (optional) |
     /// | device | `COZE_DEVICE_OAUTH_CLIENT_ID` |
-    /// | JWT | `COZE_JWT_OAUTH_CLIENT_ID`, `COZE_JWT_OAUTH_PUBLIC_KEY_ID`, and `COZE_JWT_OAUTH_PRIVATE_KEY_FILE_PATH` or `COZE_JWT_OAUTH_PRIVATE_KEY` (the file wins) |
+    /// | JWT | `COZE_JWT_OAUTH_CLIENT_ID`, `COZE_JWT_OAUTH_PUBLIC_KEY_ID`, and `COZE_JWT_OAUTH_PRIVATE_KEY_FILE_PATH` or `COZE_JWT_OAUTH_PRIVATE_KEY` (the file takes precedence) |
     /// | all | `COZE_API_BASE` (optional) |
     ///
     /// # Errors
     ///
-    /// [`Configuration`](ErrorKind::Configuration) when no flow is complete, naming what is missing; when
-    /// several are, naming them (then choose with [`from_env_for`](Self::from_env_for)); and when a value
-    /// can't be used.
+    /// [`Configuration`](ErrorKind::Configuration) if no flow is complete, naming the missing variables; if several flows
+    /// are complete, naming them (choose one with [`from_env_for`](Self::from_env_for)); or if a value is invalid.
     pub fn from_env() -> Result<Self> {
         Self::from_variables(|name| std::env::var_os(name), None)
     }
 
-    /// As [`from_env`](Self::from_env), for one flow, whatever else the environment holds.
+    /// Like [`from_env`](Self::from_env), but for one flow; the variables of other flows are ignored.
     ///
     /// # Errors
     ///
-    /// [`Configuration`](ErrorKind::Configuration), naming everything that this flow lacks.
+    /// [`Configuration`](ErrorKind::Configuration) if a variable of this flow is missing or invalid, naming all of them.
     pub fn from_env_for(flow: Flow) -> Result<Self> {
         Self::from_variables(|name| std::env::var_os(name), Some(flow))
     }
 
-    /// As [`from_env`](Self::from_env) or, with a flow, [`from_env_for`](Self::from_env_for), with the
-    /// variables from elsewhere: a `.env` file, a secret store, a test.
+    /// Like [`from_env`](Self::from_env), or [`from_env_for`](Self::from_env_for) if `flow` is given, with variables from
+    /// another source, such as a `.env` file, a secret manager or a test. `variable` returns the value of a name.
     ///
     /// # Errors
     ///
-    /// As those.
+    /// Those of [`from_env`](Self::from_env) and [`from_env_for`](Self::from_env_for).
     pub fn from_variables(
         variable: impl Fn(&str) -> Option<OsString>,
         flow: Option<Flow>,
@@ -196,7 +196,7 @@ impl OAuthConfig {
         Environment::read(variable).config(flow)
     }
 
-    /// The flow that this configures.
+    /// The flow of this configuration.
     #[must_use]
     pub fn flow(&self) -> Flow {
         match self.credentials {
@@ -208,19 +208,19 @@ impl OAuthConfig {
         }
     }
 
-    /// Where Coze is; [`Endpoint::COM`] unless configured.
+    /// The configured endpoint; [`Endpoint::COM`] by default.
     #[must_use]
     pub fn endpoint(&self) -> &Endpoint {
         &self.endpoint
     }
 
-    /// The redirect URI, where the environment named one.
+    /// The redirect URI, if an environment variable sets one.
     #[must_use]
     pub fn redirect_uri(&self) -> Option<&str> {
         self.redirect_uri.as_deref()
     }
 
-    /// The fixed token, if that is what this configures.
+    /// The fixed token, if the flow is [`Flow::Token`].
     pub(crate) fn into_token(self) -> Option<FixedToken> {
         match self.credentials {
             ConfiguredCredentials::Token(token) => Some(token.with_endpoint(self.endpoint)),
@@ -228,20 +228,20 @@ impl OAuthConfig {
         }
     }
 
-    /// Makes the flow, with an [`OAuthClient`] that is default but for the endpoint.
+    /// Builds the flow, with a default [`OAuthClient`] for the configured endpoint.
     ///
     /// # Errors
     ///
-    /// As [`OAuthClientBuilder::build`].
+    /// Those of [`OAuthClientBuilder::build`].
     pub fn build(self) -> Result<ConfiguredFlow> {
         self.build_with(OAuthClient::builder())
     }
 
-    /// Makes the flow, with this client, whose endpoint is set to the configured one.
+    /// Builds the flow with your own client. Its endpoint is set to the configured one.
     ///
     /// # Errors
     ///
-    /// As [`OAuthClientBuilder::build`].
+    /// Those of [`OAuthClientBuilder::build`].
     pub fn build_with(self, client: OAuthClientBuilder) -> Result<ConfiguredFlow> {
         let client = client.endpoint(self.endpoint).build()?;
         Ok(match self.credentials {
@@ -273,10 +273,10 @@ impl OAuthConfig {
     }
 }
 
-/// Everything that is wrong with one configuration.
+/// Collects the problems of a configuration, so that they are reported in one error.
 struct Problems {
     source: String,
-    /// The field or variable, and what is wrong with it.
+    /// The names of fields or variables, with their problems.
     found: Vec<(String, String)>,
 }
 
@@ -299,8 +299,8 @@ impl Problems {
         ))
     }
 
-    /// The value, unless there were problems; then all of them.
-    fn none_or<T>(self, value: Option<T>) -> Result<T> {
+    /// Returns the value, or an error with all problems if there are any.
+    fn into_result<T>(self, value: Option<T>) -> Result<T> {
         match value {
             Some(value) if self.found.is_empty() => Ok(value),
             _ => {
@@ -317,27 +317,28 @@ impl Problems {
         }
     }
 
-    /// The value of a check, its error noted.
+    /// Adds the error of a check, if there is one.
     fn checked<T>(&mut self, name: &str, checked: Result<T>) -> Option<T> {
         checked
             .map_err(|error| self.add(name, format!(": {}", error.summary())))
             .ok()
     }
 
-    /// A value that has to be there.
+    /// Adds a problem if the value is missing.
     fn required<T>(&mut self, name: &str, value: Option<T>) -> Option<T> {
         self.required_one_of(name, "", value)
     }
 
-    /// The same, with the values that are possible. Where it is not there because it can't be used, that has been noted.
-    fn required_one_of<T>(&mut self, name: &str, those: &str, value: Option<T>) -> Option<T> {
-        if value.is_none() && !self.found.iter().any(|(noted, _)| noted == name) {
-            self.add(name, format!(" is missing{those}"));
+    /// Like [`required`](Self::required), with a list of the possible values. A value that is missing because it was invalid
+    /// has already been added.
+    fn required_one_of<T>(&mut self, name: &str, values: &str, value: Option<T>) -> Option<T> {
+        if value.is_none() && !self.found.iter().any(|(added, _)| added == name) {
+            self.add(name, format!(" is missing{values}"));
         }
         value
     }
 
-    /// An id that has to be there.
+    /// Checks an id, and adds a problem if it is missing or invalid.
     fn required_id(&mut self, name: &str, value: Option<String>) -> Option<String> {
         let value = self.required(name, value)?;
         self.checked(name, identifier(name, &value))
@@ -371,7 +372,7 @@ impl Problems {
         if sites.is_some_and(|(api, www)| api != www) {
             let (api_base, www_base) = (endpoint.api_base(), endpoint.www_base());
             let what = format!(
-                " leads to two sites, {api_base} and {www_base}; write both bases of the app's site"
+                ": {api_base} and {www_base} belong to different sites; use both base URLs of the app's site"
             );
             self.add(&named, what);
             return None;
@@ -404,7 +405,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn each_configured_flow_gives_a_provider() {
+    async fn every_flow_has_a_provider() {
         for fields in [
             r#""client_type":"web","client_secret":"s""#,
             r#""client_type":"pkce""#,

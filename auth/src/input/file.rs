@@ -1,4 +1,4 @@
-//! Small files that callers name: a key, a configuration.
+//! Reads small files whose paths the user configures: private keys and configuration files.
 
 use std::{
     fs::{File, FileType, Metadata},
@@ -11,14 +11,14 @@ use zeroize::Zeroizing;
 
 use super::cleaned;
 
-/// The most that is read of a key or a configuration, in bytes (256 KiB). They take a few thousand.
+/// The maximum size of a key or configuration file in bytes (256 KiB). Typical files have a few thousand.
 pub(crate) const FILE_LIMIT: usize = 256 * 1024;
 
-/// The longest path that is shown, in bytes.
+/// The longest path shown in an error, in bytes.
 const LONGEST_PATH: usize = 4096;
 
-/// A path as it may be shown; `None` when it is not a path at all but, by mistake, the contents of the
-/// file: a key or a configuration, which nobody may see. What looks like another secret is redacted.
+/// Formats a path for an error message. `None` if the text is not a path but, by mistake, the contents of a key or a
+/// configuration file, which must not be shown. Anything that looks like another secret is redacted.
 pub(crate) fn shown_path(path: &Path) -> Option<String> {
     let shown = path.display().to_string();
     let text = cleaned(&shown);
@@ -30,29 +30,32 @@ pub(crate) fn shown_path(path: &Path) -> Option<String> {
     (!is_contents).then(|| sanitize_to(&shown, &[], LONGEST_PATH))
 }
 
-/// Whether this can hardly be a path, because it is made of the characters of base64, and as long as a part of a key, or begins
-/// as a short key does: with a DER sequence of less than 256 bytes.
+/// Whether the text is probably base64 of a key: it has only base64 characters, and is either long or starts like a short
+/// key, which is a DER sequence of less than 256 bytes.
 fn is_base64_of_key(text: &str) -> bool {
-    let of_base64 = |c: char| c.is_ascii_alphanumeric() || c.is_whitespace() || "+/-_=".contains(c);
-    let begins_as_key = matches!(text.as_bytes(), [b'M', b'A'..=b'P', ..]) && text.len() >= 48;
-    (text.len() >= 128 || begins_as_key) && !text.starts_with('/') && text.chars().all(of_base64)
+    let is_base64 = |c: char| c.is_ascii_alphanumeric() || c.is_whitespace() || "+/-_=".contains(c);
+    let starts_as_key = matches!(text.as_bytes(), [b'M', b'A'..=b'P', ..]) && text.len() >= 48;
+    (text.len() >= 128 || starts_as_key) && !text.starts_with('/') && text.chars().all(is_base64)
 }
 
-/// Reads a whole file, at most [`FILE_LIMIT`] bytes, into memory that is wiped. Nothing of it is copied elsewhere.
+/// Reads a whole file of at most [`FILE_LIMIT`] bytes into memory that is zeroized on drop, without leaving other copies.
 ///
-/// Only regular files are read: a named pipe may never yield anything, and a device may never end.
+/// Only regular files are read: a read from a named pipe may block forever, and a device may have no end.
 pub(crate) fn read(path: &Path) -> io::Result<Zeroizing<Vec<u8>>> {
-    // Before it is opened, because opening a pipe waits, and opening a device may have effects; and again afterwards,
-    // because it may have been replaced.
+    // Checked before opening, because opening a pipe blocks and opening a device may have side effects. Checked again
+    // afterwards, because the file may have been replaced.
     let metadata = std::fs::metadata(path).map_err(|error| with_advice(error, path))?;
     require_regular(&metadata)?;
     let mut file = open(path)?;
     require_regular(&file.metadata()?)?;
-    // It never grows: growing would leave a copy behind.
+    // The buffer never reallocates, which would leave a copy in memory.
     let mut contents = Zeroizing::new(vec![0; FILE_LIMIT + 1]);
     let mut length = 0;
-    while let Some(room) = contents.get_mut(length..).filter(|room| !room.is_empty()) {
-        match file.read(room) {
+    while let Some(buffer) = contents
+        .get_mut(length..)
+        .filter(|buffer| !buffer.is_empty())
+    {
+        match file.read(buffer) {
             Ok(0) => break,
             Ok(count) => length += count,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -61,7 +64,7 @@ pub(crate) fn read(path: &Path) -> io::Result<Zeroizing<Vec<u8>>> {
     }
     if length > FILE_LIMIT {
         let limit = FILE_LIMIT / 1024;
-        return Err(unfit(&format!("it is larger than {limit} KiB")));
+        return Err(invalid_file(&format!("it is larger than {limit} KiB")));
     }
     contents.truncate(length);
     Ok(contents)
@@ -92,7 +95,7 @@ fn require_regular(metadata: &Metadata) -> io::Result<()> {
     } else {
         special(metadata.file_type())
     };
-    Err(unfit(&format!("it is {what}, not a regular file")))
+    Err(invalid_file(&format!("it is {what}, not a regular file")))
 }
 
 #[cfg(unix)]
@@ -113,9 +116,9 @@ fn special(_: FileType) -> &'static str {
     "a special file"
 }
 
-/// Says why a file is not there though the user sees it, where the path tells that.
+/// Adds advice to a "not found" error if the path shows the cause.
 fn with_advice(error: io::Error, path: &Path) -> io::Error {
-    // Windows calls a name with characters that it does not allow invalid, not missing.
+    // On Windows, a path with disallowed characters is an invalid file name, not a missing file.
     if !matches!(
         error.kind(),
         io::ErrorKind::NotFound | io::ErrorKind::InvalidFilename
@@ -126,28 +129,30 @@ fn with_advice(error: io::Error, path: &Path) -> io::Error {
     let advice = if text.trim().is_empty() {
         "the path is empty"
     } else if path.is_symlink() {
-        "it is a symbolic link to what is not there"
+        "it is a symbolic link whose target does not exist"
     } else if text.starts_with("file:") {
         "give a path, not a URL"
     } else if text.starts_with(['~', '$', '%']) {
-        "~ and variables are not replaced in a path; write it out"
+        "~ and variables are not expanded; write the whole path"
     } else if cleaned(&text) != text {
-        "the path begins or ends with white space or quotation marks; leave them out"
+        "the path begins or ends with white space or quotation marks; remove them"
     } else {
         return error;
     };
     io::Error::new(error.kind(), format!("{error}; {advice}"))
 }
 
-fn unfit(why: &str) -> io::Error {
+fn invalid_file(why: &str) -> io::Error {
     io::Error::other(why)
 }
 
-/// The text in a file, in memory that is wiped: UTF-8, or UTF-16, as PowerShell writes it, with a byte order mark or told by
-/// the zeros that ASCII has in it (as in RFC 4627 section 3). `None` when it is not text.
+/// Decodes the bytes of a file, in memory that is zeroized on drop. `None` if they are not valid text.
+///
+/// The encoding is UTF-8 or UTF-16, which PowerShell writes. UTF-16 is detected by its byte order mark, or by the zero bytes
+/// of ASCII characters (RFC 4627 section 3).
 pub(crate) fn text(bytes: &[u8]) -> Option<Zeroizing<String>> {
     let utf16 = |bytes: &[u8], unit: fn([u8; 2]) -> u16| {
-        // A unit of 2 bytes takes 3 bytes in UTF-8 at most.
+        // A UTF-16 code unit takes at most 3 bytes in UTF-8.
         let mut text = Zeroizing::new(String::with_capacity(bytes.len().div_ceil(2) * 3));
         let (units, rest) = bytes.as_chunks::<2>();
         for c in char::decode_utf16(units.iter().map(|pair| unit(*pair))) {
@@ -174,7 +179,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn contents_passed_for_a_path_are_not_shown() {
+    fn file_contents_given_as_a_path_are_not_shown() {
         assert!(shown_path(Path::new("/etc/coze/private_key.pem")).is_some());
         for contents in [
             "-----BEGIN PRIVATE KEY-----",
@@ -214,7 +219,7 @@ mod tests {
             std::fs::write(&path, vec![7; length]).unwrap();
             assert_eq!(*read(&path).unwrap(), vec![7; length]);
         }
-        // A sparse terabyte takes no room on the disk.
+        // The large file is sparse, so it takes no disk space.
         for length in [FILE_LIMIT as u64 + 1, 1 << 40] {
             File::create(&path).unwrap().set_len(length).unwrap();
             let error = read(&path).unwrap_err().to_string();
@@ -223,14 +228,11 @@ mod tests {
     }
 
     #[test]
-    fn a_path_that_leads_nowhere_is_told_why() {
+    fn a_missing_file_error_has_advice() {
         for (path, why) in [
             ("", "the path is empty"),
-            ("~/key.pem", "~ and variables are not replaced in a path"),
-            (
-                "$HOME/key.pem",
-                "~ and variables are not replaced in a path",
-            ),
+            ("~/key.pem", "~ and variables are not expanded"),
+            ("$HOME/key.pem", "~ and variables are not expanded"),
             ("file:///key.pem", "give a path, not a URL"),
             (
                 "/nowhere/key.pem\n",
@@ -253,12 +255,12 @@ mod tests {
             let link = folder.path().join("link");
             std::os::unix::fs::symlink("nowhere", &link).unwrap();
             let error = read(&link).unwrap_err().to_string();
-            assert!(error.contains("a symbolic link to what is not"), "{error}");
+            assert!(error.contains("a symbolic link whose target"), "{error}");
         }
     }
 
     #[test]
-    fn a_directory_is_named() {
+    fn a_directory_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         let error = read(folder.path()).unwrap_err().to_string();
         assert_eq!(error, "it is a directory, not a regular file");
@@ -266,7 +268,7 @@ mod tests {
 
     #[cfg(unix)]
     #[test]
-    fn what_never_ends_or_never_begins_is_not_read() {
+    fn pipes_sockets_and_devices_are_refused() {
         use std::os::unix::net::UnixListener;
 
         let folder = tempfile::tempdir().unwrap();
@@ -275,7 +277,7 @@ mod tests {
         assert!(made.unwrap().success());
         let socket = folder.path().join("socket");
         let _listener = UnixListener::bind(&socket).unwrap();
-        // A symbolic link says nothing of what it leads to.
+        // The target of a symbolic link is checked, not the link itself.
         let link = folder.path().join("link");
         std::os::unix::fs::symlink("/dev/zero", &link).unwrap();
         for (path, what) in [
@@ -291,7 +293,7 @@ mod tests {
 
     #[cfg(unix)]
     #[test]
-    fn opening_does_not_wait_for_what_took_the_files_place() {
+    fn opening_a_pipe_that_replaced_the_file_does_not_block() {
         let folder = tempfile::tempdir().unwrap();
         let pipe = folder.path().join("pipe");
         let made = std::process::Command::new("mkfifo").arg(&pipe).status();

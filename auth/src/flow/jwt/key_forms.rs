@@ -645,7 +645,7 @@ pub(super) mod tests {
             (b"${HUSH}".to_vec(), &["it is a placeholder"]),
             (
                 format!("COZE_KEY={}", BASE64.encode(&*PKCS8)).into(),
-                &["it begins with the name of a variable"],
+                &["it begins with a variable name"],
             ),
             (
                 BASE64.encode(b"openssh-key-v1\0ssh-rsa").into(),
@@ -667,7 +667,7 @@ pub(super) mod tests {
                 pkcs8
                     .replace("PRIVATE KEY-----\n", "PRIVATE KEY-----\n> ")
                     .into(),
-                &["its body is not base64, because it holds the character U+003E (character 1)"],
+                &["its body is not base64, because it contains the character U+003E (character 1)"],
             ),
             (
                 b"-----BEGIN PRIVATE KEY-----\nMIIEv\n-----END PRIVATE KEY-----".to_vec(),
