@@ -1,14 +1,12 @@
 //! A store in the operating system's keyring: one credential for each key.
 //!
-//! A keyring knows neither locks nor a compare-and-set, so both come from lock files in a folder of this user's, named after the
-//! credential. A change happens under a short lock of its own, not under the lock of an [`Owner`].
+//! Keyrings have neither locks nor compare-and-set. Both are built on lock files in a folder of this user, named after the
+//! credential. A change holds a short lock of its own, not the lock of an [`Owner`].
 //!
-//! A credential is replaced by one call, so a client that is killed has replaced it or not. But not every service does that in one
-//! step: some delete and create. So a load that finds nothing looks again under the lock for changes, and "nothing" is never the
-//! moment between the two.
+//! A credential is replaced by one call, so a killed client has replaced it or not. But some services delete the old credential
+//! before they create the new one. So a load that finds nothing repeats the search under the lock for changes.
 //!
-//! The credential of a quarantine slot is called `default⇥quarantine 0`: the name of a profile holds no tab, so it is never taken
-//! for one.
+//! The credential of a quarantine slot is called `default⇥quarantine 0`. Profile names contain no tab, so there is no conflict.
 
 mod service;
 
@@ -39,17 +37,17 @@ use crate::{
     lock::{Change, Held, Turns},
 };
 
-/// How long the keyring may take: its user may have to unlock it.
+/// The default timeout of the keyring: the user may have to unlock it.
 const ANSWER_WITHIN: Duration = Duration::from_secs(60);
-/// How many calls of a process ask the keyring at the same time. It does one thing at a time anyway.
+/// How many concurrent calls a process makes. The keyring processes them one by one anyway.
 const MAX_ASKING: usize = 16;
 static ASKING: Semaphore = Semaphore::const_new(MAX_ASKING);
-/// How many threads may be left waiting for a keyring that never answers, by callers who gave up.
+/// How many threads may exist, including those that wait for a keyring that does not respond, after their callers' timeout.
 const MAX_THREADS: usize = 64;
 static THREADS: AtomicUsize = AtomicUsize::new(0);
 
-/// Keeps sign-ins in the operating system's keyring, one credential for each profile: for the programs of one user. Clones are
-/// the same store.
+/// Keeps sign-ins in the operating system's keyring, one credential for each profile, for the programs of one user. Clones share
+/// the store.
 ///
 /// ```no_run
 /// use coze_auth::store::{Key, Profile, Store};
@@ -71,27 +69,27 @@ static THREADS: AtomicUsize = AtomicUsize::new(0);
 /// | macOS | the login keychain | no: only type-checked |
 /// | Windows | the Credential Manager, for this machine only | under Wine |
 ///
-/// On other systems each use is an error.
+/// On other systems every operation is an error.
 ///
 /// # Guarantees
 ///
-/// - It never falls back to another place. Without a keyring, or with one that is locked and that nobody unlocks
-///   [in time](Self::answer_within), each use is an error that says what to do.
+/// - There is no fallback to another place. Without a keyring, or if a locked keyring is not unlocked
+///   [in time](Self::answer_within), every operation is an error with advice.
 /// - The lock of an owner is the operating system's lock on a file, named after the credential, in
 ///   `~/.local/state/coze-auth/keyring-locks` (`$XDG_STATE_HOME`; on macOS `~/Library/Application Support`, on Windows
-///   `%LOCALAPPDATA%`). It ends with the process, and is never taken from it. Programs that use the same credential need the same
-///   such folder, and its files must not be deleted while a program uses them. On Windows its holder can't be named.
-/// - The compare-and-set works among all that use this crate. A keyring has no such thing, so another program that writes the
-///   credential at the same moment is not noticed.
-/// - A change is as durable as the keyring makes it: it has confirmed it.
-/// - The age is told by this machine's clock.
-/// - Windows takes 2,560 bytes for a credential, of which 32 are for the time of the write. More is
+///   `%LOCALAPPDATA%`). It ends with the process, and not before. Programs that use the same credential must use the same
+///   folder, and its files must not be deleted while a program uses them. On Windows the name of the holder is unknown.
+/// - Compare-and-set works between programs that use this crate. Another program that writes the credential at the same moment is
+///   not detected, because keyrings do not support compare-and-set.
+/// - A change is done when the keyring has confirmed it. It is as durable as the keyring makes it.
+/// - Ages are measured with this machine's clock.
+/// - Windows limits a credential to 2,560 bytes, of which 32 are used for the time of the write. A longer one is
 ///   [`Full`](StoreErrorKind::Full).
-/// - A process has one connection to the keyring, regardless of the number of stores. A GNOME Keyring that crashes because programs
-///   come and go while it answers (its [issue 196]) is asked again as soon as it was restarted; then it may be locked, and wait for
-///   its user.
-/// - The keyring is asked on threads of its own, which don't keep the program from ending. A write that has begun is not
-///   undone by dropping its future.
+/// - A process has one connection to the keyring, regardless of the number of stores. GNOME Keyring may crash if a program
+///   connects or disconnects while it responds to another (its [issue 196]). After its restart the store connects again; the keyring
+///   may then be locked until the user unlocks it.
+/// - The keyring is called on separate threads, which do not keep the program from exiting. Dropping a future does not undo a write
+///   that has begun.
 ///
 /// [issue 196]: https://gitlab.gnome.org/GNOME/gnome-keyring/-/issues/196
 #[derive(Clone)]
@@ -105,7 +103,7 @@ pub struct KeyringStore {
 }
 
 impl KeyringStore {
-    /// Keeps the sign-ins of this program; its name is what the keyring shows as the service. It does not connect yet.
+    /// Keeps the sign-ins of this program, whose name the keyring shows as the service. No I/O happens here.
     ///
     /// ```
     /// use coze_auth_stores::KeyringStore;
@@ -116,15 +114,15 @@ impl KeyringStore {
     ///
     /// # Errors
     ///
-    /// When the program's name is empty, longer than 128 bytes, or holds a slash or a control character; or the user has no home
-    /// folder for the lock files.
+    /// [`Other`](StoreErrorKind::Other) if the program's name is empty, longer than 128 bytes, or contains a slash, a backslash or a
+    /// control character, or if the user has no home folder for the lock files.
     pub fn new(program: impl Into<String>) -> Result<Self, StoreError> {
         let program = program.into();
         let has_bad = program.contains(|c: char| c.is_control() || matches!(c, '/' | '\\'));
         if program.is_empty() || program.len() > 128 || has_bad {
             return Err(StoreError::new(
                 StoreErrorKind::Other,
-                "the name of the program is empty, too long, or holds a slash or a control character",
+                "the name of the program is empty, longer than 128 bytes, or contains a slash, a backslash or a control character",
             ));
         }
         Ok(Self {
@@ -137,8 +135,8 @@ impl KeyringStore {
         })
     }
 
-    /// How long to wait for the keyring: a minute by default, in which its user may unlock it. A program that nobody watches
-    /// needs less.
+    /// How long to wait for the keyring; one minute by default, in which the user can unlock it. Choose less for a program that
+    /// runs unattended.
     ///
     /// ```
     /// use std::time::Duration;
@@ -158,7 +156,7 @@ impl KeyringStore {
         self.ask(move || credential.read()).await
     }
 
-    /// Waits for the turn to change a credential.
+    /// Waits for the lock under which a credential is changed.
     async fn change(&self, credential: &Credential) -> Result<Change> {
         let name = credential.lock_file("change");
         self.turns
@@ -166,14 +164,14 @@ impl KeyringStore {
             .await
     }
 
-    /// Whether a program of this user has ever changed a credential.
+    /// Whether a program of this user has changed a credential before.
     async fn has_locks(&self) -> Result<bool> {
         let locks = self.locks.clone();
         self.threads.run(move || Ok(locks.open()?.is_some())).await
     }
 
-    /// Runs what waits for the keyring on a thread of its own, and waits for that no longer than agreed. One of tokio's threads for
-    /// blocking work would keep the program from ending while its user is asked to unlock the keyring.
+    /// Runs a call to the keyring on a separate thread, with the timeout. On a blocking thread of tokio, the call would keep the
+    /// program from exiting while the user is asked to unlock the keyring.
     async fn ask<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> Result<T> + Send + 'static,
@@ -182,12 +180,12 @@ impl KeyringStore {
         let limit = self.answer_within;
         let answer = timeout(limit, on_its_thread(&link, work)).await;
         answer.unwrap_or_else(|_| {
-            // A thread that waits for the user may hold it forever.
+            // The thread may hold the connection forever.
             link.give_up();
             let limit = limit.as_secs();
             Err(StoreError::new(
                 StoreErrorKind::Transient,
-                &format!("the keyring has not answered within {limit} s: unlock the keyring, if it waits for that"),
+                &format!("the keyring has not answered within {limit} s: unlock the keyring if it is locked"),
             ))
         })
     }
@@ -217,7 +215,7 @@ impl Store for KeyringStore {
             let credential = self.credential(key);
             let mut found = self.read(&credential).await?;
             if found.is_none() && self.has_locks().await? {
-                // It may be between the two steps of a service that deletes and creates.
+                // A service that deletes and creates may be between the two steps.
                 let _change = self.change(&credential).await?;
                 found = self.read(&credential).await?;
             }
@@ -235,7 +233,7 @@ impl Store for KeyringStore {
         let asked = Instant::now();
         Box::pin(async move {
             let credential = self.credential(key);
-            // If the user has to unlock the keyring first, nobody else waits for that.
+            // If the user has to unlock the keyring, wait for that here, before the lock is held.
             self.read(&credential).await?;
             let change = self.change(&credential).await?;
             self.ask(move || {
@@ -255,7 +253,7 @@ impl Store for KeyringStore {
         Box::pin(async move {
             let credential = self.credential(key);
             let name = credential.lock_file("lock");
-            // A write whose caller gave up waiting may not have ended: the owner's next load must find it.
+            // A write that timed out may still be running. The owner's next load must see its result.
             let settled = async { self.change(&credential).await.map(drop) };
             let held = &self.held;
             held.try_lock(&self.threads, &self.locks, name, key, owner, settled)
@@ -271,13 +269,13 @@ impl Store for KeyringStore {
         }))
     }
 
-    /// Not every keyring can be searched for the credentials of one program.
+    /// Not supported: not every keyring can list the credentials of one program.
     fn list(&self) -> StoreFuture<'_, Option<Vec<Profile>>> {
         Box::pin(async { Ok(None) })
     }
 }
 
-/// The credential of one key, and what is done to it; blocking.
+/// The credential of one key. Its methods block.
 #[derive(Clone)]
 struct Credential {
     service: Arc<Service>,
@@ -317,7 +315,7 @@ impl Credential {
 
 fn user_of(key: &Key) -> String {
     let name = key.profile().name();
-    // The Credential Manager of Windows folds case.
+    // The Credential Manager of Windows ignores case.
     let folds = |c: char| !c.is_ascii() || c.is_ascii_uppercase();
     let user = if cfg!(windows) && name.contains(folds) {
         format!("{name}\t{}", &hash(name)[..16])
@@ -331,7 +329,7 @@ fn user_of(key: &Key) -> String {
 }
 
 fn lock_name(program: &str, key: &Key) -> String {
-    // Neither name holds a control character.
+    // Neither name contains a control character, so the line break is unambiguous.
     let profile = key.profile().name();
     match key.slot() {
         None => hash(&format!("{program}\n{profile}")),
@@ -339,7 +337,7 @@ fn lock_name(program: &str, key: &Key) -> String {
     }
 }
 
-/// One of the threads that ask.
+/// Counts one thread that calls the keyring, until it is dropped.
 struct Thread;
 
 impl Thread {
@@ -349,7 +347,7 @@ impl Thread {
             return Ok(counted);
         }
         let busy = format!(
-            "{MAX_THREADS} calls wait for the keyring without an answer: unlock the keyring, if it waits for that"
+            "{MAX_THREADS} calls are waiting for the keyring: unlock the keyring if it is locked"
         );
         Err(StoreError::busy(&busy, None))
     }
@@ -365,26 +363,26 @@ async fn on_its_thread<T: Send + 'static>(
     link: &Arc<Link>,
     work: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<T> {
-    // It is never closed.
+    // The semaphore is never closed.
     let _permit = ASKING.acquire().await;
     let counted = Thread::count()?;
     let (sender, receiver) = oneshot::channel();
     let thread = thread::Builder::new().name("coze-keyring".to_owned());
     let started = thread.spawn(move || {
         let _counted = counted;
-        // The caller may be gone.
+        // The receiver is dropped after a timeout.
         let _ = sender.send(work());
     });
-    let not_started = "no thread could be started to ask the keyring";
+    let not_started = "the thread that calls the keyring could not be started";
     started.map_err(|error| {
         StoreError::new(StoreErrorKind::Transient, not_started).with_source(error)
     })?;
     receiver.await.unwrap_or_else(|_| {
-        // Its locks may be poisoned.
+        // The connection's mutex may be poisoned.
         link.give_up();
         Err(StoreError::new(
             StoreErrorKind::Other,
-            "the library that asks the keyring has panicked",
+            "the keyring library has panicked",
         ))
     })
 }

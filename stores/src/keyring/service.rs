@@ -1,4 +1,4 @@
-//! The platform's keyring: the credentials of one program, each under the name of a user; blocking.
+//! The platform's keyring: the credentials of one program, each with a user name. Blocking.
 
 use std::{
     collections::HashMap,
@@ -11,17 +11,17 @@ use zeroize::Zeroizing;
 
 use crate::{folder::Result, lock::locked};
 
-/// The connection to the keyring, made when it is first needed, and again after the service was restarted. All stores of a process
-/// share one: a GNOME Keyring may crash when a client comes or goes while others ask (its issue 196; also seen with 42.1). It is
-/// not the process-wide default of `keyring_core`: that is the program's.
+/// The connection to the keyring. It is created when it is first needed, and again after the service has restarted. All stores of a
+/// process share it, because GNOME Keyring may crash when a client connects or disconnects while others wait for a response (its
+/// issue 196; also observed with 42.1). It does not replace the process-wide default of `keyring_core`, which belongs to the program.
 ///
-/// Locked while it is being made.
+/// The mutex is locked while the connection is being created.
 #[derive(Default)]
 pub(super) struct Link(Mutex<Option<Arc<CredentialStore>>>);
 
 static SHARED: LazyLock<Mutex<Arc<Link>>> = LazyLock::new(Mutex::default);
 
-/// A service that was restarted does not know our session, and it may be shutting down when we connect.
+/// A restarted service does not know our session, and may be shutting down when we connect.
 const TRIES: usize = 3;
 
 pub(super) struct Service {
@@ -37,26 +37,26 @@ impl Service {
         &self.program
     }
 
-    /// What the credential holds, if there is one.
+    /// The content of the credential, if it exists.
     pub(super) fn read(&self, user: &str) -> Result<Option<Zeroizing<Vec<u8>>>> {
         self.with_entry("read", user, |entry| {
             Ok(Zeroizing::new(entry.get_secret()?))
         })
     }
 
-    /// Creates it, or replaces what is there by one call.
+    /// Creates or replaces the credential by one call.
     pub(super) fn write(&self, user: &str, content: &[u8]) -> Result<()> {
         self.with_entry("written", user, |entry| entry.set_secret(content))
             .map(drop)
     }
 
-    /// Deletes it, if it exists.
+    /// Deletes the credential, if it exists.
     pub(super) fn delete(&self, user: &str) -> Result<()> {
         self.with_entry("deleted", user, Entry::delete_credential)
             .map(drop)
     }
 
-    /// `None` if there is no such credential. `act` may run more than once.
+    /// `None` if the credential does not exist. `act` may run more than once.
     fn with_entry<T>(
         &self,
         done: &str,
@@ -93,7 +93,7 @@ impl Link {
         Arc::clone(&locked(&SHARED))
     }
 
-    /// Later calls get another one.
+    /// Later calls use a new connection.
     pub(super) fn give_up(self: &Arc<Self>) {
         let mut shared = locked(&SHARED);
         if Arc::ptr_eq(&shared, self) {
@@ -122,8 +122,8 @@ impl Link {
     }
 }
 
-/// Whether the connection to a secret service failed, so that another one may help: only such a failure has a cause of its own,
-/// that of D-Bus. A user who has refused must not be asked again.
+/// Whether the connection to the secret service failed, so that a new one may help. Only such a failure has a source, the error of
+/// D-Bus. If the user has refused to unlock the keyring, the call must not be retried.
 fn is_cut_off(failure: &Failure) -> bool {
     match failure {
         Failure::PlatformFailure(error) => {
@@ -145,7 +145,7 @@ fn connect() -> Result<Arc<CredentialStore>, Failure> {
 
 #[cfg(windows)]
 fn connect() -> Result<Arc<CredentialStore>, Failure> {
-    // A program's name holds no slash, so the last one tells user and program apart.
+    // A program's name contains no slash, so the last slash separates user and program.
     let divider = HashMap::from([("prefix", ""), ("divider", "/"), ("suffix", "")]);
     Ok(windows_native_keyring_store::Store::new_with_configuration(
         &divider,
@@ -161,14 +161,14 @@ fn connect() -> Result<Arc<CredentialStore>, Failure> {
 )))]
 fn connect() -> Result<Arc<CredentialStore>, Failure> {
     Err(Failure::NotSupportedByStore(
-        "this crate knows no keyring of this platform".to_owned(),
+        "no keyring is supported on this platform".to_owned(),
     ))
 }
 
-/// What a platform wants to know of a new credential besides its name.
+/// The platform's options for a new credential.
 fn modifiers(label: &str) -> HashMap<&str, &str> {
     if cfg!(windows) {
-        // By default it would roam with its user: a copy on another machine ends with the next refresh here.
+        // By default a credential roams to the user's other machines, where it would end with the next refresh here.
         HashMap::from([("persistence", "Local")])
     } else if cfg!(target_os = "macos") {
         HashMap::new()
@@ -179,7 +179,7 @@ fn modifiers(label: &str) -> HashMap<&str, &str> {
 
 fn unreachable(failure: Failure) -> StoreError {
     let advice = if cfg!(any(windows, target_os = "macos")) {
-        "is this a session of a signed-in user?"
+        "run the program in the session of a signed-in user"
     } else {
         "start a secret service (GNOME Keyring, KWallet, KeePassXC) in this user's D-Bus session, or choose another store"
     };
@@ -195,20 +195,20 @@ fn failed(done: &str, user: &str, failure: Failure) -> StoreError {
         Failure::NoStorageAccess(_) => (
             Kind::NotPermitted,
             format!(
-                "the credential can't be {done} ({cause}): unlock the keyring, or create a default one, and allow the access"
+                "the credential can't be {done} ({cause}): unlock the keyring, or create a default one, and allow access"
             ),
         ),
         Failure::TooLong(_, most) => (
             Kind::Full,
             format!(
-                "the credential can't be {done}: this platform's keyring takes {most} bytes at most, so choose another store"
+                "the credential can't be {done}: this platform's keyring accepts at most {most} bytes; choose another store"
             ),
         ),
         Failure::Ambiguous(found) => {
             let found = found.len();
             (
                 Kind::Other,
-                format!("there are {found} credentials that fit: remove all but one of them"),
+                format!("{found} credentials match: remove all but one of them"),
             )
         }
         cut_off if is_cut_off(cut_off) => (
@@ -227,12 +227,12 @@ fn failed(done: &str, user: &str, failure: Failure) -> StoreError {
     )
 }
 
-/// Some failures carry what was read.
+/// Does not print failures that contain the credential's content.
 fn cause(failure: &Failure) -> String {
     match failure {
         Failure::PlatformFailure(error) | Failure::NoStorageAccess(error) => error.to_string(),
         Failure::BadEncoding(_) | Failure::BadDataFormat(..) | Failure::Ambiguous(_) => {
-            "it is malformed".to_owned()
+            "invalid data".to_owned()
         }
         other => other.to_string(),
     }
@@ -253,7 +253,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_too_long_is_full() {
+    fn a_credential_that_is_too_long_is_full() {
         let error = failed(
             "written",
             "default",
@@ -264,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_read_is_not_told() {
+    fn errors_do_not_contain_what_was_read() {
         for failure in [
             Failure::BadEncoding(b"hush".to_vec()),
             Failure::BadDataFormat(b"hush".to_vec(), "no format".into()),

@@ -16,10 +16,10 @@ use super::{RedisStore, connection::Connections, tls::Tls};
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(2);
 const KEY_PREFIX: &str = "coze-auth:";
-/// The life of Coze's refresh token.
+/// The lifetime of Coze's refresh token.
 const KEEP_FOR: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
-/// Sets up a [`RedisStore`].
+/// Configures a [`RedisStore`].
 ///
 /// ```
 /// use std::time::Duration;
@@ -55,40 +55,40 @@ impl RedisStoreBuilder {
         }
     }
 
-    /// What the names of all keys begin with: `coze-auth:` by default. It may hold no braces, which mean something to a Redis cluster, and
-    /// no control characters.
+    /// The prefix of all keys; `coze-auth:` by default. It may not contain braces, which a Redis cluster interprets, or control
+    /// characters.
     pub fn key_prefix(mut self, key_prefix: impl Into<String>) -> Self {
         self.key_prefix = key_prefix.into();
         self
     }
 
-    /// How long to wait for a connection, TLS and login included: 2 s by default.
+    /// The timeout for connecting, including TLS and login; 2 s by default.
     pub fn connect_timeout(mut self, connect_timeout: Duration) -> Self {
         self.connect_timeout = connect_timeout;
         self
     }
 
-    /// How long to wait for an answer: 2 s by default. A Redis that is slower than this counts as down.
+    /// The timeout for a response; 2 s by default.
     pub fn response_timeout(mut self, response_timeout: Duration) -> Self {
         self.response_timeout = response_timeout;
         self
     }
 
-    /// How long Redis keeps a sign-in after it was last written: 30 days by default, the life of Coze's refresh token. What is
-    /// quarantined is kept as long.
+    /// How long Redis keeps a sign-in after its last write; 30 days by default, the lifetime of Coze's refresh token. It also applies to
+    /// the quarantine.
     pub fn keep_for(mut self, keep_for: Duration) -> Self {
         self.keep_for = keep_for;
         self
     }
 
-    /// For `rediss://`: trust certificates of these authorities (PEM, one or several), instead of those that the system trusts.
+    /// For `rediss://`: trusts these certificate authorities (PEM, one or more) instead of those of the system.
     pub fn root_certificates(mut self, pem: impl Into<Vec<u8>>) -> Self {
         self.authorities_pem = Some(pem.into());
         self
     }
 
-    /// Allows `redis://`, plain text, to this host. The password and all tokens can be read and changed on the way: use it in a closed
-    /// network only. This machine (`localhost` and loopback addresses) needs no permission.
+    /// Allows unencrypted `redis://` to this host. Others on the network can read and change the password and all tokens: use it in an
+    /// isolated network only. Loopback hosts are always allowed.
     ///
     /// ```
     /// use coze_auth_stores::RedisStore;
@@ -102,22 +102,22 @@ impl RedisStoreBuilder {
         self
     }
 
-    /// The store. It connects when it is first used.
+    /// Builds the store. No I/O to Redis happens here: the store connects when it is first used.
     ///
     /// # Errors
     ///
-    /// [`Other`](StoreErrorKind::Other) when the URL, the prefix, a time or the certificates can't be used, when the URL is plain text to
-    /// another machine that is not [allowed](Self::allow_plaintext_host), or when the system's own certificates can't be read. The URL,
-    /// which may hold a password, is not quoted.
+    /// [`Other`](StoreErrorKind::Other) if the URL, the prefix, a duration or the certificates are invalid, if the URL is unencrypted and
+    /// its host is neither loopback nor [allowed](Self::allow_plaintext_host), or if the system's certificates can't be read. Errors do
+    /// not contain the URL, which may contain a password.
     pub fn build(self) -> Result<RedisStore, StoreError> {
         let times = [self.connect_timeout, self.response_timeout, self.keep_for];
         if times.iter().any(|time| time.as_millis() == 0) {
-            return Err(unusable("a time for Redis is zero"));
+            return Err(unusable("a timeout or keep_for of Redis is zero"));
         }
         let is_forbidden = |c: char| c.is_control() || matches!(c, '{' | '}');
         if self.key_prefix.contains(is_forbidden) {
             return Err(unusable(
-                "the prefix of the keys in Redis holds a brace or a control character",
+                "the key prefix for Redis contains a brace or a control character",
             ));
         }
         let Server {
@@ -130,7 +130,7 @@ impl RedisStoreBuilder {
             (true, authorities) => Some(Tls::with(&host, authorities.as_deref())?),
             (false, Some(_)) => {
                 return Err(unusable(
-                    "there are certificates for Redis, but its URL does not begin with rediss://",
+                    "root certificates are set for Redis, but its URL does not begin with rediss://",
                 ));
             }
             (false, None) if is_loopback(&host) || self.allows_plaintext(&host) => None,
@@ -174,7 +174,7 @@ fn is_loopback(host: &str) -> bool {
     }
 }
 
-/// An IPv6 address stands in brackets in a URL.
+/// Removes the brackets of an IPv6 address in a URL.
 fn unbracketed(host: &str) -> &str {
     let inner = host
         .strip_prefix('[')
@@ -186,7 +186,7 @@ pub(super) fn unusable(what: &str) -> StoreError {
     StoreError::new(StoreErrorKind::Other, what)
 }
 
-/// What the URL says.
+/// The parsed URL.
 struct Server {
     host: String,
     port: u16,
@@ -198,7 +198,7 @@ impl Server {
     fn at(url: &str) -> Result<Self, StoreError> {
         let refused = || {
             unusable(
-                "the Redis URL can't be used: write it like rediss://host:6379/0, without quotation marks",
+                "the Redis URL is invalid: write it like rediss://host:6379/0, without quotation marks",
             )
         };
         let mut url = Url::parse(url).map_err(|_| refused())?;
@@ -207,11 +207,11 @@ impl Server {
             "rediss" => true,
             _ => return Err(refused()),
         };
-        // There, the redis crate knows a word that turns off the check of certificates.
+        // The redis crate accepts `#insecure`, which disables certificate checks.
         if url.fragment().is_some() || url.query().is_some() {
             return Err(refused());
         }
-        // TLS is ours.
+        // The redis crate need not know about TLS: see `Tls`.
         url.set_scheme("redis").map_err(|()| refused())?;
         let connection = url.into_connection_info().map_err(|_| refused())?;
         let ConnectionAddr::Tcp(host, port) = connection.addr() else {
@@ -221,7 +221,7 @@ impl Server {
             host: host.clone(),
             port: *port,
             is_tls,
-            // A user may lack the permission to name the client.
+            // The user may lack permission for `CLIENT SETINFO`.
             login: connection.redis_settings().clone().set_skip_set_lib_name(),
         })
     }
@@ -248,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unusable_url_is_refused_and_not_quoted() {
+    fn an_invalid_url_is_refused_and_not_quoted() {
         for url in [
             "",
             "hush",
@@ -280,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn plain_text_is_for_loopback_and_for_hosts_allowed_by_name() {
+    fn plaintext_is_allowed_for_loopback_and_for_hosts_by_name() {
         for loopback in [
             "redis://localhost",
             "redis://redis.localhost:7000",
@@ -316,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn unusable_settings_are_refused() {
+    fn invalid_settings_are_refused() {
         let builder = || RedisStore::builder("redis://127.0.0.1");
         for builder in [
             builder().key_prefix("a{b"),

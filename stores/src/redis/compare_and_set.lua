@@ -1,6 +1,6 @@
--- KEYS: the key. ARGV: the expected version, empty for none; 1 if the first answer may have been lost; 1 if the key is a quarantine
--- slot; the time to live and the time since the store was asked, both in milliseconds; the new contents, absent for a delete.
--- Returns the new version, empty for none; or nil if the key is not as expected.
+-- KEYS: the key. ARGV: the expected version, empty for none; 1 if this is a retry, whose first response may have been lost; 1 if the key
+-- is a quarantine slot; the TTL and the time since the store was called, both in milliseconds; the new contents, absent for a delete.
+-- Returns the new version, empty for none; or nil after a conflict.
 local expected, repeated, is_slot, ttl, asked, new = unpack(ARGV)
 local value = read(KEYS[1])
 local version = value and redis.sha1hex(value) or ''
@@ -13,7 +13,7 @@ if not new then
   return ''
 end
 local written = now(asked) .. ' ' .. new
--- A Redis whose memory is full lets a script go on that has begun with a write which needs no memory.
+-- Out of memory, Redis still completes a script whose first write needs no memory.
 if is_slot == '1' or (value and #written <= #value) then
   redis.call('PEXPIRE', KEYS[1], ttl)
 end

@@ -1,11 +1,10 @@
-//! The connections to Redis: made when they are needed, and again when they have failed.
+//! The connections to Redis: created when they are needed, and again after a failure.
 //!
-//! A connection is driven by the tokio runtime that it was made on. So each runtime has its own, and nothing is waited for that another
-//! runtime would have to do: that one may have ended, or not be running.
+//! A connection is driven by the tokio runtime on which it was created. So each runtime has its own connection, and does not wait for
+//! another runtime, which may have shut down or may not be running.
 //!
-//! The redis crate's own connection manager is not used. It takes TLS settings from the process-wide default of rustls and panics
-//! where there is none; it keeps a connection that no longer answers; and it reports a connection that was closed while idle instead of
-//! making another.
+//! The redis crate's connection manager is not used, because it takes TLS settings from the process-wide default of rustls and panics
+//! without one, keeps a connection that no longer responds, and fails instead of reconnecting if an idle connection was closed.
 
 use std::{
     collections::HashMap,
@@ -27,10 +26,10 @@ use tokio::{
 
 use super::{failure::Failure, tls::Tls};
 
-/// Firewalls and load balancers drop an idle connection without telling its ends.
+/// Firewalls and load balancers silently drop idle connections.
 const LONGEST_IDLE: Duration = Duration::from_secs(60);
 
-/// Where Redis is, how long to wait for it, and the connections to it.
+/// Address, timeouts and connections of one Redis.
 pub(super) struct Connections {
     pub(super) host: String,
     pub(super) port: u16,
@@ -46,22 +45,22 @@ pub(super) struct Connections {
 #[derive(Default)]
 pub(super) struct OfRuntime {
     current: Mutex<Option<Connection>>,
-    /// Held by the caller that makes a connection, with the number of those made; the others wait for it.
+    /// The number of connections created so far. Locked by the caller that connects; other callers wait for it.
     connecting: tokio::sync::Mutex<u64>,
 }
 
 #[derive(Clone)]
 struct Connection {
     to_redis: MultiplexedConnection,
-    /// It ends with the last clone of the connection, unless a response is due that never comes.
+    /// The driver ends with the last clone of the connection, unless a response is still expected.
     driver: AbortHandle,
     number: u64,
     used: Instant,
 }
 
 impl Connections {
-    /// Runs the command that is made for each attempt. If the connection has broken, there is a second attempt on a new one; the command
-    /// is told so, because Redis may have done the first.
+    /// Runs a command. If the connection fails, it is retried once on a new connection. `command` creates the command for each attempt;
+    /// its argument is true for the second one, because Redis may have executed the first.
     pub(super) async fn run<T: FromRedisValue>(
         &self,
         command: impl Fn(bool) -> Cmd + Send + Sync,
@@ -94,7 +93,7 @@ impl Connections {
         outcome
     }
 
-    /// What this runtime uses; what is idle, or belongs to a runtime that has ended, is forgotten.
+    /// The connection of this runtime. Connections that are idle, or whose runtime has shut down, are removed.
     fn of_runtime(&self, runtime: runtime::Id) -> Arc<OfRuntime> {
         let mut by_runtime = locked(&self.by_runtime);
         by_runtime.retain(|&id, other| {
@@ -114,7 +113,7 @@ impl Connections {
 
     async fn connect_in_turn(&self, of_runtime: &OfRuntime) -> Result<Connection, Failure> {
         let mut made = of_runtime.connecting.lock().await;
-        // Another caller may have made one in the meantime.
+        // Another caller may have connected while this one waited.
         if let Some(connection) = of_runtime.usable() {
             return Ok(connection);
         }
@@ -173,7 +172,7 @@ impl OfRuntime {
         }
     }
 
-    /// Callers that wait for an answer on it try again on another.
+    /// Callers that wait for a response on this connection retry on a new one.
     fn discard(&self, spoiled: &Connection) {
         locked(&self.current).take_if(|current| current.number == spoiled.number);
         spoiled.driver.abort();

@@ -1,40 +1,39 @@
-//! Why an operation in Redis failed, in words that hold no secret.
+//! Failures of Redis operations, without secrets.
 //!
-//! The texts of Redis and of its crate may quote what was sent, so they are not shown: only the cause that is recognised in them.
+//! Error texts of Redis and of the redis crate may quote the command. So only a known cause that is recognized in them is shown.
 
 use std::{fmt, io, time::Duration};
 
 use coze_auth::store::StoreErrorKind::{self, Busy, Full, NotPermitted, Other, Transient};
 use redis::RedisError;
 
-/// Why an operation failed.
+/// Why an operation failed. After `SlowAnswer` and `Broken`, Redis may have executed the command.
 #[derive(Debug)]
 pub(super) enum Failure {
-    /// There is no tokio runtime to run it in.
+    /// The caller is not in a tokio runtime.
     NoRuntime,
-    /// No connection: refused, no such host, a certificate that is not trusted.
+    /// Connecting failed: refused, unknown host, untrusted certificate.
     Unconnected(io::Error),
-    /// No connection in this time.
+    /// Connecting timed out.
     SlowConnection(Duration),
-    /// No answer in this time; Redis may have done it, or may still do it.
+    /// The response timed out. Redis may still execute the command later.
     SlowAnswer(Duration),
-    /// The connection broke; Redis may have done it.
+    /// The connection was interrupted.
     Broken,
-    /// The user or the password is wrong.
+    /// The user name or the password is wrong.
     Unauthenticated,
-    /// Redis refused it, for a known reason.
+    /// Redis returned a known error.
     Refused(&'static Refusal),
-    /// Redis refused it, for another reason, of which only the code is shown.
+    /// Redis returned another error, of which only the code is shown.
     Unknown(Option<String>),
-    /// An answer that no script of ours gives.
+    /// A response that the scripts never return.
     Unexpected,
 }
 
-/// Why Redis refused a command.
+/// A known error of Redis.
 #[derive(Debug)]
 pub(super) struct Refusal {
-    /// Redis's code at the beginning of its answer, or what an older version says in the middle of it; several are separated
-    /// by bars.
+    /// Redis's error codes, or phrases in the error texts of older versions, separated by bars.
     signs: &'static str,
     kind: StoreErrorKind,
     cause: &'static str,
@@ -78,11 +77,11 @@ static REFUSALS: &[Refusal] = &[
     refusal(
         "WRONGTYPE",
         Other,
-        "something else has put a key of another type there (WRONGTYPE)",
+        "another program has stored a key of another type there (WRONGTYPE)",
     ),
 ];
 
-/// Another connection may lead to a server that does not refuse so.
+/// After these errors, a new connection may lead to another server, which accepts the command.
 const ELSEWHERE: [&str; 4] = ["READONLY", "NOAUTH", "LOADING", "MASTERDOWN"];
 
 impl Failure {
@@ -97,7 +96,7 @@ impl Failure {
     }
 }
 
-/// Whether it is in the text as a word of its own.
+/// Whether the text contains the sign, at word boundaries.
 fn says(text: &str, sign: &str) -> bool {
     text.match_indices(sign).any(|(at, _)| {
         let is_part = |c: char| c.is_ascii_alphanumeric();
@@ -105,7 +104,7 @@ fn says(text: &str, sign: &str) -> bool {
     })
 }
 
-/// Redis's words are short, and in capitals.
+/// The code, if it has the form of one: short, and in capitals.
 fn word(code: &str) -> Option<String> {
     let is_word = !code.is_empty() && code.len() <= 20;
     (is_word && code.bytes().all(|byte| byte.is_ascii_uppercase())).then(|| code.to_owned())
@@ -123,7 +122,7 @@ impl Failure {
 
     pub(super) fn kind(&self) -> StoreErrorKind {
         match self {
-            // A certificate that is not trusted.
+            // An untrusted certificate.
             Self::Unconnected(error) if error.kind() == io::ErrorKind::InvalidData => Other,
             Self::Unconnected(_) | Self::SlowConnection(_) | Self::SlowAnswer(_) | Self::Broken => {
                 Transient
@@ -134,7 +133,7 @@ impl Failure {
         }
     }
 
-    /// Whether the connection is not to be used again.
+    /// Whether the connection must not be used again.
     pub(super) fn spoils_connection(&self) -> bool {
         match self {
             Self::Refused(refusal) => ELSEWHERE.contains(&refusal.signs),
@@ -151,12 +150,12 @@ impl fmt::Display for Failure {
             Self::Unconnected(error) => write!(f, "no connection: {error}"),
             Self::SlowConnection(limit) => write!(f, "no connection within {limit:?}"),
             Self::SlowAnswer(limit) => write!(f, "no answer within {limit:?}"),
-            Self::Broken => f.write_str("the connection broke off"),
+            Self::Broken => f.write_str("the connection was interrupted"),
             Self::Unauthenticated => f.write_str("it refused the user name or the password"),
             Self::Refused(refusal) => f.write_str(refusal.cause),
             Self::Unknown(Some(code)) => write!(f, "it answered {code}"),
             Self::Unknown(None) => f.write_str("it answered with an error"),
-            Self::Unexpected => f.write_str("it gave an answer that can't be understood"),
+            Self::Unexpected => f.write_str("it returned an unexpected response"),
         }
     }
 }
@@ -168,7 +167,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_cause_is_told_and_nothing_is_quoted() {
+    fn an_error_names_the_cause_and_quotes_nothing() {
         for (code, detail, cause) in [
             (
                 "OOM",

@@ -1,6 +1,7 @@
--- KEYS: the key, and one that never holds anything. Returns what the key holds, its version, and Redis's time.
+-- KEYS: the key, and a key that never exists. Returns the value of the key, its version, and Redis's time.
 
--- A replica may lag behind its primary, and tells itself by refusing writes. Other refusals are no concern of a reader.
+-- A replica may lag behind its primary, so it must not be read. It is detected by its refusal of a write. Other errors of the write do
+-- not matter to a reader.
 local refused = redis.pcall('DEL', KEYS[2])
 if type(refused) == 'table' and string.find(refused['err'], 'READONLY', 1, true) then
   return refused

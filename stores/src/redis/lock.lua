@@ -1,4 +1,4 @@
--- KEYS: the lock. ARGV: who asks for it, and for how many milliseconds. Returns who else has it.
+-- KEYS: the lock. ARGV: the owner, and the TTL in milliseconds. Returns the holder if it is another owner, else false.
 local holder = redis.call('GET', KEYS[1])
 if holder and string.sub(holder, 1, 32) ~= string.sub(ARGV[1], 1, 32) then
   return holder

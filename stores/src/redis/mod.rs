@@ -1,4 +1,4 @@
-//! A store in Redis, for the replicas of a service.
+//! A store in Redis, shared by the replicas of a service.
 
 mod builder;
 mod connection;
@@ -23,11 +23,11 @@ pub use builder::RedisStoreBuilder;
 
 use self::connection::Connections;
 
-/// Keeps sign-ins in Redis (5 or newer), for the replicas of a service. Clones are the same store, and share its connections.
+/// Keeps sign-ins in Redis (5 or newer), shared by the replicas of a service. Clones share the store and its connections.
 ///
-/// It connects when it is first used, and again after the connection was lost: a Redis that is down is an error of the operation, not
-/// of the construction. Each tokio runtime that uses the store has a connection of its own. Each change is one Lua script, so it
-/// happens as a whole or not at all. Ages are by Redis's clock.
+/// It connects when it is first used, and again after the connection was lost. If Redis is down, operations fail, not the
+/// construction. Each tokio runtime that uses the store has its own connection. Each change is one Lua script, so it is atomic. Ages
+/// are measured with Redis's clock.
 ///
 /// ```no_run
 /// use coze_auth_stores::RedisStore;
@@ -38,28 +38,28 @@ use self::connection::Connections;
 ///
 /// # Keys
 ///
-/// For the profile `customer-1` and the default prefix, with the braces, which keep all keys of a profile in one slot of a cluster:
+/// The keys of the profile `customer-1`, with the default prefix. The braces place all keys of a profile in one hash slot of a cluster.
 ///
-/// | key | what |
+/// | key | value |
 /// |---|---|
 /// | `coze-auth:{customer-1}` | the sign-in: the time of its write in milliseconds, a space, and its JSON |
-/// | `coze-auth:{customer-1}:lock` | the id and the name of the owner that refreshes now. It ends with its TTL |
-/// | `coze-auth:{customer-1}:quarantine:0` to `:7` | sign-ins that were replaced, or came too late |
+/// | `coze-auth:{customer-1}:lock` | the id and the name of the owner that refreshes the sign-in. It expires with its TTL |
+/// | `coze-auth:{customer-1}:quarantine:0` to `:7` | sign-ins that were replaced, or that were saved too late |
 ///
-/// All are strings, and there are no others. Where something else has put a key of another type, its `DUMP` is read as a damaged
-/// sign-in. In a profile's name, what is not an ASCII letter, digit, `-`, `_`, `.` or `@` is percent-encoded.
+/// All are strings, and there are no other keys. If another program has stored a key of another type, its `DUMP` is loaded as a damaged
+/// sign-in. Characters of a profile's name other than ASCII letters, digits, `-`, `_`, `.` and `@` are percent-encoded.
 ///
-/// Sign-ins hold tokens: anyone who can read the database, its files, or its `MONITOR` and `SLOWLOG` can act as the users.
+/// Sign-ins contain tokens: anyone who can read the database, its files, or its `MONITOR` and `SLOWLOG` can act as the users.
 ///
 /// # Guarantees and limits
 ///
-/// - A Redis whose memory is full takes what does not make a sign-in longer, and whatever is quarantined. Since sign-ins are padded
-///   before a refresh token is sent, its successor can be saved.
-/// - A write that returned is in the primary's memory. Whether it outlives the primary is up to Redis's configuration. A crash or a
-///   failover that takes it back may cost a sign-in. The README says how to run Redis so that this is rare: an append-only file that
-///   is synced at every write, and a primary that takes no write without a replica.
-/// - It speaks with one primary, and refuses to read from a replica. It does not follow a cluster's redirections, and asks no
-///   sentinel. After a failover it connects again to the same address.
+/// - When Redis is out of memory, it still accepts writes that do not make a sign-in longer, and writes to the quarantine. Sign-ins are
+///   padded before a refresh token is sent, so that the new refresh token can be saved.
+/// - A completed write is in the primary's memory. Its durability depends on Redis's configuration. A crash or a failover that loses the
+///   write may end a sign-in. `docs/redis.md` describes a configuration that makes this rare: fsync of the append-only file on every
+///   write, and a primary that rejects writes without a replica.
+/// - The store uses one primary, and refuses to read from a replica. It supports neither redirections of a cluster nor Sentinel. After
+///   a failover it connects again to the same address.
 /// - [`list`](Store::list) scans all keys of the database, a thousand at a time.
 #[derive(Clone)]
 pub struct RedisStore {
@@ -68,7 +68,7 @@ pub struct RedisStore {
     keep_for: Duration,
 }
 
-/// The scripts are sent whole each time: so they are there after a restart, and need no permission but that for `EVAL`.
+/// The scripts are sent with each command. So they need not be loaded after a restart, and `EVAL` is the only permission that they need.
 const LOAD: &str = concat!(include_str!("common.lua"), include_str!("load.lua"));
 const COMPARE_AND_SET: &str = concat!(
     include_str!("common.lua"),
@@ -77,11 +77,11 @@ const COMPARE_AND_SET: &str = concat!(
 const LOCK: &str = include_str!("lock.lua");
 const UNLOCK: &str = include_str!("unlock.lua");
 
-/// The digits of the time of a write, and the space after it: until the year 2286.
+/// The number of digits of a write's time, which suffices until the year 2286. A space follows.
 const TIME_LEN: usize = 13;
-/// Redis's clock may be set back by this, and the age is taken for zero.
+/// A write time up to this far in the future counts as now: Redis's clock may be adjusted.
 const CLOCK_TOLERANCE: Duration = Duration::from_secs(2);
-/// How many keys Redis looks at in one step of a scan.
+/// How many keys Redis examines in one step of a scan.
 const SCAN_COUNT: usize = 1000;
 
 const IN_KEYS: &AsciiSet = &NON_ALPHANUMERIC
@@ -91,8 +91,8 @@ const IN_KEYS: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'@');
 
 impl RedisStore {
-    /// The store in the Redis at this URL, such as `rediss://user:password@host:6379/0`: the scheme `rediss` is TLS, `redis` is plain
-    /// text, for this machine only. It connects when it is first used.
+    /// A store in the Redis at this URL, such as `rediss://user:password@host:6379/0`. `rediss` uses TLS; `redis` is not encrypted, and
+    /// allowed for this machine only. No I/O happens here: the store connects when it is first used.
     ///
     /// # Errors
     ///
@@ -101,7 +101,7 @@ impl RedisStore {
         Self::builder(url).build()
     }
 
-    /// Sets up a store in the Redis at this URL.
+    /// Configures a store in the Redis at this URL.
     pub fn builder(url: impl AsRef<str>) -> RedisStoreBuilder {
         RedisStoreBuilder::new(url.as_ref())
     }
@@ -123,7 +123,7 @@ impl RedisStore {
         self.key(key) + ":lock"
     }
 
-    /// The profile whose record has this key.
+    /// The profile of a record's key; `None` for other keys.
     fn profile_of(&self, key: &[u8]) -> Option<Profile> {
         let key = str::from_utf8(key).ok()?;
         let name = key.strip_prefix(&*self.key_prefix)?;
@@ -261,14 +261,14 @@ fn eval(script: &str, keys: &[&String]) -> Cmd {
         .take()
 }
 
-/// Redis refuses a time that its clock can't count to.
+/// Limited to 100 years: Redis rejects a TTL that overflows its clock.
 fn milliseconds(time: Duration) -> u64 {
     const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
     let milliseconds = time.min(LONGEST).as_millis();
     u64::try_from(milliseconds).unwrap_or(u64::MAX)
 }
 
-/// The text as a pattern that matches nothing else.
+/// A pattern that matches only this text.
 fn literal_in_pattern(text: &str) -> String {
     text.chars().fold(String::new(), |mut pattern, c| {
         if matches!(c, '*' | '?' | '[' | ']' | '\\' | '^') {
@@ -279,14 +279,14 @@ fn literal_in_pattern(text: &str) -> String {
     })
 }
 
-/// The name of a lock's owner, which follows its id. Anybody may have written it.
+/// The name of a lock's owner, which follows the id. Other programs may have written it, so it is filtered.
 fn name_of(holder: &[u8]) -> Option<String> {
     let holder = String::from_utf8_lossy(holder);
     let (_, name) = holder.split_once(' ')?;
     Some(presentable_name(name))
 }
 
-/// What the script of a load returns.
+/// The result of `load.lua`.
 struct Loaded {
     value: Option<Contents>,
     version: Option<Vec<u8>>,
@@ -310,21 +310,21 @@ impl Loaded {
         let (value, version) = (self.value?, Version::new(self.version?));
         let (contents, age) = match written_at(value.expose()) {
             Some((at, contents)) => (contents.to_vec().into(), age(at, self.now)),
-            // Something else has written it.
+            // Another program has written it.
             None => (value, None),
         };
         Some(Stored::new(contents, version, age))
     }
 }
 
-/// When the value was written, and what follows that.
+/// The time of the write, and the contents.
 fn written_at(value: &[u8]) -> Option<(u64, &[u8])> {
     let (time, contents) = value.split_at_checked(TIME_LEN)?;
     let time = str::from_utf8(time).ok()?.parse().ok()?;
     Some((time, contents.strip_prefix(b" ")?))
 }
 
-/// Unknown if Redis's clock was set back, or a failover led to a machine whose clock is behind.
+/// `None` if Redis's clock was set back, or a failover led to a server whose clock is behind.
 fn age(written_at: u64, now: u64) -> Option<Duration> {
     match now.checked_sub(written_at) {
         Some(age) => Some(Duration::from_millis(age)),
@@ -354,7 +354,7 @@ mod tests {
     }
 
     #[test]
-    fn all_keys_of_a_profile_are_in_one_slot_whatever_its_name() {
+    fn all_keys_of_a_profile_are_in_one_hash_slot() {
         for (name, tag) in [
             ("default", "{default}"),
             ("ann@example.com", "{ann@example.com}"),
@@ -371,7 +371,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_key_of_a_record_names_a_profile() {
+    fn only_the_key_of_a_record_yields_a_profile() {
         for name in ["default", "a}:lock", "扣子 %", "{a}"] {
             let profile = Profile::new(name).unwrap();
             let key = Key::record(&profile);
@@ -417,7 +417,7 @@ mod tests {
     }
 
     #[test]
-    fn a_time_that_redis_can_not_count_is_cut() {
+    fn a_ttl_is_limited() {
         assert_eq!(milliseconds(Duration::from_secs(2)), 2000);
         assert!(milliseconds(Duration::MAX) < u64::MAX >> 20);
     }

@@ -1,4 +1,4 @@
-//! TLS to Redis, by the same rules as to Coze: rustls, and the certificates that the system trusts, or the caller's own.
+//! TLS to Redis, like that to Coze: rustls, with the certificates that the system trusts, or your own.
 
 use std::{io, sync::Arc};
 
@@ -11,17 +11,17 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use super::builder::unusable;
 
-/// How to speak TLS with a host.
+/// TLS settings for one host.
 pub(super) struct Tls {
     host: ServerName<'static>,
     config: Arc<ClientConfig>,
 }
 
 impl Tls {
-    /// With this host, whose certificate must be signed by one of these authorities, or one that the system trusts.
+    /// The host's certificate must be signed by one of these authorities, by default by one that the system trusts.
     pub(super) fn with(host: &str, authorities_pem: Option<&[u8]>) -> Result<Self, StoreError> {
         let host = ServerName::try_from(host)
-            .map_err(|_| unusable("the host in the Redis URL can't have a certificate"))?
+            .map_err(|_| unusable("the host in the Redis URL is not valid for TLS"))?
             .to_owned();
         let config = match authorities_pem {
             Some(pem) => trusting(authorities(pem)?)?,
@@ -40,8 +40,8 @@ impl Tls {
     }
 }
 
-/// The process's own provider if it has set one, as reqwest does it. `ClientConfig::builder()` would panic where
-/// none is set and a program has two in it.
+/// The process-wide provider if one is set, as in reqwest. `ClientConfig::builder()` would panic if none is set and
+/// two are compiled in.
 fn crypto_provider() -> Arc<CryptoProvider> {
     CryptoProvider::get_default()
         .cloned()
@@ -76,16 +76,16 @@ fn no_certificates(error: rustls::Error) -> StoreError {
 }
 
 fn authorities(pem: &[u8]) -> Result<RootCertStore, StoreError> {
-    let refused = |what: &str| unusable(&format!("the certificates for Redis: {what}"));
+    let refused = |what: &str| unusable(&format!("the root certificates for Redis: {what}"));
     let mut authorities = RootCertStore::empty();
     for certificate in CertificateDer::pem_slice_iter(pem) {
-        let certificate = certificate.map_err(|_| refused("this is not PEM"))?;
+        let certificate = certificate.map_err(|_| refused("invalid PEM"))?;
         authorities
             .add(certificate)
-            .map_err(|_| refused("one of them can't be understood"))?;
+            .map_err(|_| refused("one of them is not a valid certificate"))?;
     }
     if authorities.is_empty() {
-        return Err(refused("there is none in the PEM"));
+        return Err(refused("the PEM contains none"));
     }
     Ok(authorities)
 }
