@@ -1,12 +1,12 @@
-//! What a key of a store holds, and its JSON.
+//! The contents of a key in a store, and their JSON.
 //!
 //! ```json
 //! {"checksum":"…","record":{"version":1,"write_id":"…","refresh_token":"…"},"padding":"…"}
 //! ```
 //!
-//! The checksum is that of the bytes of `record`, so it does not depend on how a JSON library orders or formats. The padding makes room
-//! for the successor while an [intent](super::intent) stands in the record. Where a record was signed out, a tombstone stands in its
-//! place: `{"version":1,"write_id":"…","signed_out":["…"]}`.
+//! The checksum covers the raw bytes of `record`, so it does not depend on how a JSON library orders or formats fields.
+//! The padding reserves space for the successor while the record has an [intent](super::intent). A sign-out replaces
+//! the record with a tombstone: `{"version":1,"write_id":"…","signed_out":["…"]}`.
 
 use std::{
     fmt,
@@ -30,27 +30,27 @@ use crate::{
 
 /// The version of the JSON that this crate writes. Within a version, fields may be added.
 const VERSION: u64 = 1;
-/// So many replaced sign-ins are named.
+/// The maximum number of replaced sign-ins that a record names.
 const MOST_REPLACED: usize = 8;
-/// Longer records grow, and are still right.
+/// The initial capacity of a buffer for a record. Longer records reallocate it.
 const USUAL_LENGTH: usize = 8 * 1024;
 
-/// A sign-in as it is stored: its tokens, and how long the access token is valid.
+/// A stored sign-in: its tokens, and how long the access token is valid.
 ///
-/// `Debug` prints no secret. Fields that a later version of this crate has added are kept.
+/// `Debug` prints no secret. Unknown fields, from a later version of this crate, are preserved.
 #[derive(Clone, Serialize, Deserialize)]
 pub struct Record {
     version: u64,
-    /// Names the write that stored it.
+    /// Identifies the write that stored it.
     pub(super) write_id: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     access_token: Option<Secret>,
     refresh_token: RefreshToken,
     /// By the server's clock, in UNIX seconds.
     expires_at: u64,
-    /// What is left of the access token's life at this write.
+    /// The remaining lifetime of the access token at this write.
     life_ms: u64,
-    /// How long that was when the access token came.
+    /// The lifetime of the access token when it was received.
     #[serde(default)]
     lifetime_ms: u64,
     #[serde(
@@ -63,9 +63,9 @@ pub struct Record {
     client_id: Option<String>,
     /// The id of the sign-in: the fingerprint of its first refresh token.
     pub(super) sign_in: String,
-    /// How often it was refreshed: of two records of one sign-in, the greater is the successor.
+    /// The number of refreshes: of two records of one sign-in, the one with the higher number is the successor.
     pub(super) generation: u64,
-    /// Ids of the sign-ins that this one replaced, the newest first.
+    /// Ids of the sign-ins that this one replaced, newest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(super) replaced: Vec<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -78,7 +78,7 @@ pub struct Record {
     other: Map<String, Value>,
 }
 
-/// Why a sign-in has ended: only the user can begin another.
+/// Why a sign-in has ended. The user has to sign in again.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Ended {
@@ -94,7 +94,7 @@ pub struct Ended {
     pub log_id: Option<String>,
 }
 
-/// What is stored may have been written by anybody, and is shown.
+/// Stored text is shown to users, and anyone with write access to the store may have written it: sanitize it.
 fn shown_text<'de, D: Deserializer<'de>>(stored: D) -> Result<String, D::Error> {
     Ok(sanitize(&String::deserialize(stored)?, &[]))
 }
@@ -104,22 +104,21 @@ fn shown_log_id<'de, D: Deserializer<'de>>(stored: D) -> Result<Option<String>, 
     Ok(log_id.and_then(|log_id| sanitize_log_id(&log_id, &[])))
 }
 
-/// The server asked to be left alone for this long, counted from the write.
+/// No refresh is sent for this long after the write, because the server asked for a delay or was unavailable.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct NotBefore {
     pub(super) ms: u64,
-    /// The HTTP status that said so; none where no connection could be made.
+    /// The HTTP status of the response; `None` if the connection failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) status: Option<u16>,
 }
 
-/// What stands in the place of a sign-in that the user has signed out of. Without it, a `put` or a save that comes late would find nothing,
-/// and sign the user in again.
+/// Replaces the record at a sign-out. Without it, a late `put` or save would find nothing and sign the user in again.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Tombstone {
     version: u64,
     pub(super) write_id: String,
-    /// Ids of the sign-ins that it ended.
+    /// Ids of the sign-ins that the user has signed out of.
     pub(super) signed_out: Vec<String>,
 }
 
@@ -127,11 +126,11 @@ pub(super) struct Tombstone {
 pub(super) enum Entry {
     Record(Box<Record>),
     Tombstone(Tombstone),
-    /// It makes no sense, or a newer program wrote it.
+    /// Invalid contents, or contents of a newer version.
     Damaged(Error),
 }
 
-/// Contents that are about to be written, and the id that names this write.
+/// Contents to write, and the id of the write.
 pub(super) struct Write {
     pub(super) contents: Contents,
     pub(super) write_id: String,
@@ -152,7 +151,7 @@ impl Record {
         let refresh_token = token.refresh_token().ok_or_else(|| {
             Error::new(
                 ErrorKind::InvalidAnswer,
-                "there is no refresh token, so the sign-in can't be kept",
+                "there is no refresh token, so the sign-in can't be stored",
             )
             .with_log_id(token.log_id().map(str::to_owned))
         })?;
@@ -161,7 +160,7 @@ impl Record {
         Ok(record)
     }
 
-    /// The record of a refresh token alone: the first refresh brings an access token.
+    /// The record of a refresh token without an access token, which the first refresh gets.
     pub(super) fn of_refresh_token(refresh_token: &RefreshToken, client_id: Option<&str>) -> Self {
         Self {
             version: VERSION,
@@ -183,8 +182,8 @@ impl Record {
         }
     }
 
-    /// The record that takes this one's place, with the refresh token that its own was redeemed for. If the answer brought no other, the old
-    /// one stays (RFC 6749 section 6). It has no access token yet.
+    /// The successor of this record, without an access token. If the response has no refresh token, the old one stays
+    /// valid (RFC 6749 section 6).
     pub(super) fn successor(&self, refresh_token: Option<&RefreshToken>, generation: u64) -> Self {
         let refresh_token = refresh_token.unwrap_or(&self.refresh_token);
         Self {
@@ -196,7 +195,7 @@ impl Record {
         }
     }
 
-    /// Takes a token's access token, and what is left of its life now.
+    /// Sets the access token, with its lifetime that remains now.
     pub(super) fn set_access_token(&mut self, token: &Token) {
         let expires_at = token.expires_at().duration_since(SystemTime::UNIX_EPOCH);
         self.access_token = Some(token.access_token().clone());
@@ -209,8 +208,8 @@ impl Record {
         }
     }
 
-    /// The same for another write, this long after the one that it was loaded from. Every duration is reduced; of an unknown age, the
-    /// access token's life and "not before" end, and intents stay as they are.
+    /// A copy for the next write, which restarts the record's age: every duration is reduced by the current age. If the
+    /// age is unknown, the access token's lifetime and `not_before` become zero, and intents are unchanged.
     pub(super) fn rebased(&self, age: Option<Duration>) -> Self {
         let mut record = self.clone();
         record.life_ms = age.map_or(0, |age| self.life_ms.saturating_sub(millis(age)));
@@ -223,7 +222,7 @@ impl Record {
         record
     }
 
-    /// The same, marked as ended.
+    /// Marks the record as ended.
     pub(super) fn with_ended(mut self, refusal: &Error) -> Self {
         let code = refusal.code().map(ToString::to_string);
         self.ended = Some(Ended {
@@ -233,7 +232,7 @@ impl Record {
         self
     }
 
-    /// What is kept of it in quarantine: a copy must not look fresher than it is.
+    /// A copy for quarantine, with no remaining lifetime: its age would restart.
     pub(super) fn quarantined(&self) -> Self {
         Self {
             life_ms: 0,
@@ -243,12 +242,12 @@ impl Record {
         }
     }
 
-    /// Names a sign-in that this one replaces, with all that that replaced.
+    /// Records the ids of the sign-ins that this one replaces, newest first.
     pub(super) fn replaces<'a>(&mut self, ids: impl IntoIterator<Item = &'a String>) {
         self.replaced = newest(ids.into_iter().filter(|id| **id != self.sign_in));
     }
 
-    /// Contents to write, with an id of their own.
+    /// Contents to write, with a new write id.
     pub(super) fn write(&self, padding: usize) -> Result<Write, StoreError> {
         let write_id = random_id()?;
         let record = Self {
@@ -282,7 +281,8 @@ impl Record {
         Ok(token)
     }
 
-    /// The access token. `None` if the last refresh brought one that can't be used.
+    /// The access token. `None` if only the refresh token is known: it was imported, or the last refresh returned an
+    /// unusable access token.
     #[must_use]
     pub fn access_token(&self) -> Option<&Secret> {
         self.access_token.as_ref()
@@ -302,30 +302,31 @@ impl Record {
             .unwrap_or(SystemTime::UNIX_EPOCH)
     }
 
-    /// How long the access token was still valid when this was loaded. Zero if that can't be known.
+    /// The remaining lifetime of the access token when the record was loaded. Zero if it is not known.
     #[must_use]
     pub fn life(&self) -> Duration {
         Duration::from_millis(self.life_ms)
     }
 
-    /// How long the access token was valid when it came.
+    /// The lifetime of the access token when it was received.
     pub(super) fn lifetime(&self) -> Duration {
         Duration::from_millis(self.lifetime_ms.max(self.life_ms))
     }
 
-    /// Coze's log id of the response that brought it.
+    /// Coze's log id of the response with the access token.
     #[must_use]
     pub fn log_id(&self) -> Option<&str> {
         self.log_id.as_deref()
     }
 
-    /// The client id of the app that the user granted it to: no other can redeem its refresh token. `None` if it is not known.
+    /// The client id of the app that the sign-in was granted to: no other app can redeem its refresh token. `None` if
+    /// it is not known.
     #[must_use]
     pub fn client_id(&self) -> Option<&str> {
         self.client_id.as_deref()
     }
 
-    /// Why the sign-in has ended, if it has. Its refresh token is not sent any more.
+    /// Why the sign-in has ended, if it has. Its refresh token is no longer sent.
     #[must_use]
     pub fn ended(&self) -> Option<&Ended> {
         self.ended.as_ref()
@@ -337,7 +338,7 @@ impl Record {
         self.refresh_token.secret().ct_eq(refresh_token.expose())
     }
 
-    /// Whether it is that record, or what has become of it by one refresh or many.
+    /// Whether it is the given record, or a later generation of the same sign-in.
     pub(super) fn descends_from(
         &self,
         sign_in: &str,
@@ -354,8 +355,8 @@ impl Record {
 }
 
 impl Tombstone {
-    /// Ends these sign-ins.
-    pub(super) fn over<'a>(ids: impl IntoIterator<Item = &'a String>) -> Result<Self, StoreError> {
+    /// A tombstone for these sign-ins.
+    pub(super) fn ending<'a>(ids: impl IntoIterator<Item = &'a String>) -> Result<Self, StoreError> {
         Ok(Self {
             version: VERSION,
             write_id: random_id()?,
@@ -372,7 +373,7 @@ impl Tombstone {
 }
 
 impl Entry {
-    /// Reads contents. An error quotes nothing of them.
+    /// Parses contents. An error does not quote them.
     pub(super) fn of(contents: &Contents) -> Self {
         Self::parse(contents.expose()).unwrap_or_else(Self::Damaged)
     }
@@ -386,7 +387,7 @@ impl Entry {
         let damaged = |what: String| Error::new(ErrorKind::Store(StoreErrorKind::Damaged), what);
         let unreadable = |error: serde_json::Error| {
             damaged(format!(
-                "what is stored is not a sign-in: {} at line {}, column {}",
+                "the stored contents are not a sign-in: {} at line {}, column {}",
                 what_is_wrong(&error),
                 error.line(),
                 error.column()
@@ -398,7 +399,7 @@ impl Entry {
         let record = record.get();
         if checksum != hash(record.as_bytes()) {
             return Err(damaged(
-                "the stored sign-in does not have its checksum: it was changed by hand, or damaged"
+                "the checksum of the stored sign-in does not match: it was edited or is damaged"
                     .to_owned(),
             ));
         }
@@ -408,7 +409,7 @@ impl Entry {
         } = serde_json::from_str(record).map_err(unreadable)?;
         if version > VERSION {
             return Err(damaged(format!(
-                "the stored sign-in has version {version}, and this program knows {VERSION} at most: \
+                "the stored sign-in has version {version}, but this program supports only {VERSION}: \
                  a newer program wrote it, so update this one"
             )));
         }
@@ -426,7 +427,7 @@ impl Entry {
         Ok(Self::Record(Box::new(record)))
     }
 
-    /// The write that stored it.
+    /// The id of the write that stored it.
     pub(super) fn write_id(&self) -> Option<&str> {
         match self {
             Self::Record(record) => Some(&record.write_id),
@@ -435,7 +436,7 @@ impl Entry {
         }
     }
 
-    /// Ids of the sign-ins that whatever replaces this has to name, the newest first.
+    /// Ids of the sign-ins that a replacement has to name, newest first.
     pub(super) fn ids(&self) -> Vec<&String> {
         match self {
             Self::Record(record) => std::iter::once(&record.sign_in)
@@ -460,7 +461,7 @@ fn sealed(record: &impl Serialize, padding: usize) -> Result<Contents, StoreErro
     Ok(json(&envelope)?.into())
 }
 
-/// JSON in a buffer that is large enough: its growth would leave copies behind that nobody wipes.
+/// Serializes into a large buffer: reallocation would leave copies of secrets that are not wiped.
 fn json(value: &impl Serialize) -> Result<Zeroizing<Vec<u8>>, StoreError> {
     let mut json = Zeroizing::new(Vec::with_capacity(USUAL_LENGTH));
     serde_json::to_writer(&mut *json, value)
@@ -478,17 +479,17 @@ fn newest<'a>(ids: impl IntoIterator<Item = &'a String>) -> Vec<String> {
     newest
 }
 
-/// serde's own text may quote a value.
+/// Not serde's message, which may quote a value.
 fn what_is_wrong(error: &serde_json::Error) -> &'static str {
     match error.classify() {
-        serde_json::error::Category::Eof => "it is cut short",
-        serde_json::error::Category::Syntax => "it is not JSON",
+        serde_json::error::Category::Eof => "they are truncated",
+        serde_json::error::Category::Syntax => "they are not JSON",
         serde_json::error::Category::Data => "a field is missing or of another type",
-        serde_json::error::Category::Io => "it can't be read",
+        serde_json::error::Category::Io => "they can't be read",
     }
 }
 
-/// Tells refresh tokens apart without revealing them: 128 bits of their SHA-256.
+/// Identifies a refresh token without revealing it: 128 bits of its SHA-256.
 pub(super) fn fingerprint(refresh_token: &RefreshToken) -> String {
     URL_SAFE_NO_PAD.encode(&digest(&SHA256, refresh_token.expose().as_bytes()).as_ref()[..16])
 }
@@ -498,14 +499,15 @@ pub(super) fn hash(bytes: &[u8]) -> String {
 }
 
 fn random_bytes<const N: usize>() -> Result<Zeroizing<[u8; N]>, StoreError> {
-    random::bytes().map_err(|error| StoreError::other("the system gave no random bytes", error))
+    random::bytes().map_err(|error| StoreError::other("the system provided no random bytes", error))
 }
 
 fn random_id() -> Result<String, StoreError> {
     random_bytes::<16>().map(|bytes| URL_SAFE_NO_PAD.encode(*bytes))
 }
 
-/// It can't be compressed to less than three quarters.
+/// Random, so that a store that compresses its contents reserves most of the padding: base64 compresses to three
+/// quarters at best.
 fn random_text(length: usize) -> Result<String, StoreError> {
     let mut text = String::with_capacity(length + 64);
     while text.len() < length {

@@ -1,6 +1,6 @@
-//! Saving what a refresh token was redeemed for: the only live sign-in there is then.
+//! Saves the successor of a redeemed refresh token, which is the only live token of its family.
 //!
-//! Versions order the writers; what a conflict means is decided by the refresh token.
+//! Versions detect concurrent writes; the stored refresh token decides what a conflict means.
 
 use tokio::time::Instant;
 
@@ -13,21 +13,22 @@ use crate::{
     store::{StoreError, StoreErrorKind, Version},
 };
 
-/// What takes the place of a redeemed record.
+/// The successor of a record whose refresh token has been redeemed.
 #[derive(Clone)]
 pub(super) struct Successor {
     redeemed: Record,
     refresh_token: Option<RefreshToken>,
     generation: u64,
-    /// None if it can't be used, or is not known any more.
+    /// `None` if the access token can't be used or is no longer known.
     token: Option<Token>,
 }
 
-/// Where a successor went.
+/// The result of saving a successor.
 pub(super) enum Saved {
-    /// It is stored, or what has become of it; or it is in memory, [unsaved](super::unsaved), and saved as soon as possible.
+    /// The successor or a later generation is stored; or the successor is kept in memory, [unsaved](super::unsaved),
+    /// and the save is retried.
     Stored,
-    /// Another sign-in is stored, or something that can't be read. The successor is in quarantine.
+    /// Another sign-in or unreadable contents are stored. The successor is in quarantine.
     Superseded,
     /// The user has signed out, or the record was deleted. The successor is in quarantine, unless a sign-out named its sign-in.
     SignedOut,
@@ -47,7 +48,7 @@ impl Successor {
         }
     }
 
-    /// A successor that was stored, and that the store has lost again: its access token is not known any more.
+    /// A successor that the store has lost after the save. Its access token is no longer known.
     pub(super) fn restored(ancestor: Record, refresh_token: RefreshToken, generation: u64) -> Self {
         Self {
             redeemed: ancestor,
@@ -71,7 +72,7 @@ impl Successor {
             .unwrap_or(self.redeemed.refresh_token())
     }
 
-    /// As it would be stored now, in place of this record.
+    /// The record that would replace `stored` now.
     pub(super) fn replacing(&self, stored: &Record) -> Record {
         let mut record = stored.successor(Some(self.refresh_token()), self.generation);
         if let Some(token) = &self.token {
@@ -84,8 +85,9 @@ impl Successor {
         self.replacing(&self.redeemed)
     }
 
-    /// Whether it takes this record's place: that holds the redeemed refresh token, or an earlier one of the same sign-in (a failover
-    /// rolled back an acknowledged save). Intents, marks and "not before" beside it stop nothing.
+    /// Whether the successor may replace `stored`: that holds the redeemed refresh token, or an earlier one of the same
+    /// sign-in, because a failover has rolled back an acknowledged save. Intents, `ended` and `not_before` do not
+    /// matter.
     fn replaces(&self, stored: &Record) -> bool {
         stored.holds(self.redeemed.refresh_token())
             || stored.sign_in == self.sign_in() && stored.generation < self.generation
@@ -93,9 +95,10 @@ impl Successor {
 }
 
 impl SignIn {
-    /// Saves a successor, whatever versions come in between. `known` is the record that was written last, if no one has written since.
+    /// Saves a successor, retrying after conflicts. `known` is the record that this process wrote last; it spares a
+    /// load.
     ///
-    /// Whether a lost answer was one is seen by the next try, which loads first.
+    /// After a lost response, the next attempt loads the record and so learns whether the save succeeded.
     pub(super) async fn save(
         &self,
         successor: &Successor,

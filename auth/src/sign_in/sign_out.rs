@@ -15,26 +15,27 @@ use super::{
 use crate::{Result, store::StoreError};
 
 impl SignIn {
-    /// Ends the sign-in here: its tokens are deleted from the store, those in quarantine too. Coze has no way to revoke them, so they stay
-    /// valid until they expire.
+    /// Signs the user out: deletes the tokens from the store, including those in quarantine. Coze has no endpoint to
+    /// revoke tokens, so they stay valid until they expire.
     ///
-    /// A refresh that is under way does not bring the sign-in back. A sign-in that another process puts meanwhile stays.
+    /// A refresh in flight does not restore the sign-in. A sign-in that another process puts at the same time stays.
     ///
     /// # Errors
     ///
-    /// Those of the store; [`Busy`](crate::store::StoreErrorKind::Busy) when it changed each time it was about to be written.
+    /// Those of the store; [`Busy`](crate::store::StoreErrorKind::Busy) when each attempt conflicted with another
+    /// write.
     pub async fn sign_out(&self) -> Result<()> {
         let until = Instant::now() + LONGEST_CHANGE;
         let (ends, has_written) = (OnceLock::new(), AtomicBool::new(false));
         changing(until, || self.try_sign_out(&ends, &has_written, until))
             .await
             .map_err(store_error)?;
-        // An unsaved successor is not served any more.
+        // Discard an unsaved successor of the ended sign-in, so that it is not served.
         let _ = self.save_unsaved(None, until).await;
         Ok(())
     }
 
-    /// `ends` is the sign-in that the sign-out ends: the first one that any try has seen.
+    /// `ends` is the sign-in to end: the first one that any attempt has loaded.
     async fn try_sign_out(
         &self,
         ends: &OnceLock<String>,
@@ -44,9 +45,10 @@ impl SignIn {
         let now = self.look(until).await?;
         let has_written = has_written.swap(true, Ordering::Relaxed);
         match &now {
-            // Its own, whose answer was lost, or that of another sign-out.
+            // From an earlier attempt whose response was lost, or from another sign-out.
             Some((Entry::Tombstone(_), _)) if has_written => {}
-            // Another sign-in came in between: it stays, but nothing of the one that has ended.
+            // Another sign-in was put between two attempts. It stays; the quarantined records of the ended one are
+            // deleted.
             Some((Entry::Record(record), _))
                 if *ends.get_or_init(|| record.sign_in.clone()) != record.sign_in =>
             {
@@ -55,7 +57,7 @@ impl SignIn {
             }
             _ => {
                 let ids = now.as_ref().map(|(entry, _)| entry.ids());
-                let write = Tombstone::over(ids.unwrap_or_default())?.write()?;
+                let write = Tombstone::ending(ids.unwrap_or_default())?.write()?;
                 let expected = now.as_ref().map(|(_, stored)| &stored.version);
                 if self.write(expected, &write, until).await?.is_none() {
                     return Ok(None);
