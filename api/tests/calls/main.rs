@@ -1,0 +1,7 @@
+//! Calls from recorded bytes, over an in-process transport and by a paused clock: streams, retries, pages.
+
+mod operations;
+mod pages;
+mod retries;
+mod streams;
+mod support;
