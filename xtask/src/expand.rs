@@ -164,8 +164,8 @@ fn envelopes(tree: &mut Value, origins: &mut Origins) -> Result<()> {
 pub(crate) enum Contents<'d> {
     /// The answer says only that it worked.
     Nothing,
-    /// In this field.
-    Field(&'d str, &'d Value),
+    /// In its field `data`.
+    Data(&'d Value),
     /// They are the envelope itself.
     Whole(&'d Value),
 }
@@ -176,7 +176,7 @@ impl<'d> Contents<'d> {
         match data.get("schema") {
             None => Self::Nothing,
             Some(schema) if data["whole"] == true => Self::Whole(schema),
-            Some(schema) => Self::Field(data["field"].as_str().unwrap_or("data"), schema),
+            Some(schema) => Self::Data(schema),
         }
     }
 
@@ -188,9 +188,9 @@ impl<'d> Contents<'d> {
         }
         let (properties, required): (Map<String, Value>, Vec<Value>) = match self {
             Self::Nothing => return Ok(schema),
-            Self::Field(name, contents) => {
-                let property = [(name.to_owned(), contents.clone())];
-                (property.into_iter().collect(), vec![name.into()])
+            Self::Data(contents) => {
+                let property = [("data".to_owned(), contents.clone())];
+                (property.into_iter().collect(), vec!["data".into()])
             }
             Self::Whole(contents) => {
                 let contents = walk::dereference(tree, contents)
@@ -216,8 +216,8 @@ impl<'d> Contents<'d> {
     fn answer(self, envelope: &Value, contents: Value) -> Value {
         let mut answer = envelope["example"].clone();
         match (self, &mut answer, contents) {
-            (Self::Field(name, _), Value::Object(answer), contents) => {
-                answer.insert(name.to_owned(), contents);
+            (Self::Data(_), Value::Object(answer), contents) => {
+                answer.insert("data".to_owned(), contents);
             }
             (Self::Whole(_), Value::Object(answer), Value::Object(contents)) => {
                 answer.extend(contents);
@@ -228,10 +228,10 @@ impl<'d> Contents<'d> {
     }
 
     /// The pointer of the contents in an answer.
-    fn value_at(self) -> String {
+    fn value_at(self) -> &'static str {
         match self {
-            Self::Field(name, _) => walk::join("", name),
-            Self::Nothing | Self::Whole(_) => String::new(),
+            Self::Data(_) => "/data",
+            Self::Nothing | Self::Whole(_) => "",
         }
     }
 }
@@ -354,13 +354,7 @@ mod tests {
     }
 
     #[test]
-    fn contents_can_be_in_another_field_in_the_whole_envelope_or_missing() {
-        let (schema, examples) = answer(json!({
-            "field": "message", "schema": {"type": "string"}, "examples": {"one": {"value": "a"}},
-        }));
-        assert_eq!(schema["required"], json!(["code", "message"]));
-        assert_eq!(examples["one"]["value"], json!({"code": 0, "message": "a"}));
-
+    fn contents_can_be_the_whole_envelope_or_missing() {
         let (schema, examples) = answer(json!({
             "whole": true,
             "schema": {"$ref": "#/components/schemas/Page"},

@@ -12,8 +12,8 @@ use schemars08::schema::{InstanceType, SchemaObject};
 use similar::TextDiff;
 
 use crate::document::Document;
-use crate::spec::Spec;
-use crate::{mock_schemas, normalise};
+use crate::spec::{Spec, Style};
+use crate::{calls, mock_schemas, normalise};
 
 /// The expected contents of a generated file.
 #[derive(Debug, PartialEq)]
@@ -35,14 +35,19 @@ pub(crate) fn files(root: &Path, specs: &[Spec]) -> Result<Vec<File>> {
     let mut files = Vec::new();
     for spec in specs {
         let document = Document::read(root, spec.source)?;
-        let described = match spec.style {
-            crate::spec::Style::Exchange => None,
-            crate::spec::Style::Calls => Some(Document::read(root, "spec/coze-api.yaml")?),
-        };
         files.push(File {
             path: format!("generated/{}/src/generated.rs", spec.client),
-            contents: client(described.as_ref().unwrap_or(&document))?,
+            contents: match spec.style {
+                Style::Exchange => client(&document)?,
+                Style::Calls => calls::client(&document)?,
+            },
         });
+        if spec.style == Style::Calls {
+            files.push(File {
+                path: format!("generated/{}/tests/examples.rs", spec.client),
+                contents: calls::examples(&document)?,
+            });
+        }
         files.push(File {
             path: format!("mock/schemas/{}.json", spec.name),
             contents: mock_schemas::render(&document)?,
@@ -99,7 +104,7 @@ pub(crate) fn client(document: &Document) -> Result<String> {
     ))
 }
 
-fn settings() -> GenerationSettings {
+pub(crate) fn settings() -> GenerationSettings {
     let secret = SchemaObject {
         instance_type: Some(InstanceType::String.into()),
         format: Some("password".to_owned()),
@@ -255,7 +260,10 @@ fn untagged_enum<'a>(code: &'a syn::File, name: &syn::Ident) -> Option<&'a syn::
 }
 
 /// The items of a top-level module of the generated code.
-fn module<'a>(code: &'a syn::File, name: &'a str) -> impl Iterator<Item = &'a syn::Item> {
+pub(crate) fn module<'a>(
+    code: &'a syn::File,
+    name: &'a str,
+) -> impl Iterator<Item = &'a syn::Item> {
     code.items
         .iter()
         .filter_map(move |item| match item {

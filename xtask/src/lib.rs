@@ -19,6 +19,7 @@
 )]
 
 mod bench;
+mod calls;
 mod cargo;
 mod conformance;
 mod document;
@@ -33,6 +34,7 @@ mod place;
 mod root;
 pub mod spec;
 mod torture;
+mod types;
 mod walk;
 mod words;
 
