@@ -559,7 +559,7 @@ impl Call {
     }
 
     /// Says where an error happened.
-    fn locate(&self, error: Error) -> Error {
+    pub(crate) fn locate(&self, error: Error) -> Error {
         let error = match self.flow {
             Some(flow) => error.in_flow(flow),
             None => error,
@@ -570,7 +570,7 @@ impl Call {
         }
     }
 
-    fn trace(
+    pub(crate) fn trace(
         &self,
         captured: Option<&Captured>,
         log_id: Option<&str>,

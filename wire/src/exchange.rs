@@ -135,8 +135,34 @@ impl Exchange {
     pub async fn execute(
         &self,
         client: &reqwest::Client,
-        mut request: reqwest::Request,
+        request: reqwest::Request,
     ) -> reqwest::Result<reqwest::Response> {
+        match self.open(client, request).await {
+            Ok(response) => Ok(self.capture(response, BODY_LIMIT).await.into_response()),
+            Err(error) => {
+                // Only reqwest can make its errors, so ours becomes one by way of a body that fails.
+                let failing = failing_response(StatusCode::BAD_GATEWAY, HeaderMap::new(), error);
+                let body = failing.bytes().await?;
+                Ok(rebuilt_response(
+                    StatusCode::BAD_GATEWAY,
+                    HeaderMap::new(),
+                    body.into(),
+                ))
+            }
+        }
+    }
+
+    /// Sends a request once, and returns the head of its answer: the body is still to be read, by
+    /// [`capture`](Self::capture) or as a stream.
+    ///
+    /// # Errors
+    ///
+    /// When no answer came; the [outcome](Self::outcome) holds the same error.
+    pub async fn open(
+        &self,
+        client: &reqwest::Client,
+        mut request: reqwest::Request,
+    ) -> Result<reqwest::Response, SendError> {
         self.prepare(request.headers_mut());
         *self.lock() = Kept {
             url: Some(without_query(request.url())),
@@ -152,20 +178,7 @@ impl Exchange {
                 .await
                 .map_err(|error| error.without(&self.secrets)),
         };
-        match sent {
-            Ok(response) => Ok(self.capture(response).await),
-            Err(error) => {
-                self.keep(Outcome::Failed(error.clone()));
-                // Only reqwest can make its errors, so ours becomes one by way of a body that fails.
-                let failing = failing_response(StatusCode::BAD_GATEWAY, HeaderMap::new(), error);
-                let body = failing.bytes().await?;
-                Ok(rebuilt_response(
-                    StatusCode::BAD_GATEWAY,
-                    HeaderMap::new(),
-                    body.into(),
-                ))
-            }
-        }
+        sent.inspect_err(|error| self.keep(Outcome::Failed(error.clone())))
     }
 
     fn prepare(&self, headers: &mut HeaderMap) {
@@ -178,7 +191,8 @@ impl Exchange {
         }
     }
 
-    async fn capture(&self, mut response: reqwest::Response) -> reqwest::Response {
+    /// Reads the body of an answer, at most so many bytes of it, and keeps it as the [outcome](Self::outcome).
+    pub async fn capture(&self, mut response: reqwest::Response, limit: usize) -> Captured {
         let mut arriving = Arriving {
             exchange: self,
             status: response.status(),
@@ -190,7 +204,7 @@ impl Exchange {
             match response.chunk().await {
                 Ok(None) => break BodyState::Complete,
                 Ok(Some(chunk)) => {
-                    let room = BODY_LIMIT - arriving.body.len();
+                    let room = limit - arriving.body.len();
                     let fits = &chunk[..chunk.len().min(room)];
                     arriving.body.extend_from_slice(fits);
                     if chunk.len() > room {
@@ -203,24 +217,7 @@ impl Exchange {
                 }
             }
         };
-        let Captured {
-            status,
-            headers,
-            body,
-            body_state,
-            ..
-        } = arriving.keep(body_state);
-        match body_state {
-            BodyState::Complete => rebuilt_response(status, headers, body.into()),
-            BodyState::TooLarge => {
-                let error = SendError::new(
-                    SendErrorKind::Interrupted,
-                    format!("the answer is longer than {BODY_LIMIT} bytes"),
-                );
-                failing_response(status, headers, error)
-            }
-            BodyState::Broken(error) => failing_response(status, headers, error),
-        }
+        arriving.keep(body_state)
     }
 
     fn keep(&self, outcome: Outcome) {
@@ -315,7 +312,7 @@ pub enum Outcome {
     Failed(SendError),
 }
 
-/// An answer as it came, at most [`BODY_LIMIT`] bytes of it.
+/// An answer as it came, at most [`BODY_LIMIT`] bytes of it, or what else the limit is.
 #[derive(Clone)]
 pub struct Captured {
     status: StatusCode,
@@ -331,7 +328,7 @@ pub struct Captured {
 pub enum BodyState {
     /// Yes.
     Complete,
-    /// No: it is longer than [`BODY_LIMIT`].
+    /// No: it is longer than the limit.
     TooLarge,
     /// No: it broke off.
     Broken(SendError),
@@ -376,6 +373,30 @@ impl Captured {
     #[must_use]
     pub fn body_state(&self) -> &BodyState {
         &self.body_state
+    }
+}
+
+impl Captured {
+    /// An equal answer for a generated client, whose body fails as the captured one did.
+    fn into_response(self) -> reqwest::Response {
+        let Self {
+            status,
+            headers,
+            body,
+            body_state,
+            ..
+        } = self;
+        match body_state {
+            BodyState::Complete => rebuilt_response(status, headers, body.into()),
+            BodyState::TooLarge => {
+                let error = SendError::new(
+                    SendErrorKind::Interrupted,
+                    format!("the answer is longer than {} bytes", body.len()),
+                );
+                failing_response(status, headers, error)
+            }
+            BodyState::Broken(error) => failing_response(status, headers, error),
+        }
     }
 }
 

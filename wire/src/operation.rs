@@ -13,7 +13,7 @@
 //!   no `api-version`.
 //! - [`Operation::Answer`] is one of [`Data`], [`Whole`], [`Empty`] or [`Events`], with the generated type of what is
 //!   answered. The envelope (`code`, `msg`, `detail`) is read above; no generated type holds it.
-//! - A list implements [`Paged`] too.
+//! - A list implements [`Paged`] too, and the enum of the events of a stream [`StreamEvent`].
 //! - No setter has the name of a method that callers find on every operation: `send`, `timeout`, `retries`, `body_limit`,
 //!   `idle_timeout`, `by_page`, `by_item`, `into_call`.
 //!
@@ -95,7 +95,7 @@
 
 use std::{any::Any, convert::Infallible, fmt, marker::PhantomData, sync::Arc, time::Duration};
 
-use serde::{Serialize, de::DeserializeOwned};
+use serde::{Deserializer, Serialize, de::DeserializeOwned};
 
 use crate::sanitize;
 
@@ -147,13 +147,79 @@ pub struct Whole<T>(PhantomData<fn() -> T>);
 /// Nothing but the envelope.
 pub struct Empty(Infallible);
 
-/// A stream of events, or in its place an envelope that holds an error. `F` names the family of events, such as
-/// [`ChatEvents`]: events have no schema, so the client above has a type for each family.
-pub struct Events<F>(PhantomData<fn() -> F>);
+/// A stream of these events, or in its place an envelope that holds an error.
+pub struct Events<E>(PhantomData<fn() -> E>);
 
-/// The events of a chat: `POST /v3/chat` with `stream`, outputs of tools that are submitted with `stream`, and
-/// `POST /v1/workflows/chat`.
-pub struct ChatEvents(Infallible);
+/// A kind of event stream: an enum with a variant for each event that is described, and one for all others. Generated from the
+/// description, which knows the names of the events.
+///
+/// ```
+/// use coze_wire::{EventNames, StreamEvent};
+/// use serde::{Deserialize, Deserializer};
+///
+/// #[derive(Deserialize)]
+/// pub struct Message {
+///     content: String,
+/// }
+///
+/// #[non_exhaustive]
+/// pub enum ChatEvent {
+///     MessageDelta(Message),
+///     Other { event: String, data: String },
+/// }
+///
+/// impl StreamEvent for ChatEvent {
+///     const NAMES: &'static EventNames =
+///         &EventNames { end: &["done"], interrupt: &[], error: &["error"] };
+///
+///     fn read<'de, D: Deserializer<'de>>(event: &str, data: D) -> Result<Option<Self>, D::Error> {
+///         match event {
+///             "conversation.message.delta" => {
+///                 Message::deserialize(data).map(|message| Some(Self::MessageDelta(message)))
+///             }
+///             _ => Ok(None),
+///         }
+///     }
+///
+///     fn other(event: String, data: String) -> Self {
+///         Self::Other { event, data }
+///     }
+/// }
+///
+/// let data = &mut serde_json::Deserializer::from_str(r#"{"content":"Hi"}"#);
+/// let event = ChatEvent::read("conversation.message.delta", data)?;
+/// assert!(matches!(event, Some(ChatEvent::MessageDelta(message)) if message.content == "Hi"));
+/// # Ok::<(), serde_json::Error>(())
+/// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is no event of a stream of the API",
+    note = "`Events` is of an enum that the description names, such as `ChatEvent`"
+)]
+pub trait StreamEvent: Sized + Send + Unpin + 'static {
+    /// The names of the events that are none for callers.
+    const NAMES: &'static EventNames;
+
+    /// Reads an event; `None` if its name is not described.
+    ///
+    /// # Errors
+    ///
+    /// When the data is not as described.
+    fn read<'de, D: Deserializer<'de>>(event: &str, data: D) -> Result<Option<Self>, D::Error>;
+
+    /// An event whose name is not described, as it came.
+    fn other(event: String, data: String) -> Self;
+}
+
+/// The names of the events that end a stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EventNames {
+    /// The end marker.
+    pub end: &'static [&'static str],
+    /// What is an event for callers, and the last one: the stream goes on by another call.
+    pub interrupt: &'static [&'static str],
+    /// What reports an error, as `{code, msg}` or `{error_code, error_message}`.
+    pub error: &'static [&'static str],
+}
 
 /// An operation whose answer is a page of a list. Generated builders implement it.
 #[diagnostic::on_unimplemented(
