@@ -7,8 +7,9 @@
 //! 2. [`builder`]: the struct, owned and with a setter for each parameter and each field of the body; constant headers.
 //! 3. [`into_call`]: the finished request.
 //! 4. [`paged`]: how the pages of a list are turned.
-//! 5. [`groups`]: `client.chat().create()`.
-//! 6. [`examples`]: a test which reads and writes every example with its type.
+//! 5. [`events`]: an enum for each kind of stream, with a variant for events that are not described.
+//! 6. [`groups`]: `client.chat().create()`.
+//! 7. [`examples`]: a test which reads and writes every example with its type.
 
 use std::collections::BTreeMap;
 
@@ -20,7 +21,7 @@ use serde_json::Value;
 use syn::parse_quote;
 
 use crate::document::Document;
-use crate::expand::{Contents, DATA, PAGING, STREAM};
+use crate::expand::{Contents, DATA, EVENTS, PAGING, STREAM};
 use crate::types::{Field, Types, argument, argument_of};
 use crate::walk;
 
@@ -82,6 +83,7 @@ pub(crate) fn client(document: &Document) -> Result<String> {
         .collect::<Result<Vec<_>>>()
         .with_context(|| document.source.clone())?;
     let groups = groups(&document.written, &operations);
+    let events = events(&document.written).with_context(|| document.source.clone())?;
     let items = &types.items;
     let code: syn::File = parse_quote! {
         use crate::Client;
@@ -89,6 +91,7 @@ pub(crate) fn client(document: &Document) -> Result<String> {
         /// The types of requests and answers.
         pub mod types {
             #(#items)*
+            #(#events)*
         }
 
         /// The operations: each is a request in the making, and has a function for each parameter.
@@ -149,7 +152,7 @@ fn read<'d>(
                 .as_str()
                 .context("a stream without `events`")?;
             let events = format_ident!("{events}");
-            (quote!(::coze_wire::Events<::coze_wire::#events>), None)
+            (quote!(::coze_wire::Events<types::#events>), None)
         }
         None => answer(data)?,
     };
@@ -169,6 +172,84 @@ fn read<'d>(
         answered,
         paging: operation.field(PAGING),
         deprecated: operation.field("deprecated") == true,
+    })
+}
+
+/// The enum of each table of events.
+fn events(tree: &Value) -> Result<Vec<TokenStream>> {
+    let tables = tree["components"][EVENTS].as_object();
+    let tables = tables.into_iter().flatten();
+    tables
+        .map(|(name, table)| event_enum(name, table))
+        .collect()
+}
+
+fn event_enum(name: &str, table: &Value) -> Result<TokenStream> {
+    let ident = format_ident!("{name}");
+    let doc = format!(" {}", table["description"].as_str().unwrap_or_default());
+    let events = table["events"].as_object().context("no `events`")?;
+    let mut variants = Vec::new();
+    let mut arms = Vec::new();
+    for (word, event) in events {
+        let variant = event["name"]
+            .as_str()
+            .with_context(|| format!("`{word}` has no name"))?;
+        let variant = format_ident!("{variant}");
+        let doc = event["description"].as_str().unwrap_or_default();
+        let doc = format!(" `{word}`: {doc}");
+        let ty = rust_type(&event["data"], &quote!())?;
+        variants.push(quote!(#[doc = #doc] #variant(#ty)));
+        arms.push(quote! {
+            #word => <#ty as ::coze_wire::serde::Deserialize>::deserialize(data)
+                .map(|data| ::std::option::Option::Some(Self::#variant(data)))
+        });
+    }
+    let words = |key: &str| -> Vec<&str> {
+        let words = table[key].as_array();
+        words
+            .into_iter()
+            .flatten()
+            .filter_map(Value::as_str)
+            .collect()
+    };
+    let (end, interrupt, error) = (words("end"), words("interrupt"), words("error"));
+    ensure!(!end.is_empty(), "`{name}` has no `end`");
+    Ok(quote! {
+        #[doc = #doc]
+        #[derive(Clone, Debug, PartialEq)]
+        #[non_exhaustive]
+        pub enum #ident {
+            #(#variants,)*
+            /// An event that this version does not know, as it came.
+            Other {
+                /// Its name.
+                event: ::std::string::String,
+                /// Its data.
+                data: ::std::string::String,
+            },
+        }
+
+        impl ::coze_wire::StreamEvent for #ident {
+            const NAMES: &'static ::coze_wire::EventNames = &::coze_wire::EventNames {
+                end: &[#(#end),*],
+                interrupt: &[#(#interrupt),*],
+                error: &[#(#error),*],
+            };
+
+            fn read<'de, D: ::coze_wire::serde::Deserializer<'de>>(
+                event: &str,
+                data: D,
+            ) -> ::std::result::Result<::std::option::Option<Self>, D::Error> {
+                match event {
+                    #(#arms,)*
+                    _ => ::std::result::Result::Ok(::std::option::Option::None),
+                }
+            }
+
+            fn other(event: ::std::string::String, data: ::std::string::String) -> Self {
+                Self::Other { event, data }
+            }
+        }
     })
 }
 
@@ -779,7 +860,7 @@ pub(crate) fn examples(document: &Document) -> Result<String> {
             )?;
         }
     }
-    for table in tree["components"][crate::expand::EVENTS]
+    for table in tree["components"][EVENTS]
         .as_object()
         .into_iter()
         .flat_map(|all| all.values())

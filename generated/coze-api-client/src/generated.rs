@@ -905,12 +905,12 @@ is absent.
         ///With what is required.
         #[must_use]
         pub fn new(
-            content: impl ::std::convert::Into<::std::string::String>,
             role: impl ::std::convert::Into<crate::types::MessageRole>,
+            content: impl ::std::convert::Into<::std::string::String>,
         ) -> Self {
             Self {
-                content: content.into(),
                 role: role.into(),
+                content: content.into(),
                 content_type: ::std::option::Option::None,
                 meta_data: ::std::option::Option::None,
                 type_: ::std::option::Option::None,
@@ -987,12 +987,12 @@ is absent.
         ///With what is required.
         #[must_use]
         pub fn new(
-            output: impl ::std::convert::Into<::std::string::String>,
             tool_call_id: impl ::std::convert::Into<::std::string::String>,
+            output: impl ::std::convert::Into<::std::string::String>,
         ) -> Self {
             Self {
-                output: output.into(),
                 tool_call_id: tool_call_id.into(),
+                output: output.into(),
             }
         }
     }
@@ -1045,6 +1045,94 @@ is absent.
     ::coze_wire::open_enum! {
         #[doc = "In which order conversations are listed, by time of creation."]
         SortOrder { Asc = "ASC", Desc = "DESC" }
+    }
+    /// An event of a chat.
+    #[derive(Clone, Debug, PartialEq)]
+    #[non_exhaustive]
+    pub enum ChatEvent {
+        /// `conversation.audio.delta`: Another part of a spoken message; `content` is PCM audio in base64.
+        AudioDelta(Message),
+        /// `conversation.chat.completed`: The bot has finished.
+        ChatCompleted(Chat),
+        /// `conversation.chat.created`: The chat has been created.
+        ChatCreated(Chat),
+        /// `conversation.chat.failed`: The chat failed; `last_error` says why.
+        ChatFailed(Chat),
+        /// `conversation.chat.in_progress`: The bot has begun.
+        ChatInProgress(Chat),
+        /// `conversation.chat.requires_action`: The chat waits for outputs of tools; `required_action` says for which.
+        ChatRequiresAction(Chat),
+        /// `conversation.message.completed`: A message is complete; `content` holds all of it.
+        MessageCompleted(Message),
+        /// `conversation.message.delta`: Another part of a message; `content` holds only this part.
+        MessageDelta(Message),
+        /// An event that this version does not know, as it came.
+        Other {
+            /// Its name.
+            event: ::std::string::String,
+            /// Its data.
+            data: ::std::string::String,
+        },
+    }
+    impl ::coze_wire::StreamEvent for ChatEvent {
+        const NAMES: &'static ::coze_wire::EventNames = &::coze_wire::EventNames {
+            end: &["done"],
+            interrupt: &[],
+            error: &["error"],
+        };
+        fn read<'de, D: ::coze_wire::serde::Deserializer<'de>>(
+            event: &str,
+            data: D,
+        ) -> ::std::result::Result<::std::option::Option<Self>, D::Error> {
+            match event {
+                "conversation.audio.delta" => {
+                    <Message as ::coze_wire::serde::Deserialize>::deserialize(data)
+                        .map(|data| ::std::option::Option::Some(Self::AudioDelta(data)))
+                }
+                "conversation.chat.completed" => {
+                    <Chat as ::coze_wire::serde::Deserialize>::deserialize(data)
+                        .map(|data| ::std::option::Option::Some(
+                            Self::ChatCompleted(data),
+                        ))
+                }
+                "conversation.chat.created" => {
+                    <Chat as ::coze_wire::serde::Deserialize>::deserialize(data)
+                        .map(|data| ::std::option::Option::Some(Self::ChatCreated(data)))
+                }
+                "conversation.chat.failed" => {
+                    <Chat as ::coze_wire::serde::Deserialize>::deserialize(data)
+                        .map(|data| ::std::option::Option::Some(Self::ChatFailed(data)))
+                }
+                "conversation.chat.in_progress" => {
+                    <Chat as ::coze_wire::serde::Deserialize>::deserialize(data)
+                        .map(|data| ::std::option::Option::Some(
+                            Self::ChatInProgress(data),
+                        ))
+                }
+                "conversation.chat.requires_action" => {
+                    <Chat as ::coze_wire::serde::Deserialize>::deserialize(data)
+                        .map(|data| ::std::option::Option::Some(
+                            Self::ChatRequiresAction(data),
+                        ))
+                }
+                "conversation.message.completed" => {
+                    <Message as ::coze_wire::serde::Deserialize>::deserialize(data)
+                        .map(|data| ::std::option::Option::Some(
+                            Self::MessageCompleted(data),
+                        ))
+                }
+                "conversation.message.delta" => {
+                    <Message as ::coze_wire::serde::Deserialize>::deserialize(data)
+                        .map(|data| ::std::option::Option::Some(
+                            Self::MessageDelta(data),
+                        ))
+                }
+                _ => ::std::result::Result::Ok(::std::option::Option::None),
+            }
+        }
+        fn other(event: ::std::string::String, data: ::std::string::String) -> Self {
+            Self::Other { event, data }
+        }
     }
 }
 /// The operations: each is a request in the making, and has a function for each parameter.
@@ -3333,7 +3421,7 @@ that means something elsewhere.
         }
     }
     impl ::coze_wire::Operation for StreamChat {
-        type Answer = ::coze_wire::Events<::coze_wire::ChatEvents>;
+        type Answer = ::coze_wire::Events<types::ChatEvent>;
         const INFO: &'static ::coze_wire::OperationInfo = &::coze_wire::OperationInfo {
             id: "stream_chat",
             retry: ::coze_wire::Retry::Write,
@@ -3775,7 +3863,7 @@ that means something elsewhere.
         }
     }
     impl ::coze_wire::Operation for StreamToolOutputs {
-        type Answer = ::coze_wire::Events<::coze_wire::ChatEvents>;
+        type Answer = ::coze_wire::Events<types::ChatEvent>;
         const INFO: &'static ::coze_wire::OperationInfo = &::coze_wire::OperationInfo {
             id: "stream_tool_outputs",
             retry: ::coze_wire::Retry::Write,
