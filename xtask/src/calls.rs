@@ -14,7 +14,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, bail, ensure};
-use heck::ToUpperCamelCase;
+use heck::{ToSnakeCase, ToUpperCamelCase};
 use proc_macro2::TokenStream;
 use quote::{format_ident, quote};
 use serde_json::Value;
@@ -304,9 +304,17 @@ fn parameter<'d>(tree: &'d Value, entry: &'d Value) -> Result<Parameter<'d>> {
         .as_str()
         .context("a parameter without a name")?;
     let doc = entry["description"].as_str().unwrap_or_default().trim();
+    let place = entry["in"].as_str().unwrap_or_default();
+    let constant = entry["schema"]["default"]
+        .as_str()
+        .filter(|_| place == "header");
+    ensure!(
+        matches!(place, "path" | "query") || constant.is_some(),
+        "parameter `{name}` is in `{place}`; a header needs a `default`, and others are in `path` or `query`"
+    );
     Ok(Parameter {
         name,
-        place: entry["in"].as_str().unwrap_or_default(),
+        place,
         required: entry["required"] == true,
         field: Field {
             wire_name: name.to_owned(),
@@ -315,14 +323,13 @@ fn parameter<'d>(tree: &'d Value, entry: &'d Value) -> Result<Parameter<'d>> {
             docs: vec![parse_quote!(#[doc = #doc])],
         },
         example: &entry["example"],
-        constant: entry["schema"]["default"]
-            .as_str()
-            .filter(|_| entry["in"] == "header"),
+        constant,
     })
 }
 
 fn identifier(name: &str) -> syn::Ident {
-    syn::parse_str(name).unwrap_or_else(|_| format_ident!("{name}_"))
+    let name = name.to_snake_case();
+    syn::parse_str(&name).unwrap_or_else(|_| format_ident!("{name}_"))
 }
 
 fn body<'d>(tree: &'d Value, body: &'d Value) -> Result<Option<Body<'d>>> {
@@ -896,4 +903,279 @@ pub(crate) fn examples(document: &Document) -> Result<String> {
         document.source,
         prettyplease::unparse(&code)
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SMALL: &str = "\
+openapi: 3.0.3
+info: {title: Small, version: 1.0.0}
+tags: [{name: file, description: Files.}]
+x-coze-every-operation:
+  envelope: {$ref: '#/components/schemas/Envelope'}
+paths:
+  /v1/files:
+    get:
+      operationId: list_files
+      x-coze-call: files.list
+      tags: [file]
+      summary: List files
+      x-coze-paging: {by: token, page: page_token, size: page_size, items: items, next: next_page_token, has_more: has_more}
+      parameters:
+        - {name: page_token, in: query, description: The page., schema: {type: string}}
+        - name: Agw-Js-Conv
+          in: header
+          description: Asks for ids as strings.
+          schema: {type: string, enum: [str], default: str}
+      responses:
+        '200':
+          description: A page.
+          x-coze-data: {schema: {$ref: '#/components/schemas/FilePage'}}
+    post:
+      operationId: upload_file
+      x-coze-call: files.upload
+      tags: [file]
+      summary: Upload a file
+      requestBody: {content: {multipart/form-data: {schema: {type: object}}}}
+      responses:
+        '200':
+          description: The file.
+          x-coze-data: {schema: {$ref: '#/components/schemas/File'}}
+  /v1/files/ask:
+    post:
+      operationId: ask_file
+      x-coze-call: files.ask
+      tags: [file]
+      summary: Ask about a file
+      requestBody:
+        content:
+          application/json:
+            schema: {$ref: '#/components/schemas/AskFileBody'}
+      x-coze-stream:
+        operationId: stream_file
+        x-coze-call: files.stream
+        summary: Ask, and read along
+        field: stream
+        events: FileEvent
+      responses:
+        '200':
+          description: Done.
+          x-coze-data: {}
+components:
+  x-coze-events:
+    FileEvent:
+      description: An event.
+      end: [done]
+      events:
+        file.read: {name: FileRead, description: Read., data: {$ref: '#/components/schemas/File'}, example: {id: '1'}}
+  schemas:
+    Envelope: {type: object, required: [code], properties: {code: {type: integer}}, example: {code: 0}}
+    FilePage:
+      type: object
+      properties:
+        items: {type: array, items: {$ref: '#/components/schemas/File'}}
+        next_page_token: {type: string}
+        has_more: {type: boolean}
+    File:
+      type: object
+      required: [id]
+      properties:
+        id: {description: Its id., type: string}
+        kind: {$ref: '#/components/schemas/FileKind'}
+        labels: {$ref: '#/components/schemas/Labels'}
+    FileKind: {description: A kind., type: string, enum: [text, two_words]}
+    Labels: {type: object, additionalProperties: {type: string}}
+    AskFileBody:
+      type: object
+      required: [files]
+      properties:
+        files:
+          description: The files.
+          type: array
+          items: {$ref: '#/components/schemas/File'}
+          x-coze-add: file
+        stream: {description: Whether to stream., type: boolean}
+";
+
+    /// The code for a description, without blanks.
+    fn code(text: &str) -> String {
+        let document = Document::parse("spec/small.yaml", text.to_owned()).unwrap();
+        compact(&client(&document).unwrap())
+    }
+
+    fn compact(text: &str) -> String {
+        text.replace(char::is_whitespace, "")
+            .replace(",)", ")")
+            .replace(",}", "}")
+            .replace(",>", ">")
+    }
+
+    #[track_caller]
+    fn has(code: &str, part: &str) {
+        assert!(code.contains(&compact(part)), "no `{part}` in {code}");
+    }
+
+    #[test]
+    fn a_header_with_a_default_is_constant() {
+        let code = code(SMALL);
+        has(&code, "parts.header(\"agw-js-conv\", \"str\")");
+        assert!(!code.contains("pubfnAgw"), "{code}");
+    }
+
+    #[test]
+    fn a_streamed_form_is_an_operation_of_its_own() {
+        let code = code(SMALL);
+        for (form, streamed) in [("AskFile", "false"), ("StreamFile", "true")] {
+            has(&code, &format!("impl ::coze_wire::Operation for {form} {{"));
+            has(
+                &code,
+                &format!("stream: ::std::option::Option::Some({streamed})"),
+            );
+        }
+        has(
+            &code,
+            "type Answer = ::coze_wire::Events<types::FileEvent>;",
+        );
+        has(&code, "type Answer = ::coze_wire::Empty;");
+        assert_eq!(code.matches("parts.accept_events()").count(), 1);
+        assert!(
+            !code.contains("pubfnstream(mutself"),
+            "the caller sets it: {code}"
+        );
+    }
+
+    #[test]
+    fn a_body_that_is_not_json_is_made_by_the_caller() {
+        let code = code(SMALL);
+        has(&code, "#[derive(Debug)] pub struct UploadFile");
+        has(&code, "parts.raw(&content_type, body)?");
+    }
+
+    #[test]
+    fn lists_are_paged_and_read() {
+        let code = code(SMALL);
+        has(
+            &code,
+            "impl ::coze_wire::Paged for ListFiles { type Item = types::File;",
+        );
+        has(
+            &code,
+            "items: page.items.unwrap_or_default(), total: ::std::option::Option::None, has_more: page.has_more, next: page.next_page_token",
+        );
+        has(&code, "id: \"list_files\", retry: ::coze_wire::Retry::Read");
+        has(
+            &code,
+            "id: \"upload_file\", retry: ::coze_wire::Retry::Write",
+        );
+    }
+
+    #[test]
+    fn fields_of_the_body_have_setters_and_lists_an_adder() {
+        let code = code(SMALL);
+        has(
+            &code,
+            "pub fn files(mut self, files: impl ::std::iter::IntoIterator<Item = impl ::std::convert::Into<types::File>>) -> Self",
+        );
+        has(
+            &code,
+            "pub fn file(mut self, file: impl ::std::convert::Into<types::File>) -> Self",
+        );
+        has(
+            &code,
+            "files: ::coze_wire::required(\"files\", self.files)?",
+        );
+    }
+
+    #[test]
+    fn builders_own_their_client_and_groups_lead_to_them() {
+        let code = code(SMALL);
+        has(
+            &code,
+            "#[derive(Clone, Debug)] pub struct ListFiles { client: Client,",
+        );
+        has(&code, "pub fn files(&self) -> group::Files");
+        has(&code, "pub fn upload(&self) -> super::builder::UploadFile");
+    }
+
+    #[test]
+    fn events_are_an_enum_with_a_variant_for_unknown_ones() {
+        let code = code(SMALL);
+        has(&code, "FileRead(File)");
+        has(&code, "impl ::coze_wire::StreamEvent for FileEvent");
+        has(&code, "end: &[\"done\"], interrupt: &[], error: &[]");
+    }
+
+    #[test]
+    fn enums_are_open_maps_are_maps_and_answers_have_no_builders() {
+        let code = code(SMALL);
+        has(
+            &code,
+            "FileKind { Text = \"text\", TwoWords = \"two_words\" }",
+        );
+        has(
+            &code,
+            "pub labels: ::std::option::Option<::std::collections::BTreeMap<::std::string::String, ::std::string::String>>",
+        );
+        assert!(!code.contains("structLabels"), "{code}");
+        assert!(!code.contains("fnbuilder()"), "{code}");
+        has(&code, "#[non_exhaustive] pub struct FilePage");
+        has(
+            &code,
+            "impl File { /// With what is required. #[must_use] pub fn new(id:",
+        );
+        assert!(
+            !code.contains("implFilePage"),
+            "an answer is not built: {code}"
+        );
+    }
+
+    #[test]
+    fn examples_become_tests() {
+        let document = Document::parse("spec/small.yaml", SMALL.to_owned()).unwrap();
+        let code = compact(&examples(&document).unwrap());
+        has(
+            &code,
+            "fn event_file_read() { comes_back::<types::File>(\"{\\\"id\\\":\\\"1\\\"}\"); }",
+        );
+    }
+
+    #[test]
+    fn what_cannot_be_generated_is_named() {
+        for (from, to, message) in [
+            (
+                "x-coze-call: files.ask",
+                "x-coze-call: ask",
+                "`x-coze-call` is not `group.method`",
+            ),
+            (
+                "items: items,",
+                "items: things,",
+                "`FilePage` has no field `things`",
+            ),
+            (
+                "by: token",
+                "by: magic",
+                "it is `number`, `token` or `cursor`",
+            ),
+            (
+                "          x-coze-data: {}\n",
+                "",
+                "the answer 200 has no `x-coze-data`",
+            ),
+            (
+                "enum: [str], default: str",
+                "enum: [str]",
+                "a header needs a `default`",
+            ),
+            ("end: [done]", "end: []", "`FileEvent` has no `end`"),
+        ] {
+            assert!(SMALL.contains(from), "{from}");
+            let text = SMALL.replacen(from, to, 1);
+            let document = Document::parse("spec/small.yaml", text).unwrap();
+            let error = format!("{:#}", client(&document).unwrap_err());
+            assert!(error.contains(message), "{to}: {error}");
+        }
+    }
 }

@@ -485,6 +485,51 @@ mod tests {
     }
 
     #[test]
+    fn only_types_remain_without_those_of_the_envelope() {
+        let mut document = document(json!({"type": "object"}), json!({}));
+        document["components"]["schemas"]["Envelope"] = json!({});
+        document["components"]["responses"] = json!({"A": {}});
+
+        only_types(&mut document);
+
+        assert_eq!(
+            document,
+            json!({"paths": {}, "components": {"schemas": {"Sent": {"type": "object"}, "Answered": {}}}})
+        );
+    }
+
+    #[test]
+    fn maps_take_the_place_of_references_to_them() {
+        let map = json!({"type": "object", "additionalProperties": true});
+        let reference = json!({"$ref": "#/components/schemas/Answered"});
+        let mut document = document(json!({"properties": {"map": reference}}), map.clone());
+
+        inline_maps(&mut document);
+
+        let schemas = &document["components"]["schemas"];
+        assert_eq!(schemas, &json!({"Sent": {"properties": {"map": map}}}));
+    }
+
+    #[test]
+    fn lists_that_are_not_required_can_be_null() {
+        let list = json!({"type": "array", "items": {"type": "string"}});
+        let mut document = document(
+            json!({"required": ["needed"], "properties": {
+                "needed": list, "list": list, "map": {"additionalProperties": true}, "text": {"type": "string"},
+            }}),
+            json!({}),
+        );
+
+        lists_can_be_null(&mut document);
+
+        let properties = &document["components"]["schemas"]["Sent"]["properties"];
+        assert_eq!(properties["list"]["nullable"], true);
+        assert_eq!(properties["map"]["nullable"], true);
+        assert!(properties["needed"].get("nullable").is_none());
+        assert!(properties["text"].get("nullable").is_none());
+    }
+
+    #[test]
     fn not_is_removed_with_its_contents() {
         let mut document = document(
             json!({}),
