@@ -6,22 +6,35 @@ use coze_api_client::Client;
 use coze_auth::{
     AccessToken, Endpoint, Error, OAuthClient, OAuthClientBuilder, Result, TokenProvider,
 };
-use coze_wire::{Answer, NoAnswer};
+use coze_wire::{Answer, CallOptions, Dispatcher, NoAnswer};
+
+use crate::{bound::Bound, dispatch::Dispatch};
 
 /// A client of the Coze API. Clones are cheap and share their connections and their token.
 #[derive(Clone)]
 pub struct CozeApi {
     client: OAuthClient,
     provider: Arc<dyn TokenProvider>,
+    dispatcher: Dispatcher,
 }
 
 impl CozeApi {
     /// A client whose calls carry this provider's token (an `Arc` of one is one), over this client: best the
     /// one that the provider's flow uses, so that both go to the same endpoint and share their connections.
     pub fn new(client: OAuthClient, provider: impl TokenProvider) -> Self {
+        Self::with_options(client, Arc::new(provider), CallOptions::default())
+    }
+
+    fn with_options(
+        client: OAuthClient,
+        provider: Arc<dyn TokenProvider>,
+        options: CallOptions,
+    ) -> Self {
+        let bound = Bound::new(Arc::clone(&provider), client.endpoint());
         Self {
+            dispatcher: Dispatcher::new(Dispatch::new(client.clone(), bound, options)),
             client,
-            provider: Arc::new(provider),
+            provider,
         }
     }
 
@@ -32,6 +45,7 @@ impl CozeApi {
         CozeApiBuilder {
             client: OAuthClient::builder().endpoint(endpoint),
             provider: Arc::new(provider),
+            options: CallOptions::default(),
         }
     }
 
@@ -43,7 +57,8 @@ impl CozeApi {
     /// A function around any call has the same bounds:
     ///
     /// ```
-    /// use coze_api::{Answer, Client, CozeApi, NoAnswer, Reply, Result};
+    /// use coze_api::{Answer, Client, CozeApi, NoAnswer, Reply};
+    /// use coze_auth::Result;
     ///
     /// /// Says which call failed, and what to quote to Coze's support.
     /// async fn logged<F, Sent, A>(name: &str, coze: &CozeApi, operation: F) -> Result<Reply<A::Success>>
@@ -91,6 +106,12 @@ impl CozeApi {
         outcome.map_err(Error::with_renewed_token)
     }
 
+    /// What sends the calls of this client, for an [operation](coze_wire::Operation) of your own.
+    #[must_use]
+    pub fn dispatcher(&self) -> Dispatcher {
+        self.dispatcher.clone()
+    }
+
     async fn attempt<F, Sent, A>(
         &self,
         token: &AccessToken,
@@ -131,6 +152,16 @@ pub struct Reply<T> {
 }
 
 impl<T> Reply<T> {
+    pub(crate) fn new(value: T, log_id: Option<String>) -> Self {
+        Self { value, log_id }
+    }
+
+    /// The same answer, in another form.
+    #[must_use]
+    pub fn map<U>(self, change: impl FnOnce(T) -> U) -> Reply<U> {
+        Reply::new(change(self.value), self.log_id)
+    }
+
     /// Coze's log id (`x-tt-logid`), to quote to Coze's support.
     #[must_use]
     pub fn log_id(&self) -> Option<&str> {
@@ -157,6 +188,7 @@ impl<T> Deref for Reply<T> {
 pub struct CozeApiBuilder {
     client: OAuthClientBuilder,
     provider: Arc<dyn TokenProvider>,
+    options: CallOptions,
 }
 
 impl CozeApiBuilder {
@@ -206,6 +238,30 @@ impl CozeApiBuilder {
         self
     }
 
+    /// How long a stream may bring nothing, not even a comment; 60 seconds by default.
+    pub fn idle_timeout(mut self, idle_timeout: Duration) -> Self {
+        self.options.idle_timeout = Some(idle_timeout);
+        self
+    }
+
+    /// How often a call is sent again at most, where that is safe; twice by default. A refused token does not count.
+    pub fn retries(mut self, retries: u32) -> Self {
+        self.options.retries = Some(retries);
+        self
+    }
+
+    /// The most of an answer's body that is read, in bytes; 32 MiB by default.
+    pub fn body_limit(mut self, bytes: usize) -> Self {
+        self.options.body_limit = Some(bytes);
+        self
+    }
+
+    /// The most of one event of a stream that is read, in bytes; 16 MiB by default.
+    pub fn event_limit(mut self, bytes: usize) -> Self {
+        self.options.event_limit = Some(bytes);
+        self
+    }
+
     /// Names the caller's own product at the end of the user agent, as `name/version`; none by default.
     pub fn product(mut self, product: impl Into<String>) -> Self {
         self.client = self.client.product(product);
@@ -218,10 +274,8 @@ impl CozeApiBuilder {
     ///
     /// As [`OAuthClientBuilder::build`].
     pub fn build(self) -> Result<CozeApi> {
-        Ok(CozeApi {
-            client: self.client.build()?,
-            provider: self.provider,
-        })
+        let client = self.client.build()?;
+        Ok(CozeApi::with_options(client, self.provider, self.options))
     }
 }
 

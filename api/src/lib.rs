@@ -70,15 +70,36 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![cfg_attr(not(feature = "client"), allow(rustdoc::broken_intra_doc_links))]
 
+#[cfg(any(feature = "client", feature = "middleware", feature = "tower"))]
+mod bound;
 #[cfg(feature = "client")]
 mod client;
+#[cfg(feature = "client")]
+mod decode;
+#[cfg(feature = "client")]
+mod dispatch;
+#[cfg(feature = "client")]
+mod error;
 #[cfg(feature = "middleware")]
 mod middleware;
+#[cfg(feature = "client")]
+mod pages;
 #[cfg(any(feature = "middleware", feature = "tower"))]
 mod recovery;
+#[cfg(feature = "client")]
+mod send;
+#[cfg(feature = "client")]
+mod stream;
 #[cfg(feature = "tower")]
 mod tower;
 
+#[cfg(feature = "client")]
+pub use self::{
+    decode::Decode,
+    error::{Error, Result},
+    send::{Configured, SendExt},
+    stream::EventStream,
+};
 #[cfg(feature = "tower")]
 pub use self::{
     recovery::Peeked,
@@ -93,9 +114,20 @@ pub use middleware::TokenMiddleware;
 /// `client`, it is what the closure of the call gets.
 #[cfg(feature = "client")]
 pub use coze_api_client::{Client, types};
-pub use coze_auth::{
-    Endpoint, Error, ErrorCode, ErrorKind, OAuthClient, Result, TokenProvider, reqwest,
-};
+pub use coze_auth::{Endpoint, ErrorCode, ErrorKind, OAuthClient, TokenProvider, reqwest};
+/// The errors of a provider: without the typed client there are no others.
+#[cfg(not(feature = "client"))]
+pub use coze_auth::{Error, Result};
+
+/// What most callers bring into scope: `use coze_api::prelude::*`.
+#[cfg(feature = "client")]
+pub mod prelude {
+    pub use crate::{CozeApi, SendExt};
+    pub use futures_util::{StreamExt, TryStreamExt};
+}
+/// Operations and what they are made of.
+#[cfg(feature = "client")]
+pub use coze_wire::operation;
 /// What the operation of a [`CozeApi::call`] gives: an answer, or none.
 #[cfg(feature = "client")]
 pub use coze_wire::{Answer, NoAnswer};

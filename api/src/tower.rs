@@ -15,7 +15,10 @@ use tower_layer::Layer;
 use tower_service::Service;
 use url::Url;
 
-use crate::recovery::{Bound, Peeked, is_refused, peek};
+use crate::{
+    bound::Bound,
+    recovery::{Peeked, is_refused, peek},
+};
 
 /// Puts a provider's token into the requests of a tower HTTP client that go to Coze, and tries once more, with the next
 /// token, when the API refuses it, as [`TokenMiddleware`](crate::TokenMiddleware) does with the feature `middleware`.

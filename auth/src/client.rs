@@ -570,7 +570,7 @@ impl Call {
         }
     }
 
-    pub(crate) fn trace(
+    fn trace(
         &self,
         captured: Option<&Captured>,
         log_id: Option<&str>,

@@ -15,7 +15,7 @@
 //!   answered. The envelope (`code`, `msg`, `detail`) is read above; no generated type holds it.
 //! - A list implements [`Paged`] too, and the enum of the events of a stream [`StreamEvent`].
 //! - No setter has the name of a method that callers find on every operation: `send`, `timeout`, `retries`, `body_limit`,
-//!   `idle_timeout`, `by_page`, `by_item`, `into_call`.
+//!   `event_limit`, `idle_timeout`, `configured`, `by_page`, `by_item`, `into_call`.
 //!
 //! ```
 //! use coze_wire::{
@@ -331,14 +331,30 @@ impl fmt::Debug for Call {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct CallOptions {
-    /// How long an attempt may take, up to the last byte of its answer. For a stream, up to its first event.
+    /// How long an attempt may take, up to the last byte of its answer. For a stream, up to its first byte.
     pub timeout: Option<Duration>,
-    /// How long a stream may bring nothing, from its first event on.
+    /// How long a stream may bring nothing, from its first byte on.
     pub idle_timeout: Option<Duration>,
     /// How often it is sent again at most.
     pub retries: Option<u32>,
-    /// The most of an answer's body that is read, in bytes; of a stream, the most of one event.
+    /// The most of an answer's body that is read, in bytes.
     pub body_limit: Option<usize>,
+    /// The most of one event of a stream that is read, in bytes.
+    pub event_limit: Option<usize>,
+}
+
+impl CallOptions {
+    /// These, and where they say nothing, the others.
+    #[must_use]
+    pub fn or(self, others: Self) -> Self {
+        Self {
+            timeout: self.timeout.or(others.timeout),
+            idle_timeout: self.idle_timeout.or(others.idle_timeout),
+            retries: self.retries.or(others.retries),
+            body_limit: self.body_limit.or(others.body_limit),
+            event_limit: self.event_limit.or(others.event_limit),
+        }
+    }
 }
 
 /// Whoever sends the calls of a generated client: any value, which only the crate that made it can make use of.
