@@ -21,6 +21,7 @@
 mod bench;
 mod calls;
 mod cargo;
+mod compile;
 mod conformance;
 mod document;
 mod expand;

@@ -1016,8 +1016,8 @@ components:
                 "the name `post_a2` looks machine-made",
             ),
             (
-                "required: [kind]",
-                "required: [kind, colour]",
+                "Entry:\n      type: object",
+                "Entry:\n      type: object\n      required: [colour]",
                 "colour",
                 "`required` names \"colour\", which is not a property",
             ),
