@@ -4,7 +4,7 @@
 //! Against Coze: as for the example `jwt`.
 
 use anyhow::ensure;
-use coze_api::CozeApi;
+use coze_api::{CozeApi, SendExt};
 use coze_auth::{AccessToken, CachedProvider, Flow, TokenProvider};
 use coze_examples::{Stage, flow};
 use coze_mock::{Endpoint, MockCoze};
@@ -29,15 +29,12 @@ async fn main() -> anyhow::Result<()> {
     let calls: Vec<_> = (0..3)
         .map(|_| {
             let coze = coze.clone();
-            tokio::spawn(async move {
-                coze.call(|api| async move { api.get_current_user().exchange().await })
-                    .await
-            })
+            tokio::spawn(async move { coze.users().me().send().await })
         })
         .collect();
     for call in calls {
         let me = call.await??;
-        println!("call   {} (log id {:?})", me.data.user_name, me.log_id());
+        println!("call   {} (log id {:?})", me.user_name, me.log_id());
     }
 
     println!("get    {}", get(&http, &provider, &me_url).await?.status());

@@ -1,12 +1,10 @@
-//! The client: a token for each call, and a second try when it was dead.
+//! The client: where calls go, and what sends them.
 
-use std::{fmt, future::Future, ops::Deref, sync::Arc, time::Duration};
+use std::{fmt, ops::Deref, sync::Arc, time::Duration};
 
 use coze_api_client::Client;
-use coze_auth::{
-    AccessToken, Endpoint, Error, OAuthClient, OAuthClientBuilder, Result, TokenProvider,
-};
-use coze_wire::{Answer, CallOptions, Dispatcher, NoAnswer};
+use coze_auth::{Endpoint, OAuthClient, OAuthClientBuilder, Result, TokenProvider};
+use coze_wire::{CallOptions, Dispatcher};
 
 use crate::{bound::Bound, dispatch::Dispatch};
 
@@ -14,7 +12,7 @@ use crate::{bound::Bound, dispatch::Dispatch};
 #[derive(Clone)]
 pub struct CozeApi {
     client: OAuthClient,
-    provider: Arc<dyn TokenProvider>,
+    operations: Client,
     dispatcher: Dispatcher,
 }
 
@@ -30,11 +28,12 @@ impl CozeApi {
         provider: Arc<dyn TokenProvider>,
         options: CallOptions,
     ) -> Self {
-        let bound = Bound::new(Arc::clone(&provider), client.endpoint());
+        let bound = Bound::new(provider, client.endpoint());
+        let dispatcher = Dispatcher::new(Dispatch::new(client.clone(), bound, options));
         Self {
-            dispatcher: Dispatcher::new(Dispatch::new(client.clone(), bound, options)),
+            operations: Client::new(client.endpoint().api_base(), dispatcher.clone()),
             client,
-            provider,
+            dispatcher,
         }
     }
 
@@ -49,90 +48,19 @@ impl CozeApi {
         }
     }
 
-    /// Makes a call, twice if need be: once more when the API refused the token.
-    ///
-    /// The closure gets the typed client, with the token in it, and makes one operation's `exchange`. It is run
-    /// for each attempt.
-    ///
-    /// A function around any call has the same bounds:
-    ///
-    /// ```
-    /// use coze_api::{Answer, Client, CozeApi, NoAnswer, Reply};
-    /// use coze_auth::Result;
-    ///
-    /// /// Says which call failed, and what to quote to Coze's support.
-    /// async fn logged<F, Sent, A>(name: &str, coze: &CozeApi, operation: F) -> Result<Reply<A::Success>>
-    /// where
-    ///     F: Fn(Client) -> Sent,
-    ///     Sent: Future<Output = std::result::Result<A, NoAnswer>>,
-    ///     A: Answer,
-    /// {
-    ///     let outcome = coze.call(operation).await;
-    ///     if let Err(error) = &outcome {
-    ///         eprintln!("{name}: {:?} (log id {:?})", error.kind(), error.log_id());
-    ///     }
-    ///     outcome
-    /// }
-    ///
-    /// # async fn example(coze: CozeApi) -> Result<()> {
-    /// let me = logged("me", &coze, |api| async move { api.get_current_user().exchange().await }).await?;
-    /// # Ok(()) }
-    /// ```
-    ///
-    /// # Errors
-    ///
-    /// - Those of the provider, when there is no token.
-    /// - [`Refused`](coze_auth::ErrorKind::Refused) with [`Api`](coze_auth::ErrorCode::Api) when Coze says no.
-    /// - Those of the transport and of answers that are none.
-    pub async fn call<F, Sent, A>(&self, operation: F) -> Result<Reply<A::Success>>
-    where
-        F: Fn(Client) -> Sent,
-        Sent: Future<Output = std::result::Result<A, NoAnswer>>,
-        A: Answer,
-    {
-        let token = self.provider.token().await?;
-        let refused = match self.attempt(&token, &operation).await {
-            Err(error) if error.is_token_refused() => error,
-            outcome => return outcome,
-        };
-        self.provider.invalidate(&token);
-        let next = self.provider.token().await?;
-        if next.expose() == token.expose() {
-            // A fixed token: there is no other.
-            return Err(refused);
-        }
-        tracing::debug!("the API refused the access token; trying once more with the next");
-        let outcome = self.attempt(&next, &operation).await;
-        outcome.map_err(Error::with_renewed_token)
-    }
-
     /// What sends the calls of this client, for an [operation](coze_wire::Operation) of your own.
     #[must_use]
     pub fn dispatcher(&self) -> Dispatcher {
         self.dispatcher.clone()
     }
+}
 
-    async fn attempt<F, Sent, A>(
-        &self,
-        token: &AccessToken,
-        operation: &F,
-    ) -> Result<Reply<A::Success>>
-    where
-        F: Fn(Client) -> Sent,
-        Sent: Future<Output = std::result::Result<A, NoAnswer>>,
-        A: Answer,
-    {
-        let call = self.client.api_call(token);
-        let client = Client::new_with_client(
-            self.client.endpoint().api_base(),
-            self.client.http().clone(),
-            call.exchange().clone(),
-        );
-        let answered = self.client.finish(&call, operation(client)).await?;
-        Ok(Reply {
-            value: answered.answer,
-            log_id: answered.log_id,
-        })
+/// The groups of operations: `coze.chat()`, `coze.bots()`.
+impl Deref for CozeApi {
+    type Target = Client;
+
+    fn deref(&self) -> &Client {
+        &self.operations
     }
 }
 
@@ -295,6 +223,7 @@ mod tests {
     };
 
     use super::*;
+    use crate::SendExt;
 
     /// A Coze that takes this long for each answer.
     struct Slow(Duration);
@@ -335,7 +264,7 @@ mod tests {
     async fn failure(mut builder: CozeApiBuilder, answer_takes: Duration) -> Option<ErrorKind> {
         builder.client = builder.client.transport(Slow(answer_takes));
         let api = builder.build().unwrap();
-        let call = api.call(|api| async move { api.list_workspaces().exchange().await });
+        let call = api.workspaces().list().retries(0).send();
         call.await.err().map(|error| error.kind())
     }
 

@@ -6,30 +6,25 @@
 //! # let mock = coze_mock::MockCoze::start().await?;
 //! # let endpoint = coze_auth::Endpoint::custom(mock.url())?;
 //! # let token = coze_mock::defaults::PERSONAL_ACCESS_TOKEN;
-//! use coze_api::CozeApi;
+//! use coze_api::{CozeApi, SendExt};
 //! use coze_auth::FixedToken;
 //!
 //! let coze = CozeApi::builder(FixedToken::new(token)?)
 //!     .endpoint(endpoint) // Endpoint::COM by default
 //!     .build()?;
 //!
-//! let me = coze.call(|api| async move { api.get_current_user().exchange().await }).await?;
-//! println!("{} (log id {:?})", me.data.user_name, me.log_id());
+//! let me = coze.users().me().send().await?;
+//! println!("{} (log id {:?})", me.user_name, me.log_id());
 //!
-//! let page = coze
-//!     .call(|api| async move {
-//!         let bots = api.list_bots().workspace_id("7001");
-//!         bots.page_num(1).page_size(20).exchange().await
-//!     })
-//!     .await?;
-//! for bot in &page.data.items {
+//! let page = coze.bots().list().workspace_id("7001").page_size(20).send().await?;
+//! for bot in &page.items {
 //!     println!("{} {}", bot.id, bot.name);
 //! }
 //! # Ok(()) }
 //! ```
 //!
 //! The builders of the operations are those of `coze-api-client`, which is generated from Coze's description:
-//! an operation that is added there can be called here at once. What [`CozeApi::call`] adds to them:
+//! an operation that is added there can be called here at once. What [`send`](SendExt::send) adds to them:
 //!
 //! - the token of any [`TokenProvider`], fresh for each attempt;
 //! - errors as in `coze-auth`: Coze's code and message, HTTP status, log id, and a hint; a non-zero `code` is
@@ -62,7 +57,7 @@
 //! ```
 //!
 //! With `reqwest-middleware`, feature `middleware`: see `TokenMiddleware`. With a [tower](https://docs.rs/tower) client, feature
-//! `tower`: see `TokenLayer`. Both recover from a refused token as [`CozeApi::call`] does. Neither needs the typed client, the
+//! `tower`: see `TokenLayer`. Both recover from a refused token as [`send`](SendExt::send) does. Neither needs the typed client, the
 //! feature `client`, which is on by default.
 
 #![forbid(unsafe_code)]
@@ -110,10 +105,10 @@ pub use client::{CozeApi, CozeApiBuilder, Reply};
 #[cfg(feature = "middleware")]
 pub use middleware::TokenMiddleware;
 
-/// The typed client whose operations [`CozeApi::call`] makes, and its types. Where the docs of an operation say
-/// `client`, it is what the closure of the call gets.
+/// The groups of operations, their builders, and the types of requests and answers. Where the docs of an operation say `coze`, it is a
+/// [`CozeApi`].
 #[cfg(feature = "client")]
-pub use coze_api_client::{Client, types};
+pub use coze_api_client::{Client, builder, group, types};
 pub use coze_auth::{Endpoint, ErrorCode, ErrorKind, OAuthClient, TokenProvider, reqwest};
 /// The errors of a provider: without the typed client there are no others.
 #[cfg(not(feature = "client"))]
@@ -128,6 +123,3 @@ pub mod prelude {
 /// Operations and what they are made of.
 #[cfg(feature = "client")]
 pub use coze_wire::operation;
-/// What the operation of a [`CozeApi::call`] gives: an answer, or none.
-#[cfg(feature = "client")]
-pub use coze_wire::{Answer, NoAnswer};

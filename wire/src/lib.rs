@@ -9,6 +9,7 @@
 //! | [`sanitize`], [`ForeignError`] | the one door for text from outside: without secrets, control and invisible characters |
 //! | [`refuses_token`] | which error codes of the API refuse the access token itself |
 //! | [`operation`] | one call of an operation: what generated builders make, and a client above sends |
+//! | [`RequestParts`], [`open_enum!`] | what generated builders and types are made of |
 //! | [`Transport`] | how the request leaves: a [`reqwest::Client`], or a service in the same process |
 //! | [`http_client`], [`http_client_from`] | an HTTP client that follows no redirect, repeats no request, and shows no secret to a proxy |
 //!
@@ -22,8 +23,10 @@ mod answer;
 mod bearer;
 mod exchange;
 mod http_client;
+mod open_enum;
 pub mod operation;
 mod refusal;
+mod request;
 mod sanitize;
 mod secret;
 mod transport;
@@ -37,12 +40,15 @@ pub use operation::{
     Paged, Position, Retry, StreamEvent, Unbuilt, Whole,
 };
 pub use refusal::{ACCESS_TOKEN_INVALID, AUTHENTICATION_INVALID, NO_PERMISSION, refuses_token};
+pub use request::{RequestParts, required};
 pub use reqwest;
 pub use sanitize::{
     ForeignError, SHOWN_TEXT_LIMIT, is_invisible, sanitize, sanitize_log_id, sanitize_sentence,
     sanitize_to,
 };
 pub use secret::Secret;
+#[doc(hidden)]
+pub use serde;
 pub use transport::{
     CONNECT_TIMEOUT, REQUEST_TIMEOUT, SendError, SendErrorKind, SendFuture, Transport,
 };

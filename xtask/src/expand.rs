@@ -116,7 +116,7 @@ fn envelopes(tree: &mut Value, origins: &mut Origins) -> Result<()> {
         let response_at = format!("{at}/responses/200");
         let data_at = walk::join(&response_at, DATA);
         let content_at = format!("{response_at}/content/application~1json");
-        let schema = Contents::of(&data).schema(&whole, envelope)?;
+        let schema = Contents::of(&data).schema(&whole, envelope);
         let mut examples = Map::new();
         for (name, example) in data["examples"].as_object().into_iter().flatten() {
             let mut example = example.clone();
@@ -164,8 +164,8 @@ fn envelopes(tree: &mut Value, origins: &mut Origins) -> Result<()> {
 pub(crate) enum Contents<'d> {
     /// The answer says only that it worked.
     Nothing,
-    /// In this field.
-    Field(&'d str, &'d Value),
+    /// In its field `data`.
+    Data(&'d Value),
     /// They are the envelope itself.
     Whole(&'d Value),
 }
@@ -176,27 +176,26 @@ impl<'d> Contents<'d> {
         match data.get("schema") {
             None => Self::Nothing,
             Some(schema) if data["whole"] == true => Self::Whole(schema),
-            Some(schema) => Self::Field(data["field"].as_str().unwrap_or("data"), schema),
+            Some(schema) => Self::Data(schema),
         }
     }
 
     /// The schema of the whole answer.
-    fn schema(self, tree: &Value, envelope: &Value) -> Result<Value> {
+    fn schema(self, tree: &Value, envelope: &Value) -> Value {
         let mut schema = envelope.clone();
         if let Value::Object(fields) = &mut schema {
             fields.remove("example");
         }
         let (properties, required): (Map<String, Value>, Vec<Value>) = match self {
-            Self::Nothing => return Ok(schema),
-            Self::Field(name, contents) => {
-                let property = [(name.to_owned(), contents.clone())];
-                (property.into_iter().collect(), vec![name.into()])
+            Self::Nothing => return schema,
+            Self::Data(contents) => {
+                let property = [("data".to_owned(), contents.clone())];
+                (property.into_iter().collect(), vec!["data".into()])
             }
             Self::Whole(contents) => {
-                let contents = walk::dereference(tree, contents)
-                    .and_then(Value::as_object)
-                    .context("a `whole` answer needs a schema with properties")?;
-                let list = |key: &str| contents.get(key).cloned().unwrap_or_default();
+                // That a reference does not resolve is for `lint` to say, with its line.
+                let contents = walk::dereference(tree, contents).unwrap_or(&Value::Null);
+                let list = |key: &str| contents[key].clone();
                 (
                     serde_json::from_value(list("properties")).unwrap_or_default(),
                     serde_json::from_value(list("required")).unwrap_or_default(),
@@ -209,15 +208,15 @@ impl<'d> Contents<'d> {
         if let Some(own) = schema["required"].as_array_mut() {
             own.extend(required);
         }
-        Ok(schema)
+        schema
     }
 
     /// An answer with these contents.
     fn answer(self, envelope: &Value, contents: Value) -> Value {
         let mut answer = envelope["example"].clone();
         match (self, &mut answer, contents) {
-            (Self::Field(name, _), Value::Object(answer), contents) => {
-                answer.insert(name.to_owned(), contents);
+            (Self::Data(_), Value::Object(answer), contents) => {
+                answer.insert("data".to_owned(), contents);
             }
             (Self::Whole(_), Value::Object(answer), Value::Object(contents)) => {
                 answer.extend(contents);
@@ -228,10 +227,10 @@ impl<'d> Contents<'d> {
     }
 
     /// The pointer of the contents in an answer.
-    fn value_at(self) -> String {
+    fn value_at(self) -> &'static str {
         match self {
-            Self::Field(name, _) => walk::join("", name),
-            Self::Nothing | Self::Whole(_) => String::new(),
+            Self::Data(_) => "/data",
+            Self::Nothing | Self::Whole(_) => "",
         }
     }
 }
@@ -354,13 +353,7 @@ mod tests {
     }
 
     #[test]
-    fn contents_can_be_in_another_field_in_the_whole_envelope_or_missing() {
-        let (schema, examples) = answer(json!({
-            "field": "message", "schema": {"type": "string"}, "examples": {"one": {"value": "a"}},
-        }));
-        assert_eq!(schema["required"], json!(["code", "message"]));
-        assert_eq!(examples["one"]["value"], json!({"code": 0, "message": "a"}));
-
+    fn contents_can_be_the_whole_envelope_or_missing() {
         let (schema, examples) = answer(json!({
             "whole": true,
             "schema": {"$ref": "#/components/schemas/Page"},

@@ -19,7 +19,9 @@
 )]
 
 mod bench;
+mod calls;
 mod cargo;
+mod compile;
 mod conformance;
 mod document;
 mod expand;
@@ -33,6 +35,7 @@ mod place;
 mod root;
 pub mod spec;
 mod torture;
+mod types;
 mod walk;
 mod words;
 

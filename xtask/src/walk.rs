@@ -5,6 +5,8 @@
 
 use serde_json::{Map, Value};
 
+use crate::expand::DATA;
+
 /// Maps with arbitrary keys, in which a key `schema` has no special
 /// meaning.
 const NAMED: &[&str] = &[
@@ -53,7 +55,7 @@ fn outside_schemas(node: &Value, at: String, found: &mut Schemas) {
                     }
                     "schemas" => named(value, &here, found, within_schema),
                     "example" | "examples" => {}
-                    key if key.starts_with("x-") => {}
+                    key if key.starts_with("x-") && key != DATA => {}
                     key if NAMED.contains(&key) && value.is_object() => {
                         named(value, &here, found, outside_schemas);
                     }
