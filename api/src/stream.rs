@@ -229,6 +229,10 @@ impl<E: StreamEvent> EventStream<E> {
 
     fn failed(&self, error: &sse_stream::Error) -> Error {
         let sse_stream::Error::Body(cause) = error else {
+            if self.arrived.is_at_end() {
+                // A character of it was cut.
+                return self.cut_short();
+            }
             let what = format!("the stream can't be read: {error}");
             return self.error(ApiError::not_as_described(&self.origin.sent, &what));
         };
@@ -436,8 +440,12 @@ impl Stream for Arriving {
                 Poll::Ready(Some(Ok(self.part(Bytes::from_static(b"\n\n")))))
             }
             Poll::Pending => loop {
-                ready!(self.alarm.as_mut().poll(context));
                 let deadline = self.deadline;
+                // It is set to a later time only when it has rung: most parts come long before.
+                if self.alarm.deadline() > deadline || self.alarm.is_elapsed() {
+                    self.alarm.as_mut().reset(deadline);
+                }
+                ready!(self.alarm.as_mut().poll(context));
                 if Instant::now() >= deadline {
                     return Poll::Ready(Some(Err(if self.has_begun {
                         Fault::Silent(self.idle_timeout)
@@ -445,7 +453,6 @@ impl Stream for Arriving {
                         Fault::NoFirstByte
                     })));
                 }
-                self.alarm.as_mut().reset(deadline);
             },
         }
     }

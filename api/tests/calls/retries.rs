@@ -158,7 +158,8 @@ async fn a_write_is_sent_again_only_where_it_was_not_processed() {
     for not_processed in [SendErrorKind::Connect, SendErrorKind::NotProcessed] {
         let coze = Coze::new([Answer::Fails(not_processed), well()]);
         client(&coze).create_chat().send().await.unwrap();
-        assert_eq!(coze.requests()[0].body, coze.requests()[1].body);
+        let requests = coze.requests();
+        assert_eq!(requests[0].body, requests[1].body);
     }
     for failure in [
         Answer::Fails(SendErrorKind::Interrupted),

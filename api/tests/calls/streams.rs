@@ -347,7 +347,13 @@ async fn a_stream_that_falls_silent_is_ended() {
 #[tokio::test(start_paused = true)]
 async fn a_comment_keeps_a_stream_alive() {
     let comments = (0..5).flat_map(|_| [Part::Wait(secs(50)), ":keepalive\n\n".into()]);
-    let (_, error) = read(comments.chain([DONE.into()])).await;
+    let (_, error) = read(
+        [CREATED.into()]
+            .into_iter()
+            .chain(comments)
+            .chain([DONE.into()]),
+    )
+    .await;
     assert!(error.is_none(), "{error:?}");
 }
 
