@@ -107,6 +107,10 @@ impl Dispatch {
         }
     }
 
+    pub(crate) fn api_base(&self) -> &str {
+        self.client.endpoint().api_base()
+    }
+
     async fn run(&self, call: Call, has_events: bool, read: &mut Read<'_>) -> Result<()> {
         let Call {
             info,

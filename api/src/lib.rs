@@ -75,6 +75,8 @@ mod decode;
 mod dispatch;
 #[cfg(feature = "client")]
 mod error;
+#[cfg(feature = "client")]
+mod message;
 #[cfg(feature = "middleware")]
 mod middleware;
 #[cfg(feature = "client")]
@@ -87,13 +89,17 @@ mod send;
 mod stream;
 #[cfg(feature = "tower")]
 mod tower;
+#[cfg(feature = "client")]
+mod wait;
 
 #[cfg(feature = "client")]
 pub use self::{
     decode::Decode,
     error::{Error, Result},
+    message::MessageParts,
     send::{Configured, SendExt},
     stream::EventStream,
+    wait::{Wait, WaitExt},
 };
 #[cfg(feature = "tower")]
 pub use self::{
@@ -117,7 +123,7 @@ pub use coze_auth::{Error, Result};
 /// What most callers bring into scope: `use coze_api::prelude::*`.
 #[cfg(feature = "client")]
 pub mod prelude {
-    pub use crate::{CozeApi, SendExt};
+    pub use crate::{CozeApi, SendExt, WaitExt};
     pub use futures_util::{StreamExt, TryStreamExt};
 }
 /// Operations and what they are made of.

@@ -6,7 +6,7 @@ use coze_auth::{ApiError, ErrorKind};
 use coze_wire::{Call, CallOptions, Operation, OperationInfo, Page, Paged, Position, Unbuilt};
 use futures_util::stream::BoxStream;
 
-use crate::{Reply, Result, decode::Decode, dispatch, pages};
+use crate::{Error, Reply, Result, decode::Decode, dispatch, pages};
 
 /// Sends an operation: bring it into scope with `use coze_api::SendExt`, or with everything in [`prelude`](crate::prelude).
 ///
@@ -32,11 +32,7 @@ pub trait SendExt: Operation {
         Self::Answer: Decode,
     {
         async move {
-            let call = self.into_call().map_err(|why| {
-                let what = format!("the request could not be built: {why}");
-                let error = ApiError::new(ErrorKind::InvalidInput, &what);
-                crate::Error::from(error).in_operation(Self::INFO)
-            })?;
+            let call = self.into_call().map_err(|why| unbuilt(Self::INFO, &why))?;
             dispatch::send::<Self::Answer>(call).await
         }
     }
@@ -100,6 +96,11 @@ pub trait SendExt: Operation {
 }
 
 impl<O: Operation> SendExt for O {}
+
+pub(crate) fn unbuilt(operation: &'static OperationInfo, why: &Unbuilt) -> Error {
+    let what = format!("the request could not be built: {why}");
+    Error::from(ApiError::new(ErrorKind::InvalidInput, &what)).in_operation(operation)
+}
 
 /// An operation with options of its own: see [`SendExt`].
 #[derive(Debug, Clone)]

@@ -148,6 +148,12 @@ impl ApiError {
         error.with_status(status).with_log_id(log_id)
     }
 
+    /// The same error, with a log id.
+    #[must_use]
+    pub fn with_log_id(error: Error, log_id: Option<String>) -> Error {
+        error.with_log_id(log_id)
+    }
+
     /// The same error, with what is left to wait.
     #[must_use]
     pub fn retry_after(error: Error, wait: Duration) -> Error {
