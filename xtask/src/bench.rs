@@ -21,6 +21,7 @@ const PROGRAMS: &[&str] = &[
     "mint",
     "exchange",
     "sessions",
+    "streams",
     "memory",
     "background",
     "soak",
@@ -28,6 +29,7 @@ const PROGRAMS: &[&str] = &[
 
 /// The crates that are compared with the toolkit; their versions are those of the lock file.
 const PEERS: &[&str] = &[
+    "async-openai",
     "gcp_auth",
     "google-cloud-auth",
     "yup-oauth2",
