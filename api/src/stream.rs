@@ -126,6 +126,8 @@ impl<E: StreamEvent> EventStream<E> {
         self.next().await.transpose()
     }
 
+    // Events are large: each call that is not inlined copies them.
+    #[inline(always)]
     fn step(&mut self, event: Sse) -> Result<Step<E>> {
         let names = E::NAMES;
         let name = event.event.as_deref().unwrap_or("message");
@@ -157,16 +159,20 @@ impl<E: StreamEvent> EventStream<E> {
         })
     }
 
+    #[inline(always)]
     fn read(&self, name: &str, data: &str) -> Result<Option<E>> {
         let mut json = serde_json::Deserializer::from_str(data);
-        if let Ok(event) = E::read(name, &mut json) {
-            if event.is_none() || json.end().is_ok() {
-                return Ok(event);
-            }
+        match E::read(name, &mut json) {
+            Ok(event) if event.is_none() || json.end().is_ok() => Ok(event),
+            _ => Err(self.not_as_described(name, data)),
         }
+    }
+
+    #[cold]
+    fn not_as_described(&self, name: &str, data: &str) -> Error {
         if self.arrived.is_at_end() {
             // The event itself was cut.
-            return Err(self.cut_short());
+            return self.cut_short();
         }
         // The same once more, to name what is wrong.
         let mut json = serde_json::Deserializer::from_str(data);
@@ -183,7 +189,7 @@ impl<E: StreamEvent> EventStream<E> {
             "." => format!("the event {name} is not as described: {why}"),
             path => format!("the event {name} is not as described, at {path}: {why}"),
         };
-        Err(self.error(ApiError::not_as_described(&self.origin.sent, &what)))
+        self.error(ApiError::not_as_described(&self.origin.sent, &what))
     }
 
     /// An error that Coze reports: `{code, msg}`, or `{error_code, error_message}`.
@@ -353,7 +359,9 @@ struct Arrived {
 impl Arrived {
     /// The length of the event that has just been parsed.
     fn take(&self) -> usize {
-        self.since_event.swap(0, Ordering::Relaxed)
+        let length = self.since_event.load(Ordering::Relaxed);
+        self.since_event.store(0, Ordering::Relaxed);
+        length
     }
 
     /// Whether the body has ended.
@@ -378,7 +386,9 @@ impl Buf for Part {
     }
 
     fn advance(&mut self, count: usize) {
-        self.arrived.since_event.fetch_add(count, Ordering::Relaxed);
+        // Nobody else writes it: the parser and its stream are polled by one task at a time.
+        let since_event = &self.arrived.since_event;
+        since_event.store(since_event.load(Ordering::Relaxed) + count, Ordering::Relaxed);
         self.bytes.advance(count);
     }
 }
