@@ -4,12 +4,12 @@
 //! the client above, for all operations alike. Each step makes one part:
 //!
 //! 1. [`operations`] reads what the description says of each; the streamed form of one is an operation of its own.
-//! 2. [`builder`]: the struct, owned and with a setter for each parameter and each field of the body; constant headers.
-//! 3. [`into_call`]: the finished request.
-//! 4. [`paged`]: how the pages of a list are turned.
-//! 5. [`events`]: an enum for each kind of stream, with a variant for events that are not described.
-//! 6. [`groups`]: `client.chat().create()`.
-//! 7. [`examples`]: a test which reads and writes every example with its type.
+//! 2. [`builder`] makes the struct, owned and with a setter for each parameter and each field of the body; constant headers.
+//! 3. [`into_call`] makes the finished request.
+//! 4. [`paged`] makes what turns the pages of a list.
+//! 5. [`events`] makes an enum for each kind of stream, with a variant for events that are not described.
+//! 6. [`groups`] makes `client.chat().create()`.
+//! 7. [`examples`] makes a test, which reads and writes every example with its type.
 
 use std::collections::BTreeMap;
 

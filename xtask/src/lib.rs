@@ -1,7 +1,6 @@
 //! The maintainers' commands, run as `cargo xtask`.
 //!
-//! - `gen` turns each description in `spec/` into a typed client under `generated/` and, for those
-//!   that the mock serves, into JSON Schemas under `mock/schemas/`.
+//! - `gen` turns each description in `spec/` into a typed client under `generated/`, and into JSON Schemas under `mock/schemas/`.
 //! - `gen --check` checks that these files are up to date, and that there are no others.
 //! - `lint` checks the descriptions, and the wording of the repository.
 //! - `conformance` runs the official SDKs against the mock.

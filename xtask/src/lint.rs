@@ -613,6 +613,8 @@ const RESERVED: &[&str] = &[
     "retries",
     "body_limit",
     "idle_timeout",
+    "event_limit",
+    "configured",
     "by_page",
     "by_item",
     "into_call",
