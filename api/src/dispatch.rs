@@ -84,7 +84,7 @@ type Read<'r> = dyn FnMut(Answered) -> Result<()> + Send + 'r;
 pub(crate) async fn send<A: Decode>(call: Call) -> Result<A::Reply> {
     let Some(dispatch) = call.dispatcher.clone().downcast::<Dispatch>() else {
         let what = "the operation belongs to no CozeApi";
-        return Err(ApiError::new(ErrorKind::InvalidInput, what).into());
+        return Err(ApiError::of(ErrorKind::InvalidInput, what).into());
     };
     let operation = call.info;
     let mut reply = None;
@@ -94,7 +94,7 @@ pub(crate) async fn send<A: Decode>(call: Call) -> Result<A::Reply> {
     };
     let done = dispatch.run(call, A::HAS_EVENTS, &mut read).await;
     done.map_err(|error| error.in_operation(operation))?;
-    reply.ok_or_else(|| ApiError::new(ErrorKind::InvalidAnswer, "there is no answer").into())
+    reply.ok_or_else(|| ApiError::of(ErrorKind::InvalidAnswer, "there is no answer").into())
 }
 
 impl Dispatch {
@@ -251,7 +251,7 @@ impl Dispatch {
         let wait = until.saturating_duration_since(Instant::now());
         if wait > LONGEST_WAIT {
             let what = "Coze asked for no requests for a while: nothing was sent";
-            let error = ApiError::new(ErrorKind::Refused, what);
+            let error = ApiError::of(ErrorKind::Refused, what);
             let error = ApiError::answered(error, StatusCode::TOO_MANY_REQUESTS, None);
             return Err(ApiError::retry_after(error, wait).into());
         }

@@ -99,7 +99,7 @@ impl<O: Operation> SendExt for O {}
 
 pub(crate) fn unbuilt(operation: &'static OperationInfo, why: &Unbuilt) -> Error {
     let what = format!("the request could not be built: {why}");
-    Error::from(ApiError::new(ErrorKind::InvalidInput, &what)).in_operation(operation)
+    Error::from(ApiError::of(ErrorKind::InvalidInput, &what)).in_operation(operation)
 }
 
 /// An operation with options of its own: see [`SendExt`].

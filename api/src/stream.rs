@@ -257,12 +257,12 @@ impl<E: StreamEvent> EventStream<E> {
             "an event of the stream is longer than {} bytes",
             self.event_limit
         );
-        self.error(ApiError::new(ErrorKind::InvalidAnswer, &what))
+        self.error(ApiError::of(ErrorKind::InvalidAnswer, &what))
     }
 
     fn cut_short(&self) -> Error {
         let what = "the stream ended before its end marker";
-        self.error(ApiError::new(ErrorKind::Interrupted, what))
+        self.error(ApiError::of(ErrorKind::Interrupted, what))
     }
 
     fn error(&self, error: AuthError) -> Error {
@@ -388,7 +388,10 @@ impl Buf for Part {
     fn advance(&mut self, count: usize) {
         // Nobody else writes it: the parser and its stream are polled by one task at a time.
         let since_event = &self.arrived.since_event;
-        since_event.store(since_event.load(Ordering::Relaxed) + count, Ordering::Relaxed);
+        since_event.store(
+            since_event.load(Ordering::Relaxed) + count,
+            Ordering::Relaxed,
+        );
         self.bytes.advance(count);
     }
 }

@@ -105,7 +105,7 @@ pub struct ApiError;
 impl ApiError {
     /// An error of this kind.
     #[must_use]
-    pub fn new(kind: ErrorKind, what: &str) -> Error {
+    pub fn of(kind: ErrorKind, what: &str) -> Error {
         Error::new(kind, what)
     }
 

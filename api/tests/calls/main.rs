@@ -1,5 +1,7 @@
 //! Calls from recorded bytes, over an in-process transport and by a paused clock: streams, retries, pages.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 mod chats;
 mod operations;
 mod pages;

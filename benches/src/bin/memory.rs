@@ -165,7 +165,10 @@ fn users(run: &Run, runtime: &tokio::runtime::Runtime, report: &mut Report) -> R
         let takes = in_use() - before;
         let stats = pool.stats();
         ensure!(stats.cached == users, "{stats:?}");
-        ensure!(stats.requests == 0 && stats.loaded_from_store == users, "{stats:?}");
+        ensure!(
+            stats.requests == 0 && stats.loaded_from_store == users,
+            "{stats:?}"
+        );
         report.goal(
             format!("memory: bytes of each of {users} idle signed-in users"),
             takes / users as f64,

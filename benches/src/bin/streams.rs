@@ -49,7 +49,9 @@ fn main() -> Result<()> {
     let events = run.choose(100_000, 10_000);
     let long = run.choose(1_000_000, 50_000);
     let server = start()?;
-    let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
     let base = format!("http://{server}");
     let coze = CozeApi::builder(FixedToken::new("pat_1")?)
         .endpoint(Endpoint::custom(&base)?)
@@ -59,7 +61,9 @@ fn main() -> Result<()> {
     let ours = |events: u64| runtime.block_on(through_coze(&coze, events));
     let floor = |events: u64| runtime.block_on(through_parser(&http, &url(events)));
     let peer = |events: u64| {
-        let config = OpenAIConfig::new().with_api_key("pat_1").with_api_base(format!("{base}/{events}"));
+        let config = OpenAIConfig::new()
+            .with_api_key("pat_1")
+            .with_api_base(format!("{base}/{events}"));
         runtime.block_on(through_openai(OpenAi::with_config(config)))
     };
 
@@ -70,7 +74,10 @@ fn main() -> Result<()> {
         times[1].push(cpu(|| floor(events), events)?);
         times[2].push(cpu(|| peer(events), events)?);
     }
-    let ratios = times[0].iter().zip(&times[1]).map(|(ours, floor)| ours / floor);
+    let ratios = times[0]
+        .iter()
+        .zip(&times[1])
+        .map(|(ours, floor)| ours / floor);
     let ratio = median(ratios.collect());
     let [ours_took, floor_took, peer_took] = times.map(median);
     for (name, took) in [
@@ -141,7 +148,12 @@ async fn through_coze(coze: &CozeApi, events: u64) -> Result<u64> {
 }
 
 async fn through_parser(http: &reqwest::Client, url: &str) -> Result<u64> {
-    let response = http.post(url).bearer_auth("pat_1").body("{}").send().await?;
+    let response = http
+        .post(url)
+        .bearer_auth("pat_1")
+        .body("{}")
+        .send()
+        .await?;
     let mut stream = SseByteStream::new(response.bytes_stream());
     let mut count = 0;
     while let Some(event) = stream.next().await {
@@ -158,7 +170,9 @@ async fn through_parser(http: &reqwest::Client, url: &str) -> Result<u64> {
 async fn through_openai(client: OpenAi<OpenAIConfig>) -> Result<u64> {
     let request = serde_json::json!({"stream": true});
     let chat = client.chat();
-    let mut stream = chat.create_stream_byot::<_, types::Message>(request).await?;
+    let mut stream = chat
+        .create_stream_byot::<_, types::Message>(request)
+        .await?;
     let mut count = 0;
     while let Some(message) = stream.next().await {
         count += u64::from(!black_box(message?).content.is_empty());
@@ -183,7 +197,9 @@ async fn calls_of_reqwest(http: &reqwest::Client, base: &str) -> Result<u64> {
     for _ in 0..CALLS {
         let request = http.get(format!("{base}/v3/chat/retrieve"));
         let request = request.query(&[("conversation_id", "1"), ("chat_id", "1")]);
-        let request = request.bearer_auth("pat_1").timeout(Duration::from_secs(30));
+        let request = request
+            .bearer_auth("pat_1")
+            .timeout(Duration::from_secs(30));
         let answer: Envelope = request.send().await?.json().await?;
         ensure!(answer.code == 0);
         black_box(answer.data);
@@ -224,14 +240,17 @@ fn start() -> Result<SocketAddr> {
     let listener = std::net::TcpListener::bind(("127.0.0.1", 0))?;
     listener.set_nonblocking(true)?;
     let address = listener.local_addr()?;
-    let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
     std::thread::spawn(move || {
         runtime.block_on(async move {
             let listener = TcpListener::from_std(listener)?;
             loop {
                 let (connection, _) = listener.accept().await?;
                 connection.set_nodelay(true)?;
-                let serve = http1::Builder::new().serve_connection(TokioIo::new(connection), service_fn(answer));
+                let serve = http1::Builder::new()
+                    .serve_connection(TokioIo::new(connection), service_fn(answer));
                 tokio::spawn(serve);
             }
             #[expect(unreachable_code, reason = "names the type of the error")]
@@ -253,12 +272,17 @@ fn answer(request: Request<Incoming>) -> impl Future<Output = Answer> {
     } else if path == "/v3/chat" {
         let events = request.uri().query().unwrap_or_default();
         let events = events.rsplit('=').next().unwrap_or_default();
-        ("text/event-stream", events_of(events, "event:done\ndata:\"[DONE]\"\n\n"))
+        (
+            "text/event-stream",
+            events_of(events, "event:done\ndata:\"[DONE]\"\n\n"),
+        )
     } else {
         let events = path.split('/').nth(1).unwrap_or_default();
         ("text/event-stream", events_of(events, "data: [DONE]\n\n"))
     };
-    let response = Response::builder().header(CONTENT_TYPE, kind).header("x-tt-logid", "1");
+    let response = Response::builder()
+        .header(CONTENT_TYPE, kind)
+        .header("x-tt-logid", "1");
     async { Ok(response.body(body).unwrap_or_default()) }
 }
 
@@ -269,5 +293,7 @@ fn events_of(events: &str, end: &'static str) -> BoxBody<Bytes, Infallible> {
     let rest = EVENT.repeat((events % EVENTS_A_CHUNK) as usize);
     let frames = whole.chain([Bytes::from(rest), Bytes::from(end)]);
     let frames = frames.filter(|frame| !frame.is_empty());
-    BodyExt::boxed(StreamBody::new(futures_util::stream::iter(frames.map(|frame| Ok(Frame::data(frame))))))
+    BodyExt::boxed(StreamBody::new(futures_util::stream::iter(
+        frames.map(|frame| Ok(Frame::data(frame))),
+    )))
 }
