@@ -15,7 +15,8 @@
 //!   answered. The envelope (`code`, `msg`, `detail`) is read above; no generated type holds it.
 //! - A list implements [`Paged`] too, and the enum of the events of a stream [`StreamEvent`].
 //! - No setter has the name of a method that callers find on every operation: `send`, `timeout`, `retries`, `body_limit`,
-//!   `event_limit`, `idle_timeout`, `configured`, `by_page`, `by_item`, `into_call`.
+//!   `event_limit`, `idle_timeout`, `configured`, `by_page`, `by_item`, `and_wait`,
+//!   `into_call`.
 //!
 //! ```
 //! use coze_wire::{

@@ -617,6 +617,7 @@ const RESERVED: &[&str] = &[
     "configured",
     "by_page",
     "by_item",
+    "and_wait",
     "into_call",
 ];
 
