@@ -3,7 +3,7 @@
 //!
 //! Against Coze: as for the example `jwt`.
 
-use coze_api::CozeApi;
+use coze_api::prelude::*;
 use coze_auth::{CachedProvider, ConfiguredFlow, Flow};
 
 #[tokio::main]
@@ -23,15 +23,12 @@ async fn main() -> anyhow::Result<()> {
     let calls: Vec<_> = (0..3)
         .map(|_| {
             let coze = coze.clone();
-            tokio::spawn(async move {
-                coze.call(|api| async move { api.get_current_user().exchange().await })
-                    .await
-            })
+            tokio::spawn(async move { coze.users().me().send().await })
         })
         .collect();
     for call in calls {
         let me = call.await??;
-        println!("call   {} (log id {:?})", me.data.user_name, me.log_id());
+        println!("call   {} (log id {:?})", me.user_name, me.log_id());
     }
 
     // Any other HTTP client can send the header value.

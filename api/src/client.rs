@@ -1,27 +1,39 @@
-//! The client: adds a token to each call, and retries once with a new token if the API refuses it.
+//! The client: where calls go, and what sends them.
 
-use std::{fmt, future::Future, ops::Deref, sync::Arc, time::Duration};
+use std::{fmt, ops::Deref, sync::Arc, time::Duration};
 
 use coze_api_client::Client;
-use coze_auth::{
-    AccessToken, Endpoint, Error, OAuthClient, OAuthClientBuilder, Result, TokenProvider,
-};
-use coze_wire::{Answer, NoAnswer};
+use coze_auth::{Endpoint, OAuthClient, OAuthClientBuilder, Result, TokenProvider};
+use coze_wire::{CallOptions, Dispatcher};
+
+use crate::{bound::Bound, dispatch::Dispatch};
 
 /// A client of the Coze API. Clones are cheap, and share the connections and the token provider.
 #[derive(Clone)]
 pub struct CozeApi {
     client: OAuthClient,
-    provider: Arc<dyn TokenProvider>,
+    operations: Client,
+    dispatcher: Dispatcher,
 }
 
 impl CozeApi {
     /// Creates a client that sends this provider's token through this HTTP client. Use the [`OAuthClient`] of the
     /// provider's flow, so that both use the same endpoint and share connections. An `Arc` of a provider is a provider too.
     pub fn new(client: OAuthClient, provider: impl TokenProvider) -> Self {
+        Self::with_options(client, Arc::new(provider), CallOptions::default())
+    }
+
+    fn with_options(
+        client: OAuthClient,
+        provider: Arc<dyn TokenProvider>,
+        options: CallOptions,
+    ) -> Self {
+        let bound = Bound::new(provider, client.endpoint());
+        let dispatcher = Dispatcher::new(Dispatch::new(client.clone(), bound, options));
         Self {
+            operations: Client::new(client.endpoint().api_base(), dispatcher.clone()),
             client,
-            provider: Arc::new(provider),
+            dispatcher,
         }
     }
 
@@ -32,83 +44,23 @@ impl CozeApi {
         CozeApiBuilder {
             client: OAuthClient::builder().endpoint(endpoint),
             provider: Arc::new(provider),
+            options: CallOptions::default(),
         }
     }
 
-    /// Makes a call. If the API refuses the token, the call is retried once with a new token.
-    ///
-    /// The closure gets the typed client, which carries the token, and returns the `exchange` of one operation. It runs
-    /// once for each attempt.
-    ///
-    /// A function that wraps any call has the same bounds:
-    ///
-    /// ```
-    /// use coze_api::{Answer, Client, CozeApi, NoAnswer, Reply, Result};
-    ///
-    /// /// Prints which call failed, and the log id that Coze's support asks for.
-    /// async fn logged<F, Sent, A>(name: &str, coze: &CozeApi, operation: F) -> Result<Reply<A::Success>>
-    /// where
-    ///     F: Fn(Client) -> Sent,
-    ///     Sent: Future<Output = std::result::Result<A, NoAnswer>>,
-    ///     A: Answer,
-    /// {
-    ///     let outcome = coze.call(operation).await;
-    ///     if let Err(error) = &outcome {
-    ///         eprintln!("{name}: {:?} (log id {:?})", error.kind(), error.log_id());
-    ///     }
-    ///     outcome
-    /// }
-    ///
-    /// # async fn example(coze: CozeApi) -> Result<()> {
-    /// let me = logged("me", &coze, |api| async move { api.get_current_user().exchange().await }).await?;
-    /// # Ok(()) }
-    /// ```
-    ///
-    /// # Errors
-    ///
-    /// - Those of the provider, if it has no token.
-    /// - [`Refused`](coze_auth::ErrorKind::Refused) with [`Api`](coze_auth::ErrorCode::Api) if the API returns an error.
-    /// - Those of the transport, and of invalid responses.
-    pub async fn call<F, Sent, A>(&self, operation: F) -> Result<Reply<A::Success>>
-    where
-        F: Fn(Client) -> Sent,
-        Sent: Future<Output = std::result::Result<A, NoAnswer>>,
-        A: Answer,
-    {
-        let token = self.provider.token().await?;
-        let refused = match self.attempt(&token, &operation).await {
-            Err(error) if error.is_token_refused() => error,
-            outcome => return outcome,
-        };
-        self.provider.invalidate(&token);
-        let next = self.provider.token().await?;
-        if next.expose() == token.expose() {
-            // A fixed token can't be renewed.
-            return Err(refused);
-        }
-        tracing::debug!("the API refused the access token; retrying once with a new one");
-        let outcome = self.attempt(&next, &operation).await;
-        outcome.map_err(Error::with_renewed_token)
+    /// What sends the calls of this client, for an [operation](coze_wire::Operation) of your own.
+    #[must_use]
+    pub fn dispatcher(&self) -> Dispatcher {
+        self.dispatcher.clone()
     }
+}
 
-    async fn attempt<F, Sent, A>(
-        &self,
-        token: &AccessToken,
-        operation: &F,
-    ) -> Result<Reply<A::Success>>
-    where
-        F: Fn(Client) -> Sent,
-        Sent: Future<Output = std::result::Result<A, NoAnswer>>,
-        A: Answer,
-    {
-        let base = self.client.endpoint().api_base();
-        let (value, log_id) = self
-            .client
-            .call_api(token, |http, exchange| {
-                operation(Client::new_with_client(base, http, exchange))
-            })
-            .await?;
-        Ok(Reply { value, log_id })
+/// The groups of operations: `coze.chat()`, `coze.bots()`.
+impl Deref for CozeApi {
+    type Target = Client;
+
+    fn deref(&self) -> &Client {
+        &self.operations
     }
 }
 
@@ -128,7 +80,17 @@ pub struct Reply<T> {
 }
 
 impl<T> Reply<T> {
-    /// Coze's log id (`x-tt-logid`). Include it when you contact Coze's support.
+    pub(crate) fn new(value: T, log_id: Option<String>) -> Self {
+        Self { value, log_id }
+    }
+
+    /// The same answer, in another form.
+    #[must_use]
+    pub fn map<U>(self, change: impl FnOnce(T) -> U) -> Reply<U> {
+        Reply::new(change(self.value), self.log_id)
+    }
+
+    /// Coze's log id (`x-tt-logid`), to quote to Coze's support.
     #[must_use]
     pub fn log_id(&self) -> Option<&str> {
         self.log_id.as_deref()
@@ -154,6 +116,7 @@ impl<T> Deref for Reply<T> {
 pub struct CozeApiBuilder {
     client: OAuthClientBuilder,
     provider: Arc<dyn TokenProvider>,
+    options: CallOptions,
 }
 
 impl CozeApiBuilder {
@@ -202,7 +165,31 @@ impl CozeApiBuilder {
         self
     }
 
-    /// Appends your own product to the user agent, as `name/version`; none by default.
+    /// How long a stream may bring nothing, not even a comment; 60 seconds by default.
+    pub fn idle_timeout(mut self, idle_timeout: Duration) -> Self {
+        self.options.idle_timeout = Some(idle_timeout);
+        self
+    }
+
+    /// How often a call is sent again at most, where that is safe; twice by default. A refused token does not count.
+    pub fn retries(mut self, retries: u32) -> Self {
+        self.options.retries = Some(retries);
+        self
+    }
+
+    /// The most of an answer's body that is read, in bytes; 32 MiB by default.
+    pub fn body_limit(mut self, bytes: usize) -> Self {
+        self.options.body_limit = Some(bytes);
+        self
+    }
+
+    /// The most of one event of a stream that is read, in bytes; 16 MiB by default.
+    pub fn event_limit(mut self, bytes: usize) -> Self {
+        self.options.event_limit = Some(bytes);
+        self
+    }
+
+    /// Names the caller's own product at the end of the user agent, as `name/version`; none by default.
     pub fn product(mut self, product: impl Into<String>) -> Self {
         self.client = self.client.product(product);
         self
@@ -214,10 +201,8 @@ impl CozeApiBuilder {
     ///
     /// Those of [`OAuthClientBuilder::build`].
     pub fn build(self) -> Result<CozeApi> {
-        Ok(CozeApi {
-            client: self.client.build()?,
-            provider: self.provider,
-        })
+        let client = self.client.build()?;
+        Ok(CozeApi::with_options(client, self.provider, self.options))
     }
 }
 
@@ -237,6 +222,7 @@ mod tests {
     };
 
     use super::*;
+    use crate::SendExt;
 
     /// A server that takes this long for each response.
     struct Slow(Duration);
@@ -277,7 +263,7 @@ mod tests {
     async fn failure(mut builder: CozeApiBuilder, response_takes: Duration) -> Option<ErrorKind> {
         builder.client = builder.client.transport(Slow(response_takes));
         let api = builder.build().unwrap();
-        let call = api.call(|api| async move { api.list_workspaces().exchange().await });
+        let call = api.workspaces().list().retries(0).send();
         call.await.err().map(|error| error.kind())
     }
 

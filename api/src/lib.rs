@@ -6,30 +6,25 @@
 //! # let mock = coze_mock::MockCoze::start().await?;
 //! # let endpoint = coze_auth::Endpoint::custom(mock.url())?;
 //! # let token = coze_mock::defaults::PERSONAL_ACCESS_TOKEN;
-//! use coze_api::CozeApi;
+//! use coze_api::{CozeApi, SendExt};
 //! use coze_auth::FixedToken;
 //!
 //! let coze = CozeApi::builder(FixedToken::new(token)?)
 //!     .endpoint(endpoint) // Endpoint::COM by default
 //!     .build()?;
 //!
-//! let me = coze.call(|api| async move { api.get_current_user().exchange().await }).await?;
-//! println!("{} (log id {:?})", me.data.user_name, me.log_id());
+//! let me = coze.users().me().send().await?;
+//! println!("{} (log id {:?})", me.user_name, me.log_id());
 //!
-//! let page = coze
-//!     .call(|api| async move {
-//!         let bots = api.list_bots().workspace_id("7001");
-//!         bots.page_num(1).page_size(20).exchange().await
-//!     })
-//!     .await?;
-//! for bot in &page.data.items {
+//! let page = coze.bots().list().workspace_id("7001").page_size(20).send().await?;
+//! for bot in &page.items {
 //!     println!("{} {}", bot.id, bot.name);
 //! }
 //! # Ok(()) }
 //! ```
 //!
-//! The operations and their builders come from `coze-api-client`, which is generated from an OpenAPI description of Coze's
-//! API. [`CozeApi::call`] adds:
+//! The builders of the operations are those of `coze-api-client`, which is generated from Coze's description:
+//! an operation that is added there can be called here at once. What [`send`](SendExt::send) adds to them:
 //!
 //! - the current token of any [`TokenProvider`], for each attempt;
 //! - errors as in `coze-auth`: Coze's code and message, HTTP status, log id, and a hint. A non-zero `code` is an error at
@@ -61,24 +56,51 @@
 //! # Ok(()) }
 //! ```
 //!
-//! For `reqwest-middleware` there is `TokenMiddleware` (feature `middleware`), and for a [tower](https://docs.rs/tower) HTTP
-//! client `TokenLayer` (feature `tower`). Both recover from a refused token as [`CozeApi::call`] does. Neither needs the
-//! typed client, which is the feature `client` (on by default).
+//! With `reqwest-middleware`, feature `middleware`: see `TokenMiddleware`. With a [tower](https://docs.rs/tower) client, feature
+//! `tower`: see `TokenLayer`. Both recover from a refused token as [`send`](SendExt::send) does. Neither needs the typed client, the
+//! feature `client`, which is on by default.
 
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![cfg_attr(not(feature = "client"), allow(rustdoc::broken_intra_doc_links))]
 
+#[cfg(any(feature = "client", feature = "middleware", feature = "tower"))]
+mod bound;
 #[cfg(feature = "client")]
 mod client;
+#[cfg(feature = "client")]
+mod decode;
+#[cfg(feature = "client")]
+mod dispatch;
+#[cfg(feature = "client")]
+mod error;
+#[cfg(feature = "client")]
+mod message;
 #[cfg(feature = "middleware")]
 mod middleware;
+#[cfg(feature = "client")]
+mod pages;
 #[cfg(any(feature = "middleware", feature = "tower"))]
 mod recovery;
+#[cfg(feature = "client")]
+mod send;
+#[cfg(feature = "client")]
+mod stream;
 #[cfg(feature = "tower")]
 mod tower;
+#[cfg(feature = "client")]
+mod wait;
 
+#[cfg(feature = "client")]
+pub use self::{
+    decode::Decode,
+    error::{Error, Result},
+    message::MessageParts,
+    send::{Configured, SendExt},
+    stream::EventStream,
+    wait::{Wait, WaitExt},
+};
 #[cfg(feature = "tower")]
 pub use self::{
     recovery::Peeked,
@@ -89,13 +111,21 @@ pub use client::{CozeApi, CozeApiBuilder, Reply};
 #[cfg(feature = "middleware")]
 pub use middleware::TokenMiddleware;
 
-/// The typed client that [`CozeApi::call`] passes to its closure, and the types of its operations. In the examples of the
-/// operations it is called `client`.
+/// The groups of operations, their builders, and the types of requests and answers. Where the docs of an operation say `coze`, it is a
+/// [`CozeApi`].
 #[cfg(feature = "client")]
-pub use coze_api_client::{Client, types};
-pub use coze_auth::{
-    Endpoint, Error, ErrorCode, ErrorKind, OAuthClient, Result, TokenProvider, reqwest,
-};
-/// What the closure of a [`CozeApi::call`] returns: a typed response, or none.
+pub use coze_api_client::{Client, builder, group, types};
+pub use coze_auth::{Endpoint, ErrorCode, ErrorKind, OAuthClient, TokenProvider, reqwest};
+/// The errors of a provider: without the typed client there are no others.
+#[cfg(not(feature = "client"))]
+pub use coze_auth::{Error, Result};
+
+/// What most callers bring into scope: `use coze_api::prelude::*`.
 #[cfg(feature = "client")]
-pub use coze_wire::{Answer, NoAnswer};
+pub mod prelude {
+    pub use crate::{CozeApi, SendExt, WaitExt};
+    pub use futures_util::{StreamExt, TryStreamExt};
+}
+/// Operations and what they are made of.
+#[cfg(feature = "client")]
+pub use coze_wire::operation;

@@ -5,7 +5,10 @@ use http::{Extensions, header::AUTHORIZATION};
 use reqwest::{Body, Request, Response, ResponseBuilderExt};
 use reqwest_middleware::{Error, Middleware, Next, Result};
 
-use crate::recovery::{Bound, is_refused, peek};
+use crate::{
+    bound::Bound,
+    recovery::{is_refused, peek},
+};
 
 /// Adds a provider's token to the requests of a `reqwest-middleware` client that go to Coze. If the API refuses the token
 /// (HTTP 401, or JSON with code 4100, 700012006, or 4101 about the token, at any status), the request is retried once with

@@ -1,15 +1,13 @@
-//! Shared by `TokenMiddleware` and `TokenLayer`: which requests carry the token, and which responses refuse it.
+//! What the layers for other clients share: whether a response refuses the token.
 
 use std::{
     collections::VecDeque,
     fmt,
     pin::Pin,
-    sync::Arc,
     task::{Context, Poll, ready},
 };
 
 use bytes::{Buf, Bytes};
-use coze_auth::{AccessToken, Endpoint, Error, TokenProvider};
 use coze_wire::refuses_token;
 use http::{
     HeaderMap, StatusCode,
@@ -19,57 +17,11 @@ use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
 use serde::Deserialize;
 use serde_json::Value;
-use url::{Origin, Url};
 
 /// How many bytes of a body are buffered at most to find an error code: 64 KiB.
 pub(crate) const PEEK_LIMIT: usize = 64 * 1024;
 
-/// A provider, and the origin to which its tokens are sent.
-#[derive(Clone)]
-pub(crate) struct Bound {
-    provider: Arc<dyn TokenProvider>,
-    origin: Option<Origin>,
-}
-
-impl Bound {
-    pub(crate) fn new(provider: impl TokenProvider, endpoint: &Endpoint) -> Self {
-        Self {
-            provider: Arc::new(provider),
-            // An endpoint's base is a valid URL. If it were not, no request would carry the token.
-            origin: Url::parse(endpoint.api_base())
-                .ok()
-                .map(|base| base.origin()),
-        }
-    }
-
-    pub(crate) fn is_origin_of(&self, url: &Url) -> bool {
-        Some(url.origin()) == self.origin
-    }
-
-    pub(crate) async fn token(&self) -> Result<AccessToken, Error> {
-        self.provider.token().await
-    }
-
-    /// A token that replaces the refused one; `None` for a fixed token.
-    pub(crate) async fn token_instead_of(
-        &self,
-        refused: &AccessToken,
-    ) -> Result<Option<AccessToken>, Error> {
-        self.provider.invalidate(refused);
-        let other = self.provider.token().await?;
-        Ok(Some(other).filter(|other| other.expose() != refused.expose()))
-    }
-}
-
-impl fmt::Debug for Bound {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Bound")
-            .field("origin", &self.origin)
-            .finish_non_exhaustive()
-    }
-}
-
-/// Whether the response refuses the token; `None` if its body decides, which is then short JSON.
+/// Whether the head of a response says that the token was refused; `None` if its body has to be asked: JSON, and not too long.
 pub(crate) fn is_refused(status: StatusCode, headers: &HeaderMap) -> Option<bool> {
     if status == StatusCode::UNAUTHORIZED {
         return Some(true);

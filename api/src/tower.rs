@@ -15,7 +15,10 @@ use tower_layer::Layer;
 use tower_service::Service;
 use url::Url;
 
-use crate::recovery::{Bound, Peeked, is_refused, peek};
+use crate::{
+    bound::Bound,
+    recovery::{Peeked, is_refused, peek},
+};
 
 /// Adds a provider's token to the requests of a tower HTTP client that go to Coze. If the API refuses the token, the request
 /// is retried once with a new token, under the same rules as in [`TokenMiddleware`](crate::TokenMiddleware) (feature

@@ -386,7 +386,8 @@ impl Answer<'_> {
         let what = match self.captured.body_state() {
             BodyState::Broken(cause) if !is_closed => return Error::unanswered(cause.clone()),
             BodyState::TooLarge if !is_closed => {
-                format!("the answer is longer than {} bytes", coze_wire::BODY_LIMIT)
+                // Nothing was read beyond the limit.
+                format!("the answer is longer than {length} bytes")
             }
             _ if is_closed => "the answer holds neither what was asked for nor an error".to_owned(),
             _ if text.trim().is_empty() => "the answer is empty".to_owned(),

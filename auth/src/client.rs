@@ -539,7 +539,7 @@ impl OAuthClient {
 
 impl Call {
     /// Says where an error happened.
-    fn locate(&self, error: Error) -> Error {
+    pub(crate) fn locate(&self, error: Error) -> Error {
         let error = match self.flow {
             Some(flow) => error.in_flow(flow),
             None => error,

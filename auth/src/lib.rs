@@ -79,6 +79,7 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod answer;
+mod api_call;
 mod client;
 mod clock;
 mod config;
@@ -97,6 +98,10 @@ pub mod testing;
 mod token;
 mod user_agent;
 
+#[doc(hidden)]
+pub use api_call::{ApiError, retry_jitter};
+#[doc(hidden)]
+pub use client::{Answered, Call};
 pub use client::{OAuthClient, OAuthClientBuilder};
 pub use config::{ConfiguredFlow, OAuthConfig};
 pub use endpoint::{Endpoint, EndpointBuilder};

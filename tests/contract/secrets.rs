@@ -18,7 +18,7 @@ use base64::{
     Engine,
     engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE_NO_PAD},
 };
-use coze_api::CozeApi;
+use coze_api::{CozeApi, SendExt};
 use coze_auth::{
     CachedProvider, CodeVerifier, DeviceAuthorization, DeviceFlow, Endpoint, Error, FixedToken,
     Flow, JwtFlow, JwtTokenRequest, OAuthClient, OAuthClientBuilder, OAuthConfig, PkceFlow,
@@ -127,6 +127,17 @@ impl Witness {
             Err(error) => {
                 self.sees_error(what, &error);
                 None
+            }
+        }
+    }
+
+    /// The outcome of a call of the API.
+    fn sees_call<T: Debug>(&mut self, what: &str, result: coze_api::Result<T>) {
+        match &result {
+            Ok(answer) => self.sees(what, answer),
+            Err(error) => {
+                self.sees(what, &format_args!("{error:?} {error}"));
+                self.sees_error(what, error);
             }
         }
     }
@@ -334,8 +345,8 @@ async fn run_all_flows(
     witness.sees(what, &jwt);
     let api = CozeApi::new(client.clone(), FixedToken::new(API_TOKEN).unwrap());
     witness.sees(what, &api);
-    let call = api.call(|api| async move { api.list_workspaces().exchange().await });
-    witness.sees_result(what, call.await.map(|_| "workspaces"));
+    let call = api.workspaces().list().send();
+    witness.sees_call(what, call.await);
 
     for request in [
         JwtTokenRequest::new().scope(Scope::bot_chat(["bot_1"])),
@@ -710,8 +721,8 @@ async fn a_verbose_connection_is_disabled() {
         .http(verbose)
         .build()
         .unwrap();
-    let call = api.call(|api| async move { api.list_workspaces().exchange().await });
-    witness.sees_result("API", call.await.map(|_| "workspaces"));
+    let call = api.workspaces().list().send();
+    witness.sees_call("API", call.await);
     witness.assert_no_secret_leaked();
 }
 

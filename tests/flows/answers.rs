@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use coze_api::{CozeApi, types};
+use coze_api::{CozeApi, SendExt, types};
 use coze_auth::{
     AccessToken, CachedProvider, Endpoint, Error, ErrorCode, ErrorKind, JwtTokenRequest,
     OAuthClient, PkceFlow, PollStatus, Result, SignIn, Token, TokenProvider, reqwest,
@@ -642,11 +642,11 @@ async fn a_field_of_a_wrong_type_is_named() {
     let hush = || json!(["hush"]);
     for (error, told) in [
         (
-            me(Edit::set("/data/user_name", hush())).await.unwrap_err(),
+            Error::clone(&me(Edit::set("/data/user_name", hush())).await.unwrap_err()),
             "data.user_name is an array, where a string was expected",
         ),
         (
-            me(Edit::set("/data", "hush")).await.unwrap_err(),
+            Error::clone(&me(Edit::set("/data", "hush")).await.unwrap_err()),
             "data is a string",
         ),
         (
@@ -667,9 +667,8 @@ async fn a_field_of_a_wrong_type_is_named() {
     }
 }
 
-async fn call_me(api: &CozeApi) -> Result<coze_api::Reply<types::UserEnvelope>> {
-    api.call(|api| async move { api.get_current_user().exchange().await })
-        .await
+async fn call_me(api: &CozeApi) -> coze_api::Result<coze_api::Reply<types::User>> {
+    api.users().me().send().await
 }
 
 // 2. Clocks

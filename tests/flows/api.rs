@@ -4,10 +4,10 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use coze_api::{CozeApi, Reply, TokenMiddleware, types};
+use coze_api::{CozeApi, Reply, SendExt, TokenMiddleware, types};
 use coze_auth::{
-    CachedProvider, Endpoint, Error, ErrorCode, ErrorKind, FixedToken, OAuthClient, Result,
-    TokenProvider, reqwest,
+    CachedProvider, Endpoint, Error, ErrorCode, ErrorKind, FixedToken, OAuthClient, TokenProvider,
+    reqwest,
 };
 use coze_mock::{
     Endpoint as MockEndpoint, ErrorShape, Fault, MockCoze, OAuthErrorCode, RequestRecord,
@@ -88,9 +88,8 @@ fn in_process(stage: &Stage) -> (CozeApi, CachedProvider) {
     (CozeApi::new(stage.client(), provider.clone()), provider)
 }
 
-async fn me(api: &CozeApi) -> Result<Reply<types::UserEnvelope>> {
-    api.call(|api| async move { api.get_current_user().exchange().await })
-        .await
+async fn me(api: &CozeApi) -> coze_api::Result<Reply<types::User>> {
+    api.users().me().send().await
 }
 
 /// The number of token requests, and of requests for the current user.
@@ -108,31 +107,21 @@ async fn each_operation_decodes() {
     let service = Service::start().await;
     let api = service.api();
     let me = me(&api).await.unwrap();
-    assert_eq!(me.data.user_name, "mock_user");
+    assert_eq!(me.user_name, "mock_user");
     let log_id = service.mock.requests().pop().unwrap().log_id;
     assert_eq!(me.log_id(), Some(log_id.as_str()));
 
-    let workspaces = api
-        .call(|api| async move { api.list_workspaces().exchange().await })
-        .await
-        .unwrap();
-    assert_eq!(workspaces.data.workspaces[0].id, defaults::WORKSPACE_ID);
+    let workspaces = api.workspaces().list().send().await.unwrap();
+    assert_eq!(workspaces.workspaces[0].id, defaults::WORKSPACE_ID);
 
-    let bots = api
-        .call(|api| async move {
-            let bots = api.list_bots().workspace_id(defaults::WORKSPACE_ID);
-            bots.page_num(2).page_size(1).exchange().await
-        })
-        .await
-        .unwrap();
-    assert_eq!(bots.data.items.len(), 1);
-    assert_eq!(bots.data.items[0].id, defaults::BOT_IDS[1]);
+    let bots = api.bots().list().workspace_id(defaults::WORKSPACE_ID);
+    let bots = bots.page_num(2).page_size(1).send().await.unwrap();
+    assert_eq!(bots.items.len(), 1);
+    assert_eq!(bots.items[0].id, defaults::BOT_IDS[1]);
 
-    let bot = api
-        .call(|api| async move { api.get_bot().bot_id(defaults::BOT_IDS[0]).exchange().await })
-        .await
-        .unwrap();
-    assert_eq!(bot.data.name.as_deref(), Some("First mock bot"));
+    let bot = api.bots().get().bot_id(defaults::BOT_IDS[0]);
+    let bot = bot.send().await.unwrap();
+    assert_eq!(bot.name.as_deref(), Some("First mock bot"));
     assert_eq!(requests(&service.mock).0, 1, "one token for all of them");
     service.mock.assert_clean();
 }
@@ -172,7 +161,10 @@ async fn a_missing_permission_is_an_error_without_a_new_token() {
     let service = Service::start().await;
     let error = service
         .api()
-        .call(|api| async move { api.get_bot().bot_id("unknown").exchange().await })
+        .bots()
+        .get()
+        .bot_id("unknown")
+        .send()
         .await
         .unwrap_err();
     assert_refused(&service.mock, &error, 403, 4101);
@@ -357,15 +349,11 @@ async fn calls_can_be_spawned_and_share_one_provider() {
     let calls: Vec<_> = (0..20)
         .map(|_| {
             let api = api.clone();
-            tokio::spawn(async move {
-                let operation =
-                    api.call(|api| async move { api.get_current_user().exchange().await });
-                operation.await.unwrap()
-            })
+            tokio::spawn(async move { api.users().me().send().await.unwrap() })
         })
         .collect();
     for call in calls {
-        assert_eq!(call.await.unwrap().data.user_name, "mock_user");
+        assert_eq!(call.await.unwrap().user_name, "mock_user");
     }
     assert_eq!(requests(&service.mock), (1, 20));
 }

@@ -134,8 +134,34 @@ impl Exchange {
     pub async fn execute(
         &self,
         client: &reqwest::Client,
-        mut request: reqwest::Request,
+        request: reqwest::Request,
     ) -> reqwest::Result<reqwest::Response> {
+        match self.open(client, request).await {
+            Ok(response) => Ok(self.capture(response, BODY_LIMIT).await.into_response()),
+            Err(error) => {
+                // Only reqwest can create a `reqwest::Error`. Reading a body that fails wraps our error in one.
+                let failing = failing_response(StatusCode::BAD_GATEWAY, HeaderMap::new(), error);
+                let body = failing.bytes().await?;
+                Ok(rebuilt_response(
+                    StatusCode::BAD_GATEWAY,
+                    HeaderMap::new(),
+                    body.into(),
+                ))
+            }
+        }
+    }
+
+    /// Sends a request once, and returns as soon as the head of the response is there. Its body is read by
+    /// [`capture`](Self::capture), or as a stream.
+    ///
+    /// # Errors
+    ///
+    /// If there is no response. The [outcome](Self::outcome) holds the same error.
+    pub async fn open(
+        &self,
+        client: &reqwest::Client,
+        mut request: reqwest::Request,
+    ) -> Result<reqwest::Response, SendError> {
         self.prepare(request.headers_mut());
         *self.lock() = Kept {
             url: Some(without_query(request.url())),
@@ -151,20 +177,7 @@ impl Exchange {
                 .await
                 .map_err(|error| error.without(&self.secrets)),
         };
-        match sent {
-            Ok(response) => Ok(self.capture(response).await),
-            Err(error) => {
-                self.keep(Outcome::Failed(error.clone()));
-                // Only reqwest can create a `reqwest::Error`. Reading a body that fails wraps our error in one.
-                let failing = failing_response(StatusCode::BAD_GATEWAY, HeaderMap::new(), error);
-                let body = failing.bytes().await?;
-                Ok(rebuilt_response(
-                    StatusCode::BAD_GATEWAY,
-                    HeaderMap::new(),
-                    body.into(),
-                ))
-            }
-        }
+        sent.inspect_err(|error| self.keep(Outcome::Failed(error.clone())))
     }
 
     fn prepare(&self, headers: &mut HeaderMap) {
@@ -177,7 +190,8 @@ impl Exchange {
         }
     }
 
-    async fn capture(&self, mut response: reqwest::Response) -> reqwest::Response {
+    /// Reads the body of a response, at most `limit` bytes of it, and keeps it as the [outcome](Self::outcome).
+    pub async fn capture(&self, mut response: reqwest::Response, limit: usize) -> Captured {
         let mut incoming = IncomingResponse {
             exchange: self,
             status: response.status(),
@@ -189,7 +203,7 @@ impl Exchange {
             match response.chunk().await {
                 Ok(None) => break BodyState::Complete,
                 Ok(Some(chunk)) => {
-                    let room = BODY_LIMIT - incoming.body.len();
+                    let room = limit - incoming.body.len();
                     let fits = &chunk[..chunk.len().min(room)];
                     incoming.body.extend_from_slice(fits);
                     if chunk.len() > room {
@@ -202,24 +216,7 @@ impl Exchange {
                 }
             }
         };
-        let Captured {
-            status,
-            headers,
-            body,
-            body_state,
-            ..
-        } = incoming.keep(body_state);
-        match body_state {
-            BodyState::Complete => rebuilt_response(status, headers, body.into()),
-            BodyState::TooLarge => {
-                let error = SendError::new(
-                    SendErrorKind::Interrupted,
-                    format!("the answer is longer than {BODY_LIMIT} bytes"),
-                );
-                failing_response(status, headers, error)
-            }
-            BodyState::Broken(error) => failing_response(status, headers, error),
-        }
+        incoming.keep(body_state)
     }
 
     fn keep(&self, outcome: Outcome) {
@@ -314,7 +311,7 @@ pub enum Outcome {
     Failed(SendError),
 }
 
-/// A captured response, with at most [`BODY_LIMIT`] bytes of its body.
+/// A captured response, with at most [`BODY_LIMIT`] bytes of its body, or as many as the caller of [`Exchange::capture`] allowed.
 #[derive(Clone)]
 pub struct Captured {
     status: StatusCode,
@@ -330,7 +327,7 @@ pub struct Captured {
 pub enum BodyState {
     /// The whole body was read.
     Complete,
-    /// The body is longer than [`BODY_LIMIT`].
+    /// The body is longer than the limit.
     TooLarge,
     /// The connection failed, or the timeout elapsed, before the end of the body.
     Broken(SendError),
@@ -375,6 +372,30 @@ impl Captured {
     #[must_use]
     pub fn body_state(&self) -> &BodyState {
         &self.body_state
+    }
+}
+
+impl Captured {
+    /// An equal answer for a generated client, whose body fails as the captured one did.
+    fn into_response(self) -> reqwest::Response {
+        let Self {
+            status,
+            headers,
+            body,
+            body_state,
+            ..
+        } = self;
+        match body_state {
+            BodyState::Complete => rebuilt_response(status, headers, body.into()),
+            BodyState::TooLarge => {
+                let error = SendError::new(
+                    SendErrorKind::Interrupted,
+                    format!("the answer is longer than {} bytes", body.len()),
+                );
+                failing_response(status, headers, error)
+            }
+            BodyState::Broken(error) => failing_response(status, headers, error),
+        }
     }
 }
 

@@ -8,6 +8,8 @@
 //! | [`Answer`], [`NoAnswer`] | what a generated client returns: a typed response (success or error), or none |
 //! | [`sanitize`], [`ForeignError`] | untrusted text made safe to display: no secrets, control or invisible characters |
 //! | [`refuses_token`] | whether an API error code refuses the access token itself |
+//! | [`operation`] | one call of an operation: what generated builders create, and a client above sends |
+//! | [`RequestParts`], [`open_enum!`] | what generated builders and types are made of |
 //! | [`Transport`] | sends a request: through a [`reqwest::Client`], or to a service in the same process |
 //! | [`http_client`], [`http_client_from`] | an HTTP client that follows no redirects, does not retry, and shows no secret to a proxy |
 //!
@@ -21,7 +23,10 @@ mod answer;
 mod bearer;
 mod exchange;
 mod http_client;
+mod open_enum;
+pub mod operation;
 mod refusal;
+mod request;
 mod sanitize;
 mod secret;
 mod transport;
@@ -30,13 +35,20 @@ pub use answer::{Answer, NoAnswer};
 pub use bearer::{Bearer, InvalidBearer};
 pub use exchange::{BODY_LIMIT, BodyState, Captured, Exchange, LOG_ID_HEADER, Outcome};
 pub use http_client::{HttpClientError, http_client, http_client_from, is_loopback};
+pub use operation::{
+    Call, CallOptions, Data, Dispatcher, Empty, EventNames, Events, Operation, OperationInfo, Page,
+    Paged, Position, Retry, StreamEvent, Unbuilt, Whole,
+};
 pub use refusal::{ACCESS_TOKEN_INVALID, AUTHENTICATION_INVALID, NO_PERMISSION, refuses_token};
+pub use request::{RequestParts, required};
 pub use reqwest;
 pub use sanitize::{
     ForeignError, SHOWN_TEXT_LIMIT, is_invisible, sanitize, sanitize_log_id, sanitize_sentence,
     sanitize_to,
 };
 pub use secret::Secret;
+#[doc(hidden)]
+pub use serde;
 pub use transport::{
     CONNECT_TIMEOUT, REQUEST_TIMEOUT, SendError, SendErrorKind, SendFuture, Transport,
 };

@@ -11,7 +11,7 @@ use std::process::{Command, ExitCode};
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 
-use crate::{cargo, machine, root};
+use crate::{cargo, compile, machine, root};
 
 /// The programs under `benches/src/bin/`, in the order of the table. A new one costs a line here.
 const PROGRAMS: &[&str] = &[
@@ -21,6 +21,7 @@ const PROGRAMS: &[&str] = &[
     "mint",
     "exchange",
     "sessions",
+    "streams",
     "memory",
     "background",
     "soak",
@@ -29,6 +30,7 @@ const PROGRAMS: &[&str] = &[
 
 /// The crates that are compared with the toolkit; their versions are those of the lock file.
 const PEERS: &[&str] = &[
+    "async-openai",
     "gcp_auth",
     "google-cloud-auth",
     "yup-oauth2",
@@ -46,27 +48,38 @@ pub(crate) struct Options {
     /// Write the rows here, and nothing under benches/
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// Only measure what compiling the client of the API costs, and write nothing but `--json`
+    #[arg(long)]
+    client: bool,
 }
 
 #[derive(Serialize, Deserialize)]
-struct Row {
-    row: String,
-    value: f64,
-    unit: String,
+pub(crate) struct Row {
+    pub(crate) row: String,
+    pub(crate) value: f64,
+    pub(crate) unit: String,
     /// `None`, like `met`, for a figure without a goal.
-    goal: Option<String>,
-    met: Option<bool>,
+    pub(crate) goal: Option<String>,
+    pub(crate) met: Option<bool>,
     #[serde(default, skip_serializing_if = "String::is_empty")]
-    note: String,
+    pub(crate) note: String,
 }
 
 pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     let root = root::find()?;
+    if options.client {
+        let rows = compile::rows(&root)?;
+        print!("{}", table(&rows));
+        if let Some(json) = &options.json {
+            write(json, &(serde_json::to_string_pretty(&rows)? + "\n"))?;
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
     let manifest = root.join("benches/Cargo.toml");
     let built = cargo("build", &manifest).arg("--bins").status()?;
     ensure!(built.success(), "the benchmarks do not build");
 
-    let mut rows = Vec::new();
+    let mut rows = compile::rows(&root)?;
     let mut failed = Vec::new();
     for program in PROGRAMS {
         println!("\n{program}");
@@ -176,10 +189,16 @@ fn results(rows: &[Row], on: &Conditions) -> String {
     let mut out = format!(
         "# Results\n\n\
          Written by `cargo xtask bench`; [README.md](README.md) tells what each row measures.\n\n\
-         - Machine: {}\n- Date: {}\n- Compiler: {}\n- Measured beside it: {}\n\n\
-         | row | value | unit | goal | met | note |\n|---|--:|---|---|---|---|\n",
+         - Machine: {}\n- Date: {}\n- Compiler: {}\n- Measured beside it: {}\n\n",
         on.machine, on.date, on.rustc, on.versions
     );
+    out.push_str(&table(rows));
+    out
+}
+
+fn table(rows: &[Row]) -> String {
+    let mut out =
+        "| row | value | unit | goal | met | note |\n|---|--:|---|---|---|---|\n".to_owned();
     for row in rows {
         let met = match row.met {
             Some(true) => "yes",

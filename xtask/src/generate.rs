@@ -12,7 +12,8 @@ use schemars08::schema::{InstanceType, SchemaObject};
 use similar::TextDiff;
 
 use crate::document::Document;
-use crate::{Spec, mock_schemas, normalise};
+use crate::spec::{Spec, Style};
+use crate::{calls, mock_schemas, normalise};
 
 /// The expected contents of a generated file.
 #[derive(Debug, PartialEq)]
@@ -33,17 +34,24 @@ pub(crate) enum Freshness {
 pub(crate) fn files(root: &Path, specs: &[Spec]) -> Result<Vec<File>> {
     let mut files = Vec::new();
     for spec in specs {
-        let document = Document::read(root, &spec.source())?;
+        let document = Document::read(root, spec.source)?;
         files.push(File {
             path: format!("generated/{}/src/generated.rs", spec.client),
-            contents: client(&document)?,
+            contents: match spec.style {
+                Style::Exchange => client(&document)?,
+                Style::Calls => calls::client(&document)?,
+            },
         });
-        if spec.mock_schemas {
+        if spec.style == Style::Calls {
             files.push(File {
-                path: format!("mock/schemas/{}.json", spec.name),
-                contents: mock_schemas::render(&document)?,
+                path: format!("generated/{}/tests/examples.rs", spec.client),
+                contents: calls::examples(&document)?,
             });
         }
+        files.push(File {
+            path: format!("mock/schemas/{}.json", spec.name),
+            contents: mock_schemas::render(&document)?,
+        });
     }
     Ok(files)
 }
@@ -53,15 +61,12 @@ pub(crate) fn strays(root: &Path, specs: &[Spec]) -> Result<Vec<String>> {
     let expected: BTreeSet<String> = specs
         .iter()
         .flat_map(|spec| {
-            let schemas = format!("mock/schemas/{}.json", spec.name);
-            let client = format!("generated/{}", spec.client);
             [
-                Some(spec.source()),
-                Some(client),
-                spec.mock_schemas.then_some(schemas),
+                spec.source.to_owned(),
+                format!("generated/{}", spec.client),
+                format!("mock/schemas/{}.json", spec.name),
             ]
         })
-        .flatten()
         .collect();
     let mut strays = Vec::new();
     for folder in ["spec", "generated", "mock/schemas"] {
@@ -99,7 +104,7 @@ pub(crate) fn client(document: &Document) -> Result<String> {
     ))
 }
 
-fn settings() -> GenerationSettings {
+pub(crate) fn settings() -> GenerationSettings {
     let secret = SchemaObject {
         instance_type: Some(InstanceType::String.into()),
         format: Some("password".to_owned()),
@@ -255,7 +260,10 @@ fn untagged_enum<'a>(code: &'a syn::File, name: &syn::Ident) -> Option<&'a syn::
 }
 
 /// The items of a top-level module of the generated code.
-fn module<'a>(code: &'a syn::File, name: &'a str) -> impl Iterator<Item = &'a syn::Item> {
+pub(crate) fn module<'a>(
+    code: &'a syn::File,
+    name: &'a str,
+) -> impl Iterator<Item = &'a syn::Item> {
     code.items
         .iter()
         .filter_map(move |item| match item {
@@ -305,7 +313,12 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::{SPECS, root, walk};
+    use crate::spec::SPECS;
+    use crate::{root, walk};
+
+    fn of_style(style: Style) -> impl Iterator<Item = &'static Spec> {
+        SPECS.iter().filter(move |spec| spec.style == style)
+    }
 
     fn repository() -> std::path::PathBuf {
         root::find().expect("tests run in the workspace")
@@ -332,8 +345,12 @@ mod tests {
         let root = repository();
         let mut secrets_of_all = 0;
         for spec in SPECS {
-            let document = Document::read(&root, &spec.source()).unwrap();
-            let code = syn::parse_file(&client(&document).unwrap()).unwrap();
+            let document = Document::read(&root, spec.source).unwrap();
+            let code = match spec.style {
+                Style::Exchange => client(&document),
+                Style::Calls => calls::client(&document),
+            };
+            let code = syn::parse_file(&code.unwrap()).unwrap();
             let types = field_types(&code);
 
             let marked: Vec<String> = walk::schemas(&document.tree)
@@ -392,8 +409,8 @@ mod tests {
     #[test]
     fn no_generated_client_builds_an_http_client_that_follows_redirects() {
         let root = repository();
-        for spec in SPECS {
-            let document = Document::read(&root, &spec.source()).unwrap();
+        for spec in of_style(Style::Exchange) {
+            let document = Document::read(&root, spec.source).unwrap();
             let code = client(&document).unwrap();
 
             assert!(!code.contains("ClientBuilder"), "{}", spec.client);
@@ -404,8 +421,8 @@ mod tests {
     #[test]
     fn every_response_that_can_be_an_error_has_a_success_type() {
         let root = repository();
-        for spec in SPECS {
-            let document = Document::read(&root, &spec.source()).unwrap();
+        for spec in of_style(Style::Exchange) {
+            let document = Document::read(&root, spec.source).unwrap();
             let code = client(&document).unwrap();
             let answers = answer_types(&syn::parse_file(&code).unwrap());
             assert!(!answers.is_empty());
@@ -419,8 +436,8 @@ mod tests {
     #[test]
     fn the_docs_of_every_operation_show_exchange() {
         let root = repository();
-        for spec in SPECS {
-            let document = Document::read(&root, &spec.source()).unwrap();
+        for spec in of_style(Style::Exchange) {
+            let document = Document::read(&root, spec.source).unwrap();
             let mut code = syn::parse_file(&client(&document).unwrap()).unwrap();
             let docs: Vec<String> = operations(&mut code)
                 .map(|operation| {

@@ -1,7 +1,6 @@
 //! The maintainers' commands, run as `cargo xtask`.
 //!
-//! - `gen` turns each description in `spec/` into a typed client under `generated/` and, for those
-//!   that the mock serves, into JSON Schemas under `mock/schemas/`.
+//! - `gen` turns each description in `spec/` into a typed client under `generated/`, and into JSON Schemas under `mock/schemas/`.
 //! - `gen --check` checks that these files are up to date, and that there are no others.
 //! - `lint` checks the descriptions, and the wording of the repository.
 //! - `conformance` runs the official SDKs against the mock.
@@ -19,9 +18,12 @@
 )]
 
 mod bench;
+mod calls;
 mod cargo;
+mod compile;
 mod conformance;
 mod document;
+mod expand;
 mod generate;
 mod json_schema;
 mod lint;
@@ -30,7 +32,9 @@ mod mock_schemas;
 mod normalise;
 mod place;
 mod root;
+pub mod spec;
 mod torture;
+mod types;
 mod walk;
 mod words;
 
@@ -43,38 +47,7 @@ use serde_json::Value;
 
 use crate::document::Document;
 use crate::generate::Freshness;
-
-/// Every spec and what is generated from it. To add one, add an entry here and a crate skeleton under
-/// `generated/`.
-const SPECS: &[Spec] = &[
-    Spec {
-        name: "coze-oauth",
-        client: "coze-oauth-client",
-        mock_schemas: true,
-    },
-    Spec {
-        name: "coze-api",
-        client: "coze-api-client",
-        mock_schemas: true,
-    },
-];
-
-/// One description in `spec/`.
-struct Spec {
-    /// File name in `spec/`, without `.yaml`.
-    name: &'static str,
-    /// The crate under `generated/` that holds the typed client.
-    client: &'static str,
-    /// Whether the mock serves it, and therefore needs its schemas.
-    mock_schemas: bool,
-}
-
-impl Spec {
-    /// The path of the description, relative to the workspace.
-    fn source(&self) -> String {
-        format!("spec/{}.yaml", self.name)
-    }
-}
+use crate::spec::SPECS;
 
 #[derive(Parser)]
 #[command(
@@ -187,7 +160,7 @@ fn check_all() -> Result<ExitCode> {
     let strays = generate::strays(&root, SPECS)?;
     if !strays.is_empty() {
         eprintln!(
-            "without a description in SPECS: {}; delete them, or add the description to SPECS in xtask/src/lib.rs",
+            "without a description in SPECS: {}; delete them, or add the description to SPECS in xtask/src/spec.rs",
             strays.join(", ")
         );
         return Ok(ExitCode::FAILURE);
@@ -200,7 +173,7 @@ fn lint_all() -> Result<ExitCode> {
     let root = root::find()?;
     let mut count = 0;
     for spec in SPECS {
-        let document = Document::read(&root, &spec.source())?;
+        let document = Document::read(&root, spec.source)?;
         for finding in lint::findings(&document)? {
             println!("{finding}");
             count += 1;

@@ -5,13 +5,14 @@ use std::cmp::Reverse;
 use std::collections::BTreeSet;
 use std::fmt;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use jsonschema::error::ValidationErrorKind;
 use jsonschema::{Draft, ValidationError};
 use serde_json::{Value, json};
 
 use crate::document::Document;
-use crate::place::{Place, Places};
+use crate::expand::{DATA, EVENTS, EVERY_OPERATION, STREAM};
+use crate::place::Place;
 use crate::{json_schema, walk};
 
 /// A violation of a rule, and how to fix it.
@@ -51,20 +52,39 @@ const RULES: &[Rule] = &[
     fields_are_described,
     secrets_are_marked,
     examples_fit,
+];
+
+/// Rules about what is written, before it is expanded.
+const WRITTEN_RULES: &[Rule] = &[
     references_resolve,
     components_are_used,
+    names_are_made_by_hand,
+    objects_and_enums_have_names,
+    answers_are_envelopes,
+    required_properties_exist,
+    path_parameters_are_declared,
+    operation_ids_are_unique,
+    fields_and_parameters_differ,
 ];
 
 /// All findings in a document, in the order of the text.
 pub(crate) fn findings(document: &Document) -> Result<Vec<Finding>> {
-    let places = Places::read(&document.text).with_context(|| document.source.clone())?;
+    let places = document.places()?;
     let findings: BTreeSet<Finding> = RULES
         .iter()
         .flat_map(|rule| rule(&document.tree))
-        .map(|problem| Finding {
-            source: document.source.clone(),
-            place: places.of(&problem.at),
-            message: problem.message,
+        .chain(
+            WRITTEN_RULES
+                .iter()
+                .flat_map(|rule| rule(&document.written)),
+        )
+        .map(|problem| {
+            let (source, place) = places.of(&problem.at);
+            Finding {
+                source,
+                place,
+                message: problem.message,
+            }
         })
         .collect();
     Ok(findings.into_iter().collect())
@@ -262,6 +282,8 @@ fn examples_fit(tree: &Value) -> Vec<Problem> {
             .build(&schema)
         {
             Ok(validator) => validator,
+            // Another rule reports a reference that does not resolve.
+            Err(_) if !references_resolve(tree).is_empty() => continue,
             Err(error) => {
                 problems.push(Problem::new(
                     schema_at,
@@ -323,6 +345,17 @@ fn examples(tree: &Value) -> Vec<(String, String)> {
             }
         }
     }
+    for (events, table) in tree["components"][EVENTS].as_object().into_iter().flatten() {
+        let at = walk::join(&format!("/components/{EVENTS}"), events);
+        for name in table["events"]
+            .as_object()
+            .into_iter()
+            .flat_map(|all| all.keys())
+        {
+            let event_at = walk::join(&format!("{at}/events"), name);
+            pairs.push((format!("{event_at}/data"), format!("{event_at}/example")));
+        }
+    }
     pairs
 }
 
@@ -363,7 +396,11 @@ fn references_resolve(tree: &Value) -> Vec<Problem> {
 /// not checked.
 fn components_are_used(tree: &Value) -> Vec<Problem> {
     let mut reached = BTreeSet::new();
-    let mut waiting = vec!["/paths".to_owned()];
+    let mut waiting = vec![
+        "/paths".to_owned(),
+        format!("/{EVERY_OPERATION}"),
+        format!("/components/{EVENTS}"),
+    ];
     while let Some(from) = waiting.pop() {
         for (_, target) in walk::references(tree, &from) {
             if let Some(target) = target
@@ -394,6 +431,235 @@ fn components_are_used(tree: &Value) -> Vec<Problem> {
                 );
                 problems.push(Problem::new(at, message));
             }
+        }
+    }
+    problems
+}
+
+/// Names of components and operations are not those of a machine: no `properties_`, no digit at the end.
+fn names_are_made_by_hand(tree: &Value) -> Vec<Problem> {
+    let components = tree["components"].as_object().into_iter().flatten();
+    let components = components.flat_map(|(kind, all)| {
+        let at = walk::join("/components", kind);
+        let names = all.as_object().into_iter().flatten();
+        names.map(move |(name, _)| (walk::join(&at, name), name.as_str()))
+    });
+    let operations = operation_ids(tree);
+    components
+        .chain(operations)
+        .filter(|(_, name)| {
+            name.contains("properties_") || name.ends_with(|last: char| last.is_ascii_digit())
+        })
+        .map(|(at, name)| {
+            let message = format!("the name `{name}` looks machine-made; say what it names");
+            Problem::new(at, message)
+        })
+        .collect()
+}
+
+/// The ids of all operations and of their streamed forms, with where they are.
+fn operation_ids(tree: &Value) -> Vec<(String, &str)> {
+    let mut found = Vec::new();
+    for operation in walk::operations(tree) {
+        let ids = [
+            (operation.at.clone(), operation.field("operationId")),
+            (
+                walk::join(&operation.at, STREAM),
+                &operation.field(STREAM)["operationId"],
+            ),
+        ];
+        for (at, id) in ids {
+            if let Some(id) = id.as_str() {
+                found.push((walk::join(&at, "operationId"), id));
+            }
+        }
+    }
+    found
+}
+
+/// Objects and enums are components, because their types are named after them, in a description whose builders we make. An enum of one
+/// word is a constant.
+fn objects_and_enums_have_names(tree: &Value) -> Vec<Problem> {
+    if tree.get(EVERY_OPERATION).is_none() {
+        return Vec::new();
+    }
+    let mut problems = Vec::new();
+    for at in walk::schemas(tree).all {
+        let is_component = at
+            .strip_prefix("/components/schemas/")
+            .is_some_and(|name| !name.contains('/'));
+        let Some(schema) = tree.pointer(&at).filter(|_| !is_component) else {
+            continue;
+        };
+        let words = schema["enum"].as_array().map_or(0, Vec::len);
+        let kind = if schema.get("properties").is_some() {
+            "object"
+        } else if words > 1 && !at.ends_with("/not") {
+            "enum"
+        } else {
+            continue;
+        };
+        let message = format!("{kind} without a name; make it a component, and refer to it");
+        problems.push(Problem::new(at, message));
+    }
+    problems
+}
+
+/// Every JSON answer 200 is an envelope, in a description whose operations share one.
+fn answers_are_envelopes(tree: &Value) -> Vec<Problem> {
+    if tree.get(EVERY_OPERATION).is_none() {
+        return Vec::new();
+    }
+    walk::operations(tree)
+        .into_iter()
+        .filter_map(|operation| {
+            let answer = &operation.field("responses")["200"];
+            let is_raw = answer["content"].as_object().is_some_and(|content| {
+                !content.is_empty() && !content.contains_key("application/json")
+            });
+            let message =
+                format!("the answer 200 is not an envelope; say by `{DATA}` what it holds");
+            let at = format!("{}/responses/200", operation.at);
+            (answer.get(DATA).is_none() && !is_raw).then(|| Problem::new(at, message))
+        })
+        .collect()
+}
+
+/// Every name in `required` is a property.
+fn required_properties_exist(tree: &Value) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    for at in walk::schemas(tree).all {
+        let Some(schema) = tree
+            .pointer(&at)
+            .filter(|schema| schema["properties"].is_object())
+        else {
+            continue;
+        };
+        let names = schema["required"].as_array().into_iter().flatten();
+        for (index, name) in names.enumerate() {
+            if schema["properties"]
+                .get(name.as_str().unwrap_or_default())
+                .is_none()
+            {
+                let message = format!("`required` names {name}, which is not a property");
+                problems.push(Problem::new(format!("{at}/required/{index}"), message));
+            }
+        }
+    }
+    problems
+}
+
+/// The parameters of an operation and of its path, without references.
+fn parameters<'d>(
+    tree: &'d Value,
+    operation: &walk::Operation<'d>,
+) -> impl Iterator<Item = &'d Value> {
+    [
+        &tree["paths"][operation.path]["parameters"],
+        operation.field("parameters"),
+    ]
+    .into_iter()
+    .filter_map(Value::as_array)
+    .flatten()
+    .filter_map(move |entry| walk::dereference(tree, entry))
+}
+
+/// Each parameter in braces in a path is declared, and each that is declared is in the path.
+fn path_parameters_are_declared(tree: &Value) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    for operation in walk::operations(tree) {
+        let declared: BTreeSet<&str> = parameters(tree, &operation)
+            .filter(|parameter| parameter["in"] == "path")
+            .filter_map(|parameter| parameter["name"].as_str())
+            .collect();
+        let used: BTreeSet<&str> = operation
+            .path
+            .split('{')
+            .skip(1)
+            .filter_map(|part| part.split('}').next())
+            .collect();
+        for name in used.difference(&declared) {
+            let message =
+                format!("`{{{name}}}` in the path is not declared; add the parameter, `in: path`");
+            problems.push(Problem::new(&operation.at, message));
+        }
+        for name in declared.difference(&used) {
+            let message = format!("parameter `{name}` is not in the path `{}`", operation.path);
+            problems.push(Problem::new(&operation.at, message));
+        }
+    }
+    problems
+}
+
+/// No two operations have the same id.
+fn operation_ids_are_unique(tree: &Value) -> Vec<Problem> {
+    let mut seen = BTreeSet::new();
+    operation_ids(tree)
+        .into_iter()
+        .filter(|(_, id)| !seen.insert(*id))
+        .map(|(at, id)| {
+            Problem::new(
+                at,
+                format!("another operation is `{id}` too; rename one of them"),
+            )
+        })
+        .collect()
+}
+
+/// What callers find on every operation.
+const RESERVED: &[&str] = &[
+    "send",
+    "timeout",
+    "retries",
+    "body_limit",
+    "idle_timeout",
+    "event_limit",
+    "configured",
+    "by_page",
+    "by_item",
+    "and_wait",
+    "into_call",
+];
+
+/// Each field of a body and each parameter has a setter of its own, and none has the name of what every operation has.
+fn fields_and_parameters_differ(tree: &Value) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    for operation in walk::operations(tree) {
+        let names: Vec<&str> = parameters(tree, &operation)
+            .filter_map(|parameter| parameter["name"].as_str())
+            .collect();
+        for name in names.iter().filter(|name| RESERVED.contains(name)) {
+            let message =
+                format!("parameter `{name}` has the name of a function of every operation");
+            problems.push(Problem::new(&operation.at, message));
+        }
+        let body = walk::dereference(tree, operation.field("requestBody"));
+        let schema = body.map(|body| &body["content"]["application/json"]["schema"]);
+        let Some(target) = schema
+            .and_then(walk::reference)
+            .and_then(|target| target.strip_prefix('#'))
+        else {
+            continue;
+        };
+        let Some((at, schema)) = walk::resolve(tree, target) else {
+            continue;
+        };
+        let fields = schema["properties"].as_object();
+        for name in fields.into_iter().flat_map(|fields| fields.keys()) {
+            let message = if names.contains(&name.as_str()) {
+                format!(
+                    "field `{name}` is also a parameter of {}; both would have the same setter",
+                    operation.path
+                )
+            } else if RESERVED.contains(&name.as_str()) {
+                format!("field `{name}` has the name of a function of every operation")
+            } else {
+                continue;
+            };
+            problems.push(Problem::new(
+                walk::join(&format!("{at}/properties"), name),
+                message,
+            ));
         }
     }
     problems
@@ -460,13 +726,133 @@ components:
         list:
           description: A list.
           type: array
-          items:
-            type: object
-            properties:
-              size:
-                description: A size.
-                type: integer
+          items: {$ref: '#/components/schemas/Entry'}
+    Entry:
+      type: object
+      properties:
+        size:
+          description: A size.
+          type: integer
 ";
+
+    /// A small description of operations that share an envelope, without findings.
+    const SHARED: &str = "\
+openapi: 3.0.3
+info: {title: Shared, version: 1.0.0}
+security: [{}]
+x-coze-every-operation:
+  envelope: {$ref: '#/components/schemas/Envelope'}
+  responses:
+    default: {description: Not done.}
+paths:
+  /a/{id}:
+    post:
+      operationId: post_a
+      tags: [a]
+      summary: Posts a.
+      parameters:
+        - {name: id, in: path, required: true, description: Which a., schema: {type: string}}
+      requestBody:
+        content:
+          application/json:
+            schema: {$ref: '#/components/schemas/PostBody'}
+      responses:
+        '200':
+          description: Done.
+          x-coze-data:
+            schema: {$ref: '#/components/schemas/Thing'}
+            examples:
+              one: {value: {size: 1}}
+components:
+  schemas:
+    Envelope:
+      type: object
+      required: [code]
+      properties:
+        code: {$ref: '#/components/schemas/Number'}
+      example: {code: 0}
+    Number: {description: A number., type: integer}
+    ApiError: {description: An error., type: object, not: {required: [data]}}
+    PostBody:
+      type: object
+      properties:
+        name: {description: A name., type: string}
+    Thing:
+      description: A thing.
+      type: object
+      properties:
+        size: {description: A size., type: integer}
+";
+
+    #[test]
+    fn an_answer_in_an_envelope_is_checked_where_it_is_written() {
+        // `ApiError` is used by expanded answers only.
+        let text = SHARED.replace(
+            "  responses:\n    default: {description: Not done.}",
+            "  responses:\n    default: {description: Not done., content: {application/json: {schema: {$ref: '#/components/schemas/ApiError'}}}}",
+        );
+        assert_eq!(lint(&text), Vec::<String>::new());
+        let cases = [
+            (
+                "value: {size: 1}",
+                "value: {size: big}",
+                "size: big",
+                "example does not match its schema: \"big\" is not of type \"integer\"",
+            ),
+            (
+                "x-coze-data:\n            schema: {$ref: '#/components/schemas/Thing'}\n            examples:\n              one: {value: {size: 1}}",
+                "x-was: {$ref: '#/components/schemas/Thing'}",
+                "'200':",
+                "the answer 200 is not an envelope",
+            ),
+            (
+                "schema: {$ref: '#/components/schemas/Thing'}",
+                "schema: {$ref: '#/components/schemas/Thing_'}\n            x-was: {$ref: '#/components/schemas/Thing'}",
+                "$ref: '#/components/schemas/Thing_'",
+                "reference does not resolve",
+            ),
+            (
+                "        name: {description",
+                "        id: {description",
+                "id: {description",
+                "field `id` is also a parameter of /a/{id}",
+            ),
+            (
+                "        name: {description",
+                "        timeout: {description",
+                "timeout: {description",
+                "field `timeout` has the name of a function of every operation",
+            ),
+            (
+                "size: {description: A size., type: integer}",
+                "size: {description: A size., type: object, properties: {}}",
+                "size: {description",
+                "object without a name",
+            ),
+            (
+                "name: {description: A name., type: string}",
+                "name: {description: A name., type: string, enum: [a, b]}",
+                "name: {description",
+                "enum without a name",
+            ),
+        ];
+        for (from, to, place, message) in cases {
+            assert!(text.contains(from), "{from}");
+            let changed = text.replacen(from, to, 1);
+            let found = lint(&changed);
+            let expected = format!("spec/small.yaml:{}: {message}", place_of(&changed, place));
+            let counted = found.iter().filter(|each| each.starts_with(&expected));
+            assert_eq!(counted.count(), 1, "{expected}: {found:#?}");
+        }
+        for name in ["Thing_properties_size", "Thing2"] {
+            let found = lint(&text.replace("Thing", name));
+            let expected = format!("the name `{name}` looks machine-made");
+            assert!(
+                found.len() == 1 && found[0].contains(&expected),
+                "{found:#?}"
+            );
+        }
+    }
 
     fn lint(text: &str) -> Vec<String> {
         let document = Document::parse("spec/small.yaml", text.to_owned()).unwrap();
@@ -567,9 +953,9 @@ components:
                 "property `CodeVerifier` looks like a secret",
             ),
             (
-                "name: id",
-                "name: key",
-                "name: key",
+                "        - name: id",
+                "        - {name: key, in: query, description: A., schema: {type: string}}\n        - name: id",
+                "{name: key",
                 "parameter `key` looks like a secret",
             ),
             (
@@ -619,6 +1005,42 @@ components:
                 "two: {$ref: '#/x'}\n              one: {$ref",
                 "$ref: '#/x'",
                 "reference does not resolve",
+            ),
+            (
+                "schema: {$ref: '#/components/schemas/Sent'}",
+                "schema: {$ref: '#/x'}\n            x-was: {$ref: '#/components/schemas/Sent'}",
+                "$ref: '#/x'",
+                "reference does not resolve",
+            ),
+            (
+                "operationId: post_a",
+                "operationId: post_a2",
+                "operationId",
+                "the name `post_a2` looks machine-made",
+            ),
+            (
+                "Entry:\n      type: object",
+                "Entry:\n      type: object\n      required: [colour]",
+                "colour",
+                "`required` names \"colour\", which is not a property",
+            ),
+            (
+                "  /a/{id}:",
+                "  /a/{id}/{part}:",
+                "post:",
+                "`{part}` in the path is not declared",
+            ),
+            (
+                "  /a/{id}:",
+                "  /a:",
+                "post:",
+                "parameter `id` is not in the path `/a`",
+            ),
+            (
+                "      responses:\n",
+                "      x-coze-stream: {operationId: post_a}\n      responses:\n",
+                "operationId: post_a}",
+                "another operation is `post_a` too",
             ),
             (
                 "mapping: {a: ",

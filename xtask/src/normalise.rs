@@ -33,6 +33,91 @@ pub(crate) fn for_progenitor(document: &Value) -> Value {
     document
 }
 
+/// The normalisations for a client whose builders are ours: progenitor makes its types only.
+const TYPE_STEPS: &[fn(&mut Value)] = &[
+    leave_defaults_to_the_server,
+    only_types,
+    bare_secrets,
+    unlimited_strings,
+    unlimited_integers,
+    drop_not,
+    inline_maps,
+    lists_can_be_null,
+];
+
+/// The document for the types of a client.
+pub(crate) fn for_types(document: &Value) -> Value {
+    let mut document = document.clone();
+    for step in TYPE_STEPS {
+        step(&mut document);
+    }
+    document
+}
+
+/// Keeps the schemas only, without those of the envelope and of errors: the client above reads both.
+fn only_types(document: &mut Value) {
+    document["paths"] = Value::Object(Map::new());
+    let mut schemas = document["components"]["schemas"].take();
+    if let Value::Object(schemas) = &mut schemas {
+        for read_above in ["Envelope", "SuccessCode", "AnswerDetail", "ApiError"] {
+            schemas.remove(read_above);
+        }
+    }
+    document["components"] = serde_json::json!({"schemas": schemas});
+}
+
+/// Puts a component that is a map without properties in the place of each reference to it. It would be a newtype; a map is easier to use.
+fn inline_maps(document: &mut Value) {
+    let schemas = document["components"]["schemas"].as_object();
+    let maps: Vec<(String, Value)> = schemas
+        .into_iter()
+        .flatten()
+        .filter(|(_, schema)| {
+            schema.get("additionalProperties").is_some() && schema.get("properties").is_none()
+        })
+        .map(|(name, schema)| (format!("#/components/schemas/{name}"), schema.clone()))
+        .collect();
+    for pointer in walk::schemas(document).all {
+        if let Some(schema) = document.pointer_mut(&pointer)
+            && let Some(target) = walk::reference(schema)
+            && let Some((_, map)) = maps.iter().find(|(name, _)| name == target)
+        {
+            *schema = map.clone();
+        }
+    }
+    if let Some(Value::Object(schemas)) = document.pointer_mut("/components/schemas") {
+        schemas.retain(|name, _| {
+            !maps
+                .iter()
+                .any(|(map, _)| map.ends_with(&format!("/{name}")))
+        });
+    }
+}
+
+/// Lets a list or a map that is not required be null, so that its type is an `Option`: absent, null and empty then stay apart, and a list can be
+/// cleared.
+fn lists_can_be_null(document: &mut Value) {
+    for pointer in walk::schemas(document).all {
+        let Some(Value::Object(schema)) = document.pointer_mut(&pointer) else {
+            continue;
+        };
+        let required = schema.get("required").cloned().unwrap_or_default();
+        let is_required = |name: &str| {
+            required
+                .as_array()
+                .is_some_and(|all| all.iter().any(|each| each == name))
+        };
+        let properties = schema.get_mut("properties").and_then(Value::as_object_mut);
+        for (name, property) in properties.into_iter().flatten() {
+            let is_list =
+                property["type"] == "array" || property.get("additionalProperties").is_some();
+            if is_list && !is_required(name) {
+                property["nullable"] = Value::Bool(true);
+            }
+        }
+    }
+}
+
 /// Removes the operations tagged `browser`. A user's browser opens those pages; a client only
 /// builds their URLs, so a generated function that fetches one would be useless.
 fn leave_out_browser_pages(document: &mut Value) {
@@ -397,6 +482,51 @@ mod tests {
                 "list": {"type": "array", "minItems": 1, "items": {"type": "string"}},
             })
         );
+    }
+
+    #[test]
+    fn only_types_remain_without_those_of_the_envelope() {
+        let mut document = document(json!({"type": "object"}), json!({}));
+        document["components"]["schemas"]["Envelope"] = json!({});
+        document["components"]["responses"] = json!({"A": {}});
+
+        only_types(&mut document);
+
+        assert_eq!(
+            document,
+            json!({"paths": {}, "components": {"schemas": {"Sent": {"type": "object"}, "Answered": {}}}})
+        );
+    }
+
+    #[test]
+    fn maps_take_the_place_of_references_to_them() {
+        let map = json!({"type": "object", "additionalProperties": true});
+        let reference = json!({"$ref": "#/components/schemas/Answered"});
+        let mut document = document(json!({"properties": {"map": reference}}), map.clone());
+
+        inline_maps(&mut document);
+
+        let schemas = &document["components"]["schemas"];
+        assert_eq!(schemas, &json!({"Sent": {"properties": {"map": map}}}));
+    }
+
+    #[test]
+    fn lists_that_are_not_required_can_be_null() {
+        let list = json!({"type": "array", "items": {"type": "string"}});
+        let mut document = document(
+            json!({"required": ["needed"], "properties": {
+                "needed": list, "list": list, "map": {"additionalProperties": true}, "text": {"type": "string"},
+            }}),
+            json!({}),
+        );
+
+        lists_can_be_null(&mut document);
+
+        let properties = &document["components"]["schemas"]["Sent"]["properties"];
+        assert_eq!(properties["list"]["nullable"], true);
+        assert_eq!(properties["map"]["nullable"], true);
+        assert!(properties["needed"].get("nullable").is_none());
+        assert!(properties["text"].get("nullable").is_none());
     }
 
     #[test]

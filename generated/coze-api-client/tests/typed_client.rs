@@ -1,4 +1,4 @@
-//! What the typed client sends, and what it makes of answers.
+//! The requests that builders become, and how answers are read.
 
 #![allow(
     clippy::unwrap_used,
@@ -6,218 +6,225 @@
     reason = "a test may stop at the first surprise"
 )]
 
+use coze_api_client::Client;
 use coze_api_client::types::{
-    ApiError, BotAnswer, BotsAnswer, PublishStatus, PublishedBotsAnswer, UserAnswer,
+    Bot, BotPage, Chat, ChatEvent, ChatStatus, ConversationPage, EnterMessage, Message,
+    MessageContentType, MessagePage, MessageRole, PublishStatus, SortOrder, ToolOutput,
 };
-use coze_api_client::{Client, Error};
-use coze_wire::{Bearer, Exchange, Secret};
+use coze_wire::reqwest::{Body, Request};
+use coze_wire::{Dispatcher, Operation, Paged, Position, Retry, StreamEvent};
 use serde_json::{Value, json};
-use wiremock::matchers::any;
-use wiremock::{Mock, MockServer, Request, ResponseTemplate};
 
-/// A server that gives the same answer to everything.
-async fn server(status: u16, body: Value) -> MockServer {
-    let server = MockServer::start().await;
-    let answer = ResponseTemplate::new(status).set_body_json(body);
-    Mock::given(any()).respond_with(answer).mount(&server).await;
-    server
+fn coze() -> Client {
+    Client::new("https://coze.test", Dispatcher::new(()))
 }
 
-fn client(server: &MockServer, exchange: Exchange) -> Client {
-    let http = coze_wire::http_client(&server.uri()).unwrap();
-    Client::new_with_client(&server.uri(), http, exchange)
+fn request(operation: impl Operation) -> Request {
+    operation.into_call().unwrap().request
 }
 
-async fn only_request(server: &MockServer) -> Request {
-    let mut requests = server.received_requests().await.unwrap();
-    assert_eq!(requests.len(), 1);
-    requests.remove(0)
+/// Method, and path with query.
+fn line(operation: impl Operation) -> String {
+    let request = request(operation);
+    let url = request.url().as_str();
+    let path = url.strip_prefix("https://coze.test").unwrap();
+    format!("{} {path}", request.method())
 }
 
-fn user() -> Value {
-    json!({"user_id": "7201", "user_name": "ada", "nick_name": "Ada", "avatar_url": "https://example.com/a.png"})
-}
-
-#[tokio::test]
-async fn the_token_goes_into_the_header_and_the_log_id_comes_back() {
-    let server = MockServer::start().await;
-    let answer = ResponseTemplate::new(200)
-        .insert_header("x-tt-logid", "log_1")
-        .set_body_json(json!({"code": 0, "msg": "", "data": user(), "detail": {"logid": "log_1"}}));
-    Mock::given(any()).respond_with(answer).mount(&server).await;
-    let bearer = Bearer::new(&Secret::from("pat_1")).unwrap();
-    let exchange = Exchange::new().with_bearer(bearer);
-
-    let client = client(&server, exchange.clone());
-    let answer = client.get_current_user().send().await.unwrap();
-
-    let UserAnswer::UserEnvelope(envelope) = answer.into_inner() else {
-        panic!("a user was taken for an error");
-    };
-    assert_eq!(envelope.data.nick_name, "Ada");
-    assert_eq!(envelope.detail.unwrap().logid.as_deref(), Some("log_1"));
-    assert_eq!(exchange.captured().unwrap().log_id(), Some("log_1"));
-    let request = only_request(&server).await;
-    assert_eq!(request.method, "GET");
-    assert_eq!(request.url.path(), "/v1/users/me");
-    assert_eq!(request.url.query(), None);
-    assert_eq!(request.headers["authorization"], "Bearer pat_1");
-    assert!(
-        !request.headers.contains_key("api-version"),
-        "{:?}",
-        request.headers
-    );
-}
-
-#[tokio::test]
-async fn only_what_is_set_is_in_the_query() {
-    let empty_page = json!({"code": 0, "data": {"total": 0, "items": []}});
-    let server = server(200, empty_page).await;
-    let client = client(&server, Exchange::new());
-
-    let call = client.list_bots().workspace_id("7001");
-    call.send().await.unwrap();
-    let call = client.list_bots().workspace_id("a&b=c");
-    let call = call.publish_status(PublishStatus::UnpublishedDraft);
-    let call = call.connector_id("1024").page_num(2).page_size(50);
-    call.send().await.unwrap();
-
-    let requests = server.received_requests().await.unwrap();
-    let queries: Vec<_> = requests.iter().map(|each| each.url.query()).collect();
-    assert_eq!(
-        queries,
-        [
-            Some("workspace_id=7001"),
-            Some(
-                "connector_id=1024&page_num=2&page_size=50&publish_status=unpublished_draft\
-                 &workspace_id=a%26b%3Dc"
-            ),
-        ]
-    );
-}
-
-#[tokio::test]
-async fn a_bot_is_asked_for_by_an_escaped_id_and_by_version() {
-    let server = server(200, json!({"code": 0, "data": {"bot_id": "a/b"}})).await;
-    let client = client(&server, Exchange::new());
-
-    let call = client.get_bot().bot_id("a/b").is_published(false);
-    let answer = call.send().await.unwrap();
-
-    assert!(matches!(answer.into_inner(), BotAnswer::BotEnvelope(_)));
-    let request = only_request(&server).await;
-    assert_eq!(request.url.path(), "/v1/bots/a%2Fb");
-    assert_eq!(request.url.query(), Some("is_published=false"));
-}
-
-#[tokio::test]
-async fn the_deprecated_calls_about_bots_have_parameters_of_their_own() {
-    let bot = json!({"bot_id": "7101", "bot_name": "Weather", "publish_time": "1795262400"});
-    let page = json!({"code": 0, "data": {"total": 1, "space_bots": [bot]}});
-    let list_server = server(200, page).await;
-    let client_of_list = client(&list_server, Exchange::new());
-    let call = client_of_list.list_published_bots().space_id("7001");
-    let answer = call.page_index(2).page_size(50).send().await.unwrap();
-    let PublishedBotsAnswer::PublishedBotsEnvelope(page) = answer.into_inner() else {
-        panic!("a page was taken for an error");
-    };
-    let published = page.data.space_bots[0].publish_time.as_deref();
-    assert_eq!(published, Some("1795262400"));
-    let request = only_request(&list_server).await;
-    assert_eq!(request.url.path(), "/v1/space/published_bots_list");
-    let query = Some("page_index=2&page_size=50&space_id=7001");
-    assert_eq!(request.url.query(), query);
-
-    let server = server(200, json!({"code": 0, "data": {"bot_id": "7101"}})).await;
-    let call = client(&server, Exchange::new());
-    let answer = call.get_published_bot().bot_id("7101").send().await;
-    let answer = answer.unwrap().into_inner();
-    assert!(matches!(answer, BotAnswer::BotEnvelope(_)));
-    let request = only_request(&server).await;
-    assert_eq!(request.url.path(), "/v1/bot/get_online_info");
-    assert_eq!(request.url.query(), Some("bot_id=7101"));
-}
-
-#[tokio::test]
-async fn a_code_other_than_zero_is_an_error_at_any_status_and_beside_any_data() {
-    let error = |data: Value| {
-        let mut body = json!({"code": 4100, "msg": "m", "detail": {"logid": "l"}});
-        body["data"] = data;
-        body
-    };
-    let bodies = [
-        json!({"code": 4100, "msg": "m", "detail": {"logid": "l"}}),
-        json!({"code": 4100, "msg": "m", "detail": {"logid": "l"}, "unknown": 1}),
-        error(Value::Null),
-        error(json!({})),
-        error(json!("")),
-        error(user()),
-    ];
-    for body in bodies {
-        for status in [200, 400, 401, 500] {
-            let server = server(status, body.clone()).await;
-            let client = client(&server, Exchange::new());
-
-            let error: ApiError = match client.get_current_user().send().await {
-                Ok(answer) => match answer.into_inner() {
-                    UserAnswer::ApiError(error) => error,
-                    UserAnswer::UserEnvelope(_) => panic!("{body} was taken for a user"),
-                },
-                Err(Error::ErrorResponse(answer)) => answer.into_inner(),
-                Err(other) => panic!("{status} {body}: {other:?}"),
-            };
-
-            assert_eq!(error.code, 4100, "{status} {body}");
-            assert_eq!(error.msg.as_deref(), Some("m"), "{status} {body}");
-            assert_eq!(error.detail.unwrap().logid.as_deref(), Some("l"));
-        }
-    }
-}
-
-#[tokio::test]
-async fn a_success_that_the_types_cannot_hold_is_an_error_with_code_zero() {
-    for data in [
-        json!({"total": "many", "items": []}),
-        json!(null),
-        json!({}),
-    ] {
-        let server = server(200, json!({"code": 0, "msg": "", "data": data})).await;
-        let client = client(&server, Exchange::new());
-
-        let answer = client.list_bots().workspace_id("7001").send().await;
-
-        match answer.unwrap().into_inner() {
-            BotsAnswer::ApiError(error) => assert_eq!(error.code, 0),
-            BotsAnswer::BotsEnvelope(page) => panic!("{page:?}"),
-        }
-    }
+fn body(operation: impl Operation) -> Value {
+    let request = request(operation);
+    assert_eq!(request.headers()["content-type"], "application/json");
+    serde_json::from_slice(request.body().and_then(Body::as_bytes).unwrap()).unwrap()
 }
 
 #[test]
-fn words_numbers_and_fields_that_nobody_listed_break_nothing() {
-    let answer: BotAnswer = serde_json::from_value(json!({
-        "code": 0,
-        "msg": "Success",
-        "data": {
-            "bot_id": "7379462189365198898",
-            "bot_mode": 3,
-            "default_user_input_type": "telepathy",
-            "onboarding_info": {"prologue": "", "suggested_questions": null},
-            "model_info": {"model_id": "1", "response_format": "verse", "temperature": 1},
-            "variables": [{"keyword": "town", "channel": "elsewhere"}],
-            "suggest_reply_info": {"reply_mode": "disable"},
-        },
-        "a new field": true,
-    }))
-    .unwrap();
+fn only_what_is_set_is_in_the_query() {
+    let list = coze().bots().list().workspace_id("7001");
+    assert_eq!(line(list), "GET /v1/bots?workspace_id=7001");
+    let list = coze().bots().list().workspace_id("a&b=c");
+    let list = list.publish_status(PublishStatus::UnpublishedDraft);
+    assert_eq!(
+        line(list.page_num(2).page_size(50)),
+        "GET /v1/bots?workspace_id=a%26b%3Dc&publish_status=unpublished_draft&page_num=2&page_size=50"
+    );
+}
 
-    let BotAnswer::BotEnvelope(envelope) = answer else {
-        panic!("a bot was taken for an error");
+#[test]
+fn a_path_is_escaped_and_cannot_be_left() {
+    let get = |id: &str| coze().bots().get().bot_id(id).is_published(false);
+    assert_eq!(line(get("a/b")), "GET /v1/bots/a%2Fb?is_published=false");
+    assert!(get("..").into_call().is_err());
+    let feedback = coze().messages().delete_feedback();
+    let feedback = feedback.conversation_id("c").message_id("m");
+    assert_eq!(
+        line(feedback),
+        "DELETE /v1/conversations/c/messages/m/feedback"
+    );
+}
+
+#[test]
+fn a_request_holds_no_header_that_the_client_above_sets() {
+    let request = request(coze().users().me());
+    let names: Vec<_> = request.headers().keys().map(ToString::to_string).collect();
+    assert_eq!(names, ["accept"]);
+    assert!(request.body().is_none());
+}
+
+#[test]
+fn what_is_missing_is_named() {
+    let chat = coze().chat().create().bot_id("7");
+    assert_eq!(
+        chat.into_call().unwrap_err().to_string(),
+        "user_id is required"
+    );
+    let list = coze().bots().list();
+    assert_eq!(
+        list.into_call().unwrap_err().to_string(),
+        "workspace_id is required"
+    );
+}
+
+#[test]
+fn both_forms_of_a_chat_say_which_they_are() {
+    let chat = coze().chat().create();
+    let chat = chat.bot_id("7").user_id("u").message("Hello");
+    let sent = json!({
+        "bot_id": "7", "user_id": "u", "stream": false,
+        "additional_messages": [
+            {"role": "user", "type": "question", "content": "Hello", "content_type": "text"},
+        ],
+    });
+    assert_eq!(body(chat), sent);
+
+    let stream = coze().chat().stream().bot_id("7").user_id("u");
+    let stream = stream.message("Hello").conversation_id("c");
+    assert_eq!(line(stream.clone()), "POST /v3/chat?conversation_id=c");
+    assert_eq!(body(stream.clone())["stream"], true);
+    assert_eq!(request(stream).headers()["accept"], "text/event-stream");
+}
+
+#[test]
+fn maps_lists_and_objects_are_set_without_a_literal() {
+    let output = ToolOutput::new("call_1", "21");
+    let submit = coze().chat().submit_tool_outputs().tool_outputs([output]);
+    let submit = submit.tool_output(ToolOutput::new("call_2", "22"));
+    assert_eq!(
+        body(submit.conversation_id("c").chat_id("d"))["tool_outputs"],
+        json!([
+            {"tool_call_id": "call_1", "output": "21"}, {"tool_call_id": "call_2", "output": "22"},
+        ])
+    );
+    let message = EnterMessage::new(MessageRole::Assistant, "Yes");
+    let conversation = coze().conversations().create().meta_data([("order", "17")]);
+    assert_eq!(
+        body(conversation.message(message.meta_data([("a", "b")]))),
+        json!({
+            "meta_data": {"order": "17"},
+            "messages": [{"role": "assistant", "content": "Yes", "meta_data": {"a": "b"}}],
+        })
+    );
+    let chat = coze().chat().create().bot_id("7").user_id("u");
+    let chat = chat
+        .parameters([("days", json!(3))])
+        .additional_messages([] as [&str; 0]);
+    let sent = body(chat);
+    assert_eq!(sent["parameters"], json!({"days": 3}));
+    assert_eq!(
+        sent["additional_messages"],
+        json!([]),
+        "an empty list is sent"
+    );
+}
+
+#[test]
+fn reads_and_lists_can_be_sent_again() {
+    fn retry<O: Operation>(_: O) -> Retry {
+        O::INFO.retry
+    }
+    assert_eq!(retry(coze().chat().retrieve()), Retry::Read);
+    assert_eq!(retry(coze().messages().list()), Retry::Read, "by POST");
+    assert_eq!(retry(coze().chat().stream()), Retry::Write);
+    assert_eq!(retry(coze().conversations().delete()), Retry::Write);
+}
+
+fn read<T: serde::de::DeserializeOwned>(value: Value) -> T {
+    serde_json::from_value(value).unwrap()
+}
+
+#[test]
+fn an_unknown_word_of_an_enum_is_kept_and_written_back() {
+    let answer = json!({"id": "1", "conversation_id": "2", "status": "paused"});
+    let chat: Chat = read(answer.clone());
+    assert_eq!(chat.status, Some(ChatStatus::Other("paused".to_owned())));
+    assert_eq!(serde_json::to_value(chat).unwrap(), answer);
+
+    let answer = json!({"role": "tool", "type": "hint", "content": "", "content_type": "video"});
+    let message: Message = read(answer.clone());
+    let kind = message.content_type.as_ref();
+    assert_eq!(kind.map(MessageContentType::as_str), Some("video"));
+    assert_eq!(serde_json::to_value(message).unwrap(), answer);
+
+    let list = coze().conversations().list().bot_id("7");
+    let list = list.sort_order(SortOrder::from("RANDOM"));
+    assert_eq!(
+        line(list),
+        "GET /v1/conversations?bot_id=7&sort_order=RANDOM"
+    );
+}
+
+#[test]
+fn null_and_missing_lists_are_none_and_unknown_fields_are_ignored() {
+    let bot: Bot = read(json!({"bot_id": "1", "plugin_info_list": null, "new": {}}));
+    assert!(bot.plugin_info_list.is_none() && bot.workflow_info_list.is_none());
+    let message: Message = read(json!({}));
+    assert_eq!(message.content, "");
+}
+
+#[test]
+fn pages_are_turned_by_number() {
+    let list = coze().conversations().list().bot_id("7").page_size(2);
+    assert_eq!(list.position(), Position::Number(1));
+    let next = list.at(Position::Number(2));
+    assert_eq!(next.position(), Position::Number(2));
+    assert_eq!(
+        line(next.clone()),
+        "GET /v1/conversations?bot_id=7&page_num=2&page_size=2"
+    );
+    fn page<O: Paged>(_: &O, page: O::Page) -> coze_wire::Page<O::Item> {
+        O::page(page)
+    }
+    let answer: ConversationPage = read(json!({"has_more": true, "conversations": [{"id": "1"}]}));
+    let turned = page(&next, answer);
+    assert_eq!((turned.items.len(), turned.has_more), (1, Some(true)));
+    assert_eq!((turned.total, turned.next), (None, None));
+    let answer: BotPage = read(json!({"total": 21, "items": []}));
+    assert_eq!(page(&coze().bots().list(), answer).total, Some(21));
+}
+
+#[test]
+fn pages_are_turned_by_cursor() {
+    let list = coze().messages().list().conversation_id("c").limit(2);
+    assert_eq!(list.position(), Position::Token(String::new()));
+    let next = list.at(Position::Token("m2".to_owned()));
+    assert_eq!(body(next), json!({"after_id": "m2", "limit": 2}));
+    let answer: MessagePage =
+        read(json!({"data": [{"id": "m3"}], "last_id": "m3", "has_more": false}));
+    let page = <coze_api_client::builder::ListMessages as Paged>::page(answer);
+    assert_eq!(
+        (page.next.as_deref(), page.has_more),
+        (Some("m3"), Some(false))
+    );
+}
+
+#[test]
+fn events_have_their_variant_and_unknown_ones_none() {
+    let data = || json!({"content": "Hi", "role": "assistant"});
+    let event = ChatEvent::read("conversation.message.delta", data()).unwrap();
+    let Some(ChatEvent::MessageDelta(message)) = event else {
+        panic!("{event:?}");
     };
-    let bot = envelope.data;
-    assert_eq!(bot.bot_mode, Some(3));
-    assert_eq!(bot.model_info.unwrap().temperature, Some(1.0));
-    assert_eq!(bot.onboarding_info.unwrap().suggested_questions, None);
-    assert_eq!(bot.variables[0].channel.as_deref(), Some("elsewhere"));
-    assert!(bot.plugin_info_list.is_empty());
+    assert_eq!(message.content, "Hi");
+    assert_eq!(ChatEvent::read("conversation.new", data()).unwrap(), None);
+    assert_eq!(ChatEvent::NAMES.end, ["done"]);
+    assert!(ChatEvent::read("conversation.chat.created", data()).is_err());
 }

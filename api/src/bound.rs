@@ -1,0 +1,52 @@
+//! Whose requests carry a token, and which token comes after one that was refused: for calls, and for the layers of other clients.
+
+use std::{fmt, sync::Arc};
+
+use coze_auth::{AccessToken, Endpoint, Error, TokenProvider};
+use url::{Origin, Url};
+
+/// A provider, and where its tokens go.
+#[derive(Clone)]
+pub(crate) struct Bound {
+    provider: Arc<dyn TokenProvider>,
+    origin: Option<Origin>,
+}
+
+impl Bound {
+    pub(crate) fn new(provider: impl TokenProvider, endpoint: &Endpoint) -> Self {
+        Self {
+            provider: Arc::new(provider),
+            // An endpoint's base is a checked URL. If it were not, no request would be taken for Coze's.
+            origin: Url::parse(endpoint.api_base())
+                .ok()
+                .map(|base| base.origin()),
+        }
+    }
+
+    #[cfg(any(feature = "middleware", feature = "tower"))]
+    pub(crate) fn is_origin_of(&self, url: &Url) -> bool {
+        Some(url.origin()) == self.origin
+    }
+
+    pub(crate) async fn token(&self) -> Result<AccessToken, Error> {
+        self.provider.token().await
+    }
+
+    /// Another token than the refused one, if there is any.
+    pub(crate) async fn token_instead_of(
+        &self,
+        refused: &AccessToken,
+    ) -> Result<Option<AccessToken>, Error> {
+        self.provider.invalidate(refused);
+        let other = self.provider.token().await?;
+        Ok(Some(other).filter(|other| other.expose() != refused.expose()))
+    }
+}
+
+impl fmt::Debug for Bound {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Bound")
+            .field("origin", &self.origin)
+            .finish_non_exhaustive()
+    }
+}

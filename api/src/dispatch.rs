@@ -1,0 +1,324 @@
+//! How a finished request is sent: with a token, within its time, again where that is safe; for all operations alike.
+
+use std::{
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use coze_auth::{
+    AccessToken, ApiError, Call as Sent, Error as AuthError, ErrorCode, ErrorKind, OAuthClient,
+    retry_jitter,
+};
+use coze_wire::{
+    Call, CallOptions, Captured, LOG_ID_HEADER, OperationInfo, Retry, sanitize, sanitize_log_id,
+};
+use reqwest::{Request, Response, StatusCode, header::CONTENT_TYPE};
+use tokio::time::{Instant, sleep, sleep_until, timeout_at};
+
+use crate::{Error, Result, bound::Bound, decode::Decode};
+
+/// How long a stream may bring nothing, unless the caller says otherwise.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+/// The most of an answer that is read, unless the caller says otherwise: 32 MiB.
+const BODY_LIMIT: usize = 32 * 1024 * 1024;
+/// The same of one event of a stream: 16 MiB.
+const EVENT_LIMIT: usize = 16 * 1024 * 1024;
+/// How often a call is sent again, unless the caller says otherwise.
+const RETRIES: u32 = 2;
+/// The delay before a call is sent again, before jitter; each later one doubles.
+const FIRST_DELAY: Duration = Duration::from_millis(500);
+/// A longer wait is the caller's decision.
+const LONGEST_WAIT: Duration = Duration::from_secs(60);
+/// A time that is never reached: 100 years.
+const NEVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+/// The API's code for "too many requests".
+const RATE_LIMIT: i64 = 4013;
+
+/// What a client has for all of its calls.
+pub(crate) struct Dispatch {
+    client: OAuthClient,
+    bound: Bound,
+    options: CallOptions,
+    /// The API asked for no request before this.
+    not_before: Mutex<Option<Instant>>,
+}
+
+/// What holds for one call.
+#[derive(Clone, Copy)]
+pub(crate) struct Limits {
+    timeout: Duration,
+    pub(crate) idle_timeout: Duration,
+    retries: u32,
+    body_limit: usize,
+    pub(crate) event_limit: usize,
+}
+
+/// A finished answer, or one whose events are still to come.
+pub struct Answered {
+    pub(crate) origin: Origin,
+    pub(crate) body: Body,
+}
+
+/// What an answer is an answer to.
+pub(crate) struct Origin {
+    pub(crate) client: OAuthClient,
+    pub(crate) sent: Sent,
+    pub(crate) operation: &'static OperationInfo,
+}
+
+pub(crate) enum Body {
+    Read(Captured),
+    Events {
+        response: Response,
+        log_id: Option<String>,
+        /// When the first byte has to be there.
+        deadline: Instant,
+        limits: Limits,
+    },
+}
+
+/// Takes an answer to its type. It is called for each attempt.
+type Read<'r> = dyn FnMut(Answered) -> Result<()> + Send + 'r;
+
+/// Sends a call, and reads what is answered.
+pub(crate) async fn send<A: Decode>(call: Call) -> Result<A::Reply> {
+    let Some(dispatch) = call.dispatcher.clone().downcast::<Dispatch>() else {
+        let what = "the operation belongs to no CozeApi";
+        return Err(ApiError::of(ErrorKind::InvalidInput, what).into());
+    };
+    let operation = call.info;
+    let mut reply = None;
+    let mut read = |answered| {
+        reply = Some(A::decode(answered)?);
+        Ok(())
+    };
+    let done = dispatch.run(call, A::HAS_EVENTS, &mut read).await;
+    done.map_err(|error| error.in_operation(operation))?;
+    reply.ok_or_else(|| ApiError::of(ErrorKind::InvalidAnswer, "there is no answer").into())
+}
+
+impl Dispatch {
+    pub(crate) fn new(client: OAuthClient, bound: Bound, options: CallOptions) -> Self {
+        Self {
+            client,
+            bound,
+            options,
+            not_before: Mutex::new(None),
+        }
+    }
+
+    pub(crate) fn api_base(&self) -> &str {
+        self.client.endpoint().api_base()
+    }
+
+    async fn run(&self, call: Call, has_events: bool, read: &mut Read<'_>) -> Result<()> {
+        let Call {
+            info,
+            mut request,
+            options,
+            ..
+        } = call;
+        let limits = self.limits(options);
+        let mut delay = FIRST_DELAY;
+        let mut attempts_left = limits.retries;
+        let mut is_renewed = false;
+        let mut token = self.bound.token().await?;
+        loop {
+            self.wait_until_allowed().await?;
+            let again = request.try_clone();
+            let conversation_id = conversation_id(&request);
+            let attempt = self.attempt(&token, info, request, has_events, limits, &mut *read);
+            let Err(error) = attempt.await else {
+                return Ok(());
+            };
+            self.note_rate_limit(&error);
+            let finished = |error: Error| {
+                let error = if is_renewed {
+                    error.map(AuthError::with_renewed_token)
+                } else {
+                    error
+                };
+                let error = error.of_chat(None, conversation_id);
+                if info.retry == Retry::Write && is_fate_unknown(&error) {
+                    error.with_unknown_fate()
+                } else {
+                    error
+                }
+            };
+            let Some(again) = again else {
+                return Err(finished(error));
+            };
+            if error.is_token_refused() && !is_renewed {
+                match self.bound.token_instead_of(&token).await? {
+                    None => return Err(finished(error)),
+                    Some(other) => token = other,
+                }
+                tracing::debug!(
+                    operation = info.id,
+                    "the API refused the access token; trying once more with the next"
+                );
+                is_renewed = true;
+            } else {
+                let wait = error.retry_after().unwrap_or_default();
+                let wait = wait.max(delay.mul_f64(retry_jitter()));
+                if attempts_left == 0
+                    || !may_be_sent_again(info.retry, &error)
+                    || wait > LONGEST_WAIT
+                {
+                    return Err(finished(error));
+                }
+                attempts_left -= 1;
+                delay *= 2;
+                tracing::debug!(operation = info.id, kind = ?error.kind(), ?wait, "sending the call again");
+                sleep(wait).await;
+                token = self.bound.token().await?;
+            }
+            request = again;
+        }
+    }
+
+    async fn attempt(
+        &self,
+        token: &AccessToken,
+        operation: &'static OperationInfo,
+        request: Request,
+        has_events: bool,
+        limits: Limits,
+        read: &mut Read<'_>,
+    ) -> Result<()> {
+        let began = Instant::now();
+        let deadline = after(began, limits.timeout);
+        let origin = Origin {
+            client: self.client.clone(),
+            sent: self.client.api_call(token),
+            operation,
+        };
+        let in_time = || {
+            let what = format!("nothing within {:?}", limits.timeout);
+            Error::from(origin.sent.api_locate(ApiError::timeout(&what)))
+        };
+        let opened = timeout_at(deadline, self.client.api_open(&origin.sent, request)).await;
+        let response = opened.map_err(|_| in_time())??;
+        let status = response.status();
+        let body = if has_events && status.is_success() && is_event_stream(&response) {
+            Body::Events {
+                log_id: origin.log_id(&response),
+                response,
+                deadline,
+                limits,
+            }
+        } else {
+            let captured = origin.sent.exchange().capture(response, limits.body_limit);
+            Body::Read(
+                timeout_at(deadline, captured)
+                    .await
+                    .map_err(|_| in_time())?,
+            )
+        };
+        let outcome = read(Answered { origin, body });
+        tracing::debug!(
+            operation = operation.id,
+            status = status.as_u16(),
+            duration_ms = began.elapsed().as_millis() as u64,
+            log_id = outcome.as_ref().err().and_then(|error| error.log_id()),
+            kind = outcome
+                .as_ref()
+                .err()
+                .map(|error| tracing::field::debug(error.kind())),
+            "Coze answered"
+        );
+        outcome
+    }
+
+    fn limits(&self, options: CallOptions) -> Limits {
+        let options = options.or(self.options);
+        Limits {
+            timeout: options.timeout.unwrap_or(self.client.api_timeout()),
+            idle_timeout: options.idle_timeout.unwrap_or(IDLE_TIMEOUT),
+            retries: options.retries.unwrap_or(RETRIES),
+            body_limit: options.body_limit.unwrap_or(BODY_LIMIT),
+            event_limit: options.event_limit.unwrap_or(EVENT_LIMIT),
+        }
+    }
+
+    /// Holds a request back for as long as the API asked for.
+    async fn wait_until_allowed(&self) -> Result<()> {
+        let until = *self
+            .not_before
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let Some(until) = until else { return Ok(()) };
+        let wait = until.saturating_duration_since(Instant::now());
+        if wait > LONGEST_WAIT {
+            let what = "Coze asked for no requests for a while: nothing was sent";
+            let error = ApiError::of(ErrorKind::Refused, what);
+            let error = ApiError::answered(error, StatusCode::TOO_MANY_REQUESTS, None);
+            return Err(ApiError::retry_after(error, wait).into());
+        }
+        if !wait.is_zero() {
+            sleep_until(until).await;
+        }
+        Ok(())
+    }
+
+    fn note_rate_limit(&self, error: &Error) {
+        let is_limit = error.status() == Some(StatusCode::TOO_MANY_REQUESTS)
+            || error.code() == Some(&ErrorCode::Api(RATE_LIMIT));
+        if let (true, Some(wait)) = (is_limit, error.retry_after()) {
+            let until = after(Instant::now(), wait);
+            let mut not_before = self
+                .not_before
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            *not_before = not_before.max(Some(until));
+        }
+    }
+}
+
+impl Origin {
+    /// The log id in the head of an answer.
+    fn log_id(&self, response: &Response) -> Option<String> {
+        let log_id = response.headers().get(LOG_ID_HEADER)?.to_str().ok()?;
+        sanitize_log_id(log_id, self.sent.exchange().secrets())
+    }
+}
+
+pub(crate) fn after(now: Instant, duration: Duration) -> Instant {
+    now.checked_add(duration).unwrap_or(now + NEVER)
+}
+
+fn is_event_stream(response: &Response) -> bool {
+    let content_type = response.headers().get(CONTENT_TYPE);
+    let content_type = content_type.and_then(|value| value.to_str().ok());
+    let media_type = content_type.and_then(|value| value.split(';').next());
+    media_type.is_some_and(|media_type| media_type.trim().eq_ignore_ascii_case("text/event-stream"))
+}
+
+/// A time-out is not tried again: whoever calls has waited for as long as was said.
+fn may_be_sent_again(retry: Retry, error: &Error) -> bool {
+    match retry {
+        Retry::Write => matches!(error.kind(), ErrorKind::Connect | ErrorKind::NotProcessed),
+        Retry::Read => error.is_retryable() && error.kind() != ErrorKind::Timeout,
+    }
+}
+
+/// Whether the server may have acted on a request that failed so.
+fn is_fate_unknown(error: &Error) -> bool {
+    match error.kind() {
+        ErrorKind::Timeout | ErrorKind::Interrupted | ErrorKind::InvalidAnswer => true,
+        ErrorKind::Refused => {
+            error.code().is_none()
+                && error
+                    .status()
+                    .is_some_and(|status| status.is_server_error())
+        }
+        _ => false,
+    }
+}
+
+/// The conversation that a request names.
+fn conversation_id(request: &Request) -> Option<String> {
+    let mut query = request.url().query_pairs();
+    let (_, id) = query.find(|(name, _)| name == "conversation_id")?;
+    Some(sanitize(&id, &[])).filter(|id| !id.is_empty())
+}

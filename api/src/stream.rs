@@ -1,0 +1,481 @@
+//! A stream of events, which ends with its end marker or with an error.
+
+use std::{
+    borrow::Cow,
+    fmt,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use bytes::{Buf, Bytes};
+use coze_auth::{ApiError, Error as AuthError, ErrorKind};
+use coze_wire::{Secret, SendError, StreamEvent};
+use futures_util::{
+    Stream, StreamExt,
+    stream::{BoxStream, FusedStream},
+};
+use reqwest::{Response, StatusCode};
+use serde::Deserialize;
+use serde_json::Value;
+use sse_stream::{Sse, SseByteStream};
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use crate::{
+    Error, Result,
+    dispatch::{Limits, Origin, after},
+};
+
+/// The events that an operation answers, as they come.
+///
+/// It ends (`None`) only after the end marker, or after an event that interrupts it. If the connection ends earlier, breaks off
+/// or falls silent, or Coze reports an error, then that is an error, and nothing comes after it. The error has the log id, and,
+/// once an event has named them, the ids of the [chat](Error::chat_id) and of its [conversation](Error::conversation_id), so
+/// that what became of the chat can be retrieved.
+///
+/// Dropping it ends the connection. No time-out holds for all of it: only for its first byte
+/// ([`timeout`](crate::SendExt::timeout)), and for the time in which nothing comes ([`idle_timeout`](crate::SendExt::idle_timeout)).
+/// An event whose name is not described comes as it is, in the variant `Other` of the events.
+///
+/// ```
+/// use coze_api::{EventStream, Result};
+/// use coze_wire::StreamEvent;
+///
+/// async fn count<E: StreamEvent>(mut events: EventStream<E>) -> Result<usize> {
+///     let mut count = 0;
+///     while let Some(_event) = events.try_next().await? {
+///         count += 1;
+///     }
+///     Ok(count)
+/// }
+/// ```
+pub struct EventStream<E> {
+    /// `None` once it has ended.
+    events: Option<Pin<Box<SseByteStream<Arriving>>>>,
+    arrived: Arc<Arrived>,
+    event_limit: usize,
+    origin: Origin,
+    status: StatusCode,
+    log_id: Option<String>,
+    chat_id: Option<String>,
+    conversation_id: Option<String>,
+    end_data: Option<String>,
+    kind: std::marker::PhantomData<fn() -> E>,
+}
+
+/// What an event is to its stream.
+enum Step<E> {
+    Event(E),
+    Last(E),
+    Nothing,
+    End,
+}
+
+impl<E: StreamEvent> EventStream<E> {
+    pub(crate) fn new(
+        origin: Origin,
+        response: Response,
+        log_id: Option<String>,
+        deadline: Instant,
+        limits: Limits,
+    ) -> Self {
+        let arrived = Arc::<Arrived>::default();
+        let status = response.status();
+        let arriving = Arriving {
+            body: response.bytes_stream().boxed(),
+            arrived: Arc::clone(&arrived),
+            idle_timeout: limits.idle_timeout,
+            event_limit: limits.event_limit,
+            has_begun: false,
+            deadline,
+            alarm: Box::pin(sleep_until(deadline)),
+            secrets: origin.sent.exchange().secrets().to_vec(),
+        };
+        Self {
+            events: Some(Box::pin(SseByteStream::new(arriving))),
+            arrived,
+            event_limit: limits.event_limit,
+            origin,
+            status,
+            log_id,
+            chat_id: None,
+            conversation_id: None,
+            end_data: None,
+            kind: std::marker::PhantomData,
+        }
+    }
+
+    /// The next event; `None` after the last one.
+    pub async fn next(&mut self) -> Option<Result<E>> {
+        StreamExt::next(self).await
+    }
+
+    /// The next event; `None` after the last one.
+    ///
+    /// # Errors
+    ///
+    /// - [`Refused`](ErrorKind::Refused) when Coze reports an error in the stream.
+    /// - [`Interrupted`](ErrorKind::Interrupted) when it ends before its end marker, or breaks off.
+    /// - [`Timeout`](ErrorKind::Timeout) when nothing comes for too long.
+    /// - [`InvalidAnswer`](ErrorKind::InvalidAnswer) when an event is too long, or not as described.
+    pub async fn try_next(&mut self) -> Result<Option<E>> {
+        self.next().await.transpose()
+    }
+
+    // Events are large: each call that is not inlined copies them.
+    #[inline(always)]
+    fn step(&mut self, event: Sse) -> Result<Step<E>> {
+        let names = E::NAMES;
+        let name = event.event.as_deref().unwrap_or("message");
+        let data = event.data.as_deref().unwrap_or_default();
+        if names.end.contains(&name) {
+            self.end_data = event.data;
+            return Ok(Step::End);
+        }
+        if names.error.contains(&name) {
+            return Err(self.reported(data));
+        }
+        if event.data.is_none() {
+            // Such an event is none (HTML, section 9.2.6).
+            return Ok(Step::Nothing);
+        }
+        self.note_ids(name, data);
+        let is_last = names.interrupt.contains(&name);
+        let read = match self.read(name, data)? {
+            Some(read) => read,
+            None => {
+                let data = event.data.unwrap_or_default();
+                E::other(event.event.unwrap_or_else(|| "message".to_owned()), data)
+            }
+        };
+        Ok(if is_last {
+            Step::Last(read)
+        } else {
+            Step::Event(read)
+        })
+    }
+
+    #[inline(always)]
+    fn read(&self, name: &str, data: &str) -> Result<Option<E>> {
+        let mut json = serde_json::Deserializer::from_str(data);
+        match E::read(name, &mut json) {
+            Ok(event) if event.is_none() || json.end().is_ok() => Ok(event),
+            _ => Err(self.not_as_described(name, data)),
+        }
+    }
+
+    #[cold]
+    fn not_as_described(&self, name: &str, data: &str) -> Error {
+        if self.arrived.is_at_end() {
+            // The event itself was cut.
+            return self.cut_short();
+        }
+        // The same once more, to name what is wrong.
+        let mut json = serde_json::Deserializer::from_str(data);
+        let mut track = serde_path_to_error::Track::new();
+        let read = E::read(
+            name,
+            serde_path_to_error::Deserializer::new(&mut json, &mut track),
+        );
+        let why = match read.and_then(|_| json.end()) {
+            Err(why) => why.to_string(),
+            Ok(()) => "it can't be read".to_owned(),
+        };
+        let what = match track.path().to_string().as_str() {
+            "." => format!("the event {name} is not as described: {why}"),
+            path => format!("the event {name} is not as described, at {path}: {why}"),
+        };
+        self.error(ApiError::not_as_described(&self.origin.sent, &what))
+    }
+
+    /// An error that Coze reports: `{code, msg}`, or `{error_code, error_message}`.
+    fn reported(&self, data: &str) -> Error {
+        let data: Value = serde_json::from_str(data).unwrap_or_default();
+        let code = ["code", "error_code"]
+            .iter()
+            .find_map(|name| data.get(name));
+        let code = code.and_then(|code| code.as_i64().or_else(|| code.as_str()?.parse().ok()));
+        let messages = ["msg", "error_message", "message"];
+        let message = messages.iter().find_map(|name| data.get(name)?.as_str());
+        let message = message.unwrap_or_default();
+        self.error(ApiError::of_event(&self.origin.sent, code, message))
+    }
+
+    fn note_ids(&mut self, name: &str, data: &str) {
+        #[derive(Deserialize)]
+        struct Ids<'a> {
+            #[serde(borrow)]
+            id: Option<Cow<'a, str>>,
+            #[serde(borrow)]
+            chat_id: Option<Cow<'a, str>>,
+            #[serde(borrow)]
+            conversation_id: Option<Cow<'a, str>>,
+        }
+        if self.chat_id.is_some() && self.conversation_id.is_some() {
+            return;
+        }
+        let Ok(ids) = serde_json::from_str::<Ids<'_>>(data) else {
+            return;
+        };
+        let is_chat = name.starts_with("conversation.chat.");
+        let chat_id = ids.chat_id.or(ids.id.filter(|_| is_chat));
+        let secrets = self.origin.sent.exchange().secrets();
+        let shown = |id: Cow<'_, str>| coze_wire::sanitize_log_id(&id, secrets);
+        self.chat_id = self.chat_id.take().or_else(|| shown(chat_id?));
+        let conversation_id = ids.conversation_id;
+        self.conversation_id = self
+            .conversation_id
+            .take()
+            .or_else(|| shown(conversation_id?));
+    }
+
+    fn failed(&self, error: &sse_stream::Error) -> Error {
+        let sse_stream::Error::Body(cause) = error else {
+            if self.arrived.is_at_end() {
+                // A character of it was cut.
+                return self.cut_short();
+            }
+            let what = format!("the stream can't be read: {error}");
+            return self.error(ApiError::not_as_described(&self.origin.sent, &what));
+        };
+        match cause.downcast_ref() {
+            Some(Fault::Transport(error)) => self.error(ApiError::unanswered(error.clone())),
+            Some(Fault::Silent(after)) => {
+                self.error(ApiError::timeout(&format!("nothing for {after:?}")))
+            }
+            Some(Fault::NoFirstByte) => self.error(ApiError::timeout("the stream did not begin")),
+            Some(Fault::TooLong) | None => self.too_long(),
+        }
+    }
+
+    fn too_long(&self) -> Error {
+        let what = format!(
+            "an event of the stream is longer than {} bytes",
+            self.event_limit
+        );
+        self.error(ApiError::of(ErrorKind::InvalidAnswer, &what))
+    }
+
+    fn cut_short(&self) -> Error {
+        let what = "the stream ended before its end marker";
+        self.error(ApiError::of(ErrorKind::Interrupted, what))
+    }
+
+    fn error(&self, error: AuthError) -> Error {
+        let error = ApiError::answered(error, self.status, self.log_id.clone());
+        Error::from(self.origin.sent.api_locate(error))
+            .in_operation(self.origin.operation)
+            .of_chat(self.chat_id.clone(), self.conversation_id.clone())
+    }
+}
+
+impl<E> EventStream<E> {
+    /// Coze's log id (`x-tt-logid`), to quote to Coze's support. It is there before the first event.
+    #[must_use]
+    pub fn log_id(&self) -> Option<&str> {
+        self.log_id.as_deref()
+    }
+
+    /// The chat, once an event has named it.
+    #[must_use]
+    pub fn chat_id(&self) -> Option<&str> {
+        self.chat_id.as_deref()
+    }
+
+    /// The conversation, once an event has named it.
+    #[must_use]
+    pub fn conversation_id(&self) -> Option<&str> {
+        self.conversation_id.as_deref()
+    }
+
+    /// What the end marker came with, once it has come: of a chatflow, JSON with a `debug_url`.
+    #[must_use]
+    pub fn end_data(&self) -> Option<&str> {
+        self.end_data.as_deref()
+    }
+}
+
+impl<E: StreamEvent> Stream for EventStream<E> {
+    type Item = Result<E>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<E>>> {
+        loop {
+            let Some(events) = &mut self.events else {
+                return Poll::Ready(None);
+            };
+            let step = match ready!(events.as_mut().poll_next(context)) {
+                Some(Ok(event)) if self.arrived.take() <= self.event_limit => self.step(event),
+                Some(Ok(_)) => Err(self.too_long()),
+                Some(Err(error)) => Err(self.failed(&error)),
+                None => Err(self.cut_short()),
+            };
+            match step {
+                Ok(Step::Event(event)) => return Poll::Ready(Some(Ok(event))),
+                Ok(Step::Nothing) => continue,
+                // The connection ends here, too.
+                ended => {
+                    self.events = None;
+                    return Poll::Ready(match ended {
+                        Ok(Step::Last(event)) => Some(Ok(event)),
+                        Err(error) => Some(Err(error)),
+                        _ => None,
+                    });
+                }
+            }
+        }
+    }
+}
+
+impl<E: StreamEvent> FusedStream for EventStream<E> {
+    fn is_terminated(&self) -> bool {
+        self.events.is_none()
+    }
+}
+
+impl<E> fmt::Debug for EventStream<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EventStream")
+            .field("operation", &self.origin.operation.id)
+            .field("log_id", &self.log_id)
+            .field("chat_id", &self.chat_id)
+            .field("conversation_id", &self.conversation_id)
+            .field("has_ended", &self.events.is_none())
+            .finish_non_exhaustive()
+    }
+}
+
+/// What the parser has taken of the body.
+#[derive(Default)]
+struct Arrived {
+    /// The bytes since the last event.
+    since_event: AtomicUsize,
+    is_at_end: AtomicBool,
+}
+
+impl Arrived {
+    /// The length of the event that has just been parsed.
+    fn take(&self) -> usize {
+        let length = self.since_event.load(Ordering::Relaxed);
+        self.since_event.store(0, Ordering::Relaxed);
+        length
+    }
+
+    /// Whether the body has ended.
+    fn is_at_end(&self) -> bool {
+        self.is_at_end.load(Ordering::Relaxed)
+    }
+}
+
+/// A part of the body, which tells how much of it the parser has taken.
+struct Part {
+    bytes: Bytes,
+    arrived: Arc<Arrived>,
+}
+
+impl Buf for Part {
+    fn remaining(&self) -> usize {
+        self.bytes.len()
+    }
+
+    fn chunk(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    fn advance(&mut self, count: usize) {
+        // Nobody else writes it: the parser and its stream are polled by one task at a time.
+        let since_event = &self.arrived.since_event;
+        since_event.store(
+            since_event.load(Ordering::Relaxed) + count,
+            Ordering::Relaxed,
+        );
+        self.bytes.advance(count);
+    }
+}
+
+/// The body as it arrives, in its time and within its limit.
+struct Arriving {
+    body: BoxStream<'static, reqwest::Result<Bytes>>,
+    arrived: Arc<Arrived>,
+    idle_timeout: Duration,
+    event_limit: usize,
+    has_begun: bool,
+    /// When something has to have come.
+    deadline: Instant,
+    /// Rings at the deadline, or at an earlier one.
+    alarm: Pin<Box<Sleep>>,
+    secrets: Vec<Secret>,
+}
+
+/// Why there is no more of a body.
+#[derive(Debug)]
+enum Fault {
+    Transport(SendError),
+    NoFirstByte,
+    Silent(Duration),
+    TooLong,
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self:?}")
+    }
+}
+
+impl std::error::Error for Fault {}
+
+impl Stream for Arriving {
+    type Item = std::result::Result<Part, Fault>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        if self.arrived.is_at_end() {
+            return Poll::Ready(None);
+        }
+        if self.arrived.since_event.load(Ordering::Relaxed) > self.event_limit {
+            return Poll::Ready(Some(Err(Fault::TooLong)));
+        }
+        match self.body.poll_next_unpin(context) {
+            Poll::Ready(Some(Ok(bytes))) => {
+                self.has_begun = true;
+                self.deadline = after(Instant::now(), self.idle_timeout);
+                Poll::Ready(Some(Ok(self.part(bytes))))
+            }
+            Poll::Ready(Some(Err(error))) => {
+                let error = SendError::from_reqwest(&error, &self.secrets);
+                Poll::Ready(Some(Err(Fault::Transport(error))))
+            }
+            Poll::Ready(None) => {
+                // The last event may lack its empty line.
+                self.arrived.is_at_end.store(true, Ordering::Relaxed);
+                Poll::Ready(Some(Ok(self.part(Bytes::from_static(b"\n\n")))))
+            }
+            Poll::Pending => loop {
+                let deadline = self.deadline;
+                // It is set to a later time only when it has rung: most parts come long before.
+                if self.alarm.deadline() > deadline || self.alarm.is_elapsed() {
+                    self.alarm.as_mut().reset(deadline);
+                }
+                ready!(self.alarm.as_mut().poll(context));
+                if Instant::now() >= deadline {
+                    return Poll::Ready(Some(Err(if self.has_begun {
+                        Fault::Silent(self.idle_timeout)
+                    } else {
+                        Fault::NoFirstByte
+                    })));
+                }
+            },
+        }
+    }
+}
+
+impl Arriving {
+    fn part(&self, bytes: Bytes) -> Part {
+        Part {
+            bytes,
+            arrived: Arc::clone(&self.arrived),
+        }
+    }
+}

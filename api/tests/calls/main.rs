@@ -1,0 +1,10 @@
+//! Calls from recorded bytes, over an in-process transport and by a paused clock: streams, retries, pages.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod chats;
+mod operations;
+mod pages;
+mod retries;
+mod streams;
+mod support;

@@ -1,0 +1,300 @@
+//! What is sent again, when, and what is not.
+
+use coze_api::{CozeApi, ErrorCode, ErrorKind, SendExt};
+use coze_auth::{FixedToken, testing::SendErrorKind};
+
+use crate::{
+    operations::Client,
+    support::{Answer, Coze, Part, secs},
+};
+
+const CHAT: &str = r#"{"code":0,"msg":"","data":{"id":"7001","status":"completed"}}"#;
+
+fn well() -> Answer {
+    Answer::json(200, CHAT)
+}
+
+fn client(coze: &Coze) -> Client {
+    Client::new(&coze.api())
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_is_its_data_and_has_its_log_id() {
+    let coze = Coze::new([
+        well(),
+        Answer::json(
+            200,
+            r#"{"code":0,"msg":"","data":[{"content":"Hi"}],"has_more":true}"#,
+        ),
+        Answer::json(200, r#"{"code":0,"msg":""}"#),
+    ]);
+    let client = client(&coze);
+    let chat = client.retrieve_chat().send().await.unwrap();
+    assert_eq!((&*chat.id, chat.log_id()), ("7001", Some("log-1")));
+    let page = client.messages().send().await.unwrap();
+    assert!(page.has_more);
+    assert_eq!(page.data[0].content, "Hi");
+    let deleted = client.delete().send().await.unwrap();
+    assert_eq!(deleted.log_id(), Some("log-1"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_error_at_status_200_is_an_error_whatever_was_asked_for() {
+    let refused = || Answer::json(200, r#"{"code":4200,"msg":"no such chat"}"#);
+    let coze = Coze::new([refused(), refused(), refused()]);
+    let client = client(&coze);
+    for error in [
+        client.retrieve_chat().send().await.err().unwrap(),
+        client.messages().send().await.err().unwrap(),
+        client.delete().send().await.err().unwrap(),
+    ] {
+        assert_eq!(error.kind(), ErrorKind::Refused);
+        assert_eq!(error.code(), Some(&ErrorCode::Api(4200)));
+        assert_eq!(error.log_id(), Some("log-1"));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_is_not_as_described_names_what_is_wrong() {
+    for (text, named) in [
+        (r#"{"code":0,"data":{"id":7001,"status":"x"}}"#, "data.id"),
+        (r#"{"code":0,"data":{"id":"7001"}}"#, "status"),
+        (r#"{"code":0}"#, "data"),
+    ] {
+        let coze = Coze::new([Answer::json(200, text)]);
+        let error = client(&coze).retrieve_chat().send().await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidAnswer);
+        assert!(error.to_string().contains(named), "{error}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_read_is_sent_again_after_what_may_pass() {
+    for failure in [
+        Answer::Fails(SendErrorKind::Connect),
+        Answer::Fails(SendErrorKind::NotProcessed),
+        Answer::Fails(SendErrorKind::Interrupted),
+        Answer::json(500, "{}"),
+        Answer::json(503, "no"),
+        Answer::json(429, "{}"),
+        Answer::json(200, r#"{"code":4013,"msg":"too many requests"}"#),
+    ] {
+        let coze = Coze::new([failure, well()]);
+        assert!(client(&coze).retrieve_chat().send().await.is_ok());
+        assert_eq!(coze.requests().len(), 2);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_read_is_not_sent_again_after_what_will_not_pass() {
+    for failure in [
+        Answer::json(400, r#"{"code":4000,"msg":"wrong"}"#),
+        Answer::json(404, "{}"),
+        Answer::json(200, "{}"),
+        Answer::Fails(SendErrorKind::Timeout),
+    ] {
+        let coze = Coze::new([failure]);
+        assert!(client(&coze).retrieve_chat().send().await.is_err());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn retry_after_is_kept_to() {
+    for status in [429, 503] {
+        let busy = || Answer::json(status, "{}").header("retry-after", "17");
+        let coze = Coze::new([busy(), busy(), well()]);
+        client(&coze).retrieve_chat().send().await.unwrap();
+        let requests = coze.requests();
+        for pair in requests.windows(2) {
+            let waited = pair[1].at.duration_since(pair[0].at);
+            assert_eq!(waited.as_secs(), 17, "{status}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn delays_grow_and_attempts_are_bounded() {
+    let coze = Coze::new((0..3).map(|_| Answer::json(502, "no")));
+    let error = client(&coze).retrieve_chat().send().await.unwrap_err();
+    assert!(error.is_retryable());
+    let requests = coze.requests();
+    let first = requests[1].at.duration_since(requests[0].at).as_millis();
+    let second = requests[2].at.duration_since(requests[1].at).as_millis();
+    assert!((374..=626).contains(&first), "{first}");
+    assert!((749..=1251).contains(&second), "{second}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_number_of_retries_is_the_callers() {
+    let coze = Coze::new([Answer::json(502, "no")]);
+    assert!(
+        client(&coze)
+            .retrieve_chat()
+            .retries(0)
+            .send()
+            .await
+            .is_err()
+    );
+
+    let coze = Coze::new((0..5).map(|_| Answer::json(502, "no")).chain([well()]));
+    client(&coze)
+        .retrieve_chat()
+        .retries(5)
+        .send()
+        .await
+        .unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wait_that_is_too_long_is_the_callers_decision() {
+    let coze = Coze::new([Answer::json(503, "{}").header("retry-after", "3600")]);
+    let error = client(&coze).retrieve_chat().send().await.unwrap_err();
+    assert_eq!(error.retry_after(), Some(secs(3600)));
+    assert_eq!(coze.requests().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_write_is_sent_again_only_where_it_was_not_processed() {
+    for not_processed in [SendErrorKind::Connect, SendErrorKind::NotProcessed] {
+        let coze = Coze::new([Answer::Fails(not_processed), well()]);
+        client(&coze).create_chat().send().await.unwrap();
+        let requests = coze.requests();
+        assert_eq!(requests[0].body, requests[1].body);
+    }
+    for failure in [
+        Answer::Fails(SendErrorKind::Interrupted),
+        Answer::Fails(SendErrorKind::Timeout),
+        Answer::json(500, "{}"),
+        Answer::json(503, "{}").header("retry-after", "1"),
+        Answer::json(429, "{}"),
+    ] {
+        let coze = Coze::new([failure]);
+        assert!(client(&coze).create_chat().send().await.is_err());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_write_whose_fate_is_unknown_says_how_to_find_out() {
+    let cut = Answer::Response {
+        status: 200,
+        headers: vec![],
+        body: vec![r#"{"code":0,"da"#.into(), Part::Reset],
+    };
+    for (failure, is_unknown) in [
+        (Answer::Fails(SendErrorKind::Interrupted), true),
+        (Answer::Never, true),
+        (cut, true),
+        (Answer::json(502, "<html>"), true),
+        (Answer::json(400, r#"{"code":4000,"msg":"wrong"}"#), false),
+    ] {
+        let coze = Coze::new([failure]);
+        let error = client(&coze).create_chat().send().await.unwrap_err();
+        assert_eq!(error.is_fate_unknown(), is_unknown, "{error:?}");
+        assert_eq!(error.conversation_id(), Some("7381"));
+        assert_eq!(
+            error.hint().contains("conversation id"),
+            is_unknown,
+            "{}",
+            error.hint()
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_was_told_429_holds_its_next_requests_back() {
+    let busy = Answer::json(429, "{}").header("retry-after", "20");
+    let coze = Coze::new([busy, well(), well()]);
+    let api = coze.api();
+    let client = Client::new(&api);
+    let other = Client::new(&api.clone());
+    assert!(client.create_chat().send().await.is_err());
+    tokio::time::sleep(secs(5)).await;
+    let (one, two) = tokio::join!(client.retrieve_chat().send(), other.create_chat().send());
+    assert!(one.is_ok() && two.is_ok());
+    let requests = coze.requests();
+    for request in &requests[1..] {
+        assert_eq!(request.at.duration_since(requests[0].at).as_secs(), 20);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_was_told_429_for_long_sends_nothing() {
+    let coze = Coze::new([Answer::json(429, "{}").header("retry-after", "3600")]);
+    let client = client(&coze);
+    assert!(client.create_chat().send().await.is_err());
+    let error = client.retrieve_chat().send().await.unwrap_err();
+    assert_eq!(error.status().map(|status| status.as_u16()), Some(429));
+    assert!(error.retry_after().unwrap() > secs(3500));
+    assert_eq!(coze.requests().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_token_is_renewed_once_for_every_kind_of_call() {
+    let refused = || Answer::json(200, r#"{"code":4100,"msg":"authentication is invalid"}"#);
+    let coze = Coze::new([refused(), well()]);
+    client(&coze).create_chat().send().await.unwrap();
+    assert_eq!(coze.tokens(), ["token-0", "token-1"]);
+
+    let coze = Coze::new([refused()]);
+    let api = CozeApi::new(coze.client(), FixedToken::new("pat_1").unwrap());
+    let error = Client::new(&api).create_chat().send().await.unwrap_err();
+    assert!(error.is_token_refused(), "there is no other token");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_has_a_time_out_of_its_own() {
+    let began = tokio::time::Instant::now();
+    let coze = Coze::new([Answer::Never, Answer::Never]);
+    let client = client(&coze);
+    for (call, seconds) in [
+        (client.retrieve_chat().timeout(secs(100)), 100),
+        (client.retrieve_chat().timeout(secs(2)), 102),
+    ] {
+        let error = call.send().await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Timeout);
+        assert_eq!(began.elapsed().as_secs(), seconds);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_limit_of_a_body_is_32_mib_and_the_callers() {
+    let body = |length: usize| {
+        let frame = CHAT.len() - "completed".len();
+        CHAT.replace("completed", &"x".repeat(length - frame))
+    };
+    const LIMIT: usize = 32 * 1024 * 1024;
+    let coze = Coze::new([
+        Answer::json(200, &body(LIMIT)),
+        Answer::json(200, &body(LIMIT + 1)),
+        Answer::json(200, &body(101)),
+    ]);
+    let client = client(&coze);
+    client.retrieve_chat().send().await.unwrap();
+    for error in [
+        client.retrieve_chat().send().await.unwrap_err(),
+        client
+            .retrieve_chat()
+            .body_limit(100)
+            .send()
+            .await
+            .unwrap_err(),
+    ] {
+        assert_eq!(error.kind(), ErrorKind::InvalidAnswer, "{error}");
+        assert!(error.to_string().contains("longer than"), "{error}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_error_shows_the_token() {
+    for failure in [
+        Answer::json(400, r#"{"code":4000,"msg":"token-0 is wrong"}"#),
+        Answer::json(200, "token-0"),
+    ] {
+        let coze = Coze::new([failure]);
+        let error = client(&coze).create_chat().send().await.unwrap_err();
+        assert!(
+            !format!("{error} {error:?}").contains("token-0"),
+            "{error:?}"
+        );
+    }
+}

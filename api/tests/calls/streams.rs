@@ -1,0 +1,434 @@
+//! What is promised of streams, from recorded bytes.
+
+use bytes::Bytes;
+use coze_api::{Error, ErrorCode, ErrorKind, EventStream, SendExt};
+use coze_auth::testing::SendErrorKind;
+use futures_util::{StreamExt, TryStreamExt, stream::FusedStream};
+
+use crate::{
+    operations::{Chat, ChatEvent, Client, Message},
+    support::{Answer, Coze, Part, secs},
+};
+
+const CREATED: &str = "event:conversation.chat.created\n\
+    data:{\"id\":\"7001\",\"conversation_id\":\"7381\",\"status\":\"created\"}\n\n";
+const COMPLETED: &str = "event:conversation.chat.completed\n\
+    data:{\"id\":\"7001\",\"conversation_id\":\"7381\",\"status\":\"completed\"}\n\n";
+const DONE: &str = "event:done\ndata:\"[DONE]\"\n\n";
+
+fn delta(content: &str) -> String {
+    format!("event:conversation.message.delta\ndata:{{\"content\":\"{content}\"}}\n\n")
+}
+
+fn said(content: &str) -> ChatEvent {
+    let content = content.to_owned();
+    ChatEvent::MessageDelta(Message { content })
+}
+
+fn chat(status: &str) -> Chat {
+    Chat {
+        id: "7001".to_owned(),
+        status: status.to_owned(),
+    }
+}
+
+async fn stream(coze: &Coze) -> EventStream<ChatEvent> {
+    Client::new(&coze.api()).stream_chat().send().await.unwrap()
+}
+
+/// The events of this body, and the error behind them, if there is one. Nothing comes after it.
+async fn read(body: impl IntoIterator<Item = Part>) -> (Vec<ChatEvent>, Option<Error>) {
+    let coze = Coze::new([Answer::events(body)]);
+    let mut events = stream(&coze).await;
+    let mut read = Vec::new();
+    let error = loop {
+        match events.next().await {
+            None => break None,
+            Some(Ok(event)) => read.push(event),
+            Some(Err(error)) => break Some(error),
+        }
+    };
+    assert!(events.is_terminated());
+    for _ in 0..3 {
+        assert!(events.next().await.is_none(), "it is fused");
+    }
+    assert_eq!(coze.open_bodies(), 0, "the connection has ended");
+    (read, error)
+}
+
+fn whole() -> String {
+    [CREATED, &delta("Hel"), &delta("lo 🌧 é"), COMPLETED, DONE].concat()
+}
+
+fn all() -> [ChatEvent; 4] {
+    [
+        ChatEvent::ChatCreated(chat("created")),
+        said("Hel"),
+        said("lo 🌧 é"),
+        ChatEvent::ChatCompleted(chat("completed")),
+    ]
+}
+
+/// Asserts that this body is the whole stream, however its bytes are cut.
+async fn assert_whole(text: &str) {
+    for size in [text.len(), 1, 2, 3, 7] {
+        let parts = text.as_bytes().chunks(size);
+        let parts = parts.map(|part| Part::Bytes(Bytes::copy_from_slice(part)));
+        let (events, error) = read(parts).await;
+        assert!(error.is_none(), "{size}: {error:?}");
+        assert_eq!(events, all(), "chunks of {size}: {text:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_whole_stream_is_read_in_chunks_of_every_size() {
+    assert_whole(&whole()).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn line_ends_blanks_comments_and_a_byte_order_mark_change_nothing() {
+    let text = whole();
+    assert_whole(&text.replace('\n', "\r\n")).await;
+    assert_whole(&text.replace('\n', "\r")).await;
+    assert_whole(&text.replace("data:", "data: ").replace("event:", "event: ")).await;
+    assert_whole(&format!("\u{feff}{text}")).await;
+    assert_whole(&format!("\u{feff}: hello\n\n{text}")).await;
+    assert_whole(&text.replace("\n\n", "\n\n:keepalive\n\n")).await;
+    assert_whole(&text.replace("data:", ":keepalive\nid: 7\nretry: 10\ndata:")).await;
+    assert_whole(&text.replace(r#""content":"#, "\ndata:\"content\":")).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_end_marker_without_its_empty_line_counts() {
+    assert_whole(whole().trim_end()).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_end_before_the_end_marker_is_an_error_with_its_ids() {
+    let text = whole();
+    let marker = text.len() - DONE.len();
+    for length in 0..marker {
+        let cut = Bytes::copy_from_slice(&text.as_bytes()[..length]);
+        let (events, error) = read([Part::Bytes(cut)]).await;
+        assert!(all().starts_with(&events), "{length}: {events:?}");
+        let error = error.expect("an error");
+        assert_eq!(error.kind(), ErrorKind::Interrupted, "{length}: {error}");
+        assert_eq!(error.log_id(), Some("log-1"));
+        assert_eq!(error.operation(), Some("stream_chat"));
+        if length >= CREATED.len() {
+            assert_eq!(error.chat_id(), Some("7001"), "{length}");
+            assert_eq!(error.conversation_id(), Some("7381"), "{length}");
+            assert!(error.hint().contains("retrieve"), "{}", error.hint());
+            let shown = error.to_string();
+            assert!(shown.contains("7001") && shown.contains("7381"), "{shown}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_breaks_off_is_one_error() {
+    let (events, error) = read([CREATED.into(), Part::Reset, Part::Reset, DONE.into()]).await;
+    assert_eq!(events, [ChatEvent::ChatCreated(chat("created"))]);
+    let error = error.unwrap();
+    assert_eq!(error.kind(), ErrorKind::Interrupted);
+    assert_eq!(
+        (error.log_id(), error.chat_id()),
+        (Some("log-1"), Some("7001"))
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_unknown_event_is_handed_on_as_it_came() {
+    let unknown = "event: conversation.mood\ndata: {\"mood\": \"sunny\"}\n\ndata: bare\n\n";
+    let (events, error) = read([unknown.into(), DONE.into()]).await;
+    assert!(error.is_none(), "{error:?}");
+    let other = |event: &str, data: &str| ChatEvent::Other {
+        event: event.to_owned(),
+        data: data.to_owned(),
+    };
+    let mood = other("conversation.mood", r#"{"mood": "sunny"}"#);
+    assert_eq!(events, [mood, other("message", "bare")]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_error_event_is_an_error_with_code_message_and_log_id() {
+    for (event, code, message) in [
+        (
+            "event:error\ndata:{\"code\":4016,\"msg\":\"busy\"}\n\n",
+            Some(4016),
+            Some("busy"),
+        ),
+        (
+            "event: Error\ndata: {\"error_code\":4000,\"error_message\":\"wrong\"}\n\n",
+            Some(4000),
+            Some("wrong"),
+        ),
+        ("event:error\ndata:{}\n\n", None, None),
+        ("event:error\ndata:oops\n\n", None, None),
+        ("event:error\n\n", None, None),
+    ] {
+        let (events, error) = read([CREATED.into(), event.into(), DONE.into()]).await;
+        assert_eq!(events.len(), 1, "{event}");
+        let error = error.expect(event);
+        assert_eq!(error.kind(), ErrorKind::Refused);
+        assert_eq!(error.code(), code.map(ErrorCode::Api).as_ref(), "{event}");
+        assert_eq!(error.message(), message, "{event}");
+        assert_eq!(
+            (error.log_id(), error.chat_id()),
+            (Some("log-1"), Some("7001"))
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_error_event_that_repeats_the_token_does_not_show_it() {
+    let event = "event:error\ndata:{\"code\":4100,\"msg\":\"token-0 is wrong\"}\n\n";
+    let error = read([event.into()]).await.1.unwrap();
+    assert!(
+        !format!("{error} {error:?}").contains("token-0"),
+        "{error:?}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_event_that_is_not_as_described_is_named() {
+    let event = "event:conversation.message.delta\ndata:{\"content\":[1]}\n\n";
+    let (events, error) = read([CREATED.into(), event.into(), DONE.into()]).await;
+    assert_eq!(events.len(), 1);
+    let error = error.unwrap();
+    assert_eq!(error.kind(), ErrorKind::InvalidAnswer);
+    let shown = error.to_string();
+    assert!(
+        shown.contains("conversation.message.delta") && shown.contains("content"),
+        "{shown}"
+    );
+    assert_eq!(
+        (error.log_id(), error.chat_id()),
+        (Some("log-1"), Some("7001"))
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn bytes_that_are_no_text_are_an_error() {
+    let bad = Bytes::from_static(b"event:x\ndata:\xff\xfe\n\n");
+    let error = read([CREATED.into(), Part::Bytes(bad)]).await.1.unwrap();
+    assert_eq!(error.kind(), ErrorKind::InvalidAnswer, "{error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_interrupt_ends_a_stream_without_an_end_marker() {
+    let interrupt = "event: Interrupt\ndata: {\"content\":\"which town?\"}\n\n";
+    let (events, error) = read([interrupt.into()]).await;
+    assert!(error.is_none(), "{error:?}");
+    let content = "which town?".to_owned();
+    assert_eq!(events, [ChatEvent::Interrupted(Message { content })]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_comes_after_the_end_marker_is_not_read() {
+    let debug = "event: done\ndata: {\"debug_url\":\"https://example.com\"}\n\n";
+    let coze = Coze::new([Answer::events([debug.into(), CREATED.into(), Part::Reset])]);
+    let mut events = stream(&coze).await;
+    assert!(events.next().await.is_none());
+    assert_eq!(
+        events.end_data(),
+        Some(r#"{"debug_url":"https://example.com"}"#)
+    );
+    assert_eq!(coze.open_bodies(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn json_in_place_of_a_stream_is_the_error_that_it_holds() {
+    let text = r#"{"code":4000,"msg":"Request parameter error","detail":{"logid":"log-2"}}"#;
+    let coze = Coze::new([Answer::json(200, text)]);
+    let error = Client::new(&coze.api())
+        .stream_chat()
+        .send()
+        .await
+        .unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Refused);
+    assert_eq!(error.code(), Some(&ErrorCode::Api(4000)));
+    assert_eq!(error.message(), Some("Request parameter error"));
+    assert_eq!(error.log_id(), Some("log-1"));
+    assert_eq!(error.conversation_id(), Some("7381"), "from the request");
+
+    let coze = Coze::new([Answer::json(200, r#"{"code":0,"data":{"id":"7001"}}"#)]);
+    let error = Client::new(&coze.api())
+        .stream_chat()
+        .send()
+        .await
+        .unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidAnswer);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_token_is_renewed_once_before_the_first_event() {
+    for refusal in [
+        Answer::json(
+            200,
+            r#"{"code":4101,"msg":"The token you entered is incorrect"}"#,
+        ),
+        Answer::json(200, r#"{"code":4100,"msg":"authentication is invalid"}"#),
+        Answer::json(401, "{}"),
+    ] {
+        let coze = Coze::new([refusal, Answer::events([whole().as_str().into()])]);
+        let events: Vec<_> = stream(&coze).await.try_collect().await.unwrap();
+        assert_eq!(events, all());
+        assert_eq!(coze.tokens(), ["token-0", "token-1"]);
+        let requests = coze.requests();
+        assert_eq!(requests[0].body, requests[1].body, "the same request");
+        assert_eq!(requests[0].url, requests[1].url);
+    }
+    let refused = || Answer::json(200, r#"{"code":4100,"msg":"authentication is invalid"}"#);
+    let coze = Coze::new([refused(), refused()]);
+    let error = Client::new(&coze.api())
+        .stream_chat()
+        .send()
+        .await
+        .unwrap_err();
+    assert_eq!(error.code(), Some(&ErrorCode::Api(4100)));
+    assert_eq!(coze.tokens().len(), 2, "once");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_that_is_refused_in_the_stream_is_not_renewed() {
+    let event = "event:error\ndata:{\"code\":4100,\"msg\":\"authentication is invalid\"}\n\n";
+    let coze = Coze::new([Answer::events([CREATED.into(), event.into()])]);
+    let mut events = stream(&coze).await;
+    assert!(events.try_next().await.unwrap().is_some());
+    assert!(events.try_next().await.unwrap_err().is_token_refused());
+    assert_eq!(coze.tokens().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_has_its_log_id_before_its_first_event() {
+    let coze = Coze::new([Answer::events([
+        Part::Wait(secs(5)),
+        whole().as_str().into(),
+    ])]);
+    let events = stream(&coze).await;
+    assert_eq!(events.log_id(), Some("log-1"));
+    assert_eq!(events.chat_id(), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_may_take_forever_in_all() {
+    let part = || [Part::Wait(secs(59)), delta("x").as_str().into()];
+    let body = (0..100).flat_map(|_| part()).chain([DONE.into()]);
+    let body = [Part::from(CREATED)].into_iter().chain(body);
+    let (events, error) = read(body).await;
+    assert!(error.is_none(), "{error:?}");
+    assert_eq!(events.len(), 101);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_that_falls_silent_is_ended() {
+    let began = tokio::time::Instant::now();
+    let (events, error) = read([CREATED.into(), Part::Wait(secs(61)), DONE.into()]).await;
+    assert_eq!(events.len(), 1);
+    let error = error.unwrap();
+    assert_eq!(error.kind(), ErrorKind::Timeout);
+    assert_eq!(began.elapsed().as_secs(), 60);
+    assert_eq!(
+        (error.log_id(), error.chat_id()),
+        (Some("log-1"), Some("7001"))
+    );
+
+    let coze = Coze::new([Answer::events([CREATED.into(), Part::Wait(secs(6))])]);
+    let call = Client::new(&coze.api()).stream_chat().idle_timeout(secs(5));
+    let mut events = call.send().await.unwrap();
+    assert!(events.try_next().await.unwrap().is_some());
+    assert_eq!(
+        events.try_next().await.unwrap_err().kind(),
+        ErrorKind::Timeout
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_comment_keeps_a_stream_alive() {
+    let comments = (0..5).flat_map(|_| [Part::Wait(secs(50)), ":keepalive\n\n".into()]);
+    let (_, error) = read(
+        [CREATED.into()]
+            .into_iter()
+            .chain(comments)
+            .chain([DONE.into()]),
+    )
+    .await;
+    assert!(error.is_none(), "{error:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_head_and_the_first_byte_are_waited_for_as_long_as_the_call_says() {
+    let began = tokio::time::Instant::now();
+    let coze = Coze::new([Answer::Never]);
+    let call = Client::new(&coze.api()).stream_chat().timeout(secs(7));
+    let error = call.send().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Timeout);
+    assert!(error.is_fate_unknown());
+    assert_eq!(began.elapsed().as_secs(), 7);
+
+    let coze = Coze::new([Answer::events([Part::Wait(secs(8)), CREATED.into()])]);
+    let call = Client::new(&coze.api()).stream_chat().timeout(secs(7));
+    let error = call.send().await.unwrap().try_next().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Timeout);
+    assert_eq!(began.elapsed().as_secs(), 14);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_event_over_the_limit_is_an_error_and_one_at_the_limit_is_not() {
+    let event = delta("0123456789");
+    for (limit, fits) in [(event.len(), true), (event.len() - 1, false)] {
+        for size in [1, 5, 1000] {
+            let text = format!("{event}{event}{DONE}");
+            let parts = text.as_bytes().chunks(size);
+            let parts = parts.map(|part| Part::Bytes(Bytes::copy_from_slice(part)));
+            let coze = Coze::new([Answer::events(parts)]);
+            let call = Client::new(&coze.api()).stream_chat().event_limit(limit);
+            let events: Result<Vec<_>, _> = call.send().await.unwrap().try_collect().await;
+            match events {
+                Ok(events) => assert_eq!((events.len(), fits), (2, true)),
+                Err(error) => {
+                    assert_eq!(error.kind(), ErrorKind::InvalidAnswer, "{error}");
+                    assert!(!fits, "{size}: {error}");
+                }
+            }
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_endless_event_is_read_to_the_default_limit_of_16_mib() {
+    let chunk = Bytes::from(vec![b'x'; 1024 * 1024]);
+    let parts = std::iter::repeat_n(Part::Bytes(chunk), 17);
+    let parts = [Part::from("data:")].into_iter().chain(parts);
+    let (_, error) = read(parts.chain([Part::Wait(secs(1_000_000))])).await;
+    assert_eq!(error.unwrap().kind(), ErrorKind::InvalidAnswer);
+}
+
+#[tokio::test(start_paused = true)]
+async fn dropping_a_stream_ends_its_connection() {
+    let coze = Coze::new([Answer::events([CREATED.into(), Part::Wait(secs(1000))])]);
+    let mut events = stream(&coze).await;
+    assert!(events.try_next().await.unwrap().is_some());
+    assert_eq!(coze.open_bodies(), 1);
+    drop(events);
+    assert_eq!(coze.open_bodies(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_that_was_not_processed_is_asked_for_again() {
+    let failed = Answer::Fails(SendErrorKind::Connect);
+    let coze = Coze::new([failed, Answer::events([whole().as_str().into()])]);
+    let events: Vec<_> = stream(&coze).await.collect().await;
+    assert_eq!(events.len(), 4);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_parameter_that_is_missing_is_named_and_nothing_is_sent() {
+    let coze = Coze::new([]);
+    let call = Client::new(&coze.api()).stream_chat().without_user();
+    let error = call.send().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidInput);
+    assert!(error.to_string().contains("user_id"), "{error}");
+    assert!(coze.requests().is_empty());
+}

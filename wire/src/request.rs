@@ -1,0 +1,206 @@
+//! The finished request of a call. Generated builders put it together from these parts.
+
+use std::fmt::Display;
+
+use http::{HeaderName, HeaderValue, Method, header};
+use serde::Serialize;
+
+use crate::Unbuilt;
+
+/// The parts of a request, up to [`finish`](Self::finish).
+///
+/// ```
+/// use coze_wire::{RequestParts, reqwest::Method};
+///
+/// let mut parts = RequestParts::new(Method::GET, "https://api.coze.com", "/v1/bots/{bot_id}");
+/// parts.path("bot_id", "a/b")?;
+/// parts.query("is_published", Some(&true));
+/// assert_eq!(parts.finish()?.url().as_str(), "https://api.coze.com/v1/bots/a%2Fb?is_published=true");
+/// # Ok::<(), coze_wire::Unbuilt>(())
+/// ```
+#[derive(Debug)]
+pub struct RequestParts {
+    method: Method,
+    base_url: String,
+    path: String,
+    query: Vec<(&'static str, String)>,
+    headers: Vec<(HeaderName, HeaderValue)>,
+    body: Option<reqwest::Body>,
+}
+
+impl RequestParts {
+    /// A request whose path has its parameters in braces.
+    #[must_use]
+    pub fn new(method: Method, base_url: &str, path: &str) -> Self {
+        Self {
+            method,
+            base_url: base_url.trim_end_matches('/').to_owned(),
+            path: path.to_owned(),
+            query: Vec::new(),
+            headers: vec![(header::ACCEPT, HeaderValue::from_static("application/json"))],
+            body: None,
+        }
+    }
+
+    /// Sets a parameter of the path, percent-encoded.
+    ///
+    /// # Errors
+    ///
+    /// If it is empty, `.` or `..`: the request would go to another path.
+    pub fn path(&mut self, name: &str, value: &str) -> Result<(), Unbuilt> {
+        if matches!(value, "" | "." | "..") {
+            return Err(Unbuilt::new(format_args!(
+                "{name} is empty, or can't be a part of a path"
+            )));
+        }
+        let mut encoded = String::with_capacity(value.len());
+        for byte in value.bytes() {
+            if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+                encoded.push(char::from(byte));
+            } else {
+                encoded.push_str(&format!("%{byte:02X}"));
+            }
+        }
+        self.path = self.path.replace(&format!("{{{name}}}"), &encoded);
+        Ok(())
+    }
+
+    /// Adds a parameter to the query, if it is set.
+    pub fn query(&mut self, name: &'static str, value: Option<&(impl Display + ?Sized)>) {
+        if let Some(value) = value {
+            self.query.push((name, value.to_string()));
+        }
+    }
+
+    /// Adds a constant header.
+    pub fn header(&mut self, name: &'static str, value: &'static str) {
+        let name = HeaderName::from_static(name);
+        self.headers.push((name, HeaderValue::from_static(value)));
+    }
+
+    /// Answers with an event stream, and not with JSON.
+    pub fn accept_events(&mut self) {
+        self.headers.retain(|(name, _)| name != header::ACCEPT);
+        let events = HeaderValue::from_static("text/event-stream");
+        self.headers.push((header::ACCEPT, events));
+    }
+
+    /// Sets a JSON body.
+    ///
+    /// # Errors
+    ///
+    /// If the value has no JSON.
+    pub fn json(&mut self, body: &impl Serialize) -> Result<(), Unbuilt> {
+        let body = serde_json::to_vec(body)
+            .map_err(|_| Unbuilt::new("the body can't be written as JSON"))?;
+        self.raw("application/json", body)
+    }
+
+    /// Sets a body of any content type, such as `multipart/form-data; boundary=...`. A body that is made of bytes can be sent again.
+    ///
+    /// # Errors
+    ///
+    /// If the content type can't be a header.
+    pub fn raw(
+        &mut self,
+        content_type: &str,
+        body: impl Into<reqwest::Body>,
+    ) -> Result<(), Unbuilt> {
+        let content_type = HeaderValue::from_str(content_type)
+            .map_err(|_| Unbuilt::new("the content type of the body can't be a header"))?;
+        self.headers.push((header::CONTENT_TYPE, content_type));
+        self.body = Some(body.into());
+        Ok(())
+    }
+
+    /// The request.
+    ///
+    /// # Errors
+    ///
+    /// If the base URL is not a URL.
+    pub fn finish(self) -> Result<reqwest::Request, Unbuilt> {
+        let mut url = url::Url::parse(&format!("{}{}", self.base_url, self.path))
+            .map_err(|_| Unbuilt::new("the base URL is not a URL"))?;
+        if !self.query.is_empty() {
+            url.query_pairs_mut().extend_pairs(&self.query);
+        }
+        let mut request = reqwest::Request::new(self.method, url);
+        request.headers_mut().extend(self.headers);
+        *request.body_mut() = self.body;
+        Ok(request)
+    }
+}
+
+/// A parameter or a field that the operation needs.
+///
+/// # Errors
+///
+/// [`Unbuilt`] with its name if it is not set.
+pub fn required<T>(name: &str, value: Option<T>) -> Result<T, Unbuilt> {
+    value.ok_or_else(|| Unbuilt::new(format_args!("{name} is required")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parts(path: &str) -> RequestParts {
+        RequestParts::new(Method::POST, "https://coze.test/", path)
+    }
+
+    #[test]
+    fn parameters_are_encoded() {
+        let mut parts = parts("/v1/{a}/{b}/c");
+        parts.path("a", "x/y?#%ä").unwrap();
+        parts.path("b", "{a}").unwrap();
+        parts.query("q", Some("a&b=c d"));
+        parts.query("absent", None::<&str>);
+        assert_eq!(
+            parts.finish().unwrap().url().as_str(),
+            "https://coze.test/v1/x%2Fy%3F%23%25%C3%A4/%7Ba%7D/c?q=a%26b%3Dc+d"
+        );
+    }
+
+    #[test]
+    fn a_parameter_cannot_lead_to_another_path() {
+        for value in ["", ".", ".."] {
+            let error = parts("/v1/{id}").path("id", value).unwrap_err();
+            assert!(error.to_string().starts_with("id is empty"), "{error}");
+        }
+        let mut dots = parts("/v1/{id}");
+        dots.path("id", "...").unwrap();
+        assert_eq!(dots.finish().unwrap().url().path(), "/v1/...");
+    }
+
+    #[test]
+    fn bodies_have_their_content_type_and_can_be_sent_again() {
+        let mut json = parts("/a");
+        json.json(&[1]).unwrap();
+        let json = json.finish().unwrap();
+        assert_eq!(json.headers()["content-type"], "application/json");
+        assert_eq!(
+            json.body().and_then(reqwest::Body::as_bytes),
+            Some(&b"[1]"[..])
+        );
+        assert!(json.try_clone().is_some());
+
+        let mut form = parts("/a");
+        form.raw("multipart/form-data; boundary=x", "--x--")
+            .unwrap();
+        form.header("agw-js-conv", "str");
+        let form = form.finish().unwrap();
+        assert_eq!(
+            form.headers()["content-type"],
+            "multipart/form-data; boundary=x"
+        );
+        assert_eq!(form.headers()["agw-js-conv"], "str");
+        assert!(parts("/a").raw("a\nb", "").is_err());
+    }
+
+    #[test]
+    fn what_is_missing_is_named() {
+        assert_eq!(required("bot_id", Some(1)), Ok(1));
+        let error = required::<i64>("bot_id", None).unwrap_err();
+        assert_eq!(error.to_string(), "bot_id is required");
+    }
+}
