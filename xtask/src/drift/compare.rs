@@ -264,3 +264,206 @@ fn matches(pattern: &str, text: &str) -> bool {
         }),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::drift::facts;
+
+    /// An operation with a field, a word and a type to change.
+    const OURS: &str = "
+paths:
+  /v1/messages:
+    get:
+      parameters:
+        - {name: order, in: query, schema: {type: string, enum: [asc, desc]}}
+      responses:
+        '200':
+          content:
+            application/json:
+              schema:
+                properties:
+                  data:
+                    type: array
+                    items: {properties: {id: {type: string}, size: {type: integer}}}
+";
+
+    fn operations(yaml: &str) -> Operations {
+        facts::of(&serde_saphyr::from_str(yaml).unwrap())
+    }
+
+    fn snapshot(sources: &[(&str, &str)]) -> Snapshot {
+        let mut snapshot = Snapshot::new();
+        for (name, yaml) in sources {
+            for (operation, facts) in operations(yaml) {
+                let sources = snapshot.entry(operation).or_default();
+                sources.insert((*name).to_owned(), facts);
+            }
+        }
+        snapshot
+    }
+
+    /// The findings and the unneeded entries, as lines.
+    fn drift(ours: &str, sources: &[(&str, &str)], differences: &str) -> Vec<String> {
+        let differences: Differences = serde_saphyr::from_str(differences).unwrap();
+        let outcome = compare(&operations(ours), &snapshot(sources), &differences).unwrap();
+        let findings = outcome.findings.iter().map(ToString::to_string);
+        findings.chain(outcome.unneeded).collect()
+    }
+
+    fn drift_of(from: &str, to: &str) -> Vec<String> {
+        assert!(OURS.contains(from), "no {from:?}");
+        drift(&OURS.replace(from, to), &[("page", OURS)], "{}")
+    }
+
+    #[test]
+    fn the_same_description_has_no_findings() {
+        assert_eq!(drift_of("", ""), [""; 0]);
+    }
+
+    #[test]
+    fn a_renamed_field_is_named_in_both_directions() {
+        assert_eq!(
+            drift_of("{id: ", "{message_id: "),
+            [
+                "GET /v1/messages: answer data[].id: ours absent, upstream string (page)",
+                "GET /v1/messages: answer data[].message_id: ours string, upstream absent (page)",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_wrong_type_a_word_and_a_parameter_are_named() {
+        assert_eq!(
+            drift_of("{type: integer}", "{type: string}"),
+            ["GET /v1/messages: answer data[].size: ours string, upstream integer (page)"]
+        );
+        assert_eq!(
+            drift_of("[asc, desc]", "[asc]"),
+            ["GET /v1/messages: query order = desc: ours absent, upstream word (page)"]
+        );
+        assert_eq!(
+            drift_of("[asc, desc]", "[asc, desc, random]"),
+            ["GET /v1/messages: query order = random: ours word, upstream absent (page)"]
+        );
+        assert_eq!(
+            drift_of("in: query", "in: header"),
+            [
+                "GET /v1/messages: header order: ours string, upstream absent (page)",
+                "GET /v1/messages: query order: ours absent, upstream string (page)",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_wrong_method_or_path_is_an_operation_that_coze_does_not_have() {
+        assert_eq!(
+            drift_of("    get:", "    post:"),
+            ["POST /v1/messages: operation: ours operation, upstream absent"]
+        );
+        assert_eq!(
+            drift_of("/v1/messages:", "/v1/message:"),
+            ["GET /v1/message: operation: ours operation, upstream absent"]
+        );
+    }
+
+    #[test]
+    fn below_a_missing_field_nothing_more_is_reported() {
+        assert_eq!(
+            drift_of("                  data:", "                  items:"),
+            [
+                "GET /v1/messages: answer data: ours absent, upstream array (page)",
+                "GET /v1/messages: answer items: ours array, upstream absent (page)",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_type_is_that_of_any_source_unless_one_is_wrong() {
+        let merged = OURS.replace("{type: integer}", "{type: string}");
+        let sources = [("page", OURS), ("merged", merged.as_str())];
+
+        assert_eq!(drift(OURS, &sources, "{}"), [""; 0]);
+        assert_eq!(drift(&merged, &sources, "{}"), [""; 0]);
+        let wrong =
+            "wrong_sources: [{wrong: page, at: ['* answer data[].size'], reason: r, source: s}]";
+        assert_eq!(
+            drift(OURS, &sources, wrong),
+            ["GET /v1/messages: answer data[].size: ours integer, upstream string (merged, page)"]
+        );
+    }
+
+    #[test]
+    fn a_field_of_any_source_is_described_unless_the_source_is_wrong() {
+        let merged = OURS.replace("{id: ", "{kind: {type: string}, id: ");
+        let sources = [("page", OURS), ("merged", merged.as_str())];
+
+        assert_eq!(
+            drift(OURS, &sources, "{}"),
+            ["GET /v1/messages: answer data[].kind: ours absent, upstream string (merged, page)"]
+        );
+        let wrong = "wrong_sources: [{wrong: merged, at: ['GET /v1/messages answer data'], reason: r, source: s}]";
+        assert_eq!(drift(OURS, &sources, wrong), [""; 0]);
+        assert_eq!(
+            drift(OURS, &[("page", OURS)], wrong),
+            ["merged is wrong at GET /v1/messages answer data"],
+            "an entry that does not apply"
+        );
+    }
+
+    #[test]
+    fn a_listed_difference_is_none_until_it_no_longer_applies() {
+        let ours = OURS.replace("[asc, desc]", "[asc, desc, random, newest]");
+        let listed = "differences: [{at: ['* query order = *'], ours: word, upstream: absent, reason: r, source: s}]";
+
+        assert_eq!(drift(&ours, &[("page", OURS)], listed), [""; 0]);
+        assert_eq!(
+            drift(OURS, &[("page", OURS)], listed),
+            ["* query order = *: ours word, upstream absent"]
+        );
+        let other = OURS.replace("{id: {type: string}", "{id: {type: integer}");
+        let other_type = listed.replace("query order = *", "answer data[].id");
+        assert_eq!(
+            drift(&other, &[("page", OURS)], &other_type),
+            [
+                "GET /v1/messages: answer data[].id: ours integer, upstream string (page)",
+                "* answer data[].id: ours word, upstream absent",
+            ],
+            "an entry about something else at the same place"
+        );
+    }
+
+    #[test]
+    fn an_entry_without_a_reason_is_refused() {
+        let entry =
+            "differences: [{at: ['*'], ours: word, upstream: absent, reason: ' ', source: s}]";
+        let differences: Differences = serde_saphyr::from_str(entry).unwrap();
+
+        let outcome = compare(&Operations::new(), &Snapshot::new(), &differences);
+
+        assert!(outcome.is_err_and(|error| error.to_string().contains("a reason and a source")));
+    }
+
+    #[test]
+    fn what_is_inside_itself_is_compared_once() {
+        let nested = |depth: &str| {
+            format!(
+                "
+paths:
+  /v1/folders:
+    get:
+      responses: {{'200': {{content: {{application/json: {{schema: {depth}}}}}}}}}
+components:
+  schemas:
+    Folder: {{type: object, properties: {{inner: {{$ref: '#/components/schemas/Folder'}}}}}}
+"
+            )
+        };
+        let ours = nested("{$ref: '#/components/schemas/Folder'}");
+        let deeper =
+            nested("{type: object, properties: {inner: {$ref: '#/components/schemas/Folder'}}}");
+
+        assert_eq!(drift(&ours, &[("page", &deeper)], "{}"), [""; 0]);
+        assert_eq!(drift(&deeper, &[("page", &ours)], "{}"), [""; 0]);
+    }
+}

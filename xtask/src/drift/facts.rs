@@ -102,6 +102,10 @@ impl<'a> Reader<'a> {
             return;
         };
         for (media_type, content) in entries(body.get("content")) {
+            // The merged document has an empty object where nothing is sent.
+            if root == "request" && self.is_empty(content.get("schema")) {
+                continue;
+            }
             self.insert(format!("{root} = {media_type}"), WORD);
             let root = match media_type.as_str() {
                 "text/event-stream" => "stream",
@@ -176,6 +180,16 @@ impl<'a> Reader<'a> {
             Some(target) => self.target(target),
             None => Some(node),
         }
+    }
+
+    /// Whether `schema` is of an object without a field.
+    fn is_empty(&self, schema: Option<&'a Value>) -> bool {
+        let Some(schema) = schema.and_then(|schema| self.resolved(schema)) else {
+            return true;
+        };
+        type_of(schema) == Some("object")
+            && schema.get("additionalProperties").is_none()
+            && entries(schema.get("properties")).next().is_none()
     }
 
     fn target(&self, reference: &str) -> Option<&'a Value> {
@@ -282,12 +296,13 @@ components:
     }
 
     #[test]
-    fn dangling_references_and_cycles_are_read() {
+    fn dangling_references_cycles_and_empty_bodies_are_read() {
         let found = facts(
             "
 paths:
   /v1/folders:
     get:
+      requestBody: {content: {application/json: {schema: {type: object}}}}
       responses:
         '200':
           content:
