@@ -8,6 +8,7 @@
 //! | [`Answer`], [`NoAnswer`] | what a generated client returns: what was asked for or an error; or neither |
 //! | [`sanitize`], [`ForeignError`] | the one door for text from outside: without secrets, control and invisible characters |
 //! | [`refuses_token`] | which error codes of the API refuse the access token itself |
+//! | [`operation`] | one call of an operation: what generated builders make, and a client above sends |
 //! | [`Transport`] | how the request leaves: a [`reqwest::Client`], or a service in the same process |
 //! | [`http_client`], [`http_client_from`] | an HTTP client that follows no redirect, repeats no request, and shows no secret to a proxy |
 //!
@@ -21,6 +22,7 @@ mod answer;
 mod bearer;
 mod exchange;
 mod http_client;
+pub mod operation;
 mod refusal;
 mod sanitize;
 mod secret;
@@ -30,6 +32,10 @@ pub use answer::{Answer, NoAnswer};
 pub use bearer::{Bearer, InvalidBearer};
 pub use exchange::{BODY_LIMIT, BodyState, Captured, Exchange, LOG_ID_HEADER, Outcome};
 pub use http_client::{HttpClientError, http_client, http_client_from, is_loopback};
+pub use operation::{
+    Call, CallOptions, ChatEvents, Data, Dispatcher, Empty, Events, Operation, OperationInfo, Page,
+    Paged, Position, Retry, Unbuilt, Whole,
+};
 pub use refusal::{ACCESS_TOKEN_INVALID, AUTHENTICATION_INVALID, NO_PERMISSION, refuses_token};
 pub use reqwest;
 pub use sanitize::{

@@ -22,7 +22,7 @@ use clap::{Args, Subcommand};
 
 use self::compare::Differences;
 use crate::document::Document;
-use crate::root;
+use crate::{root, spec, walk};
 
 const DIFFERENCES: &str = "spec/differences.yaml";
 
@@ -50,7 +50,8 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
 }
 
 fn check(root: &Path) -> Result<ExitCode> {
-    let document = Document::read(root, "spec/coze-api.yaml")?;
+    let document = Document::read(root, spec::API)?;
+    let places = document.places()?;
     let ours = facts::of(&document.tree);
     let text = std::fs::read_to_string(root.join(DIFFERENCES))
         .with_context(|| format!("cannot read {DIFFERENCES}"))?;
@@ -58,7 +59,8 @@ fn check(root: &Path) -> Result<ExitCode> {
     let outcome =
         compare::compare(&ours, &snapshot::read(root)?, &differences).context(DIFFERENCES)?;
     for finding in &outcome.findings {
-        println!("{}: {finding}", document.source);
+        let (file, line) = places.of(&pointer(&finding.operation));
+        println!("{file}:{line}: {finding}");
     }
     for entry in &outcome.unneeded {
         println!("{DIFFERENCES}: does not apply any more: {entry}");
@@ -73,4 +75,10 @@ fn check(root: &Path) -> Result<ExitCode> {
         outcome.unneeded.len()
     );
     Ok(ExitCode::FAILURE)
+}
+
+/// Where `POST /v3/chat` is in the description.
+fn pointer(operation: &str) -> String {
+    let (method, path) = operation.split_once(' ').unwrap_or_default();
+    walk::join(&walk::join("/paths", path), &method.to_lowercase())
 }

@@ -12,7 +12,8 @@ use schemars08::schema::{InstanceType, SchemaObject};
 use similar::TextDiff;
 
 use crate::document::Document;
-use crate::{Spec, mock_schemas, normalise};
+use crate::spec::Spec;
+use crate::{mock_schemas, normalise};
 
 /// The expected contents of a generated file.
 #[derive(Debug, PartialEq)]
@@ -33,17 +34,19 @@ pub(crate) enum Freshness {
 pub(crate) fn files(root: &Path, specs: &[Spec]) -> Result<Vec<File>> {
     let mut files = Vec::new();
     for spec in specs {
-        let document = Document::read(root, &spec.source())?;
+        let document = Document::read(root, spec.source)?;
+        let described = match spec.style {
+            crate::spec::Style::Exchange => None,
+            crate::spec::Style::Calls => Some(Document::read(root, "spec/coze-api.yaml")?),
+        };
         files.push(File {
             path: format!("generated/{}/src/generated.rs", spec.client),
-            contents: client(&document)?,
+            contents: client(described.as_ref().unwrap_or(&document))?,
         });
-        if spec.mock_schemas {
-            files.push(File {
-                path: format!("mock/schemas/{}.json", spec.name),
-                contents: mock_schemas::render(&document)?,
-            });
-        }
+        files.push(File {
+            path: format!("mock/schemas/{}.json", spec.name),
+            contents: mock_schemas::render(&document)?,
+        });
     }
     Ok(files)
 }
@@ -53,15 +56,12 @@ pub(crate) fn strays(root: &Path, specs: &[Spec]) -> Result<Vec<String>> {
     let expected: BTreeSet<String> = specs
         .iter()
         .flat_map(|spec| {
-            let schemas = format!("mock/schemas/{}.json", spec.name);
-            let client = format!("generated/{}", spec.client);
             [
-                Some(spec.source()),
-                Some(client),
-                spec.mock_schemas.then_some(schemas),
+                spec.source.to_owned(),
+                format!("generated/{}", spec.client),
+                format!("mock/schemas/{}.json", spec.name),
             ]
         })
-        .flatten()
         .collect();
     let mut strays = Vec::new();
     for folder in ["spec", "generated", "mock/schemas"] {
@@ -305,7 +305,8 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::{SPECS, root, walk};
+    use crate::spec::SPECS;
+    use crate::{root, walk};
 
     fn repository() -> std::path::PathBuf {
         root::find().expect("tests run in the workspace")
@@ -332,7 +333,7 @@ mod tests {
         let root = repository();
         let mut secrets_of_all = 0;
         for spec in SPECS {
-            let document = Document::read(&root, &spec.source()).unwrap();
+            let document = Document::read(&root, spec.source).unwrap();
             let code = syn::parse_file(&client(&document).unwrap()).unwrap();
             let types = field_types(&code);
 
@@ -393,7 +394,7 @@ mod tests {
     fn no_generated_client_builds_an_http_client_that_follows_redirects() {
         let root = repository();
         for spec in SPECS {
-            let document = Document::read(&root, &spec.source()).unwrap();
+            let document = Document::read(&root, spec.source).unwrap();
             let code = client(&document).unwrap();
 
             assert!(!code.contains("ClientBuilder"), "{}", spec.client);
@@ -405,7 +406,7 @@ mod tests {
     fn every_response_that_can_be_an_error_has_a_success_type() {
         let root = repository();
         for spec in SPECS {
-            let document = Document::read(&root, &spec.source()).unwrap();
+            let document = Document::read(&root, spec.source).unwrap();
             let code = client(&document).unwrap();
             let answers = answer_types(&syn::parse_file(&code).unwrap());
             assert!(!answers.is_empty());
@@ -420,7 +421,7 @@ mod tests {
     fn the_docs_of_every_operation_show_exchange() {
         let root = repository();
         for spec in SPECS {
-            let document = Document::read(&root, &spec.source()).unwrap();
+            let document = Document::read(&root, spec.source).unwrap();
             let mut code = syn::parse_file(&client(&document).unwrap()).unwrap();
             let docs: Vec<String> = operations(&mut code)
                 .map(|operation| {

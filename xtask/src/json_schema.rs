@@ -24,7 +24,7 @@ pub(crate) fn from_openapi(schema: &Value) -> Value {
     let mut converted = Map::new();
     for (key, value) in openapi {
         let key = key.as_str();
-        if WITHOUT_MEANING.contains(&key) {
+        if WITHOUT_MEANING.contains(&key) || key.starts_with("x-") {
             continue;
         }
         match key {

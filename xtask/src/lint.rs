@@ -5,13 +5,14 @@ use std::cmp::Reverse;
 use std::collections::BTreeSet;
 use std::fmt;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use jsonschema::error::ValidationErrorKind;
 use jsonschema::{Draft, ValidationError};
 use serde_json::{Value, json};
 
 use crate::document::Document;
-use crate::place::{Place, Places};
+use crate::expand::{EVENTS, EVERY_OPERATION};
+use crate::place::Place;
 use crate::{json_schema, walk};
 
 /// A violation of a rule, and how to fix it.
@@ -52,19 +53,29 @@ const RULES: &[Rule] = &[
     secrets_are_marked,
     examples_fit,
     references_resolve,
-    components_are_used,
 ];
+
+/// Rules about what is written, before it is expanded.
+const WRITTEN_RULES: &[Rule] = &[components_are_used];
 
 /// All findings in a document, in the order of the text.
 pub(crate) fn findings(document: &Document) -> Result<Vec<Finding>> {
-    let places = Places::read(&document.text).with_context(|| document.source.clone())?;
+    let places = document.places()?;
     let findings: BTreeSet<Finding> = RULES
         .iter()
         .flat_map(|rule| rule(&document.tree))
-        .map(|problem| Finding {
-            source: document.source.clone(),
-            place: places.of(&problem.at),
-            message: problem.message,
+        .chain(
+            WRITTEN_RULES
+                .iter()
+                .flat_map(|rule| rule(&document.written)),
+        )
+        .map(|problem| {
+            let (source, place) = places.of(&problem.at);
+            Finding {
+                source,
+                place,
+                message: problem.message,
+            }
         })
         .collect();
     Ok(findings.into_iter().collect())
@@ -323,6 +334,17 @@ fn examples(tree: &Value) -> Vec<(String, String)> {
             }
         }
     }
+    for (events, table) in tree["components"][EVENTS].as_object().into_iter().flatten() {
+        let at = walk::join(&format!("/components/{EVENTS}"), events);
+        for name in table["events"]
+            .as_object()
+            .into_iter()
+            .flat_map(|all| all.keys())
+        {
+            let event_at = walk::join(&format!("{at}/events"), name);
+            pairs.push((format!("{event_at}/data"), format!("{event_at}/example")));
+        }
+    }
     pairs
 }
 
@@ -363,7 +385,11 @@ fn references_resolve(tree: &Value) -> Vec<Problem> {
 /// not checked.
 fn components_are_used(tree: &Value) -> Vec<Problem> {
     let mut reached = BTreeSet::new();
-    let mut waiting = vec!["/paths".to_owned()];
+    let mut waiting = vec![
+        "/paths".to_owned(),
+        format!("/{EVERY_OPERATION}"),
+        format!("/components/{EVENTS}"),
+    ];
     while let Some(from) = waiting.pop() {
         for (_, target) in walk::references(tree, &from) {
             if let Some(target) = target

@@ -6,6 +6,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use crate::document::Document;
+use crate::expand::{EVENTS, PAGING, STREAM};
 use crate::{json_schema, walk};
 
 /// The file that the mock reads.
@@ -14,6 +15,9 @@ struct Contract<'d> {
     generated_by: &'static str,
     from: &'d str,
     operations: Vec<Operation<'d>>,
+    /// The events of streams: by the name of the table, and by the name of the event.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    events: Option<Value>,
     #[serde(rename = "$defs")]
     definitions: Value,
 }
@@ -31,6 +35,24 @@ struct Operation<'d> {
     request: Option<Value>,
     /// The schema of the JSON body by status. A response without a JSON body, such as a page, is not listed.
     responses: Map<String, Value>,
+    /// How the operation is asked for an event stream, and the table of its events.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stream: Option<&'d Value>,
+    /// Which field of a page holds what.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    paging: Option<&'d Value>,
+    examples: Examples,
+}
+
+/// The examples of JSON bodies.
+#[derive(Serialize)]
+struct Examples {
+    /// By name.
+    #[serde(skip_serializing_if = "Map::is_empty")]
+    request: Map<String, Value>,
+    /// Those of the answer 200, by name.
+    #[serde(skip_serializing_if = "Map::is_empty")]
+    answer: Map<String, Value>,
 }
 
 /// A parameter in the path or the query. Headers are not listed.
@@ -57,6 +79,7 @@ pub(crate) fn render(document: &Document) -> Result<String> {
         generated_by: "cargo xtask gen",
         from: &document.source,
         operations,
+        events: tree["components"].get(EVENTS).map(events).transpose()?,
         definitions: json_schema::definitions(tree),
     };
     let mut text = serde_json::to_string_pretty(&contract)?;
@@ -102,7 +125,38 @@ fn describe<'d>(tree: &'d Value, operation: &walk::Operation<'d>) -> Result<Oper
         parameters,
         request,
         responses,
+        stream: operation.fields.get(STREAM),
+        paging: operation.fields.get(PAGING),
+        examples: Examples {
+            request: examples(tree, operation.field("requestBody"))?,
+            answer: examples(tree, &operation.field("responses")["200"])?,
+        },
     })
+}
+
+/// The examples of the JSON body of a request or a response.
+fn examples(tree: &Value, holder: &Value) -> Result<Map<String, Value>> {
+    let body = &dereference(tree, holder)?["content"]["application/json"];
+    let mut found = Map::new();
+    for (name, example) in body["examples"].as_object().into_iter().flatten() {
+        let value = dereference(tree, example)?["value"].clone();
+        found.insert(name.clone(), value);
+    }
+    Ok(found)
+}
+
+/// The tables of events, with the schemas of their data in the other dialect.
+fn events(tables: &Value) -> Result<Value> {
+    let mut tables = tables.clone();
+    for table in tables.as_object_mut().into_iter().flat_map(Map::values_mut) {
+        let events = table["events"]
+            .as_object_mut()
+            .context("a table of events has no `events`")?;
+        for event in events.values_mut() {
+            event["data"] = json_schema::from_openapi(&event["data"]);
+        }
+    }
+    Ok(tables)
 }
 
 /// The schemes that an operation accepts: its own, else those of the document.

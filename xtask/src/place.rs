@@ -18,6 +18,10 @@ pub(crate) struct Place {
     pub(crate) column: u64,
 }
 
+impl Place {
+    pub(crate) const START: Self = Self { line: 1, column: 1 };
+}
+
 /// A node with the positions of its keys and items, without the values of scalars.
 enum Node {
     Mapping(Vec<(Spanned<String>, Spanned<Node>)>),
@@ -35,8 +39,14 @@ impl Places {
     /// The position of `pointer`: the key of a mapping's entry, or the start of a sequence's item. A
     /// pointer to a missing node gives the position of its closest existing ancestor.
     pub(crate) fn of(&self, pointer: &str) -> Place {
+        self.closest(pointer).1
+    }
+
+    /// As [`of`](Self::of), with how many steps of the pointer exist.
+    pub(crate) fn closest(&self, pointer: &str) -> (usize, Place) {
         let mut node = &self.document;
         let mut place = Place::from(node.defined);
+        let mut depth = 0;
         for step in pointer.split('/').skip(1) {
             let step = step.replace("~1", "/").replace("~0", "~");
             let Some((at, next)) = node.value.enter(&step) else {
@@ -44,8 +54,9 @@ impl Places {
             };
             place = at.into();
             node = next;
+            depth += 1;
         }
-        place
+        (depth, place)
     }
 }
 

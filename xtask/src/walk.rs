@@ -142,6 +142,13 @@ pub(crate) fn join(pointer: &str, key: &str) -> String {
     format!("{pointer}/{}", key.replace('~', "~0").replace('/', "~1"))
 }
 
+/// Whether a pointer is `outer`, or leads to something in it.
+pub(crate) fn is_within(pointer: &str, outer: &str) -> bool {
+    pointer
+        .strip_prefix(outer)
+        .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
 /// The target of `value`, if it is a reference.
 pub(crate) fn reference(value: &Value) -> Option<&str> {
     value.get("$ref")?.as_str()
@@ -187,11 +194,13 @@ impl<'d> Operation<'d> {
     }
 }
 
+/// The fields of a path that are operations.
+pub(crate) const METHODS: &[&str] = &[
+    "get", "put", "post", "delete", "options", "head", "patch", "trace",
+];
+
 /// All operations of a document.
 pub(crate) fn operations(document: &Value) -> Vec<Operation<'_>> {
-    const METHODS: &[&str] = &[
-        "get", "put", "post", "delete", "options", "head", "patch", "trace",
-    ];
     let mut found = Vec::new();
     for (path, item) in document["paths"].as_object().into_iter().flatten() {
         let at = join("/paths", path);

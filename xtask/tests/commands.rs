@@ -14,17 +14,9 @@ struct Workspace(tempfile::TempDir);
 impl Workspace {
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        std::fs::create_dir_all(folder.path().join("spec")).unwrap();
         std::fs::write(folder.path().join("Cargo.toml"), "[workspace]\n").unwrap();
         let repository = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../spec");
-        for file in std::fs::read_dir(repository).unwrap() {
-            let file = file.unwrap();
-            std::fs::copy(
-                file.path(),
-                folder.path().join("spec").join(file.file_name()),
-            )
-            .unwrap();
-        }
+        copy(&repository, &folder.path().join("spec"));
         Self(folder)
     }
 
@@ -44,6 +36,20 @@ impl Workspace {
 
     fn xtask(&self, arguments: &[&str]) -> Output {
         xtask(self.0.path(), arguments)
+    }
+}
+
+/// Copies a folder and everything in it.
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for file in std::fs::read_dir(from).unwrap() {
+        let file = file.unwrap();
+        let to = to.join(file.file_name());
+        if file.file_type().unwrap().is_dir() {
+            copy(&file.path(), &to);
+        } else {
+            std::fs::copy(file.path(), to).unwrap();
+        }
     }
 }
 

@@ -532,7 +532,7 @@ async fn every_response_matches_the_contract() {
             "default"
         };
         let mut schema = known["responses"][status].clone();
-        assert!(schema["$ref"].is_string(), "{operation} {status}: {schema}");
+        assert!(schema.is_object(), "{operation} {status}: {schema}");
         schema["$defs"] = document["$defs"].clone();
         let validator = jsonschema::validator_for(&schema).expect("a schema");
         let errors: Vec<String> = validator

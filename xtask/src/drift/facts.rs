@@ -17,6 +17,8 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
+use crate::expand::{EVENTS, STREAM};
+
 /// Places, each with its type.
 pub(crate) type Facts = BTreeMap<String, String>;
 
@@ -55,6 +57,7 @@ pub(crate) fn of(document: &Value) -> Operations {
             reader.parameters(operation);
             reader.body("request", operation.get("requestBody"));
             reader.body("answer", operation.pointer("/responses/200"));
+            reader.events(operation);
             operations.insert(key, reader.facts);
         }
     }
@@ -107,13 +110,36 @@ impl<'a> Reader<'a> {
                 continue;
             }
             self.insert(format!("{root} = {media_type}"), WORD);
-            let root = match media_type.as_str() {
-                "text/event-stream" => "stream",
-                _ => root,
+            let (root, schema) = match (media_type.as_str(), content.get("schema")) {
+                (_, None) => continue,
+                ("text/event-stream", Some(schema)) => ("stream", schema),
+                (_, Some(schema)) => (root, schema),
             };
-            if let Some(schema) = content.get("schema") {
+            // A stream that is described as text says nothing about its events.
+            if (root, type_of(schema)) != ("stream", Some("string")) {
                 self.schema(Some(schema), root);
             }
+        }
+    }
+
+    /// The events of our own description, which are in an extension.
+    fn events(&mut self, operation: &'a Value) {
+        let name = operation.get(STREAM).and_then(|form| text(form, "events"));
+        let Some(stream) =
+            name.and_then(|name| self.document.get("components")?.get(EVENTS)?.get(name))
+        else {
+            return;
+        };
+        self.insert("stream".to_owned(), "object");
+        self.insert("stream event".to_owned(), "string");
+        for key in ["end", "error"] {
+            if let Some(event) = text(stream, key) {
+                self.insert(format!("stream event = {event}"), WORD);
+            }
+        }
+        for (event, content) in entries(stream.get("events")) {
+            self.insert(format!("stream event = {event}"), WORD);
+            self.schema(content.get("data"), "stream data");
         }
     }
 
@@ -262,7 +288,18 @@ paths:
                 allOf: [{$ref: '#/components/schemas/Answer'}]
             text/event-stream:
               schema: {properties: {event: {type: string}}}
+  /v3/chat:
+    post:
+      x-coze-stream: {events: ChatEvent}
+      responses: {'200': {content: {text/event-stream: {schema: {type: string}}}}}
 components:
+  x-coze-events:
+    ChatEvent:
+      end: done
+      error: error
+      events:
+        created: {data: {type: object, properties: {status: {type: string}}}}
+        delta: {data: {type: object, properties: {content: {type: string}}}}
   schemas:
     Answer:
       type: object
@@ -291,6 +328,17 @@ components:
   request sizes[] = 2: word
   stream: object
   stream event: string
+POST /v3/chat
+  answer = text/event-stream: word
+  stream: object
+  stream data: object
+  stream data.content: string
+  stream data.status: string
+  stream event: string
+  stream event = created: word
+  stream event = delta: word
+  stream event = done: word
+  stream event = error: word
 "
         );
     }
