@@ -26,6 +26,9 @@ use crate::{root, spec, walk};
 
 const DIFFERENCES: &str = "spec/differences.yaml";
 
+/// What this command has in `spec/`.
+pub(crate) const FILES: &[&str] = &[DIFFERENCES, snapshot::FOLDER];
+
 #[derive(Args)]
 pub(crate) struct Options {
     #[command(subcommand)]

@@ -12,6 +12,7 @@ use schemars08::schema::{InstanceType, SchemaObject};
 use similar::TextDiff;
 
 use crate::document::Document;
+use crate::drift;
 use crate::spec::Spec;
 use crate::{mock_schemas, normalise};
 
@@ -72,7 +73,7 @@ pub(crate) fn strays(root: &Path, specs: &[Spec]) -> Result<Vec<String>> {
             strays.push(format!("{folder}/{}", name.to_string_lossy()));
         }
     }
-    strays.retain(|found| !expected.contains(found));
+    strays.retain(|found| !expected.contains(found) && !drift::FILES.contains(&found.as_str()));
     strays.sort();
     Ok(strays)
 }

@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::facts::{self, Facts};
 
 /// The folder of the snapshot, relative to the workspace.
-const FOLDER: &str = "spec/upstream";
+pub(crate) const FOLDER: &str = "spec/upstream";
 
 /// The name of the merged document among the sources.
 pub(crate) const MERGED: &str = "merged";
