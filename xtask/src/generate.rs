@@ -13,7 +13,7 @@ use similar::TextDiff;
 
 use crate::document::Document;
 use crate::spec::{Spec, Style};
-use crate::{calls, mock_schemas, normalise};
+use crate::{calls, drift, mock_schemas, normalise};
 
 /// The expected contents of a generated file.
 #[derive(Debug, PartialEq)]
@@ -77,7 +77,7 @@ pub(crate) fn strays(root: &Path, specs: &[Spec]) -> Result<Vec<String>> {
             strays.push(format!("{folder}/{}", name.to_string_lossy()));
         }
     }
-    strays.retain(|found| !expected.contains(found));
+    strays.retain(|found| !expected.contains(found) && !drift::FILES.contains(&found.as_str()));
     strays.sort();
     Ok(strays)
 }

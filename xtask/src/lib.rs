@@ -3,6 +3,7 @@
 //! - `gen` turns each description in `spec/` into a typed client under `generated/`, and into JSON Schemas under `mock/schemas/`.
 //! - `gen --check` checks that these files are up to date, and that there are no others.
 //! - `lint` checks the descriptions, and the wording of the repository.
+//! - `drift` compares our description of the API with what Coze's own documents say.
 //! - `conformance` runs the official SDKs against the mock.
 //! - `bench` runs the benchmarks and writes `benches/RESULTS.md`.
 //! - `torture` runs many processes that share one stored sign-in, or kills them, and writes `benches/TORTURE.md`.
@@ -23,6 +24,7 @@ mod cargo;
 mod compile;
 mod conformance;
 mod document;
+mod drift;
 mod expand;
 mod generate;
 mod json_schema;
@@ -70,6 +72,8 @@ enum Command {
     },
     /// Check the descriptions in spec/, and the wording of the repository
     Lint,
+    /// Compare spec/ with Coze's own documents, field by field
+    Drift(drift::Options),
     /// Run the official SDKs and coze-auth against the mock, and compare their requests
     Conformance(conformance::Options),
     /// Run the benchmarks under benches/ and write RESULTS.md and results.json there
@@ -86,6 +90,7 @@ pub fn run() -> ExitCode {
         Command::Gen { check: false } => generate_all(),
         Command::Gen { check: true } => check_all(),
         Command::Lint => lint_all(),
+        Command::Drift(options) => drift::run(&options),
         Command::Conformance(options) => conformance::run(&options),
         Command::Bench(options) => bench::run(&options),
         Command::Torture(show) => torture::run(&show),

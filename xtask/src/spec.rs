@@ -25,7 +25,7 @@ pub(crate) const SPECS: &[Spec] = &[
 ];
 
 /// The description of the API: a folder with one file per group.
-const API: &str = "spec/api";
+pub(crate) const API: &str = "spec/api";
 
 /// One description.
 #[derive(Debug)]

@@ -202,3 +202,27 @@ fn unreadable_descriptions_are_named() {
         stderr(&output)
     );
 }
+
+#[test]
+fn a_field_that_is_renamed_in_the_description_is_named_by_drift() {
+    let workspace = Workspace::new();
+    let agrees = workspace.xtask(&["drift"]);
+    assert!(agrees.status.success(), "{}", stdout(&agrees));
+
+    workspace.edit(
+        "spec/api/message.yaml",
+        "        reasoning_content:\n",
+        "        reasoning_contents:\n",
+    );
+    let renamed = workspace.xtask(&["drift"]);
+
+    assert_eq!(renamed.status.code(), Some(1));
+    let found = stdout(&renamed);
+    for finding in [
+        "spec/api/message.yaml:",
+        "GET /v1/conversation/message/retrieve: answer data.reasoning_content: ours absent, upstream string",
+        "GET /v1/conversation/message/retrieve: answer data.reasoning_contents: ours string, upstream absent",
+    ] {
+        assert!(found.contains(finding), "{found}");
+    }
+}

@@ -1,0 +1,469 @@
+//! Compares our operations with the sources of a snapshot, and the result with the list of deliberate differences.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use anyhow::{Result, bail};
+use serde::Deserialize;
+
+use super::facts::{AGAIN, ANY, Facts, Operations};
+use super::snapshot::Snapshot;
+
+/// What one side has where only the other has something.
+const ABSENT: &str = "absent";
+
+/// The place of a finding about an operation as a whole, and its type.
+const OPERATION: &str = "operation";
+
+/// A difference between our description and Coze's documents.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Finding {
+    /// Method and path.
+    pub(crate) operation: String,
+    pub(crate) place: String,
+    ours: String,
+    /// The types of the sources, joined by `or`.
+    upstream: String,
+    /// The names of the sources that were compared.
+    sources: String,
+}
+
+impl Finding {
+    /// What `at` of an entry has to match.
+    fn subject(&self) -> String {
+        format!("{} {}", self.operation, self.place)
+    }
+}
+
+impl std::fmt::Display for Finding {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "{}: {}: ours {}, upstream {}",
+            self.operation, self.place, self.ours, self.upstream
+        )?;
+        match self.sources.as_str() {
+            "" => Ok(()),
+            sources => write!(f, " ({sources})"),
+        }
+    }
+}
+
+/// The deliberate differences. In `at`, `*` stands for any text.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Differences {
+    /// Places at which a source is wrong: what it says there and below is ignored.
+    #[serde(default)]
+    wrong_sources: Vec<WrongSource>,
+    /// Findings that are meant.
+    #[serde(default)]
+    differences: Vec<Difference>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WrongSource {
+    /// The name of a page, or `merged`; `*` as in `at`.
+    wrong: String,
+    at: Vec<String>,
+    reason: String,
+    source: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Difference {
+    at: Vec<String>,
+    ours: String,
+    upstream: String,
+    reason: String,
+    source: String,
+}
+
+/// The findings that are not listed, and the complaints about the list.
+pub(crate) struct Outcome {
+    pub(crate) findings: Vec<Finding>,
+    /// Entries that no longer apply.
+    pub(crate) unneeded: Vec<String>,
+}
+
+/// Compares `ours` with `snapshot`.
+///
+/// # Errors
+///
+/// If an entry has no reason or no source.
+pub(crate) fn compare(
+    ours: &Operations,
+    snapshot: &Snapshot,
+    differences: &Differences,
+) -> Result<Outcome> {
+    differences.check()?;
+    let mut unneeded = Vec::new();
+    let mut sources = relevant(ours, snapshot);
+    for entry in &differences.wrong_sources {
+        for at in &entry.at {
+            let before = findings(ours, &sources);
+            sources = without(sources, &entry.wrong, at);
+            if findings(ours, &sources) == before {
+                unneeded.push(format!("{} is wrong at {at}", entry.wrong));
+            }
+        }
+    }
+    let mut listed = BTreeSet::new();
+    let findings = findings(ours, &sources);
+    for entry in &differences.differences {
+        for at in &entry.at {
+            let matching = findings.iter().enumerate().filter(|(_, finding)| {
+                finding.ours == entry.ours
+                    && finding.upstream == entry.upstream
+                    && matches(at, &finding.subject())
+            });
+            let before = listed.len();
+            listed.extend(matching.map(|(index, _)| index));
+            if listed.len() == before {
+                unneeded.push(format!(
+                    "{at}: ours {}, upstream {}",
+                    entry.ours, entry.upstream
+                ));
+            }
+        }
+    }
+    let findings = findings
+        .into_iter()
+        .enumerate()
+        .filter(|(index, _)| !listed.contains(index))
+        .map(|(_, finding)| finding)
+        .collect();
+    Ok(Outcome { findings, unneeded })
+}
+
+impl Differences {
+    fn check(&self) -> Result<()> {
+        let wrong = self
+            .wrong_sources
+            .iter()
+            .map(|w| (&w.at, &w.reason, &w.source));
+        let meant = self
+            .differences
+            .iter()
+            .map(|d| (&d.at, &d.reason, &d.source));
+        for (at, reason, source) in wrong.chain(meant) {
+            if at.is_empty() || reason.trim().is_empty() || source.trim().is_empty() {
+                bail!(
+                    "an entry needs `at`, a reason and a source: {}",
+                    at.join(", ")
+                );
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The part of the snapshot about operations that we describe.
+fn relevant(ours: &Operations, snapshot: &Snapshot) -> Snapshot {
+    let described = snapshot.iter().filter(|(name, _)| ours.contains_key(*name));
+    described
+        .map(|(name, sources)| (name.clone(), sources.clone()))
+        .collect()
+}
+
+/// `snapshot` without what `source` says at and below `at`.
+fn without(mut snapshot: Snapshot, source: &str, at: &str) -> Snapshot {
+    for (operation, sources) in &mut snapshot {
+        for (name, facts) in sources.iter_mut() {
+            if matches(source, name) {
+                let wrong: Vec<String> = facts
+                    .keys()
+                    .filter(|place| matches(at, &format!("{operation} {place}")))
+                    .cloned()
+                    .collect();
+                facts.retain(|place, _| !wrong.iter().any(|w| w == place || is_below(place, w)));
+            }
+        }
+    }
+    snapshot
+}
+
+/// All differences, in order. Below one, nothing more is reported.
+fn findings(ours: &Operations, snapshot: &Snapshot) -> Vec<Finding> {
+    let mut found = Vec::new();
+    for (operation, facts) in ours {
+        match snapshot.get(operation) {
+            Some(sources) => of_operation(operation, facts, sources, &mut found),
+            None => found.push(Finding {
+                operation: operation.clone(),
+                place: OPERATION.to_owned(),
+                ours: OPERATION.to_owned(),
+                upstream: ABSENT.to_owned(),
+                sources: String::new(),
+            }),
+        }
+    }
+    found
+}
+
+fn of_operation(
+    operation: &str,
+    ours: &Facts,
+    sources: &BTreeMap<String, Facts>,
+    found: &mut Vec<Finding>,
+) {
+    let names: Vec<&str> = sources.keys().map(String::as_str).collect();
+    let places: BTreeSet<&String> = sources
+        .values()
+        .flat_map(Facts::keys)
+        .chain(ours.keys())
+        .collect();
+    let mut done: Vec<&str> = Vec::new();
+    for place in places {
+        if done.iter().any(|done| is_below(place, done)) {
+            continue;
+        }
+        let ours = ours.get(place).map(String::as_str);
+        let upstream: BTreeSet<&str> = sources
+            .values()
+            .filter_map(|facts| facts.get(place))
+            .map(String::as_str)
+            .collect();
+        match (ours, upstream.is_empty()) {
+            (Some(AGAIN), false) if upstream.contains("object") => {}
+            (Some("object"), false) if upstream.iter().all(|type_| *type_ == AGAIN) => {}
+            (Some(_), false) if upstream.iter().all(|type_| *type_ == ANY) => {}
+            (Some(ours), false) if upstream.contains(ours) => continue,
+            _ => {
+                let upstream: Vec<&str> = upstream.into_iter().collect();
+                found.push(Finding {
+                    operation: operation.to_owned(),
+                    place: place.clone(),
+                    ours: ours.unwrap_or(ABSENT).to_owned(),
+                    upstream: match upstream.as_slice() {
+                        [] => ABSENT.to_owned(),
+                        types => types.join(" or "),
+                    },
+                    sources: names.join(", "),
+                });
+            }
+        }
+        done.push(place);
+    }
+}
+
+/// Whether `place` is a part of `above`: a field, an item, a value or a word.
+fn is_below(place: &str, above: &str) -> bool {
+    place
+        .strip_prefix(above)
+        .is_some_and(|rest| rest.starts_with([' ', '.', '[', '{']))
+}
+
+/// Whether `text` is of the form `pattern`, in which `*` stands for any text.
+fn matches(pattern: &str, text: &str) -> bool {
+    match pattern.split_once('*') {
+        None => pattern == text,
+        Some((start, pattern)) => text.strip_prefix(start).is_some_and(|rest| {
+            (0..=rest.len()).any(|at| rest.get(at..).is_some_and(|rest| matches(pattern, rest)))
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::drift::facts;
+
+    /// An operation with a field, a word and a type to change.
+    const OURS: &str = "
+paths:
+  /v1/messages:
+    get:
+      parameters:
+        - {name: order, in: query, schema: {type: string, enum: [asc, desc]}}
+      responses:
+        '200':
+          content:
+            application/json:
+              schema:
+                properties:
+                  data:
+                    type: array
+                    items: {properties: {id: {type: string}, size: {type: integer}}}
+";
+
+    fn operations(yaml: &str) -> Operations {
+        facts::of(&serde_saphyr::from_str(yaml).unwrap())
+    }
+
+    fn snapshot(sources: &[(&str, &str)]) -> Snapshot {
+        let mut snapshot = Snapshot::new();
+        for (name, yaml) in sources {
+            for (operation, facts) in operations(yaml) {
+                let sources = snapshot.entry(operation).or_default();
+                sources.insert((*name).to_owned(), facts);
+            }
+        }
+        snapshot
+    }
+
+    /// The findings and the unneeded entries, as lines.
+    fn drift(ours: &str, sources: &[(&str, &str)], differences: &str) -> Vec<String> {
+        let differences: Differences = serde_saphyr::from_str(differences).unwrap();
+        let outcome = compare(&operations(ours), &snapshot(sources), &differences).unwrap();
+        let findings = outcome.findings.iter().map(ToString::to_string);
+        findings.chain(outcome.unneeded).collect()
+    }
+
+    fn drift_of(from: &str, to: &str) -> Vec<String> {
+        assert!(OURS.contains(from), "no {from:?}");
+        drift(&OURS.replace(from, to), &[("page", OURS)], "{}")
+    }
+
+    #[test]
+    fn the_same_description_has_no_findings() {
+        assert_eq!(drift_of("", ""), [""; 0]);
+    }
+
+    #[test]
+    fn a_renamed_field_is_named_in_both_directions() {
+        assert_eq!(
+            drift_of("{id: ", "{message_id: "),
+            [
+                "GET /v1/messages: answer data[].id: ours absent, upstream string (page)",
+                "GET /v1/messages: answer data[].message_id: ours string, upstream absent (page)",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_wrong_type_a_word_and_a_parameter_are_named() {
+        assert_eq!(
+            drift_of("{type: integer}", "{type: string}"),
+            ["GET /v1/messages: answer data[].size: ours string, upstream integer (page)"]
+        );
+        assert_eq!(
+            drift_of("[asc, desc]", "[asc]"),
+            ["GET /v1/messages: query order = desc: ours absent, upstream word (page)"]
+        );
+        assert_eq!(
+            drift_of("[asc, desc]", "[asc, desc, random]"),
+            ["GET /v1/messages: query order = random: ours word, upstream absent (page)"]
+        );
+        assert_eq!(
+            drift_of("in: query", "in: header"),
+            [
+                "GET /v1/messages: header order: ours string, upstream absent (page)",
+                "GET /v1/messages: query order: ours absent, upstream string (page)",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_wrong_method_or_path_is_an_operation_that_coze_does_not_have() {
+        assert_eq!(
+            drift_of("    get:", "    post:"),
+            ["POST /v1/messages: operation: ours operation, upstream absent"]
+        );
+        assert_eq!(
+            drift_of("/v1/messages:", "/v1/message:"),
+            ["GET /v1/message: operation: ours operation, upstream absent"]
+        );
+    }
+
+    #[test]
+    fn below_a_missing_field_nothing_more_is_reported() {
+        assert_eq!(
+            drift_of("                  data:", "                  items:"),
+            [
+                "GET /v1/messages: answer data: ours absent, upstream array (page)",
+                "GET /v1/messages: answer items: ours array, upstream absent (page)",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_type_is_that_of_any_source_unless_one_is_wrong() {
+        let merged = OURS.replace("{type: integer}", "{type: string}");
+        let sources = [("page", OURS), ("merged", merged.as_str())];
+
+        assert_eq!(drift(OURS, &sources, "{}"), [""; 0]);
+        assert_eq!(drift(&merged, &sources, "{}"), [""; 0]);
+        let wrong =
+            "wrong_sources: [{wrong: page, at: ['* answer data[].size'], reason: r, source: s}]";
+        assert_eq!(
+            drift(OURS, &sources, wrong),
+            ["GET /v1/messages: answer data[].size: ours integer, upstream string (merged, page)"]
+        );
+    }
+
+    #[test]
+    fn a_field_of_any_source_is_described_unless_the_source_is_wrong() {
+        let merged = OURS.replace("{id: ", "{kind: {type: string}, id: ");
+        let sources = [("page", OURS), ("merged", merged.as_str())];
+
+        assert_eq!(
+            drift(OURS, &sources, "{}"),
+            ["GET /v1/messages: answer data[].kind: ours absent, upstream string (merged, page)"]
+        );
+        let wrong = "wrong_sources: [{wrong: merged, at: ['GET /v1/messages answer data'], reason: r, source: s}]";
+        assert_eq!(drift(OURS, &sources, wrong), [""; 0]);
+        assert_eq!(
+            drift(OURS, &[("page", OURS)], wrong),
+            ["merged is wrong at GET /v1/messages answer data"],
+            "an entry that does not apply"
+        );
+    }
+
+    #[test]
+    fn a_listed_difference_is_none_until_it_no_longer_applies() {
+        let ours = OURS.replace("[asc, desc]", "[asc, desc, random, newest]");
+        let listed = "differences: [{at: ['* query order = *'], ours: word, upstream: absent, reason: r, source: s}]";
+
+        assert_eq!(drift(&ours, &[("page", OURS)], listed), [""; 0]);
+        assert_eq!(
+            drift(OURS, &[("page", OURS)], listed),
+            ["* query order = *: ours word, upstream absent"]
+        );
+        let other = OURS.replace("{id: {type: string}", "{id: {type: integer}");
+        let other_type = listed.replace("query order = *", "answer data[].id");
+        assert_eq!(
+            drift(&other, &[("page", OURS)], &other_type),
+            [
+                "GET /v1/messages: answer data[].id: ours integer, upstream string (page)",
+                "* answer data[].id: ours word, upstream absent",
+            ],
+            "an entry about something else at the same place"
+        );
+    }
+
+    #[test]
+    fn an_entry_without_a_reason_is_refused() {
+        let entry =
+            "differences: [{at: ['*'], ours: word, upstream: absent, reason: ' ', source: s}]";
+        let differences: Differences = serde_saphyr::from_str(entry).unwrap();
+
+        let outcome = compare(&Operations::new(), &Snapshot::new(), &differences);
+
+        assert!(outcome.is_err_and(|error| error.to_string().contains("a reason and a source")));
+    }
+
+    #[test]
+    fn what_is_inside_itself_is_compared_once() {
+        let nested = |depth: &str| {
+            format!(
+                "
+paths:
+  /v1/folders:
+    get:
+      responses: {{'200': {{content: {{application/json: {{schema: {depth}}}}}}}}}
+components:
+  schemas:
+    Folder: {{type: object, properties: {{inner: {{$ref: '#/components/schemas/Folder'}}}}}}
+"
+            )
+        };
+        let ours = nested("{$ref: '#/components/schemas/Folder'}");
+        let deeper =
+            nested("{type: object, properties: {inner: {$ref: '#/components/schemas/Folder'}}}");
+
+        assert_eq!(drift(&ours, &[("page", &deeper)], "{}"), [""; 0]);
+        assert_eq!(drift(&deeper, &[("page", &ours)], "{}"), [""; 0]);
+    }
+}
