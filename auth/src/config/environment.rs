@@ -78,8 +78,10 @@ impl Environment {
     }
 
     /// An id; one that is not there is reported elsewhere.
-    fn id(&self, name: &'static str, problems: &mut Problems) -> Option<String> {
-        problems.checked(name, identifier("id", self.get(name)?))
+    fn id<T: From<String>>(&self, name: &'static str, problems: &mut Problems) -> Option<T> {
+        problems
+            .checked(name, identifier("id", self.get(name)?))
+            .map(T::from)
     }
 
     /// What a flow needs: one variable out of each group.
@@ -290,7 +292,7 @@ mod tests {
         else {
             panic!("it is for the web")
         };
-        assert_eq!((&*client_id, client_secret.expose()), ("i", "s"));
+        assert_eq!((client_id.as_ref(), client_secret.expose()), ("i", "s"));
         let token = config(&[(TOKEN_VARIABLE, "\"pat_abc\\n\"")], None).unwrap();
         let ConfiguredCredentials::Token(token) = token.credentials else {
             panic!("it is a token")

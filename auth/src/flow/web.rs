@@ -1,10 +1,12 @@
 //! Authorization code with a client secret: a web application with a backend.
 
+use coze_wire::Secret;
+
 use super::{
     app::App,
     authorization_code::{AuthorizationCodeFlow, Login, LoginBuilder},
 };
-use crate::{Flow, OAuthClient, RefreshToken, Result, Token};
+use crate::{ClientId, Flow, OAuthClient, RefreshToken, Result, Token};
 
 /// The authorization code flow of a web application: its backend keeps a client secret.
 ///
@@ -20,7 +22,7 @@ use crate::{Flow, OAuthClient, RefreshToken, Result, Token};
 /// # async fn example() -> coze_auth::Result<()> {
 /// use coze_auth::{Endpoint, OAuthClient, WebFlow};
 ///
-/// let web = WebFlow::new(OAuthClient::new(Endpoint::COM)?, "client-id", "client-secret")?;
+/// let web = WebFlow::new(OAuthClient::new(Endpoint::COM)?, "client-id".into(), "client-secret".into())?;
 ///
 /// let (url, login) = web.login("https://example.com/callback").begin()?;
 /// // Keep `login` in the session, send the browser to `url`, and when it comes back:
@@ -41,13 +43,8 @@ impl WebFlow {
     ///
     /// [`InvalidInput`](crate::ErrorKind::InvalidInput) when the client id or secret is empty or can't
     /// be sent. What env files leave around them (white space, a pair of quotation marks, `\n`) is dropped.
-    pub fn new(
-        client: OAuthClient,
-        client_id: impl AsRef<str>,
-        client_secret: impl AsRef<str>,
-    ) -> Result<Self> {
-        let (id, secret) = (client_id.as_ref(), Some(client_secret.as_ref()));
-        let app = App::new(Flow::Web, client, id, secret)?;
+    pub fn new(client: OAuthClient, client_id: ClientId, client_secret: Secret) -> Result<Self> {
+        let app = App::new(Flow::Web, client, &client_id, Some(&client_secret))?;
         Ok(Self(AuthorizationCodeFlow::of(app)))
     }
 
