@@ -14,8 +14,8 @@ async fn main() -> anyhow::Result<()> {
     // A refresh token that was redeemed, or is unknown.
     let web = WebFlow::new(
         client.clone(),
-        defaults::WEB_CLIENT_ID,
-        defaults::WEB_CLIENT_SECRET,
+        defaults::WEB_CLIENT_ID.into(),
+        defaults::WEB_CLIENT_SECRET.into(),
     )?;
     let unknown = RefreshToken::new("rt-that-nobody-issued")?;
     report(

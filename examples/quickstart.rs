@@ -31,8 +31,8 @@ async fn main() -> Result<()> {
     heading("Web: authorization code with a client secret");
     let web = WebFlow::new(
         client.clone(),
-        defaults::WEB_CLIENT_ID,
-        defaults::WEB_CLIENT_SECRET,
+        defaults::WEB_CLIENT_ID.into(),
+        defaults::WEB_CLIENT_SECRET.into(),
     )?;
     let (url, login) = web.login(REDIRECT_URI).begin()?;
     step("send the browser to", url.path());

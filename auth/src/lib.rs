@@ -87,6 +87,7 @@ mod endpoint;
 mod error;
 mod expiry;
 mod flow;
+mod ids;
 mod input;
 mod provider;
 mod random;
@@ -117,6 +118,7 @@ pub use flow::{
     pkce::{CodeVerifier, PkceFlow},
     web::WebFlow,
 };
+pub use ids::{ClientId, KeyId};
 pub use provider::{
     AccessToken, BorrowedToken, CachedProvider, CachedProviderBuilder, FixedToken, GetToken,
     PoolBuilder, RefreshMode, SessionPool, SessionProvider, Stats, TokenFuture, TokenProvider,

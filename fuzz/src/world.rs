@@ -235,7 +235,8 @@ impl World {
     }
 
     pub(crate) fn web(&self) -> WebFlow {
-        WebFlow::new(self.client.clone(), CLIENT_ID, CLIENT_SECRET).expect("a valid client")
+        WebFlow::new(self.client.clone(), CLIENT_ID.into(), CLIENT_SECRET.into())
+            .expect("a valid client")
     }
 
     pub(crate) fn pkce(&self) -> PkceFlow {

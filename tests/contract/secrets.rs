@@ -303,7 +303,7 @@ async fn run_all_flows(
     witness.sees(what, client.endpoint());
     witness.sees(what, &refresh_token());
 
-    let web = WebFlow::new(client.clone(), CLIENT_ID, CLIENT_SECRET).unwrap();
+    let web = WebFlow::new(client.clone(), CLIENT_ID.into(), CLIENT_SECRET.into()).unwrap();
     witness.sees(what, &web);
     let login = web.login(REDIRECT_URI).state(STATE);
     witness.sees(what, &login);
@@ -759,7 +759,7 @@ async fn use_store(witness: &mut Witness, what: &str, store: impl Store) {
     let server = MockServer::start().await;
     let clock = TestClock::starting_at(SystemTime::now());
     let client = client_of(&server.uri()).test_clock(clock).build().unwrap();
-    let web = WebFlow::new(client, CLIENT_ID, CLIENT_SECRET).unwrap();
+    let web = WebFlow::new(client, CLIENT_ID.into(), CLIENT_SECRET.into()).unwrap();
     let sign_in = SignIn::new(store, "default").unwrap();
     witness.sees(what, &sign_in);
     let answers: [Answer; 3] = [
@@ -864,7 +864,7 @@ async fn no_secret_leaks_when_a_callback_is_refused() {
     // Nothing is sent, except one exchange, which proves that the witness works.
     let refusing = Refusing::new();
     let client = client_of(&refusing.base_url()).build().unwrap();
-    let web = WebFlow::new(client.clone(), CLIENT_ID, CLIENT_SECRET).unwrap();
+    let web = WebFlow::new(client.clone(), CLIENT_ID.into(), CLIENT_SECRET.into()).unwrap();
     witness.sees_result("awake", web.refresh(&refresh_token()).await);
     let pkce = PkceFlow::new(client, CLIENT_ID).unwrap();
     for callback in [
@@ -897,7 +897,7 @@ async fn no_secret_leaks_from_invalid_values_or_configurations() {
     let mut witness = Witness::new();
     let server = MockServer::start().await;
     let client = client_of(&server.uri()).build().unwrap();
-    let awake = WebFlow::new(client.clone(), CLIENT_ID, CLIENT_SECRET).unwrap();
+    let awake = WebFlow::new(client.clone(), CLIENT_ID.into(), CLIENT_SECRET.into()).unwrap();
     witness.sees_result("awake", awake.refresh(&refresh_token()).await);
 
     for bad in [
@@ -908,7 +908,7 @@ async fn no_secret_leaks_from_invalid_values_or_configurations() {
     ] {
         witness.sees_result(
             "client secret",
-            WebFlow::new(client.clone(), CLIENT_ID, bad),
+            WebFlow::new(client.clone(), CLIENT_ID.into(), bad.into()),
         );
         witness.sees_result("refresh token", RefreshToken::new(bad));
         witness.sees_result("fixed token", FixedToken::new(bad));
@@ -986,7 +986,7 @@ async fn no_secret_leaks_from_invalid_values_or_configurations() {
     witness.sees("client builder", &builder);
     let client = builder.build().unwrap();
     witness.sees("client", &client);
-    let through_proxy = WebFlow::new(client, CLIENT_ID, CLIENT_SECRET).unwrap();
+    let through_proxy = WebFlow::new(client, CLIENT_ID.into(), CLIENT_SECRET.into()).unwrap();
     witness.sees_result("proxy", through_proxy.refresh(&refresh_token()).await);
     witness.assert_no_secret_leaked();
 }

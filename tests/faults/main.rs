@@ -77,7 +77,7 @@ impl Stage {
             .build()
             .unwrap();
         let secret = defaults::WEB_CLIENT_SECRET;
-        let flow = WebFlow::new(client, defaults::WEB_CLIENT_ID, secret).unwrap();
+        let flow = WebFlow::new(client, defaults::WEB_CLIENT_ID.into(), secret.into()).unwrap();
         let provider = || {
             let sign_in = SignIn::new(Arc::clone(&store), "ann").unwrap();
             CachedProvider::stored(flow.clone(), sign_in)

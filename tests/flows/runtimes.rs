@@ -43,7 +43,7 @@ impl Server {
 
     fn web(&self) -> WebFlow {
         let secret = defaults::WEB_CLIENT_SECRET;
-        WebFlow::new(self.client(), defaults::WEB_CLIENT_ID, secret).unwrap()
+        WebFlow::new(self.client(), defaults::WEB_CLIENT_ID.into(), secret.into()).unwrap()
     }
 
     fn jwt(&self) -> CachedProvider {

@@ -326,8 +326,12 @@ async fn a_replica_with_clock_skew_neither_refreshes_constantly_nor_serves_expir
         skewed.set_wall_offset_secs(offset);
         let client = stage.client_builder().test_clock(skewed).build().unwrap();
         let secret = coze_mock::defaults::WEB_CLIENT_SECRET;
-        let web =
-            coze_auth::WebFlow::new(client, coze_mock::defaults::WEB_CLIENT_ID, secret).unwrap();
+        let web = coze_auth::WebFlow::new(
+            client,
+            coze_mock::defaults::WEB_CLIENT_ID.into(),
+            secret.into(),
+        )
+        .unwrap();
         let wrong = CachedProvider::stored(web, store.sign_in()).build();
         for _ in 0..1000 {
             for provider in [&wrong, &right] {

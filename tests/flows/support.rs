@@ -84,7 +84,7 @@ impl Stage {
 
     pub(crate) fn web(&self) -> WebFlow {
         let secret = defaults::WEB_CLIENT_SECRET;
-        WebFlow::new(self.client(), defaults::WEB_CLIENT_ID, secret).unwrap()
+        WebFlow::new(self.client(), defaults::WEB_CLIENT_ID.into(), secret.into()).unwrap()
     }
 
     pub(crate) fn pkce(&self) -> PkceFlow {

@@ -33,8 +33,8 @@ pub(crate) fn client(setup: &Setup) -> Result<OAuthClientBuilder> {
 pub(crate) fn flow(setup: &Setup, client: OAuthClient) -> Result<WebFlow> {
     Ok(WebFlow::new(
         client,
-        &setup.client_id,
-        &setup.client_secret,
+        setup.client_id.as_str().into(),
+        setup.client_secret.as_str().into(),
     )?)
 }
 

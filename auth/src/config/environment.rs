@@ -79,8 +79,10 @@ impl Environment {
     }
 
     /// A checked id. A missing one has already been reported by [`missing`](Self::missing).
-    fn id(&self, name: &'static str, problems: &mut Problems) -> Option<String> {
-        problems.checked(name, identifier("id", self.get(name)?))
+    fn id<T: From<String>>(&self, name: &'static str, problems: &mut Problems) -> Option<T> {
+        problems
+            .checked(name, identifier("id", self.get(name)?))
+            .map(T::from)
     }
 
     /// The variables that a flow requires: at least one of each group.
@@ -291,7 +293,7 @@ mod tests {
         else {
             panic!("not the web flow")
         };
-        assert_eq!((&*client_id, client_secret.expose()), ("i", "s"));
+        assert_eq!((client_id.as_ref(), client_secret.expose()), ("i", "s"));
         let token = config(&[(TOKEN_VARIABLE, "\"pat_abc\\n\"")], None).unwrap();
         let ConfiguredCredentials::Token(token) = token.credentials else {
             panic!("not a token")

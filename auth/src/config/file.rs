@@ -291,7 +291,7 @@ mod tests {
         else {
             panic!("not the device flow")
         };
-        assert_eq!(client_id, "7312345678901234567");
+        assert_eq!(client_id.as_ref(), "7312345678901234567");
         for bad in ["-7", "7.5", "7e3", "true", "[7]", "{}"] {
             let text = problems(&format!(r#"{{"client_type":"device","client_id":{bad}}}"#));
             assert_eq!(text, "x.json: client_id must be a string");
@@ -313,7 +313,7 @@ mod tests {
         else {
             panic!("not the web flow")
         };
-        assert_eq!((&*client_id, client_secret.expose()), ("i", "s"));
+        assert_eq!((client_id.as_ref(), client_secret.expose()), ("i", "s"));
     }
 
     #[test]

@@ -9,8 +9,9 @@ use std::{ffi::OsString, path::Path, sync::Arc};
 use coze_wire::Secret;
 
 use crate::{
-    CachedProvider, DeviceFlow, Endpoint, Error, ErrorKind, FixedToken, Flow, JwtFlow, OAuthClient,
-    OAuthClientBuilder, PkceFlow, PrivateKey, Result, SignIn, TokenProvider, WebFlow,
+    CachedProvider, ClientId, DeviceFlow, Endpoint, Error, ErrorKind, FixedToken, Flow, JwtFlow,
+    KeyId, OAuthClient, OAuthClientBuilder, PkceFlow, PrivateKey, Result, SignIn, TokenProvider,
+    WebFlow,
     flow::app::{App, sealed::Sealed},
     input::{
         file::{self as input_file, shown_path},
@@ -47,18 +48,18 @@ pub struct OAuthConfig {
 enum ConfiguredCredentials {
     Token(FixedToken),
     Web {
-        client_id: String,
+        client_id: ClientId,
         client_secret: Secret,
     },
     Pkce {
-        client_id: String,
+        client_id: ClientId,
     },
     Device {
-        client_id: String,
+        client_id: ClientId,
     },
     Jwt {
-        client_id: String,
-        key_id: String,
+        client_id: ClientId,
+        key_id: KeyId,
         private_key: PrivateKey,
     },
 }
@@ -251,7 +252,7 @@ impl OAuthConfig {
             ConfiguredCredentials::Web {
                 client_id,
                 client_secret,
-            } => ConfiguredFlow::Web(WebFlow::new(client, client_id, client_secret.expose())?),
+            } => ConfiguredFlow::Web(WebFlow::new(client, client_id, client_secret)?),
             ConfiguredCredentials::Pkce { client_id } => {
                 ConfiguredFlow::Pkce(PkceFlow::new(client, client_id)?)
             }
@@ -339,9 +340,9 @@ impl Problems {
     }
 
     /// Checks an id, and adds a problem if it is missing or invalid.
-    fn required_id(&mut self, name: &str, value: Option<String>) -> Option<String> {
+    fn required_id<T: From<String>>(&mut self, name: &str, value: Option<String>) -> Option<T> {
         let value = self.required(name, value)?;
-        self.checked(name, identifier(name, &value))
+        self.checked(name, identifier(name, &value)).map(T::from)
     }
 
     fn endpoint(
@@ -382,8 +383,8 @@ impl Problems {
 }
 
 fn jwt_credentials(
-    client_id: Option<String>,
-    key_id: Option<String>,
+    client_id: Option<ClientId>,
+    key_id: Option<KeyId>,
     private_key: Option<PrivateKey>,
 ) -> Option<ConfiguredCredentials> {
     Some(ConfiguredCredentials::Jwt {

@@ -5,9 +5,8 @@ use std::sync::Arc;
 use coze_wire::Secret;
 
 use crate::{
-    DeviceFlow, Error, Flow, OAuthClient, PkceFlow, RefreshToken, Result, Token, WebFlow,
-    client::Credentials,
-    input::{credential, identifier},
+    ClientId, DeviceFlow, Error, Flow, OAuthClient, PkceFlow, RefreshToken, Result, Token, WebFlow,
+    client::Credentials, input::credential,
 };
 
 /// A flow that signs users in and issues refresh tokens: [`WebFlow`], [`PkceFlow`] or [`DeviceFlow`]. The trait is sealed.
@@ -44,7 +43,7 @@ pub(crate) mod sealed {
 pub struct App {
     flow: Flow,
     client: OAuthClient,
-    client_id: String,
+    client_id: ClientId,
     client_secret: Option<Secret>,
 }
 
@@ -52,15 +51,15 @@ impl App {
     pub(super) fn new(
         flow: Flow,
         client: OAuthClient,
-        client_id: &str,
-        client_secret: Option<&str>,
+        client_id: &ClientId,
+        client_secret: Option<&Secret>,
     ) -> Result<Arc<Self>> {
-        let secret = |secret: &str| credential("client secret", secret);
+        let secret = |secret: &Secret| credential("client secret", secret.expose());
         let checked = || {
             Ok(Arc::new(Self {
                 flow,
                 client,
-                client_id: identifier("client id", client_id)?,
+                client_id: client_id.checked()?,
                 client_secret: client_secret.map(secret).transpose()?,
             }))
         };
@@ -76,7 +75,7 @@ impl App {
     }
 
     pub(crate) fn client_id(&self) -> &str {
-        &self.client_id
+        self.client_id.as_ref()
     }
 
     pub(super) fn credentials<'a>(&'a self, body: Vec<&'a Secret>) -> Credentials<'a> {
@@ -90,7 +89,7 @@ impl App {
     pub(crate) async fn refresh(&self, refresh_token: &RefreshToken) -> Result<Token> {
         let secret = self.client_secret.as_ref();
         self.client
-            .refresh(self.flow, &self.client_id, secret, refresh_token)
+            .refresh(self.flow, self.client_id(), secret, refresh_token)
             .await
     }
 }

@@ -15,7 +15,8 @@ use url::{Host, Url};
 
 use super::app::App;
 use crate::{
-    Endpoint, Error, ErrorCode, ErrorKind, Flow, OAuthClient, RefreshToken, Result, Token,
+    ClientId, Endpoint, Error, ErrorCode, ErrorKind, Flow, OAuthClient, RefreshToken, Result,
+    Token,
     answer::{Answer, Object, not_as_described},
     clock::Clock,
     expiry::{Granted, poll_interval},
@@ -52,8 +53,8 @@ impl DeviceFlow {
     ///
     /// [`InvalidInput`](ErrorKind::InvalidInput) when the client id is empty or contains a control
     /// character. Surrounding white space is removed.
-    pub fn new(client: OAuthClient, client_id: impl AsRef<str>) -> Result<Self> {
-        App::new(Flow::Device, client, client_id.as_ref(), None).map(Self)
+    pub fn new(client: OAuthClient, client_id: impl Into<ClientId>) -> Result<Self> {
+        App::new(Flow::Device, client, &client_id.into(), None).map(Self)
     }
 
     /// Requests a device code and a user code (RFC 8628 section 3.1).

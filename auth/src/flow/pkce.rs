@@ -11,7 +11,7 @@ use super::{
     app::App,
     authorization_code::{AuthorizationCodeFlow, CodeChallengeMethod, Login, LoginBuilder, Proof},
 };
-use crate::{Error, Flow, OAuthClient, RefreshToken, Result, Token};
+use crate::{ClientId, Error, Flow, OAuthClient, RefreshToken, Result, Token};
 
 /// The authorization code flow of a public client, which can't keep a secret: a desktop, mobile or single-page application.
 ///
@@ -41,8 +41,8 @@ impl PkceFlow {
     ///
     /// [`InvalidInput`](crate::ErrorKind::InvalidInput) when the client id is empty or contains a control
     /// character. Surrounding white space is removed.
-    pub fn new(client: OAuthClient, client_id: impl AsRef<str>) -> Result<Self> {
-        let app = App::new(Flow::Pkce, client, client_id.as_ref(), None)?;
+    pub fn new(client: OAuthClient, client_id: impl Into<ClientId>) -> Result<Self> {
+        let app = App::new(Flow::Pkce, client, &client_id.into(), None)?;
         Ok(Self(AuthorizationCodeFlow::of(app)))
     }
 

@@ -1,10 +1,12 @@
 //! [`WebFlow`]: authorization code with a client secret, for web applications with a backend.
 
+use coze_wire::Secret;
+
 use super::{
     app::App,
     authorization_code::{AuthorizationCodeFlow, Login, LoginBuilder},
 };
-use crate::{Flow, OAuthClient, RefreshToken, Result, Token};
+use crate::{ClientId, Flow, OAuthClient, RefreshToken, Result, Token};
 
 /// The authorization code flow of a web application, whose backend keeps a client secret.
 ///
@@ -19,7 +21,7 @@ use crate::{Flow, OAuthClient, RefreshToken, Result, Token};
 /// # async fn example() -> coze_auth::Result<()> {
 /// use coze_auth::{Endpoint, OAuthClient, WebFlow};
 ///
-/// let web = WebFlow::new(OAuthClient::new(Endpoint::COM)?, "client-id", "client-secret")?;
+/// let web = WebFlow::new(OAuthClient::new(Endpoint::COM)?, "client-id".into(), "client-secret".into())?;
 ///
 /// let (url, login) = web.login("https://example.com/callback").begin()?;
 /// // Keep `login` in the session and redirect the browser to `url`. In the handler of the callback:
@@ -40,13 +42,8 @@ impl WebFlow {
     ///
     /// [`InvalidInput`](crate::ErrorKind::InvalidInput) when the client id or secret is empty or can't
     /// be sent. Surrounding white space, a pair of quotation marks and `\n`, as env files leave them, are removed.
-    pub fn new(
-        client: OAuthClient,
-        client_id: impl AsRef<str>,
-        client_secret: impl AsRef<str>,
-    ) -> Result<Self> {
-        let (id, secret) = (client_id.as_ref(), Some(client_secret.as_ref()));
-        let app = App::new(Flow::Web, client, id, secret)?;
+    pub fn new(client: OAuthClient, client_id: ClientId, client_secret: Secret) -> Result<Self> {
+        let app = App::new(Flow::Web, client, &client_id, Some(&client_secret))?;
         Ok(Self(AuthorizationCodeFlow::of(app)))
     }
 

@@ -234,7 +234,7 @@ impl World {
     /// The flow of an actor, or of somebody whom nothing hinders.
     fn flow(actor: Option<usize>) -> WebFlow {
         let secret = actor.map_or("nobody".to_owned(), |actor| actor.to_string());
-        WebFlow::new(client(), "app", secret).unwrap()
+        WebFlow::new(client(), "app".into(), secret.into()).unwrap()
     }
 
     async fn answer(self: Arc<Self>, sent: String, actor: Option<usize>) -> Answer {

@@ -147,7 +147,7 @@ fn users(run: &Run, runtime: &tokio::runtime::Runtime, report: &mut Report) -> R
     let server = TokenServer::start()?;
     server.grant_to_users(USER_TOKEN_LENGTH);
     let client = OAuthClient::new(Endpoint::custom(server.base())?)?;
-    let flow = WebFlow::new(client, "client-id", "client-secret")?;
+    let flow = WebFlow::new(client, "client-id".into(), "client-secret".into())?;
     runtime.block_on(async {
         // The same tokens serve for all users: each is stored, loaded and served separately.
         let signed_in = flow.refresh(&RefreshToken::new("czr_0")?).await?;

@@ -129,7 +129,7 @@ impl Coze {
 }
 
 pub(crate) fn web(client: OAuthClient) -> WebFlow {
-    WebFlow::new(client, CLIENT_ID, CLIENT_SECRET).unwrap()
+    WebFlow::new(client, CLIENT_ID.into(), CLIENT_SECRET.into()).unwrap()
 }
 
 pub(crate) fn pkce(client: OAuthClient) -> PkceFlow {

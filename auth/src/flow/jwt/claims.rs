@@ -12,7 +12,7 @@ use coze_wire::Secret;
 use serde::Serialize;
 
 use super::{JwtTokenRequest, Signer};
-use crate::{Error, ErrorKind, Result, random};
+use crate::{ClientId, Error, ErrorKind, Result, random};
 
 /// The protected header, with its fields in the same order as in the official SDKs.
 #[derive(Serialize)]
@@ -72,7 +72,7 @@ const BACKDATED: Duration = Duration::from_secs(30);
 
 impl<'a> Claims<'a> {
     pub(super) fn new(
-        client_id: &'a str,
+        client_id: &'a ClientId,
         audience: &'a str,
         local_now: SystemTime,
         wall_correction: i64,
@@ -87,7 +87,7 @@ impl<'a> Claims<'a> {
             .and_then(|now| now.checked_sub(backdated.as_secs()))
             .ok_or_else(|| Error::invalid_input("the local clock is set before 1970"))?;
         Ok(Self {
-            iss: client_id,
+            iss: client_id.as_ref(),
             aud: audience,
             iat,
             exp: iat + lifetime.as_secs(),

@@ -22,9 +22,9 @@ use coze_oauth_client::types;
 use coze_wire::Secret;
 
 use crate::{
-    Error, ErrorCode, Flow, OAuthClient, Result, Token,
+    ClientId, Error, ErrorCode, Flow, KeyId, OAuthClient, Result, Token,
     client::{Credentials, TokenPath},
-    input::{PathId, address, identifier, required},
+    input::{PathId, address, required},
 };
 use claims::{Claims, DEFAULT_JWT_LIFETIME, Header};
 pub use key::PrivateKey;
@@ -53,7 +53,7 @@ pub use signer::{SignFuture, Signer};
 #[derive(Clone)]
 pub struct JwtFlow {
     client: OAuthClient,
-    client_id: String,
+    client_id: ClientId,
     audience: String,
     key: Arc<RwLock<Key>>,
     jwt_lifetime: Duration,
@@ -69,9 +69,9 @@ struct Key {
 }
 
 impl Key {
-    fn new(key_id: &str, signer: Arc<dyn Signer>) -> Result<Self> {
-        let key_id = identifier("key id (public key fingerprint)", key_id)?;
-        let encoded_header = Header::new(&key_id).encoded()?.into();
+    fn new(key_id: &KeyId, signer: Arc<dyn Signer>) -> Result<Self> {
+        let key_id = key_id.checked()?;
+        let encoded_header = Header::new(key_id.as_ref()).encoded()?.into();
         Ok(Self {
             encoded_header,
             signer,
@@ -85,8 +85,8 @@ impl JwtFlow {
     pub fn builder(client: OAuthClient) -> JwtFlowBuilder {
         JwtFlowBuilder {
             client,
-            client_id: String::new(),
-            key_id: String::new(),
+            client_id: ClientId::default(),
+            key_id: KeyId::default(),
             audience: None,
             signer: None,
             jwt_lifetime: DEFAULT_JWT_LIFETIME,
@@ -169,8 +169,8 @@ impl JwtFlow {
     ///
     /// [`InvalidInput`](crate::ErrorKind::InvalidInput) when the key id is empty or can't be sent. The old key stays in
     /// use.
-    pub fn rotate_key(&self, key_id: impl AsRef<str>, signer: impl Signer) -> Result<()> {
-        let key = Key::new(key_id.as_ref(), Arc::new(signer));
+    pub fn rotate_key(&self, key_id: impl Into<KeyId>, signer: impl Signer) -> Result<()> {
+        let key = Key::new(&key_id.into(), Arc::new(signer));
         let key = key.map_err(|error| error.in_flow(Flow::Jwt))?;
         *self.key.write().unwrap_or_else(PoisonError::into_inner) = key;
         Ok(())
@@ -237,8 +237,8 @@ const LARGEST_CORRECTION: u64 = 24 * 3600;
 #[must_use]
 pub struct JwtFlowBuilder {
     client: OAuthClient,
-    client_id: String,
-    key_id: String,
+    client_id: ClientId,
+    key_id: KeyId,
     audience: Option<String>,
     signer: Option<Arc<dyn Signer>>,
     jwt_lifetime: Duration,
@@ -246,13 +246,13 @@ pub struct JwtFlowBuilder {
 
 impl JwtFlowBuilder {
     /// The OAuth app's id (claim `iss`).
-    pub fn client_id(mut self, client_id: impl Into<String>) -> Self {
+    pub fn client_id(mut self, client_id: impl Into<ClientId>) -> Self {
         self.client_id = client_id.into();
         self
     }
 
     /// The fingerprint of the public key, as the console shows it (header `kid`).
-    pub fn key_id(mut self, key_id: impl Into<String>) -> Self {
+    pub fn key_id(mut self, key_id: impl Into<KeyId>) -> Self {
         self.key_id = key_id.into();
         self
     }
@@ -288,7 +288,7 @@ impl JwtFlowBuilder {
     }
 
     fn checked(self) -> Result<JwtFlow> {
-        let client_id = identifier("client id", &self.client_id)?;
+        let client_id = self.client_id.checked()?;
         let signer = self
             .signer
             .ok_or_else(|| Error::invalid_input("the private key or signer is missing"))?;

@@ -1,0 +1,71 @@
+//! The ids of an app and of its keys, as types of their own, so that neither can be passed for the other, or for a secret.
+
+use std::fmt;
+
+use crate::{Result, input::identifier};
+
+macro_rules! ids {
+    ($($(#[$doc:meta])* $id:ident: $name:literal;)*) => {$(
+        $(#[$doc])*
+        ///
+        /// Any text becomes one by `From`. It is checked where a flow is made of it: what env files leave around it (white space, a
+        /// pair of quotation marks, `\n`) is dropped.
+        #[derive(Debug, Clone, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub struct $id(String);
+
+        impl $id {
+            /// The same, cleaned, if it can be an id.
+            pub(crate) fn checked(&self) -> Result<Self> {
+                identifier($name, &self.0).map(Self)
+            }
+        }
+
+        impl From<String> for $id {
+            fn from(id: String) -> Self {
+                Self(id)
+            }
+        }
+
+        impl From<&str> for $id {
+            fn from(id: &str) -> Self {
+                Self(id.to_owned())
+            }
+        }
+
+        impl AsRef<str> for $id {
+            fn as_ref(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl fmt::Display for $id {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.pad(&coze_wire::sanitize_sentence(self.0.clone()))
+            }
+        }
+    )*};
+}
+
+ids! {
+    /// The client id of an OAuth app.
+    ///
+    /// ```
+    /// use coze_auth::ClientId;
+    ///
+    /// let client_id = ClientId::from("8173420653665306615182245269.app.coze");
+    /// assert_eq!(client_id.to_string(), "8173420653665306615182245269.app.coze");
+    /// ```
+    ClientId: "client id";
+    /// The id of a key of a JWT app: the fingerprint of its public key, as the console shows it.
+    ///
+    /// A client id is not taken for one:
+    ///
+    /// ```compile_fail,E0277
+    /// use coze_auth::{ClientId, JwtFlowBuilder};
+    ///
+    /// fn with(builder: JwtFlowBuilder, client_id: ClientId) -> JwtFlowBuilder {
+    ///     builder.key_id(client_id)
+    /// }
+    /// ```
+    KeyId: "key id (public key fingerprint)";
+}
