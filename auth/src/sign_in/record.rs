@@ -356,7 +356,9 @@ impl Record {
 
 impl Tombstone {
     /// A tombstone for these sign-ins.
-    pub(super) fn ending<'a>(ids: impl IntoIterator<Item = &'a String>) -> Result<Self, StoreError> {
+    pub(super) fn ending<'a>(
+        ids: impl IntoIterator<Item = &'a String>,
+    ) -> Result<Self, StoreError> {
         Ok(Self {
             version: VERSION,
             write_id: random_id()?,
