@@ -3,7 +3,7 @@
 //! Against Coze: set `COZE_DEVICE_OAUTH_CLIENT_ID` (and `COZE_API_BASE` for coze.cn).
 
 use anyhow::Context;
-use coze_api::CozeApi;
+use coze_api::prelude::*;
 use coze_auth::{ConfiguredFlow, FixedToken, Flow};
 
 #[tokio::main]
@@ -33,9 +33,7 @@ async fn main() -> anyhow::Result<()> {
     println!("next   for {} s", next.remaining().as_secs());
 
     let coze = CozeApi::new(device.client().clone(), FixedToken::from(next));
-    let me = coze
-        .call(|api| async move { api.get_current_user().exchange().await })
-        .await?;
-    println!("user   {} ({})", me.data.user_name, me.data.user_id);
+    let me = coze.users().me().send().await?;
+    println!("user   {} ({})", me.user_name, me.user_id);
     Ok(())
 }

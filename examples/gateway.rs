@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use axum::{Router, routing::get};
-use coze_api::CozeApi;
+use coze_api::prelude::*;
 use coze_auth::{AccessToken, CachedProvider, Endpoint, Error, Result};
 use coze_mock::{MockCoze, defaults};
 use tokio::net::TcpListener;
@@ -37,10 +37,8 @@ async fn main() -> anyhow::Result<()> {
         .endpoint(endpoint)
         .build()?;
     for _ in 0..3 {
-        let me = coze
-            .call(|api| async move { api.get_current_user().exchange().await })
-            .await?;
-        println!("user   {}", me.data.user_name);
+        let me = coze.users().me().send().await?;
+        println!("user   {}", me.user_name);
     }
     println!(
         "stats  {} requests to the gateway",

@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-use coze_api::CozeApi;
+use coze_api::prelude::*;
 use coze_auth::{ConfiguredFlow, FixedToken, Flow, JwtTokenRequest, Scope};
 
 #[tokio::main]
@@ -21,10 +21,8 @@ async fn main() -> anyhow::Result<()> {
     let token = jwt.token().await?;
     println!("token  for {} s", token.remaining().as_secs());
     let coze = CozeApi::new(jwt.client().clone(), FixedToken::from(token));
-    let me = coze
-        .call(|api| async move { api.get_current_user().exchange().await })
-        .await?;
-    println!("user   {} ({})", me.data.user_name, me.data.user_id);
+    let me = coze.users().me().send().await?;
+    println!("user   {} ({})", me.user_name, me.user_id);
 
     // For another lifetime, and for a channel app: a token that may only chat with these bots.
     let mut request = JwtTokenRequest::new().duration(Duration::from_secs(3600));

@@ -2,7 +2,7 @@
 //!
 //! Against Coze: set `COZE_API_TOKEN` (and `COZE_API_BASE` for coze.cn).
 
-use coze_api::CozeApi;
+use coze_api::prelude::*;
 use coze_auth::Flow;
 
 #[tokio::main]
@@ -11,9 +11,7 @@ async fn main() -> anyhow::Result<()> {
     let config = coze_examples::mock_unless_configured(Flow::Token).await?;
     let coze = CozeApi::builder(config.build()?.provider(None)?).build()?;
 
-    let me = coze
-        .call(|api| async move { api.get_current_user().exchange().await })
-        .await?;
-    println!("user   {} ({})", me.data.user_name, me.data.user_id);
+    let me = coze.users().me().send().await?;
+    println!("user   {} ({})", me.user_name, me.user_id);
     Ok(())
 }

@@ -6,7 +6,7 @@
 
 use anyhow::Context;
 use axum::{Router, extract::RawQuery, routing::get};
-use coze_api::CozeApi;
+use coze_api::prelude::*;
 use coze_auth::{ConfiguredFlow, FixedToken, Flow, Url};
 use tokio::{net::TcpListener, sync::mpsc};
 
@@ -46,9 +46,7 @@ async fn main() -> anyhow::Result<()> {
     println!("next   for {} s", next.remaining().as_secs());
 
     let coze = CozeApi::new(pkce.client().clone(), FixedToken::from(next));
-    let me = coze
-        .call(|api| async move { api.get_current_user().exchange().await })
-        .await?;
-    println!("user   {} ({})", me.data.user_name, me.data.user_id);
+    let me = coze.users().me().send().await?;
+    println!("user   {} ({})", me.user_name, me.user_id);
     Ok(())
 }

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use coze_api::CozeApi;
+use coze_api::prelude::*;
 use coze_auth::{
     DeviceFlow, Endpoint, ErrorCode, FixedToken, JwtFlow, JwtTokenRequest, OAuthClient, PkceFlow,
     PrivateKey, RefreshToken, Scope, Token, WebFlow,
@@ -115,10 +115,8 @@ async fn main() -> Result<()> {
 /// Calls the API with a token.
 async fn call_api(client: &OAuthClient, token: FixedToken) -> Result<()> {
     let coze = CozeApi::new(client.clone(), token);
-    let me = coze
-        .call(|api| async move { api.get_current_user().exchange().await })
-        .await?;
-    step("the API answers", format!("hello {}", me.data.user_name));
+    let me = coze.users().me().send().await?;
+    step("the API answers", format!("hello {}", me.user_name));
     Ok(())
 }
 

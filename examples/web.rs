@@ -18,7 +18,7 @@ use axum::{
     routing::{get, post},
 };
 use axum_extra::extract::cookie::{Cookie, CookieJar, SameSite};
-use coze_api::CozeApi;
+use coze_api::prelude::*;
 use coze_auth::{ConfiguredFlow, Error, Flow, Login, Url, UserPool, UserProvider, WebFlow};
 use coze_auth_stores::FileStore;
 use tokio::net::TcpListener;
@@ -88,10 +88,8 @@ async fn callback(
 /// Calls the API with the user's token, which is refreshed first if it has expired.
 async fn home(State(app): State<App>, User(user): User) -> Result<String, Failure> {
     let coze = CozeApi::new(app.web.client().clone(), user);
-    let me = coze
-        .call(|api| async move { api.get_current_user().exchange().await })
-        .await?;
-    Ok(format!("Hello {}", me.data.user_name))
+    let me = coze.users().me().send().await?;
+    Ok(format!("Hello {}", me.user_name))
 }
 
 async fn sign_out(User(user): User, jar: CookieJar) -> Result<(CookieJar, &'static str), Failure> {

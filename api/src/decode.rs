@@ -1,12 +1,12 @@
 //! From an answer to its type.
 
-use coze_auth::ApiError;
+use coze_auth::ErrorKind;
 use coze_wire::{Data, Empty, Events, StreamEvent, Whole};
 use serde::{Deserialize, de::DeserializeOwned};
 
 use crate::{
     EventStream, Reply, Result,
-    dispatch::{Answered, Body, Origin},
+    dispatch::{Answered, Body},
 };
 
 /// What an operation answers, and what it becomes. Implemented for the answers of `coze-wire`.
@@ -103,9 +103,7 @@ impl<E: StreamEvent> Decode for Events<E> {
                 limits,
             } => Ok(EventStream::new(origin, response, log_id, deadline, limits)),
             Body::Read(captured) => {
-                let Origin { client, sent, .. } = &origin;
-                let error = client.api_error(sent, &captured, "an event stream");
-                Err(origin.sent.api_locate(error).into())
+                Err(origin.call.unexpected(&captured, "an event stream").into())
             }
         }
     }
@@ -118,24 +116,22 @@ impl Answered {
         quickly: impl FnOnce(&[u8]) -> Option<T>,
         value: impl FnOnce(R) -> T,
     ) -> Result<Reply<T>> {
-        let Origin { client, sent, .. } = &self.origin;
+        let call = &self.origin.call;
         let captured = match &self.body {
             Body::Read(captured) => captured,
             Body::Events { .. } => {
-                let what = "the answer is an event stream, where JSON was expected";
-                return Err(sent
-                    .api_locate(ApiError::not_as_described(sent, what))
-                    .into());
+                let what = "the response is an event stream; expected JSON";
+                return Err(call.error(ErrorKind::InvalidAnswer, what).into());
             }
         };
         let is_success = captured.status().is_success();
         let read = match is_success.then(|| quickly(captured.body())).flatten() {
             Some(value) => Ok(value),
-            None => client.api_read(sent, captured).map(value),
+            None => call.read(captured).map(value),
         };
         match read {
-            Ok(value) => Ok(Reply::new(value, client.api_log_id(sent, captured))),
-            Err(error) => Err(sent.api_locate(error).into()),
+            Ok(value) => Ok(Reply::new(value, call.log_id(captured))),
+            Err(error) => Err(error.into()),
         }
     }
 }

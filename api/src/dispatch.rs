@@ -5,13 +5,8 @@ use std::{
     time::Duration,
 };
 
-use coze_auth::{
-    AccessToken, ApiError, Call as Sent, Error as AuthError, ErrorCode, ErrorKind, OAuthClient,
-    retry_jitter,
-};
-use coze_wire::{
-    Call, CallOptions, Captured, LOG_ID_HEADER, OperationInfo, Retry, sanitize, sanitize_log_id,
-};
+use coze_auth::{AccessToken, ApiCall, Error as AuthError, ErrorCode, ErrorKind, OAuthClient};
+use coze_wire::{Call, CallOptions, Captured, OperationInfo, Retry, sanitize};
 use reqwest::{Request, Response, StatusCode, header::CONTENT_TYPE};
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
@@ -61,8 +56,7 @@ pub struct Answered {
 
 /// What an answer is an answer to.
 pub(crate) struct Origin {
-    pub(crate) client: OAuthClient,
-    pub(crate) sent: Sent,
+    pub(crate) call: ApiCall,
     pub(crate) operation: &'static OperationInfo,
 }
 
@@ -84,7 +78,7 @@ type Read<'r> = dyn FnMut(Answered) -> Result<()> + Send + 'r;
 pub(crate) async fn send<A: Decode>(call: Call) -> Result<A::Reply> {
     let Some(dispatch) = call.dispatcher.clone().downcast::<Dispatch>() else {
         let what = "the operation belongs to no CozeApi";
-        return Err(ApiError::of(ErrorKind::InvalidInput, what).into());
+        return Err(AuthError::new(ErrorKind::InvalidInput, what).into());
     };
     let operation = call.info;
     let mut reply = None;
@@ -94,7 +88,7 @@ pub(crate) async fn send<A: Decode>(call: Call) -> Result<A::Reply> {
     };
     let done = dispatch.run(call, A::HAS_EVENTS, &mut read).await;
     done.map_err(|error| error.in_operation(operation))?;
-    reply.ok_or_else(|| ApiError::of(ErrorKind::InvalidAnswer, "there is no answer").into())
+    reply.ok_or_else(|| AuthError::new(ErrorKind::InvalidAnswer, "there is no answer").into())
 }
 
 impl Dispatch {
@@ -160,7 +154,7 @@ impl Dispatch {
                 is_renewed = true;
             } else {
                 let wait = error.retry_after().unwrap_or_default();
-                let wait = wait.max(delay.mul_f64(retry_jitter()));
+                let wait = wait.max(delay.mul_f64(jitter()));
                 if attempts_left == 0
                     || !may_be_sent_again(info.retry, &error)
                     || wait > LONGEST_WAIT
@@ -189,26 +183,25 @@ impl Dispatch {
         let began = Instant::now();
         let deadline = after(began, limits.timeout);
         let origin = Origin {
-            client: self.client.clone(),
-            sent: self.client.api_call(token),
+            call: self.client.api_call(token),
             operation,
         };
         let in_time = || {
             let what = format!("nothing within {:?}", limits.timeout);
-            Error::from(origin.sent.api_locate(ApiError::timeout(&what)))
+            Error::from(origin.call.timed_out(&what))
         };
-        let opened = timeout_at(deadline, self.client.api_open(&origin.sent, request)).await;
+        let opened = timeout_at(deadline, origin.call.open(request)).await;
         let response = opened.map_err(|_| in_time())??;
         let status = response.status();
         let body = if has_events && status.is_success() && is_event_stream(&response) {
             Body::Events {
-                log_id: origin.log_id(&response),
+                log_id: origin.call.log_id_of(response.headers()),
                 response,
                 deadline,
                 limits,
             }
         } else {
-            let captured = origin.sent.exchange().capture(response, limits.body_limit);
+            let captured = origin.call.capture(response, limits.body_limit);
             Body::Read(
                 timeout_at(deadline, captured)
                     .await
@@ -233,7 +226,7 @@ impl Dispatch {
     fn limits(&self, options: CallOptions) -> Limits {
         let options = options.or(self.options);
         Limits {
-            timeout: options.timeout.unwrap_or(self.client.api_timeout()),
+            timeout: options.timeout.unwrap_or(self.client.request_timeout()),
             idle_timeout: options.idle_timeout.unwrap_or(IDLE_TIMEOUT),
             retries: options.retries.unwrap_or(RETRIES),
             body_limit: options.body_limit.unwrap_or(BODY_LIMIT),
@@ -251,9 +244,9 @@ impl Dispatch {
         let wait = until.saturating_duration_since(Instant::now());
         if wait > LONGEST_WAIT {
             let what = "Coze asked for no requests for a while: nothing was sent";
-            let error = ApiError::of(ErrorKind::Refused, what);
-            let error = ApiError::answered(error, StatusCode::TOO_MANY_REQUESTS, None);
-            return Err(ApiError::retry_after(error, wait).into());
+            let error = AuthError::new(ErrorKind::Refused, what);
+            let error = error.with_status(StatusCode::TOO_MANY_REQUESTS);
+            return Err(error.with_retry_after(Some(wait)).into());
         }
         if !wait.is_zero() {
             sleep_until(until).await;
@@ -275,11 +268,12 @@ impl Dispatch {
     }
 }
 
-impl Origin {
-    /// The log id in the head of an answer.
-    fn log_id(&self, response: &Response) -> Option<String> {
-        let log_id = response.headers().get(LOG_ID_HEADER)?.to_str().ok()?;
-        sanitize_log_id(log_id, self.sent.exchange().secrets())
+/// A factor between 0.75 and 1.25, so that many clients don't retry at the same time.
+fn jitter() -> f64 {
+    let mut bytes = [0; 2];
+    match getrandom::fill(&mut bytes) {
+        Ok(()) => 0.75 + f64::from(u16::from_ne_bytes(bytes)) / f64::from(u16::MAX) / 2.0,
+        Err(_) => 1.25,
     }
 }
 

@@ -102,7 +102,7 @@ impl Error {
 
     pub(crate) fn with_log_id(self, log_id: Option<&str>) -> Self {
         let log_id = log_id.map(str::to_owned);
-        self.map(|error| coze_auth::ApiError::with_log_id(error, log_id))
+        self.map(|error| error.with_log_id(log_id))
     }
 
     pub(crate) fn with_unknown_fate(mut self) -> Self {

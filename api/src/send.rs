@@ -2,7 +2,7 @@
 
 use std::{future::Future, time::Duration};
 
-use coze_auth::{ApiError, ErrorKind};
+use coze_auth::ErrorKind;
 use coze_wire::{Call, CallOptions, Operation, OperationInfo, Page, Paged, Position, Unbuilt};
 use futures_util::stream::BoxStream;
 
@@ -99,7 +99,7 @@ impl<O: Operation> SendExt for O {}
 
 pub(crate) fn unbuilt(operation: &'static OperationInfo, why: &Unbuilt) -> Error {
     let what = format!("the request could not be built: {why}");
-    Error::from(ApiError::of(ErrorKind::InvalidInput, &what)).in_operation(operation)
+    Error::from(coze_auth::Error::new(ErrorKind::InvalidInput, what)).in_operation(operation)
 }
 
 /// An operation with options of its own: see [`SendExt`].

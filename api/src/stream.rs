@@ -13,7 +13,7 @@ use std::{
 };
 
 use bytes::{Buf, Bytes};
-use coze_auth::{ApiError, Error as AuthError, ErrorKind};
+use coze_auth::{ApiCall, Error as AuthError, ErrorKind};
 use coze_wire::{Secret, SendError, StreamEvent};
 use futures_util::{
     Stream, StreamExt,
@@ -93,7 +93,7 @@ impl<E: StreamEvent> EventStream<E> {
             has_begun: false,
             deadline,
             alarm: Box::pin(sleep_until(deadline)),
-            secrets: origin.sent.exchange().secrets().to_vec(),
+            secrets: origin.call.secrets().to_vec(),
         };
         Self {
             events: Some(Box::pin(SseByteStream::new(arriving))),
@@ -189,7 +189,7 @@ impl<E: StreamEvent> EventStream<E> {
             "." => format!("the event {name} is not as described: {why}"),
             path => format!("the event {name} is not as described, at {path}: {why}"),
         };
-        self.error(ApiError::not_as_described(&self.origin.sent, &what))
+        self.error(self.call().error(ErrorKind::InvalidAnswer, &what))
     }
 
     /// An error that Coze reports: `{code, msg}`, or `{error_code, error_message}`.
@@ -202,7 +202,7 @@ impl<E: StreamEvent> EventStream<E> {
         let messages = ["msg", "error_message", "message"];
         let message = messages.iter().find_map(|name| data.get(name)?.as_str());
         let message = message.unwrap_or_default();
-        self.error(ApiError::of_event(&self.origin.sent, code, message))
+        self.error(self.call().refused(code, message))
     }
 
     fn note_ids(&mut self, name: &str, data: &str) {
@@ -223,7 +223,7 @@ impl<E: StreamEvent> EventStream<E> {
         };
         let is_chat = name.starts_with("conversation.chat.");
         let chat_id = ids.chat_id.or(ids.id.filter(|_| is_chat));
-        let secrets = self.origin.sent.exchange().secrets();
+        let secrets = self.origin.call.secrets();
         let shown = |id: Cow<'_, str>| coze_wire::sanitize_log_id(&id, secrets);
         self.chat_id = self.chat_id.take().or_else(|| shown(chat_id?));
         let conversation_id = ids.conversation_id;
@@ -240,14 +240,16 @@ impl<E: StreamEvent> EventStream<E> {
                 return self.cut_short();
             }
             let what = format!("the stream can't be read: {error}");
-            return self.error(ApiError::not_as_described(&self.origin.sent, &what));
+            return self.error(self.call().error(ErrorKind::InvalidAnswer, &what));
         };
         match cause.downcast_ref() {
-            Some(Fault::Transport(error)) => self.error(ApiError::unanswered(error.clone())),
+            Some(Fault::Transport(error)) => self.error(self.call().unanswered(error.clone())),
             Some(Fault::Silent(after)) => {
-                self.error(ApiError::timeout(&format!("nothing for {after:?}")))
+                self.error(self.call().timed_out(&format!("nothing for {after:?}")))
             }
-            Some(Fault::NoFirstByte) => self.error(ApiError::timeout("the stream did not begin")),
+            Some(Fault::NoFirstByte) => {
+                self.error(self.call().timed_out("the stream did not begin"))
+            }
             Some(Fault::TooLong) | None => self.too_long(),
         }
     }
@@ -257,17 +259,21 @@ impl<E: StreamEvent> EventStream<E> {
             "an event of the stream is longer than {} bytes",
             self.event_limit
         );
-        self.error(ApiError::of(ErrorKind::InvalidAnswer, &what))
+        self.error(self.call().error(ErrorKind::InvalidAnswer, &what))
     }
 
     fn cut_short(&self) -> Error {
         let what = "the stream ended before its end marker";
-        self.error(ApiError::of(ErrorKind::Interrupted, what))
+        self.error(self.call().error(ErrorKind::Interrupted, what))
+    }
+
+    fn call(&self) -> &ApiCall {
+        &self.origin.call
     }
 
     fn error(&self, error: AuthError) -> Error {
-        let error = ApiError::answered(error, self.status, self.log_id.clone());
-        Error::from(self.origin.sent.api_locate(error))
+        let error = error.with_status(self.status);
+        Error::from(error.with_log_id(self.log_id.clone()))
             .in_operation(self.origin.operation)
             .of_chat(self.chat_id.clone(), self.conversation_id.clone())
     }

@@ -6,7 +6,7 @@ use coze_api_client::{
     Client,
     types::{Chat, ChatStatus},
 };
-use coze_auth::ApiError;
+use coze_auth::ErrorKind;
 use coze_wire::{Data, Operation};
 use tokio::time::{Instant, sleep_until};
 
@@ -133,7 +133,7 @@ async fn at_deadline(cancels: bool, client: &Client, chat: &Reply<Chat>) -> Erro
             }
         },
     };
-    Error::from(ApiError::timeout(&what)).with_log_id(chat.log_id())
+    Error::from(coze_auth::Error::new(ErrorKind::Timeout, what)).with_log_id(chat.log_id())
 }
 
 /// Whether it is the caller's turn.

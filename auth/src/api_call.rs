@@ -1,78 +1,169 @@
-//! What `coze-api` needs of this crate to send a call of its own and to read the answer: hidden, and promised to nobody else.
+//! [`ApiCall`]: one attempt of a call to Coze's API.
 
 use std::time::Duration;
 
-use coze_wire::{Captured, SendError, SendErrorKind, sanitize};
-use http::StatusCode;
+use coze_wire::{
+    Captured, LOG_ID_HEADER, Secret, SendError, SendErrorKind, sanitize, sanitize_log_id,
+};
+use http::HeaderMap;
 use serde::de::DeserializeOwned;
 
 use crate::{
-    Call, Error, ErrorCode, ErrorKind, OAuthClient, Result,
+    AccessToken, Error, ErrorCode, ErrorKind, OAuthClient, Result,
     answer::{Answer, not_as_described},
+    client::Call,
     error::Told,
     expiry::Timing,
-    random,
 };
 
-/// reqwest's own time-out would cut a stream, and can only be replaced: 100 years.
+/// reqwest's own timeout would cut a stream, and can only be replaced: 100 years.
 const NO_TIMEOUT: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
+/// One attempt of a call to Coze's API: sends a finished request with an access token, reads the response, and makes the errors
+/// of the call, with its endpoint and without its secrets.
+///
+/// `coze-api` is built on this. Use it for a client of your own, such as one from another generator:
+///
+/// ```
+/// # async fn example(client: coze_auth::OAuthClient, token: coze_auth::AccessToken) -> coze_auth::Result<()> {
+/// use coze_auth::reqwest::{Method, Request};
+///
+/// #[derive(serde::Deserialize)]
+/// struct Me {
+///     data: User,
+/// }
+/// #[derive(serde::Deserialize)]
+/// struct User {
+///     user_name: String,
+/// }
+///
+/// let url = format!("{}/v1/users/me", client.endpoint().api_base());
+/// let call = client.api_call(&token);
+/// let response = call.open(Request::new(Method::GET, url.parse().unwrap())).await?;
+/// let response = call.capture(response, 1024 * 1024).await;
+/// let me: Me = call.read(&response)?;
+/// println!("{}", me.data.user_name);
+/// # Ok(()) }
+/// ```
+pub struct ApiCall {
+    client: OAuthClient,
+    call: Call,
+}
+
 impl OAuthClient {
-    /// How long a whole request may take, unless the call says otherwise.
-    #[doc(hidden)]
+    /// Begins a call to Coze's API with this token.
     #[must_use]
-    pub fn api_timeout(&self) -> Duration {
-        self.request_timeout()
+    pub fn api_call(&self, token: &AccessToken) -> ApiCall {
+        ApiCall {
+            client: self.clone(),
+            call: self.call_with(token),
+        }
     }
+}
 
-    /// Sends a request, and returns the head of its answer. No time-out but the one for connecting holds.
-    #[doc(hidden)]
-    pub async fn api_open(
-        &self,
-        call: &Call,
-        mut request: reqwest::Request,
-    ) -> Result<reqwest::Response> {
+impl ApiCall {
+    /// Sends the request, and returns as soon as the head of the response is there. Of the client's timeouts only the one for
+    /// connecting applies.
+    ///
+    /// # Errors
+    ///
+    /// If there is no response.
+    pub async fn open(&self, mut request: reqwest::Request) -> Result<reqwest::Response> {
         *request.timeout_mut() = Some(NO_TIMEOUT);
-        let opened = call.exchange().open(self.http(), request).await;
-        opened.map_err(|error| call.locate(Error::unanswered(error)))
+        let opened = self.call.exchange.open(self.client.http(), request).await;
+        opened.map_err(|error| self.unanswered(error))
     }
 
-    /// Reads an answer as `T`, tolerantly: an error is one at any status.
-    #[doc(hidden)]
-    pub fn api_read<T: DeserializeOwned>(&self, call: &Call, captured: &Captured) -> Result<T> {
-        self.with_answer(call, captured, |answer| answer.typed())
+    /// Reads the body of a response, at most `limit` bytes of it.
+    pub async fn capture(&self, response: reqwest::Response, limit: usize) -> Captured {
+        self.call.exchange.capture(response, limit).await
     }
 
-    /// Reads an answer that can only be an error: if it is none, it is not what was `expected`.
-    #[doc(hidden)]
-    pub fn api_error(&self, call: &Call, captured: &Captured, expected: &str) -> Error {
-        let read = self.with_answer(call, captured, |answer| {
+    /// Reads a response as `T`.
+    ///
+    /// # Errors
+    ///
+    /// [`Refused`](ErrorKind::Refused) if it holds an error, at any HTTP status; other kinds if it is incomplete, or not a `T`.
+    pub fn read<T: DeserializeOwned>(&self, captured: &Captured) -> Result<T> {
+        self.with_answer(captured, |answer| answer.typed())
+            .map_err(|error| self.locate(error))
+    }
+
+    /// The error that a response holds which is not what was `expected`, such as "an event stream".
+    #[must_use]
+    pub fn unexpected(&self, captured: &Captured, expected: &str) -> Error {
+        let read = self.with_answer(captured, |answer| {
             answer.read(|_| {
-                let what = format!("the answer is JSON, where {expected} was expected");
-                Err::<(), _>(not_as_described(what))
+                let what = format!("the response is JSON; expected {expected}");
+                Err::<std::convert::Infallible, _>(not_as_described(what))
             })
         });
         match read {
-            Err(error) => error,
-            Ok(()) => Error::new(ErrorKind::InvalidAnswer, "the answer is not as described"),
+            Err(error) => self.locate(error),
+            Ok(never) => match never {},
         }
     }
 
-    /// The log id of an answer: the header's, else the one in the body.
-    #[doc(hidden)]
+    /// The log id of a response: the header's, or else the body's.
     #[must_use]
-    pub fn api_log_id(&self, call: &Call, captured: &Captured) -> Option<String> {
+    pub fn log_id(&self, captured: &Captured) -> Option<String> {
         let header = captured.log_id().map(str::to_owned);
-        header.or_else(|| self.with_answer(call, captured, |answer| answer.log_id_of_whole()))
+        header.or_else(|| self.with_answer(captured, |answer| answer.log_id_of_whole()))
     }
 
-    fn with_answer<T>(
-        &self,
-        call: &Call,
-        captured: &Captured,
-        read: impl FnOnce(&Answer<'_>) -> T,
-    ) -> T {
-        let (now, wall) = (self.clock().monotonic(), self.clock().wall());
+    /// The log id in the headers of a response.
+    #[must_use]
+    pub fn log_id_of(&self, headers: &HeaderMap) -> Option<String> {
+        let log_id = headers.get(LOG_ID_HEADER)?.to_str().ok()?;
+        sanitize_log_id(log_id, self.secrets())
+    }
+
+    /// The secrets of this call, which must not be displayed.
+    #[must_use]
+    pub fn secrets(&self) -> &[Secret] {
+        self.call.exchange.secrets()
+    }
+
+    /// An error of this call. `what` may contain untrusted text.
+    #[must_use]
+    pub fn error(&self, kind: ErrorKind, what: &str) -> Error {
+        self.locate(Error::new(kind, sanitize(what, self.secrets())))
+    }
+
+    /// An error of the transport.
+    #[must_use]
+    pub fn unanswered(&self, error: SendError) -> Error {
+        self.locate(Error::unanswered(error))
+    }
+
+    /// A timeout.
+    #[must_use]
+    pub fn timed_out(&self, what: &str) -> Error {
+        self.unanswered(SendError::new(SendErrorKind::Timeout, what))
+    }
+
+    /// An error that Coze reported with this code and message, such as the event `error` of a stream.
+    #[must_use]
+    pub fn refused(&self, code: Option<i64>, message: &str) -> Error {
+        let code = code.map(ErrorCode::Api);
+        let told = Told::by(code.as_ref(), message);
+        let message = sanitize(message, self.secrets());
+        let error = Error::new(ErrorKind::Refused, "Coze reported an error");
+        let error = match code {
+            Some(code) => error.with_code(code),
+            None => error,
+        };
+        let error = error.with_message(Some(message).filter(|message| !message.is_empty()));
+        self.locate(error.with_told(told))
+    }
+
+    fn locate(&self, error: Error) -> Error {
+        self.call.locate(error)
+    }
+
+    fn with_answer<T>(&self, captured: &Captured, read: impl FnOnce(&Answer<'_>) -> T) -> T {
+        let clock = self.client.clock();
+        let (now, wall) = (clock.monotonic(), clock.wall());
         let timing = Timing {
             began: now,
             began_wall: wall,
@@ -83,87 +174,15 @@ impl OAuthClient {
         read(&Answer {
             captured,
             timing: &timing,
-            secrets: call.exchange().secrets(),
+            secrets: self.secrets(),
         })
     }
 }
 
-impl Call {
-    /// Says where an error happened.
-    #[doc(hidden)]
-    #[must_use]
-    pub fn api_locate(&self, error: Error) -> Error {
-        self.locate(error)
+impl std::fmt::Debug for ApiCall {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ApiCall")
+            .field("exchange", &self.call.exchange)
+            .finish_non_exhaustive()
     }
-}
-
-/// Makes errors of the API.
-#[doc(hidden)]
-#[derive(Debug)]
-pub struct ApiError;
-
-impl ApiError {
-    /// An error of this kind.
-    #[must_use]
-    pub fn of(kind: ErrorKind, what: &str) -> Error {
-        Error::new(kind, what)
-    }
-
-    /// Time ran out.
-    #[must_use]
-    pub fn timeout(what: &str) -> Error {
-        Error::unanswered(SendError::new(SendErrorKind::Timeout, what))
-    }
-
-    /// The transport failed.
-    #[must_use]
-    pub fn unanswered(error: SendError) -> Error {
-        Error::unanswered(error)
-    }
-
-    /// What an event says that reports an error.
-    #[must_use]
-    pub fn of_event(call: &Call, code: Option<i64>, message: &str) -> Error {
-        let code = code.map(ErrorCode::Api);
-        let told = Told::by(code.as_ref(), message);
-        let message = sanitize(message, call.exchange().secrets());
-        let error = Error::new(ErrorKind::Refused, "Coze reported an error in the stream");
-        let error = match code {
-            Some(code) => error.with_code(code),
-            None => error,
-        };
-        let error = error.with_message(Some(message).filter(|message| !message.is_empty()));
-        error.with_told(told)
-    }
-
-    /// A text that the API sent and that is not as described.
-    #[must_use]
-    pub fn not_as_described(call: &Call, what: &str) -> Error {
-        not_as_described(sanitize(what, call.exchange().secrets()))
-    }
-
-    /// The same error, of an answer with this head.
-    #[must_use]
-    pub fn answered(error: Error, status: StatusCode, log_id: Option<String>) -> Error {
-        error.with_status(status).with_log_id(log_id)
-    }
-
-    /// The same error, with a log id.
-    #[must_use]
-    pub fn with_log_id(error: Error, log_id: Option<String>) -> Error {
-        error.with_log_id(log_id)
-    }
-
-    /// The same error, with what is left to wait.
-    #[must_use]
-    pub fn retry_after(error: Error, wait: Duration) -> Error {
-        error.with_retry_after(Some(wait))
-    }
-}
-
-/// Spreads the attempts of many clients: 0.75 to 1.25.
-#[doc(hidden)]
-#[must_use]
-pub fn retry_jitter() -> f64 {
-    random::jitter()
 }

@@ -76,7 +76,9 @@ impl OAuthClient {
         &self.0.clock
     }
 
-    pub(crate) fn request_timeout(&self) -> Duration {
+    /// How long a whole request may take, up to the last byte of its response.
+    #[must_use]
+    pub fn request_timeout(&self) -> Duration {
         self.0.request_timeout
     }
 }
@@ -273,7 +275,7 @@ pub(crate) struct Credentials<'a> {
 /// A request on its way: what it is for, and where its answer will be kept.
 pub(crate) struct Call {
     flow: Option<Flow>,
-    exchange: Exchange,
+    pub(crate) exchange: Exchange,
 }
 
 impl OAuthClient {
@@ -444,32 +446,15 @@ impl OAuthClient {
         exchange
     }
 
-    /// Calls Coze's API with an access token. `send` gets the HTTP client, which follows no redirect, and the exchange to send
-    /// with: what the generated client is built of. Returns the answer, read into its type, and its log id.
-    ///
-    /// `coze-api` is built on this; call the API through it unless you generate a client of your own.
-    ///
-    /// # Errors
-    ///
-    /// The request could not be sent, took too long, or was refused, or its response is invalid.
-    pub async fn call_api<A, Sent>(
-        &self,
-        token: &AccessToken,
-        send: impl FnOnce(reqwest::Client, Exchange) -> Sent,
-    ) -> Result<(A::Success, Option<String>)>
-    where
-        A: coze_wire::Answer,
-        Sent: Future<Output = std::result::Result<A, NoAnswer>>,
-    {
-        let call = Call {
+    pub(crate) fn call_with(&self, token: &AccessToken) -> Call {
+        Call {
             flow: None,
             exchange: self.exchange(Some(token.bearer())),
-        };
-        let sent = send(self.0.http.clone(), call.exchange.clone());
-        self.read(&call, sent, |answer| {
-            Ok((answer.typed()?, answer.log_id(None)))
-        })
-        .await
+        }
+    }
+
+    pub(crate) fn http(&self) -> &reqwest::Client {
+        &self.0.http
     }
 
     /// Waits for the answer and reads it as it was captured, whatever the typed client makes of it.
@@ -500,11 +485,7 @@ impl OAuthClient {
             timing: &timing,
             secrets: call.exchange.secrets(),
         });
-        let log_id = answer.as_ref().and_then(|answer| match call.flow {
-            Some(_) => answer.log_id_of_whole(),
-            // The API's answers bring no tokens, and may be long.
-            None => answer.log_id(None),
-        });
+        let log_id = answer.as_ref().and_then(Answer::log_id_of_whole);
         let read = match (answer, &outcome) {
             (Some(answer), _) => read(&answer),
             (None, Some(Outcome::Failed(error))) => Err(Error::unanswered(error.clone())),

@@ -807,7 +807,8 @@ impl Error {
         Some(sanitize(&cause, &[]))
     }
 
-    pub(crate) fn new(kind: ErrorKind, what: impl Into<String>) -> Self {
+    /// An error of this kind, for a provider or a client of your own. `what` says what happened, and contains no secret.
+    pub fn new(kind: ErrorKind, what: impl Into<String>) -> Self {
         Self(Arc::new(Details {
             kind,
             what: sanitize_sentence(what.into()),
@@ -868,7 +869,9 @@ impl Error {
         self.with(|d| d.endpoint = Some(sanitize_sentence(endpoint)))
     }
 
-    pub(crate) fn with_status(self, status: StatusCode) -> Self {
+    /// The HTTP status of the response.
+    #[must_use]
+    pub fn with_status(self, status: StatusCode) -> Self {
         self.with(|d| d.status = Some(status))
     }
 
@@ -899,11 +902,15 @@ impl Error {
         }
     }
 
-    pub(crate) fn with_log_id(self, log_id: Option<String>) -> Self {
+    /// The log id of the response.
+    #[must_use]
+    pub fn with_log_id(self, log_id: Option<String>) -> Self {
         self.with(|d| d.log_id = log_id.map(sanitize_sentence))
     }
 
-    pub(crate) fn with_retry_after(self, retry_after: Option<Duration>) -> Self {
+    /// How long the server asked to wait.
+    #[must_use]
+    pub fn with_retry_after(self, retry_after: Option<Duration>) -> Self {
         self.with(|d| d.retry_after = retry_after)
     }
 

@@ -99,10 +99,7 @@ pub mod testing;
 mod token;
 mod user_agent;
 
-#[doc(hidden)]
-pub use api_call::{ApiError, retry_jitter};
-#[doc(hidden)]
-pub use client::{Answered, Call};
+pub use api_call::ApiCall;
 pub use client::{OAuthClient, OAuthClientBuilder};
 pub use config::{ConfiguredFlow, OAuthConfig};
 pub use endpoint::{Endpoint, EndpointBuilder};
