@@ -311,7 +311,7 @@ fn is_fate_unknown(error: &Error) -> bool {
 }
 
 /// The conversation that a request names.
-fn conversation_id(request: &Request) -> Option<String> {
+pub(crate) fn conversation_id(request: &Request) -> Option<String> {
     let mut query = request.url().query_pairs();
     let (_, id) = query.find(|(name, _)| name == "conversation_id")?;
     Some(sanitize(&id, &[])).filter(|id| !id.is_empty())

@@ -8,11 +8,11 @@ use coze_api_client::{
 };
 use coze_auth::ErrorKind;
 use coze_wire::{Data, Operation};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout_at};
 
 use crate::{
     Error, Reply, Result, SendExt,
-    dispatch::{Dispatch, after},
+    dispatch::{Dispatch, after, conversation_id},
 };
 
 /// The pause before the chat is looked at for the first time. Coze wants one look a second at most.
@@ -89,7 +89,14 @@ impl<O: Operation<Answer = Data<Chat>>> Wait<O> {
         let call = self.operation.into_call();
         let call = call.map_err(|why| crate::send::unbuilt(O::INFO, &why))?;
         let dispatcher = call.dispatcher.clone();
-        let mut chat = crate::dispatch::send::<Data<Chat>>(call).await?;
+        let conversation_id = conversation_id(&call.request);
+        let sent = timeout_at(deadline, crate::dispatch::send::<Data<Chat>>(call)).await;
+        let mut chat = sent.map_err(|_| {
+            let what = "the chat did not begin before the deadline";
+            let error = coze_auth::Error::new(ErrorKind::Timeout, what);
+            let error = Error::from(error).in_operation(O::INFO);
+            error.of_chat(None, conversation_id).with_unknown_fate()
+        })??;
         let Some(dispatch) = dispatcher.clone().downcast::<Dispatch>() else {
             return Ok(chat);
         };
@@ -107,11 +114,12 @@ impl<O: Operation<Answer = Data<Chat>>> Wait<O> {
                 return Err(about(at_deadline(self.cancels, &client, &chat).await));
             }
             pause = pause.mul_f64(1.5).min(LONGEST_PAUSE);
-            match retrieve.clone().send().await {
-                Ok(now) => chat = now,
-                // Until the deadline it may pass.
-                Err(error) if error.is_retryable() => {}
-                Err(error) => return Err(about(error)),
+            match timeout_at(deadline, retrieve.clone().send()).await {
+                Ok(Ok(now)) => chat = now,
+                // Retried until the deadline.
+                Ok(Err(error)) if error.is_retryable() => {}
+                Ok(Err(error)) => return Err(about(error)),
+                Err(_) => return Err(about(at_deadline(self.cancels, &client, &chat).await)),
             }
         }
         Ok(chat)
