@@ -17,7 +17,7 @@ use super::{
     AccessToken, Stats, TokenFuture, TokenProvider,
     circuit_breaker::CircuitBreaker,
     engine::{self, Engine, Key, Options, Requests, refresh_when_due},
-    lifespan::Lifespan,
+    refresh_window::Lifespan,
     slot::Slot,
     source::{FnSource, JwtSource, Source},
 };

@@ -14,7 +14,7 @@ use std::{
 
 use quick_cache::{UnitWeighter, unsync::Cache};
 
-use super::{AccessToken, lifespan::Lifespan};
+use super::{AccessToken, refresh_window::Lifespan};
 use crate::clock::Tick;
 
 /// The name of a key with its precomputed hash.
