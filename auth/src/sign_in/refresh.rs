@@ -21,7 +21,7 @@ use crate::{
     clock::Clock,
     provider::{
         refresh_window::{expiry_margin, refresh_window},
-        retry::{AtDeadline, LONGEST_DEADLINE, retrying},
+        retry::{self, AtDeadline, LONGEST_DEADLINE, retrying},
     },
     random,
     runtime::{lock, spawn_on_process},
@@ -39,10 +39,6 @@ pub(super) const FINAL_LOAD: Duration = Duration::from_secs(2);
 const LONGEST_RELEASE: Duration = Duration::from_secs(2);
 /// A stored token with a shorter remaining lifetime is not used: it could expire before the caller sends it.
 const MIN_REMAINING: Duration = Duration::from_millis(50);
-/// How long other owners do not refresh after a 5xx, a 429 or a failed connection: without a `Retry-After`, and the cap
-/// of a `Retry-After`.
-const NOT_BEFORE: Duration = Duration::from_secs(5);
-const LONGEST_NOT_BEFORE: Duration = Duration::from_secs(15);
 
 /// The time budget of one refresh. The lock's TTL covers all of it, so that no step can outlive the lock.
 pub(super) struct Budget {
@@ -727,7 +723,7 @@ impl Refresher {
     }
 
     fn held_back(&self, not_before: &NotBefore) -> Error {
-        let left = Duration::from_millis(not_before.ms).min(LONGEST_NOT_BEFORE);
+        let left = retry::capped_not_before(Duration::from_millis(not_before.ms));
         let profile = self.sign_in.profile();
         let status = not_before
             .status
@@ -767,8 +763,7 @@ impl Run {
         failures.no_connection += u32::from(error.kind() == ErrorKind::Connect);
     }
 
-    /// "Not before" for other owners after this last failure: the server's `Retry-After` or the default, capped at
-    /// `LONGEST_NOT_BEFORE`.
+    /// "Not before" for other owners, if this last failure was one of the server.
     fn not_before(&self, error: &Error) -> Option<NotBefore> {
         let failures = lock(&self.failures);
         let all = |count: u32| failures.attempts > 0 && count == failures.attempts;
@@ -786,12 +781,7 @@ impl Run {
             }
         };
         holds_back.then(|| NotBefore {
-            ms: millis(
-                error
-                    .retry_after()
-                    .unwrap_or(NOT_BEFORE)
-                    .min(LONGEST_NOT_BEFORE),
-            ),
+            ms: millis(retry::not_before(error)),
             status,
         })
     }
