@@ -882,10 +882,6 @@ pub(crate) fn examples(document: &Document) -> Result<String> {
         }
     }
     let code: syn::File = parse_quote! {
-        //! Every example of the description goes through its type, and comes back with nothing lost.
-
-        #![allow(clippy::unwrap_used, clippy::panic, reason = "tests panic on failure")]
-
         use coze_api_client::types;
         use serde_json::Value;
 

@@ -133,7 +133,7 @@ impl<'a> Reader<'a> {
         self.insert("stream".to_owned(), "object");
         self.insert("stream event".to_owned(), "string");
         for key in ["end", "error"] {
-            if let Some(event) = text(stream, key) {
+            for event in items(stream.get(key)).iter().filter_map(Value::as_str) {
                 self.insert(format!("stream event = {event}"), WORD);
             }
         }
@@ -295,8 +295,8 @@ paths:
 components:
   x-coze-events:
     ChatEvent:
-      end: done
-      error: error
+      end: [done]
+      error: [error]
       events:
         created: {data: {type: object, properties: {status: {type: string}}}}
         delta: {data: {type: object, properties: {content: {type: string}}}}
