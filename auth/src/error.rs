@@ -633,7 +633,7 @@ impl Error {
             Meaning::Unbound => "bind the channel app to its channel in the Coze console",
             Meaning::LoginInvalid => "the login session has ended: sign in again",
             Meaning::AppType => {
-                "the app is not of the type of this flow: use an app of that type, or the flow of the app's type"
+                "the app is of another type than this flow requires: use an app of that type, or the flow of the app's type"
             }
             Meaning::Deactivated => {
                 "the app's owner has deactivated it: enable it in the Coze console"
@@ -666,7 +666,7 @@ impl Error {
                     "check the client secret: it is missing, or belongs to another app"
                 }
                 _ => {
-                    "Coze expects a client secret, so the app is not of the type of this flow: use an app of another type, or the web flow with the app's secret"
+                    "Coze expects a client secret, so the app is of another type than this flow requires: use a public app, or the web flow with the app's secret"
                 }
             },
         };

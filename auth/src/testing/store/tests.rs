@@ -278,7 +278,7 @@ fn a_correct_store_passes() {
 
 #[test]
 fn each_check_fails_a_faulty_store() {
-    let fault = [
+    let faults = [
         (Fault::ChangesBytes, "contents_are_created_replaced"),
         (Fault::ReadsAReplica, "contents_are_created_replaced"),
         (Fault::CreatesThoughExpected, "a_conflict_changes_nothing"),
@@ -288,21 +288,21 @@ fn each_check_fails_a_faulty_store() {
         (Fault::SwapsInTwoSteps, "one_of_many_writers_wins"),
         (Fault::NeverGrowsOld, "an_age_counts"),
         (Fault::KnowsNoAge, "an_age_counts"),
-        (Fault::FoldsNames, "keys_do_not_touch"),
-        (Fault::SharesSlots, "keys_do_not_touch"),
+        (Fault::FoldsNames, "keys_are_independent"),
+        (Fault::SharesSlots, "keys_are_independent"),
         (Fault::ListsQuarantine, "profiles_are_listed"),
         (Fault::LocksForAll, "a_lock_excludes"),
         (Fault::DeniesItsOwner, "a_lock_excludes"),
         (Fault::UnlocksForAll, "a_lock_excludes"),
         (Fault::LocksAllKeys, "a_lock_excludes"),
-        (Fault::ForgetsTheTtl, "a_lock_lives"),
-        (Fault::IsNotBoundToItsProcess, "a_lock_lives"),
+        (Fault::ForgetsTheTtl, "a_lock_has_the_reported"),
+        (Fault::IsNotBoundToItsProcess, "a_lock_has_the_reported"),
         (Fault::WritesUnderLock, "a_write_needs_no_lock"),
-        (Fault::WaitsInside, "waiting_for_one_key"),
+        (Fault::WaitsInside, "a_held_lock_does_not_block"),
         (Fault::BelongsToItsRuntime, "the_runtime_that_opened_it"),
     ];
     // Concurrently: the checks mostly sleep.
-    let checks = fault.map(|(fault, by)| (fault, by, thread::spawn(move || checked(fault))));
+    let checks = faults.map(|(fault, by)| (fault, by, thread::spawn(move || checked(fault))));
     for (fault, by, check) in checks {
         match check.join().unwrap() {
             Ok(()) => panic!("{fault:?} passes"),
