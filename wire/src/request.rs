@@ -1,4 +1,4 @@
-//! The finished request of a call. Generated builders put it together from these parts.
+//! [`RequestParts`]: builds the request of a call for a generated builder.
 
 use std::fmt::Display;
 
@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::Unbuilt;
 
-/// The parts of a request, up to [`finish`](Self::finish).
+/// A request under construction; [`finish`](Self::finish) builds it.
 ///
 /// ```
 /// use coze_wire::{RequestParts, reqwest::Method};
@@ -29,7 +29,7 @@ pub struct RequestParts {
 }
 
 impl RequestParts {
-    /// A request whose path has its parameters in braces.
+    /// A request for a path with its parameters in braces.
     #[must_use]
     pub fn new(method: Method, base_url: &str, path: &str) -> Self {
         Self {
@@ -42,15 +42,15 @@ impl RequestParts {
         }
     }
 
-    /// Sets a parameter of the path, percent-encoded.
+    /// Sets a path parameter, percent-encoded.
     ///
     /// # Errors
     ///
-    /// If it is empty, `.` or `..`: the request would go to another path.
+    /// If it is empty, `.` or `..`, because the request would go to another path.
     pub fn path(&mut self, name: &str, value: &str) -> Result<(), Unbuilt> {
         if matches!(value, "" | "." | "..") {
             return Err(Unbuilt::new(format_args!(
-                "{name} is empty, or can't be a part of a path"
+                "{name} is empty or is not valid in a path"
             )));
         }
         let mut encoded = String::with_capacity(value.len());
@@ -65,7 +65,7 @@ impl RequestParts {
         Ok(())
     }
 
-    /// Adds a parameter to the query, if it is set.
+    /// Adds a query parameter, if it is set.
     pub fn query(&mut self, name: &'static str, value: Option<&(impl Display + ?Sized)>) {
         if let Some(value) = value {
             self.query.push((name, value.to_string()));
@@ -78,7 +78,7 @@ impl RequestParts {
         self.headers.push((name, HeaderValue::from_static(value)));
     }
 
-    /// Answers with an event stream, and not with JSON.
+    /// Requests an event stream instead of JSON (`Accept`).
     pub fn accept_events(&mut self) {
         self.headers.retain(|(name, _)| name != header::ACCEPT);
         let events = HeaderValue::from_static("text/event-stream");
@@ -89,31 +89,32 @@ impl RequestParts {
     ///
     /// # Errors
     ///
-    /// If the value has no JSON.
+    /// If the value can't be serialised.
     pub fn json(&mut self, body: &impl Serialize) -> Result<(), Unbuilt> {
         let body = serde_json::to_vec(body)
             .map_err(|_| Unbuilt::new("the body can't be written as JSON"))?;
         self.raw("application/json", body)
     }
 
-    /// Sets a body of any content type, such as `multipart/form-data; boundary=...`. A body that is made of bytes can be sent again.
+    /// Sets a body of any content type, such as `multipart/form-data; boundary=...`. A request whose body is bytes can
+    /// be retried.
     ///
     /// # Errors
     ///
-    /// If the content type can't be a header.
+    /// If the content type is not valid in a header.
     pub fn raw(
         &mut self,
         content_type: &str,
         body: impl Into<reqwest::Body>,
     ) -> Result<(), Unbuilt> {
         let content_type = HeaderValue::from_str(content_type)
-            .map_err(|_| Unbuilt::new("the content type of the body can't be a header"))?;
+            .map_err(|_| Unbuilt::new("the content type of the body is not valid in a header"))?;
         self.headers.push((header::CONTENT_TYPE, content_type));
         self.body = Some(body.into());
         Ok(())
     }
 
-    /// The request.
+    /// Builds the request.
     ///
     /// # Errors
     ///
@@ -131,11 +132,11 @@ impl RequestParts {
     }
 }
 
-/// A parameter or a field that the operation needs.
+/// Checks that a required parameter or field is set.
 ///
 /// # Errors
 ///
-/// [`Unbuilt`] with its name if it is not set.
+/// [`Unbuilt`] with its name if it is not.
 pub fn required<T>(name: &str, value: Option<T>) -> Result<T, Unbuilt> {
     value.ok_or_else(|| Unbuilt::new(format_args!("{name} is required")))
 }
@@ -162,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn a_parameter_cannot_lead_to_another_path() {
+    fn a_path_parameter_cannot_change_the_path() {
         for value in ["", ".", ".."] {
             let error = parts("/v1/{id}").path("id", value).unwrap_err();
             assert!(error.to_string().starts_with("id is empty"), "{error}");
@@ -173,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn bodies_have_their_content_type_and_can_be_sent_again() {
+    fn bodies_have_their_content_type_and_can_be_cloned() {
         let mut json = parts("/a");
         json.json(&[1]).unwrap();
         let json = json.finish().unwrap();
@@ -198,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing_is_named() {
+    fn a_missing_parameter_is_named() {
         assert_eq!(required("bot_id", Some(1)), Ok(1));
         let error = required::<i64>("bot_id", None).unwrap_err();
         assert_eq!(error.to_string(), "bot_id is required");

@@ -1,4 +1,4 @@
-//! A Coze that answers what it was told to, byte for byte.
+//! A transport with scripted responses, byte for byte.
 
 use std::{
     collections::VecDeque,
@@ -22,7 +22,7 @@ pub(crate) const fn secs(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
 }
 
-/// An answer, or what comes in place of one.
+/// A response, or a failure.
 pub(crate) enum Answer {
     Response {
         status: u16,
@@ -76,7 +76,7 @@ impl Answer {
     }
 }
 
-/// A request that arrived.
+/// A received request.
 #[derive(Debug)]
 pub(crate) struct Request {
     pub(crate) at: Instant,
@@ -153,7 +153,7 @@ impl Coze {
             .collect()
     }
 
-    /// How many bodies are neither read to their end nor dropped.
+    /// The number of bodies that were neither read to their end nor dropped.
     pub(crate) fn open_bodies(&self) -> u32 {
         self.0.open_bodies.load(Ordering::SeqCst)
     }
@@ -185,11 +185,11 @@ impl Transport for Coze {
             body: String::from_utf8(body.unwrap_or_default().to_vec()).unwrap(),
         });
         let answer = self.0.answers.lock().unwrap().pop_front();
-        let answer = answer.expect("an answer for each request");
+        let answer = answer.expect("a response for each request");
         let open = Open::new(&self.0.open_bodies);
         Box::pin(async move {
             let (status, headers, parts) = match answer {
-                Answer::Fails(kind) => return Err(SendError::new(kind, "as told")),
+                Answer::Fails(kind) => return Err(SendError::new(kind, "scripted")),
                 Answer::Never => std::future::pending().await,
                 Answer::Response {
                     status,
