@@ -120,12 +120,17 @@ impl Dispatch {
         loop {
             self.wait_until_allowed().await?;
             let again = request.try_clone();
-            let conversation_id = conversation_id(&request);
+            // Where there is no second request, this one is gone by then.
+            let named = match &again {
+                None => conversation_id(&request),
+                Some(_) => None,
+            };
             let attempt = self.attempt(&token, info, request, has_events, limits, &mut *read);
             let Err(error) = attempt.await else {
                 return Ok(());
             };
             self.note_rate_limit(&error);
+            let conversation_id = named.or_else(|| conversation_id(again.as_ref()?));
             let finished = |error: Error| {
                 let error = if is_renewed {
                     error.map(AuthError::with_renewed_token)
