@@ -48,7 +48,7 @@ const API_VERSION_HEADER: &str = "api-version";
 pub struct Exchange {
     bearer: Option<Bearer>,
     secrets: Vec<Secret>,
-    headers: HeaderMap,
+    headers: Vec<(HeaderName, HeaderValue)>,
     transport: Option<Arc<dyn Transport>>,
     kept: Arc<Mutex<Kept>>,
 }
@@ -92,7 +92,7 @@ impl Exchange {
     /// Adds this header to the request.
     #[must_use]
     pub fn with_header(mut self, name: HeaderName, value: HeaderValue) -> Self {
-        self.headers.insert(name, value);
+        self.headers.push((name, value));
         self
     }
 

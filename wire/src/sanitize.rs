@@ -108,6 +108,7 @@ pub fn sanitize_sentence(text: String) -> String {
 /// that form is not changed, unless it repeats a secret.
 #[must_use]
 pub fn sanitize_log_id(log_id: &str, secrets: &[Secret]) -> Option<String> {
+    // A bit for each byte fits into 64.
     let has_form = log_id.len() <= 64
         && log_id
             .bytes()
@@ -138,8 +139,6 @@ fn is_unrelated<'s>(log_id: &str, mut secrets: impl Iterator<Item = &'s Secret>)
     if log_id.contains('_') || log_id.contains("eyJ") {
         return false;
     }
-    let log_id = log_id.as_bytes();
-    let from = |start: usize| log_id.get(start..).unwrap_or_default();
     secrets.all(|secret| {
         let secret = secret.expose().as_bytes();
         // Other characters have further forms, and a shorter secret has forms that are shorter than a part.
@@ -154,51 +153,46 @@ fn is_unrelated<'s>(log_id: &str, mut secrets: impl Iterator<Item = &'s Secret>)
             bytes[usize::from(pair[1])] = true;
             pairs[usize::from(pair[0] % 64)] |= 1 << (pair[1] % 64);
         }
-        let has_byte = |byte: u8| bytes[usize::from(byte)];
-        let has_pair = |pair: &[u8]| pairs[usize::from(pair[0] % 64)] >> (pair[1] % 64) & 1 == 1;
-        let is_hex_of_byte = |digits: &[u8]| {
-            let digit = |at: usize| char::from(digits[at]).to_digit(16);
-            let byte = digit(0).zip(digit(1)).map(|(high, low)| high << 4 | low);
-            byte.is_some_and(|byte| has_byte(byte.to_be_bytes()[3]))
-        };
-        let is_base64_of_bytes = |digits: &[u8]| {
-            let number = digits.iter().fold(0, |number, digit| {
-                number << 6 | u32::from(base64_digit(*digit))
-            });
-            number.to_be_bytes()[1..].iter().all(|byte| has_byte(*byte))
-        };
-        // A part may begin within the digits of a byte: the whole bytes of it are fewer.
-        let is_part = has_run(log_id.windows(2).map(has_pair), PART_LENGTH - 1);
-        let is_hex = (0..2).any(|start| {
-            let bytes = from(start).chunks_exact(2).map(is_hex_of_byte);
-            has_run(bytes, PART_LENGTH / 2 - 1)
-        });
-        let is_base64 = (0..4).any(|start| {
-            let groups = from(start).chunks_exact(4).map(is_base64_of_bytes);
-            has_run(groups, PART_LENGTH / 4 - 1)
-        });
-        !is_part && !is_hex && !is_base64
+        // A bit for each position of the log id: whether a pair of the secret ends there, a byte of it in hexadecimal, three in Base64.
+        let (mut plain, mut hexadecimal, mut base64) = (0_u64, 0_u64, 0_u64);
+        let (mut last, mut last_digit, mut last_digits) = (0_u8, 0_u32, 0_u32);
+        for (at, byte) in log_id.bytes().enumerate() {
+            let is_pair = pairs[usize::from(last % 64)] >> (byte % 64) & 1;
+            plain |= is_pair << at;
+            last = byte;
+            let digit = char::from(byte).to_digit(16).unwrap_or(NO_DIGIT);
+            let number = u8::try_from(last_digit << 4 | digit);
+            hexadecimal |= u64::from(number.is_ok_and(|byte| bytes[usize::from(byte)])) << at;
+            last_digit = digit;
+            last_digits = last_digits << 6 | base64_digit(byte);
+            let [_, number @ ..] = last_digits.to_be_bytes();
+            let are_bytes = number.iter().all(|byte| bytes[usize::from(*byte)]);
+            base64 |= u64::from(are_bytes) << at;
+        }
+        // A part may begin within the digits of a byte, so it has fewer whole bytes.
+        !has_run(plain, PART_LENGTH - 1, 1)
+            && !has_run(hexadecimal, PART_LENGTH / 2 - 1, 2)
+            && !has_run(base64, PART_LENGTH / 4 - 1, 4)
     })
 }
 
+/// Stands for a character that is no hexadecimal digit: no byte has it.
+const NO_DIGIT: u32 = 0x100;
+
 /// Of both alphabets.
-fn base64_digit(digit: u8) -> u8 {
-    match digit {
+fn base64_digit(digit: u8) -> u32 {
+    u32::from(match digit {
         b'A'..=b'Z' => digit - b'A',
         b'a'..=b'z' => digit - b'a' + 26,
         b'0'..=b'9' => digit - b'0' + 52,
         b'-' | b'+' => 62,
         _ => 63,
-    }
+    })
 }
 
-/// Whether so many in sequence are true.
-fn has_run(mut each: impl Iterator<Item = bool>, length: usize) -> bool {
-    let mut run = 0;
-    each.any(|is_true| {
-        run = if is_true { run + 1 } else { 0 };
-        run >= length
-    })
+/// Whether so many bits are set, each this far from the one before.
+fn has_run(bits: u64, length: usize, apart: usize) -> bool {
+    (1..length).fold(bits, |run, nth| run & bits >> (nth * apart)) != 0
 }
 
 /// The part of a text that is examined.
