@@ -6,102 +6,247 @@ use coze_api_client::types;
 use serde_json::Value;
 #[track_caller]
 fn comes_back<T: serde::Serialize + serde::de::DeserializeOwned>(example: &str) {
-    let value: T =
-        serde_json::from_str(example).unwrap_or_else(|error| panic!("{error}: {example}"));
+    let value: T = serde_json::from_str(example)
+        .unwrap_or_else(|error| panic!("{error}: {example}"));
     let example: Value = serde_json::from_str(example).unwrap();
-    assert_eq!(serde_json::to_value(&value).unwrap(), example);
+    assert_eq!(serde_json::to_value(& value).unwrap(), example);
 }
 #[test]
 fn get_published_bot_answers() {
-    comes_back::<types::Bot>(
+    comes_back::<
+        types::Bot,
+    >(
         "{\"background_image_info\":{\"mobile_background_image\":{\"image_url\":\"https://example.com/tall.png\"},\"web_background_image\":{\"canvas_position\":{\"height\":720.0,\"left\":0.0,\"top\":12.5,\"width\":1280.0},\"gradient_position\":{\"left\":40.0,\"right\":1240.0},\"image_url\":\"https://example.com/wide.png\",\"theme_color\":\"#87CEEB\"}},\"bot_id\":\"7379462189365198898\",\"bot_mode\":0,\"create_time\":1795262400,\"default_user_input_type\":\"text\",\"description\":\"Tells the weather.\",\"icon_url\":\"https://example.com/bot.png\",\"knowledge\":{\"knowledge_infos\":[{\"id\":\"7601\",\"name\":\"Towns\"}]},\"model_info\":{\"context_round\":30,\"frequency_penalty\":0.0,\"max_tokens\":4096,\"model_id\":\"1706077826\",\"model_name\":\"A model\",\"presence_penalty\":0.0,\"response_format\":\"text\",\"temperature\":0.8,\"top_k\":1,\"top_p\":0.9},\"name\":\"Weather\",\"onboarding_info\":{\"prologue\":\"Which town?\",\"suggested_questions\":[\"Will it rain in Oslo?\"]},\"owner_user_id\":\"7201\",\"plugin_info_list\":[{\"api_info_list\":[{\"api_id\":\"7302\",\"description\":\"Tomorrow's weather.\",\"name\":\"tomorrow\"}],\"description\":\"Looks forecasts up.\",\"icon_url\":\"https://example.com/plugin.png\",\"name\":\"Forecast\",\"plugin_id\":\"7301\"}],\"prompt_info\":{\"prompt\":\"You tell the weather in one sentence.\"},\"shortcut_commands\":[{\"agent_id\":\"7702\",\"command\":\"/weather\",\"components\":[{\"default_value\":\"Oslo\",\"description\":\"The town.\",\"is_hide\":false,\"name\":\"town\",\"options\":[\"Oslo\",\"Bergen\"],\"tool_parameter\":\"town\",\"type\":\"select\"}],\"description\":\"Asks for a town.\",\"icon_url\":\"https://example.com/shortcut.png\",\"id\":\"7701\",\"name\":\"Weather in\",\"query_template\":\"What is the weather in {{town}}?\",\"tool\":{\"name\":\"Forecast\",\"type\":\"plugin\"}}],\"update_time\":1795266000,\"variables\":[{\"channel\":\"custom\",\"default_value\":\"Oslo\",\"description\":\"Where the user lives.\",\"enable\":true,\"keyword\":\"home_town\",\"prompt_enable\":true}],\"version\":\"1795266000000\",\"voice_info_list\":[{\"language_code\":\"en\",\"voice_id\":\"7801\"}],\"workflow_info_list\":[{\"description\":\"Warns of storms.\",\"icon_url\":\"https://example.com/workflow.png\",\"id\":\"7501\",\"name\":\"storm_warning\"}]}",
+    );
+    comes_back::<
+        types::Bot,
+    >(
+        "{\"background_image_info\":{\"mobile_background_image\":{\"canvas_position\":{\"height\":720.0,\"left\":0.0,\"top\":12.5,\"width\":1280.0},\"gradient_position\":{\"left\":40.0,\"right\":1240.0},\"image_url\":\"https://example.com/wide.png\",\"theme_color\":\"#87CEEB\"},\"web_background_image\":{\"canvas_position\":{\"height\":720.0,\"left\":0.0,\"top\":12.5,\"width\":1280.0},\"gradient_position\":{\"left\":40.0,\"right\":1240.0},\"image_url\":\"https://example.com/wide.png\",\"theme_color\":\"#87CEEB\"}},\"bot_id\":\"7379462189365198898\",\"bot_mode\":0,\"create_time\":1795262400,\"default_user_input_type\":\"text\",\"description\":\"Tells the weather.\",\"icon_url\":\"https://example.com/bot.png\",\"knowledge\":{\"knowledge_infos\":[{\"id\":\"7601\",\"name\":\"Towns\"}]},\"model_info\":{\"context_round\":30,\"frequency_penalty\":0.0,\"max_tokens\":4096,\"model_id\":\"1706077826\",\"model_name\":\"A model\",\"presence_penalty\":0.0,\"response_format\":\"text\",\"temperature\":0.8,\"top_k\":1,\"top_p\":0.9},\"name\":\"Weather\",\"onboarding_info\":{\"prologue\":\"Which town?\",\"suggested_questions\":[\"Will it rain in Oslo?\"]},\"owner_user_id\":\"7201\",\"plugin_info_list\":[{\"api_info_list\":[{\"api_id\":\"7302\",\"description\":\"Tomorrow's weather.\",\"name\":\"tomorrow\"}],\"description\":\"Looks forecasts up.\",\"icon_url\":\"https://example.com/plugin.png\",\"name\":\"Forecast\",\"plugin_id\":\"7301\"}],\"prompt_info\":{\"prompt\":\"You tell the weather in one sentence.\"},\"shortcut_commands\":[{\"agent_id\":\"7702\",\"command\":\"/weather\",\"components\":[{\"default_value\":\"Oslo\",\"description\":\"The town.\",\"is_hide\":false,\"name\":\"town\",\"options\":[\"Oslo\",\"Bergen\"],\"tool_parameter\":\"town\",\"type\":\"select\"}],\"description\":\"Asks for a town.\",\"icon_url\":\"https://example.com/shortcut.png\",\"id\":\"7701\",\"name\":\"Weather in\",\"query_template\":\"What is the weather in {{town}}?\",\"tool\":{\"name\":\"Forecast\",\"type\":\"plugin\"}}],\"update_time\":1795266000,\"variables\":[{\"channel\":\"custom\",\"default_value\":\"Oslo\",\"description\":\"Where the user lives.\",\"enable\":true,\"keyword\":\"home_town\",\"prompt_enable\":true}],\"version\":\"1795266000000\",\"voice_info_list\":[{\"language_code\":\"en\",\"voice_id\":\"7801\"}],\"workflow_info_list\":[{\"description\":\"Warns of storms.\",\"icon_url\":\"https://example.com/workflow.png\",\"id\":\"7501\",\"name\":\"storm_warning\"}]}",
     );
 }
 #[test]
 fn list_bots_answers() {
-    comes_back::<types::BotPage>(
+    comes_back::<
+        types::BotPage,
+    >(
         "{\"items\":[{\"description\":\"Tells the weather.\",\"icon_url\":\"https://example.com/bot.png\",\"id\":\"7379462189365198898\",\"is_published\":true,\"name\":\"Weather\",\"owner_user_id\":\"7201\",\"published_at\":1795262400,\"updated_at\":1795266000},{\"description\":\"\",\"icon_url\":\"https://example.com/bot.png\",\"id\":\"7379462189365198899\",\"is_published\":false,\"name\":\"Tides\",\"owner_user_id\":\"7201\",\"updated_at\":1795266000}],\"total\":2}",
+    );
+    comes_back::<
+        types::BotPage,
+    >(
+        "{\"items\":[{\"description\":\"Tells the weather.\",\"icon_url\":\"https://example.com/bot.png\",\"id\":\"7379462189365198898\",\"is_published\":true,\"name\":\"Weather\",\"owner_user_id\":\"7201\",\"published_at\":1795262400,\"updated_at\":1795266000}],\"total\":2}",
     );
 }
 #[test]
 fn get_bot_answers() {
-    comes_back::<types::Bot>(
+    comes_back::<
+        types::Bot,
+    >(
         "{\"background_image_info\":{\"mobile_background_image\":{\"image_url\":\"https://example.com/tall.png\"},\"web_background_image\":{\"canvas_position\":{\"height\":720.0,\"left\":0.0,\"top\":12.5,\"width\":1280.0},\"gradient_position\":{\"left\":40.0,\"right\":1240.0},\"image_url\":\"https://example.com/wide.png\",\"theme_color\":\"#87CEEB\"}},\"bot_id\":\"7379462189365198898\",\"bot_mode\":0,\"create_time\":1795262400,\"default_user_input_type\":\"text\",\"description\":\"Tells the weather.\",\"icon_url\":\"https://example.com/bot.png\",\"knowledge\":{\"knowledge_infos\":[{\"id\":\"7601\",\"name\":\"Towns\"}]},\"model_info\":{\"context_round\":30,\"frequency_penalty\":0.0,\"max_tokens\":4096,\"model_id\":\"1706077826\",\"model_name\":\"A model\",\"presence_penalty\":0.0,\"response_format\":\"text\",\"temperature\":0.8,\"top_k\":1,\"top_p\":0.9},\"name\":\"Weather\",\"onboarding_info\":{\"prologue\":\"Which town?\",\"suggested_questions\":[\"Will it rain in Oslo?\"]},\"owner_user_id\":\"7201\",\"plugin_info_list\":[{\"api_info_list\":[{\"api_id\":\"7302\",\"description\":\"Tomorrow's weather.\",\"name\":\"tomorrow\"}],\"description\":\"Looks forecasts up.\",\"icon_url\":\"https://example.com/plugin.png\",\"name\":\"Forecast\",\"plugin_id\":\"7301\"}],\"prompt_info\":{\"prompt\":\"You tell the weather in one sentence.\"},\"shortcut_commands\":[{\"agent_id\":\"7702\",\"command\":\"/weather\",\"components\":[{\"default_value\":\"Oslo\",\"description\":\"The town.\",\"is_hide\":false,\"name\":\"town\",\"options\":[\"Oslo\",\"Bergen\"],\"tool_parameter\":\"town\",\"type\":\"select\"}],\"description\":\"Asks for a town.\",\"icon_url\":\"https://example.com/shortcut.png\",\"id\":\"7701\",\"name\":\"Weather in\",\"query_template\":\"What is the weather in {{town}}?\",\"tool\":{\"name\":\"Forecast\",\"type\":\"plugin\"}}],\"update_time\":1795266000,\"variables\":[{\"channel\":\"custom\",\"default_value\":\"Oslo\",\"description\":\"Where the user lives.\",\"enable\":true,\"keyword\":\"home_town\",\"prompt_enable\":true}],\"version\":\"1795266000000\",\"voice_info_list\":[{\"language_code\":\"en\",\"voice_id\":\"7801\"}],\"workflow_info_list\":[{\"description\":\"Warns of storms.\",\"icon_url\":\"https://example.com/workflow.png\",\"id\":\"7501\",\"name\":\"storm_warning\"}]}",
     );
     comes_back::<types::Bot>("{\"bot_id\":\"7379462189365198899\",\"name\":\"Tides\"}");
+    comes_back::<
+        types::Bot,
+    >(
+        "{\"background_image_info\":{\"mobile_background_image\":{\"canvas_position\":{\"height\":720.0,\"left\":0.0,\"top\":12.5,\"width\":1280.0},\"gradient_position\":{\"left\":40.0,\"right\":1240.0},\"image_url\":\"https://example.com/wide.png\",\"theme_color\":\"#87CEEB\"},\"web_background_image\":{\"canvas_position\":{\"height\":720.0,\"left\":0.0,\"top\":12.5,\"width\":1280.0},\"gradient_position\":{\"left\":40.0,\"right\":1240.0},\"image_url\":\"https://example.com/wide.png\",\"theme_color\":\"#87CEEB\"}},\"bot_id\":\"7379462189365198898\",\"bot_mode\":0,\"create_time\":1795262400,\"default_user_input_type\":\"text\",\"description\":\"Tells the weather.\",\"icon_url\":\"https://example.com/bot.png\",\"knowledge\":{\"knowledge_infos\":[{\"id\":\"7601\",\"name\":\"Towns\"}]},\"model_info\":{\"context_round\":30,\"frequency_penalty\":0.0,\"max_tokens\":4096,\"model_id\":\"1706077826\",\"model_name\":\"A model\",\"presence_penalty\":0.0,\"response_format\":\"text\",\"temperature\":0.8,\"top_k\":1,\"top_p\":0.9},\"name\":\"Weather\",\"onboarding_info\":{\"prologue\":\"Which town?\",\"suggested_questions\":[\"Will it rain in Oslo?\"]},\"owner_user_id\":\"7201\",\"plugin_info_list\":[{\"api_info_list\":[{\"api_id\":\"7302\",\"description\":\"Tomorrow's weather.\",\"name\":\"tomorrow\"}],\"description\":\"Looks forecasts up.\",\"icon_url\":\"https://example.com/plugin.png\",\"name\":\"Forecast\",\"plugin_id\":\"7301\"}],\"prompt_info\":{\"prompt\":\"You tell the weather in one sentence.\"},\"shortcut_commands\":[{\"agent_id\":\"7702\",\"command\":\"/weather\",\"components\":[{\"default_value\":\"Oslo\",\"description\":\"The town.\",\"is_hide\":false,\"name\":\"town\",\"options\":[\"Oslo\",\"Bergen\"],\"tool_parameter\":\"town\",\"type\":\"select\"}],\"description\":\"Asks for a town.\",\"icon_url\":\"https://example.com/shortcut.png\",\"id\":\"7701\",\"name\":\"Weather in\",\"query_template\":\"What is the weather in {{town}}?\",\"tool\":{\"name\":\"Forecast\",\"type\":\"plugin\"}}],\"update_time\":1795266000,\"variables\":[{\"channel\":\"custom\",\"default_value\":\"Oslo\",\"description\":\"Where the user lives.\",\"enable\":true,\"keyword\":\"home_town\",\"prompt_enable\":true}],\"version\":\"1795266000000\",\"voice_info_list\":[{\"language_code\":\"en\",\"voice_id\":\"7801\"}],\"workflow_info_list\":[{\"description\":\"Warns of storms.\",\"icon_url\":\"https://example.com/workflow.png\",\"id\":\"7501\",\"name\":\"storm_warning\"}]}",
+    );
 }
 #[test]
 fn create_conversation_is_sent() {
     comes_back::<types::CreateConversationBody>("{}");
-    comes_back::<types::CreateConversationBody>(
+    comes_back::<
+        types::CreateConversationBody,
+    >(
         "{\"bot_id\":\"7379462189365198898\",\"connector_id\":\"1024\",\"messages\":[{\"content\":\"I live in Oslo.\",\"content_type\":\"text\",\"role\":\"user\"}],\"meta_data\":{\"order\":\"17\"},\"name\":\"Weather in Oslo\"}",
+    );
+    comes_back::<
+        types::CreateConversationBody,
+    >(
+        "{\"bot_id\":\"7379462189365198898\",\"connector_id\":\"1024\",\"messages\":[{\"content\":\"Will it rain in Oslo?\",\"content_type\":\"text\",\"meta_data\":{\"order\":\"17\"},\"role\":\"assistant\",\"type\":\"answer\"}],\"meta_data\":{\"order\":\"17\"},\"name\":\"Weather in Oslo\"}",
+    );
+    comes_back::<
+        types::CreateConversationBody,
+    >(
+        "{\"bot_id\":\"7379462189365198898\",\"connector_id\":\"1024\",\"messages\":[{\"content\":\"Will it rain in Oslo?\",\"content_type\":\"a word that is not listed\",\"meta_data\":{\"order\":\"17\"},\"role\":\"a word that is not listed\",\"type\":\"a word that is not listed\"}],\"meta_data\":{\"order\":\"17\"},\"name\":\"Weather in Oslo\"}",
     );
 }
 #[test]
 fn create_conversation_answers() {
-    comes_back::<types::Conversation>(
+    comes_back::<
+        types::Conversation,
+    >(
         "{\"connector_id\":\"1024\",\"created_at\":1795266000,\"creator_id\":\"7201\",\"id\":\"7381473525342978089\",\"last_section_id\":\"7381473525342978090\",\"meta_data\":{\"order\":\"17\"},\"name\":\"Weather in Oslo\",\"updated_at\":1795266000}",
+    );
+    comes_back::<
+        types::Conversation,
+    >(
+        "{\"connector_id\":\"1024\",\"created_at\":1795266000,\"creator_id\":\"7201\",\"id\":\"7381473525342978089\",\"last_section_id\":\"7381473525342978090\",\"meta_data\":{\"order\":\"17\"},\"name\":\"Weather in Oslo\",\"updated_at\":1795266007}",
     );
 }
 #[test]
 fn create_message_is_sent() {
-    comes_back::<types::CreateMessageBody>(
+    comes_back::<
+        types::CreateMessageBody,
+    >(
         "{\"content\":\"I live in Oslo.\",\"content_type\":\"text\",\"meta_data\":{\"order\":\"17\"},\"role\":\"user\"}",
+    );
+    comes_back::<
+        types::CreateMessageBody,
+    >(
+        "{\"content\":\"I live in Oslo.\",\"content_type\":\"text\",\"meta_data\":{\"order\":\"17\"},\"role\":\"assistant\"}",
+    );
+    comes_back::<
+        types::CreateMessageBody,
+    >(
+        "{\"content\":\"I live in Oslo.\",\"content_type\":\"a word that is not listed\",\"meta_data\":{\"order\":\"17\"},\"role\":\"a word that is not listed\"}",
     );
 }
 #[test]
 fn create_message_answers() {
-    comes_back::<types::Message>(
+    comes_back::<
+        types::Message,
+    >(
         "{\"bot_id\":\"\",\"chat_id\":\"\",\"content\":\"I live in Oslo.\",\"content_type\":\"text\",\"conversation_id\":\"7381473525342978089\",\"created_at\":1795266000,\"id\":\"7382159494123470860\",\"meta_data\":{\"order\":\"17\"},\"role\":\"user\",\"section_id\":\"7381473525342978090\",\"type\":\"question\",\"updated_at\":1795266000}",
+    );
+    comes_back::<
+        types::Message,
+    >(
+        "{\"bot_id\":\"7379462189365198898\",\"chat_id\":\"7382159487131697202\",\"content\":\"It will rain.\",\"content_type\":\"text\",\"conversation_id\":\"7381473525342978089\",\"created_at\":1795266000,\"id\":\"7382159494123470858\",\"meta_data\":{\"order\":\"17\"},\"reasoning_content\":\"The forecast says rain.\",\"role\":\"assistant\",\"section_id\":\"7381473525342978090\",\"type\":\"answer\",\"updated_at\":1795266007}",
+    );
+    comes_back::<
+        types::Message,
+    >(
+        "{\"bot_id\":\"7379462189365198898\",\"chat_id\":\"7382159487131697202\",\"content\":\"It will rain.\",\"content_type\":\"a word that is not listed\",\"conversation_id\":\"7381473525342978089\",\"created_at\":1795266000,\"id\":\"7382159494123470858\",\"meta_data\":{\"order\":\"17\"},\"reasoning_content\":\"The forecast says rain.\",\"role\":\"a word that is not listed\",\"section_id\":\"7381473525342978090\",\"type\":\"a word that is not listed\",\"updated_at\":1795266007}",
     );
 }
 #[test]
 fn delete_message_answers() {
-    comes_back::<types::Message>(
+    comes_back::<
+        types::Message,
+    >(
         "{\"content\":\"I live in Bergen.\",\"content_type\":\"text\",\"conversation_id\":\"7381473525342978089\",\"id\":\"7382159494123470860\",\"role\":\"user\",\"type\":\"question\"}",
+    );
+    comes_back::<
+        types::Message,
+    >(
+        "{\"bot_id\":\"7379462189365198898\",\"chat_id\":\"7382159487131697202\",\"content\":\"It will rain.\",\"content_type\":\"text\",\"conversation_id\":\"7381473525342978089\",\"created_at\":1795266000,\"id\":\"7382159494123470858\",\"meta_data\":{\"order\":\"17\"},\"reasoning_content\":\"The forecast says rain.\",\"role\":\"assistant\",\"section_id\":\"7381473525342978090\",\"type\":\"answer\",\"updated_at\":1795266007}",
+    );
+    comes_back::<
+        types::Message,
+    >(
+        "{\"bot_id\":\"7379462189365198898\",\"chat_id\":\"7382159487131697202\",\"content\":\"It will rain.\",\"content_type\":\"a word that is not listed\",\"conversation_id\":\"7381473525342978089\",\"created_at\":1795266000,\"id\":\"7382159494123470858\",\"meta_data\":{\"order\":\"17\"},\"reasoning_content\":\"The forecast says rain.\",\"role\":\"a word that is not listed\",\"section_id\":\"7381473525342978090\",\"type\":\"a word that is not listed\",\"updated_at\":1795266007}",
     );
 }
 #[test]
 fn list_messages_is_sent() {
-    comes_back::<types::ListMessagesBody>(
+    comes_back::<
+        types::ListMessagesBody,
+    >(
         "{\"after_id\":\"7382159494123470800\",\"before_id\":\"7382159494123470899\",\"chat_id\":\"7382159487131697202\",\"include_middle_message\":true,\"limit\":20,\"order\":\"asc\"}",
     );
     comes_back::<types::ListMessagesBody>("{}");
+    comes_back::<
+        types::ListMessagesBody,
+    >(
+        "{\"after_id\":\"7382159494123470800\",\"before_id\":\"7382159494123470899\",\"chat_id\":\"7382159487131697202\",\"include_middle_message\":true,\"limit\":20,\"order\":\"a word that is not listed\"}",
+    );
 }
 #[test]
 fn list_messages_answers() {
-    comes_back::<types::MessagePage>(
+    comes_back::<
+        types::MessagePage,
+    >(
         "{\"data\":[{\"bot_id\":\"7379462189365198898\",\"chat_id\":\"7382159487131697202\",\"content\":\"It will rain.\",\"content_type\":\"text\",\"conversation_id\":\"7381473525342978089\",\"created_at\":1795266007,\"id\":\"7382159494123470858\",\"role\":\"assistant\",\"type\":\"answer\",\"updated_at\":1795266007},{\"chat_id\":\"7382159487131697202\",\"content\":\"Will it rain in Oslo?\",\"content_type\":\"text\",\"conversation_id\":\"7381473525342978089\",\"id\":\"7382159494123470857\",\"role\":\"user\",\"type\":\"question\"}],\"first_id\":\"7382159494123470858\",\"has_more\":true,\"last_id\":\"7382159494123470857\"}",
+    );
+    comes_back::<
+        types::MessagePage,
+    >(
+        "{\"data\":[{\"bot_id\":\"7379462189365198898\",\"chat_id\":\"7382159487131697202\",\"content\":\"It will rain.\",\"content_type\":\"text\",\"conversation_id\":\"7381473525342978089\",\"created_at\":1795266000,\"id\":\"7382159494123470858\",\"meta_data\":{\"order\":\"17\"},\"reasoning_content\":\"The forecast says rain.\",\"role\":\"assistant\",\"section_id\":\"7381473525342978090\",\"type\":\"answer\",\"updated_at\":1795266007}],\"first_id\":\"7382159494123470858\",\"has_more\":true,\"last_id\":\"7382159494123470857\"}",
+    );
+    comes_back::<
+        types::MessagePage,
+    >(
+        "{\"data\":[{\"bot_id\":\"7379462189365198898\",\"chat_id\":\"7382159487131697202\",\"content\":\"It will rain.\",\"content_type\":\"a word that is not listed\",\"conversation_id\":\"7381473525342978089\",\"created_at\":1795266000,\"id\":\"7382159494123470858\",\"meta_data\":{\"order\":\"17\"},\"reasoning_content\":\"The forecast says rain.\",\"role\":\"a word that is not listed\",\"section_id\":\"7381473525342978090\",\"type\":\"a word that is not listed\",\"updated_at\":1795266007}],\"first_id\":\"7382159494123470858\",\"has_more\":true,\"last_id\":\"7382159494123470857\"}",
     );
 }
 #[test]
 fn update_message_is_sent() {
-    comes_back::<types::UpdateMessageBody>(
+    comes_back::<
+        types::UpdateMessageBody,
+    >(
         "{\"content\":\"I live in Bergen.\",\"content_type\":\"text\",\"meta_data\":{\"order\":\"18\"}}",
+    );
+    comes_back::<
+        types::UpdateMessageBody,
+    >(
+        "{\"content\":\"I live in Bergen.\",\"content_type\":\"text\",\"meta_data\":{\"order\":\"17\"}}",
+    );
+    comes_back::<
+        types::UpdateMessageBody,
+    >(
+        "{\"content\":\"I live in Bergen.\",\"content_type\":\"a word that is not listed\",\"meta_data\":{\"order\":\"17\"}}",
     );
 }
 #[test]
 fn update_message_answers() {
-    comes_back::<types::UpdatedMessage>(
+    comes_back::<
+        types::UpdatedMessage,
+    >(
         "{\"message\":{\"content\":\"I live in Bergen.\",\"content_type\":\"text\",\"conversation_id\":\"7381473525342978089\",\"id\":\"7382159494123470860\",\"meta_data\":{\"order\":\"18\"},\"role\":\"user\",\"type\":\"question\",\"updated_at\":1795266100}}",
+    );
+    comes_back::<
+        types::UpdatedMessage,
+    >(
+        "{\"message\":{\"bot_id\":\"7379462189365198898\",\"chat_id\":\"7382159487131697202\",\"content\":\"It will rain.\",\"content_type\":\"text\",\"conversation_id\":\"7381473525342978089\",\"created_at\":1795266000,\"id\":\"7382159494123470858\",\"meta_data\":{\"order\":\"17\"},\"reasoning_content\":\"The forecast says rain.\",\"role\":\"assistant\",\"section_id\":\"7381473525342978090\",\"type\":\"answer\",\"updated_at\":1795266007}}",
+    );
+    comes_back::<
+        types::UpdatedMessage,
+    >(
+        "{\"message\":{\"bot_id\":\"7379462189365198898\",\"chat_id\":\"7382159487131697202\",\"content\":\"It will rain.\",\"content_type\":\"a word that is not listed\",\"conversation_id\":\"7381473525342978089\",\"created_at\":1795266000,\"id\":\"7382159494123470858\",\"meta_data\":{\"order\":\"17\"},\"reasoning_content\":\"The forecast says rain.\",\"role\":\"a word that is not listed\",\"section_id\":\"7381473525342978090\",\"type\":\"a word that is not listed\",\"updated_at\":1795266007}}",
     );
 }
 #[test]
 fn retrieve_message_answers() {
-    comes_back::<types::Message>(
+    comes_back::<
+        types::Message,
+    >(
         "{\"bot_id\":\"7379462189365198898\",\"chat_id\":\"7382159487131697202\",\"content\":\"It will rain.\",\"content_type\":\"text\",\"conversation_id\":\"7381473525342978089\",\"id\":\"7382159494123470858\",\"role\":\"assistant\",\"type\":\"answer\"}",
+    );
+    comes_back::<
+        types::Message,
+    >(
+        "{\"bot_id\":\"7379462189365198898\",\"chat_id\":\"7382159487131697202\",\"content\":\"It will rain.\",\"content_type\":\"text\",\"conversation_id\":\"7381473525342978089\",\"created_at\":1795266000,\"id\":\"7382159494123470858\",\"meta_data\":{\"order\":\"17\"},\"reasoning_content\":\"The forecast says rain.\",\"role\":\"assistant\",\"section_id\":\"7381473525342978090\",\"type\":\"answer\",\"updated_at\":1795266007}",
+    );
+    comes_back::<
+        types::Message,
+    >(
+        "{\"bot_id\":\"7379462189365198898\",\"chat_id\":\"7382159487131697202\",\"content\":\"It will rain.\",\"content_type\":\"a word that is not listed\",\"conversation_id\":\"7381473525342978089\",\"created_at\":1795266000,\"id\":\"7382159494123470858\",\"meta_data\":{\"order\":\"17\"},\"reasoning_content\":\"The forecast says rain.\",\"role\":\"a word that is not listed\",\"section_id\":\"7381473525342978090\",\"type\":\"a word that is not listed\",\"updated_at\":1795266007}",
     );
 }
 #[test]
 fn retrieve_conversation_answers() {
-    comes_back::<types::Conversation>(
+    comes_back::<
+        types::Conversation,
+    >(
         "{\"created_at\":1795266000,\"id\":\"7381473525342978089\",\"last_section_id\":\"7381473525342978090\",\"meta_data\":{}}",
+    );
+    comes_back::<
+        types::Conversation,
+    >(
+        "{\"connector_id\":\"1024\",\"created_at\":1795266000,\"creator_id\":\"7201\",\"id\":\"7381473525342978089\",\"last_section_id\":\"7381473525342978090\",\"meta_data\":{\"order\":\"17\"},\"name\":\"Weather in Oslo\",\"updated_at\":1795266007}",
     );
 }
 #[test]
 fn list_conversations_answers() {
-    comes_back::<types::ConversationPage>(
+    comes_back::<
+        types::ConversationPage,
+    >(
         "{\"conversations\":[{\"created_at\":1795266000,\"id\":\"7381473525342978089\",\"last_section_id\":\"7381473525342978090\",\"meta_data\":{\"order\":\"17\"},\"name\":\"Weather in Oslo\",\"updated_at\":1795266007},{\"created_at\":1795265000,\"id\":\"7381473525342978091\",\"last_section_id\":\"\",\"meta_data\":{}}],\"has_more\":false}",
+    );
+    comes_back::<
+        types::ConversationPage,
+    >(
+        "{\"conversations\":[{\"connector_id\":\"1024\",\"created_at\":1795266000,\"creator_id\":\"7201\",\"id\":\"7381473525342978089\",\"last_section_id\":\"7381473525342978090\",\"meta_data\":{\"order\":\"17\"},\"name\":\"Weather in Oslo\",\"updated_at\":1795266007}],\"has_more\":false}",
     );
 }
 #[test]
@@ -110,142 +255,345 @@ fn update_conversation_is_sent() {
 }
 #[test]
 fn update_conversation_answers() {
-    comes_back::<types::Conversation>(
+    comes_back::<
+        types::Conversation,
+    >(
         "{\"connector_id\":\"1024\",\"created_at\":1795266000,\"creator_id\":\"7201\",\"id\":\"7381473525342978089\",\"last_section_id\":\"7381473525342978090\",\"name\":\"Weather in Bergen\",\"updated_at\":1795267000}",
+    );
+    comes_back::<
+        types::Conversation,
+    >(
+        "{\"connector_id\":\"1024\",\"created_at\":1795266000,\"creator_id\":\"7201\",\"id\":\"7381473525342978089\",\"last_section_id\":\"7381473525342978090\",\"meta_data\":{\"order\":\"17\"},\"name\":\"Weather in Oslo\",\"updated_at\":1795266007}",
     );
 }
 #[test]
 fn clear_conversation_answers() {
-    comes_back::<types::Section>(
-        "{\"conversation_id\":\"7381473525342978089\",\"id\":\"7381473525342978092\"}",
-    );
+    comes_back::<
+        types::Section,
+    >("{\"conversation_id\":\"7381473525342978089\",\"id\":\"7381473525342978092\"}");
 }
 #[test]
 fn create_message_feedback_is_sent() {
-    comes_back::<types::CreateMessageFeedbackBody>(
+    comes_back::<
+        types::CreateMessageFeedbackBody,
+    >(
         "{\"comment\":\"I asked about Bergen.\",\"feedback_type\":\"unlike\",\"reason_types\":[\"wrong town\"]}",
+    );
+    comes_back::<
+        types::CreateMessageFeedbackBody,
+    >(
+        "{\"comment\":\"I asked about Bergen.\",\"feedback_type\":\"a word that is not listed\",\"reason_types\":[\"wrong town\"]}",
     );
 }
 #[test]
 fn list_published_bots_answers() {
-    comes_back::<types::PublishedBotPage>(
+    comes_back::<
+        types::PublishedBotPage,
+    >(
         "{\"space_bots\":[{\"bot_id\":\"7379462189365198898\",\"bot_name\":\"Weather\",\"description\":\"Tells the weather.\",\"icon_url\":\"https://example.com/bot.png\",\"publish_time\":\"1795262400\"}],\"total\":1}",
     );
 }
 #[test]
 fn get_current_user_answers() {
-    comes_back::<types::User>(
+    comes_back::<
+        types::User,
+    >(
         "{\"avatar_url\":\"https://example.com/avatar.png\",\"nick_name\":\"Ada\",\"user_id\":\"7201\",\"user_name\":\"ada\"}",
     );
 }
 #[test]
 fn list_workspaces_answers() {
-    comes_back::<types::WorkspacePage>(
+    comes_back::<
+        types::WorkspacePage,
+    >(
         "{\"total_count\":2,\"workspaces\":[{\"enterprise_id\":\"\",\"icon_url\":\"https://example.com/personal.png\",\"id\":\"7001\",\"name\":\"Ada's own\",\"role_type\":\"owner\",\"workspace_type\":\"personal\"},{\"admin_uids\":[\"7203\"],\"description\":\"Bots about the weather.\",\"enterprise_id\":\"volcano_210195\",\"icon_url\":\"https://example.com/team.png\",\"id\":\"7002\",\"joined_status\":\"joined\",\"name\":\"Weather desk\",\"owner_uid\":\"7202\",\"role_type\":\"member\",\"workspace_type\":\"team\"}]}",
+    );
+    comes_back::<
+        types::WorkspacePage,
+    >(
+        "{\"total_count\":2,\"workspaces\":[{\"admin_uids\":[\"7203\"],\"description\":\"Bots about the weather.\",\"enterprise_id\":\"volcano_210195\",\"icon_url\":\"https://example.com/workspace.png\",\"id\":\"7001\",\"joined_status\":\"joined\",\"name\":\"Weather desk\",\"owner_uid\":\"7201\",\"role_type\":\"owner\",\"workspace_type\":\"team\"}]}",
     );
 }
 #[test]
 fn create_chat_is_sent() {
-    comes_back::<types::CreateChatBody>(
+    comes_back::<
+        types::CreateChatBody,
+    >(
         "{\"additional_messages\":[{\"content\":\"[{\\\"type\\\":\\\"text\\\",\\\"text\\\":\\\"Where is this?\\\"},{\\\"type\\\":\\\"image\\\",\\\"file_id\\\":\\\"7901\\\"}]\",\"content_type\":\"object_string\",\"meta_data\":{\"order\":\"17\"},\"role\":\"user\",\"type\":\"question\"},{\"content\":\"In Oslo.\",\"content_type\":\"text\",\"role\":\"assistant\",\"type\":\"answer\"},{\"content\":\"Will it rain there?\",\"content_type\":\"text\",\"role\":\"user\",\"type\":\"question\"}],\"auto_save_history\":true,\"bot_id\":\"7379462189365198898\",\"bot_version\":\"1795266000000\",\"custom_variables\":{\"home_town\":\"Oslo\"},\"enable_card\":false,\"extra_params\":{\"latitude\":\"59.91\",\"longitude\":\"10.75\"},\"meta_data\":{\"order\":\"17\"},\"parameters\":{\"days\":3,\"unit\":\"celsius\"},\"publish_status\":\"published_online\",\"shortcut_command\":{\"command_id\":\"7701\",\"parameters\":{\"town\":\"Oslo\"}},\"stream\":false,\"user_id\":\"user_1\"}",
     );
-    comes_back::<types::CreateChatBody>(
+    comes_back::<
+        types::CreateChatBody,
+    >(
         "{\"additional_messages\":[{\"content\":\"Will it rain in Oslo?\",\"content_type\":\"text\",\"role\":\"user\",\"type\":\"question\"}],\"bot_id\":\"7379462189365198898\",\"stream\":false,\"user_id\":\"user_1\"}",
+    );
+    comes_back::<
+        types::CreateChatBody,
+    >(
+        "{\"additional_messages\":[{\"content\":\"Will it rain in Oslo?\",\"content_type\":\"text\",\"meta_data\":{\"order\":\"17\"},\"role\":\"assistant\",\"type\":\"answer\"}],\"auto_save_history\":true,\"bot_id\":\"7379462189365198898\",\"bot_version\":\"1795266000000\",\"custom_variables\":{\"home_town\":\"Oslo\"},\"enable_card\":false,\"extra_params\":{\"latitude\":\"59.91\",\"longitude\":\"10.75\"},\"meta_data\":{\"order\":\"17\"},\"parameters\":{\"unit\":\"celsius\"},\"publish_status\":\"unpublished_draft\",\"shortcut_command\":{\"command_id\":\"7701\",\"parameters\":{\"town\":\"Oslo\"}},\"stream\":false,\"user_id\":\"user_1\"}",
+    );
+    comes_back::<
+        types::CreateChatBody,
+    >(
+        "{\"additional_messages\":[{\"content\":\"Will it rain in Oslo?\",\"content_type\":\"a word that is not listed\",\"meta_data\":{\"order\":\"17\"},\"role\":\"a word that is not listed\",\"type\":\"a word that is not listed\"}],\"auto_save_history\":true,\"bot_id\":\"7379462189365198898\",\"bot_version\":\"1795266000000\",\"custom_variables\":{\"home_town\":\"Oslo\"},\"enable_card\":false,\"extra_params\":{\"latitude\":\"59.91\",\"longitude\":\"10.75\"},\"meta_data\":{\"order\":\"17\"},\"parameters\":{\"unit\":\"celsius\"},\"publish_status\":\"unpublished_draft\",\"shortcut_command\":{\"command_id\":\"7701\",\"parameters\":{\"town\":\"Oslo\"}},\"stream\":false,\"user_id\":\"user_1\"}",
     );
 }
 #[test]
 fn create_chat_answers() {
-    comes_back::<types::Chat>(
+    comes_back::<
+        types::Chat,
+    >(
         "{\"bot_id\":\"7379462189365198898\",\"conversation_id\":\"7381473525342978089\",\"created_at\":1795266000,\"id\":\"7382159487131697202\",\"last_error\":{\"code\":0,\"msg\":\"\"},\"meta_data\":{\"order\":\"17\"},\"status\":\"in_progress\"}",
+    );
+    comes_back::<
+        types::Chat,
+    >(
+        "{\"bot_id\":\"7379462189365198898\",\"completed_at\":1795266007,\"conversation_id\":\"7381473525342978089\",\"created_at\":1795266000,\"failed_at\":1795266004,\"id\":\"7382159487131697202\",\"inserted_additional_messages\":[{\"id\":\"7382159494123470800\"}],\"last_error\":{\"code\":5000,\"msg\":\"event interval error\"},\"meta_data\":{\"order\":\"17\"},\"required_action\":{\"submit_tool_outputs\":{\"tool_calls\":[{\"function\":{\"arguments\":\"{\\\"room\\\":\\\"hall\\\"}\",\"name\":\"read_thermometer\"},\"id\":\"call_1\",\"type\":\"function\"}]},\"type\":\"submit_tool_outputs\"},\"section_id\":\"7381473525342978090\",\"status\":\"completed\",\"usage\":{\"input_count\":614,\"output_count\":19,\"token_count\":633}}",
+    );
+    comes_back::<
+        types::Chat,
+    >(
+        "{\"bot_id\":\"7379462189365198898\",\"completed_at\":1795266007,\"conversation_id\":\"7381473525342978089\",\"created_at\":1795266000,\"failed_at\":1795266004,\"id\":\"7382159487131697202\",\"inserted_additional_messages\":[{\"id\":\"7382159494123470800\"}],\"last_error\":{\"code\":5000,\"msg\":\"event interval error\"},\"meta_data\":{\"order\":\"17\"},\"required_action\":{\"submit_tool_outputs\":{\"tool_calls\":[{\"function\":{\"arguments\":\"{\\\"room\\\":\\\"hall\\\"}\",\"name\":\"read_thermometer\"},\"id\":\"call_1\",\"type\":\"a word that is not listed\"}]},\"type\":\"a word that is not listed\"},\"section_id\":\"7381473525342978090\",\"status\":\"a word that is not listed\",\"usage\":{\"input_count\":614,\"output_count\":19,\"token_count\":633}}",
     );
 }
 #[test]
 fn cancel_chat_is_sent() {
-    comes_back::<types::CancelChatBody>(
+    comes_back::<
+        types::CancelChatBody,
+    >(
         "{\"chat_id\":\"7382159487131697202\",\"conversation_id\":\"7381473525342978089\"}",
     );
 }
 #[test]
 fn cancel_chat_answers() {
-    comes_back::<types::Chat>(
+    comes_back::<
+        types::Chat,
+    >(
         "{\"bot_id\":\"7379462189365198898\",\"conversation_id\":\"7381473525342978089\",\"created_at\":1795266000,\"id\":\"7382159487131697202\",\"status\":\"canceled\"}",
+    );
+    comes_back::<
+        types::Chat,
+    >(
+        "{\"bot_id\":\"7379462189365198898\",\"completed_at\":1795266007,\"conversation_id\":\"7381473525342978089\",\"created_at\":1795266000,\"failed_at\":1795266004,\"id\":\"7382159487131697202\",\"inserted_additional_messages\":[{\"id\":\"7382159494123470800\"}],\"last_error\":{\"code\":5000,\"msg\":\"event interval error\"},\"meta_data\":{\"order\":\"17\"},\"required_action\":{\"submit_tool_outputs\":{\"tool_calls\":[{\"function\":{\"arguments\":\"{\\\"room\\\":\\\"hall\\\"}\",\"name\":\"read_thermometer\"},\"id\":\"call_1\",\"type\":\"function\"}]},\"type\":\"submit_tool_outputs\"},\"section_id\":\"7381473525342978090\",\"status\":\"completed\",\"usage\":{\"input_count\":614,\"output_count\":19,\"token_count\":633}}",
+    );
+    comes_back::<
+        types::Chat,
+    >(
+        "{\"bot_id\":\"7379462189365198898\",\"completed_at\":1795266007,\"conversation_id\":\"7381473525342978089\",\"created_at\":1795266000,\"failed_at\":1795266004,\"id\":\"7382159487131697202\",\"inserted_additional_messages\":[{\"id\":\"7382159494123470800\"}],\"last_error\":{\"code\":5000,\"msg\":\"event interval error\"},\"meta_data\":{\"order\":\"17\"},\"required_action\":{\"submit_tool_outputs\":{\"tool_calls\":[{\"function\":{\"arguments\":\"{\\\"room\\\":\\\"hall\\\"}\",\"name\":\"read_thermometer\"},\"id\":\"call_1\",\"type\":\"a word that is not listed\"}]},\"type\":\"a word that is not listed\"},\"section_id\":\"7381473525342978090\",\"status\":\"a word that is not listed\",\"usage\":{\"input_count\":614,\"output_count\":19,\"token_count\":633}}",
     );
 }
 #[test]
 fn list_chat_messages_answers() {
-    comes_back::<::std::vec::Vec<types::Message>>(
+    comes_back::<
+        ::std::vec::Vec<types::Message>,
+    >(
         "[{\"bot_id\":\"7379462189365198898\",\"chat_id\":\"7382159487131697202\",\"content\":\"{\\\"name\\\":\\\"forecast\\\",\\\"arguments\\\":{\\\"town\\\":\\\"Oslo\\\"}}\",\"content_type\":\"text\",\"conversation_id\":\"7381473525342978089\",\"created_at\":1795266001,\"id\":\"7382159494123470851\",\"role\":\"assistant\",\"type\":\"function_call\",\"updated_at\":1795266001},{\"bot_id\":\"7379462189365198898\",\"chat_id\":\"7382159487131697202\",\"content\":\"rain\",\"content_type\":\"text\",\"conversation_id\":\"7381473525342978089\",\"id\":\"7382159494123470852\",\"role\":\"assistant\",\"type\":\"tool_response\"},{\"bot_id\":\"7379462189365198898\",\"chat_id\":\"7382159487131697202\",\"content\":\"It will rain.\",\"content_type\":\"text\",\"conversation_id\":\"7381473525342978089\",\"created_at\":1795266007,\"id\":\"7382159494123470858\",\"meta_data\":{\"order\":\"17\"},\"reasoning_content\":\"The forecast says rain.\",\"role\":\"assistant\",\"section_id\":\"7381473525342978090\",\"type\":\"answer\",\"updated_at\":1795266007},{\"bot_id\":\"7379462189365198898\",\"chat_id\":\"7382159487131697202\",\"content\":\"And in Bergen?\",\"content_type\":\"text\",\"conversation_id\":\"7381473525342978089\",\"id\":\"7382159494123470859\",\"role\":\"assistant\",\"type\":\"follow_up\"}]",
+    );
+    comes_back::<
+        ::std::vec::Vec<types::Message>,
+    >(
+        "[{\"bot_id\":\"7379462189365198898\",\"chat_id\":\"7382159487131697202\",\"content\":\"It will rain.\",\"content_type\":\"text\",\"conversation_id\":\"7381473525342978089\",\"created_at\":1795266000,\"id\":\"7382159494123470858\",\"meta_data\":{\"order\":\"17\"},\"reasoning_content\":\"The forecast says rain.\",\"role\":\"assistant\",\"section_id\":\"7381473525342978090\",\"type\":\"answer\",\"updated_at\":1795266007}]",
+    );
+    comes_back::<
+        ::std::vec::Vec<types::Message>,
+    >(
+        "[{\"bot_id\":\"7379462189365198898\",\"chat_id\":\"7382159487131697202\",\"content\":\"It will rain.\",\"content_type\":\"a word that is not listed\",\"conversation_id\":\"7381473525342978089\",\"created_at\":1795266000,\"id\":\"7382159494123470858\",\"meta_data\":{\"order\":\"17\"},\"reasoning_content\":\"The forecast says rain.\",\"role\":\"a word that is not listed\",\"section_id\":\"7381473525342978090\",\"type\":\"a word that is not listed\",\"updated_at\":1795266007}]",
     );
 }
 #[test]
 fn retrieve_chat_answers() {
-    comes_back::<types::Chat>(
+    comes_back::<
+        types::Chat,
+    >(
         "{\"bot_id\":\"7379462189365198898\",\"completed_at\":1795266007,\"conversation_id\":\"7381473525342978089\",\"created_at\":1795266000,\"id\":\"7382159487131697202\",\"inserted_additional_messages\":[{\"id\":\"7382159494123470800\"}],\"last_error\":{\"code\":0,\"msg\":\"\"},\"section_id\":\"7381473525342978090\",\"status\":\"completed\",\"usage\":{\"input_count\":614,\"output_count\":19,\"token_count\":633}}",
     );
-    comes_back::<types::Chat>(
+    comes_back::<
+        types::Chat,
+    >(
         "{\"bot_id\":\"7379462189365198898\",\"conversation_id\":\"7381473525342978089\",\"created_at\":1795266000,\"failed_at\":1795266004,\"id\":\"7382159487131697204\",\"last_error\":{\"code\":5000,\"msg\":\"event interval error\"},\"status\":\"failed\",\"usage\":{\"input_count\":0,\"output_count\":0,\"token_count\":0}}",
     );
-    comes_back::<types::Chat>(
+    comes_back::<
+        types::Chat,
+    >(
         "{\"bot_id\":\"7379462189365198898\",\"conversation_id\":\"7381473525342978089\",\"created_at\":1795266000,\"id\":\"7382159487131697203\",\"required_action\":{\"submit_tool_outputs\":{\"tool_calls\":[{\"function\":{\"arguments\":\"{\\\"room\\\":\\\"hall\\\"}\",\"name\":\"read_thermometer\"},\"id\":\"call_1\",\"type\":\"function\"}]},\"type\":\"submit_tool_outputs\"},\"status\":\"requires_action\"}",
+    );
+    comes_back::<
+        types::Chat,
+    >(
+        "{\"bot_id\":\"7379462189365198898\",\"completed_at\":1795266007,\"conversation_id\":\"7381473525342978089\",\"created_at\":1795266000,\"failed_at\":1795266004,\"id\":\"7382159487131697202\",\"inserted_additional_messages\":[{\"id\":\"7382159494123470800\"}],\"last_error\":{\"code\":5000,\"msg\":\"event interval error\"},\"meta_data\":{\"order\":\"17\"},\"required_action\":{\"submit_tool_outputs\":{\"tool_calls\":[{\"function\":{\"arguments\":\"{\\\"room\\\":\\\"hall\\\"}\",\"name\":\"read_thermometer\"},\"id\":\"call_1\",\"type\":\"function\"}]},\"type\":\"submit_tool_outputs\"},\"section_id\":\"7381473525342978090\",\"status\":\"completed\",\"usage\":{\"input_count\":614,\"output_count\":19,\"token_count\":633}}",
+    );
+    comes_back::<
+        types::Chat,
+    >(
+        "{\"bot_id\":\"7379462189365198898\",\"completed_at\":1795266007,\"conversation_id\":\"7381473525342978089\",\"created_at\":1795266000,\"failed_at\":1795266004,\"id\":\"7382159487131697202\",\"inserted_additional_messages\":[{\"id\":\"7382159494123470800\"}],\"last_error\":{\"code\":5000,\"msg\":\"event interval error\"},\"meta_data\":{\"order\":\"17\"},\"required_action\":{\"submit_tool_outputs\":{\"tool_calls\":[{\"function\":{\"arguments\":\"{\\\"room\\\":\\\"hall\\\"}\",\"name\":\"read_thermometer\"},\"id\":\"call_1\",\"type\":\"a word that is not listed\"}]},\"type\":\"a word that is not listed\"},\"section_id\":\"7381473525342978090\",\"status\":\"a word that is not listed\",\"usage\":{\"input_count\":614,\"output_count\":19,\"token_count\":633}}",
     );
 }
 #[test]
 fn submit_tool_outputs_is_sent() {
-    comes_back::<types::SubmitToolOutputsBody>(
+    comes_back::<
+        types::SubmitToolOutputsBody,
+    >(
         "{\"stream\":false,\"tool_outputs\":[{\"output\":\"{\\\"celsius\\\":21}\",\"tool_call_id\":\"call_1\"}]}",
     );
 }
 #[test]
 fn submit_tool_outputs_answers() {
-    comes_back::<types::Chat>(
+    comes_back::<
+        types::Chat,
+    >(
         "{\"bot_id\":\"7379462189365198898\",\"conversation_id\":\"7381473525342978089\",\"created_at\":1795266000,\"id\":\"7382159487131697203\",\"status\":\"in_progress\"}",
+    );
+    comes_back::<
+        types::Chat,
+    >(
+        "{\"bot_id\":\"7379462189365198898\",\"completed_at\":1795266007,\"conversation_id\":\"7381473525342978089\",\"created_at\":1795266000,\"failed_at\":1795266004,\"id\":\"7382159487131697202\",\"inserted_additional_messages\":[{\"id\":\"7382159494123470800\"}],\"last_error\":{\"code\":5000,\"msg\":\"event interval error\"},\"meta_data\":{\"order\":\"17\"},\"required_action\":{\"submit_tool_outputs\":{\"tool_calls\":[{\"function\":{\"arguments\":\"{\\\"room\\\":\\\"hall\\\"}\",\"name\":\"read_thermometer\"},\"id\":\"call_1\",\"type\":\"function\"}]},\"type\":\"submit_tool_outputs\"},\"section_id\":\"7381473525342978090\",\"status\":\"completed\",\"usage\":{\"input_count\":614,\"output_count\":19,\"token_count\":633}}",
+    );
+    comes_back::<
+        types::Chat,
+    >(
+        "{\"bot_id\":\"7379462189365198898\",\"completed_at\":1795266007,\"conversation_id\":\"7381473525342978089\",\"created_at\":1795266000,\"failed_at\":1795266004,\"id\":\"7382159487131697202\",\"inserted_additional_messages\":[{\"id\":\"7382159494123470800\"}],\"last_error\":{\"code\":5000,\"msg\":\"event interval error\"},\"meta_data\":{\"order\":\"17\"},\"required_action\":{\"submit_tool_outputs\":{\"tool_calls\":[{\"function\":{\"arguments\":\"{\\\"room\\\":\\\"hall\\\"}\",\"name\":\"read_thermometer\"},\"id\":\"call_1\",\"type\":\"a word that is not listed\"}]},\"type\":\"a word that is not listed\"},\"section_id\":\"7381473525342978090\",\"status\":\"a word that is not listed\",\"usage\":{\"input_count\":614,\"output_count\":19,\"token_count\":633}}",
     );
 }
 #[test]
 fn event_conversation_audio_delta() {
-    comes_back::<types::Message>(
+    comes_back::<
+        types::Message,
+    >(
         "{\"bot_id\":\"7379462189365198898\",\"chat_id\":\"7382159487131697202\",\"content\":\"AAABAAIA\",\"content_type\":\"text\",\"conversation_id\":\"7381473525342978089\",\"id\":\"7382159494123470858\",\"role\":\"assistant\",\"type\":\"answer\"}",
+    );
+    comes_back::<
+        types::Message,
+    >(
+        "{\"bot_id\":\"7379462189365198898\",\"chat_id\":\"7382159487131697202\",\"content\":\"It will rain.\",\"content_type\":\"text\",\"conversation_id\":\"7381473525342978089\",\"created_at\":1795266000,\"id\":\"7382159494123470858\",\"meta_data\":{\"order\":\"17\"},\"reasoning_content\":\"The forecast says rain.\",\"role\":\"assistant\",\"section_id\":\"7381473525342978090\",\"type\":\"answer\",\"updated_at\":1795266007}",
+    );
+    comes_back::<
+        types::Message,
+    >(
+        "{\"bot_id\":\"7379462189365198898\",\"chat_id\":\"7382159487131697202\",\"content\":\"It will rain.\",\"content_type\":\"a word that is not listed\",\"conversation_id\":\"7381473525342978089\",\"created_at\":1795266000,\"id\":\"7382159494123470858\",\"meta_data\":{\"order\":\"17\"},\"reasoning_content\":\"The forecast says rain.\",\"role\":\"a word that is not listed\",\"section_id\":\"7381473525342978090\",\"type\":\"a word that is not listed\",\"updated_at\":1795266007}",
     );
 }
 #[test]
 fn event_conversation_chat_completed() {
-    comes_back::<types::Chat>(
+    comes_back::<
+        types::Chat,
+    >(
         "{\"bot_id\":\"7379462189365198898\",\"completed_at\":1795266007,\"conversation_id\":\"7381473525342978089\",\"id\":\"7382159487131697202\",\"last_error\":{\"code\":0,\"msg\":\"\"},\"status\":\"completed\",\"usage\":{\"input_count\":614,\"output_count\":19,\"token_count\":633}}",
+    );
+    comes_back::<
+        types::Chat,
+    >(
+        "{\"bot_id\":\"7379462189365198898\",\"completed_at\":1795266007,\"conversation_id\":\"7381473525342978089\",\"created_at\":1795266000,\"failed_at\":1795266004,\"id\":\"7382159487131697202\",\"inserted_additional_messages\":[{\"id\":\"7382159494123470800\"}],\"last_error\":{\"code\":5000,\"msg\":\"event interval error\"},\"meta_data\":{\"order\":\"17\"},\"required_action\":{\"submit_tool_outputs\":{\"tool_calls\":[{\"function\":{\"arguments\":\"{\\\"room\\\":\\\"hall\\\"}\",\"name\":\"read_thermometer\"},\"id\":\"call_1\",\"type\":\"function\"}]},\"type\":\"submit_tool_outputs\"},\"section_id\":\"7381473525342978090\",\"status\":\"completed\",\"usage\":{\"input_count\":614,\"output_count\":19,\"token_count\":633}}",
+    );
+    comes_back::<
+        types::Chat,
+    >(
+        "{\"bot_id\":\"7379462189365198898\",\"completed_at\":1795266007,\"conversation_id\":\"7381473525342978089\",\"created_at\":1795266000,\"failed_at\":1795266004,\"id\":\"7382159487131697202\",\"inserted_additional_messages\":[{\"id\":\"7382159494123470800\"}],\"last_error\":{\"code\":5000,\"msg\":\"event interval error\"},\"meta_data\":{\"order\":\"17\"},\"required_action\":{\"submit_tool_outputs\":{\"tool_calls\":[{\"function\":{\"arguments\":\"{\\\"room\\\":\\\"hall\\\"}\",\"name\":\"read_thermometer\"},\"id\":\"call_1\",\"type\":\"a word that is not listed\"}]},\"type\":\"a word that is not listed\"},\"section_id\":\"7381473525342978090\",\"status\":\"a word that is not listed\",\"usage\":{\"input_count\":614,\"output_count\":19,\"token_count\":633}}",
     );
 }
 #[test]
 fn event_conversation_chat_created() {
-    comes_back::<types::Chat>(
+    comes_back::<
+        types::Chat,
+    >(
         "{\"bot_id\":\"7379462189365198898\",\"completed_at\":1795266007,\"conversation_id\":\"7381473525342978089\",\"id\":\"7382159487131697202\",\"last_error\":{\"code\":0,\"msg\":\"\"},\"status\":\"created\",\"usage\":{\"input_count\":0,\"output_count\":0,\"token_count\":0}}",
+    );
+    comes_back::<
+        types::Chat,
+    >(
+        "{\"bot_id\":\"7379462189365198898\",\"completed_at\":1795266007,\"conversation_id\":\"7381473525342978089\",\"created_at\":1795266000,\"failed_at\":1795266004,\"id\":\"7382159487131697202\",\"inserted_additional_messages\":[{\"id\":\"7382159494123470800\"}],\"last_error\":{\"code\":5000,\"msg\":\"event interval error\"},\"meta_data\":{\"order\":\"17\"},\"required_action\":{\"submit_tool_outputs\":{\"tool_calls\":[{\"function\":{\"arguments\":\"{\\\"room\\\":\\\"hall\\\"}\",\"name\":\"read_thermometer\"},\"id\":\"call_1\",\"type\":\"function\"}]},\"type\":\"submit_tool_outputs\"},\"section_id\":\"7381473525342978090\",\"status\":\"completed\",\"usage\":{\"input_count\":614,\"output_count\":19,\"token_count\":633}}",
+    );
+    comes_back::<
+        types::Chat,
+    >(
+        "{\"bot_id\":\"7379462189365198898\",\"completed_at\":1795266007,\"conversation_id\":\"7381473525342978089\",\"created_at\":1795266000,\"failed_at\":1795266004,\"id\":\"7382159487131697202\",\"inserted_additional_messages\":[{\"id\":\"7382159494123470800\"}],\"last_error\":{\"code\":5000,\"msg\":\"event interval error\"},\"meta_data\":{\"order\":\"17\"},\"required_action\":{\"submit_tool_outputs\":{\"tool_calls\":[{\"function\":{\"arguments\":\"{\\\"room\\\":\\\"hall\\\"}\",\"name\":\"read_thermometer\"},\"id\":\"call_1\",\"type\":\"a word that is not listed\"}]},\"type\":\"a word that is not listed\"},\"section_id\":\"7381473525342978090\",\"status\":\"a word that is not listed\",\"usage\":{\"input_count\":614,\"output_count\":19,\"token_count\":633}}",
     );
 }
 #[test]
 fn event_conversation_chat_failed() {
-    comes_back::<types::Chat>(
+    comes_back::<
+        types::Chat,
+    >(
         "{\"bot_id\":\"7379462189365198898\",\"completed_at\":1795266003,\"conversation_id\":\"7381473525342978089\",\"failed_at\":1795266004,\"id\":\"7382159487131697202\",\"last_error\":{\"code\":5000,\"msg\":\"event interval error\"},\"status\":\"failed\",\"usage\":{\"input_count\":0,\"output_count\":0,\"token_count\":0}}",
+    );
+    comes_back::<
+        types::Chat,
+    >(
+        "{\"bot_id\":\"7379462189365198898\",\"completed_at\":1795266007,\"conversation_id\":\"7381473525342978089\",\"created_at\":1795266000,\"failed_at\":1795266004,\"id\":\"7382159487131697202\",\"inserted_additional_messages\":[{\"id\":\"7382159494123470800\"}],\"last_error\":{\"code\":5000,\"msg\":\"event interval error\"},\"meta_data\":{\"order\":\"17\"},\"required_action\":{\"submit_tool_outputs\":{\"tool_calls\":[{\"function\":{\"arguments\":\"{\\\"room\\\":\\\"hall\\\"}\",\"name\":\"read_thermometer\"},\"id\":\"call_1\",\"type\":\"function\"}]},\"type\":\"submit_tool_outputs\"},\"section_id\":\"7381473525342978090\",\"status\":\"completed\",\"usage\":{\"input_count\":614,\"output_count\":19,\"token_count\":633}}",
+    );
+    comes_back::<
+        types::Chat,
+    >(
+        "{\"bot_id\":\"7379462189365198898\",\"completed_at\":1795266007,\"conversation_id\":\"7381473525342978089\",\"created_at\":1795266000,\"failed_at\":1795266004,\"id\":\"7382159487131697202\",\"inserted_additional_messages\":[{\"id\":\"7382159494123470800\"}],\"last_error\":{\"code\":5000,\"msg\":\"event interval error\"},\"meta_data\":{\"order\":\"17\"},\"required_action\":{\"submit_tool_outputs\":{\"tool_calls\":[{\"function\":{\"arguments\":\"{\\\"room\\\":\\\"hall\\\"}\",\"name\":\"read_thermometer\"},\"id\":\"call_1\",\"type\":\"a word that is not listed\"}]},\"type\":\"a word that is not listed\"},\"section_id\":\"7381473525342978090\",\"status\":\"a word that is not listed\",\"usage\":{\"input_count\":614,\"output_count\":19,\"token_count\":633}}",
     );
 }
 #[test]
 fn event_conversation_chat_in_progress() {
-    comes_back::<types::Chat>(
+    comes_back::<
+        types::Chat,
+    >(
         "{\"bot_id\":\"7379462189365198898\",\"conversation_id\":\"7381473525342978089\",\"id\":\"7382159487131697202\",\"status\":\"in_progress\"}",
+    );
+    comes_back::<
+        types::Chat,
+    >(
+        "{\"bot_id\":\"7379462189365198898\",\"completed_at\":1795266007,\"conversation_id\":\"7381473525342978089\",\"created_at\":1795266000,\"failed_at\":1795266004,\"id\":\"7382159487131697202\",\"inserted_additional_messages\":[{\"id\":\"7382159494123470800\"}],\"last_error\":{\"code\":5000,\"msg\":\"event interval error\"},\"meta_data\":{\"order\":\"17\"},\"required_action\":{\"submit_tool_outputs\":{\"tool_calls\":[{\"function\":{\"arguments\":\"{\\\"room\\\":\\\"hall\\\"}\",\"name\":\"read_thermometer\"},\"id\":\"call_1\",\"type\":\"function\"}]},\"type\":\"submit_tool_outputs\"},\"section_id\":\"7381473525342978090\",\"status\":\"completed\",\"usage\":{\"input_count\":614,\"output_count\":19,\"token_count\":633}}",
+    );
+    comes_back::<
+        types::Chat,
+    >(
+        "{\"bot_id\":\"7379462189365198898\",\"completed_at\":1795266007,\"conversation_id\":\"7381473525342978089\",\"created_at\":1795266000,\"failed_at\":1795266004,\"id\":\"7382159487131697202\",\"inserted_additional_messages\":[{\"id\":\"7382159494123470800\"}],\"last_error\":{\"code\":5000,\"msg\":\"event interval error\"},\"meta_data\":{\"order\":\"17\"},\"required_action\":{\"submit_tool_outputs\":{\"tool_calls\":[{\"function\":{\"arguments\":\"{\\\"room\\\":\\\"hall\\\"}\",\"name\":\"read_thermometer\"},\"id\":\"call_1\",\"type\":\"a word that is not listed\"}]},\"type\":\"a word that is not listed\"},\"section_id\":\"7381473525342978090\",\"status\":\"a word that is not listed\",\"usage\":{\"input_count\":614,\"output_count\":19,\"token_count\":633}}",
     );
 }
 #[test]
 fn event_conversation_chat_requires_action() {
-    comes_back::<types::Chat>(
+    comes_back::<
+        types::Chat,
+    >(
         "{\"bot_id\":\"7379462189365198898\",\"conversation_id\":\"7381473525342978089\",\"id\":\"7382159487131697202\",\"required_action\":{\"submit_tool_outputs\":{\"tool_calls\":[{\"function\":{\"arguments\":\"{\\\"room\\\":\\\"hall\\\"}\",\"name\":\"read_thermometer\"},\"id\":\"call_1\",\"type\":\"function\"}]},\"type\":\"submit_tool_outputs\"},\"status\":\"requires_action\"}",
+    );
+    comes_back::<
+        types::Chat,
+    >(
+        "{\"bot_id\":\"7379462189365198898\",\"completed_at\":1795266007,\"conversation_id\":\"7381473525342978089\",\"created_at\":1795266000,\"failed_at\":1795266004,\"id\":\"7382159487131697202\",\"inserted_additional_messages\":[{\"id\":\"7382159494123470800\"}],\"last_error\":{\"code\":5000,\"msg\":\"event interval error\"},\"meta_data\":{\"order\":\"17\"},\"required_action\":{\"submit_tool_outputs\":{\"tool_calls\":[{\"function\":{\"arguments\":\"{\\\"room\\\":\\\"hall\\\"}\",\"name\":\"read_thermometer\"},\"id\":\"call_1\",\"type\":\"function\"}]},\"type\":\"submit_tool_outputs\"},\"section_id\":\"7381473525342978090\",\"status\":\"completed\",\"usage\":{\"input_count\":614,\"output_count\":19,\"token_count\":633}}",
+    );
+    comes_back::<
+        types::Chat,
+    >(
+        "{\"bot_id\":\"7379462189365198898\",\"completed_at\":1795266007,\"conversation_id\":\"7381473525342978089\",\"created_at\":1795266000,\"failed_at\":1795266004,\"id\":\"7382159487131697202\",\"inserted_additional_messages\":[{\"id\":\"7382159494123470800\"}],\"last_error\":{\"code\":5000,\"msg\":\"event interval error\"},\"meta_data\":{\"order\":\"17\"},\"required_action\":{\"submit_tool_outputs\":{\"tool_calls\":[{\"function\":{\"arguments\":\"{\\\"room\\\":\\\"hall\\\"}\",\"name\":\"read_thermometer\"},\"id\":\"call_1\",\"type\":\"a word that is not listed\"}]},\"type\":\"a word that is not listed\"},\"section_id\":\"7381473525342978090\",\"status\":\"a word that is not listed\",\"usage\":{\"input_count\":614,\"output_count\":19,\"token_count\":633}}",
     );
 }
 #[test]
 fn event_conversation_message_completed() {
-    comes_back::<types::Message>(
+    comes_back::<
+        types::Message,
+    >(
         "{\"bot_id\":\"7379462189365198898\",\"chat_id\":\"7382159487131697202\",\"content\":\"It will rain.\",\"content_type\":\"text\",\"conversation_id\":\"7381473525342978089\",\"id\":\"7382159494123470858\",\"role\":\"assistant\",\"type\":\"answer\"}",
+    );
+    comes_back::<
+        types::Message,
+    >(
+        "{\"bot_id\":\"7379462189365198898\",\"chat_id\":\"7382159487131697202\",\"content\":\"It will rain.\",\"content_type\":\"text\",\"conversation_id\":\"7381473525342978089\",\"created_at\":1795266000,\"id\":\"7382159494123470858\",\"meta_data\":{\"order\":\"17\"},\"reasoning_content\":\"The forecast says rain.\",\"role\":\"assistant\",\"section_id\":\"7381473525342978090\",\"type\":\"answer\",\"updated_at\":1795266007}",
+    );
+    comes_back::<
+        types::Message,
+    >(
+        "{\"bot_id\":\"7379462189365198898\",\"chat_id\":\"7382159487131697202\",\"content\":\"It will rain.\",\"content_type\":\"a word that is not listed\",\"conversation_id\":\"7381473525342978089\",\"created_at\":1795266000,\"id\":\"7382159494123470858\",\"meta_data\":{\"order\":\"17\"},\"reasoning_content\":\"The forecast says rain.\",\"role\":\"a word that is not listed\",\"section_id\":\"7381473525342978090\",\"type\":\"a word that is not listed\",\"updated_at\":1795266007}",
     );
 }
 #[test]
 fn event_conversation_message_delta() {
-    comes_back::<types::Message>(
+    comes_back::<
+        types::Message,
+    >(
         "{\"bot_id\":\"7379462189365198898\",\"chat_id\":\"7382159487131697202\",\"content\":\"It will\",\"content_type\":\"text\",\"conversation_id\":\"7381473525342978089\",\"id\":\"7382159494123470858\",\"role\":\"assistant\",\"type\":\"answer\"}",
+    );
+    comes_back::<
+        types::Message,
+    >(
+        "{\"bot_id\":\"7379462189365198898\",\"chat_id\":\"7382159487131697202\",\"content\":\"It will rain.\",\"content_type\":\"text\",\"conversation_id\":\"7381473525342978089\",\"created_at\":1795266000,\"id\":\"7382159494123470858\",\"meta_data\":{\"order\":\"17\"},\"reasoning_content\":\"The forecast says rain.\",\"role\":\"assistant\",\"section_id\":\"7381473525342978090\",\"type\":\"answer\",\"updated_at\":1795266007}",
+    );
+    comes_back::<
+        types::Message,
+    >(
+        "{\"bot_id\":\"7379462189365198898\",\"chat_id\":\"7382159487131697202\",\"content\":\"It will rain.\",\"content_type\":\"a word that is not listed\",\"conversation_id\":\"7381473525342978089\",\"created_at\":1795266000,\"id\":\"7382159494123470858\",\"meta_data\":{\"order\":\"17\"},\"reasoning_content\":\"The forecast says rain.\",\"role\":\"a word that is not listed\",\"section_id\":\"7381473525342978090\",\"type\":\"a word that is not listed\",\"updated_at\":1795266007}",
     );
 }
