@@ -27,7 +27,9 @@ async fn main() -> anyhow::Result<()> {
         let calls = action.submit_tool_outputs.context("no calls of tools")?;
         let outputs: Vec<_> = calls.tool_calls.iter().map(run_tool).collect();
         let submit = coze.chat().stream_tool_outputs().tool_outputs(outputs);
-        let submit = submit.conversation_id(chat.conversation_id).chat_id(chat.id);
+        let submit = submit
+            .conversation_id(chat.conversation_id)
+            .chat_id(chat.id);
         events = submit.send().await?;
     }
     Ok(())
@@ -53,7 +55,10 @@ async fn print_answer(events: &mut EventStream<ChatEvent>) -> anyhow::Result<Opt
 
 fn run_tool(call: &ChatToolCall) -> ToolOutput {
     let (name, arguments) = match &call.function {
-        Some(function) => (&*function.name, function.arguments.as_deref().unwrap_or("{}")),
+        Some(function) => (
+            &*function.name,
+            function.arguments.as_deref().unwrap_or("{}"),
+        ),
         None => ("", "{}"),
     };
     let output = match name {
