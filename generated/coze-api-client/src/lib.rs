@@ -15,10 +15,10 @@
 //! # Ok::<(), coze_wire::Unbuilt>(())
 //! ```
 //!
-//! An answer is read tolerantly: few fields are required, and an enum keeps a word that it does not know.
+//! Responses are parsed tolerantly: few fields are required, and an enum keeps unknown words.
 
 #![forbid(unsafe_code)]
-Responses are parsed tolerantly: few fields are required, and an enum keeps unknown words.
+
 #[rustfmt::skip]
 #[allow(unreachable_pub, clippy::all, clippy::pedantic)]
 mod generated;
