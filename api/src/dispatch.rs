@@ -6,7 +6,9 @@ use std::{
 };
 
 use coze_auth::{AccessToken, ApiCall, Error as AuthError, ErrorCode, ErrorKind, OAuthClient};
-use coze_wire::{Call, CallOptions, Captured, OperationInfo, Retry, sanitize};
+use coze_wire::{
+    Call, CallOptions, Captured, OperationInfo, Retry, SendError, SendErrorKind, sanitize,
+};
 use reqwest::{Request, Response, StatusCode, header::CONTENT_TYPE};
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
@@ -64,7 +66,6 @@ pub(crate) enum Body {
     Read(Captured),
     Events {
         response: Response,
-        log_id: Option<String>,
         /// When the first byte has to be there.
         deadline: Instant,
         limits: Limits,
@@ -188,14 +189,13 @@ impl Dispatch {
         };
         let in_time = || {
             let what = format!("nothing within {:?}", limits.timeout);
-            Error::from(origin.call.timed_out(&what))
+            timed_out(&origin.call, &what)
         };
         let opened = timeout_at(deadline, origin.call.open(request)).await;
         let response = opened.map_err(|_| in_time())??;
         let status = response.status();
         let body = if has_events && status.is_success() && is_event_stream(&response) {
             Body::Events {
-                log_id: origin.call.log_id_of(response.headers()),
                 response,
                 deadline,
                 limits,
@@ -279,6 +279,11 @@ fn jitter() -> f64 {
 
 pub(crate) fn after(now: Instant, duration: Duration) -> Instant {
     now.checked_add(duration).unwrap_or(now + NEVER)
+}
+
+pub(crate) fn timed_out(call: &ApiCall, what: &str) -> Error {
+    let error = SendError::new(SendErrorKind::Timeout, what);
+    call.unanswered(error).into()
 }
 
 fn is_event_stream(response: &Response) -> bool {

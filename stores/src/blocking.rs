@@ -28,7 +28,7 @@ impl Threads {
         let threads = Arc::clone(&self.0);
         async move {
             let runtime = Handle::try_current()
-                .map_err(|error| StoreError::other("the store needs tokio's runtime", error))?;
+                .map_err(|error| StoreError::new(StoreErrorKind::Other, "the store needs tokio's runtime").with_source(error))?;
             // The semaphore is never closed.
             let permit = threads.acquire_owned().await.ok();
             let done = runtime.spawn_blocking(move || {

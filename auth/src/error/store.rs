@@ -8,7 +8,7 @@ use super::shown_cause;
 
 /// What is shown of a name that was read from a store: no [invisible](coze_wire::is_invisible) characters, at most 100 characters.
 #[must_use]
-pub fn presentable_name(name: &str) -> String {
+pub(crate) fn presentable_name(name: &str) -> String {
     sanitize_to(name, &[], 99)
 }
 
@@ -73,11 +73,6 @@ impl StoreError {
         }
     }
 
-    /// An error that waiting does not change, and its cause.
-    pub fn other(message: &str, source: impl Into<Source>) -> Self {
-        Self::new(StoreErrorKind::Other, message).with_source(source)
-    }
-
     /// The same with a cause.
     #[must_use]
     pub fn with_source(mut self, source: impl Into<Source>) -> Self {
@@ -92,15 +87,8 @@ impl StoreError {
     }
 
     /// Who keeps it busy, if it is known.
-    #[must_use]
-    pub fn by(&self) -> Option<&str> {
+    pub(crate) fn by(&self) -> Option<&str> {
         self.by.as_deref()
-    }
-
-    /// What went wrong: a sentence without its full stop.
-    #[must_use]
-    pub fn message(&self) -> &str {
-        &self.message
     }
 }
 

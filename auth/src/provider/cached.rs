@@ -3,7 +3,6 @@
 use std::{
     fmt,
     future::Future,
-    ops::Deref,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -11,20 +10,21 @@ use std::{
     time::Duration,
 };
 
-use arc_swap::{ArcSwapOption, Guard};
+use arc_swap::ArcSwapOption;
 
 use super::{
-    AccessToken, Stats, TokenFuture, TokenProvider,
-    circuit_breaker::CircuitBreaker,
+    Stats, TokenFuture, TokenProvider,
     engine::{self, Engine, Key, Options, Requests, refresh_when_due},
-    lifespan::Lifespan,
     slot::Slot,
     source::{FnSource, JwtSource, Source},
 };
 use crate::{
-    Endpoint, JwtFlow, JwtTokenRequest, OAuthClient, Result, Token, UserFlow,
+    AccessToken, Endpoint, JwtFlow, JwtTokenRequest, OAuthClient, Result, Token, UserFlow,
     clock::{Clock, Tick},
     flow::app::App,
+    lifespan::Lifespan,
+    lifespan::RefreshMode,
+    retry::circuit_breaker::CircuitBreaker,
     sign_in::{SignIn, StoredSource},
 };
 
@@ -61,7 +61,7 @@ use crate::{
 /// let token = provider.token().await?;
 /// let request = coze_auth::reqwest::Client::new()
 ///     .get("https://api.coze.com/v1/users/me")
-///     .header("Authorization", token.into_authorization());
+///     .header("Authorization", token.authorization());
 /// # Ok(()) }
 /// ```
 #[derive(Clone)]
@@ -74,18 +74,6 @@ struct Shared {
     source: Arc<dyn Source>,
     /// Reads of tokens that were replaced; those of the current one are in its slot.
     served_before: AtomicU64,
-}
-
-/// When a token that will end soon is replaced.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-#[non_exhaustive]
-pub enum RefreshMode {
-    /// In the background, while the old one is still served: for services.
-    #[default]
-    InBackground,
-    /// By the caller who finds it so, who waits: for one-shot programs, where a request in the background
-    /// would die with `main`, and burn a rotating refresh token.
-    InLine,
 }
 
 /// How long getting a token may take, with all attempts, unless the caller says otherwise.
@@ -117,9 +105,11 @@ impl CachedProviderBuilder {
         }
     }
 
-    /// When a token that will end soon is replaced; in the background by default.
-    pub fn refresh(mut self, refresh: RefreshMode) -> Self {
-        self.refresh = refresh;
+    /// Replaces a token that will end soon by the caller who finds it so, who waits: for one-shot programs, where a request in
+    /// the background would die with `main`, and burn a rotating refresh token. By default it is replaced in the background,
+    /// while the old one is still served.
+    pub fn refresh_in_line(mut self) -> Self {
+        self.refresh = RefreshMode::InLine;
         self
     }
 
@@ -179,7 +169,7 @@ impl fmt::Debug for CachedProviderBuilder {
 impl CachedProvider {
     /// The application's own tokens, by JWT: everything it may do.
     pub fn jwt(flow: JwtFlow) -> CachedProviderBuilder {
-        Self::jwt_for(flow, JwtTokenRequest::new())
+        Self::jwt_for(flow, JwtTokenRequest::default())
     }
 
     /// The application's tokens, by JWT: for less, for longer, or for somebody else.
@@ -268,21 +258,6 @@ impl CachedProvider {
         }
     }
 
-    /// The cached token, borrowed: the fastest way to look at it. `None` when one has to be fetched.
-    ///
-    /// Drop it soon, and don't hold it over an `.await`.
-    #[must_use]
-    #[inline]
-    pub fn borrow(&self) -> Option<BorrowedToken> {
-        let slot = self.0.slot.load();
-        let current = slot.as_ref()?;
-        if !self.0.serves(current) {
-            return None;
-        }
-        let shard = current.copies.read();
-        Some(BorrowedToken { slot, shard })
-    }
-
     /// The statistics of this provider.
     #[must_use]
     pub fn stats(&self) -> Stats {
@@ -337,30 +312,6 @@ impl fmt::Debug for CachedProvider {
             .field("refresh", &self.0.engine.refresh_mode())
             .field("stats", &self.0.stats())
             .finish_non_exhaustive()
-    }
-}
-
-/// The current token, borrowed from a [`CachedProvider`].
-pub struct BorrowedToken {
-    slot: Guard<Option<Arc<Slot>>>,
-    shard: usize,
-}
-
-impl Deref for BorrowedToken {
-    type Target = AccessToken;
-
-    #[inline]
-    fn deref(&self) -> &AccessToken {
-        match &*self.slot {
-            Some(slot) => slot.copies.copy(self.shard),
-            None => unreachable!("a borrowed token is made of a slot"),
-        }
-    }
-}
-
-impl fmt::Debug for BorrowedToken {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("BorrowedToken(****)")
     }
 }
 

@@ -3,18 +3,14 @@
 //! [`TokenProvider`] is the trait: [`cached`](TokenProvider::cached) never waits, [`fetch`](TokenProvider::fetch) may
 //! send a request. [`FixedToken`] holds one token; [`CachedProvider`] refreshes the tokens of any flow.
 
-mod access_token;
 mod cached;
-pub(crate) mod circuit_breaker;
 mod engine;
 mod fixed;
-pub(crate) mod lifespan;
 mod pool;
-pub(crate) mod retry;
 mod sessions;
 mod single_flight;
 mod slot;
-pub(crate) mod source;
+mod source;
 mod stats;
 mod token_cache;
 mod users;
@@ -27,10 +23,8 @@ use std::{
     task::{Context, Poll},
 };
 
-pub use access_token::AccessToken;
-pub use cached::{BorrowedToken, CachedProvider, CachedProviderBuilder, RefreshMode};
+pub use cached::{CachedProvider, CachedProviderBuilder};
 pub use fixed::FixedToken;
-pub(crate) use fixed::TOKEN_VARIABLE;
 pub use pool::PoolBuilder;
 pub use sessions::{SessionPool, SessionProvider};
 pub use stats::Stats;
@@ -38,7 +32,7 @@ pub use users::{UserPool, UserProvider};
 
 use futures_util::future::Either;
 
-use crate::{Endpoint, Result};
+use crate::{AccessToken, Endpoint, Result};
 
 /// The future that [`TokenProvider::fetch`] and [`TokenProvider::shutdown`] return.
 pub type TokenFuture<'a, T = AccessToken> = Pin<Box<dyn Future<Output = Result<T>> + Send + 'a>>;

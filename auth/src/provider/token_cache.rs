@@ -14,8 +14,8 @@ use std::{
 
 use quick_cache::{UnitWeighter, unsync::Cache};
 
-use super::{AccessToken, lifespan::Lifespan};
 use crate::clock::Tick;
+use crate::{AccessToken, lifespan::Lifespan};
 
 /// The name of a key with its precomputed hash.
 #[derive(Clone)]

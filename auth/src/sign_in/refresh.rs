@@ -16,18 +16,13 @@ use super::{
     unsaved::LONGEST_SAVE,
 };
 use crate::{
-    Error, ErrorKind, RefreshMode, RefreshToken, Result, Token,
+    Error, ErrorKind, RefreshToken, Result, Token,
     clock::Clock,
-    provider::{
-        lifespan::{expiry_margin, refresh_window},
-        retry::{AtDeadline, LONGEST_DEADLINE, retrying},
-    },
+    lifespan::{RefreshMode, expiry_margin, refresh_window},
     random,
+    retry::{AtDeadline, LONGEST_DEADLINE, retrying},
     runtime::{lock, spawn_on_process},
-    store::{
-        Key, LockLifetime, Owner, Store, StoreError, StoreErrorKind, TryLock, Version,
-        presentable_name,
-    },
+    store::{Key, LockLifetime, Owner, Store, StoreError, StoreErrorKind, TryLock, Version},
 };
 
 /// Between two looks into the store while another owner has the lock: at first, and at most.
@@ -202,7 +197,7 @@ impl Refresher {
 
     /// Tries to get the lock; says who has it.
     async fn lock(&self, budget: &Budget) -> Result<Result<Lock, Option<String>>> {
-        let store = self.sign_in.store();
+        let store = &self.sign_in.0.store;
         // It is released whatever becomes of the answer.
         let mut lock = Lock {
             store: Some(Arc::clone(store)),
@@ -475,7 +470,7 @@ impl Refresher {
             if self.restore(&record, until).await? {
                 continue;
             }
-            if record.ended().is_some() {
+            if record.has_ended() {
                 return Err(self.over(&record));
             }
             let current = Current {
@@ -595,7 +590,7 @@ impl Refresher {
             return Ok(None);
         }
         match token {
-            Some(token) if !token.is_expired() => Ok(Some(token.clone())),
+            Some(token) if !token.remaining().is_zero() => Ok(Some(token.clone())),
             _ => self.sign_in.why_unsaved().map_or(Ok(None), Err),
         }
     }
@@ -619,7 +614,7 @@ impl Refresher {
                 .entry(intent.owner.clone())
                 .or_insert_with(|| now + left.min(LONGEST_DEADLINE));
             if !left.is_zero() && *until > now {
-                held_by.get_or_insert_with(|| presentable_name(&intent.name));
+                held_by.get_or_insert_with(|| crate::error::store::presentable_name(&intent.name));
             }
         }
         held_by

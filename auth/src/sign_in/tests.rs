@@ -349,9 +349,7 @@ async fn a_save_is_made_whatever_stands_beside_the_redeemed_refresh_token() {
         assert!(matches!(saved, Saved::Stored));
         let record = sign_in.load().await.unwrap().unwrap();
         assert_eq!(record.refresh_token().expose(), "b");
-        assert!(
-            record.ended().is_none() && record.not_before.is_none() && record.intents.is_empty()
-        );
+        assert!(!record.has_ended() && record.not_before.is_none() && record.intents.is_empty());
     }
     assert!(quarantined(&sign_in).await.is_empty());
 }

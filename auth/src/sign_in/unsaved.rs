@@ -137,7 +137,7 @@ impl SignIn {
             }
             Err(why) => {
                 tracing::warn!(
-                    profile = %self.profile(), kind = ?why.kind(), what = why.message(),
+                    profile = %self.profile(), kind = ?why.kind(), what = %why,
                     "the refreshed sign-in is unsaved"
                 );
                 if let Some(unsaved) = self.unsaved().as_mut() {

@@ -13,8 +13,7 @@ use super::*;
 use tokio::{runtime::Handle, time::Instant};
 
 use crate::{
-    DeviceFlow, Error, ErrorKind,
-    provider::{retry::FIRST_BACKOFF, source::SourceFuture},
+    DeviceFlow, Error, ErrorKind, provider::source::SourceFuture, retry::FIRST_BACKOFF,
     testing::TestClock,
 };
 
