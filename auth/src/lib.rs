@@ -110,7 +110,7 @@ pub use error::{Error, ErrorCode, ErrorKind, Flow, Result};
 pub use flow::{
     app::UserFlow,
     authorization_code::{Login, LoginBuilder},
-    device::{DeviceAuthorization, DeviceFlow, PollStep},
+    device::{DeviceAuthorization, DeviceFlow, Poll, PollStep},
     jwt::{JwtFlow, JwtTokenRequest, PrivateKey, Scope, SignFuture, Signer},
     pkce::PkceFlow,
     web::WebFlow,

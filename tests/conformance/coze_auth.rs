@@ -13,7 +13,7 @@ use std::time::Duration;
 use coze_auth::reqwest::{Client, StatusCode};
 use coze_auth::{
     ConfiguredFlow, DeviceFlow, Error, ErrorCode, JwtFlow, JwtTokenRequest, OAuthConfig, PkceFlow,
-    RefreshToken, Scope, Token, Url, WebFlow,
+    RefreshToken, Scope, Token, Url, UserFlow, WebFlow,
 };
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -79,7 +79,7 @@ impl Driver {
         let config: Config = serde_json::from_str(config)?;
         let (mut web, mut pkce, mut device, mut jwt) = (None, None, None, None);
         for app in &config.apps {
-            match OAuthConfig::from_json(&app.to_string())?.build()? {
+            match app.to_string().parse::<OAuthConfig>()?.build()? {
                 ConfiguredFlow::Web(flow) => web = Some(flow),
                 ConfiguredFlow::Pkce(flow) => pkce = Some(flow),
                 ConfiguredFlow::Device(flow) => device = Some(flow),
@@ -108,7 +108,7 @@ impl Driver {
     }
 
     async fn run(&mut self, flow: &str) -> Result<Done> {
-        let request = JwtTokenRequest::new;
+        let request = JwtTokenRequest::default;
         let inputs = &self.config.inputs;
         match flow {
             "web" => self.web().await,
@@ -243,7 +243,7 @@ impl Driver {
         let request = self
             .http
             .get(format!("{}/v1/users/me", self.config.coze_api_base))
-            .header("authorization", token.authorization());
+            .header("authorization", token.access_token().authorization());
         let response = request.send().await?;
         Ok((response.status(), response.json().await?))
     }

@@ -299,7 +299,7 @@ mod tests {
         let ConfiguredCredentials::Token(token) = token.credentials else {
             panic!("not a token")
         };
-        assert_eq!(token.authorization(), "Bearer pat_abc");
+        assert_eq!(token.access_token().authorization(), "Bearer pat_abc");
     }
 
     #[test]

@@ -197,6 +197,24 @@ impl OAuthConfig {
         Environment::read(variable).config(flow)
     }
 
+    /// The flow of this configuration.
+    #[must_use]
+    pub fn flow(&self) -> Flow {
+        match self.credentials {
+            ConfiguredCredentials::Token(_) => Flow::Token,
+            ConfiguredCredentials::Web { .. } => Flow::Web,
+            ConfiguredCredentials::Pkce { .. } => Flow::Pkce,
+            ConfiguredCredentials::Device { .. } => Flow::Device,
+            ConfiguredCredentials::Jwt { .. } => Flow::Jwt,
+        }
+    }
+
+    /// The configured endpoint; [`Endpoint::COM`] by default.
+    #[must_use]
+    pub fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
+
     /// The redirect URI, if an environment variable sets one.
     #[must_use]
     pub fn redirect_uri(&self) -> Option<&str> {

@@ -95,7 +95,7 @@ impl DeviceFlow {
 
     /// Polls until the user has decided, or the device code expires.
     ///
-    /// It polls at the interval that Coze asks for (5 seconds by default), and adds 5 seconds to the interval after each `slow_down`
+    /// It polls every [`interval`](DeviceAuthorization::interval), and adds 5 seconds to the interval after each `slow_down`
     /// (RFC 8628 section 3.5). Transient failures do not end it: after a timeout, a broken connection, an HTTP error, or a
     /// response that is not Coze's (the page of a captive portal), the interval doubles up to a minute, and `Retry-After` is
     /// honoured, until Coze responds again. The last request is sent just before the device code expires, and its response
@@ -176,7 +176,13 @@ impl DeviceFlow {
         }
     }
 
-    async fn poll_once(&self, authorization: &DeviceAuthorization) -> Result<Poll> {
+    /// Polls once, for your own polling loop. Wait for [`interval`](DeviceAuthorization::interval) between two calls, and
+    /// add 5 seconds to the interval after each [`Poll::SlowDown`].
+    ///
+    /// # Errors
+    ///
+    /// As [`poll`](Self::poll), and transient errors too: see [`is_retryable`](Error::is_retryable).
+    pub async fn poll_once(&self, authorization: &DeviceAuthorization) -> Result<Poll> {
         let grant = types::DeviceCodeGrant {
             client_id: self.0.client_id().to_owned(),
             device_code: authorization.device_code.clone(),
@@ -382,6 +388,18 @@ impl DeviceAuthorization {
         url.into()
     }
 
+    /// The minimum time between two polls: the server's `interval`, or 5 seconds by default.
+    #[must_use]
+    pub fn interval(&self) -> Duration {
+        self.interval
+    }
+
+    /// The lifetime of the device code when it was issued.
+    #[must_use]
+    pub fn expires_in(&self) -> Duration {
+        self.expires_in
+    }
+
     /// The remaining lifetime of the device code: by the monotonic clock or the wall clock, whichever is less. The monotonic
     /// clock may stop while the system is suspended.
     #[must_use]
@@ -460,12 +478,14 @@ fn is_http_host_of(endpoint: &Endpoint, host: &Host<&str>) -> bool {
     bases.any(|base| base.scheme() == "http" && base.host().as_ref() == Some(host))
 }
 
-/// The answer to one poll.
+/// The result of [`DeviceFlow::poll_once`].
+#[derive(Debug, Clone)]
 #[allow(
     clippy::large_enum_variant,
     reason = "a value is returned every few seconds, and a box would make matching harder"
 )]
-enum Poll {
+#[non_exhaustive]
+pub enum Poll {
     /// The user approved.
     Granted(Token),
     /// The user has not decided yet.

@@ -106,6 +106,7 @@ impl fmt::Debug for FixedToken {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ErrorKind;
 
     #[test]
     fn a_token_of_a_flow_is_one() {

@@ -153,6 +153,12 @@ impl SignIn {
         self.0.key.profile()
     }
 
+    /// The store that holds the sign-in.
+    #[must_use]
+    pub fn store(&self) -> &Arc<dyn Store> {
+        &self.0.store
+    }
+
     /// Loads the record. `None` if there is none, or the user has signed out.
     ///
     /// # Errors

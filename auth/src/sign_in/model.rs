@@ -23,7 +23,7 @@ use tokio::{sync::oneshot, task::JoinHandle, time::Instant};
 
 use super::{SignIn, StoredSource};
 use crate::{
-    Endpoint, OAuthClient, RefreshToken, Token, WebFlow,
+    Endpoint, OAuthClient, RefreshToken, Token, UserFlow, WebFlow,
     flow::app::sealed::Sealed,
     lifespan::RefreshMode,
     retry::circuit_breaker::CircuitBreaker,

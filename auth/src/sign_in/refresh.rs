@@ -197,7 +197,7 @@ impl Refresher {
 
     /// Tries to get the lock; says who has it.
     async fn lock(&self, budget: &Budget) -> Result<Result<Lock, Option<String>>> {
-        let store = &self.sign_in.0.store;
+        let store = self.sign_in.store();
         // It is released whatever becomes of the answer.
         let mut lock = Lock {
             store: Some(Arc::clone(store)),

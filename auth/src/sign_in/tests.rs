@@ -474,7 +474,7 @@ async fn nothing_is_replaced_before_it_is_in_quarantine() {
     sign_in.put(&token("f")).await.unwrap();
     sign_in.put(&token("g")).await.unwrap();
     assert_eq!(quarantined(&sign_in).await, ["f"]);
-    let slot = Key::quarantine(sign_in.profile(), 0).unwrap();
+    let slot = Key::quarantine_slots(sign_in.profile()).next().unwrap();
     let kept = flaky.store.load_now(&slot).unwrap();
     assert_eq!(kept.contents.expose(), b"damaged");
 }

@@ -31,9 +31,6 @@ fn main() -> Result<()> {
     })?;
 
     let mut report = Report::new();
-    let borrowed = of_a_read(|| {
-        black_box(provider.borrow());
-    });
     let owned = of_a_read(|| {
         black_box(provider.cached());
     });
@@ -41,7 +38,6 @@ fn main() -> Result<()> {
         black_box(black_box(&*erased).cached());
     });
     for (name, allocations) in [
-        ("borrowed", borrowed),
         ("owned", owned),
         ("owned, dyn", through_dyn),
     ] {

@@ -24,11 +24,10 @@ const PEERS: [&str; 4] = [
     "yup-oauth2",
 ];
 
-const REFERENCES: [&str; 10] = [
+const REFERENCES: [&str; 9] = [
     "both coarse clocks",
     "floor, borrowed",
     "floor, owned",
-    "borrowed",
     "owned",
     "owned, dyn",
     PEERS[0],
@@ -70,12 +69,6 @@ fn main() -> Result<()> {
                 }
             ),
             contender!("floor, owned", floor.cached()),
-            contender!(
-                "borrowed",
-                if let Some(token) = provider.borrow() {
-                    black_box(token.authorization());
-                }
-            ),
             contender!("owned", provider.cached()),
             contender!("owned, dyn", black_box(&*erased).cached()),
             contender!("gcp_auth", peers.gcp_auth.token().now_or_never()),
@@ -101,7 +94,6 @@ fn main() -> Result<()> {
 
     let mut report = Report::new();
     for (name, floor, most) in [
-        ("borrowed", "floor, borrowed", 1.5),
         ("owned", "floor, owned", 1.3),
         ("owned, dyn", "floor, owned", 1.3),
     ] {

@@ -2,7 +2,7 @@
 
 use std::{io, sync::Arc};
 
-use coze_auth::store::StoreError;
+use coze_auth::store::{StoreError, StoreErrorKind};
 use rustls::{ClientConfig, RootCertStore, crypto::CryptoProvider};
 use rustls_pki_types::{CertificateDer, ServerName, pem::PemObject};
 use rustls_platform_verifier::BuilderVerifierExt;

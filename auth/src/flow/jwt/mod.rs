@@ -414,17 +414,15 @@ mod tests {
         assert!(request().account("").path().is_err());
         assert!(request().enterprise("..").path().is_err());
         assert!(request().session_name(" ").grant().is_err());
-        for empty in [
-            SessionContext::new(),
-            SessionContext::new().device_id(""),
-            SessionContext::new().device_id("d").custom_consumer("\n"),
-        ] {
-            assert!(request().session_context(empty).grant().is_err());
-        }
+        assert!(request().device_id("").grant().is_err());
+        let blank = request().device_id("d").custom_consumer("\n");
+        assert!(blank.grant().is_err());
     }
 
-    fn client() -> OAuthClient {
-        OAuthClient::new(crate::Endpoint::custom("http://127.0.0.1:9").unwrap()).unwrap()
+    fn flow(client_id: &str, key_id: &str) -> Result<JwtFlow> {
+        let endpoint = crate::Endpoint::custom("http://127.0.0.1:9")?;
+        let client = OAuthClient::new(endpoint)?;
+        JwtFlow::new(client, client_id.into(), key_id.into(), Named("one"))
     }
 
     /// Its signature is its name.
@@ -446,8 +444,7 @@ mod tests {
 
     #[tokio::test]
     async fn signed_jwt_signs_a_new_jwt_each_time() {
-        let jwt = JwtFlow::builder(client()).client_id("id").key_id("kid");
-        let jwt = jwt.signer(Named("one")).build().unwrap();
+        let jwt = flow("id", "kid").unwrap();
         let request = JwtTokenRequest::default().session_name("user-42");
         let (one, other) = (jwt.signed_jwt(&request), jwt.signed_jwt(&request));
         let (one, other) = (parts(&one.await.unwrap()), parts(&other.await.unwrap()));
@@ -462,8 +459,7 @@ mod tests {
 
     #[tokio::test]
     async fn rotate_key_applies_to_clones_and_an_invalid_key_changes_nothing() {
-        let jwt = JwtFlow::builder(client()).client_id("id").key_id("old");
-        let jwt = jwt.signer(Named("one")).build().unwrap();
+        let jwt = flow("id", "old").unwrap();
         let clone = jwt.clone();
         let signed = async || {
             let signed = clone.signed_jwt(&JwtTokenRequest::default()).await;
@@ -478,30 +474,11 @@ mod tests {
     }
 
     #[test]
-    fn missing_or_invalid_parameters_are_refused_when_built() {
-        let client = client();
-        let complete = || {
-            JwtFlow::builder(client.clone())
-                .client_id("id")
-                .key_id("kid")
-                .signer(Named("one"))
-        };
-        assert!(complete().build().is_ok());
-        for (builder, missing) in [
-            (complete().client_id(" "), "client id"),
-            (complete().key_id(""), "key id"),
-            (complete().audience(""), "audience"),
-            (complete().jwt_lifetime(Duration::ZERO), "JWT's lifetime"),
-            (complete().jwt_lifetime(Duration::MAX), "JWT's lifetime"),
-            (
-                JwtFlow::builder(client.clone())
-                    .client_id("id")
-                    .key_id("kid"),
-                "private key",
-            ),
-        ] {
-            let error = builder.build().unwrap_err().to_string();
-            assert!(error.contains(missing), "{missing}: {error}");
+    fn invalid_ids_are_refused() {
+        for (client_id, key_id, missing) in [(" ", "kid", "client id"), ("id", "", "key id")] {
+            let error = flow(client_id, key_id).unwrap_err();
+            assert_eq!(error.flow(), Some(Flow::Jwt));
+            assert!(error.to_string().contains(missing), "{missing}: {error}");
         }
     }
 }

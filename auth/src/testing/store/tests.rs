@@ -71,7 +71,9 @@ impl Subjected {
         let name = key.profile().name();
         match (self.wrong, key.slot()) {
             (Wrong::FoldsNames, None) => Key::record(&Profile::new(name.to_lowercase()).unwrap()),
-            (Wrong::SharesSlots, Some(slot)) => Key::quarantine(key.profile(), slot / 2).unwrap(),
+            (Wrong::SharesSlots, Some(slot)) => Key::quarantine_slots(key.profile())
+                .nth(usize::from(slot / 2))
+                .unwrap(),
             _ => key.clone(),
         }
     }
