@@ -2,7 +2,7 @@
 //!
 //! Against Coze: as for the example `pat`.
 
-use coze_api::{prelude::*, types::PublishStatus};
+use coze_api::prelude::*;
 use coze_auth::Flow;
 
 #[tokio::main]

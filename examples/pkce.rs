@@ -7,7 +7,7 @@
 use anyhow::Context;
 use axum::{Router, extract::RawQuery, routing::get};
 use coze_api::prelude::*;
-use coze_auth::{ConfiguredFlow, FixedToken, Flow, Url};
+use coze_auth::{ConfiguredFlow, FixedToken, Flow, Url, UserFlow};
 use tokio::{net::TcpListener, sync::mpsc};
 
 #[tokio::main]

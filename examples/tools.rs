@@ -25,7 +25,7 @@ async fn main() -> anyhow::Result<()> {
     while let Some(chat) = print_answer(&mut events).await? {
         let action = chat.required_action.context("no action")?;
         let calls = action.submit_tool_outputs.context("no calls of tools")?;
-        let outputs: Vec<_> = calls.tool_calls.iter().map(run_tool).collect();
+        let outputs: Vec<_> = calls.tool_calls.iter().flatten().map(run_tool).collect();
         let submit = coze.chat().stream_tool_outputs().tool_outputs(outputs);
         let submit = submit
             .conversation_id(chat.conversation_id)

@@ -254,8 +254,7 @@ impl ErrorCode {
     }
 
     /// The word or number, as Coze writes it.
-    #[must_use]
-    pub fn as_str(&self) -> Cow<'_, str> {
+    fn as_str(&self) -> Cow<'_, str> {
         match self {
             Self::Api(number) => Cow::Owned(number.to_string()),
             Self::Other(word) => Cow::Borrowed(word),
@@ -874,6 +873,16 @@ impl Error {
         self.with(|d| d.status = Some(status))
     }
 
+    /// The status and the log id of the response, where none are known yet.
+    pub(crate) fn at_head(self, status: StatusCode, log_id: Option<&str>) -> Self {
+        self.with(|d| {
+            d.status.get_or_insert(status);
+            if d.log_id.is_none() {
+                d.log_id = log_id.map(str::to_owned);
+            }
+        })
+    }
+
     pub(crate) fn with_code(self, code: ErrorCode) -> Self {
         self.with(|d| d.code = Some(code))
     }
@@ -1163,7 +1172,8 @@ mod tests {
                 .with_code(ErrorCode::from_word(&odd))
                 .at_endpoint(odd.clone()),
             Error::unanswered(SendError::new(SendErrorKind::Connect, &odd)),
-            Error::invalid_input("x").with_source(StoreError::other(&odd, io())),
+            Error::invalid_input("x")
+                .with_source(StoreError::new(StoreErrorKind::Other, &odd).with_source(io())),
             Error::invalid_input("x").with_source(StoreError::busy(&odd, Some(&odd))),
         ];
         for error in errors {

@@ -62,11 +62,11 @@ ids! {
     ///
     /// A client id is not accepted in its place:
     ///
-    /// ```compile_fail,E0277
-    /// use coze_auth::{ClientId, JwtFlowBuilder};
+    /// ```compile_fail,E0308
+    /// use coze_auth::{ClientId, JwtFlow, KeyId, OAuthClient, PrivateKey};
     ///
-    /// fn with(builder: JwtFlowBuilder, client_id: ClientId) -> JwtFlowBuilder {
-    ///     builder.key_id(client_id)
+    /// fn flow(client: OAuthClient, client_id: ClientId, key_id: KeyId, key: PrivateKey) {
+    ///     let _ = JwtFlow::new(client, key_id, client_id, key);
     /// }
     /// ```
     KeyId: "key id (public key fingerprint)";

@@ -13,7 +13,7 @@ use std::{
 use bytes::Bytes;
 use coze_auth::{
     CachedProvider, Endpoint, Error, ErrorKind, OAuthClient, PkceFlow, SignIn, Token,
-    TokenProvider, UserPool, WebFlow, reqwest, store::MemoryStore,
+    TokenProvider, UserFlow, UserPool, WebFlow, reqwest, store::MemoryStore,
 };
 use coze_mock::{Decision, Endpoint as MockEndpoint, Fault, MockCoze, Target, Times, defaults};
 use tokio::{

@@ -9,7 +9,7 @@ use super::shown_cause;
 /// A name that was read from a store, made presentable: without [invisible](coze_wire::is_invisible) characters, at
 /// most 100 characters.
 #[must_use]
-pub fn presentable_name(name: &str) -> String {
+pub(crate) fn presentable_name(name: &str) -> String {
     sanitize_to(name, &[], 99)
 }
 
@@ -76,11 +76,6 @@ impl StoreError {
         }
     }
 
-    /// A non-retryable error with its cause.
-    pub fn other(message: &str, source: impl Into<Source>) -> Self {
-        Self::new(StoreErrorKind::Other, message).with_source(source)
-    }
-
     /// Sets the cause.
     #[must_use]
     pub fn with_source(mut self, source: impl Into<Source>) -> Self {
@@ -95,15 +90,8 @@ impl StoreError {
     }
 
     /// The other owner or program, if it is known.
-    #[must_use]
-    pub fn by(&self) -> Option<&str> {
+    pub(crate) fn by(&self) -> Option<&str> {
         self.by.as_deref()
-    }
-
-    /// What happened: a sentence without its full stop.
-    #[must_use]
-    pub fn message(&self) -> &str {
-        &self.message
     }
 }
 

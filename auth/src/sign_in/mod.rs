@@ -7,7 +7,7 @@
 //!
 //! ```no_run
 //! # async fn example(device: coze_auth::DeviceFlow, store: coze_auth::store::MemoryStore) -> coze_auth::Result<()> {
-//! use coze_auth::{CachedProvider, RefreshMode, SignIn};
+//! use coze_auth::{CachedProvider, SignIn};
 //!
 //! let sign_in = SignIn::new(store, "default")?;
 //! if sign_in.requires_sign_in().await? {
@@ -16,7 +16,7 @@
 //!     sign_in.put(&device.poll(&authorization).await?).await?;
 //! }
 //! // In line: a refresh in the background would be lost when the program ends.
-//! let provider = CachedProvider::stored(device, sign_in).refresh(RefreshMode::InLine).build();
+//! let provider = CachedProvider::stored(device, sign_in).refresh_in_line().build();
 //! let token = provider.token().await?;
 //! // Before the program ends: saves a refreshed sign-in that is not saved yet.
 //! provider.shutdown().await?;
@@ -64,7 +64,7 @@ use std::{
 
 use tokio::time::{Instant, timeout_at};
 
-pub use self::record::{Ended, Record};
+pub use self::record::Record;
 pub(crate) use self::source::StoredSource;
 use self::{
     record::{Entry, Write},
@@ -210,7 +210,7 @@ impl SignIn {
     /// Those of [`load`](Self::load).
     pub async fn requires_sign_in(&self) -> Result<bool> {
         let record = self.load().await?;
-        Ok(record.is_none_or(|record| record.ended().is_some()))
+        Ok(record.is_none_or(|record| record.has_ended()))
     }
 
     /// The records in quarantine: replaced sign-ins, and successors that were saved too late. For diagnosis.
@@ -332,8 +332,8 @@ where
 /// Converts an error of the store.
 fn store_error(error: StoreError) -> Error {
     let what = match error.by() {
-        Some(by) => format!("{}: {by} is using it", error.message()),
-        None => error.message().to_owned(),
+        Some(by) => format!("{error}: {by} is using it"),
+        None => error.to_string(),
     };
     let failure = Error::new(ErrorKind::Store(error.kind()), what);
     match std::error::Error::source(&error) {

@@ -9,7 +9,10 @@ use super::{
     record::{Entry, Record, hash},
     store_error,
 };
-use crate::{RefreshToken, Result, Token, store::StoreError};
+use crate::{
+    RefreshToken, Result, Token,
+    store::{StoreError, StoreErrorKind},
+};
 
 impl SignIn {
     /// Stores the token of a fresh sign-in, and ends the backoff of providers that wait for one. A record that it
@@ -82,8 +85,9 @@ impl SignIn {
         was_sent: &AtomicBool,
         until: Instant,
     ) -> Result<Option<()>, StoreError> {
-        let mut fresh =
-            fresh().map_err(|error| StoreError::other("there is no refresh token", error))?;
+        let mut fresh = fresh().map_err(|error| {
+            StoreError::new(StoreErrorKind::Other, "there is no refresh token").with_source(error)
+        })?;
         let now = self.look(until).await?;
         // An id that was present before the first write does not show that the write succeeded.
         let mut is_named = false;

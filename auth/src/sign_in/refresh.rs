@@ -17,18 +17,13 @@ use super::{
     unsaved::LONGEST_SAVE,
 };
 use crate::{
-    Error, ErrorKind, RefreshMode, RefreshToken, Result, Token,
+    Error, ErrorKind, RefreshToken, Result, Token,
     clock::Clock,
-    provider::{
-        refresh_window::{expiry_margin, refresh_window},
-        retry::{self, AtDeadline, LONGEST_DEADLINE, retrying},
-    },
     random,
+    refresh_window::{RefreshMode, expiry_margin, refresh_window},
+    retry::{self, AtDeadline, LONGEST_DEADLINE, retrying},
     runtime::{lock, spawn_on_process},
-    store::{
-        Key, LockLifetime, Owner, Store, StoreError, StoreErrorKind, TryLock, Version,
-        presentable_name,
-    },
+    store::{Key, LockLifetime, Owner, Store, StoreError, StoreErrorKind, TryLock, Version},
 };
 
 /// The first and the longest interval between two loads while another owner holds the lock.
@@ -477,7 +472,7 @@ impl Refresher {
             if self.restore(&record, until).await? {
                 continue;
             }
-            if record.ended().is_some() {
+            if record.has_ended() {
                 return Err(self.sign_in_ended(&record));
             }
             let current = Current {
@@ -597,7 +592,7 @@ impl Refresher {
             return Ok(None);
         }
         match token {
-            Some(token) if !token.is_expired() => Ok(Some(token.clone())),
+            Some(token) if !token.remaining().is_zero() => Ok(Some(token.clone())),
             _ => self.sign_in.why_unsaved().map_or(Ok(None), Err),
         }
     }
@@ -626,7 +621,7 @@ impl Refresher {
                 .entry(intent.owner.clone())
                 .or_insert_with(|| now + left.min(LONGEST_DEADLINE));
             if !left.is_zero() && *until > now {
-                held_by.get_or_insert_with(|| presentable_name(&intent.name));
+                held_by.get_or_insert_with(|| crate::error::store::presentable_name(&intent.name));
             }
         }
         held_by

@@ -138,7 +138,7 @@ impl SignIn {
             }
             Err(why) => {
                 tracing::warn!(
-                    profile = %self.profile(), kind = ?why.kind(), what = why.message(),
+                    profile = %self.profile(), kind = ?why.kind(), what = %why,
                     "the refreshed sign-in could not be saved"
                 );
                 if let Some(unsaved) = self.unsaved().as_mut() {
