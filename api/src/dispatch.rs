@@ -120,12 +120,17 @@ impl Dispatch {
         loop {
             self.wait_until_allowed().await?;
             let again = request.try_clone();
-            let conversation_id = conversation_id(&request);
+            // Where there is no second request, this one is gone by then.
+            let named = match &again {
+                None => conversation_id(&request),
+                Some(_) => None,
+            };
             let attempt = self.attempt(&token, info, request, has_events, limits, &mut *read);
             let Err(error) = attempt.await else {
                 return Ok(());
             };
             self.note_rate_limit(&error);
+            let conversation_id = named.or_else(|| conversation_id(again.as_ref()?));
             let finished = |error: Error| {
                 let error = if is_renewed {
                     error.map(AuthError::with_renewed_token)
@@ -183,28 +188,29 @@ impl Dispatch {
             call: self.client.api_call(token),
             operation,
         };
-        let in_time = || {
-            let what = format!("nothing within {:?}", limits.timeout);
-            Error::from(origin.call.timed_out(&what))
-        };
-        let opened = timeout_at(deadline, origin.call.open(request)).await;
-        let response = opened.map_err(|_| in_time())??;
-        let status = response.status();
-        let body = if has_events && status.is_success() && is_event_stream(&response) {
-            Body::Events {
-                log_id: origin.call.log_id_of(response.headers()),
-                response,
-                deadline,
-                limits,
+        let answered = async {
+            let response = origin.call.open(request).await?;
+            let status = response.status();
+            if has_events && status.is_success() && is_event_stream(&response) {
+                let log_id = origin.call.log_id_of(response.headers());
+                return Ok((
+                    status,
+                    Body::Events {
+                        log_id,
+                        response,
+                        deadline,
+                        limits,
+                    },
+                ));
             }
-        } else {
-            let captured = origin.call.capture(response, limits.body_limit);
-            Body::Read(
-                timeout_at(deadline, captured)
-                    .await
-                    .map_err(|_| in_time())?,
-            )
+            let captured = origin.call.capture(response, limits.body_limit).await;
+            Ok::<_, Error>((status, Body::Read(captured)))
         };
+        let in_time = timeout_at(deadline, answered).await;
+        let (status, body) = in_time.unwrap_or_else(|_| {
+            let what = format!("nothing within {:?}", limits.timeout);
+            Err(origin.call.timed_out(&what).into())
+        })?;
         let outcome = read(Answered { origin, body });
         tracing::debug!(
             operation = operation.id,
@@ -308,7 +314,7 @@ fn may_be_processed(error: &Error) -> bool {
 }
 
 /// The conversation id in the query of a request.
-fn conversation_id(request: &Request) -> Option<String> {
+pub(crate) fn conversation_id(request: &Request) -> Option<String> {
     let mut query = request.url().query_pairs();
     let (_, id) = query.find(|(name, _)| name == "conversation_id")?;
     Some(sanitize(&id, &[])).filter(|id| !id.is_empty())

@@ -8,11 +8,11 @@ use coze_api_client::{
 };
 use coze_auth::ErrorKind;
 use coze_wire::{Data, Operation};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout_at};
 
 use crate::{
     Error, Reply, Result, SendExt,
-    dispatch::{Dispatch, after},
+    dispatch::{Dispatch, after, conversation_id},
 };
 
 /// The delay before the first poll. Coze asks for at most one poll per second.
@@ -90,7 +90,14 @@ impl<O: Operation<Answer = Data<Chat>>> Wait<O> {
         let call = self.operation.into_call();
         let call = call.map_err(|why| crate::send::unbuilt(O::INFO, &why))?;
         let dispatcher = call.dispatcher.clone();
-        let mut chat = crate::dispatch::send::<Data<Chat>>(call).await?;
+        let conversation_id = conversation_id(&call.request);
+        let sent = timeout_at(deadline, crate::dispatch::send::<Data<Chat>>(call)).await;
+        let mut chat = sent.map_err(|_| {
+            let what = "the chat did not begin before the deadline";
+            let error = coze_auth::Error::new(ErrorKind::Timeout, what);
+            let error = Error::from(error).in_operation(O::INFO);
+            error.of_chat(None, conversation_id).with_unknown_fate()
+        })??;
         let Some(dispatch) = dispatcher.clone().downcast::<Dispatch>() else {
             return Ok(chat);
         };
@@ -108,11 +115,12 @@ impl<O: Operation<Answer = Data<Chat>>> Wait<O> {
                 return Err(about(at_deadline(self.cancels, &client, &chat).await));
             }
             interval = interval.mul_f64(1.5).min(LONGEST_INTERVAL);
-            match retrieve.clone().send().await {
-                Ok(now) => chat = now,
-                // It may be temporary: poll again until the deadline.
-                Err(error) if error.is_retryable() => {}
-                Err(error) => return Err(about(error)),
+            match timeout_at(deadline, retrieve.clone().send()).await {
+                Ok(Ok(now)) => chat = now,
+                // Retried until the deadline.
+                Ok(Err(error)) if error.is_retryable() => {}
+                Ok(Err(error)) => return Err(about(error)),
+                Err(_) => return Err(about(at_deadline(self.cancels, &client, &chat).await)),
             }
         }
         Ok(chat)

@@ -52,7 +52,10 @@ fn every_limit_of_retries_and_calls_is_in_the_table() {
         assert!(!constants.is_empty(), "{file}");
         for name in constants {
             let row = format!("`{file}` `{name}` = ");
-            assert!(table.contains(&row), "docs/limits.md lacks {name} of {file}");
+            assert!(
+                table.contains(&row),
+                "docs/limits.md lacks {name} of {file}"
+            );
         }
     }
 }

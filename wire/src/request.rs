@@ -1,11 +1,15 @@
 //! [`RequestParts`]: builds the request of a call for a generated builder.
 
-use std::fmt::Display;
+use std::{borrow::Cow, fmt::Display};
 
-use http::{HeaderName, HeaderValue, Method, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use serde::Serialize;
+use url::form_urlencoded::Serializer;
 
 use crate::Unbuilt;
+
+/// The number of headers that most requests have, at most.
+const HEADERS: usize = 6;
 
 /// A request under construction; [`finish`](Self::finish) builds it.
 ///
@@ -22,22 +26,25 @@ use crate::Unbuilt;
 pub struct RequestParts {
     method: Method,
     base_url: String,
-    path: String,
-    query: Vec<(&'static str, String)>,
-    headers: Vec<(HeaderName, HeaderValue)>,
+    path: Cow<'static, str>,
+    query: String,
+    headers: HeaderMap,
     body: Option<reqwest::Body>,
 }
 
 impl RequestParts {
     /// A request for a path with its parameters in braces.
     #[must_use]
-    pub fn new(method: Method, base_url: &str, path: &str) -> Self {
+    pub fn new(method: Method, base_url: &str, path: &'static str) -> Self {
+        // With room for those that are added when it is sent.
+        let mut headers = HeaderMap::with_capacity(HEADERS);
+        headers.insert(header::ACCEPT, HeaderValue::from_static("application/json"));
         Self {
             method,
             base_url: base_url.trim_end_matches('/').to_owned(),
-            path: path.to_owned(),
-            query: Vec::new(),
-            headers: vec![(header::ACCEPT, HeaderValue::from_static("application/json"))],
+            path: path.into(),
+            query: String::new(),
+            headers,
             body: None,
         }
     }
@@ -61,28 +68,28 @@ impl RequestParts {
                 encoded.push_str(&format!("%{byte:02X}"));
             }
         }
-        self.path = self.path.replace(&format!("{{{name}}}"), &encoded);
+        self.path = self.path.replace(&format!("{{{name}}}"), &encoded).into();
         Ok(())
     }
 
     /// Adds a query parameter, if it is set.
     pub fn query(&mut self, name: &'static str, value: Option<&(impl Display + ?Sized)>) {
         if let Some(value) = value {
-            self.query.push((name, value.to_string()));
+            let mut query = Serializer::new(std::mem::take(&mut self.query));
+            self.query = query.append_pair(name, &value.to_string()).finish();
         }
     }
 
     /// Adds a constant header.
     pub fn header(&mut self, name: &'static str, value: &'static str) {
         let name = HeaderName::from_static(name);
-        self.headers.push((name, HeaderValue::from_static(value)));
+        self.headers.insert(name, HeaderValue::from_static(value));
     }
 
     /// Requests an event stream instead of JSON (`Accept`).
     pub fn accept_events(&mut self) {
-        self.headers.retain(|(name, _)| name != header::ACCEPT);
         let events = HeaderValue::from_static("text/event-stream");
-        self.headers.push((header::ACCEPT, events));
+        self.headers.insert(header::ACCEPT, events);
     }
 
     /// Sets a JSON body.
@@ -109,7 +116,7 @@ impl RequestParts {
     ) -> Result<(), Unbuilt> {
         let content_type = HeaderValue::from_str(content_type)
             .map_err(|_| Unbuilt::new("the content type of the body is not valid in a header"))?;
-        self.headers.push((header::CONTENT_TYPE, content_type));
+        self.headers.insert(header::CONTENT_TYPE, content_type);
         self.body = Some(body.into());
         Ok(())
     }
@@ -120,13 +127,17 @@ impl RequestParts {
     ///
     /// If the base URL is not a URL.
     pub fn finish(self) -> Result<reqwest::Request, Unbuilt> {
-        let mut url = url::Url::parse(&format!("{}{}", self.base_url, self.path))
+        let Self {
+            base_url,
+            path,
+            query,
+            ..
+        } = &self;
+        let mark = if query.is_empty() { "" } else { "?" };
+        let url = url::Url::parse(&format!("{base_url}{path}{mark}{query}"))
             .map_err(|_| Unbuilt::new("the base URL is not a URL"))?;
-        if !self.query.is_empty() {
-            url.query_pairs_mut().extend_pairs(&self.query);
-        }
         let mut request = reqwest::Request::new(self.method, url);
-        request.headers_mut().extend(self.headers);
+        *request.headers_mut() = self.headers;
         *request.body_mut() = self.body;
         Ok(request)
     }
@@ -145,7 +156,7 @@ pub fn required<T>(name: &str, value: Option<T>) -> Result<T, Unbuilt> {
 mod tests {
     use super::*;
 
-    fn parts(path: &str) -> RequestParts {
+    fn parts(path: &'static str) -> RequestParts {
         RequestParts::new(Method::POST, "https://coze.test/", path)
     }
 

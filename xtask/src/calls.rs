@@ -10,7 +10,7 @@
 //! 4. [`paged`] generates the paging of a list.
 //! 5. [`events`] generates an enum for each kind of stream, with a variant for undocumented events.
 //! 6. [`groups`] generates `client.chat().create()`.
-//! 7. [`examples`] generates a test that deserializes and serializes every example with its type.
+//! 7. [`examples`] generates a test that deserializes and serializes every example with its type, and words that no enum lists.
 
 use std::collections::BTreeMap;
 
@@ -817,24 +817,30 @@ fn tag_of(tree: &Value, path: Option<&str>) -> String {
     format!(" {}", described.unwrap_or_default().trim())
 }
 
-/// The tests that deserialize and serialize every example of the description.
+/// The tests that read and write every example of the description: those of requests, answers and events, and, put together from
+/// the examples of properties, a value with something in every property. The same value with words that no enum lists comes back, too.
 pub(crate) fn examples(document: &Document) -> Result<String> {
     let tree = &document.written;
     let mut tests = Vec::new();
-    let mut check = |name: String, ty: TokenStream, examples: Vec<&Value>| -> Result<()> {
+    let mut check = |name: String, schema: &Value, mut examples: Vec<Value>| -> Result<()> {
         let name = format_ident!("{name}");
-        let texts = examples
-            .into_iter()
-            .map(serde_json::to_string)
-            .collect::<serde_json::Result<Vec<_>>>()?;
-        if !texts.is_empty() {
-            tests.push(quote! {
-                #[test]
-                fn #name() {
-                    #(comes_back::<#ty>(#texts);)*
-                }
-            });
+        let ty = rust_type(schema, &quote!(types::))?;
+        for word in [None, Some("a word that is not listed")] {
+            examples.extend(everything(tree, schema, word, &mut Vec::new()));
         }
+        let mut texts = Vec::new();
+        for example in examples {
+            let text = serde_json::to_string(&example)?;
+            if !texts.contains(&text) {
+                texts.push(text);
+            }
+        }
+        tests.push(quote! {
+            #[test]
+            fn #name() {
+                #(comes_back::<#ty>(#texts);)*
+            }
+        });
         Ok(())
     };
     let values = |holder: &'_ Value| -> Vec<Value> {
@@ -848,24 +854,12 @@ pub(crate) fn examples(document: &Document) -> Result<String> {
     for operation in walk::operations(tree) {
         let id = operation.field("operationId").as_str().unwrap_or_default();
         let json = &operation.field("requestBody")["content"]["application/json"];
-        if let Some(body) = component(&json["schema"]) {
-            let ty = format_ident!("{body}");
-            let values = values(json);
-            check(
-                format!("{id}_is_sent"),
-                quote!(types::#ty),
-                values.iter().collect(),
-            )?;
+        if let Some(schema) = json.get("schema") {
+            check(format!("{id}_is_sent"), schema, values(json))?;
         }
         let data = &operation.field("responses")["200"][DATA];
         if let Some(schema) = data.get("schema") {
-            let ty = rust_type(schema, &quote!(types::))?;
-            let values = values(data);
-            check(
-                format!("{id}_answers"),
-                quote!(#ty),
-                values.iter().collect(),
-            )?;
+            check(format!("{id}_answers"), schema, values(data))?;
         }
     }
     for table in tree["components"][EVENTS]
@@ -874,12 +868,8 @@ pub(crate) fn examples(document: &Document) -> Result<String> {
         .flat_map(|all| all.values())
     {
         for (name, event) in table["events"].as_object().into_iter().flatten() {
-            let ty = rust_type(&event["data"], &quote!(types::))?;
-            check(
-                format!("event_{}", name.replace('.', "_")),
-                quote!(#ty),
-                vec![&event["example"]],
-            )?;
+            let name = format!("event_{}", name.replace('.', "_"));
+            check(name, &event["data"], vec![event["example"].clone()])?;
         }
     }
     let code: syn::File = parse_quote! {
@@ -900,6 +890,40 @@ pub(crate) fn examples(document: &Document) -> Result<String> {
         document.source,
         prettyplease::unparse(&code)
     ))
+}
+
+/// A value with something in every property that has an example. Where a list of words is, the example or `word`.
+fn everything<'d>(
+    tree: &'d Value,
+    schema: &'d Value,
+    word: Option<&str>,
+    inside: &mut Vec<&'d str>,
+) -> Option<Value> {
+    if let Some(name) = walk::reference(schema) {
+        if inside.contains(&name) {
+            return None;
+        }
+        inside.push(name);
+        let value = everything(tree, walk::dereference(tree, schema)?, word, inside);
+        inside.pop();
+        return value;
+    }
+    if let Some(properties) = schema["properties"].as_object() {
+        let values = properties.iter().filter_map(|(name, property)| {
+            Some((name.clone(), everything(tree, property, word, inside)?))
+        });
+        return Some(Value::Object(values.collect()));
+    }
+    let example = schema.get("example").cloned();
+    match schema["type"].as_str() {
+        Some("string") if schema["enum"].is_array() => word.map(Value::from).or(example),
+        Some("array") => example.or_else(|| {
+            let item = everything(tree, &schema["items"], word, inside)?;
+            Some(Value::Array(vec![item]))
+        }),
+        Some("number") => example?.as_f64().map(Value::from),
+        _ => example,
+    }
 }
 
 #[cfg(test)]
@@ -1134,8 +1158,45 @@ components:
         let code = compact(&examples(&document).unwrap());
         has(
             &code,
-            "fn event_file_read() { comes_back::<types::File>(\"{\\\"id\\\":\\\"1\\\"}\"); }",
+            "fn event_file_read() { comes_back::<types::File>(\"{\\\"id\\\":\\\"1\\\"}\");",
         );
+        has(
+            &code,
+            "comes_back::<types::File>(\"{\\\"kind\\\":\\\"a word that is not listed\\\"}\"); }",
+        );
+    }
+
+    #[test]
+    fn every_example_of_the_description_is_in_a_test() {
+        fn values(tree: &Value, found: &mut Vec<Value>) {
+            let examples = tree["examples"].as_object();
+            let values_here = examples.into_iter().flatten();
+            found.extend(values_here.filter_map(|(_, example)| example.get("value").cloned()));
+            match tree {
+                Value::Object(object) => {
+                    let rest = object.iter().filter(|(name, _)| *name != "examples");
+                    rest.for_each(|(_, value)| values(value, found));
+                }
+                Value::Array(array) => array.iter().for_each(|value| values(value, found)),
+                _ => {}
+            }
+        }
+        let root = crate::root::find().unwrap();
+        let document = Document::read(&root, crate::spec::API).unwrap();
+        let tests = examples(&document).unwrap();
+        let mut wanted = Vec::new();
+        values(&document.written["paths"], &mut wanted);
+        let tables = document.written["components"][EVENTS].as_object().unwrap();
+        for table in tables.values() {
+            let events = table["events"].as_object().unwrap().values();
+            wanted.extend(events.map(|event| event["example"].clone()));
+        }
+        assert!(wanted.len() > 40, "{}", wanted.len());
+        for example in wanted {
+            let text = example.to_string();
+            let literal = quote!(#text).to_string();
+            assert!(tests.contains(&literal), "{text} is in no test");
+        }
     }
 
     #[test]

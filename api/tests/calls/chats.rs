@@ -125,6 +125,23 @@ async fn the_wait_for_a_chat_ends_at_the_deadline() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_deadline_counts_while_a_response_is_awaited() {
+    for (answers, is_fate_unknown) in [
+        (vec![Answer::Never], true),
+        (vec![chat("created"), Answer::Never], false),
+    ] {
+        let began = tokio::time::Instant::now();
+        let coze = Coze::new(answers);
+        let chat = create(&coze.api()).conversation_id("7381");
+        let error = chat.and_wait().deadline(secs(5)).send().await.unwrap_err();
+        assert_eq!(began.elapsed().as_secs(), 5, "{error}");
+        assert_eq!(error.kind(), ErrorKind::Timeout);
+        assert_eq!(error.is_fate_unknown(), is_fate_unknown);
+        assert_eq!(error.conversation_id(), Some("7381"));
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_chat_is_canceled_at_the_deadline_if_requested() {
     let coze = Coze::new([chat("in_progress"), chat("in_progress"), chat("canceled")]);
     let wait = create(&coze.api())

@@ -12,7 +12,7 @@ use std::{
 use bytes::Bytes;
 use coze_api::CozeApi;
 use coze_auth::{
-    AccessToken, CachedProvider, Endpoint, OAuthClient,
+    AccessToken, Endpoint, OAuthClient, TokenFuture, TokenProvider,
     testing::{SendError, SendErrorKind, SendFuture, Transport},
 };
 use futures_util::{StreamExt, stream};
@@ -85,6 +85,32 @@ pub(crate) struct Request {
     pub(crate) body: String,
 }
 
+/// A provider without a runtime of its own, whose time would not be paused.
+#[derive(Default)]
+struct NumberedTokens(AtomicU32);
+
+impl NumberedTokens {
+    fn current(&self) -> AccessToken {
+        AccessToken::new(format!("token-{}", self.0.load(Ordering::Relaxed))).unwrap()
+    }
+}
+
+impl TokenProvider for NumberedTokens {
+    fn cached(&self) -> Option<AccessToken> {
+        Some(self.current())
+    }
+
+    fn fetch(&self) -> TokenFuture<'_> {
+        Box::pin(std::future::ready(Ok(self.current())))
+    }
+
+    fn invalidate(&self, token: &AccessToken) {
+        if token.expose() == self.current().expose() {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
 #[derive(Clone, Default)]
 pub(crate) struct Coze(Arc<State>);
 
@@ -104,13 +130,7 @@ impl Coze {
 
     /// A client whose tokens are `token-0`, `token-1` and so on.
     pub(crate) fn api(&self) -> CozeApi {
-        let counter = AtomicU32::new(0);
-        let provider = CachedProvider::from_fn(move || {
-            let number = counter.fetch_add(1, Ordering::Relaxed);
-            let token = AccessToken::new(format!("token-{number}"));
-            async { Ok((token?, secs(3600))) }
-        });
-        CozeApi::new(self.client(), provider.build())
+        CozeApi::new(self.client(), NumberedTokens::default())
     }
 
     pub(crate) fn client(&self) -> OAuthClient {

@@ -46,7 +46,7 @@ impl Client {
         }
     }
 
-    pub(crate) fn parts(&self, method: Method, path: &str) -> RequestParts {
+    pub(crate) fn parts(&self, method: Method, path: &'static str) -> RequestParts {
         RequestParts::new(method, &self.base_url, path)
     }
 

@@ -16,6 +16,11 @@ fn get_published_bot_answers() {
     >(
         "{\"background_image_info\":{\"mobile_background_image\":{\"image_url\":\"https://example.com/tall.png\"},\"web_background_image\":{\"canvas_position\":{\"height\":720.0,\"left\":0.0,\"top\":12.5,\"width\":1280.0},\"gradient_position\":{\"left\":40.0,\"right\":1240.0},\"image_url\":\"https://example.com/wide.png\",\"theme_color\":\"#87CEEB\"}},\"bot_id\":\"7379462189365198898\",\"bot_mode\":0,\"create_time\":1795262400,\"default_user_input_type\":\"text\",\"description\":\"Tells the weather.\",\"icon_url\":\"https://example.com/bot.png\",\"knowledge\":{\"knowledge_infos\":[{\"id\":\"7601\",\"name\":\"Towns\"}]},\"model_info\":{\"context_round\":30,\"frequency_penalty\":0.0,\"max_tokens\":4096,\"model_id\":\"1706077826\",\"model_name\":\"A model\",\"presence_penalty\":0.0,\"response_format\":\"text\",\"temperature\":0.8,\"top_k\":1,\"top_p\":0.9},\"name\":\"Weather\",\"onboarding_info\":{\"prologue\":\"Which town?\",\"suggested_questions\":[\"Will it rain in Oslo?\"]},\"owner_user_id\":\"7201\",\"plugin_info_list\":[{\"api_info_list\":[{\"api_id\":\"7302\",\"description\":\"Tomorrow's weather.\",\"name\":\"tomorrow\"}],\"description\":\"Looks forecasts up.\",\"icon_url\":\"https://example.com/plugin.png\",\"name\":\"Forecast\",\"plugin_id\":\"7301\"}],\"prompt_info\":{\"prompt\":\"You tell the weather in one sentence.\"},\"shortcut_commands\":[{\"agent_id\":\"7702\",\"command\":\"/weather\",\"components\":[{\"default_value\":\"Oslo\",\"description\":\"The town.\",\"is_hide\":false,\"name\":\"town\",\"options\":[\"Oslo\",\"Bergen\"],\"tool_parameter\":\"town\",\"type\":\"select\"}],\"description\":\"Asks for a town.\",\"icon_url\":\"https://example.com/shortcut.png\",\"id\":\"7701\",\"name\":\"Weather in\",\"query_template\":\"What is the weather in {{town}}?\",\"tool\":{\"name\":\"Forecast\",\"type\":\"plugin\"}}],\"update_time\":1795266000,\"variables\":[{\"channel\":\"custom\",\"default_value\":\"Oslo\",\"description\":\"Where the user lives.\",\"enable\":true,\"keyword\":\"home_town\",\"prompt_enable\":true}],\"version\":\"1795266000000\",\"voice_info_list\":[{\"language_code\":\"en\",\"voice_id\":\"7801\"}],\"workflow_info_list\":[{\"description\":\"Warns of storms.\",\"icon_url\":\"https://example.com/workflow.png\",\"id\":\"7501\",\"name\":\"storm_warning\"}]}",
     );
+    comes_back::<
+        types::Bot,
+    >(
+        "{\"background_image_info\":{\"mobile_background_image\":{\"canvas_position\":{\"height\":720.0,\"left\":0.0,\"top\":12.5,\"width\":1280.0},\"gradient_position\":{\"left\":40.0,\"right\":1240.0},\"image_url\":\"https://example.com/wide.png\",\"theme_color\":\"#87CEEB\"},\"web_background_image\":{\"canvas_position\":{\"height\":720.0,\"left\":0.0,\"top\":12.5,\"width\":1280.0},\"gradient_position\":{\"left\":40.0,\"right\":1240.0},\"image_url\":\"https://example.com/wide.png\",\"theme_color\":\"#87CEEB\"}},\"bot_id\":\"7379462189365198898\",\"bot_mode\":0,\"create_time\":1795262400,\"default_user_input_type\":\"text\",\"description\":\"Tells the weather.\",\"icon_url\":\"https://example.com/bot.png\",\"knowledge\":{\"knowledge_infos\":[{\"id\":\"7601\",\"name\":\"Towns\"}]},\"model_info\":{\"context_round\":30,\"frequency_penalty\":0.0,\"max_tokens\":4096,\"model_id\":\"1706077826\",\"model_name\":\"A model\",\"presence_penalty\":0.0,\"response_format\":\"text\",\"temperature\":0.8,\"top_k\":1,\"top_p\":0.9},\"name\":\"Weather\",\"onboarding_info\":{\"prologue\":\"Which town?\",\"suggested_questions\":[\"Will it rain in Oslo?\"]},\"owner_user_id\":\"7201\",\"plugin_info_list\":[{\"api_info_list\":[{\"api_id\":\"7302\",\"description\":\"Tomorrow's weather.\",\"name\":\"tomorrow\"}],\"description\":\"Looks forecasts up.\",\"icon_url\":\"https://example.com/plugin.png\",\"name\":\"Forecast\",\"plugin_id\":\"7301\"}],\"prompt_info\":{\"prompt\":\"You tell the weather in one sentence.\"},\"shortcut_commands\":[{\"agent_id\":\"7702\",\"command\":\"/weather\",\"components\":[{\"default_value\":\"Oslo\",\"description\":\"The town.\",\"is_hide\":false,\"name\":\"town\",\"options\":[\"Oslo\",\"Bergen\"],\"tool_parameter\":\"town\",\"type\":\"select\"}],\"description\":\"Asks for a town.\",\"icon_url\":\"https://example.com/shortcut.png\",\"id\":\"7701\",\"name\":\"Weather in\",\"query_template\":\"What is the weather in {{town}}?\",\"tool\":{\"name\":\"Forecast\",\"type\":\"plugin\"}}],\"update_time\":1795266000,\"variables\":[{\"channel\":\"custom\",\"default_value\":\"Oslo\",\"description\":\"Where the user lives.\",\"enable\":true,\"keyword\":\"home_town\",\"prompt_enable\":true}],\"version\":\"1795266000000\",\"voice_info_list\":[{\"language_code\":\"en\",\"voice_id\":\"7801\"}],\"workflow_info_list\":[{\"description\":\"Warns of storms.\",\"icon_url\":\"https://example.com/workflow.png\",\"id\":\"7501\",\"name\":\"storm_warning\"}]}",
+    );
 }
 #[test]
 fn list_bots_answers() {
@@ -23,6 +28,11 @@ fn list_bots_answers() {
         types::BotPage,
     >(
         "{\"items\":[{\"description\":\"Tells the weather.\",\"icon_url\":\"https://example.com/bot.png\",\"id\":\"7379462189365198898\",\"is_published\":true,\"name\":\"Weather\",\"owner_user_id\":\"7201\",\"published_at\":1795262400,\"updated_at\":1795266000},{\"description\":\"\",\"icon_url\":\"https://example.com/bot.png\",\"id\":\"7379462189365198899\",\"is_published\":false,\"name\":\"Tides\",\"owner_user_id\":\"7201\",\"updated_at\":1795266000}],\"total\":2}",
+    );
+    comes_back::<
+        types::BotPage,
+    >(
+        "{\"items\":[{\"description\":\"Tells the weather.\",\"icon_url\":\"https://example.com/bot.png\",\"id\":\"7379462189365198898\",\"is_published\":true,\"name\":\"Weather\",\"owner_user_id\":\"7201\",\"published_at\":1795262400,\"updated_at\":1795266000}],\"total\":2}",
     );
 }
 #[test]
@@ -33,6 +43,11 @@ fn get_bot_answers() {
         "{\"background_image_info\":{\"mobile_background_image\":{\"image_url\":\"https://example.com/tall.png\"},\"web_background_image\":{\"canvas_position\":{\"height\":720.0,\"left\":0.0,\"top\":12.5,\"width\":1280.0},\"gradient_position\":{\"left\":40.0,\"right\":1240.0},\"image_url\":\"https://example.com/wide.png\",\"theme_color\":\"#87CEEB\"}},\"bot_id\":\"7379462189365198898\",\"bot_mode\":0,\"create_time\":1795262400,\"default_user_input_type\":\"text\",\"description\":\"Tells the weather.\",\"icon_url\":\"https://example.com/bot.png\",\"knowledge\":{\"knowledge_infos\":[{\"id\":\"7601\",\"name\":\"Towns\"}]},\"model_info\":{\"context_round\":30,\"frequency_penalty\":0.0,\"max_tokens\":4096,\"model_id\":\"1706077826\",\"model_name\":\"A model\",\"presence_penalty\":0.0,\"response_format\":\"text\",\"temperature\":0.8,\"top_k\":1,\"top_p\":0.9},\"name\":\"Weather\",\"onboarding_info\":{\"prologue\":\"Which town?\",\"suggested_questions\":[\"Will it rain in Oslo?\"]},\"owner_user_id\":\"7201\",\"plugin_info_list\":[{\"api_info_list\":[{\"api_id\":\"7302\",\"description\":\"Tomorrow's weather.\",\"name\":\"tomorrow\"}],\"description\":\"Looks forecasts up.\",\"icon_url\":\"https://example.com/plugin.png\",\"name\":\"Forecast\",\"plugin_id\":\"7301\"}],\"prompt_info\":{\"prompt\":\"You tell the weather in one sentence.\"},\"shortcut_commands\":[{\"agent_id\":\"7702\",\"command\":\"/weather\",\"components\":[{\"default_value\":\"Oslo\",\"description\":\"The town.\",\"is_hide\":false,\"name\":\"town\",\"options\":[\"Oslo\",\"Bergen\"],\"tool_parameter\":\"town\",\"type\":\"select\"}],\"description\":\"Asks for a town.\",\"icon_url\":\"https://example.com/shortcut.png\",\"id\":\"7701\",\"name\":\"Weather in\",\"query_template\":\"What is the weather in {{town}}?\",\"tool\":{\"name\":\"Forecast\",\"type\":\"plugin\"}}],\"update_time\":1795266000,\"variables\":[{\"channel\":\"custom\",\"default_value\":\"Oslo\",\"description\":\"Where the user lives.\",\"enable\":true,\"keyword\":\"home_town\",\"prompt_enable\":true}],\"version\":\"1795266000000\",\"voice_info_list\":[{\"language_code\":\"en\",\"voice_id\":\"7801\"}],\"workflow_info_list\":[{\"description\":\"Warns of storms.\",\"icon_url\":\"https://example.com/workflow.png\",\"id\":\"7501\",\"name\":\"storm_warning\"}]}",
     );
     comes_back::<types::Bot>("{\"bot_id\":\"7379462189365198899\",\"name\":\"Tides\"}");
+    comes_back::<
+        types::Bot,
+    >(
+        "{\"background_image_info\":{\"mobile_background_image\":{\"canvas_position\":{\"height\":720.0,\"left\":0.0,\"top\":12.5,\"width\":1280.0},\"gradient_position\":{\"left\":40.0,\"right\":1240.0},\"image_url\":\"https://example.com/wide.png\",\"theme_color\":\"#87CEEB\"},\"web_background_image\":{\"canvas_position\":{\"height\":720.0,\"left\":0.0,\"top\":12.5,\"width\":1280.0},\"gradient_position\":{\"left\":40.0,\"right\":1240.0},\"image_url\":\"https://example.com/wide.png\",\"theme_color\":\"#87CEEB\"}},\"bot_id\":\"7379462189365198898\",\"bot_mode\":0,\"create_time\":1795262400,\"default_user_input_type\":\"text\",\"description\":\"Tells the weather.\",\"icon_url\":\"https://example.com/bot.png\",\"knowledge\":{\"knowledge_infos\":[{\"id\":\"7601\",\"name\":\"Towns\"}]},\"model_info\":{\"context_round\":30,\"frequency_penalty\":0.0,\"max_tokens\":4096,\"model_id\":\"1706077826\",\"model_name\":\"A model\",\"presence_penalty\":0.0,\"response_format\":\"text\",\"temperature\":0.8,\"top_k\":1,\"top_p\":0.9},\"name\":\"Weather\",\"onboarding_info\":{\"prologue\":\"Which town?\",\"suggested_questions\":[\"Will it rain in Oslo?\"]},\"owner_user_id\":\"7201\",\"plugin_info_list\":[{\"api_info_list\":[{\"api_id\":\"7302\",\"description\":\"Tomorrow's weather.\",\"name\":\"tomorrow\"}],\"description\":\"Looks forecasts up.\",\"icon_url\":\"https://example.com/plugin.png\",\"name\":\"Forecast\",\"plugin_id\":\"7301\"}],\"prompt_info\":{\"prompt\":\"You tell the weather in one sentence.\"},\"shortcut_commands\":[{\"agent_id\":\"7702\",\"command\":\"/weather\",\"components\":[{\"default_value\":\"Oslo\",\"description\":\"The town.\",\"is_hide\":false,\"name\":\"town\",\"options\":[\"Oslo\",\"Bergen\"],\"tool_parameter\":\"town\",\"type\":\"select\"}],\"description\":\"Asks for a town.\",\"icon_url\":\"https://example.com/shortcut.png\",\"id\":\"7701\",\"name\":\"Weather in\",\"query_template\":\"What is the weather in {{town}}?\",\"tool\":{\"name\":\"Forecast\",\"type\":\"plugin\"}}],\"update_time\":1795266000,\"variables\":[{\"channel\":\"custom\",\"default_value\":\"Oslo\",\"description\":\"Where the user lives.\",\"enable\":true,\"keyword\":\"home_town\",\"prompt_enable\":true}],\"version\":\"1795266000000\",\"voice_info_list\":[{\"language_code\":\"en\",\"voice_id\":\"7801\"}],\"workflow_info_list\":[{\"description\":\"Warns of storms.\",\"icon_url\":\"https://example.com/workflow.png\",\"id\":\"7501\",\"name\":\"storm_warning\"}]}",
+    );
 }
 #[test]
 fn create_conversation_is_sent() {
@@ -42,6 +57,16 @@ fn create_conversation_is_sent() {
     >(
         "{\"bot_id\":\"7379462189365198898\",\"connector_id\":\"1024\",\"messages\":[{\"content\":\"I live in Oslo.\",\"content_type\":\"text\",\"role\":\"user\"}],\"meta_data\":{\"order\":\"17\"},\"name\":\"Weather in Oslo\"}",
     );
+    comes_back::<
+        types::CreateConversationBody,
+    >(
+        "{\"bot_id\":\"7379462189365198898\",\"connector_id\":\"1024\",\"messages\":[{\"content\":\"Will it rain in Oslo?\",\"content_type\":\"text\",\"meta_data\":{\"order\":\"17\"},\"role\":\"assistant\",\"type\":\"answer\"}],\"meta_data\":{\"order\":\"17\"},\"name\":\"Weather in Oslo\"}",
+    );
+    comes_back::<
+        types::CreateConversationBody,
+    >(
+        "{\"bot_id\":\"7379462189365198898\",\"connector_id\":\"1024\",\"messages\":[{\"content\":\"Will it rain in Oslo?\",\"content_type\":\"a word that is not listed\",\"meta_data\":{\"order\":\"17\"},\"role\":\"a word that is not listed\",\"type\":\"a word that is not listed\"}],\"meta_data\":{\"order\":\"17\"},\"name\":\"Weather in Oslo\"}",
+    );
 }
 #[test]
 fn create_conversation_answers() {
@@ -49,6 +74,11 @@ fn create_conversation_answers() {
         types::Conversation,
     >(
         "{\"connector_id\":\"1024\",\"created_at\":1795266000,\"creator_id\":\"7201\",\"id\":\"7381473525342978089\",\"last_section_id\":\"7381473525342978090\",\"meta_data\":{\"order\":\"17\"},\"name\":\"Weather in Oslo\",\"updated_at\":1795266000}",
+    );
+    comes_back::<
+        types::Conversation,
+    >(
+        "{\"connector_id\":\"1024\",\"created_at\":1795266000,\"creator_id\":\"7201\",\"id\":\"7381473525342978089\",\"last_section_id\":\"7381473525342978090\",\"meta_data\":{\"order\":\"17\"},\"name\":\"Weather in Oslo\",\"updated_at\":1795266007}",
     );
 }
 #[test]
@@ -58,6 +88,16 @@ fn create_message_is_sent() {
     >(
         "{\"content\":\"I live in Oslo.\",\"content_type\":\"text\",\"meta_data\":{\"order\":\"17\"},\"role\":\"user\"}",
     );
+    comes_back::<
+        types::CreateMessageBody,
+    >(
+        "{\"content\":\"I live in Oslo.\",\"content_type\":\"text\",\"meta_data\":{\"order\":\"17\"},\"role\":\"assistant\"}",
+    );
+    comes_back::<
+        types::CreateMessageBody,
+    >(
+        "{\"content\":\"I live in Oslo.\",\"content_type\":\"a word that is not listed\",\"meta_data\":{\"order\":\"17\"},\"role\":\"a word that is not listed\"}",
+    );
 }
 #[test]
 fn create_message_answers() {
@@ -66,6 +106,16 @@ fn create_message_answers() {
     >(
         "{\"bot_id\":\"\",\"chat_id\":\"\",\"content\":\"I live in Oslo.\",\"content_type\":\"text\",\"conversation_id\":\"7381473525342978089\",\"created_at\":1795266000,\"id\":\"7382159494123470860\",\"meta_data\":{\"order\":\"17\"},\"role\":\"user\",\"section_id\":\"7381473525342978090\",\"type\":\"question\",\"updated_at\":1795266000}",
     );
+    comes_back::<
+        types::Message,
+    >(
+        "{\"bot_id\":\"7379462189365198898\",\"chat_id\":\"7382159487131697202\",\"content\":\"It will rain.\",\"content_type\":\"text\",\"conversation_id\":\"7381473525342978089\",\"created_at\":1795266000,\"id\":\"7382159494123470858\",\"meta_data\":{\"order\":\"17\"},\"reasoning_content\":\"The forecast says rain.\",\"role\":\"assistant\",\"section_id\":\"7381473525342978090\",\"type\":\"answer\",\"updated_at\":1795266007}",
+    );
+    comes_back::<
+        types::Message,
+    >(
+        "{\"bot_id\":\"7379462189365198898\",\"chat_id\":\"7382159487131697202\",\"content\":\"It will rain.\",\"content_type\":\"a word that is not listed\",\"conversation_id\":\"7381473525342978089\",\"created_at\":1795266000,\"id\":\"7382159494123470858\",\"meta_data\":{\"order\":\"17\"},\"reasoning_content\":\"The forecast says rain.\",\"role\":\"a word that is not listed\",\"section_id\":\"7381473525342978090\",\"type\":\"a word that is not listed\",\"updated_at\":1795266007}",
+    );
 }
 #[test]
 fn delete_message_answers() {
@@ -73,6 +123,16 @@ fn delete_message_answers() {
         types::Message,
     >(
         "{\"content\":\"I live in Bergen.\",\"content_type\":\"text\",\"conversation_id\":\"7381473525342978089\",\"id\":\"7382159494123470860\",\"role\":\"user\",\"type\":\"question\"}",
+    );
+    comes_back::<
+        types::Message,
+    >(
+        "{\"bot_id\":\"7379462189365198898\",\"chat_id\":\"7382159487131697202\",\"content\":\"It will rain.\",\"content_type\":\"text\",\"conversation_id\":\"7381473525342978089\",\"created_at\":1795266000,\"id\":\"7382159494123470858\",\"meta_data\":{\"order\":\"17\"},\"reasoning_content\":\"The forecast says rain.\",\"role\":\"assistant\",\"section_id\":\"7381473525342978090\",\"type\":\"answer\",\"updated_at\":1795266007}",
+    );
+    comes_back::<
+        types::Message,
+    >(
+        "{\"bot_id\":\"7379462189365198898\",\"chat_id\":\"7382159487131697202\",\"content\":\"It will rain.\",\"content_type\":\"a word that is not listed\",\"conversation_id\":\"7381473525342978089\",\"created_at\":1795266000,\"id\":\"7382159494123470858\",\"meta_data\":{\"order\":\"17\"},\"reasoning_content\":\"The forecast says rain.\",\"role\":\"a word that is not listed\",\"section_id\":\"7381473525342978090\",\"type\":\"a word that is not listed\",\"updated_at\":1795266007}",
     );
 }
 #[test]
@@ -83,6 +143,11 @@ fn list_messages_is_sent() {
         "{\"after_id\":\"7382159494123470800\",\"before_id\":\"7382159494123470899\",\"chat_id\":\"7382159487131697202\",\"include_middle_message\":true,\"limit\":20,\"order\":\"asc\"}",
     );
     comes_back::<types::ListMessagesBody>("{}");
+    comes_back::<
+        types::ListMessagesBody,
+    >(
+        "{\"after_id\":\"7382159494123470800\",\"before_id\":\"7382159494123470899\",\"chat_id\":\"7382159487131697202\",\"include_middle_message\":true,\"limit\":20,\"order\":\"a word that is not listed\"}",
+    );
 }
 #[test]
 fn list_messages_answers() {
@@ -90,6 +155,16 @@ fn list_messages_answers() {
         types::MessagePage,
     >(
         "{\"data\":[{\"bot_id\":\"7379462189365198898\",\"chat_id\":\"7382159487131697202\",\"content\":\"It will rain.\",\"content_type\":\"text\",\"conversation_id\":\"7381473525342978089\",\"created_at\":1795266007,\"id\":\"7382159494123470858\",\"role\":\"assistant\",\"type\":\"answer\",\"updated_at\":1795266007},{\"chat_id\":\"7382159487131697202\",\"content\":\"Will it rain in Oslo?\",\"content_type\":\"text\",\"conversation_id\":\"7381473525342978089\",\"id\":\"7382159494123470857\",\"role\":\"user\",\"type\":\"question\"}],\"first_id\":\"7382159494123470858\",\"has_more\":true,\"last_id\":\"7382159494123470857\"}",
+    );
+    comes_back::<
+        types::MessagePage,
+    >(
+        "{\"data\":[{\"bot_id\":\"7379462189365198898\",\"chat_id\":\"7382159487131697202\",\"content\":\"It will rain.\",\"content_type\":\"text\",\"conversation_id\":\"7381473525342978089\",\"created_at\":1795266000,\"id\":\"7382159494123470858\",\"meta_data\":{\"order\":\"17\"},\"reasoning_content\":\"The forecast says rain.\",\"role\":\"assistant\",\"section_id\":\"7381473525342978090\",\"type\":\"answer\",\"updated_at\":1795266007}],\"first_id\":\"7382159494123470858\",\"has_more\":true,\"last_id\":\"7382159494123470857\"}",
+    );
+    comes_back::<
+        types::MessagePage,
+    >(
+        "{\"data\":[{\"bot_id\":\"7379462189365198898\",\"chat_id\":\"7382159487131697202\",\"content\":\"It will rain.\",\"content_type\":\"a word that is not listed\",\"conversation_id\":\"7381473525342978089\",\"created_at\":1795266000,\"id\":\"7382159494123470858\",\"meta_data\":{\"order\":\"17\"},\"reasoning_content\":\"The forecast says rain.\",\"role\":\"a word that is not listed\",\"section_id\":\"7381473525342978090\",\"type\":\"a word that is not listed\",\"updated_at\":1795266007}],\"first_id\":\"7382159494123470858\",\"has_more\":true,\"last_id\":\"7382159494123470857\"}",
     );
 }
 #[test]
@@ -99,6 +174,16 @@ fn update_message_is_sent() {
     >(
         "{\"content\":\"I live in Bergen.\",\"content_type\":\"text\",\"meta_data\":{\"order\":\"18\"}}",
     );
+    comes_back::<
+        types::UpdateMessageBody,
+    >(
+        "{\"content\":\"I live in Bergen.\",\"content_type\":\"text\",\"meta_data\":{\"order\":\"17\"}}",
+    );
+    comes_back::<
+        types::UpdateMessageBody,
+    >(
+        "{\"content\":\"I live in Bergen.\",\"content_type\":\"a word that is not listed\",\"meta_data\":{\"order\":\"17\"}}",
+    );
 }
 #[test]
 fn update_message_answers() {
@@ -106,6 +191,16 @@ fn update_message_answers() {
         types::UpdatedMessage,
     >(
         "{\"message\":{\"content\":\"I live in Bergen.\",\"content_type\":\"text\",\"conversation_id\":\"7381473525342978089\",\"id\":\"7382159494123470860\",\"meta_data\":{\"order\":\"18\"},\"role\":\"user\",\"type\":\"question\",\"updated_at\":1795266100}}",
+    );
+    comes_back::<
+        types::UpdatedMessage,
+    >(
+        "{\"message\":{\"bot_id\":\"7379462189365198898\",\"chat_id\":\"7382159487131697202\",\"content\":\"It will rain.\",\"content_type\":\"text\",\"conversation_id\":\"7381473525342978089\",\"created_at\":1795266000,\"id\":\"7382159494123470858\",\"meta_data\":{\"order\":\"17\"},\"reasoning_content\":\"The forecast says rain.\",\"role\":\"assistant\",\"section_id\":\"7381473525342978090\",\"type\":\"answer\",\"updated_at\":1795266007}}",
+    );
+    comes_back::<
+        types::UpdatedMessage,
+    >(
+        "{\"message\":{\"bot_id\":\"7379462189365198898\",\"chat_id\":\"7382159487131697202\",\"content\":\"It will rain.\",\"content_type\":\"a word that is not listed\",\"conversation_id\":\"7381473525342978089\",\"created_at\":1795266000,\"id\":\"7382159494123470858\",\"meta_data\":{\"order\":\"17\"},\"reasoning_content\":\"The forecast says rain.\",\"role\":\"a word that is not listed\",\"section_id\":\"7381473525342978090\",\"type\":\"a word that is not listed\",\"updated_at\":1795266007}}",
     );
 }
 #[test]
@@ -115,6 +210,16 @@ fn retrieve_message_answers() {
     >(
         "{\"bot_id\":\"7379462189365198898\",\"chat_id\":\"7382159487131697202\",\"content\":\"It will rain.\",\"content_type\":\"text\",\"conversation_id\":\"7381473525342978089\",\"id\":\"7382159494123470858\",\"role\":\"assistant\",\"type\":\"answer\"}",
     );
+    comes_back::<
+        types::Message,
+    >(
+        "{\"bot_id\":\"7379462189365198898\",\"chat_id\":\"7382159487131697202\",\"content\":\"It will rain.\",\"content_type\":\"text\",\"conversation_id\":\"7381473525342978089\",\"created_at\":1795266000,\"id\":\"7382159494123470858\",\"meta_data\":{\"order\":\"17\"},\"reasoning_content\":\"The forecast says rain.\",\"role\":\"assistant\",\"section_id\":\"7381473525342978090\",\"type\":\"answer\",\"updated_at\":1795266007}",
+    );
+    comes_back::<
+        types::Message,
+    >(
+        "{\"bot_id\":\"7379462189365198898\",\"chat_id\":\"7382159487131697202\",\"content\":\"It will rain.\",\"content_type\":\"a word that is not listed\",\"conversation_id\":\"7381473525342978089\",\"created_at\":1795266000,\"id\":\"7382159494123470858\",\"meta_data\":{\"order\":\"17\"},\"reasoning_content\":\"The forecast says rain.\",\"role\":\"a word that is not listed\",\"section_id\":\"7381473525342978090\",\"type\":\"a word that is not listed\",\"updated_at\":1795266007}",
+    );
 }
 #[test]
 fn retrieve_conversation_answers() {
@@ -123,6 +228,11 @@ fn retrieve_conversation_answers() {
     >(
         "{\"created_at\":1795266000,\"id\":\"7381473525342978089\",\"last_section_id\":\"7381473525342978090\",\"meta_data\":{}}",
     );
+    comes_back::<
+        types::Conversation,
+    >(
+        "{\"connector_id\":\"1024\",\"created_at\":1795266000,\"creator_id\":\"7201\",\"id\":\"7381473525342978089\",\"last_section_id\":\"7381473525342978090\",\"meta_data\":{\"order\":\"17\"},\"name\":\"Weather in Oslo\",\"updated_at\":1795266007}",
+    );
 }
 #[test]
 fn list_conversations_answers() {
@@ -130,6 +240,11 @@ fn list_conversations_answers() {
         types::ConversationPage,
     >(
         "{\"conversations\":[{\"created_at\":1795266000,\"id\":\"7381473525342978089\",\"last_section_id\":\"7381473525342978090\",\"meta_data\":{\"order\":\"17\"},\"name\":\"Weather in Oslo\",\"updated_at\":1795266007},{\"created_at\":1795265000,\"id\":\"7381473525342978091\",\"last_section_id\":\"\",\"meta_data\":{}}],\"has_more\":false}",
+    );
+    comes_back::<
+        types::ConversationPage,
+    >(
+        "{\"conversations\":[{\"connector_id\":\"1024\",\"created_at\":1795266000,\"creator_id\":\"7201\",\"id\":\"7381473525342978089\",\"last_section_id\":\"7381473525342978090\",\"meta_data\":{\"order\":\"17\"},\"name\":\"Weather in Oslo\",\"updated_at\":1795266007}],\"has_more\":false}",
     );
 }
 #[test]
@@ -142,6 +257,11 @@ fn update_conversation_answers() {
         types::Conversation,
     >(
         "{\"connector_id\":\"1024\",\"created_at\":1795266000,\"creator_id\":\"7201\",\"id\":\"7381473525342978089\",\"last_section_id\":\"7381473525342978090\",\"name\":\"Weather in Bergen\",\"updated_at\":1795267000}",
+    );
+    comes_back::<
+        types::Conversation,
+    >(
+        "{\"connector_id\":\"1024\",\"created_at\":1795266000,\"creator_id\":\"7201\",\"id\":\"7381473525342978089\",\"last_section_id\":\"7381473525342978090\",\"meta_data\":{\"order\":\"17\"},\"name\":\"Weather in Oslo\",\"updated_at\":1795266007}",
     );
 }
 #[test]
@@ -156,6 +276,11 @@ fn create_message_feedback_is_sent() {
         types::CreateMessageFeedbackBody,
     >(
         "{\"comment\":\"I asked about Bergen.\",\"feedback_type\":\"unlike\",\"reason_types\":[\"wrong town\"]}",
+    );
+    comes_back::<
+        types::CreateMessageFeedbackBody,
+    >(
+        "{\"comment\":\"I asked about Bergen.\",\"feedback_type\":\"a word that is not listed\",\"reason_types\":[\"wrong town\"]}",
     );
 }
 #[test]
@@ -181,6 +306,11 @@ fn list_workspaces_answers() {
     >(
         "{\"total_count\":2,\"workspaces\":[{\"enterprise_id\":\"\",\"icon_url\":\"https://example.com/personal.png\",\"id\":\"7001\",\"name\":\"Ada's own\",\"role_type\":\"owner\",\"workspace_type\":\"personal\"},{\"admin_uids\":[\"7203\"],\"description\":\"Bots about the weather.\",\"enterprise_id\":\"volcano_210195\",\"icon_url\":\"https://example.com/team.png\",\"id\":\"7002\",\"joined_status\":\"joined\",\"name\":\"Weather desk\",\"owner_uid\":\"7202\",\"role_type\":\"member\",\"workspace_type\":\"team\"}]}",
     );
+    comes_back::<
+        types::WorkspacePage,
+    >(
+        "{\"total_count\":2,\"workspaces\":[{\"admin_uids\":[\"7203\"],\"description\":\"Bots about the weather.\",\"enterprise_id\":\"volcano_210195\",\"icon_url\":\"https://example.com/workspace.png\",\"id\":\"7001\",\"joined_status\":\"joined\",\"name\":\"Weather desk\",\"owner_uid\":\"7201\",\"role_type\":\"owner\",\"workspace_type\":\"team\"}]}",
+    );
 }
 #[test]
 fn create_chat_is_sent() {
@@ -194,6 +324,16 @@ fn create_chat_is_sent() {
     >(
         "{\"additional_messages\":[{\"content\":\"Will it rain in Oslo?\",\"content_type\":\"text\",\"role\":\"user\",\"type\":\"question\"}],\"bot_id\":\"7379462189365198898\",\"stream\":false,\"user_id\":\"user_1\"}",
     );
+    comes_back::<
+        types::CreateChatBody,
+    >(
+        "{\"additional_messages\":[{\"content\":\"Will it rain in Oslo?\",\"content_type\":\"text\",\"meta_data\":{\"order\":\"17\"},\"role\":\"assistant\",\"type\":\"answer\"}],\"auto_save_history\":true,\"bot_id\":\"7379462189365198898\",\"bot_version\":\"1795266000000\",\"custom_variables\":{\"home_town\":\"Oslo\"},\"enable_card\":false,\"extra_params\":{\"latitude\":\"59.91\",\"longitude\":\"10.75\"},\"meta_data\":{\"order\":\"17\"},\"parameters\":{\"unit\":\"celsius\"},\"publish_status\":\"unpublished_draft\",\"shortcut_command\":{\"command_id\":\"7701\",\"parameters\":{\"town\":\"Oslo\"}},\"stream\":false,\"user_id\":\"user_1\"}",
+    );
+    comes_back::<
+        types::CreateChatBody,
+    >(
+        "{\"additional_messages\":[{\"content\":\"Will it rain in Oslo?\",\"content_type\":\"a word that is not listed\",\"meta_data\":{\"order\":\"17\"},\"role\":\"a word that is not listed\",\"type\":\"a word that is not listed\"}],\"auto_save_history\":true,\"bot_id\":\"7379462189365198898\",\"bot_version\":\"1795266000000\",\"custom_variables\":{\"home_town\":\"Oslo\"},\"enable_card\":false,\"extra_params\":{\"latitude\":\"59.91\",\"longitude\":\"10.75\"},\"meta_data\":{\"order\":\"17\"},\"parameters\":{\"unit\":\"celsius\"},\"publish_status\":\"unpublished_draft\",\"shortcut_command\":{\"command_id\":\"7701\",\"parameters\":{\"town\":\"Oslo\"}},\"stream\":false,\"user_id\":\"user_1\"}",
+    );
 }
 #[test]
 fn create_chat_answers() {
@@ -201,6 +341,16 @@ fn create_chat_answers() {
         types::Chat,
     >(
         "{\"bot_id\":\"7379462189365198898\",\"conversation_id\":\"7381473525342978089\",\"created_at\":1795266000,\"id\":\"7382159487131697202\",\"last_error\":{\"code\":0,\"msg\":\"\"},\"meta_data\":{\"order\":\"17\"},\"status\":\"in_progress\"}",
+    );
+    comes_back::<
+        types::Chat,
+    >(
+        "{\"bot_id\":\"7379462189365198898\",\"completed_at\":1795266007,\"conversation_id\":\"7381473525342978089\",\"created_at\":1795266000,\"failed_at\":1795266004,\"id\":\"7382159487131697202\",\"inserted_additional_messages\":[{\"id\":\"7382159494123470800\"}],\"last_error\":{\"code\":5000,\"msg\":\"event interval error\"},\"meta_data\":{\"order\":\"17\"},\"required_action\":{\"submit_tool_outputs\":{\"tool_calls\":[{\"function\":{\"arguments\":\"{\\\"room\\\":\\\"hall\\\"}\",\"name\":\"read_thermometer\"},\"id\":\"call_1\",\"type\":\"function\"}]},\"type\":\"submit_tool_outputs\"},\"section_id\":\"7381473525342978090\",\"status\":\"completed\",\"usage\":{\"input_count\":614,\"output_count\":19,\"token_count\":633}}",
+    );
+    comes_back::<
+        types::Chat,
+    >(
+        "{\"bot_id\":\"7379462189365198898\",\"completed_at\":1795266007,\"conversation_id\":\"7381473525342978089\",\"created_at\":1795266000,\"failed_at\":1795266004,\"id\":\"7382159487131697202\",\"inserted_additional_messages\":[{\"id\":\"7382159494123470800\"}],\"last_error\":{\"code\":5000,\"msg\":\"event interval error\"},\"meta_data\":{\"order\":\"17\"},\"required_action\":{\"submit_tool_outputs\":{\"tool_calls\":[{\"function\":{\"arguments\":\"{\\\"room\\\":\\\"hall\\\"}\",\"name\":\"read_thermometer\"},\"id\":\"call_1\",\"type\":\"a word that is not listed\"}]},\"type\":\"a word that is not listed\"},\"section_id\":\"7381473525342978090\",\"status\":\"a word that is not listed\",\"usage\":{\"input_count\":614,\"output_count\":19,\"token_count\":633}}",
     );
 }
 #[test]
@@ -218,6 +368,16 @@ fn cancel_chat_answers() {
     >(
         "{\"bot_id\":\"7379462189365198898\",\"conversation_id\":\"7381473525342978089\",\"created_at\":1795266000,\"id\":\"7382159487131697202\",\"status\":\"canceled\"}",
     );
+    comes_back::<
+        types::Chat,
+    >(
+        "{\"bot_id\":\"7379462189365198898\",\"completed_at\":1795266007,\"conversation_id\":\"7381473525342978089\",\"created_at\":1795266000,\"failed_at\":1795266004,\"id\":\"7382159487131697202\",\"inserted_additional_messages\":[{\"id\":\"7382159494123470800\"}],\"last_error\":{\"code\":5000,\"msg\":\"event interval error\"},\"meta_data\":{\"order\":\"17\"},\"required_action\":{\"submit_tool_outputs\":{\"tool_calls\":[{\"function\":{\"arguments\":\"{\\\"room\\\":\\\"hall\\\"}\",\"name\":\"read_thermometer\"},\"id\":\"call_1\",\"type\":\"function\"}]},\"type\":\"submit_tool_outputs\"},\"section_id\":\"7381473525342978090\",\"status\":\"completed\",\"usage\":{\"input_count\":614,\"output_count\":19,\"token_count\":633}}",
+    );
+    comes_back::<
+        types::Chat,
+    >(
+        "{\"bot_id\":\"7379462189365198898\",\"completed_at\":1795266007,\"conversation_id\":\"7381473525342978089\",\"created_at\":1795266000,\"failed_at\":1795266004,\"id\":\"7382159487131697202\",\"inserted_additional_messages\":[{\"id\":\"7382159494123470800\"}],\"last_error\":{\"code\":5000,\"msg\":\"event interval error\"},\"meta_data\":{\"order\":\"17\"},\"required_action\":{\"submit_tool_outputs\":{\"tool_calls\":[{\"function\":{\"arguments\":\"{\\\"room\\\":\\\"hall\\\"}\",\"name\":\"read_thermometer\"},\"id\":\"call_1\",\"type\":\"a word that is not listed\"}]},\"type\":\"a word that is not listed\"},\"section_id\":\"7381473525342978090\",\"status\":\"a word that is not listed\",\"usage\":{\"input_count\":614,\"output_count\":19,\"token_count\":633}}",
+    );
 }
 #[test]
 fn list_chat_messages_answers() {
@@ -225,6 +385,16 @@ fn list_chat_messages_answers() {
         ::std::vec::Vec<types::Message>,
     >(
         "[{\"bot_id\":\"7379462189365198898\",\"chat_id\":\"7382159487131697202\",\"content\":\"{\\\"name\\\":\\\"forecast\\\",\\\"arguments\\\":{\\\"town\\\":\\\"Oslo\\\"}}\",\"content_type\":\"text\",\"conversation_id\":\"7381473525342978089\",\"created_at\":1795266001,\"id\":\"7382159494123470851\",\"role\":\"assistant\",\"type\":\"function_call\",\"updated_at\":1795266001},{\"bot_id\":\"7379462189365198898\",\"chat_id\":\"7382159487131697202\",\"content\":\"rain\",\"content_type\":\"text\",\"conversation_id\":\"7381473525342978089\",\"id\":\"7382159494123470852\",\"role\":\"assistant\",\"type\":\"tool_response\"},{\"bot_id\":\"7379462189365198898\",\"chat_id\":\"7382159487131697202\",\"content\":\"It will rain.\",\"content_type\":\"text\",\"conversation_id\":\"7381473525342978089\",\"created_at\":1795266007,\"id\":\"7382159494123470858\",\"meta_data\":{\"order\":\"17\"},\"reasoning_content\":\"The forecast says rain.\",\"role\":\"assistant\",\"section_id\":\"7381473525342978090\",\"type\":\"answer\",\"updated_at\":1795266007},{\"bot_id\":\"7379462189365198898\",\"chat_id\":\"7382159487131697202\",\"content\":\"And in Bergen?\",\"content_type\":\"text\",\"conversation_id\":\"7381473525342978089\",\"id\":\"7382159494123470859\",\"role\":\"assistant\",\"type\":\"follow_up\"}]",
+    );
+    comes_back::<
+        ::std::vec::Vec<types::Message>,
+    >(
+        "[{\"bot_id\":\"7379462189365198898\",\"chat_id\":\"7382159487131697202\",\"content\":\"It will rain.\",\"content_type\":\"text\",\"conversation_id\":\"7381473525342978089\",\"created_at\":1795266000,\"id\":\"7382159494123470858\",\"meta_data\":{\"order\":\"17\"},\"reasoning_content\":\"The forecast says rain.\",\"role\":\"assistant\",\"section_id\":\"7381473525342978090\",\"type\":\"answer\",\"updated_at\":1795266007}]",
+    );
+    comes_back::<
+        ::std::vec::Vec<types::Message>,
+    >(
+        "[{\"bot_id\":\"7379462189365198898\",\"chat_id\":\"7382159487131697202\",\"content\":\"It will rain.\",\"content_type\":\"a word that is not listed\",\"conversation_id\":\"7381473525342978089\",\"created_at\":1795266000,\"id\":\"7382159494123470858\",\"meta_data\":{\"order\":\"17\"},\"reasoning_content\":\"The forecast says rain.\",\"role\":\"a word that is not listed\",\"section_id\":\"7381473525342978090\",\"type\":\"a word that is not listed\",\"updated_at\":1795266007}]",
     );
 }
 #[test]
@@ -244,6 +414,16 @@ fn retrieve_chat_answers() {
     >(
         "{\"bot_id\":\"7379462189365198898\",\"conversation_id\":\"7381473525342978089\",\"created_at\":1795266000,\"id\":\"7382159487131697203\",\"required_action\":{\"submit_tool_outputs\":{\"tool_calls\":[{\"function\":{\"arguments\":\"{\\\"room\\\":\\\"hall\\\"}\",\"name\":\"read_thermometer\"},\"id\":\"call_1\",\"type\":\"function\"}]},\"type\":\"submit_tool_outputs\"},\"status\":\"requires_action\"}",
     );
+    comes_back::<
+        types::Chat,
+    >(
+        "{\"bot_id\":\"7379462189365198898\",\"completed_at\":1795266007,\"conversation_id\":\"7381473525342978089\",\"created_at\":1795266000,\"failed_at\":1795266004,\"id\":\"7382159487131697202\",\"inserted_additional_messages\":[{\"id\":\"7382159494123470800\"}],\"last_error\":{\"code\":5000,\"msg\":\"event interval error\"},\"meta_data\":{\"order\":\"17\"},\"required_action\":{\"submit_tool_outputs\":{\"tool_calls\":[{\"function\":{\"arguments\":\"{\\\"room\\\":\\\"hall\\\"}\",\"name\":\"read_thermometer\"},\"id\":\"call_1\",\"type\":\"function\"}]},\"type\":\"submit_tool_outputs\"},\"section_id\":\"7381473525342978090\",\"status\":\"completed\",\"usage\":{\"input_count\":614,\"output_count\":19,\"token_count\":633}}",
+    );
+    comes_back::<
+        types::Chat,
+    >(
+        "{\"bot_id\":\"7379462189365198898\",\"completed_at\":1795266007,\"conversation_id\":\"7381473525342978089\",\"created_at\":1795266000,\"failed_at\":1795266004,\"id\":\"7382159487131697202\",\"inserted_additional_messages\":[{\"id\":\"7382159494123470800\"}],\"last_error\":{\"code\":5000,\"msg\":\"event interval error\"},\"meta_data\":{\"order\":\"17\"},\"required_action\":{\"submit_tool_outputs\":{\"tool_calls\":[{\"function\":{\"arguments\":\"{\\\"room\\\":\\\"hall\\\"}\",\"name\":\"read_thermometer\"},\"id\":\"call_1\",\"type\":\"a word that is not listed\"}]},\"type\":\"a word that is not listed\"},\"section_id\":\"7381473525342978090\",\"status\":\"a word that is not listed\",\"usage\":{\"input_count\":614,\"output_count\":19,\"token_count\":633}}",
+    );
 }
 #[test]
 fn submit_tool_outputs_is_sent() {
@@ -260,6 +440,16 @@ fn submit_tool_outputs_answers() {
     >(
         "{\"bot_id\":\"7379462189365198898\",\"conversation_id\":\"7381473525342978089\",\"created_at\":1795266000,\"id\":\"7382159487131697203\",\"status\":\"in_progress\"}",
     );
+    comes_back::<
+        types::Chat,
+    >(
+        "{\"bot_id\":\"7379462189365198898\",\"completed_at\":1795266007,\"conversation_id\":\"7381473525342978089\",\"created_at\":1795266000,\"failed_at\":1795266004,\"id\":\"7382159487131697202\",\"inserted_additional_messages\":[{\"id\":\"7382159494123470800\"}],\"last_error\":{\"code\":5000,\"msg\":\"event interval error\"},\"meta_data\":{\"order\":\"17\"},\"required_action\":{\"submit_tool_outputs\":{\"tool_calls\":[{\"function\":{\"arguments\":\"{\\\"room\\\":\\\"hall\\\"}\",\"name\":\"read_thermometer\"},\"id\":\"call_1\",\"type\":\"function\"}]},\"type\":\"submit_tool_outputs\"},\"section_id\":\"7381473525342978090\",\"status\":\"completed\",\"usage\":{\"input_count\":614,\"output_count\":19,\"token_count\":633}}",
+    );
+    comes_back::<
+        types::Chat,
+    >(
+        "{\"bot_id\":\"7379462189365198898\",\"completed_at\":1795266007,\"conversation_id\":\"7381473525342978089\",\"created_at\":1795266000,\"failed_at\":1795266004,\"id\":\"7382159487131697202\",\"inserted_additional_messages\":[{\"id\":\"7382159494123470800\"}],\"last_error\":{\"code\":5000,\"msg\":\"event interval error\"},\"meta_data\":{\"order\":\"17\"},\"required_action\":{\"submit_tool_outputs\":{\"tool_calls\":[{\"function\":{\"arguments\":\"{\\\"room\\\":\\\"hall\\\"}\",\"name\":\"read_thermometer\"},\"id\":\"call_1\",\"type\":\"a word that is not listed\"}]},\"type\":\"a word that is not listed\"},\"section_id\":\"7381473525342978090\",\"status\":\"a word that is not listed\",\"usage\":{\"input_count\":614,\"output_count\":19,\"token_count\":633}}",
+    );
 }
 #[test]
 fn event_conversation_audio_delta() {
@@ -267,6 +457,16 @@ fn event_conversation_audio_delta() {
         types::Message,
     >(
         "{\"bot_id\":\"7379462189365198898\",\"chat_id\":\"7382159487131697202\",\"content\":\"AAABAAIA\",\"content_type\":\"text\",\"conversation_id\":\"7381473525342978089\",\"id\":\"7382159494123470858\",\"role\":\"assistant\",\"type\":\"answer\"}",
+    );
+    comes_back::<
+        types::Message,
+    >(
+        "{\"bot_id\":\"7379462189365198898\",\"chat_id\":\"7382159487131697202\",\"content\":\"It will rain.\",\"content_type\":\"text\",\"conversation_id\":\"7381473525342978089\",\"created_at\":1795266000,\"id\":\"7382159494123470858\",\"meta_data\":{\"order\":\"17\"},\"reasoning_content\":\"The forecast says rain.\",\"role\":\"assistant\",\"section_id\":\"7381473525342978090\",\"type\":\"answer\",\"updated_at\":1795266007}",
+    );
+    comes_back::<
+        types::Message,
+    >(
+        "{\"bot_id\":\"7379462189365198898\",\"chat_id\":\"7382159487131697202\",\"content\":\"It will rain.\",\"content_type\":\"a word that is not listed\",\"conversation_id\":\"7381473525342978089\",\"created_at\":1795266000,\"id\":\"7382159494123470858\",\"meta_data\":{\"order\":\"17\"},\"reasoning_content\":\"The forecast says rain.\",\"role\":\"a word that is not listed\",\"section_id\":\"7381473525342978090\",\"type\":\"a word that is not listed\",\"updated_at\":1795266007}",
     );
 }
 #[test]
@@ -276,6 +476,16 @@ fn event_conversation_chat_completed() {
     >(
         "{\"bot_id\":\"7379462189365198898\",\"completed_at\":1795266007,\"conversation_id\":\"7381473525342978089\",\"id\":\"7382159487131697202\",\"last_error\":{\"code\":0,\"msg\":\"\"},\"status\":\"completed\",\"usage\":{\"input_count\":614,\"output_count\":19,\"token_count\":633}}",
     );
+    comes_back::<
+        types::Chat,
+    >(
+        "{\"bot_id\":\"7379462189365198898\",\"completed_at\":1795266007,\"conversation_id\":\"7381473525342978089\",\"created_at\":1795266000,\"failed_at\":1795266004,\"id\":\"7382159487131697202\",\"inserted_additional_messages\":[{\"id\":\"7382159494123470800\"}],\"last_error\":{\"code\":5000,\"msg\":\"event interval error\"},\"meta_data\":{\"order\":\"17\"},\"required_action\":{\"submit_tool_outputs\":{\"tool_calls\":[{\"function\":{\"arguments\":\"{\\\"room\\\":\\\"hall\\\"}\",\"name\":\"read_thermometer\"},\"id\":\"call_1\",\"type\":\"function\"}]},\"type\":\"submit_tool_outputs\"},\"section_id\":\"7381473525342978090\",\"status\":\"completed\",\"usage\":{\"input_count\":614,\"output_count\":19,\"token_count\":633}}",
+    );
+    comes_back::<
+        types::Chat,
+    >(
+        "{\"bot_id\":\"7379462189365198898\",\"completed_at\":1795266007,\"conversation_id\":\"7381473525342978089\",\"created_at\":1795266000,\"failed_at\":1795266004,\"id\":\"7382159487131697202\",\"inserted_additional_messages\":[{\"id\":\"7382159494123470800\"}],\"last_error\":{\"code\":5000,\"msg\":\"event interval error\"},\"meta_data\":{\"order\":\"17\"},\"required_action\":{\"submit_tool_outputs\":{\"tool_calls\":[{\"function\":{\"arguments\":\"{\\\"room\\\":\\\"hall\\\"}\",\"name\":\"read_thermometer\"},\"id\":\"call_1\",\"type\":\"a word that is not listed\"}]},\"type\":\"a word that is not listed\"},\"section_id\":\"7381473525342978090\",\"status\":\"a word that is not listed\",\"usage\":{\"input_count\":614,\"output_count\":19,\"token_count\":633}}",
+    );
 }
 #[test]
 fn event_conversation_chat_created() {
@@ -283,6 +493,16 @@ fn event_conversation_chat_created() {
         types::Chat,
     >(
         "{\"bot_id\":\"7379462189365198898\",\"completed_at\":1795266007,\"conversation_id\":\"7381473525342978089\",\"id\":\"7382159487131697202\",\"last_error\":{\"code\":0,\"msg\":\"\"},\"status\":\"created\",\"usage\":{\"input_count\":0,\"output_count\":0,\"token_count\":0}}",
+    );
+    comes_back::<
+        types::Chat,
+    >(
+        "{\"bot_id\":\"7379462189365198898\",\"completed_at\":1795266007,\"conversation_id\":\"7381473525342978089\",\"created_at\":1795266000,\"failed_at\":1795266004,\"id\":\"7382159487131697202\",\"inserted_additional_messages\":[{\"id\":\"7382159494123470800\"}],\"last_error\":{\"code\":5000,\"msg\":\"event interval error\"},\"meta_data\":{\"order\":\"17\"},\"required_action\":{\"submit_tool_outputs\":{\"tool_calls\":[{\"function\":{\"arguments\":\"{\\\"room\\\":\\\"hall\\\"}\",\"name\":\"read_thermometer\"},\"id\":\"call_1\",\"type\":\"function\"}]},\"type\":\"submit_tool_outputs\"},\"section_id\":\"7381473525342978090\",\"status\":\"completed\",\"usage\":{\"input_count\":614,\"output_count\":19,\"token_count\":633}}",
+    );
+    comes_back::<
+        types::Chat,
+    >(
+        "{\"bot_id\":\"7379462189365198898\",\"completed_at\":1795266007,\"conversation_id\":\"7381473525342978089\",\"created_at\":1795266000,\"failed_at\":1795266004,\"id\":\"7382159487131697202\",\"inserted_additional_messages\":[{\"id\":\"7382159494123470800\"}],\"last_error\":{\"code\":5000,\"msg\":\"event interval error\"},\"meta_data\":{\"order\":\"17\"},\"required_action\":{\"submit_tool_outputs\":{\"tool_calls\":[{\"function\":{\"arguments\":\"{\\\"room\\\":\\\"hall\\\"}\",\"name\":\"read_thermometer\"},\"id\":\"call_1\",\"type\":\"a word that is not listed\"}]},\"type\":\"a word that is not listed\"},\"section_id\":\"7381473525342978090\",\"status\":\"a word that is not listed\",\"usage\":{\"input_count\":614,\"output_count\":19,\"token_count\":633}}",
     );
 }
 #[test]
@@ -292,6 +512,16 @@ fn event_conversation_chat_failed() {
     >(
         "{\"bot_id\":\"7379462189365198898\",\"completed_at\":1795266003,\"conversation_id\":\"7381473525342978089\",\"failed_at\":1795266004,\"id\":\"7382159487131697202\",\"last_error\":{\"code\":5000,\"msg\":\"event interval error\"},\"status\":\"failed\",\"usage\":{\"input_count\":0,\"output_count\":0,\"token_count\":0}}",
     );
+    comes_back::<
+        types::Chat,
+    >(
+        "{\"bot_id\":\"7379462189365198898\",\"completed_at\":1795266007,\"conversation_id\":\"7381473525342978089\",\"created_at\":1795266000,\"failed_at\":1795266004,\"id\":\"7382159487131697202\",\"inserted_additional_messages\":[{\"id\":\"7382159494123470800\"}],\"last_error\":{\"code\":5000,\"msg\":\"event interval error\"},\"meta_data\":{\"order\":\"17\"},\"required_action\":{\"submit_tool_outputs\":{\"tool_calls\":[{\"function\":{\"arguments\":\"{\\\"room\\\":\\\"hall\\\"}\",\"name\":\"read_thermometer\"},\"id\":\"call_1\",\"type\":\"function\"}]},\"type\":\"submit_tool_outputs\"},\"section_id\":\"7381473525342978090\",\"status\":\"completed\",\"usage\":{\"input_count\":614,\"output_count\":19,\"token_count\":633}}",
+    );
+    comes_back::<
+        types::Chat,
+    >(
+        "{\"bot_id\":\"7379462189365198898\",\"completed_at\":1795266007,\"conversation_id\":\"7381473525342978089\",\"created_at\":1795266000,\"failed_at\":1795266004,\"id\":\"7382159487131697202\",\"inserted_additional_messages\":[{\"id\":\"7382159494123470800\"}],\"last_error\":{\"code\":5000,\"msg\":\"event interval error\"},\"meta_data\":{\"order\":\"17\"},\"required_action\":{\"submit_tool_outputs\":{\"tool_calls\":[{\"function\":{\"arguments\":\"{\\\"room\\\":\\\"hall\\\"}\",\"name\":\"read_thermometer\"},\"id\":\"call_1\",\"type\":\"a word that is not listed\"}]},\"type\":\"a word that is not listed\"},\"section_id\":\"7381473525342978090\",\"status\":\"a word that is not listed\",\"usage\":{\"input_count\":614,\"output_count\":19,\"token_count\":633}}",
+    );
 }
 #[test]
 fn event_conversation_chat_in_progress() {
@@ -299,6 +529,16 @@ fn event_conversation_chat_in_progress() {
         types::Chat,
     >(
         "{\"bot_id\":\"7379462189365198898\",\"conversation_id\":\"7381473525342978089\",\"id\":\"7382159487131697202\",\"status\":\"in_progress\"}",
+    );
+    comes_back::<
+        types::Chat,
+    >(
+        "{\"bot_id\":\"7379462189365198898\",\"completed_at\":1795266007,\"conversation_id\":\"7381473525342978089\",\"created_at\":1795266000,\"failed_at\":1795266004,\"id\":\"7382159487131697202\",\"inserted_additional_messages\":[{\"id\":\"7382159494123470800\"}],\"last_error\":{\"code\":5000,\"msg\":\"event interval error\"},\"meta_data\":{\"order\":\"17\"},\"required_action\":{\"submit_tool_outputs\":{\"tool_calls\":[{\"function\":{\"arguments\":\"{\\\"room\\\":\\\"hall\\\"}\",\"name\":\"read_thermometer\"},\"id\":\"call_1\",\"type\":\"function\"}]},\"type\":\"submit_tool_outputs\"},\"section_id\":\"7381473525342978090\",\"status\":\"completed\",\"usage\":{\"input_count\":614,\"output_count\":19,\"token_count\":633}}",
+    );
+    comes_back::<
+        types::Chat,
+    >(
+        "{\"bot_id\":\"7379462189365198898\",\"completed_at\":1795266007,\"conversation_id\":\"7381473525342978089\",\"created_at\":1795266000,\"failed_at\":1795266004,\"id\":\"7382159487131697202\",\"inserted_additional_messages\":[{\"id\":\"7382159494123470800\"}],\"last_error\":{\"code\":5000,\"msg\":\"event interval error\"},\"meta_data\":{\"order\":\"17\"},\"required_action\":{\"submit_tool_outputs\":{\"tool_calls\":[{\"function\":{\"arguments\":\"{\\\"room\\\":\\\"hall\\\"}\",\"name\":\"read_thermometer\"},\"id\":\"call_1\",\"type\":\"a word that is not listed\"}]},\"type\":\"a word that is not listed\"},\"section_id\":\"7381473525342978090\",\"status\":\"a word that is not listed\",\"usage\":{\"input_count\":614,\"output_count\":19,\"token_count\":633}}",
     );
 }
 #[test]
@@ -308,6 +548,16 @@ fn event_conversation_chat_requires_action() {
     >(
         "{\"bot_id\":\"7379462189365198898\",\"conversation_id\":\"7381473525342978089\",\"id\":\"7382159487131697202\",\"required_action\":{\"submit_tool_outputs\":{\"tool_calls\":[{\"function\":{\"arguments\":\"{\\\"room\\\":\\\"hall\\\"}\",\"name\":\"read_thermometer\"},\"id\":\"call_1\",\"type\":\"function\"}]},\"type\":\"submit_tool_outputs\"},\"status\":\"requires_action\"}",
     );
+    comes_back::<
+        types::Chat,
+    >(
+        "{\"bot_id\":\"7379462189365198898\",\"completed_at\":1795266007,\"conversation_id\":\"7381473525342978089\",\"created_at\":1795266000,\"failed_at\":1795266004,\"id\":\"7382159487131697202\",\"inserted_additional_messages\":[{\"id\":\"7382159494123470800\"}],\"last_error\":{\"code\":5000,\"msg\":\"event interval error\"},\"meta_data\":{\"order\":\"17\"},\"required_action\":{\"submit_tool_outputs\":{\"tool_calls\":[{\"function\":{\"arguments\":\"{\\\"room\\\":\\\"hall\\\"}\",\"name\":\"read_thermometer\"},\"id\":\"call_1\",\"type\":\"function\"}]},\"type\":\"submit_tool_outputs\"},\"section_id\":\"7381473525342978090\",\"status\":\"completed\",\"usage\":{\"input_count\":614,\"output_count\":19,\"token_count\":633}}",
+    );
+    comes_back::<
+        types::Chat,
+    >(
+        "{\"bot_id\":\"7379462189365198898\",\"completed_at\":1795266007,\"conversation_id\":\"7381473525342978089\",\"created_at\":1795266000,\"failed_at\":1795266004,\"id\":\"7382159487131697202\",\"inserted_additional_messages\":[{\"id\":\"7382159494123470800\"}],\"last_error\":{\"code\":5000,\"msg\":\"event interval error\"},\"meta_data\":{\"order\":\"17\"},\"required_action\":{\"submit_tool_outputs\":{\"tool_calls\":[{\"function\":{\"arguments\":\"{\\\"room\\\":\\\"hall\\\"}\",\"name\":\"read_thermometer\"},\"id\":\"call_1\",\"type\":\"a word that is not listed\"}]},\"type\":\"a word that is not listed\"},\"section_id\":\"7381473525342978090\",\"status\":\"a word that is not listed\",\"usage\":{\"input_count\":614,\"output_count\":19,\"token_count\":633}}",
+    );
 }
 #[test]
 fn event_conversation_message_completed() {
@@ -316,6 +566,16 @@ fn event_conversation_message_completed() {
     >(
         "{\"bot_id\":\"7379462189365198898\",\"chat_id\":\"7382159487131697202\",\"content\":\"It will rain.\",\"content_type\":\"text\",\"conversation_id\":\"7381473525342978089\",\"id\":\"7382159494123470858\",\"role\":\"assistant\",\"type\":\"answer\"}",
     );
+    comes_back::<
+        types::Message,
+    >(
+        "{\"bot_id\":\"7379462189365198898\",\"chat_id\":\"7382159487131697202\",\"content\":\"It will rain.\",\"content_type\":\"text\",\"conversation_id\":\"7381473525342978089\",\"created_at\":1795266000,\"id\":\"7382159494123470858\",\"meta_data\":{\"order\":\"17\"},\"reasoning_content\":\"The forecast says rain.\",\"role\":\"assistant\",\"section_id\":\"7381473525342978090\",\"type\":\"answer\",\"updated_at\":1795266007}",
+    );
+    comes_back::<
+        types::Message,
+    >(
+        "{\"bot_id\":\"7379462189365198898\",\"chat_id\":\"7382159487131697202\",\"content\":\"It will rain.\",\"content_type\":\"a word that is not listed\",\"conversation_id\":\"7381473525342978089\",\"created_at\":1795266000,\"id\":\"7382159494123470858\",\"meta_data\":{\"order\":\"17\"},\"reasoning_content\":\"The forecast says rain.\",\"role\":\"a word that is not listed\",\"section_id\":\"7381473525342978090\",\"type\":\"a word that is not listed\",\"updated_at\":1795266007}",
+    );
 }
 #[test]
 fn event_conversation_message_delta() {
@@ -323,5 +583,15 @@ fn event_conversation_message_delta() {
         types::Message,
     >(
         "{\"bot_id\":\"7379462189365198898\",\"chat_id\":\"7382159487131697202\",\"content\":\"It will\",\"content_type\":\"text\",\"conversation_id\":\"7381473525342978089\",\"id\":\"7382159494123470858\",\"role\":\"assistant\",\"type\":\"answer\"}",
+    );
+    comes_back::<
+        types::Message,
+    >(
+        "{\"bot_id\":\"7379462189365198898\",\"chat_id\":\"7382159487131697202\",\"content\":\"It will rain.\",\"content_type\":\"text\",\"conversation_id\":\"7381473525342978089\",\"created_at\":1795266000,\"id\":\"7382159494123470858\",\"meta_data\":{\"order\":\"17\"},\"reasoning_content\":\"The forecast says rain.\",\"role\":\"assistant\",\"section_id\":\"7381473525342978090\",\"type\":\"answer\",\"updated_at\":1795266007}",
+    );
+    comes_back::<
+        types::Message,
+    >(
+        "{\"bot_id\":\"7379462189365198898\",\"chat_id\":\"7382159487131697202\",\"content\":\"It will rain.\",\"content_type\":\"a word that is not listed\",\"conversation_id\":\"7381473525342978089\",\"created_at\":1795266000,\"id\":\"7382159494123470858\",\"meta_data\":{\"order\":\"17\"},\"reasoning_content\":\"The forecast says rain.\",\"role\":\"a word that is not listed\",\"section_id\":\"7381473525342978090\",\"type\":\"a word that is not listed\",\"updated_at\":1795266007}",
     );
 }
