@@ -216,7 +216,7 @@ impl ScriptedStream {
         }
     }
 
-    /// Changes how a stream is sent. An answer that is none, such as a refusal, stays as it is.
+    /// Changes how a stream is sent. A response that is not a stream, such as a refusal, is unchanged.
     pub(crate) fn apply(&self, answer: &mut Answer) {
         if !answer.is_stream {
             return;

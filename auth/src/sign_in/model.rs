@@ -690,7 +690,7 @@ async fn take(world: &World, step: Step) -> Option<usize> {
                 }
                 _ => {}
             }
-            "hears".to_owned()
+            "receives".to_owned()
         }
     };
     let late = if is_late { " late" } else { "" };

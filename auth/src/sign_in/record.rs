@@ -259,7 +259,7 @@ impl Record {
         })
     }
 
-    /// The stored token, of whose life this much is left.
+    /// The stored token, with this remaining lifetime.
     pub(super) fn token(&self, life: Duration, clock: &Clock) -> Result<Token> {
         let unusable = |why: &dyn fmt::Display| {
             Error::new(

@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// The first id is one more. It has the length of Coze's ids, and is none of the description's examples.
+/// The first id is one more. Ids have the length of Coze's, and differ from those of the description's examples.
 const BEFORE_FIRST_ID: u64 = 7_400_000_000_000_000_000;
 
 /// All conversations.
