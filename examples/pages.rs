@@ -2,7 +2,7 @@
 //!
 //! Against Coze: as for the example `pat`.
 
-use coze_api::{prelude::*, types::PublishStatus};
+use coze_api::prelude::*;
 use coze_auth::Flow;
 
 #[tokio::main]
@@ -31,7 +31,11 @@ async fn conversations(coze: &CozeApi, bot_id: &str) -> coze_api::Result<()> {
     let list = coze.conversations().list().bot_id(bot_id).page_size(2);
     let mut pages = list.by_page().take(3);
     while let Some(page) = pages.try_next().await? {
-        println!("  a page of {} (log id {:?})", page.items.len(), page.log_id());
+        println!(
+            "  a page of {} (log id {:?})",
+            page.items.len(),
+            page.log_id()
+        );
         for conversation in &page.items {
             messages(coze, &conversation.id).await?;
         }
