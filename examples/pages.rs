@@ -48,7 +48,8 @@ async fn messages(coze: &CozeApi, conversation_id: &str) -> coze_api::Result<()>
     let list = coze.messages().list().conversation_id(conversation_id);
     let mut messages = list.limit(20).by_item().take(100);
     while let Some(message) = messages.try_next().await? {
-        println!("    {:?}: {}", message.role, message.content);
+        let role = message.role.as_ref().map_or("", |role| role.as_str());
+        println!("    {role}: {}", message.content);
     }
     Ok(())
 }
