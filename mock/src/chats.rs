@@ -185,6 +185,8 @@ fn create_chat(
         let events = chat.run(conversation, ids, now);
         Contents::Stream(stream_of(&events, &chat), chat.is_silent())
     } else {
+        // Official SDKs poll only a chat that is in progress.
+        chat.advance(conversation, ids, now, true);
         Contents::Data(chat.json())
     };
     let id = conversation.id;

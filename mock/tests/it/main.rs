@@ -21,6 +21,7 @@ mod load;
 mod pages;
 #[cfg(feature = "program")]
 mod program;
+mod sdks;
 mod slow;
 mod socket;
 mod strangers;
