@@ -70,6 +70,7 @@ pub mod defaults;
 mod device;
 mod dispatch;
 mod endpoint;
+mod envelope;
 mod error;
 mod fault;
 mod host;

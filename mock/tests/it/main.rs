@@ -8,6 +8,7 @@
 
 mod answers;
 mod api;
+mod chats;
 mod client;
 mod contract;
 mod control;
@@ -25,3 +26,4 @@ mod sdks;
 mod slow;
 mod socket;
 mod strangers;
+mod streams;
