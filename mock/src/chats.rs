@@ -186,8 +186,9 @@ fn create_chat(
         Contents::Stream(stream_of(&events, &chat), chat.is_silent())
     } else {
         // Official SDKs poll only a chat that is in progress.
-        chat.advance(conversation, ids, now, true);
-        Contents::Data(chat.json())
+        let mut shown = chat.json();
+        shown["status"] = "in_progress".into();
+        Contents::Data(shown)
     };
     let id = conversation.id;
     if is_saved {
