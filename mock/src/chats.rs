@@ -185,7 +185,10 @@ fn create_chat(
         let events = chat.run(conversation, ids, now);
         Contents::Stream(stream_of(&events, &chat), chat.is_silent())
     } else {
-        Contents::Data(chat.json())
+        // Official SDKs poll only a chat that is in progress.
+        let mut shown = chat.json();
+        shown["status"] = "in_progress".into();
+        Contents::Data(shown)
     };
     let id = conversation.id;
     if is_saved {

@@ -59,7 +59,7 @@ impl Client {
     /// Starts a chat that is not streamed: its conversation and its id.
     async fn chat(&self, body: Value) -> (String, String) {
         let chat = self.ok(Method::POST, "/v3/chat", body).await["data"].take();
-        assert_eq!(chat["status"], "created");
+        assert_eq!(chat["status"], "in_progress");
         let text = |name: &str| chat[name].as_str().expect("a text").to_owned();
         (text("conversation_id"), text("id"))
     }

@@ -98,6 +98,7 @@ struct Failure {
 
 /// Runs every case.
 pub(super) fn run(driver: &mut Driver, mock: &Mock) -> Result<Seen> {
+    let base = mock.ready()["coze_api_base"].as_str().unwrap_or_default();
     let mut cases = BTreeMap::new();
     for case in &CASES {
         let about = || format!("the stream {}", case.name);
@@ -116,7 +117,7 @@ pub(super) fn run(driver: &mut Driver, mock: &Mock) -> Result<Seen> {
         let mut seen: Stream = serde_json::from_str(&answer.detail).with_context(about)?;
         seen.requests = mock.requests_since(before)?.len();
         if let Some(error) = &mut seen.error {
-            error.message = without_ids(&error.message);
+            error.message = without_ids(&error.message.replace(base, "<mock>"));
         }
         cases.insert(case.name.to_owned(), seen);
     }
@@ -223,7 +224,8 @@ fn cell(stream: &Stream) -> String {
         Some(error) => {
             let message = error.message.replace(['\n', '|', '`'], " ");
             text.push_str(&format!("; then `{}`: `{message}`", error.kind));
-            let missing = error.code.is_null().then_some("code");
+            let has_code = !error.code.is_null() && error.code != 0;
+            let missing = (!has_code).then_some("code");
             let missing: Vec<_> = missing
                 .into_iter()
                 .chain((!error.log_id).then_some("log id"))
