@@ -41,7 +41,11 @@ impl Machine {
         let folder = tempfile::tempdir().unwrap();
         fs::create_dir(folder.path().join("work")).unwrap();
         Self {
-            mock: builder.start().await.unwrap(),
+            mock: builder
+                .device_interval(Duration::from_secs(1))
+                .start()
+                .await
+                .unwrap(),
             folder,
             variables: BTreeMap::new(),
         }
