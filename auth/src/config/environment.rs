@@ -118,6 +118,24 @@ impl Environment {
             .collect()
     }
 
+    /// `None` if no variable that a flow requires is set: of the chosen flow, or of any. A token takes precedence over the
+    /// other flows.
+    pub(super) fn config_if_set(self, chosen: Option<Flow>) -> Result<Option<OAuthConfig>> {
+        let is_begun = |flow: Flow| {
+            let required = Self::required(flow).iter();
+            required.flat_map(|group| *group).any(|name| self.has(name))
+        };
+        let is_any_begun = match chosen {
+            Some(flow) => is_begun(flow),
+            None => Flow::ALL.into_iter().any(is_begun),
+        };
+        if !is_any_begun {
+            return Ok(None);
+        }
+        let chosen = chosen.or(is_begun(Flow::Token).then_some(Flow::Token));
+        self.config(chosen).map(Some)
+    }
+
     pub(super) fn config(self, chosen: Option<Flow>) -> Result<OAuthConfig> {
         let mut problems = Problems::new("the environment");
         let flow = match chosen {
@@ -255,6 +273,40 @@ mod tests {
         let text = error.to_string();
         assert!(!format!("{text} {error:?}").contains("hush"), "{text}");
         text
+    }
+
+    #[test]
+    fn variables_that_are_not_set_are_no_configuration_and_half_a_flow_is_an_error() {
+        let found = |variables: &[(&str, &str)], flow| {
+            let value = |name: &str| {
+                let (_, value) = variables.iter().find(|(n, _)| *n == name)?;
+                Some(OsString::from(value))
+            };
+            OAuthConfig::from_variables_if_set(value, flow)
+                .map(|config| config.map(|config| config.flow()))
+        };
+        let half = [(WEB_CLIENT_ID, "id")];
+        let two = [(PKCE_CLIENT_ID, "id"), (DEVICE_CLIENT_ID, "id")];
+        let with_token = [(TOKEN_VARIABLE, "pat"), two[0], two[1], half[0]];
+        for variables in [
+            &[][..],
+            &[(TOKEN_VARIABLE, " ")],
+            &[(API_BASE, "x")],
+            &[(PKCE_REDIRECT_URI, "x")],
+        ] {
+            assert_eq!(found(variables, None).unwrap(), None, "{variables:?}");
+        }
+        assert_eq!(found(&with_token, None).unwrap(), Some(Flow::Token));
+        assert_eq!(
+            found(&with_token, Some(Flow::Pkce)).unwrap(),
+            Some(Flow::Pkce)
+        );
+        assert_eq!(found(&two[..1], None).unwrap(), Some(Flow::Pkce));
+        assert_eq!(found(&half, Some(Flow::Jwt)).unwrap(), None);
+        for (variables, flow) in [(&half[..], None), (&half, Some(Flow::Web)), (&two, None)] {
+            let error = found(variables, flow).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Configuration, "{variables:?}");
+        }
     }
 
     #[test]

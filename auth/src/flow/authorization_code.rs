@@ -199,6 +199,30 @@ impl Login {
     }
 }
 
+impl<P> Login<P> {
+    /// Checks whether this callback completes the login, without redeeming its code. A program that listens for callbacks
+    /// itself can ignore those that don't belong to the login, instead of ending it.
+    ///
+    /// ```
+    /// # fn example(pkce: coze_auth::PkceFlow) -> coze_auth::Result<()> {
+    /// use coze_auth::ErrorKind;
+    ///
+    /// let (url, login) = pkce.login("http://127.0.0.1:8080/callback").begin()?;
+    /// let error = login.check("/callback?code=…&state=of-another-login").unwrap_err();
+    /// assert_eq!(error.kind(), ErrorKind::StateMismatch);
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// - [`StateMismatch`](ErrorKind::StateMismatch): the callback belongs to another login.
+    /// - [`Refused`](ErrorKind::Refused): the user refused, or Coze did.
+    /// - [`InvalidCallback`](ErrorKind::InvalidCallback): the callback contains no code.
+    pub fn check(&self, callback: &str) -> Result<()> {
+        code_of_callback(callback, &self.state).map(drop)
+    }
+}
+
 /// Extracts the code from a callback: its whole URL, its path and query, or its query alone.
 ///
 /// `state` is compared first and in constant time, so that nothing else in a forged callback is trusted.
@@ -350,6 +374,27 @@ mod tests {
             let error = code(callback).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::StateMismatch, "{callback}");
             assert!(!format!("{error} {error:?}").contains("hush"));
+        }
+    }
+
+    #[test]
+    fn a_login_checks_a_callback_without_redeeming_it() {
+        let login = Login {
+            state: Secret::from("st"),
+            redirect_uri: String::new(),
+            code_verifier: (),
+        };
+        assert!(login.check("?code=hush&state=st").is_ok());
+        for (callback, kind) in [
+            ("?code=hush&state=other", ErrorKind::StateMismatch),
+            ("?error=access_denied&state=st", ErrorKind::Refused),
+            ("?state=st", ErrorKind::InvalidCallback),
+        ] {
+            assert_eq!(
+                login.check(callback).unwrap_err().kind(),
+                kind,
+                "{callback}"
+            );
         }
     }
 
