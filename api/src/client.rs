@@ -23,6 +23,40 @@ impl CozeApi {
         Self::with_options(client, Arc::new(provider), CallOptions::default())
     }
 
+    /// Creates a client with the credentials that this machine has: see [`DefaultCredentials`](crate::DefaultCredentials). Calls go
+    /// to the endpoint at which they are valid.
+    ///
+    /// ```no_run
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> coze_api::Result<()> {
+    /// use coze_api::{CozeApi, SendExt};
+    ///
+    /// let coze = CozeApi::from_default().await?;
+    /// let me = coze.users().me().send().await?;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// With options, find the credentials first; they are a token provider:
+    ///
+    /// ```no_run
+    /// # async fn example() -> coze_api::Result<()> {
+    /// use coze_api::{CozeApi, DefaultCredentials};
+    ///
+    /// let credentials = DefaultCredentials::builder().profile("work").find().await?;
+    /// let coze = CozeApi::new(credentials.client().clone(), credentials);
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Those of [`DefaultCredentials::find`](crate::DefaultCredentials::find).
+    #[cfg(feature = "credentials")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "credentials")))]
+    pub async fn from_default() -> Result<Self> {
+        let credentials = coze_credentials::DefaultCredentials::find().await?;
+        Ok(Self::new(credentials.client().clone(), credentials))
+    }
+
     fn with_options(
         client: OAuthClient,
         provider: Arc<dyn TokenProvider>,

@@ -119,6 +119,9 @@ pub use coze_auth::{Endpoint, ErrorCode, ErrorKind, OAuthClient, TokenProvider, 
 /// The errors of a provider: without the typed client there are no others.
 #[cfg(not(feature = "client"))]
 pub use coze_auth::{Error, Result};
+#[cfg(feature = "credentials")]
+#[cfg_attr(docsrs, doc(cfg(feature = "credentials")))]
+pub use coze_credentials::{self as credentials, DefaultCredentials};
 
 /// What most callers bring into scope: `use coze_api::prelude::*`.
 #[cfg(feature = "client")]

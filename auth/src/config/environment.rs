@@ -117,6 +117,24 @@ impl Environment {
             .collect()
     }
 
+    /// `None` if no variable that a flow requires is set: of the chosen flow, or of any. A token takes precedence over the
+    /// other flows.
+    pub(super) fn config_if_set(self, chosen: Option<Flow>) -> Result<Option<OAuthConfig>> {
+        let is_begun = |flow: Flow| {
+            let required = Self::required(flow).iter();
+            required.flat_map(|group| *group).any(|name| self.has(name))
+        };
+        let is_any_begun = match chosen {
+            Some(flow) => is_begun(flow),
+            None => Flow::ALL.into_iter().any(is_begun),
+        };
+        if !is_any_begun {
+            return Ok(None);
+        }
+        let chosen = chosen.or(is_begun(Flow::Token).then_some(Flow::Token));
+        self.config(chosen).map(Some)
+    }
+
     pub(super) fn config(self, chosen: Option<Flow>) -> Result<OAuthConfig> {
         let mut problems = Problems::new("the environment");
         let flow = match chosen {

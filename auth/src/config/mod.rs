@@ -197,6 +197,27 @@ impl OAuthConfig {
         Environment::read(variable).config(flow)
     }
 
+    /// Like [`from_variables`](Self::from_variables), for variables that need not be set: `None` if no variable that the flow
+    /// requires is set, or if none of any flow is. A flow that is set only in part is an error. If `flow` is `None` and
+    /// `COZE_API_TOKEN` is set, the other flows are ignored.
+    ///
+    /// ```
+    /// use coze_auth::OAuthConfig;
+    ///
+    /// assert!(OAuthConfig::from_variables_if_set(|_| None, None)?.is_none());
+    /// # Ok::<(), coze_auth::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Those of [`from_variables`](Self::from_variables), except that no variable is set.
+    pub fn from_variables_if_set(
+        variable: impl Fn(&str) -> Option<OsString>,
+        flow: Option<Flow>,
+    ) -> Result<Option<Self>> {
+        Environment::read(variable).config_if_set(flow)
+    }
+
     /// The flow of this configuration.
     #[must_use]
     pub fn flow(&self) -> Flow {
@@ -213,6 +234,27 @@ impl OAuthConfig {
     #[must_use]
     pub fn endpoint(&self) -> &Endpoint {
         &self.endpoint
+    }
+
+    /// The client id of the app; a fixed token has none.
+    #[must_use]
+    pub fn client_id(&self) -> Option<&ClientId> {
+        match &self.credentials {
+            ConfiguredCredentials::Token(_) => None,
+            ConfiguredCredentials::Web { client_id, .. }
+            | ConfiguredCredentials::Pkce { client_id }
+            | ConfiguredCredentials::Device { client_id }
+            | ConfiguredCredentials::Jwt { client_id, .. } => Some(client_id),
+        }
+    }
+
+    /// The client secret, if the flow is [`Flow::Web`].
+    #[must_use]
+    pub fn client_secret(&self) -> Option<&Secret> {
+        match &self.credentials {
+            ConfiguredCredentials::Web { client_secret, .. } => Some(client_secret),
+            _ => None,
+        }
     }
 
     /// The redirect URI, if an environment variable sets one.
@@ -244,7 +286,20 @@ impl OAuthConfig {
     ///
     /// Those of [`OAuthClientBuilder::build`].
     pub fn build_with(self, client: OAuthClientBuilder) -> Result<ConfiguredFlow> {
-        let client = client.endpoint(self.endpoint).build()?;
+        let client = client.endpoint(self.endpoint.clone()).build()?;
+        self.build_on(client)
+    }
+
+    /// Builds the flow on a client that exists already, to share its connections.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidInput`](ErrorKind::InvalidInput) if the client is for another endpoint than the configured one.
+    pub fn build_on(self, client: OAuthClient) -> Result<ConfiguredFlow> {
+        if *client.endpoint() != self.endpoint {
+            let what = "the client is for another endpoint than the configuration";
+            return Err(Error::new(ErrorKind::InvalidInput, what));
+        }
         Ok(match self.credentials {
             ConfiguredCredentials::Token(token) => {
                 ConfiguredFlow::Token(token.with_endpoint(client.endpoint().clone()))

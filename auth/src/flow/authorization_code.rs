@@ -246,6 +246,30 @@ pub struct Login<P = ()> {
     pub(super) code_verifier: P,
 }
 
+impl<P> Login<P> {
+    /// Checks whether this callback completes the login, without redeeming its code. A program that listens for callbacks
+    /// itself can ignore those that don't belong to the login, instead of ending it.
+    ///
+    /// ```
+    /// # fn example(pkce: coze_auth::PkceFlow) -> coze_auth::Result<()> {
+    /// use coze_auth::ErrorKind;
+    ///
+    /// let (url, login) = pkce.login("http://127.0.0.1:8080/callback").begin()?;
+    /// let error = login.check("/callback?code=…&state=of-another-login").unwrap_err();
+    /// assert_eq!(error.kind(), ErrorKind::StateMismatch);
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// - [`StateMismatch`](ErrorKind::StateMismatch): the callback belongs to another login.
+    /// - [`Refused`](ErrorKind::Refused): the user refused, or Coze did.
+    /// - [`InvalidCallback`](ErrorKind::InvalidCallback): the callback contains no code.
+    pub fn check(&self, callback: &str) -> Result<()> {
+        code_of_callback(callback, &self.state).map(drop)
+    }
+}
+
 /// Extracts the code from a callback: its whole URL, its path and query, or its query alone.
 ///
 /// `state` is compared first and in constant time, so that nothing else in a forged callback is trusted.
