@@ -1,9 +1,11 @@
 //! The command line.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, str::FromStr as _, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
+use coze_auth::Endpoint;
+use coze_credentials::StoreKind;
 
 use crate::commands::api::ApiPath;
 
@@ -38,6 +40,9 @@ pub(crate) struct Global {
     /// Print results and errors only
     #[arg(short, long, global = true, conflicts_with = "verbose")]
     pub(crate) quiet: bool,
+    /// The profile of a sign-in; the environment and files are ignored then. Default: the value of COZE_PROFILE, or default
+    #[arg(long, global = true, value_name = "NAME")]
+    pub(crate) profile: Option<String>,
     /// Log the requests, without secrets, to standard error
     #[arg(short, long, global = true)]
     pub(crate) verbose: bool,
@@ -54,10 +59,40 @@ pub(crate) enum Command {
         /// The shell
         shell: Shell,
     },
+    /// Print an Authorization header with an access token, for curl -H
+    Header(Header),
     /// Print a new access token of a JWT app
     Jwt(Jwt),
+    /// Sign a user in
+    Login(Login),
+    /// Sign a user out
+    Logout {
+        /// Of all profiles
+        #[arg(long, conflicts_with = "profile")]
+        all: bool,
+    },
     /// Start a mock of Coze, to try all of this without an account
     Mock(Mock),
+    /// List the profiles
+    Profiles {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show where tokens come from, and whether somebody is signed in
+    Status {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print an access token, refreshed if need be
+    Token(Token),
+    /// Show the user of the token
+    Whoami {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -101,6 +136,23 @@ pub(crate) struct Chat {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct Header {
+    /// How long the token must stay valid at least
+    #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "1m")]
+    pub(crate) min_validity: Duration,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Token {
+    /// Print the token and its expiry as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// How long the token must stay valid at least
+    #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "1m")]
+    pub(crate) min_validity: Duration,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct Jwt {
     /// The lifetime of the token, such as 1h or 900s; by default 15 minutes
     #[arg(long, value_name = "DURATION", value_parser = duration)]
@@ -123,6 +175,63 @@ pub(crate) struct Jwt {
     /// Print the token and its expiry as JSON
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Login {
+    /// How to sign in; by default as the configured app says, or else with a device code
+    #[arg(long, value_enum)]
+    pub(crate) flow: Option<LoginFlow>,
+    /// The client id of the app, instead of a configured one
+    #[arg(long, value_name = "ID")]
+    pub(crate) client_id: Option<String>,
+    /// com, cn, or the base URL of the API; by default as configured, or com
+    #[arg(long, value_name = "SITE", value_parser = Endpoint::from_str)]
+    pub(crate) site: Option<Endpoint>,
+    /// Limits the sign-in to this workspace
+    #[arg(long, value_name = "ID")]
+    pub(crate) workspace: Option<String>,
+    /// Where the sign-in is kept
+    #[arg(long, value_enum, default_value_t = LoginStore::File)]
+    pub(crate) store: LoginStore,
+    /// The registered address that the browser returns to, on this machine (PKCE, web)
+    #[arg(long, value_name = "URL")]
+    pub(crate) redirect_uri: Option<String>,
+    /// Print the address of the page instead of opening a browser (PKCE, web)
+    #[arg(long)]
+    pub(crate) no_browser: bool,
+    /// Ask for the address that the browser returned to, for a browser on another machine (PKCE, web)
+    #[arg(long)]
+    pub(crate) paste: bool,
+}
+
+/// How a user signs in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LoginFlow {
+    /// A code that is confirmed on any device
+    Device,
+    /// The browser of this machine
+    Pkce,
+    /// The same, with the client secret of a web app
+    Web,
+}
+
+/// Where a sign-in is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LoginStore {
+    /// A file of this user
+    File,
+    /// The keyring of the operating system
+    Keyring,
+}
+
+impl From<LoginStore> for StoreKind {
+    fn from(store: LoginStore) -> Self {
+        match store {
+            LoginStore::File => Self::File,
+            LoginStore::Keyring => Self::Keyring,
+        }
+    }
 }
 
 #[derive(Debug, Args)]

@@ -12,6 +12,7 @@ mod failure;
 mod hints;
 mod session;
 mod terminal;
+mod token;
 
 use std::process::ExitCode;
 
@@ -25,7 +26,7 @@ use terminal::Terminal;
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let terminal = Terminal::new(&arguments.global);
-    match run(arguments.command, &terminal) {
+    match run(arguments, &terminal) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             terminal.report(&failure);
@@ -34,7 +35,8 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(command: Command, terminal: &Terminal) -> Result<()> {
+fn run(arguments: Arguments, terminal: &Terminal) -> Result<()> {
+    let Arguments { command, global } = arguments;
     if let Command::Completions { shell } = command {
         return commands::completions::run(shell);
     }
@@ -42,7 +44,7 @@ fn run(command: Command, terminal: &Terminal) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    let session = Session::new(terminal);
+    let session = Session::new(terminal, global.profile);
     let outcome = runtime.block_on(async {
         let outcome = tokio::select! {
             outcome = dispatch(command, &session) => outcome,
@@ -61,6 +63,13 @@ async fn dispatch(command: Command, session: &Session<'_>) -> Result<()> {
         Command::Chat(options) => commands::chat::run(options, session).await,
         Command::Completions { shell } => commands::completions::run(shell),
         Command::Jwt(options) => commands::jwt::run(options, session).await,
+        Command::Header(options) => commands::token::header(options, session).await,
+        Command::Token(options) => commands::token::run(options, session).await,
+        Command::Login(options) => commands::login::run(options, session).await,
+        Command::Logout { all } => commands::logout::run(all, session).await,
+        Command::Profiles { json } => commands::profiles::run(json, session).await,
+        Command::Status { json } => commands::status::run(json, session).await,
+        Command::Whoami { json } => commands::whoami::run(json, session).await,
         Command::Mock(options) => commands::mock::run(options, session).await,
     }
 }

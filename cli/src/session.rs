@@ -1,78 +1,145 @@
 //! What the commands share: the terminal, where tokens come from, and what has to be finished before the program ends.
 
 use std::{
-    cell::RefCell,
-    env,
-    path::{Path, PathBuf},
-    sync::Arc,
+    cell::{OnceCell, RefCell},
+    env, fs,
+    path::Path,
 };
 
 use coze_api::CozeApi;
-use coze_auth::{
-    ConfiguredFlow, Flow, OAuthClient, OAuthClientBuilder, OAuthConfig, TokenProvider,
-};
+use coze_auth::{Flow, OAuthClient, OAuthClientBuilder, OAuthConfig, RefreshMode, TokenProvider};
+use coze_credentials::{CredentialsBuilder, DefaultCredentials, Profiles, Source};
 use tokio::task::JoinHandle;
 
-use crate::{failure::Result, terminal::Terminal};
+use crate::{
+    failure::{Exit, Failure, Result},
+    terminal::Terminal,
+};
 
-/// The file that the console offers.
+/// The file that the console offers, in the working folder.
 const CONFIG_FILE: &str = "coze_oauth_config.json";
-/// Names such a file.
+/// The variable that names such a file elsewhere.
 const CONFIG_VARIABLE: &str = "COZE_OAUTH_CONFIG";
 /// At the end of the user agent.
 const PRODUCT: &str = concat!("coze-cli/", env!("CARGO_PKG_VERSION"));
 
 pub(crate) struct Session<'t> {
     pub(crate) terminal: &'t Terminal,
-    provider: RefCell<Option<Arc<dyn TokenProvider>>>,
+    profile: Option<String>,
+    credentials: OnceCell<DefaultCredentials>,
     saving: RefCell<Option<JoinHandle<Result<()>>>>,
 }
 
+/// Where a token comes from.
+pub(crate) enum Place {
+    /// The environment, or a file.
+    Configuration(Source, OAuthConfig),
+    /// The sign-in of this profile.
+    Profile(String),
+}
+
 impl<'t> Session<'t> {
-    pub(crate) fn new(terminal: &'t Terminal) -> Self {
+    /// `profile` is the one that the user names on the command line: nothing else is looked at then.
+    pub(crate) fn new(terminal: &'t Terminal, profile: Option<String>) -> Self {
         Self {
             terminal,
-            provider: RefCell::default(),
+            profile,
+            credentials: OnceCell::new(),
             saving: RefCell::default(),
         }
     }
 
-    /// Finishes what must not be lost, also after Ctrl-C: a save that has begun, and a refresh in flight.
+    /// Finishes what must not be lost, also after Ctrl-C: a sign-in that is being saved, and a refresh in flight.
     pub(crate) async fn close(&self) -> Result<()> {
-        let saving = self.saving.take();
-        if let Some(Ok(saved)) = match saving {
-            Some(saving) => Some(saving.await),
-            None => None,
-        } {
-            saved?;
-        }
-        let provider = self.provider.take();
-        match provider {
-            Some(provider) => Ok(provider.shutdown().await?),
+        self.saved().await?;
+        match self.credentials.get() {
+            Some(credentials) => Ok(credentials.shutdown().await?),
             None => Ok(()),
         }
     }
 
+    /// Saves something in a task of its own, which also ends if this command is dropped.
+    pub(crate) async fn save(
+        &self,
+        saving: impl Future<Output = Result<()>> + Send + 'static,
+    ) -> Result<()> {
+        self.saving.replace(Some(tokio::spawn(saving)));
+        self.saved().await
+    }
+
+    async fn saved(&self) -> Result<()> {
+        std::future::poll_fn(|context| {
+            let mut saving = self.saving.borrow_mut();
+            let Some(task) = &mut *saving else {
+                return std::task::Poll::Ready(Ok(()));
+            };
+            let saved = std::task::ready!(std::pin::Pin::new(task).poll(context));
+            *saving = None;
+            let failed = |_| Failure::new(Exit::Other, "the sign-in could not be saved");
+            std::task::Poll::Ready(saved.map_err(failed).flatten())
+        })
+        .await
+    }
+
+    pub(crate) fn builder(&self) -> CredentialsBuilder {
+        let builder = DefaultCredentials::builder()
+            .client(client())
+            .refresh(RefreshMode::InLine);
+        match &self.profile {
+            Some(name) => builder.profile(name),
+            None => builder,
+        }
+    }
+
+    /// Where the token comes from. Nothing is built or sent: this must be fast.
+    pub(crate) fn place(&self) -> Result<Place> {
+        if self.profile.is_none() && is_configured(None)? {
+            let (source, config) = self.builder().configuration(None)?;
+            return Ok(Place::Configuration(source, config));
+        }
+        Ok(Place::Profile(self.profile_name()?))
+    }
+
+    pub(crate) fn profile_name(&self) -> Result<String> {
+        Ok(self.builder().profile_name()?)
+    }
+
+    /// The credentials that a token comes from.
+    pub(crate) async fn credentials(&self) -> Result<&DefaultCredentials> {
+        if let Some(credentials) = self.credentials.get() {
+            return Ok(credentials);
+        }
+        let found = self.builder().find().await?;
+        Ok(self.credentials.get_or_init(|| found))
+    }
+
     /// A client for the API, with the user's or the application's token.
-    pub(crate) fn api(&self) -> Result<Api> {
-        let flow = configuration(None)?.build_with(client())?;
-        let client = match &flow {
-            ConfiguredFlow::Web(web) => web.client().clone(),
-            ConfiguredFlow::Pkce(pkce) => pkce.client().clone(),
-            ConfiguredFlow::Device(device) => device.client().clone(),
-            ConfiguredFlow::Jwt(jwt) => jwt.client().clone(),
-            ConfiguredFlow::Token(token) => client()
-                .endpoint(token.endpoint().cloned().unwrap_or_default())
-                .build()?,
-            _ => unreachable_flow()?,
-        };
-        let provider = flow.provider(None)?;
-        self.provider.replace(Some(Arc::clone(&provider)));
+    pub(crate) async fn api(&self) -> Result<Api> {
+        let credentials = self.credentials().await?;
+        let client = credentials.client().clone();
         Ok(Api {
             base: client.endpoint().api_base().to_owned(),
-            coze: CozeApi::new(client, provider),
+            coze: CozeApi::new(client, credentials.provider()),
         })
     }
+}
+
+/// The profiles of this program.
+pub(crate) fn profiles() -> Result<Profiles> {
+    Ok(Profiles::in_default_folder("coze")?)
+}
+
+/// Whether the environment or a file configures an app, of this flow or of any.
+pub(crate) fn is_configured(flow: Option<Flow>) -> Result<bool> {
+    let from_env = OAuthConfig::from_variables_if_set(|name| env::var_os(name), flow)?;
+    let is_file_named = || env::var_os(CONFIG_VARIABLE).is_some_and(|path| !path.is_empty());
+    let is_file_here = || fs::symlink_metadata(Path::new(CONFIG_FILE)).is_ok();
+    Ok(from_env.is_some() || is_file_named() || is_file_here())
+}
+
+/// The start of each HTTP client.
+pub(crate) fn client() -> OAuthClientBuilder {
+    OAuthClient::builder().product(PRODUCT)
 }
 
 /// A client for the API.
@@ -93,32 +160,4 @@ impl std::ops::Deref for Api {
     fn deref(&self) -> &CozeApi {
         &self.coze
     }
-}
-
-/// The start of each HTTP client.
-pub(crate) fn client() -> OAuthClientBuilder {
-    OAuthClient::builder().product(PRODUCT)
-}
-
-fn unreachable_flow<T>() -> Result<T> {
-    Err(crate::failure::Failure::usage(
-        "this flow is not known to this program",
-    ))
-}
-
-/// The configuration of an app: of the environment, or else of a file.
-pub(crate) fn configuration(flow: Option<Flow>) -> Result<OAuthConfig> {
-    let from_env = OAuthConfig::from_variables(|name| env::var_os(name), flow);
-    match (from_env, config_file()) {
-        (Err(_), Some(path)) => Ok(OAuthConfig::from_file(path)?),
-        (from_env, _) => Ok(from_env?),
-    }
-}
-
-fn config_file() -> Option<PathBuf> {
-    let named = env::var_os(CONFIG_VARIABLE).filter(|path| !path.is_empty());
-    named.map(PathBuf::from).or_else(|| {
-        let here = Path::new(CONFIG_FILE);
-        here.exists().then(|| here.to_owned())
-    })
 }

@@ -6,7 +6,7 @@ use std::{
     io::{self, Write as _},
 };
 
-use anstyle::{AnsiColor, Style};
+use anstyle::{AnsiColor, Color, Style};
 use coze_wire::is_invisible;
 use tracing_subscriber::{filter::Targets, layer::SubscriberExt, util::SubscriberInitExt};
 
@@ -17,6 +17,9 @@ use crate::{
 
 const ERROR: Style = AnsiColor::Red.on_default().bold();
 const HINT: Style = AnsiColor::Cyan.on_default();
+pub(crate) const BLACK_ON_WHITE: Style = AnsiColor::Black
+    .on_default()
+    .bg_color(Some(Color::Ansi(AnsiColor::BrightWhite)));
 pub(crate) const STRONG: Style = Style::new().bold();
 
 /// The names of the crates whose events `--verbose` logs. Those of HTTP libraries may contain what a server repeats.
@@ -67,7 +70,19 @@ impl Terminal {
         }
     }
 
-    /// The same without a line break.
+    /// Tells the user what is needed to go on, even if `--quiet` is given.
+    pub(crate) fn say(&self, text: impl Display) {
+        let _ = writeln!(anstream::stderr().lock(), "{text}");
+    }
+
+    /// Replaces the line that was written by this before, on a terminal. An empty text leaves no line.
+    pub(crate) fn replace_line(&self, text: impl Display) {
+        if messages_are_for_a_terminal() {
+            let _ = write!(io::stderr().lock(), "\r\x1b[2K{text}");
+        }
+    }
+
+    /// Like [`note`](Self::note), without a line break.
     pub(crate) fn note_part(&self, text: impl Display) {
         if !self.is_quiet {
             let _ = write!(anstream::stderr().lock(), "{text}");
@@ -120,6 +135,11 @@ impl Display for Printable<'_> {
 /// Whether standard output is a terminal.
 pub(crate) fn output_is_terminal() -> bool {
     io::IsTerminal::is_terminal(&io::stdout())
+}
+
+/// Whether standard error is a terminal.
+pub(crate) fn messages_are_for_a_terminal() -> bool {
+    io::IsTerminal::is_terminal(&io::stderr())
 }
 
 /// Whether standard input is a terminal.

@@ -41,7 +41,7 @@ const ENCODED: &AsciiSet = &NON_ALPHANUMERIC
 
 pub(crate) async fn run(options: Api, session: &Session<'_>) -> Result<()> {
     let mut request = RawRequest::new(&options)?;
-    let api = session.api()?;
+    let api = session.api().await?;
     if options.stream {
         return print_events(&request, &api.dispatcher(), api.base(), session).await;
     }

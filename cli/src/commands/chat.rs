@@ -15,7 +15,7 @@ use crate::{
 
 pub(crate) async fn run(options: Chat, session: &Session<'_>) -> Result<()> {
     let mut chat = Conversation {
-        api: session.api()?,
+        api: session.api().await?,
         session,
         bot: options.bot,
         user: options.user,

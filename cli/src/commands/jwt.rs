@@ -1,17 +1,18 @@
 //! `coze jwt`: a new access token of a JWT app.
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-use coze_auth::{ConfiguredFlow, Flow, JwtFlow, JwtTokenRequest, Scope, Secret, Token};
+use coze_auth::{ConfiguredFlow, Flow, JwtFlow, JwtTokenRequest, Scope, Secret};
 use serde_json::{Value, json};
 
 use crate::{
     args::Jwt,
+    commands::token::as_json,
     failure::{Failure, Result},
-    session::{Session, client, configuration},
+    session::{Session, client},
 };
 
 pub(crate) async fn run(options: Jwt, session: &Session<'_>) -> Result<()> {
-    let jwt = flow()?;
+    let jwt = flow(session)?;
     let request = request(&options);
     if options.print_claims {
         let signed = jwt.signed_jwt(&request).await?;
@@ -21,16 +22,16 @@ pub(crate) async fn run(options: Jwt, session: &Session<'_>) -> Result<()> {
     }
     let token = jwt.token_for(&request).await?;
     if options.json {
-        return session.terminal.print(as_json(&token));
+        return session.terminal.print(as_json(&token.into()));
     }
     session.terminal.print(token.access_token().expose())
 }
 
-fn flow() -> Result<JwtFlow> {
-    match configuration(Some(Flow::Jwt))?.build_with(client())? {
+fn flow(session: &Session<'_>) -> Result<JwtFlow> {
+    let (_, config) = session.builder().configuration(Some(Flow::Jwt))?;
+    match config.build_with(client())? {
         ConfiguredFlow::Jwt(jwt) => Ok(jwt),
-        _ => Err(Failure::usage("the configuration is not that of a JWT app")
-            .with_hint("coze jwt needs an app with client_type jwt; for a user's token, use coze login and coze token")),
+        _ => Err(Failure::usage("the configuration is not that of a JWT app")),
     }
 }
 
@@ -64,15 +65,4 @@ fn claims(jwt: &Secret) -> Result<Value> {
         (Some(header), Some(claims)) => Ok(json!({"header": header, "claims": claims})),
         _ => Err(Failure::usage("the signer returned no JWT")),
     }
-}
-
-/// A token and when it expires, in UNIX seconds.
-fn as_json(token: &Token) -> Value {
-    let since_epoch = token.expires_at().duration_since(std::time::UNIX_EPOCH);
-    json!({
-        "access_token": token.access_token().expose(),
-        "token_type": "Bearer",
-        "expires_at": since_epoch.map_or(0, |time| time.as_secs()),
-        "expires_in": token.remaining().as_secs(),
-    })
 }
