@@ -137,9 +137,9 @@ pub(crate) struct Chat {
 
 #[derive(Debug, Args)]
 pub(crate) struct Header {
-    /// How long the token must stay valid at least
-    #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "1m")]
-    pub(crate) min_validity: Duration,
+    /// How long a user's token must stay valid at least, such as 5m; it is refreshed otherwise
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    pub(crate) min_validity: Option<Duration>,
 }
 
 #[derive(Debug, Args)]
@@ -147,9 +147,9 @@ pub(crate) struct Token {
     /// Print the token and its expiry as JSON
     #[arg(long)]
     pub(crate) json: bool,
-    /// How long the token must stay valid at least
-    #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "1m")]
-    pub(crate) min_validity: Duration,
+    /// How long a user's token must stay valid at least, such as 5m; it is refreshed otherwise
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    pub(crate) min_validity: Option<Duration>,
 }
 
 #[derive(Debug, Args)]

@@ -56,8 +56,11 @@ impl Issued {
     }
 }
 
-/// A token that stays valid for this long, if the sign-in or the app can give one.
-pub(crate) async fn issue(session: &Session<'_>, min_validity: Duration) -> Result<Issued> {
+/// A stored token that is valid for less than this is left to the provider, which refreshes it in time.
+const MARGIN: Duration = Duration::from_secs(30);
+
+/// A valid token. With `min_validity`, one that stays valid for at least this long, if the sign-in can give one.
+pub(crate) async fn issue(session: &Session<'_>, min_validity: Option<Duration>) -> Result<Issued> {
     match session.place()? {
         Place::Profile(name) => stored(session, &name, None, min_validity).await,
         Place::Configuration(_, config) => match config.flow() {
@@ -97,11 +100,11 @@ async fn stored(
     session: &Session<'_>,
     name: &str,
     app: Option<&OAuthConfig>,
-    min_validity: Duration,
+    min_validity: Option<Duration>,
 ) -> Result<Issued> {
     let sign_in = sign_in_of(name, app)?;
     if let Some(issued) = valid(sign_in.as_ref()).await?
-        && issued.outlasts(min_validity)
+        && issued.outlasts(min_validity.unwrap_or(MARGIN))
     {
         return Ok(issued);
     }
@@ -109,7 +112,7 @@ async fn stored(
     let credentials = session.credentials().await?;
     let token = credentials.token().await?;
     let mut issued = issued_as(&token, sign_in.as_ref()).await?;
-    if !issued.outlasts(min_validity) {
+    if min_validity.is_some_and(|min_validity| !issued.outlasts(min_validity)) {
         credentials.invalidate(&token);
         issued = issued_as(&credentials.token().await?, sign_in.as_ref()).await?;
     }

@@ -3,6 +3,11 @@
 mod api;
 mod chat;
 mod jwt;
+mod login;
 mod manners;
 mod mock;
+mod sign_ins;
 mod support;
+#[cfg(unix)]
+mod terminal;
+mod token;

@@ -5,11 +5,20 @@ use std::{
     fmt::Write as _,
     io::{BufRead as _, BufReader, Read as _, Write as _},
     path::Path,
-    process::{Child, Command, Output, Stdio},
+    process::{Child, ChildStderr, Command, Output, Stdio},
+    time::Duration,
 };
 
+use coze_auth::SignIn;
+use coze_auth_stores::FileStore;
 use coze_mock::{MockCoze, defaults};
 use tempfile::TempDir;
+
+/// A mock that lets clients poll each second.
+pub(crate) async fn start_mock() -> MockCoze {
+    let mock = MockCoze::builder().device_interval(Duration::from_secs(1));
+    mock.start().await.unwrap()
+}
 
 /// The folders and variables of one user.
 pub(crate) struct World {
@@ -42,9 +51,33 @@ impl World {
             .set("COZE_JWT_OAUTH_PRIVATE_KEY", key)
     }
 
+    /// A user who has signed in to the mock's device app.
+    pub(crate) fn signed_in(mock: &MockCoze) -> Self {
+        let world = Self::new();
+        let arguments = [
+            "login",
+            "--client-id",
+            defaults::DEVICE_CLIENT_ID,
+            "--site",
+            mock.url(),
+        ];
+        let mut login = Dialog::start(world.command(arguments));
+        mock.approve_device(&login.user_code()).unwrap();
+        login.end().success();
+        world
+    }
+
     pub(crate) fn set(mut self, name: &str, value: impl Into<String>) -> Self {
         self.variables.push((name.to_owned(), value.into()));
         self
+    }
+
+    /// The same folders, and none of the variables.
+    pub(crate) fn without_variables(self) -> Self {
+        Self {
+            variables: Vec::new(),
+            ..self
+        }
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -73,6 +106,12 @@ impl World {
         }
         command.envs(self.variables.iter().map(|(name, value)| (name, value)));
         command
+    }
+
+    /// The sign-in of the profile `default`.
+    pub(crate) fn sign_in(&self) -> SignIn {
+        let store = FileStore::new(self.path().join("state/coze/sign-ins"));
+        SignIn::new(store, "default").unwrap()
     }
 
     /// Runs it to its end.
@@ -191,9 +230,7 @@ impl Running {
     /// Sends Ctrl-C, and waits for the end.
     #[cfg(unix)]
     pub(crate) fn interrupt(mut self) -> Option<i32> {
-        let pid = self.child.id().to_string();
-        let sent = Command::new("kill").args(["-INT", &pid]).status().unwrap();
-        assert!(sent.success());
+        interrupt(&self.child);
         self.child.wait().unwrap().code()
     }
 }
@@ -203,6 +240,86 @@ impl Drop for Running {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// The program during a login: the test reads what it says, and acts as the user.
+pub(crate) struct Dialog {
+    child: Child,
+    messages: BufReader<ChildStderr>,
+    pub(crate) said: String,
+}
+
+impl Dialog {
+    pub(crate) fn start(mut command: Command) -> Self {
+        command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let messages = BufReader::new(child.stderr.take().unwrap());
+        let said = String::new();
+        Self {
+            child,
+            messages,
+            said,
+        }
+    }
+
+    /// Reads until a line for which `find` returns something.
+    #[track_caller]
+    pub(crate) fn read_until<T>(&mut self, find: impl Fn(&str) -> Option<T>) -> T {
+        loop {
+            let mut line = String::new();
+            let length = self.messages.read_line(&mut line).unwrap();
+            assert!(length > 0, "the program said only: {}", self.said);
+            self.said.push_str(&line);
+            if let Some(found) = find(line.trim()) {
+                return found;
+            }
+        }
+    }
+
+    /// The user code in its frame.
+    pub(crate) fn user_code(&mut self) -> String {
+        self.read_until(|line| {
+            let code = line.strip_prefix('│')?.strip_suffix('│')?;
+            Some(code.replace(' ', ""))
+        })
+    }
+
+    /// The address of a page.
+    pub(crate) fn url(&mut self) -> String {
+        self.read_until(|line| line.starts_with("http").then(|| line.to_owned()))
+    }
+
+    pub(crate) fn write(&mut self, text: &str) {
+        self.child
+            .stdin
+            .as_mut()
+            .unwrap()
+            .write_all(text.as_bytes())
+            .unwrap();
+    }
+
+    #[cfg(unix)]
+    pub(crate) fn interrupt(&self) {
+        interrupt(&self.child);
+    }
+
+    /// Waits for its end.
+    pub(crate) fn end(mut self) -> Run {
+        self.messages.read_to_string(&mut self.said).unwrap();
+        let mut run = Run::of(self.child.wait_with_output().unwrap());
+        run.stderr = self.said;
+        run
+    }
+}
+
+#[cfg(unix)]
+fn interrupt(child: &Child) {
+    let pid = child.id().to_string();
+    let sent = Command::new("kill").args(["-INT", &pid]).status().unwrap();
+    assert!(sent.success());
 }
 
 /// The lines of an event stream.
