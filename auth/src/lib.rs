@@ -120,6 +120,7 @@ pub use provider::{
     SessionPool, SessionProvider, Stats, TokenFuture, TokenProvider, UserPool, UserProvider,
 };
 pub use refresh_token::RefreshToken;
+pub use refresh_window::RefreshMode;
 pub use sign_in::SignIn;
 pub use store::StoreErrorKind;
 pub use token::Token;

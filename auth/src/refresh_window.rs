@@ -9,11 +9,13 @@ use crate::{Error, ErrorKind, Result, Token, clock::Tick};
 
 /// When a token is replaced that is about to expire.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum RefreshMode {
     /// In the background, while the old token is still served: for services.
     #[default]
     InBackground,
-    /// On demand, by the caller that finds the token due for a refresh, which waits: for short-lived programs.
+    /// On demand, by the caller that finds the token due for a refresh, which waits: for short-lived programs. A
+    /// request in the background would end with `main`, and the rotated refresh token would be lost.
     InLine,
 }
 

@@ -38,7 +38,7 @@ async fn main() -> anyhow::Result<()> {
     }
 
     let provider = CachedProvider::stored(device, sign_in)
-        .refresh_in_line()
+        .refresh(coze_auth::RefreshMode::InLine)
         .build();
     let token = provider.token().await?;
     // As if the API had refused it.

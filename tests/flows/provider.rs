@@ -876,7 +876,7 @@ async fn without_background_refresh_the_caller_waits_and_no_task_remains() {
     stage.network.takes(millis(50));
     let first = stage.pkce_sign_in().await;
     let provider = CachedProvider::in_memory(stage.pkce(), first.clone())
-        .refresh_in_line()
+        .refresh(coze_auth::RefreshMode::InLine)
         .build();
     let old = provider.token().await.unwrap();
     pass(secs(880)).await;

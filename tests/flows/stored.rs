@@ -395,7 +395,7 @@ async fn a_stored_token_is_reused_and_a_one_shot_program_renews_one_near_expiry(
     let before = stage.network.attempts();
     let one_shot = || {
         CachedProvider::stored(stage.web(), store.sign_in())
-            .refresh_in_line()
+            .refresh(coze_auth::RefreshMode::InLine)
             .build()
     };
     pass(secs(600)).await;
@@ -764,7 +764,7 @@ async fn a_one_shot_program_with_a_valid_token_does_not_wait_for_the_lock() {
     pass(secs(800)).await;
     let _stuck = store.hold_lock(secs(1000)).await;
     let provider = CachedProvider::stored(stage.web(), store.sign_in())
-        .refresh_in_line()
+        .refresh(coze_auth::RefreshMode::InLine)
         .build();
     for _ in 0..2 {
         let began = Instant::now();

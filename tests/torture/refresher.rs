@@ -60,7 +60,9 @@ pub(crate) async fn run(setup: Setup, options: Options) -> Result<()> {
 
 /// A new provider each time, because a provider accepts only one refused token in ten seconds.
 async fn refresh(flow: &WebFlow, sign_in: &SignIn, api: Option<&Api>) -> Result<(), String> {
-    let provider = coze::provider(flow, sign_in).refresh_in_line().build();
+    let provider = coze::provider(flow, sign_in)
+        .refresh(coze_auth::RefreshMode::InLine)
+        .build();
     let old = token_of(&provider).await?;
     provider.invalidate(&old);
     let new = token_of(&provider).await?;

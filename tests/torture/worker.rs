@@ -95,7 +95,7 @@ impl Worker {
         let flow = coze::flow(setup, client.build()?)?;
         let mut provider = coze::provider(&flow, &setup.sign_in(PROFILE)?);
         if options.in_line {
-            provider = provider.refresh_in_line();
+            provider = provider.refresh(coze_auth::RefreshMode::InLine);
         }
         Ok(Self {
             provider: provider.build(),

@@ -105,7 +105,7 @@ impl ConfiguredFlow {
                 Error::new(ErrorKind::Configuration, what).in_flow(flow.flow())
             };
             let sign_in = sign_in.ok_or_else(missing)?;
-            Ok(CachedProvider::of_app(flow, sign_in).build())
+            Ok::<_, Error>(CachedProvider::of_app(flow, sign_in).build())
         };
         Ok(Arc::new(match &self {
             Self::Token(token) => return Ok(Arc::new(token.clone())),
@@ -476,7 +476,7 @@ mod tests {
     fn a_flow_is_built_on_a_client_for_its_endpoint_only() {
         let config = || {
             let json = r#"{"client_type":"web","client_id":"i","client_secret":"s","coze_api_base":"https://api.coze.cn"}"#;
-            OAuthConfig::from_json(json).unwrap()
+            json.parse::<OAuthConfig>().unwrap()
         };
         assert_eq!(config().client_id().unwrap().as_ref(), "i");
         assert!(config().client_secret().unwrap().ct_eq("s"));

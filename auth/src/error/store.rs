@@ -4,7 +4,7 @@ use std::{fmt, sync::Arc};
 
 use coze_wire::{sanitize, sanitize_to};
 
-use super::shown_cause;
+use super::{Error, ErrorKind, shown_cause};
 
 /// A name that was read from a store, made presentable: without [invisible](coze_wire::is_invisible) characters, at
 /// most 100 characters.
@@ -88,10 +88,19 @@ impl StoreError {
     pub fn kind(&self) -> StoreErrorKind {
         self.kind
     }
+}
 
-    /// The other owner or program, if it is known.
-    pub(crate) fn by(&self) -> Option<&str> {
-        self.by.as_deref()
+impl From<StoreError> for Error {
+    fn from(error: StoreError) -> Self {
+        let what = match &error.by {
+            Some(by) => format!("{error}: {by} is using it"),
+            None => error.to_string(),
+        };
+        let failure = Self::new(ErrorKind::Store(error.kind), what);
+        match error.source {
+            Some(_) => failure.with_source(error),
+            None => failure,
+        }
     }
 }
 

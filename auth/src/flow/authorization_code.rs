@@ -199,7 +199,7 @@ impl Login {
     }
 }
 
-impl<P> Login<P> {
+impl Login {
     /// Checks whether this callback completes the login, without redeeming its code. A program that listens for callbacks
     /// itself can ignore those that don't belong to the login, instead of ending it.
     ///
@@ -382,7 +382,7 @@ mod tests {
         let login = Login {
             state: Secret::from("st"),
             redirect_uri: String::new(),
-            code_verifier: (),
+            code_verifier: None,
         };
         assert!(login.check("?code=hush&state=st").is_ok());
         for (callback, kind) in [

@@ -106,11 +106,9 @@ impl CachedProviderBuilder {
         }
     }
 
-    /// Refreshes on demand, by the caller that finds the token due for a refresh, which waits: for short-lived programs. A
-    /// refresh in the background would end with `main`, and the rotated refresh token would be lost. By default a token is
-    /// replaced in the background, while the old one is still served.
-    pub fn refresh_in_line(mut self) -> Self {
-        self.refresh = RefreshMode::InLine;
+    /// When a token is replaced that is about to expire; in the background by default.
+    pub fn refresh(mut self, refresh: RefreshMode) -> Self {
+        self.refresh = refresh;
         self
     }
 

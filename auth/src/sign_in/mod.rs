@@ -71,7 +71,7 @@ use self::{
     unsaved::Unsaved,
 };
 use crate::{
-    Error, ErrorKind, Result, Token,
+    Error, Result, Token,
     runtime::lock,
     store::{
         CompareAndSet, Contents, Key, MemoryStore, Profile, Store, StoreError, StoreErrorKind,
@@ -166,10 +166,7 @@ impl SignIn {
     /// Those of the store; [`Damaged`](StoreErrorKind::Damaged) when the stored contents can't be read.
     pub async fn load(&self) -> Result<Option<Record>> {
         let asked = Instant::now();
-        let loaded = self
-            .look(asked + LONGEST_CHANGE)
-            .await
-            .map_err(store_error)?;
+        let loaded = self.look(asked + LONGEST_CHANGE).await?;
         match loaded {
             None | Some((Entry::Tombstone(_), _)) => Ok(None),
             Some((Entry::Damaged(error), _)) => Err(self.damaged(&error)),
@@ -220,7 +217,7 @@ impl SignIn {
     /// Those of the store.
     pub async fn quarantined(&self) -> Result<Vec<Record>> {
         let until = Instant::now() + LONGEST_CHANGE;
-        self.in_quarantine(until).await.map_err(store_error)
+        self.in_quarantine(until).await.map_err(Error::from)
     }
 
     /// The number of fresh sign-ins that this process has put here. A provider in backoff loads again when it changes.
@@ -326,19 +323,6 @@ where
         }
         tokio::time::sleep(wait).await;
         wait = (wait * 2).min(LONGEST_WAIT);
-    }
-}
-
-/// Converts an error of the store.
-fn store_error(error: StoreError) -> Error {
-    let what = match error.by() {
-        Some(by) => format!("{error}: {by} is using it"),
-        None => error.to_string(),
-    };
-    let failure = Error::new(ErrorKind::Store(error.kind()), what);
-    match std::error::Error::source(&error) {
-        Some(_) => failure.with_source(error),
-        None => failure,
     }
 }
 

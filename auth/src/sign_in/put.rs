@@ -7,7 +7,6 @@ use tokio::time::Instant;
 use super::{
     LONGEST_CHANGE, SignIn, changing,
     record::{Entry, Record, hash},
-    store_error,
 };
 use crate::{
     RefreshToken, Result, Token,
@@ -70,9 +69,7 @@ impl SignIn {
     async fn put_record(&self, fresh: impl Fn() -> Result<Record>) -> Result<()> {
         let until = Instant::now() + LONGEST_CHANGE;
         let was_sent = AtomicBool::new(false);
-        changing(until, || self.try_put(&fresh, &was_sent, until))
-            .await
-            .map_err(store_error)?;
+        changing(until, || self.try_put(&fresh, &was_sent, until)).await?;
         self.0.puts.fetch_add(1, Ordering::Release);
         // Move an unsaved successor of the replaced sign-in into quarantine, so that it is not served.
         let _ = self.save_unsaved(None, until).await;

@@ -283,7 +283,8 @@ impl Record {
 
     /// The access token. `None` if only the refresh token is known: it was imported, or the last refresh returned an
     /// unusable access token.
-    pub(super) fn access_token(&self) -> Option<&Secret> {
+    #[must_use]
+    pub fn access_token(&self) -> Option<&Secret> {
         self.access_token.as_ref()
     }
 

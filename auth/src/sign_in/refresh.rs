@@ -13,7 +13,6 @@ use super::{
     record::{Entry, NotBefore, Record, millis},
     save::{Saved, Successor},
     source::{Moment, Refresher, RefusedGrant, SavedLast, State, print, remember, shut_down},
-    store_error,
     unsaved::LONGEST_SAVE,
 };
 use crate::{
@@ -216,7 +215,7 @@ impl Refresher {
                 lock.store = None;
                 Ok(Err(by))
             }
-            Err(error) => Err(store_error(error)),
+            Err(error) => Err(Error::from(error)),
         }
     }
 
@@ -328,12 +327,12 @@ impl Refresher {
         let until = budget.for_the_store();
         let mut padding = PADDING;
         let written = loop {
-            let write = record.write(padding).map_err(store_error)?;
+            let write = record.write(padding)?;
             let written = self.sign_in.write(Some(&current.version), &write, until);
             match written.await {
                 // A store that limits the size of a record accepts it without padding; a full store rejects both.
                 Err(error) if error.kind() == StoreErrorKind::Full && padding > 0 => padding = 0,
-                written => break written.map_err(store_error)?,
+                written => break written?,
             }
         };
         let version =
@@ -452,7 +451,7 @@ impl Refresher {
             let asked = Moment::now(clock);
             let until = budget.for_the_store();
             let puts = self.sign_in.puts();
-            let loaded = self.sign_in.look(until).await.map_err(store_error)?;
+            let loaded = self.sign_in.look(until).await?;
             {
                 let mut state = self.state();
                 state.puts = puts;
@@ -829,7 +828,7 @@ fn changed(what: &str) -> Error {
 }
 
 fn no_answer() -> Error {
-    store_error(StoreError::new(
+    Error::from(StoreError::new(
         StoreErrorKind::Transient,
         "the store of sign-ins did not answer before the deadline",
     ))

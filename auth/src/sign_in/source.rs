@@ -19,7 +19,6 @@ use super::{
     record::hash,
     refresh::{Budget, FINAL_LOAD},
     save::Successor,
-    store_error,
 };
 use crate::{
     AccessToken, Error, ErrorKind, RefreshToken, Result, StoreErrorKind, Token, clock::Clock,
@@ -235,7 +234,7 @@ impl Refresher {
             "the store holds an older refresh token than the one that was saved; saving the newer one again"
         );
         let saved = self.sign_in.save(&lost, None, until).await;
-        saved.map(|_| true).map_err(store_error)
+        saved.map(|_| true).map_err(Error::from)
     }
 
     pub(super) fn busy(&self, by: Option<String>) -> Error {

@@ -9,7 +9,7 @@ use super::{
     *,
 };
 use crate::{
-    RefreshToken,
+    ErrorKind, RefreshToken,
     clock::Clock,
     store::{LockLifetime, Owner, StoreFuture, TryLock},
 };

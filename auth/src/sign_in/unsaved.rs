@@ -13,7 +13,6 @@ use super::{
     SignIn,
     refresh::Lock,
     save::{Saved, Successor},
-    store_error,
 };
 use crate::{
     Error,
@@ -142,7 +141,7 @@ impl SignIn {
                     "the refreshed sign-in could not be saved"
                 );
                 if let Some(unsaved) = self.unsaved().as_mut() {
-                    unsaved.why = Some(store_error(why));
+                    unsaved.why = Some(Error::from(why));
                 }
                 None
             }

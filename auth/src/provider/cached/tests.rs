@@ -282,7 +282,7 @@ async fn on_demand_the_caller_waits_for_the_new_token_and_gets_the_old_if_the_re
         Act::Grant(100),
     ];
     let stage = stage_with(acts, Duration::from_millis(100), |builder| {
-        builder.refresh_in_line()
+        builder.refresh(crate::RefreshMode::InLine)
     });
     stage.served().await.unwrap();
     pass(secs(90)).await;
