@@ -1,4 +1,4 @@
-//! Coze's API: the envelope, the access token, and users, workspaces and bots. What has state is in `chats`.
+//! Coze's API: the envelope, the access token, and users, workspaces and bots. Operations with state are in `chats.rs`.
 
 use crate::answer::Answer;
 use crate::chats;
@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 /// Why an API call is refused.
 pub(crate) enum Refused {
-    /// It names something that does not exist, or that the token may not use.
+    /// The request names something that does not exist or that the token may not access.
     Unknown,
     /// HTTP status, error code, message.
     With(StatusCode, i64, String),
@@ -34,14 +34,14 @@ impl Refused {
     }
 }
 
-/// What the envelope of an answer holds.
+/// The contents of a response's envelope.
 pub(crate) enum Contents {
-    /// Its field `data`.
+    /// The field `data`.
     Data(Value),
-    /// Its fields besides `code`, `msg` and `detail`.
+    /// The fields besides `code`, `msg` and `detail`.
     Whole(Value),
     Nothing,
-    /// An event stream instead, and whether it falls silent.
+    /// An event stream, and whether it falls silent.
     Stream(Bytes, bool),
 }
 
@@ -88,7 +88,7 @@ fn join(envelope: &mut Value, fields: &Value) {
     }
 }
 
-/// The described answer, if the request has the ids of the description's examples.
+/// The example response of the description, if the request has the ids of the description's examples.
 fn example(context: &RequestContext<'_>) -> Option<&'static Value> {
     let query = context.incoming.query.iter().chain(context.path_ids);
     let mut ids: Vec<&str> = query
@@ -129,13 +129,13 @@ fn authorize(context: &mut RequestContext<'_>) -> Result<GrantedToken, Refused> 
     })
 }
 
-/// Whether there is such a bot: of the mock, or of the description's examples.
+/// Whether the bot exists: in the mock, or in the description's examples.
 fn is_bot(context: &RequestContext<'_>, id: &str) -> bool {
     context.core.options.bots.iter().any(|bot| bot.id == id)
         || context.core.contract.is_example_id(id)
 }
 
-/// The body as the contract allows it; null for an operation without one.
+/// The validated body; null for an operation without one.
 fn checked_body(context: &mut RequestContext<'_>) -> Result<Value, Refused> {
     let checked = if context.core.contract.takes_body(context.endpoint) {
         context.checked_body()
