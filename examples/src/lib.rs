@@ -40,7 +40,7 @@ pub async fn mock_unless_configured(flow: Flow) -> Result<OAuthConfig> {
     Ok(config)
 }
 
-/// `std::env::var(name)`, or with the mock what stands for it there: a bot of the mock for `COZE_BOT_ID`.
+/// `std::env::var(name)`, or its counterpart in the mock: a bot of the mock for `COZE_BOT_ID`.
 pub fn variable(name: &str) -> Result<String> {
     if MOCK.get().is_none() {
         return std::env::var(name).with_context(|| format!("the environment has no {name}"));
