@@ -982,7 +982,7 @@ async fn a_refused_new_token_is_not_reported_as_invalid() {
         .add(refusal, MockEndpoint::UsersMe, Times::Forever);
     let error = call_me(&api).await.unwrap_err();
     let hint = error.hint();
-    assert!(hint.contains("token is not what is wrong"), "{hint}");
+    assert!(hint.contains("token is not the cause"), "{hint}");
 }
 
 #[test]

@@ -1,5 +1,4 @@
-//! What each SDK makes of an event stream that goes wrong: `tests/conformance/streams.json`, and the same as a table,
-//! `STREAMS.md`.
+//! How each SDK handles a faulty event stream: `tests/conformance/streams.json`, and the same as a table, `STREAMS.md`.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -14,7 +13,7 @@ use super::{Driver, OURS, Outcome, Row, SDKS, recorded};
 /// The flow that a driver runs for each case.
 const FLOW: &str = "stream";
 
-/// The events before a stream goes wrong.
+/// The number of events before the fault.
 const EVENTS_BEFORE: usize = 3;
 
 struct Case {
@@ -41,7 +40,7 @@ const CASES: [Case; 6] = [
     Case {
         name: "reset",
         what: "connection reset after three events",
-        // A client that has not read what came before the reset may lose it.
+        // A client may lose data that arrived before the reset and was not read.
         script: || json!({"end": {"reset": EVENTS_BEFORE}, "pause_millis": 200}),
         ends_well: false,
     },
@@ -65,7 +64,7 @@ const CASES: [Case; 6] = [
     },
 ];
 
-/// What a caller of an SDK got to see, by case.
+/// What a caller of an SDK sees, by case.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 pub(super) struct Seen {
     version: String,
@@ -74,11 +73,11 @@ pub(super) struct Seen {
 
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 struct Stream {
-    /// The events that the caller was handed, as the SDK names them.
+    /// The events that the caller receives, as the SDK names them.
     events: Vec<String>,
-    /// The error that the caller got; `null` if the stream ended as one that is complete.
+    /// The error that the caller gets; `null` if the stream ends like a complete one.
     error: Option<Failure>,
-    /// How often the SDK asked for a chat.
+    /// The number of chats that the SDK requested.
     #[serde(default)]
     requests: usize,
 }
@@ -88,9 +87,9 @@ struct Failure {
     #[serde(rename = "type")]
     kind: String,
     message: String,
-    /// Coze's error code, where a caller can ask the error for it.
+    /// Coze's error code, if the error has it as a property.
     code: Value,
-    /// Whether a caller can ask the error for it.
+    /// Whether the error has the property.
     log_id: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     chat_id: Option<bool>,
@@ -127,7 +126,7 @@ pub(super) fn run(driver: &mut Driver, mock: &Mock) -> Result<Seen> {
     })
 }
 
-/// What is wrong with ours: a stream that is not complete ends with an error, and a complete one without.
+/// Errors in our own results: an incomplete stream must end with an error, and a complete one without.
 pub(super) fn faults(seen: &Seen) -> Vec<String> {
     let of = |name: &str| seen.cases.get(name);
     let mut faults = Vec::new();
@@ -155,7 +154,7 @@ pub(super) fn faults(seen: &Seen) -> Vec<String> {
     faults
 }
 
-/// Ids differ from run to run.
+/// Ids differ between runs.
 fn without_ids(message: &str) -> String {
     const SHORTEST: usize = 15;
     let mut shown = String::new();
@@ -185,7 +184,7 @@ pub(super) fn check(folder: &Path, rows: &[Row], update: bool) -> Result<bool> {
     Ok(recorded::check(&folder.join("STREAMS.md"), &table(&found), update)? && is_same)
 }
 
-/// The table for people.
+/// The table in Markdown.
 fn table(found: &BTreeMap<String, Seen>) -> String {
     let ours = found.get_key_value(OURS);
     let others = SDKS.iter().filter_map(|sdk| found.get_key_value(sdk.name));
