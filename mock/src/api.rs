@@ -133,9 +133,11 @@ fn call(context: &mut RequestContext<'_>, token: &GrantedToken) -> Result<Conten
             let id = context.path_id().or_else(|| parameter("bot_id"));
             let id = id.unwrap_or_default();
             let bot = options.bots.iter().find(|bot| bot.id == id);
-            let bot =
-                bot.filter(|bot| may_enter(token, &bot.workspace_id) && may_use(token, &bot.id));
-            bot.map(|bot| bot.in_full(user)).ok_or(Refused::Unknown)?
+            let bot = bot.ok_or(Refused::Unknown)?;
+            if !may_enter(token, &bot.workspace_id) || !may_use(token, &bot.id) {
+                return Err(Refused::Forbidden);
+            }
+            bot.in_full(user)
         }
         Endpoint::UsersMe => json!({
             "user_id": user.user_id,
@@ -148,8 +150,11 @@ fn call(context: &mut RequestContext<'_>, token: &GrantedToken) -> Result<Conten
             if let Some(id) = bot_id {
                 let bot = options.bots.iter().find(|bot| bot.id == id);
                 let enters = bot.is_none_or(|bot| may_enter(token, &bot.workspace_id));
-                if !is_bot(context, id) || !enters || !may_use(token, id) {
+                if !is_bot(context, id) {
                     return Err(Refused::Unknown);
+                }
+                if !enters || !may_use(token, id) {
+                    return Err(Refused::Forbidden);
                 }
             }
             return chats::call(context, &body);
@@ -167,8 +172,10 @@ fn visible_bots<'o>(
     let mut workspaces = options.workspaces.iter();
     let workspace = workspaces
         .find(|known| Some(known.id.as_str()) == workspace_id)
-        .filter(|workspace| may_enter(token, &workspace.id))
         .ok_or(Refused::Unknown)?;
+    if !may_enter(token, &workspace.id) {
+        return Err(Refused::Forbidden);
+    }
     let bots = options
         .bots
         .iter()

@@ -25,8 +25,10 @@ pub(crate) enum Contents {
 
 /// Why an API call is refused.
 pub(crate) enum Refused {
-    /// It names something that does not exist, or that the token may not use.
+    /// It names something that does not exist.
     Unknown,
+    /// It names something that the token may not use.
+    Forbidden,
     /// HTTP status, error code, message.
     With(StatusCode, i64, String),
 }
@@ -82,7 +84,8 @@ impl Refused {
 
     pub(crate) fn answer(self, log_id: &str) -> Answer {
         match self {
-            Self::Unknown => {
+            // A client can't tell one from the other.
+            Self::Unknown | Self::Forbidden => {
                 let message = "no permission for this resource";
                 Answer::api_error(StatusCode::FORBIDDEN, NO_PERMISSION, message, log_id)
             }

@@ -149,8 +149,9 @@ async fn an_unknown_id_is_refused() {
             "{path}"
         );
     }
-    let chat = client.post("/v3/chat?conversation_id=1", PAT, &question("Hi"));
-    assert_eq!(chat.await.json["code"], 4101);
+    let path = "/v3/chat?conversation_id=1";
+    let chat = client.post(path, PAT, &question("Hi")).await;
+    assert_eq!(chat.json["code"], 4101);
     client.mock.assert_clean();
 }
 
