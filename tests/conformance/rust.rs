@@ -293,7 +293,7 @@ impl Driver {
             .iter()
             .any(|message| message.type_ == Some(MessageType::Answer))
         {
-            return Err("there is no response".into());
+            return Err("the bot wrote no answer".into());
         }
         Ok("chat().create().and_wait()".into())
     }

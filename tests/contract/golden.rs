@@ -293,7 +293,8 @@ fn names<'a>(names: impl IntoIterator<Item = &'a String>) -> Vec<String> {
 fn every_part_of_a_call_is_compared() {
     let calls = recorded_calls().into_iter();
     let line = |name: &str| Line::from(calls.clone().find(|call| call.call == name).unwrap());
-    let changes: [(&str, &str, fn(&mut Sent)); 9] = [
+    type Change = (&'static str, &'static str, fn(&mut Sent));
+    let changes: [Change; 9] = [
         ("chat.retrieve", "method", |sent| sent.method = "GET".into()),
         ("chat.cancel", "path", |sent| sent.path.push('/')),
         ("chat.create", "query.conversation_id", |sent| {
