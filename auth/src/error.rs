@@ -158,7 +158,8 @@ pub enum ErrorKind {
     /// The request succeeded, but the access token in its answer can't be used. A refresh token beside it is kept: in
     /// the store, or in [`Error::refresh_token`].
     UnusableToken,
-    /// Nobody has signed in, or the sign-in was removed: a person must sign in. Nothing was sent.
+    /// Nobody has signed in, or the sign-in was removed: a person must sign in. Nothing was sent. Also if no credentials were
+    /// found in any place.
     NotSignedIn,
     /// The store of sign-ins did not do what it was asked to, or what it holds can't be used: the message says why.
     Store(StoreErrorKind),
