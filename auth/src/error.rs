@@ -157,7 +157,8 @@ pub enum ErrorKind {
     /// The request succeeded, but the access token in the response can't be used. Its refresh token, if there is one,
     /// is kept: in the store, or in [`Error::refresh_token`].
     UnusableToken,
-    /// No user is signed in, or the sign-in has ended: the user must sign in. Nothing was sent.
+    /// No user is signed in, the sign-in has ended, or no credentials were found anywhere: the user must sign in. Nothing
+    /// was sent.
     NotSignedIn,
     /// The store failed, or its contents can't be used: see the message.
     Store(StoreErrorKind),

@@ -303,6 +303,15 @@ impl CredentialsBuilder {
         })
     }
 
+    /// Like [`configuration`](Self::configuration), but `None` if there is none.
+    ///
+    /// # Errors
+    ///
+    /// [`Configuration`](ErrorKind::Configuration) if the first place that is there can't be used, which names it.
+    pub fn find_configuration(&self, flow: Option<Flow>) -> Result<Option<(Source, OAuthConfig)>> {
+        self.look_for_configuration(flow, &mut Vec::new())
+    }
+
     /// The name of the profile: the caller's, that of `COZE_PROFILE`, or `default`.
     ///
     /// # Errors

@@ -15,7 +15,10 @@ mod server;
 use std::{fmt, future::Future, io, pin::Pin, sync::Arc, time::Duration};
 
 use coze_auth::{Error, ErrorKind, Login, PkceFlow, Result, Token, Url, WebFlow};
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::{
+    task::yield_now,
+    time::{Instant, sleep_until, timeout},
+};
 
 pub use self::browser::open_browser;
 use self::{
@@ -261,6 +264,8 @@ impl<F: RedirectFlow> LoopbackLogin<F> {
                     match check(&text) {
                         Err(error) if is_stray(&error) => {
                             pasting = paste.as_mut().map(|paste| paste(Some(error)));
+                            // A `paste` that never waits must not keep the browser and the time from being looked at.
+                            yield_now().await;
                         }
                         // A refusal is reported by the flow.
                         _ => break Callback::pasted(text),
