@@ -1,6 +1,11 @@
 //! [`DefaultCredentials`]: the first credentials that are there.
 
-use std::{ffi::OsString, fmt, path::PathBuf, sync::Arc};
+use std::{
+    ffi::OsString,
+    fmt,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use coze_auth::{
     AccessToken, CachedProvider, ConfiguredFlow, Endpoint, Error, ErrorKind, Flow, GetToken,
@@ -8,7 +13,7 @@ use coze_auth::{
     TokenProvider, UserFlow,
 };
 
-use crate::Profiles;
+use crate::{Profiles, profiles};
 
 /// The file that the Coze console offers, in the working folder.
 const CONFIG_FILE: &str = "coze_oauth_config.json";
@@ -65,7 +70,7 @@ impl fmt::Display for Source {
         match self {
             Self::Caller => f.write_str("the program"),
             Self::Environment => f.write_str("the environment"),
-            Self::File(path) => write!(f, "{}", path.display()),
+            Self::File(path) => f.write_str(&shown(path)),
             Self::Profile(name) => write!(f, "profile {name}"),
         }
     }
@@ -302,13 +307,21 @@ impl CredentialsBuilder {
     ///
     /// # Errors
     ///
-    /// [`Configuration`](ErrorKind::Configuration) if the value of `COZE_PROFILE` is not valid Unicode.
+    /// [`Configuration`](ErrorKind::Configuration) if the value of `COZE_PROFILE` can't be the name of a profile.
     pub fn profile_name(&self) -> Result<String> {
         if let Some(name) = &self.profile {
             return Ok(name.clone());
         }
-        let name = self.variable(PROFILE_VARIABLE)?;
-        Ok(name.unwrap_or_else(|| DEFAULT_PROFILE.to_owned()))
+        match self.variable(PROFILE_VARIABLE)? {
+            None => Ok(DEFAULT_PROFILE.to_owned()),
+            Some(name) => match profiles::require_name(&name) {
+                Ok(()) => Ok(name),
+                Err(error) => {
+                    let what = format!("the environment: {PROFILE_VARIABLE}: {error}");
+                    Err(Error::new(ErrorKind::Configuration, what))
+                }
+            },
+        }
     }
 
     /// The value of a variable; an empty one counts as not set.
@@ -337,27 +350,31 @@ impl CredentialsBuilder {
             Some(flow) => format!("the environment has no variables of flow {flow}"),
         });
 
-        let working_folder = self.working_folder.clone().unwrap_or_default();
+        let in_working_folder = |path: &str| match &self.working_folder {
+            Some(folder) => folder.join(path),
+            None => PathBuf::from(path),
+        };
         let path = match self.variable(CONFIG_VARIABLE)? {
-            Some(path) => working_folder.join(path),
+            // By mistake the configuration itself, with its secrets: `from_file` says so, and doesn't show it.
+            Some(path) if path.starts_with('{') => PathBuf::from(path),
+            Some(path) => in_working_folder(unquoted(&path)),
             None => {
                 missing.push(format!("{CONFIG_VARIABLE} is not set"));
-                let path = working_folder.join(CONFIG_FILE);
+                let path = in_working_folder(CONFIG_FILE);
                 // Anything else than "not found" is reported when the file is read; so is a link to nothing.
                 let found = std::fs::symlink_metadata(&path);
                 if found.is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound) {
-                    let shown = std::path::absolute(&path).unwrap_or(path);
-                    missing.push(format!("{} does not exist", shown.display()));
+                    let path = std::path::absolute(&path).unwrap_or(path);
+                    missing.push(format!("{} does not exist", shown(&path)));
                     return Ok(None);
                 }
                 path
             }
         };
-        let path = std::path::absolute(&path).unwrap_or(path);
         let config = OAuthConfig::from_file(&path)?;
         match flow {
             Some(flow) if flow != config.flow() => {
-                let (path, other) = (path.display(), config.flow());
+                let (path, other) = (shown(&path), config.flow());
                 let what = format!("{path} describes an app of flow {other}, not of flow {flow}");
                 Err(Error::new(ErrorKind::Configuration, what))
             }
@@ -408,7 +425,11 @@ impl CredentialsBuilder {
     }
 
     async fn of_profile(self, name: &str) -> Result<Found> {
-        let profiles = self.profiles_or_default()?;
+        let profiles = match self.profiles_or_default() {
+            Ok(profiles) => profiles,
+            // There is no home folder.
+            Err(error) => return Ok(Found::Nothing(format!("profile {name}: {error}"))),
+        };
         let Some(profile) = profiles.load(name)? else {
             let path = profiles.path(name)?;
             let what = format!("profile {name}: {} does not exist", path.display());
@@ -434,6 +455,17 @@ impl fmt::Debug for CredentialsBuilder {
             .field("refresh", &self.refresh)
             .finish_non_exhaustive()
     }
+}
+
+/// A path in a message.
+fn shown(path: &Path) -> String {
+    coze_wire::sanitize_sentence(path.display().to_string())
+}
+
+/// Without a pair of quotation marks, as env files leave them.
+fn unquoted(value: &str) -> &str {
+    let inner = |quote: char| value.strip_prefix(quote)?.strip_suffix(quote);
+    inner('"').or_else(|| inner('\'')).unwrap_or(value)
 }
 
 enum Found {

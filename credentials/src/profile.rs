@@ -318,3 +318,121 @@ impl ProfileFile {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn web() -> ProfileConfig {
+        let endpoint = Endpoint::custom("http://127.0.0.1:8930").unwrap();
+        ProfileConfig::new(Flow::Web, "client-id", endpoint)
+            .unwrap()
+            .with_store(StoreKind::Keyring)
+            .with_workspace("7001")
+            .with_redirect_uri("http://localhost:8080/callback")
+            .with_client_secret_from(SecretPlace::Variable("MY_SECRET".to_owned()))
+    }
+
+    #[test]
+    fn a_profile_is_the_same_after_it_was_saved() {
+        let device = ProfileConfig::new(Flow::Device, "client-id", Endpoint::CN).unwrap();
+        for config in [web(), device.clone()] {
+            let json = config.to_json().unwrap();
+            assert_eq!(
+                ProfileConfig::from_json("x.json", &json).unwrap(),
+                config,
+                "{json}"
+            );
+        }
+        let json = device.to_json().unwrap();
+        assert!(json.contains("\"version\": 1"), "{json}");
+        assert!(!json.contains("client_secret"), "{json}");
+    }
+
+    #[test]
+    fn a_profile_is_for_users_and_for_endpoints_that_can_be_read_again() {
+        for flow in [Flow::Token, Flow::Jwt] {
+            let error = ProfileConfig::new(flow, "id", Endpoint::COM).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidInput);
+        }
+        assert!(ProfileConfig::new(Flow::Device, " ", Endpoint::COM).is_err());
+        let plain = Endpoint::builder("http://mock:80")
+            .allow_http_host("mock")
+            .build();
+        let config = ProfileConfig::new(Flow::Device, "id", plain.unwrap()).unwrap();
+        assert!(
+            config
+                .to_json()
+                .unwrap_err()
+                .to_string()
+                .contains("unencrypted")
+        );
+    }
+
+    #[test]
+    fn an_invalid_file_is_named_and_its_text_is_not_shown() {
+        let good = web().to_json().unwrap();
+        for (text, expected) in [
+            ("", "is not a valid profile (line 1"),
+            ("[\"hush\"]", "is not a valid profile (line 1"),
+            ("{\"version\":\"hush\"}", "is not a valid profile (line 1"),
+            (
+                &good.replace("\"version\": 1", "\"version\": 2"),
+                "has version 2",
+            ),
+            (
+                &good.replace("\"keyring\"", "\"hush\""),
+                "is not a valid profile (line",
+            ),
+            (&good.replace("\"web\"", "\"jwt\""), "for users who sign in"),
+            (
+                &good.replace("\"web\"", "\"hush\""),
+                "there is no such flow",
+            ),
+            (
+                &good.replace("http://127.0.0.1:8930", "http://a.example"),
+                "unencrypted",
+            ),
+            (
+                &good.replace("client_id", "client"),
+                "is not a valid profile (line",
+            ),
+        ] {
+            let error = ProfileConfig::from_json("x.json", text).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Configuration);
+            let error = format!("{error} {error:?}");
+            assert!(
+                error.contains("x.json ") && error.contains(expected),
+                "{text}: {error}"
+            );
+            assert!(!error.contains("hush"), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_web_app_needs_its_secret_and_the_client_its_endpoint() {
+        let client = |endpoint| OAuthClient::builder().endpoint(endpoint).build().unwrap();
+        let config = web();
+        let here = client(config.endpoint().clone());
+        assert!(config.build(&here, Some("s".into())).is_ok());
+        let error = config.build(&here, None).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Configuration);
+        let elsewhere = client(Endpoint::custom("http://127.0.0.1:1").unwrap());
+        let error = config.build(&elsewhere, Some("s".into())).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidInput);
+    }
+
+    #[test]
+    fn the_names_of_the_stores_are_what_they_display() {
+        for kind in [StoreKind::File, StoreKind::Keyring] {
+            assert_eq!(
+                kind.to_string()
+                    .to_uppercase()
+                    .parse::<StoreKind>()
+                    .unwrap(),
+                kind
+            );
+        }
+        assert!("redis".parse::<StoreKind>().is_err());
+    }
+}

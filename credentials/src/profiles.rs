@@ -106,12 +106,7 @@ impl Profiles {
     ///
     /// [`InvalidInput`](ErrorKind::InvalidInput) if this can't be the name of a profile.
     pub fn path(&self, name: &str) -> Result<PathBuf> {
-        if !is_name(name) {
-            let what = format!(
-                "the name of a profile has at most {LONGEST_NAME} of the characters a-z, 0-9, ., _ and -, and begins with a letter or a digit"
-            );
-            return Err(Error::new(ErrorKind::InvalidInput, what));
-        }
+        require_name(name)?;
         Ok(self.folder.join(format!("{name}.json")))
     }
 
@@ -191,12 +186,13 @@ impl Profiles {
         SignIn::new(self.store(store)?, name)
     }
 
-    /// Keeps a fresh sign-in: its configuration, the client secret of a web app, and the token. A web app without a secret here must
-    /// have it in an environment variable.
+    /// Keeps a fresh sign-in: its configuration, the client secret of a web app, and the token. Call it again with the same token if
+    /// it fails.
     ///
     /// # Errors
     ///
-    /// Those of [`save`](Self::save), [`SignIn::put`] and the store. It may be called again with the same token.
+    /// [`InvalidInput`](ErrorKind::InvalidInput), before anything is written, if the store is the place of the client secret and none is
+    /// given; those of [`save`](Self::save), [`SignIn::put`] and the store.
     pub async fn put(
         &self,
         name: &str,
@@ -205,13 +201,21 @@ impl Profiles {
         token: &Token,
     ) -> Result<SignIn> {
         let sign_in = self.sign_in(name, config.store())?;
+        let secret = match (config.client_secret_place(), client_secret) {
+            (Some(SecretPlace::Store), Some(secret)) => {
+                Some(Contents::from(secret.expose().as_bytes().to_vec()))
+            }
+            (Some(SecretPlace::Store), None) => {
+                let what = "the client secret of the web app is missing";
+                return Err(Error::new(ErrorKind::InvalidInput, what));
+            }
+            _ => None,
+        };
+        config.to_json()?;
         // First what can't be had again.
         sign_in.put(token).await?;
-        if let (Some(SecretPlace::Store), Some(secret)) =
-            (config.client_secret_place(), client_secret)
-        {
-            let contents = Contents::from(secret.expose().as_bytes().to_vec());
-            set(sign_in.store(), &secret_key(name)?, Some(&contents)).await?;
+        if let Some(secret) = secret {
+            set(sign_in.store(), &secret_key(name)?, Some(&secret)).await?;
         }
         self.save(name, config)?;
         Ok(sign_in)
@@ -377,6 +381,16 @@ async fn set(store: &Arc<dyn Store>, key: &Key, new: Option<&Contents>) -> Resul
     Err(Error::new(ErrorKind::Store(StoreErrorKind::Busy), what))
 }
 
+pub(crate) fn require_name(name: &str) -> Result<()> {
+    if is_name(name) {
+        return Ok(());
+    }
+    let what = format!(
+        "the name of a profile has at most {LONGEST_NAME} of the characters a-z, 0-9, ., _ and -, and begins with a letter or a digit"
+    );
+    Err(Error::new(ErrorKind::InvalidInput, what))
+}
+
 /// A valid file name on every platform, with or without case.
 fn is_name(name: &str) -> bool {
     const DEVICES: [&str; 4] = ["con", "prn", "aux", "nul"];
@@ -466,4 +480,125 @@ fn of_store(error: StoreError) -> Error {
 fn failed(done: &str, path: &Path, error: &io::Error) -> Error {
     let what = format!("{} can't be {done}: {error}", path.display());
     Error::new(ErrorKind::Configuration, what)
+}
+
+#[cfg(test)]
+mod tests {
+    use coze_auth::{Endpoint, Flow};
+
+    use super::*;
+
+    fn config() -> ProfileConfig {
+        ProfileConfig::new(Flow::Pkce, "client-id", Endpoint::CN).unwrap()
+    }
+
+    #[test]
+    fn profiles_are_saved_listed_and_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        let profiles = Profiles::in_folder(folder.path().join("new"), "test");
+        assert_eq!(profiles.load("default").unwrap(), None);
+        assert!(profiles.list().unwrap().is_empty());
+        assert!(!profiles.remove("default").unwrap());
+        for name in ["work", "default", "work"] {
+            profiles.save(name, &config()).unwrap();
+        }
+        fs::write(folder.path().join("new/profiles/NOTES.txt"), "").unwrap();
+        assert_eq!(profiles.list().unwrap(), ["default", "work"]);
+        assert_eq!(profiles.load("work").unwrap(), Some(config()));
+        assert!(profiles.remove("work").unwrap());
+        assert_eq!(profiles.list().unwrap(), ["default"]);
+    }
+
+    #[test]
+    fn a_name_is_a_file_name_everywhere() {
+        let profiles = Profiles::in_folder("x", "test");
+        for name in [
+            "default",
+            "0",
+            "a.b_c-d",
+            &"a".repeat(64),
+            "con2",
+            "com",
+            "comx",
+        ] {
+            assert!(profiles.path(name).is_ok(), "{name}");
+        }
+        for name in [
+            "",
+            ".",
+            "..",
+            "-a",
+            ".a",
+            "a.",
+            "a/b",
+            "a\\b",
+            "A",
+            "ü",
+            "a b",
+            "a\n",
+            "con",
+            "nul.x",
+            "com1",
+            "lpt9.txt",
+            &"a".repeat(65),
+        ] {
+            let error = profiles.path(name).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidInput, "{name}");
+        }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn only_its_owner_can_change_a_profile() {
+        use std::os::unix::fs::PermissionsExt;
+
+        let folder = tempfile::tempdir().unwrap();
+        let profiles = Profiles::in_folder(folder.path(), "test");
+        profiles.save("default", &config()).unwrap();
+        let path = profiles.path("default").unwrap();
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode(&path), 0o600);
+        assert_eq!(mode(path.parent().unwrap()), 0o700);
+        for (mode, is_refused) in [(0o644, false), (0o620, true), (0o602, true)] {
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+            let loaded = profiles.load("default");
+            assert_eq!(loaded.is_err(), is_refused, "{mode:o}");
+            if let Err(error) = loaded {
+                let error = error.to_string();
+                assert!(
+                    error.contains("default.json can't be read: other users"),
+                    "{error}"
+                );
+            }
+        }
+        fs::remove_file(&path).unwrap();
+        fs::create_dir(&path).unwrap();
+        let error = profiles.load("default").unwrap_err().to_string();
+        assert!(error.contains("it is not a regular file"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_store_is_checked_before_anyone_signs_in() {
+        let folder = tempfile::tempdir().unwrap();
+        let profiles = Profiles::in_folder(folder.path(), "test");
+        profiles.check_store(StoreKind::File).await.unwrap();
+        let store = profiles.store(StoreKind::File).unwrap();
+        assert_eq!(store.list().await.unwrap().unwrap_or_default(), []);
+
+        fs::remove_dir_all(folder.path().join("sign-ins")).unwrap();
+        fs::write(folder.path().join("sign-ins"), "").unwrap();
+        let error = profiles.check_store(StoreKind::File).await.unwrap_err();
+        assert!(matches!(error.kind(), ErrorKind::Store(_)), "{error:?}");
+    }
+
+    #[cfg(not(feature = "keyring"))]
+    #[test]
+    fn a_program_without_the_keyring_says_so() {
+        let profiles = Profiles::in_folder("x", "my-program");
+        let error = profiles.sign_in("default", StoreKind::Keyring).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "my-program was built without the keyring"
+        );
+    }
 }

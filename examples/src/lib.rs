@@ -158,6 +158,8 @@ impl Browser {
 mod documentation {
     #[doc = include_str!("../../README.md")]
     mod readme {}
+    #[doc = include_str!("../../docs/credentials.md")]
+    mod credentials {}
     #[doc = include_str!("../../docs/errors.md")]
     mod errors {}
     #[doc = include_str!("../../docs/moving-from-sdks.md")]

@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod chats;
+#[cfg(feature = "credentials")]
+mod credentials;
 mod operations;
 mod pages;
 mod retries;

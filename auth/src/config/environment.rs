@@ -275,6 +275,40 @@ mod tests {
     }
 
     #[test]
+    fn variables_that_are_not_set_are_no_configuration_and_half_a_flow_is_an_error() {
+        let found = |variables: &[(&str, &str)], flow| {
+            let value = |name: &str| {
+                let (_, value) = variables.iter().find(|(n, _)| *n == name)?;
+                Some(OsString::from(value))
+            };
+            OAuthConfig::from_variables_if_set(value, flow)
+                .map(|config| config.map(|config| config.flow()))
+        };
+        let half = [(WEB_CLIENT_ID, "id")];
+        let two = [(PKCE_CLIENT_ID, "id"), (DEVICE_CLIENT_ID, "id")];
+        let with_token = [(TOKEN_VARIABLE, "pat"), two[0], two[1], half[0]];
+        for variables in [
+            &[][..],
+            &[(TOKEN_VARIABLE, " ")],
+            &[(API_BASE, "x")],
+            &[(PKCE_REDIRECT_URI, "x")],
+        ] {
+            assert_eq!(found(variables, None).unwrap(), None, "{variables:?}");
+        }
+        assert_eq!(found(&with_token, None).unwrap(), Some(Flow::Token));
+        assert_eq!(
+            found(&with_token, Some(Flow::Pkce)).unwrap(),
+            Some(Flow::Pkce)
+        );
+        assert_eq!(found(&two[..1], None).unwrap(), Some(Flow::Pkce));
+        assert_eq!(found(&half, Some(Flow::Jwt)).unwrap(), None);
+        for (variables, flow) in [(&half[..], None), (&half, Some(Flow::Web)), (&two, None)] {
+            let error = found(variables, flow).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Configuration, "{variables:?}");
+        }
+    }
+
+    #[test]
     fn the_only_complete_flow_is_selected_despite_an_incomplete_one() {
         for (variables, flow) in [
             (&[(TOKEN_VARIABLE, " pat\n")][..], Flow::Token),

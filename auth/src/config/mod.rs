@@ -460,6 +460,23 @@ mod tests {
         OAuthConfig::from_json(&json).unwrap().build().unwrap()
     }
 
+    #[test]
+    fn a_flow_is_built_on_a_client_for_its_endpoint_only() {
+        let config = || {
+            let json = r#"{"client_type":"web","client_id":"i","client_secret":"s","coze_api_base":"https://api.coze.cn"}"#;
+            OAuthConfig::from_json(json).unwrap()
+        };
+        assert_eq!(config().client_id().unwrap().as_ref(), "i");
+        assert!(config().client_secret().unwrap().ct_eq("s"));
+        assert!(
+            config()
+                .build_on(OAuthClient::new(Endpoint::CN).unwrap())
+                .is_ok()
+        );
+        let error = config().build_on(OAuthClient::new(Endpoint::COM).unwrap());
+        assert_eq!(error.unwrap_err().kind(), ErrorKind::InvalidInput);
+    }
+
     #[tokio::test]
     async fn every_flow_has_a_provider() {
         for fields in [

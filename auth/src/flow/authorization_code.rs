@@ -387,6 +387,27 @@ mod tests {
     }
 
     #[test]
+    fn a_login_checks_a_callback_without_redeeming_it() {
+        let login = Login {
+            state: Secret::from("st"),
+            redirect_uri: String::new(),
+            code_verifier: (),
+        };
+        assert!(login.check("?code=hush&state=st").is_ok());
+        for (callback, kind) in [
+            ("?code=hush&state=other", ErrorKind::StateMismatch),
+            ("?error=access_denied&state=st", ErrorKind::Refused),
+            ("?state=st", ErrorKind::InvalidCallback),
+        ] {
+            assert_eq!(
+                login.check(callback).unwrap_err().kind(),
+                kind,
+                "{callback}"
+            );
+        }
+    }
+
+    #[test]
     fn a_refusal_in_the_callback_becomes_an_error_with_its_code() {
         let error =
             code("?error=access_denied&error_description=no%0Away&state=st%2F%26%3D").unwrap_err();

@@ -24,7 +24,7 @@ use self::{
 };
 
 /// How long the user may take, unless the caller says otherwise.
-const TIMEOUT: Duration = Duration::from_secs(5 * 60);
+const TIMEOUT: Duration = Duration::from_secs(300);
 /// How long the browser may take to read the last page.
 const LAST_PAGE: Duration = Duration::from_secs(2);
 

@@ -6,7 +6,7 @@ const STYLE: &str = "body{font:1.1rem/1.6 system-ui,sans-serif;max-width:32rem;m
 h1{font-size:1.5rem}:root{color-scheme:light dark}";
 
 /// The content security policy of the pages: it allows nothing but the style above, by its hash.
-pub(super) const POLICY: &str = "default-src 'none'; style-src 'sha256-HASH'; \
+pub(super) const POLICY: &str = "default-src 'none'; style-src 'sha256-TD7T8DvdpxR9y7Bnoj7TJ+i7cCorsUREi0dRgInLqv4='; \
 base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
 pub(super) fn signed_in(program: Option<&str>) -> String {
@@ -76,4 +76,39 @@ fn escaped(text: &str) -> String {
         }
     }
     html
+}
+
+#[cfg(test)]
+mod tests {
+    use base64::{Engine, engine::general_purpose::STANDARD};
+    use coze_auth::ErrorKind;
+
+    use super::*;
+
+    #[test]
+    fn the_policy_allows_the_style_of_the_pages_and_nothing_else() {
+        let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, STYLE.as_bytes());
+        let hash = STANDARD.encode(digest);
+        assert!(
+            POLICY.contains(&format!("style-src 'sha256-{hash}';")),
+            "{hash}"
+        );
+        assert!(POLICY.starts_with("default-src 'none';"));
+    }
+
+    #[test]
+    fn text_from_elsewhere_is_escaped() {
+        let hostile = "<script>alert(\"1\")</script> & 'x'";
+        let error = Error::new(ErrorKind::Refused, hostile);
+        for page in [signed_in(Some(hostile)), failed(&error)] {
+            assert!(
+                !page.contains("<script") && !page.contains("\"1\""),
+                "{page}"
+            );
+            assert!(
+                page.contains("&lt;script&gt;alert(&quot;1&quot;)"),
+                "{page}"
+            );
+        }
+    }
 }

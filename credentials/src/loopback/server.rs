@@ -259,7 +259,6 @@ fn respond(status: StatusCode, html: String) -> Response<Body> {
         (header::CONTENT_SECURITY_POLICY, page::POLICY),
         (header::REFERRER_POLICY, "no-referrer"),
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
-        (header::CONNECTION, "close"),
     ] {
         headers.insert(name, HeaderValue::from_static(value));
     }
