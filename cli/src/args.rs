@@ -59,6 +59,8 @@ pub(crate) enum Command {
         /// The shell
         shell: Shell,
     },
+    /// Find out what is wrong: configuration, key, files, clock, network, sites
+    Doctor(Doctor),
     /// Print an Authorization header with an access token, for curl -H
     Header(Header),
     /// Print a new access token of a JWT app
@@ -133,6 +135,16 @@ pub(crate) struct Chat {
     pub(crate) user: String,
     /// The message; a conversation, line by line, if it is missing
     pub(crate) text: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Doctor {
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// The sites that are asked whether they know the app: com, cn, or the base URL of an API
+    #[arg(long = "site", value_name = "SITE", value_parser = Endpoint::from_str, default_values = ["com", "cn"])]
+    pub(crate) sites: Vec<Endpoint>,
 }
 
 #[derive(Debug, Args)]

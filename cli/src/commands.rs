@@ -3,6 +3,7 @@
 pub(crate) mod api;
 pub(crate) mod chat;
 pub(crate) mod completions;
+pub(crate) mod doctor;
 pub(crate) mod jwt;
 pub(crate) mod login;
 pub(crate) mod logout;

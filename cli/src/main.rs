@@ -63,6 +63,7 @@ async fn dispatch(command: Command, session: &Session<'_>) -> Result<()> {
         Command::Chat(options) => commands::chat::run(options, session).await,
         Command::Completions { shell } => commands::completions::run(shell),
         Command::Jwt(options) => commands::jwt::run(options, session).await,
+        Command::Doctor(options) => commands::doctor::run(options, session).await,
         Command::Header(options) => commands::token::header(options, session).await,
         Command::Token(options) => commands::token::run(options, session).await,
         Command::Login(options) => commands::login::run(options, session).await,

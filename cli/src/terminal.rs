@@ -20,6 +20,9 @@ const HINT: Style = AnsiColor::Cyan.on_default();
 pub(crate) const BLACK_ON_WHITE: Style = AnsiColor::Black
     .on_default()
     .bg_color(Some(Color::Ansi(AnsiColor::BrightWhite)));
+pub(crate) const GOOD: Style = AnsiColor::Green.on_default();
+pub(crate) const UNSURE: Style = AnsiColor::Yellow.on_default();
+pub(crate) const BAD: Style = AnsiColor::Red.on_default().bold();
 pub(crate) const STRONG: Style = Style::new().bold();
 
 /// The names of the crates whose events `--verbose` logs. Those of HTTP libraries may contain what a server repeats.

@@ -14,9 +14,8 @@ use crate::{
 pub(crate) async fn run(as_json: bool, session: &Session<'_>) -> Result<()> {
     let status = Status::of(session).await?;
     if as_json {
-        session
-            .terminal
-            .print(Value::Object(status.facts.clone()))?;
+        let facts: Map<_, _> = status.facts.iter().cloned().collect();
+        session.terminal.print(Value::Object(facts))?;
     } else {
         for (name, value) in &status.facts {
             let value = value
@@ -33,14 +32,14 @@ pub(crate) async fn run(as_json: bool, session: &Session<'_>) -> Result<()> {
 }
 
 struct Status {
-    facts: Map<String, Value>,
+    facts: Vec<(String, Value)>,
     is_signed_in: bool,
 }
 
 impl Status {
     async fn of(session: &Session<'_>) -> Result<Self> {
         let mut status = Self {
-            facts: Map::new(),
+            facts: Vec::new(),
             is_signed_in: true,
         };
         match session.place()? {
@@ -67,7 +66,7 @@ impl Status {
                         let name = session.profile_name()?;
                         status.add("profile", &name);
                         status.add_profile(&name, Some(&config)).await?;
-                        if !status.facts.contains_key("flow") {
+                        if !status.facts.iter().any(|(name, _)| name == "flow") {
                             status.add_app(flow, &config);
                         }
                     }
@@ -78,7 +77,7 @@ impl Status {
     }
 
     fn add(&mut self, name: &str, value: impl ToString) {
-        self.facts.insert(name.to_owned(), value.to_string().into());
+        self.facts.push((name.to_owned(), value.to_string().into()));
     }
 
     fn add_app(&mut self, flow: Flow, config: &OAuthConfig) {

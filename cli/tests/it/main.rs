@@ -2,6 +2,7 @@
 
 mod api;
 mod chat;
+mod doctor;
 mod jwt;
 mod login;
 mod manners;

@@ -190,6 +190,7 @@ pub(crate) const FILTERS: &[(&str, &str)] = &[
     (r"127\.0\.0\.1:\d{2,5}", "127.0.0.1:PORT"),
     (r"log id \d[0-9A-Za-z]+", "log id LOG-ID"),
     (r#""(logid|jti)":( ?)"[^"]+""#, r#""$1":$2"RANDOM""#),
+    (r"in \d+ ms", "in N ms"),
     (r"cz[us]_[0-9A-Za-z_-]+", "TOKEN"),
     (
         r#""(iat|exp|expires_at|expires_in)":( ?)\d+"#,

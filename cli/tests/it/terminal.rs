@@ -1,11 +1,18 @@
 //! In a pseudo-terminal.
 
+use std::process::Stdio;
+
 use coze_mock::defaults;
-use rexpect::session::spawn_command;
+use rexpect::session::{PtySession, spawn_command};
 
 use crate::support::{World, start_mock};
 
-const TIMEOUT: u64 = 60_000;
+/// Starts the program with a terminal for its input and output.
+fn spawn(world: &World, arguments: &[&str]) -> PtySession {
+    let mut command = world.command(arguments);
+    command.stdin(Stdio::inherit());
+    spawn_command(command, Some(60_000)).unwrap()
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_device_login_shows_code_picture_and_time() {
@@ -18,7 +25,7 @@ async fn a_device_login_shows_code_picture_and_time() {
         "--site",
         mock.url(),
     ];
-    let mut terminal = spawn_command(world.command(arguments), Some(TIMEOUT)).unwrap();
+    let mut terminal = spawn(&world, &arguments);
     terminal.exp_string("confirm the code").unwrap();
     let (_, code) = terminal.exp_regex("user_code=[A-Z0-9-]+").unwrap();
     let code = code.strip_prefix("user_code=").unwrap().to_owned();
@@ -26,7 +33,8 @@ async fn a_device_login_shows_code_picture_and_time() {
     terminal.exp_string(spaced.trim()).unwrap();
     // The picture of the address, black on white.
     terminal.exp_string("\u{1b}[30m").unwrap();
-    terminal.exp_string("▀").unwrap();
+    // The bytes of ▀: each is read as a character of its own.
+    terminal.exp_string("\u{e2}\u{96}\u{80}").unwrap();
     terminal.exp_string("left").unwrap();
     mock.approve_device(&code).unwrap();
     terminal.exp_string("Signed in").unwrap();
@@ -50,20 +58,25 @@ async fn a_client_secret_is_typed_without_echo() {
         "--redirect-uri",
         "https://example.com/callback",
     ];
-    let mut terminal = spawn_command(world.command(arguments), Some(TIMEOUT)).unwrap();
+    let mut terminal = spawn(&world, &arguments);
     terminal.exp_string("not shown").unwrap();
     terminal.send_line(defaults::WEB_CLIENT_SECRET).unwrap();
-    let said = terminal.exp_string("Paste the whole address").err();
-    assert!(said.is_none() || !format!("{said:?}").contains(defaults::WEB_CLIENT_SECRET));
+    terminal.exp_string("Open this address").unwrap();
+    terminal.send_line("no callback").unwrap();
+    let said = terminal.exp_string("Paste the whole address").unwrap();
+    assert!(!said.contains(defaults::WEB_CLIENT_SECRET), "{said}");
+    // Nothing more is pasted.
+    terminal.send_control('d').unwrap();
+    terminal.exp_eof().unwrap();
 }
 
 #[test]
 fn errors_have_colours_unless_they_are_not_wanted() {
     let world = World::new().set("TERM", "xterm-256color");
-    let mut terminal = spawn_command(world.command(["jwt"]), Some(TIMEOUT)).unwrap();
+    let mut terminal = spawn(&world, &["jwt"]);
     assert!(terminal.exp_eof().unwrap().contains("\u{1b}["));
     let world = world.set("NO_COLOR", "1");
-    let mut terminal = spawn_command(world.command(["jwt"]), Some(TIMEOUT)).unwrap();
+    let mut terminal = spawn(&world, &["jwt"]);
     let said = terminal.exp_eof().unwrap();
     assert!(
         said.contains("error:") && !said.contains("\u{1b}["),
