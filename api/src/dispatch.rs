@@ -296,7 +296,7 @@ fn is_event_stream(response: &Response) -> bool {
 /// A time-out is not tried again: whoever calls has waited for as long as was said.
 fn may_be_sent_again(retry: Retry, error: &Error) -> bool {
     match retry {
-        Retry::Write => matches!(error.kind(), ErrorKind::Connect | ErrorKind::NotProcessed),
+        Retry::Write => error.kind() == ErrorKind::Connect,
         Retry::Read => error.is_retryable() && error.kind() != ErrorKind::Timeout,
     }
 }
@@ -304,7 +304,11 @@ fn may_be_sent_again(retry: Retry, error: &Error) -> bool {
 /// Whether the server may have acted on a request that failed so.
 fn is_fate_unknown(error: &Error) -> bool {
     match error.kind() {
-        ErrorKind::Timeout | ErrorKind::Interrupted | ErrorKind::InvalidAnswer => true,
+        ErrorKind::Timeout | ErrorKind::Interrupted => true,
+        ErrorKind::InvalidAnswer => {
+            let status = error.status();
+            !status.is_some_and(|status| status.is_redirection())
+        }
         ErrorKind::Refused => {
             error.code().is_none()
                 && error

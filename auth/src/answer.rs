@@ -374,7 +374,7 @@ impl Answer<'_> {
         if self.captured.status().is_redirection() {
             let elsewhere = self.captured.headers().contains_key(LOCATION);
             return Error::new(
-                ErrorKind::Redirected,
+                ErrorKind::InvalidAnswer,
                 if elsewhere {
                     "the server redirected the request; credentials follow no redirect"
                 } else {

@@ -121,10 +121,9 @@ impl FromStr for Flow {
 pub enum ErrorKind {
     /// A value that the caller gave can't be used. Nothing was sent.
     InvalidInput,
-    /// The configuration file or the environment is incomplete or contradictory. Nothing was sent.
+    /// The configuration file or the environment is incomplete or contradictory, or the private key can't be used. Nothing
+    /// was sent.
     Configuration,
-    /// The private key can't be used. Nothing was sent.
-    PrivateKey,
     /// The signer failed. Nothing was sent.
     Signing,
     /// The system lacks something: random bytes, CA certificates, or a tokio runtime. Nothing was sent.
@@ -142,18 +141,16 @@ pub enum ErrorKind {
     Refused,
     /// The device code grew too old before the person decided.
     DeviceCodeExpired,
-    /// No connection could be made: nothing was sent.
+    /// No connection could be made, or the server says that it has not processed the request (HTTP/2 `REFUSED_STREAM`, RFC
+    /// 9113 section 8.7): Coze has not acted on it.
     Connect,
-    /// The server says that it has not processed the request (HTTP/2 `REFUSED_STREAM`, RFC 9113 section 8.7).
-    NotProcessed,
     /// Time ran out before an answer came; Coze may have acted on the request.
     Timeout,
     /// The connection broke before an answer was complete; Coze may have acted on the request.
     Interrupted,
-    /// The server pointed to another address, which is never followed with credentials.
-    Redirected,
     /// An answer came that is not one of Coze's: HTML, nothing, cut short, too long, without a
-    /// token, or with a field of another type than described.
+    /// token, or with a field of another type than described. Or the server pointed to another address, which is never
+    /// followed with credentials: then the [status](Error::status) is a redirection.
     InvalidAnswer,
     /// The request succeeded, but the access token in its answer can't be used. A refresh token beside it is kept: in
     /// the store, or in [`Error::refresh_token`].
@@ -170,7 +167,6 @@ impl fmt::Display for ErrorKind {
         f.pad(match self {
             Self::InvalidInput => "invalid input",
             Self::Configuration => "configuration",
-            Self::PrivateKey => "private key",
             Self::Signing => "signing",
             Self::System => "system",
             Self::ShutDown => "shut down",
@@ -180,10 +176,8 @@ impl fmt::Display for ErrorKind {
             Self::Refused => "refused",
             Self::DeviceCodeExpired => "device code expired",
             Self::Connect => "connect",
-            Self::NotProcessed => "not processed",
             Self::Timeout => "timeout",
             Self::Interrupted => "interrupted",
-            Self::Redirected => "redirected",
             Self::InvalidAnswer => "invalid answer",
             Self::UnusableToken => "unusable token",
             Self::NotSignedIn => "not signed in",
@@ -309,6 +303,8 @@ pub(crate) enum Told {
     ClientSecret,
     /// Not a message: a success whose fields are not as described.
     NotAsDescribed,
+    /// Not a message: the private key of the configuration can't be used.
+    PrivateKey,
 }
 
 impl Told {
@@ -451,9 +447,9 @@ impl Error {
     /// simply be called again.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
-        use ErrorKind::{Connect, Interrupted, InvalidAnswer, NotProcessed, Refused, Timeout};
+        use ErrorKind::{Connect, Interrupted, InvalidAnswer, Refused, Timeout};
         match self.0.kind {
-            Connect | NotProcessed | Timeout | Interrupted => true,
+            Connect | Timeout | Interrupted => true,
             Refused | InvalidAnswer => {
                 let by_status = self.0.status.is_some_and(|status| {
                     status.is_server_error()
@@ -496,6 +492,10 @@ impl Error {
             || self.0.told == Told::LoginInvalid
     }
 
+    fn is_redirect(&self) -> bool {
+        self.0.status.is_some_and(|status| status.is_redirection())
+    }
+
     fn lacks_certificates(&self) -> bool {
         let source = self.0.source.as_deref();
         source
@@ -514,9 +514,6 @@ impl Error {
             (ErrorKind::InvalidInput, ..) => "correct the value and try again",
             (ErrorKind::Configuration, ..) => {
                 "complete the configuration; the console offers it as coze_oauth_config.json"
-            }
-            (ErrorKind::PrivateKey, ..) => {
-                "use the RSA key that the Coze console offered as private_key.pem (BEGIN PRIVATE KEY), or make a new key pair there"
             }
             (ErrorKind::Signing, ..) => {
                 "check the signer: the key service, its key and permissions"
@@ -537,11 +534,10 @@ impl Error {
             (ErrorKind::Connect, ..) => {
                 "check the network, the proxy and the base URL, then try again"
             }
-            (ErrorKind::NotProcessed, ..) => "try again",
             (ErrorKind::Timeout | ErrorKind::Interrupted, ..) => {
                 "try again; a code or refresh token that was in the request may be spent"
             }
-            (ErrorKind::Redirected, ..) => {
+            (ErrorKind::InvalidAnswer, ..) if self.is_redirect() => {
                 "check the API base URL: Coze's endpoints do not redirect"
             }
             (ErrorKind::UnusableToken, ..) if self.0.refresh_token.is_some() => {
@@ -631,6 +627,9 @@ impl Error {
             Told::Nothing | Told::WrongToken => return None,
             Told::NotAsDescribed => {
                 "Coze's answer is not as described: update this crate, or report it with the log id"
+            }
+            Told::PrivateKey => {
+                "use the RSA key that the Coze console offered as private_key.pem (BEGIN PRIVATE KEY), or make a new key pair there"
             }
             Told::Unbound => "bind the channel app to its channel in the Coze console",
             Told::LoginInvalid => "the login has ended: sign in again",
@@ -836,7 +835,7 @@ impl Error {
         let (kind, what) = match error.kind() {
             SendErrorKind::Connect => (ErrorKind::Connect, "no connection to the server"),
             SendErrorKind::NotProcessed => (
-                ErrorKind::NotProcessed,
+                ErrorKind::Connect,
                 "the server has not processed the request",
             ),
             SendErrorKind::Timeout => (ErrorKind::Timeout, "no answer in time"),

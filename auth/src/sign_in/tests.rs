@@ -192,8 +192,8 @@ fn what_is_not_a_record_is_an_error_that_quotes_nothing_of_it() {
     let whole =
         String::from_utf8(record("hush").write(0).unwrap().contents.expose().to_vec()).unwrap();
     for (bad, what) in [
-        (String::new(), "cut short"),
-        (whole[..whole.len() / 2].to_owned(), "cut short"),
+        (String::new(), "truncated"),
+        (whole[..whole.len() / 2].to_owned(), "truncated"),
         ("hush".to_owned(), "not JSON"),
         ("{}".to_owned(), "field"),
         (sealed("{}"), "field"),
