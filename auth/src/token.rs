@@ -1,4 +1,5 @@
-//! What a flow ends with: an access token, when it expires, and how to get the next one.
+//! [`Token`] and [`RefreshToken`]: the result of a flow. A token is read from the response in `answer.rs`
+//! (`Answer::token`).
 
 use std::{
     fmt,
@@ -12,10 +13,11 @@ use crate::{
     input::cleaned,
 };
 
-/// An access token as Coze issued it.
+/// An access token, its expiry, and the refresh token if the flow returns one.
 ///
-/// A [`CachedProvider`](crate::CachedProvider::in_memory) keeps it fresh, a [`SignIn`](crate::SignIn::put) stores it, and an
-/// [`AccessToken`](crate::AccessToken) or a [`FixedToken`](crate::FixedToken) can be made of it by `From`.
+/// To refresh it, pass it to [`CachedProvider::in_memory`](crate::CachedProvider::in_memory) or store it with
+/// [`SignIn::put`](crate::SignIn::put). It converts into an [`AccessToken`](crate::AccessToken) and a
+/// [`FixedToken`](crate::FixedToken) with `From`.
 ///
 /// `Debug` prints no secret. It is accepted wherever an [`AccessToken`](crate::AccessToken) is, and sent as its
 /// [`authorization`](crate::AccessToken::authorization).
@@ -48,8 +50,8 @@ impl Token {
         &self.access_token
     }
 
-    /// The refresh token, where the flow gives one (web, PKCE and device do, JWT does not). It works
-    /// once: each refresh returns a new one and invalidates the one sent.
+    /// The refresh token, if the flow returns one: web, PKCE and device do, JWT does not. It is single-use: each
+    /// refresh returns a new one and invalidates the previous one.
     #[must_use]
     pub fn refresh_token(&self) -> Option<&RefreshToken> {
         self.refresh_token.as_ref()
@@ -69,11 +71,11 @@ impl Token {
         self.is_lifetime_assumed
     }
 
-    /// How long it still has to live, zero when it has expired. If the answer's `expires_in` could not be read, or named a life
-    /// that Coze grants to no token, it is what Coze grants by default, 15 minutes, or what was asked for if that is less.
+    /// The remaining lifetime; zero if the token has expired. If `expires_in` of the response could not be parsed, or was
+    /// longer than Coze grants, the lifetime is Coze's default of 15 minutes, or the requested one if that is shorter.
     ///
-    /// Time is counted on the monotonic clock, and on the wall clock too, because the former stands
-    /// still while a laptop sleeps: the one that ran further counts.
+    /// Measured on the monotonic and the wall clock, because the monotonic clock may stop while the system is
+    /// suspended. The clock with the longer elapsed time counts.
     #[must_use]
     pub fn remaining(&self) -> Duration {
         let monotonic = self
@@ -88,13 +90,13 @@ impl Token {
         self.lifetime.saturating_sub(monotonic.max(wall))
     }
 
-    /// Coze's log id of the answer that brought it.
+    /// Coze's log id of the response.
     #[must_use]
     pub fn log_id(&self) -> Option<&str> {
         self.log_id.as_deref()
     }
 
-    /// The app that may redeem the refresh token.
+    /// The client id of the app that can redeem the refresh token.
     pub(crate) fn client_id(&self) -> Option<&str> {
         self.client_id.as_deref()
     }
@@ -132,8 +134,8 @@ impl fmt::Debug for Token {
 }
 
 impl RefreshToken {
-    /// Wraps a refresh token that you have stored. Surrounding white space, and one pair of quotation marks, are dropped;
-    /// `Deserialize` keeps them.
+    /// Wraps a stored refresh token. Surrounding white space and one pair of quotation marks are removed; `Deserialize`
+    /// keeps them.
     ///
     /// # Errors
     ///
@@ -148,7 +150,7 @@ impl RefreshToken {
 }
 
 impl Token {
-    /// A token that an answer has brought.
+    /// Creates a token from the members of a response.
     pub(crate) fn received(
         access_token: AccessToken,
         refresh_token: Option<RefreshToken>,
@@ -171,8 +173,8 @@ impl Token {
         }
     }
 
-    /// A token whose life of this length begins now, with nothing beside it.
-    pub(crate) fn beginning_now(
+    /// Creates a token with this remaining lifetime, without refresh token and log id.
+    pub(crate) fn valid_from_now(
         access_token: AccessToken,
         lifetime: Duration,
         clock: &Clock,
@@ -195,10 +197,10 @@ impl Token {
 
 #[cfg(test)]
 impl Token {
-    /// One that has just come, without a refresh token.
-    pub(crate) fn living(access_token: &str, lifetime: Duration, clock: &Clock) -> Self {
+    /// A token that was just received, without a refresh token.
+    pub(crate) fn for_test(access_token: &str, lifetime: Duration, clock: &Clock) -> Self {
         let access_token = AccessToken::new(access_token).unwrap();
-        Self::beginning_now(access_token, lifetime, clock)
+        Self::valid_from_now(access_token, lifetime, clock)
     }
 }
 
@@ -217,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refresh_token_with_white_space_inside_is_kept_as_it_came() {
+    fn white_space_inside_a_refresh_token_is_kept() {
         for odd in ["a b", "a\nb", " \u{0}a "] {
             let json = serde_json::to_string(odd).unwrap();
             let refresh_token: RefreshToken = serde_json::from_str(&json).unwrap();

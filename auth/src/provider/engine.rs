@@ -27,8 +27,8 @@ use super::{
 use crate::{
     AccessToken, Error, ErrorKind, Result, Token,
     clock::{Clock, Tick},
-    lifespan::Lifespan,
-    lifespan::RefreshMode,
+    refresh_window::Lifespan,
+    refresh_window::RefreshMode,
     retry::circuit_breaker::CircuitBreaker,
     retry::{CircuitOpen, FIRST_BACKOFF, LONGEST_DEADLINE},
     runtime::{self, RunsOn, lock},
@@ -372,7 +372,7 @@ pub(super) fn invalidate<K: Key>(key: &K, token: &AccessToken) {
         return;
     };
     if let Some(stored) = source.stored() {
-        stored.heed_refusal(token, Instant::now() + left);
+        stored.note_refused_token(token, Instant::now() + left);
         key.remove(token);
     } else {
         requests.flight.invalidate(|| key.remove(token));

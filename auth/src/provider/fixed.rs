@@ -5,8 +5,8 @@ use std::{fmt, sync::Arc};
 use super::{TokenFuture, TokenProvider, slot::Copies};
 use crate::{AccessToken, Endpoint, Error, Flow, Result, Token, input::credential};
 
-/// A personal access token (PAT) or service access token (SAT): made in the Coze console, sent as it is,
-/// never refreshed.
+/// A personal access token (PAT) or service access token (SAT): created in the Coze console, sent unchanged, never
+/// refreshed.
 ///
 /// Sources: <https://www.coze.cn/open/docs/developer_guides/pat>,
 /// <https://www.coze.cn/open/docs/developer_guides/service_token>.
@@ -20,7 +20,7 @@ use crate::{AccessToken, Endpoint, Error, Flow, Result, Token, input::credential
 /// # Ok::<(), coze_auth::Error>(())
 /// ```
 ///
-/// The [`Token`] of a flow can be used as it is, too, for a program that ends before the token does:
+/// It can also be a [`Token`] of a flow, for a program that ends before the token expires:
 ///
 /// ```no_run
 /// # async fn example(jwt: coze_auth::JwtFlow) -> coze_auth::Result<()> {
@@ -34,18 +34,18 @@ pub struct FixedToken {
 }
 
 impl FixedToken {
-    /// Wraps a token. Surrounding white space, one pair of quotation marks and escaped line breaks, as env files leave them, are
-    /// dropped.
+    /// Wraps a token. Surrounding white space, one pair of quotation marks and escaped line breaks, as env files
+    /// contain them, are removed.
     ///
     /// # Errors
     ///
-    /// [`InvalidInput`](ErrorKind::InvalidInput) when it is empty, or holds anything that a token can't: the error names the
-    /// character, never the token.
+    /// [`InvalidInput`](ErrorKind::InvalidInput) when it is empty or contains a character that no token contains. The
+    /// error names the character, never the token.
     pub fn new(token: impl AsRef<str>) -> Result<Self> {
         Self::named("token", token.as_ref())
     }
 
-    /// Says where it is valid: an API client sends its calls there by default.
+    /// Sets the endpoint at which the token is valid. An API client uses it by default.
     #[must_use]
     pub fn with_endpoint(mut self, endpoint: Endpoint) -> Self {
         self.endpoint = Some(endpoint);
@@ -109,16 +109,16 @@ mod tests {
     use crate::ErrorKind;
 
     #[test]
-    fn a_token_of_a_flow_is_one() {
+    fn a_token_of_a_flow_converts_into_a_fixed_token() {
         let life = std::time::Duration::from_secs(900);
-        let token = Token::living("czs_1", life, &crate::clock::Clock::System);
+        let token = Token::for_test("czs_1", life, &crate::clock::Clock::System);
         let fixed = FixedToken::from(token);
         assert_eq!(fixed.cached().unwrap().expose(), "czs_1");
         assert_eq!(fixed.access_token().expose(), "czs_1");
     }
 
     #[test]
-    fn a_token_is_trimmed_and_one_that_breaks_the_header_is_refused_unprinted() {
+    fn a_token_is_trimmed_and_an_invalid_one_is_refused_and_not_printed() {
         let token = FixedToken::new(" \tpat_abc\r\n").unwrap();
         assert_eq!(token.access_token().expose(), "pat_abc");
         assert!(token.access_token().authorization().is_sensitive());

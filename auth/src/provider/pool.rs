@@ -20,8 +20,8 @@ use super::{
     token_cache::{AsHashed, Cached, Name, TokenCache},
 };
 use crate::{
-    AccessToken, Endpoint, OAuthClient, Result, Token, clock::Tick, lifespan::Lifespan,
-    lifespan::RefreshMode, retry::circuit_breaker::CircuitBreaker, runtime::lock,
+    AccessToken, Endpoint, OAuthClient, Result, Token, clock::Tick, refresh_window::Lifespan,
+    refresh_window::RefreshMode, retry::circuit_breaker::CircuitBreaker, runtime::lock,
 };
 
 /// The kind of a pool's keys: sessions or users. Declared `pub` because it bounds a public type; it can't be named from

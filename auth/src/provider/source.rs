@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use crate::{
     AccessToken, Flow, JwtFlow, JwtTokenRequest, OAuthClient, Result, Token,
     clock::Clock,
-    lifespan::RefreshMode,
+    refresh_window::RefreshMode,
     retry::circuit_breaker::CircuitBreaker,
     retry::{AtDeadline, retrying},
     sign_in::StoredSource,
@@ -93,7 +93,7 @@ where
             let exchange = || (self.exchange)();
             let exchanged = retrying(&self.breaker, deadline, AtDeadline::CutOff, exchange);
             let (access_token, life) = exchanged.await?;
-            Ok(Token::beginning_now(access_token, life, &Clock::System))
+            Ok(Token::valid_from_now(access_token, life, &Clock::System))
         })
     }
 }

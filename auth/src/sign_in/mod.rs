@@ -332,7 +332,7 @@ where
 /// Converts an error of the store.
 fn store_error(error: StoreError) -> Error {
     let what = match error.by() {
-        Some(by) => format!("{error}: {by} keeps it"),
+        Some(by) => format!("{error}: {by} is using it"),
         None => error.to_string(),
     };
     let failure = Error::new(ErrorKind::Store(error.kind()), what);

@@ -273,7 +273,7 @@ impl Record {
             .ok_or_else(|| unusable(&"is missing"))?;
         let access_token = Bearer::new(access_token).map_err(|why| unusable(&why))?;
         let access_token = AccessToken::of_bearer(access_token);
-        let mut token = Token::beginning_now(access_token, life, clock);
+        let mut token = Token::valid_from_now(access_token, life, clock);
         token.refresh_token = Some(self.refresh_token.clone());
         token.expires_at = self.expires_at();
         token.log_id.clone_from(&self.log_id);

@@ -10,7 +10,7 @@ use aws_lc_rs::{
 use super::{SignFuture, Signer, key_forms};
 use crate::{
     Error, ErrorKind, Flow, Result,
-    error::Told,
+    error::Meaning,
     input::file::{self, shown_path},
 };
 
@@ -62,7 +62,7 @@ impl PrivateKey {
                 format!("the private key file {shown} can't be read"),
             )
             .in_flow(Flow::Jwt)
-            .with_told(Told::PrivateKey)
+            .with_meaning(Meaning::PrivateKey)
             .with_source(error)
         })?;
         let key_pair =
@@ -105,7 +105,7 @@ impl fmt::Debug for PrivateKey {
 fn refused(what: &str) -> Error {
     Error::new(ErrorKind::Configuration, "the private key can't be used")
         .in_flow(Flow::Jwt)
-        .with_told(Told::PrivateKey)
+        .with_meaning(Meaning::PrivateKey)
         .with_message(Some(what.to_owned()))
 }
 
