@@ -298,7 +298,7 @@ fn is_event_stream(response: &Response) -> bool {
 /// Whether a call is retried. Not after a timeout: the caller has waited as long as it was willing to.
 fn is_retried(retry: Retry, error: &Error) -> bool {
     match retry {
-        Retry::Write => matches!(error.kind(), ErrorKind::Connect | ErrorKind::NotProcessed),
+        Retry::Write => error.kind() == ErrorKind::Connect,
         Retry::Read => error.is_retryable() && error.kind() != ErrorKind::Timeout,
     }
 }
@@ -306,7 +306,11 @@ fn is_retried(retry: Retry, error: &Error) -> bool {
 /// Whether the server may have processed a request that failed with this error.
 fn may_be_processed(error: &Error) -> bool {
     match error.kind() {
-        ErrorKind::Timeout | ErrorKind::Interrupted | ErrorKind::InvalidAnswer => true,
+        ErrorKind::Timeout | ErrorKind::Interrupted => true,
+        ErrorKind::InvalidAnswer => {
+            let status = error.status();
+            !status.is_some_and(|status| status.is_redirection())
+        }
         ErrorKind::Refused => {
             error.code().is_none()
                 && error

@@ -375,7 +375,7 @@ impl Answer<'_> {
         if self.captured.status().is_redirection() {
             let elsewhere = self.captured.headers().contains_key(LOCATION);
             return Error::new(
-                ErrorKind::Redirected,
+                ErrorKind::InvalidAnswer,
                 if elsewhere {
                     "the server redirected the request; credentials follow no redirect"
                 } else {
@@ -476,8 +476,7 @@ fn integral(number: f64) -> Option<i64> {
     (number.fract() == 0.0 && number.abs() <= 9_007_199_254_740_992.0).then_some(number as i64)
 }
 
-/// The access token of a success and its `Authorization` header value. `token_type` may be missing or empty, otherwise
-/// it must be `Bearer`.
+/// The access token of a success. `token_type` may be missing or empty, otherwise it must be `Bearer`.
 fn usable_access_token(object: &Object<'_>) -> Result<AccessToken, String> {
     let Some(access_token) = object.text("access_token") else {
         return Err(object.mismatch("access_token", "a string"));

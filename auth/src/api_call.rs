@@ -54,7 +54,7 @@ struct Head {
 }
 
 impl OAuthClient {
-    /// Starts a call to Coze's API with this token.
+    /// Starts a call to Coze's API with this token: an [`AccessToken`], or the [`Token`](crate::Token) of a flow.
     #[must_use]
     pub fn api_call(&self, token: impl Into<AccessToken>) -> ApiCall {
         ApiCall {
@@ -100,7 +100,7 @@ impl ApiCall {
             .map_err(|error| self.locate(error))
     }
 
-    /// Coze's log id of the response: the header's, or else that of the body, if it has been captured.
+    /// Coze's log id of the response: its header's, or else that in the body, if that has been captured.
     #[must_use]
     pub fn log_id(&self, captured: Option<&Captured>) -> Option<String> {
         let header = self.head.get().and_then(|head| head.log_id.clone());

@@ -57,6 +57,16 @@ ids! {
     /// let client_id = ClientId::from("8173420653665306615182245269.app.coze");
     /// assert_eq!(client_id.to_string(), "8173420653665306615182245269.app.coze");
     /// ```
+    ///
+    /// It can't be swapped with the client secret:
+    ///
+    /// ```compile_fail,E0308
+    /// use coze_auth::{ClientId, OAuthClient, Secret, WebFlow};
+    ///
+    /// fn flow(client: OAuthClient, client_id: ClientId, client_secret: Secret) {
+    ///     let _ = WebFlow::new(client, client_secret, client_id);
+    /// }
+    /// ```
     ClientId: "client id";
     /// The id of a key of a JWT app: the fingerprint of its public key, as the console shows it.
     ///

@@ -389,7 +389,7 @@ impl Key {
         }
     }
 
-    /// The keys of the quarantine slots of a profile, in order. They keep replaced records and late successors.
+    /// The keys of a profile's quarantine slots, in order. A slot keeps a replaced record or a late successor.
     pub fn quarantine_slots(profile: &Profile) -> impl Iterator<Item = Self> + '_ {
         (0..Self::SLOTS).map(|slot| Self {
             profile: profile.clone(),

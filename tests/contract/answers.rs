@@ -740,7 +740,7 @@ async fn no_redirect_is_followed() {
                 let answer = json_answer(status, &body).insert_header("location", location);
                 let error = coze.error_of(call, answer).await;
                 let what = format!("{call:?}, HTTP {status}: {error}");
-                assert_eq!(error.kind(), ErrorKind::Redirected, "{what}");
+                assert_eq!(error.kind(), ErrorKind::InvalidAnswer, "{what}");
                 assert_eq!(error.status().map(|s| s.as_u16()), Some(status), "{what}");
                 assert!(!error.is_retryable(), "{what}");
             }
@@ -762,7 +762,7 @@ async fn a_callers_redirect_policy_is_ignored() {
     };
     let client = client_of(&server.uri()).http(following).build().unwrap();
     let error = Call::WebRefresh.make(&client).await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Redirected, "{error}");
+    assert_eq!(error.kind(), ErrorKind::InvalidAnswer, "{error}");
     let heard = stranger.received_requests().await.unwrap();
     assert!(heard.is_empty(), "{heard:?}");
 }

@@ -661,7 +661,13 @@ async fn ours(line: &Line, not_called: &mut BTreeSet<String>) -> Option<Sent> {
         "base_url_path_prefix_jwt" => "/pre",
         _ => "",
     };
-    let client = coze.client_at(rest).build().unwrap();
+    let mut endpoint = coze.endpoint_builder(rest);
+    // Node's callers set the audience; Python uses the API host, as we do.
+    if line.sdk == NODE {
+        endpoint = endpoint.audience("api.coze.com");
+    }
+    let client = coze.client_at(rest).endpoint(endpoint.build().unwrap());
+    let client = client.build().unwrap();
     let half_an_hour = || JwtTokenRequest::default().duration(Duration::from_secs(1800));
     match scenario {
         "web_code_exchange" | "base_url_trailing_slash" => {

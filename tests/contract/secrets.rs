@@ -33,7 +33,6 @@ use wiremock::{Mock, MockServer, Request, ResponseTemplate, matchers::any};
 
 use crate::support::{
     CLIENT_ID, InProcess, KEY_ID, Manners, REDIRECT_URI, Refusing, RudeServer, Step, TestKey,
-    pkce_login,
 };
 
 const CANARY: &str = "hushcanary";
@@ -315,7 +314,9 @@ async fn run_all_flows(
 
     let pkce = PkceFlow::new(client.clone(), CLIENT_ID).unwrap();
     witness.sees(what, &pkce);
-    let login = pkce_login();
+    let login =
+        json!({"state": STATE, "redirect_uri": REDIRECT_URI, "code_verifier": CODE_VERIFIER});
+    let login = serde_json::from_value(login).unwrap();
     witness.sees(what, &login);
     witness.sees_result(what, pkce.complete(login, CALLBACK).await);
     witness.sees_result(what, pkce.refresh(&refresh_token()).await);

@@ -363,7 +363,7 @@ async fn a_redirect_does_not_leak_the_token() {
     let service = Service::start().await;
     let elsewhere = service.redirects_elsewhere().await;
     let error = me(&service.api()).await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Redirected);
+    assert_eq!(error.kind(), ErrorKind::InvalidAnswer);
     assert_eq!(elsewhere.request_count(), 0);
 }
 

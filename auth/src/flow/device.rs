@@ -213,7 +213,6 @@ fn ends_polling(error: &Error) -> bool {
         ErrorKind::Connect
         | ErrorKind::Timeout
         | ErrorKind::Interrupted
-        | ErrorKind::Redirected
         | ErrorKind::InvalidAnswer => error.refresh_token().is_some(),
         _ => true,
     }

@@ -9,8 +9,8 @@ use std::{
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use coze_auth::{
-    DeviceFlow, Endpoint, JwtFlow, Login, OAuthClient, OAuthClientBuilder, PkceFlow, RefreshToken,
-    WebFlow, reqwest,
+    DeviceFlow, Endpoint, EndpointBuilder, JwtFlow, Login, OAuthClient, OAuthClientBuilder,
+    PkceFlow, RefreshToken, WebFlow, reqwest,
 };
 use serde_json::{Value, json};
 use wiremock::{Mock, MockServer, Request, ResponseTemplate, matchers::any};
@@ -70,11 +70,12 @@ impl Coze {
         format!("http://{API_HOST}:{}{rest}", self.address().port())
     }
 
+    pub(crate) fn endpoint_builder(&self, rest: &str) -> EndpointBuilder {
+        Endpoint::builder(self.api_base(rest)).allow_http_host(API_HOST)
+    }
+
     pub(crate) fn endpoint(&self, rest: &str) -> Endpoint {
-        Endpoint::builder(self.api_base(rest))
-            .allow_http_host(API_HOST)
-            .build()
-            .unwrap()
+        self.endpoint_builder(rest).build().unwrap()
     }
 
     /// A client whose base URL has a path or a slash.
