@@ -185,6 +185,7 @@ fn create_chat(
         let events = chat.run(conversation, ids, now);
         Contents::Stream(stream_of(&events, &chat), chat.is_silent())
     } else {
+        chat.begin();
         Contents::Data(chat.json())
     };
     let id = conversation.id;

@@ -1,7 +1,7 @@
 //! Chats: a question, the bot's reply to it, and how far it is.
 //!
-//! A chat that is not streamed goes on by itself with the mock's clock, and also one step with every time that it is
-//! retrieved, so that polling ends under any clock. A streamed chat runs to its end at once.
+//! A chat that is not streamed is in progress from the start: official SDKs poll only then. It ends by the mock's clock, or when it
+//! is retrieved for the second time, so that polling ends under any clock. A streamed chat runs to its end at once.
 
 use super::conversations::{Conversation, Ids, Message, NewMessage, object};
 use crate::limits::bytes_of;
@@ -11,6 +11,8 @@ use std::time::Duration;
 
 /// How long the bot takes, by the mock's clock.
 const REPLY_TIME: Duration = Duration::from_secs(2);
+/// How often a chat is retrieved until it ends, if the clock does not end it earlier.
+const POLLS: u8 = 2;
 /// The most pieces that an answer is streamed in.
 const MOST_DELTAS: usize = 16;
 
@@ -27,6 +29,8 @@ pub(crate) struct Chat {
     created_at: u64,
     /// When the bot began, or began again.
     running_since: Duration,
+    /// How often it was retrieved since then.
+    polls: u8,
     ended_at: Option<u64>,
     status: Status,
     question: String,
@@ -92,6 +96,7 @@ impl Chat {
             meta_data: new.meta_data,
             created_at: now.as_secs(),
             running_since: now,
+            polls: 0,
             ended_at: None,
             status: Status::Created,
             question: asked.or(earlier).unwrap_or_default(),
@@ -206,10 +211,16 @@ impl Chat {
             Some(submitted.ok_or("one output for each call of a tool is expected")?);
         self.status = Status::InProgress;
         self.running_since = now;
+        self.polls = 0;
         Ok(())
     }
 
-    /// Lets it go on to where it is now; `polled` lets it go on by one step at least.
+    /// Lets the bot begin.
+    pub(crate) fn begin(&mut self) {
+        self.status = Status::InProgress;
+    }
+
+    /// Lets it go on to where it is now. `polled` counts as one of the polls that end it.
     pub(crate) fn advance(
         &mut self,
         conversation: &mut Conversation,
@@ -217,16 +228,13 @@ impl Chat {
         now: Duration,
         polled: bool,
     ) {
+        if self.status != Status::InProgress {
+            return;
+        }
+        self.polls = self.polls.saturating_add(u8::from(polled));
         let is_due = now.saturating_sub(self.running_since) >= REPLY_TIME;
-        match self.status {
-            Status::Created | Status::InProgress if is_due => {
-                self.run(conversation, ids, now);
-            }
-            Status::Created if polled => self.status = Status::InProgress,
-            Status::InProgress if polled => {
-                self.run(conversation, ids, now);
-            }
-            _ => {}
+        if is_due || self.polls >= POLLS {
+            self.run(conversation, ids, now);
         }
     }
 
