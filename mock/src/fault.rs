@@ -89,6 +89,7 @@ pub enum Fault {
 /// The body of a [`Fault::Status`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum FaultBody {
     /// Coze's JSON: `internal_error` in the mock's [`ErrorShape`] from the OAuth endpoints, shape C from the API.
     #[default]
@@ -102,6 +103,7 @@ pub enum FaultBody {
 /// The two forms of a `Retry-After` header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum RetryAfter {
     /// A number of seconds.
     Seconds(u64),
@@ -305,6 +307,7 @@ impl From<Endpoint> for Target {
 
 /// How many requests a fault applies to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Times {
     /// The next `n` requests.
     Next(u32),
