@@ -1,6 +1,6 @@
 //! Chats: a question, the bot's reply, and the status of the chat.
 //!
-//! A chat that is not streamed is in progress from the start, because official SDKs poll only then. It ends by the mock's
+//! A chat that is not streamed is in progress from the start, because official SDKs poll only then. It ends with the mock's
 //! clock, or when it is retrieved for the second time, so that polling ends under any clock. A streamed chat is completed
 //! immediately.
 
@@ -12,7 +12,7 @@ use std::time::Duration;
 
 /// How long the bot takes, by the mock's clock.
 const REPLY_TIME: Duration = Duration::from_secs(2);
-/// The number of polls after which a chat ends, if the clock does not end it earlier.
+/// After how many polls a chat ends, if the clock has not ended it.
 const POLLS: u8 = 2;
 /// The maximum number of deltas of an answer.
 const MOST_DELTAS: usize = 16;
@@ -221,7 +221,7 @@ impl Chat {
         self.status = Status::InProgress;
     }
 
-    /// Updates the chat to the current time. `polled` counts as one of the polls that end it.
+    /// Updates the chat to the current time; `polled` counts as one of the polls that end it.
     pub(crate) fn advance(
         &mut self,
         conversation: &mut Conversation,
