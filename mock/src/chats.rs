@@ -1,8 +1,8 @@
 //! Conversations, messages and chats: the operations of the API that have state.
 
-use crate::api::{Contents, Refused};
 use crate::context::{RequestContext, text};
 use crate::endpoint::Endpoint;
+use crate::envelope::{Contents, Refused};
 use crate::state::{
     Chat, Conversation, Conversations, Event, Ids, Listing, NewChat, NewConversation, NewMessage,
 };

@@ -8,6 +8,7 @@
 
 mod answers;
 mod api;
+mod chats;
 mod client;
 mod contract;
 mod control;
@@ -24,3 +25,4 @@ mod program;
 mod slow;
 mod socket;
 mod strangers;
+mod streams;
