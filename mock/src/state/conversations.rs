@@ -430,3 +430,72 @@ pub(crate) fn object(meta_data: &Value) -> Value {
         _ => Value::Object(Map::new()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Duration = Duration::from_secs(1_800_000_000);
+
+    fn created(all: &mut Conversations) -> u64 {
+        let id = all.create(None, NewConversation::default(), NOW);
+        all.trim(id);
+        id
+    }
+
+    fn add(all: &mut Conversations, id: u64, content: &str) {
+        let (conversation, ids) = all.get_mut(id).expect("a conversation");
+        conversation.add(
+            ids,
+            None,
+            NewMessage::text("user", "question", content),
+            NOW,
+        );
+        all.trim(id);
+    }
+
+    #[test]
+    fn the_oldest_messages_of_a_conversation_are_dropped() {
+        let mut all = Conversations::default();
+        let id = created(&mut all);
+        let empty = all.bytes;
+        for number in 0..=limits::MESSAGES_OF_A_CONVERSATION {
+            add(&mut all, id, &number.to_string());
+        }
+        let conversation = all.get(id).expect("a conversation");
+        assert_eq!(
+            conversation.messages.len(),
+            limits::MESSAGES_OF_A_CONVERSATION
+        );
+        let first = conversation.messages().next().expect("a message").clone();
+        assert_eq!(first.new.content, "1");
+
+        // Whatever is removed is no longer counted.
+        let (conversation, _) = all.get_mut(id).expect("a conversation");
+        let messages: Vec<u64> = conversation.messages.keys().copied().collect();
+        for message in messages {
+            conversation.delete(message);
+        }
+        all.trim(id);
+        assert_eq!(all.bytes, empty);
+        assert!(all.remove(id) && all.bytes == 0);
+    }
+
+    #[test]
+    fn the_oldest_conversations_make_room_for_a_large_one() {
+        let mut all = Conversations::default();
+        let (first, second) = (created(&mut all), created(&mut all));
+        let quarter = "x".repeat(limits::CONVERSATION_BYTES / 4);
+        add(&mut all, first, &quarter);
+        for _ in 0..3 {
+            add(&mut all, second, &quarter);
+        }
+        assert!(all.get(first).is_none() && all.bytes <= limits::CONVERSATION_BYTES);
+        // One that is too large by itself loses its own messages.
+        for _ in 0..3 {
+            add(&mut all, second, &quarter);
+        }
+        let left = all.get(second).expect("a conversation").messages().count();
+        assert_eq!(left, 3);
+    }
+}
