@@ -1,4 +1,4 @@
-//! From an answer to its type.
+//! Parses a response into the type of its operation.
 
 use coze_auth::ErrorKind;
 use coze_wire::{Data, Empty, Events, StreamEvent, Whole};
@@ -9,24 +9,24 @@ use crate::{
     dispatch::{Answered, Body},
 };
 
-/// What an operation answers, and what it becomes. Implemented for the answers of `coze-wire`.
+/// Parses the response of an operation. Implemented for the response forms of `coze-wire`.
 #[diagnostic::on_unimplemented(
-    message = "`{Self}` is no answer of the API",
-    note = "the answer of an operation is `Data<T>`, `Whole<T>` (`T` can be deserialized), `Empty` or `Events<E>` (`E` is a `StreamEvent`)"
+    message = "`{Self}` is not a response of the API",
+    note = "the response of an operation is `Data<T>`, `Whole<T>` (`T: DeserializeOwned`), `Empty` or `Events<E>` (`E: StreamEvent`)"
 )]
 pub trait Decode: Sized + 'static {
-    /// What [`send`](crate::SendExt::send) gives.
+    /// The type that [`send`](crate::SendExt::send) returns.
     type Reply: Send;
 
-    /// Whether a stream of events may be answered.
+    /// Whether the response may be an event stream.
     #[doc(hidden)]
     const HAS_EVENTS: bool = false;
 
-    /// Reads it.
+    /// Parses the response.
     ///
     /// # Errors
     ///
-    /// When the answer is an error, or not as described.
+    /// When the response is an error, or does not match the description.
     #[doc(hidden)]
     fn decode(answered: Answered) -> Result<Self::Reply>;
 }
@@ -38,7 +38,7 @@ struct Envelope<T> {
     data: T,
 }
 
-/// The envelope, for an answer that has no data, or more than data.
+/// The envelope without its data.
 #[derive(Deserialize)]
 struct Code {
     #[serde(default)]
@@ -110,7 +110,7 @@ impl<E: StreamEvent> Decode for Events<E> {
 }
 
 impl Answered {
-    /// Reads a success quickly. Whatever it can't make sense of is read tolerantly, and tells what is wrong.
+    /// Parses a success on the fast path. If that fails, the tolerant parser is used, whose error says what is wrong.
     fn read<T, R: DeserializeOwned>(
         self,
         quickly: impl FnOnce(&[u8]) -> Option<T>,

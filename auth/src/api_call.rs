@@ -12,17 +12,18 @@ use crate::{
     AccessToken, Error, ErrorCode, ErrorKind, OAuthClient, Result,
     answer::{Answer, not_as_described},
     client::Call,
-    error::Told,
+    error::Meaning,
     expiry::Timing,
 };
 
-/// reqwest's own timeout would cut a stream, and can only be replaced: 100 years.
+/// A timeout that never fires, in place of reqwest's own, which would end a long stream and can't be removed: 100
+/// years.
 const NO_TIMEOUT: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
 /// One attempt of a call to Coze's API: sends a finished request with an access token, reads the response, and makes the errors
 /// of the call, with its endpoint and without its secrets.
 ///
-/// `coze-api` is built on this. Use it for a client of your own, such as one from another generator:
+/// `coze-api` is built on it. Use it for your own client, such as one from another generator:
 ///
 /// ```
 /// # async fn example(client: coze_auth::OAuthClient, token: coze_auth::AccessToken) -> coze_auth::Result<()> {
@@ -51,7 +52,7 @@ pub struct ApiCall {
 }
 
 impl OAuthClient {
-    /// Begins a call to Coze's API with this token.
+    /// Starts a call to Coze's API with this token.
     #[must_use]
     pub fn api_call(&self, token: &AccessToken) -> ApiCall {
         ApiCall {
@@ -62,8 +63,8 @@ impl OAuthClient {
 }
 
 impl ApiCall {
-    /// Sends the request, and returns as soon as the head of the response is there. Of the client's timeouts only the one for
-    /// connecting applies.
+    /// Sends the request and returns when the head of the response has arrived. Of the client's timeouts, only the
+    /// connect timeout applies.
     ///
     /// # Errors
     ///
@@ -89,7 +90,7 @@ impl ApiCall {
             .map_err(|error| self.locate(error))
     }
 
-    /// The error that a response holds which is not what was `expected`, such as "an event stream".
+    /// The error in a response that is not what was `expected`, such as "an event stream".
     #[must_use]
     pub fn unexpected(&self, captured: &Captured, expected: &str) -> Error {
         let read = self.with_answer(captured, |answer| {
@@ -146,7 +147,7 @@ impl ApiCall {
     #[must_use]
     pub fn refused(&self, code: Option<i64>, message: &str) -> Error {
         let code = code.map(ErrorCode::Api);
-        let told = Told::by(code.as_ref(), message);
+        let meaning = Meaning::of(code.as_ref(), message);
         let message = sanitize(message, self.secrets());
         let error = Error::new(ErrorKind::Refused, "Coze reported an error");
         let error = match code {
@@ -154,7 +155,7 @@ impl ApiCall {
             None => error,
         };
         let error = error.with_message(Some(message).filter(|message| !message.is_empty()));
-        self.locate(error.with_told(told))
+        self.locate(error.with_meaning(meaning))
     }
 
     fn locate(&self, error: Error) -> Error {

@@ -1,4 +1,5 @@
-//! The ids of an app and of its keys, as types of their own, so that neither can be passed for the other, or for a secret.
+//! The ids of an app and of its keys, as separate types, so that one can't be passed in place of another, or of a
+//! secret.
 
 use std::fmt;
 
@@ -8,13 +9,14 @@ macro_rules! ids {
     ($($(#[$doc:meta])* $id:ident: $name:literal;)*) => {$(
         $(#[$doc])*
         ///
-        /// Any text becomes one by `From`. It is checked where a flow is made of it: what env files leave around it (white space, a
-        /// pair of quotation marks, `\n`) is dropped.
+        /// Any text converts into it with `From`. The flow that is built with it checks it, and removes what env files
+        /// add: white space, a pair of quotation marks, `
+        /// `.
         #[derive(Debug, Clone, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
         pub struct $id(String);
 
         impl $id {
-            /// The same, cleaned, if it can be an id.
+            /// The cleaned id, if it is valid.
             pub(crate) fn checked(&self) -> Result<Self> {
                 identifier($name, &self.0).map(Self)
             }
@@ -58,7 +60,7 @@ ids! {
     ClientId: "client id";
     /// The id of a key of a JWT app: the fingerprint of its public key, as the console shows it.
     ///
-    /// A client id is not taken for one:
+    /// A client id is not accepted in its place:
     ///
     /// ```compile_fail,E0277
     /// use coze_auth::{ClientId, JwtFlowBuilder};

@@ -1,4 +1,5 @@
-//! What a flow ends with: an access token, when it expires, and how to get the next one.
+//! [`Token`] and [`RefreshToken`]: the result of a flow. A token is read from the response in `answer.rs`
+//! (`Answer::token`).
 
 use std::{
     fmt,
@@ -17,13 +18,14 @@ use crate::{
     input::cleaned,
 };
 
-/// An access token as Coze issued it.
+/// An access token, its expiry, and the refresh token if the flow returns one.
 ///
-/// A [`CachedProvider`](crate::CachedProvider::in_memory) keeps it fresh, a [`SignIn`](crate::SignIn::put) stores it, and an
-/// [`AccessToken`](crate::AccessToken) or a [`FixedToken`](crate::FixedToken) can be made of it by `From`.
+/// To refresh it, pass it to [`CachedProvider::in_memory`](crate::CachedProvider::in_memory) or store it with
+/// [`SignIn::put`](crate::SignIn::put). It converts into an [`AccessToken`](crate::AccessToken) and a
+/// [`FixedToken`](crate::FixedToken) with `From`.
 ///
-/// `Debug` prints no secret. Send the token as [`authorization`](Token::authorization), or
-/// [`expose`](Secret::expose) it where another library wants the bare string.
+/// `Debug` prints no secret. Send the token as [`authorization`](Token::authorization), or [`expose`](Secret::expose)
+/// it for a library that expects the bare string.
 #[derive(Clone)]
 pub struct Token {
     access_token: Secret,
@@ -40,20 +42,20 @@ pub struct Token {
 }
 
 impl Token {
-    /// The access token itself.
+    /// The access token.
     #[must_use]
     pub fn access_token(&self) -> &Secret {
         &self.access_token
     }
 
-    /// A ready `Authorization` header value, `Bearer …`, marked sensitive.
+    /// The `Authorization` header value, `Bearer …`, marked as sensitive.
     #[must_use]
     pub fn authorization(&self) -> &HeaderValue {
         self.authorization.header_value()
     }
 
-    /// The refresh token, where the flow gives one (web, PKCE and device do, JWT does not). It works
-    /// once: each refresh returns a new one and invalidates the one sent.
+    /// The refresh token, if the flow returns one: web, PKCE and device do, JWT does not. It is single-use: each
+    /// refresh returns a new one and invalidates the previous one.
     #[must_use]
     pub fn refresh_token(&self) -> Option<&RefreshToken> {
         self.refresh_token.as_ref()
@@ -65,24 +67,24 @@ impl Token {
         self.expires_at
     }
 
-    /// How long the access token had to live when it was received: what the server granted, less what
-    /// the way took, and without trusting the local wall clock.
+    /// The lifetime of the access token when it was received: the granted lifetime minus network latency. Independent
+    /// of the local wall clock.
     #[must_use]
     pub fn lifetime(&self) -> Duration {
         self.lifetime
     }
 
-    /// Whether the answer's `expires_in` could not be read, or named a life that Coze grants to no token. Then the
-    /// [lifetime](Self::lifetime) is what Coze grants by default, 15 minutes, or what was asked for if that is less.
+    /// Whether `expires_in` of the response could not be parsed, or was longer than Coze grants. The
+    /// [lifetime](Self::lifetime) is then Coze's default of 15 minutes, or the requested one if that is shorter.
     #[must_use]
     pub fn is_lifetime_assumed(&self) -> bool {
         self.is_lifetime_assumed
     }
 
-    /// How long it still has to live, zero when it has expired.
+    /// The remaining lifetime; zero if the token has expired.
     ///
-    /// Time is counted on the monotonic clock, and on the wall clock too, because the former stands
-    /// still while a laptop sleeps: the one that ran further counts.
+    /// Measured on the monotonic and the wall clock, because the monotonic clock may stop while the system is
+    /// suspended. The clock with the longer elapsed time counts.
     #[must_use]
     pub fn remaining(&self) -> Duration {
         let monotonic = self
@@ -97,13 +99,13 @@ impl Token {
         self.lifetime.saturating_sub(monotonic.max(wall))
     }
 
-    /// Whether its life is over.
+    /// Whether the token has expired.
     #[must_use]
     pub fn is_expired(&self) -> bool {
         self.remaining().is_zero()
     }
 
-    /// Coze's log id of the answer that brought it.
+    /// Coze's log id of the response.
     #[must_use]
     pub fn log_id(&self) -> Option<&str> {
         self.log_id.as_deref()
@@ -113,7 +115,7 @@ impl Token {
         &self.authorization
     }
 
-    /// The app that may redeem the refresh token.
+    /// The client id of the app that can redeem the refresh token.
     pub(crate) fn client_id(&self) -> Option<&str> {
         self.client_id.as_deref()
     }
@@ -138,17 +140,17 @@ impl fmt::Debug for Token {
     }
 }
 
-/// A refresh token of the web, PKCE and device flows. It lives 30 days and works once.
+/// A refresh token of the web, PKCE and device flows. It is valid for 30 days, and single-use.
 ///
-/// A type of its own, so that an access token can't be passed for one. It serialises as the plain
-/// string, for one's own storage; `Debug` prints no secret.
+/// A separate type, so that an access token can't be passed in its place. It serialises as a plain string, for your own
+/// storage; `Debug` prints no secret.
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct RefreshToken(Secret);
 
 impl RefreshToken {
-    /// Wraps a refresh token that you have stored. Surrounding white space, and one pair of quotation marks, are dropped;
-    /// `Deserialize` keeps them.
+    /// Wraps a stored refresh token. Surrounding white space and one pair of quotation marks are removed; `Deserialize`
+    /// keeps them.
     ///
     /// # Errors
     ///
@@ -161,7 +163,7 @@ impl RefreshToken {
         Ok(Self(Secret::from(refresh_token)))
     }
 
-    /// What an answer holds, unchanged: all that JSON can carry comes back in a request.
+    /// The refresh token of a response, unchanged, because a request can send any string.
     pub(crate) fn of_answer(mut refresh_token: Zeroizing<String>) -> Self {
         Self(Secret::from(std::mem::take(&mut *refresh_token)))
     }
@@ -184,7 +186,7 @@ impl fmt::Debug for RefreshToken {
 }
 
 impl Token {
-    /// A token that an answer has brought.
+    /// Creates a token from the members of a response.
     pub(crate) fn received(
         access_token: Secret,
         authorization: Bearer,
@@ -209,8 +211,8 @@ impl Token {
         }
     }
 
-    /// A token whose life of this length begins now, with nothing beside it.
-    pub(crate) fn beginning_now(
+    /// Creates a token with this remaining lifetime, without refresh token and log id.
+    pub(crate) fn valid_from_now(
         access_token: Secret,
         authorization: Bearer,
         lifetime: Duration,
@@ -235,11 +237,11 @@ impl Token {
 
 #[cfg(test)]
 impl Token {
-    /// One that has just come, without a refresh token.
-    pub(crate) fn living(access_token: &str, lifetime: Duration, clock: &Clock) -> Self {
+    /// A token that was just received, without a refresh token.
+    pub(crate) fn for_test(access_token: &str, lifetime: Duration, clock: &Clock) -> Self {
         let access_token = Secret::from(access_token);
         let authorization = Bearer::new(&access_token).unwrap();
-        Self::beginning_now(access_token, authorization, lifetime, clock)
+        Self::valid_from_now(access_token, authorization, lifetime, clock)
     }
 }
 
@@ -258,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refresh_token_with_white_space_inside_is_kept_as_it_came() {
+    fn white_space_inside_a_refresh_token_is_kept() {
         for odd in ["a b", "a\nb", " \u{0}a "] {
             let json = serde_json::to_string(odd).unwrap();
             let refresh_token: RefreshToken = serde_json::from_str(&json).unwrap();

@@ -40,6 +40,18 @@ pub async fn mock_unless_configured(flow: Flow) -> Result<OAuthConfig> {
     Ok(config)
 }
 
+/// `std::env::var(name)`, or with the mock what stands for it there: a bot of the mock for `COZE_BOT_ID`.
+pub fn variable(name: &str) -> Result<String> {
+    if MOCK.get().is_none() {
+        return std::env::var(name).with_context(|| format!("the environment has no {name}"));
+    }
+    match name {
+        "COZE_BOT_ID" => Ok(defaults::BOT_IDS[0].to_owned()),
+        "COZE_WORKSPACE_ID" => Ok(defaults::WORKSPACE_ID.to_owned()),
+        _ => bail!("the mock has no {name}"),
+    }
+}
+
 fn mock_variables(flow: Flow, private_key: &str) -> Result<Vec<(&'static str, String)>> {
     // A port that is free now.
     let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();

@@ -1,59 +1,162 @@
-//! A small part of Coze's API: enough to see an access token accepted, refused, and limited by its scope.
+//! Coze's API: the envelope, the access token, and users, workspaces and bots. What has state is in `chats`.
 
 use crate::answer::Answer;
-use crate::context::RequestContext;
+use crate::chats;
+use crate::context::{RequestContext, text};
 use crate::endpoint::Endpoint;
 use crate::options::Options;
 use crate::request::{Credential, credential};
 use crate::resources::Bot;
 use crate::state::GrantedToken;
+use bytes::Bytes;
 use http::StatusCode;
 use serde_json::{Value, json};
 
-/// Why an API call is refused: HTTP status, error code, message.
-struct Refused(StatusCode, i64, String);
+/// Why an API call is refused.
+pub(crate) enum Refused {
+    /// It names something that does not exist, or that the token may not use.
+    Unknown,
+    /// HTTP status, error code, message.
+    With(StatusCode, i64, String),
+}
+
+impl Refused {
+    pub(crate) fn bad_request(message: impl Into<String>) -> Self {
+        Self::With(StatusCode::BAD_REQUEST, BAD_REQUEST, message.into())
+    }
+
+    fn no_permission() -> Self {
+        Self::With(StatusCode::FORBIDDEN, NO_PERMISSION, FORBIDDEN.to_owned())
+    }
+
+    fn unauthorized(code: i64, message: &str) -> Self {
+        Self::With(StatusCode::UNAUTHORIZED, code, message.to_owned())
+    }
+}
+
+/// What the envelope of an answer holds.
+pub(crate) enum Contents {
+    /// Its field `data`.
+    Data(Value),
+    /// Its fields besides `code`, `msg` and `detail`.
+    Whole(Value),
+    Nothing,
+    /// An event stream instead, and whether it falls silent.
+    Stream(Bytes, bool),
+}
 
 const BAD_REQUEST: i64 = 4000;
+const FORBIDDEN: &str = "no permission for this resource";
 const AUTHENTICATION_INVALID: i64 = 4100;
 const NO_PERMISSION: i64 = 4101;
+const BOT_NOT_FOUND: i64 = 4200;
 const ACCESS_TOKEN_INVALID: i64 = 700_012_006;
 
 pub(crate) fn answer(context: &mut RequestContext<'_>) -> Answer {
     let log_id = context.log_id;
-    match authorize(context).and_then(|token| call(context, &token)) {
-        Ok(data) => Answer::json(
-            StatusCode::OK,
-            &json!({"code": 0, "msg": "", "data": data, "detail": {"logid": log_id}}),
-        ),
-        Err(Refused(status, code, message)) => Answer::api_error(status, code, &message, log_id),
+    let contents = authorize(context).and_then(|token| call(context, &token));
+    let mut envelope = json!({"code": 0, "msg": "", "detail": {"logid": log_id}});
+    match contents {
+        Ok(Contents::Stream(events, stalls)) => {
+            return Answer {
+                stalls,
+                ..Answer::stream(events)
+            };
+        }
+        Ok(Contents::Data(data)) => envelope["data"] = data,
+        Ok(Contents::Whole(fields)) => join(&mut envelope, &fields),
+        Ok(Contents::Nothing) => {}
+        Err(Refused::Unknown) => match example(context) {
+            Some(example) => {
+                join(&mut envelope, example);
+                envelope["detail"]["logid"] = log_id.into();
+            }
+            None => {
+                return Answer::api_error(StatusCode::FORBIDDEN, NO_PERMISSION, FORBIDDEN, log_id);
+            }
+        },
+        Err(Refused::With(status, code, message)) => {
+            return Answer::api_error(status, code, &message, log_id);
+        }
+    }
+    Answer::json(StatusCode::OK, &envelope)
+}
+
+fn join(envelope: &mut Value, fields: &Value) {
+    for (name, field) in fields.as_object().into_iter().flatten() {
+        envelope[name] = field.clone();
     }
 }
 
+/// The described answer, if the request has the ids of the description's examples.
+fn example(context: &RequestContext<'_>) -> Option<&'static Value> {
+    let query = context.incoming.query.iter().chain(context.path_ids);
+    let mut ids: Vec<&str> = query
+        .filter(|(name, _)| name.ends_with("_id"))
+        .map(|(_, id)| id.as_str())
+        .collect();
+    if let (Endpoint::CancelChat, Some(body)) = (context.endpoint, context.body) {
+        ids.extend([text(body, "conversation_id"), text(body, "chat_id")]);
+    }
+    context.core.contract.example(context.endpoint, &ids)
+}
+
 fn authorize(context: &mut RequestContext<'_>) -> Result<GrantedToken, Refused> {
-    let refused = |code, message: &str| Refused(StatusCode::UNAUTHORIZED, code, message.to_owned());
+    let starts_chat = context.endpoint == Endpoint::CreateChat;
+    if let (true, Some(body)) = (starts_chat, context.body) {
+        // The bot is looked up before the token.
+        let bot_id = body.get("bot_id").and_then(Value::as_str);
+        if bot_id.is_some_and(|id| !is_bot(context, id)) {
+            let message = "the bot does not exist".to_owned();
+            return Err(Refused::With(StatusCode::OK, BOT_NOT_FOUND, message));
+        }
+    }
     let Credential::Bearer(token) = credential(&context.incoming.headers) else {
         context
             .findings
             .violation("header/Authorization", "an access token as a bearer token");
-        return Err(refused(AUTHENTICATION_INVALID, "authentication is invalid"));
+        let message = "authentication is invalid";
+        return Err(Refused::unauthorized(AUTHENTICATION_INVALID, message));
     };
     let state = context.core.state();
     let granted = state.tokens.access(token, context.now).cloned();
-    granted.ok_or_else(|| refused(ACCESS_TOKEN_INVALID, "access token invalid"))
+    granted.ok_or_else(|| match starts_chat {
+        true => {
+            let message = "The token you entered is incorrect.".to_owned();
+            Refused::With(StatusCode::OK, NO_PERMISSION, message)
+        }
+        false => Refused::unauthorized(ACCESS_TOKEN_INVALID, "access token invalid"),
+    })
 }
 
-fn call(context: &mut RequestContext<'_>, token: &GrantedToken) -> Result<Value, Refused> {
+/// Whether there is such a bot: of the mock, or of the description's examples.
+fn is_bot(context: &RequestContext<'_>, id: &str) -> bool {
+    context.core.options.bots.iter().any(|bot| bot.id == id)
+        || context.core.contract.is_example_id(id)
+}
+
+/// The body as the contract allows it; null for an operation without one.
+fn checked_body(context: &mut RequestContext<'_>) -> Result<Value, Refused> {
+    let checked = if context.core.contract.takes_body(context.endpoint) {
+        context.checked_body()
+    } else {
+        let contract = context.core.contract;
+        let query = &context.incoming.query;
+        contract
+            .check_parameters(
+                context.endpoint,
+                context.path_ids,
+                query,
+                &mut context.findings,
+            )
+            .map(|()| Value::Null)
+    };
+    checked.map_err(|refusal| Refused::bad_request(refusal.message))
+}
+
+fn call(context: &mut RequestContext<'_>, token: &GrantedToken) -> Result<Contents, Refused> {
+    let body = checked_body(context)?;
     let query = &context.incoming.query;
-    context
-        .core
-        .contract
-        .check_parameters(
-            context.endpoint,
-            context.path_id,
-            query,
-            &mut context.findings,
-        )
-        .map_err(|refusal| Refused(StatusCode::BAD_REQUEST, BAD_REQUEST, refusal.message))?;
     let parameter = |name: &str| {
         let pair = query
             .iter()
@@ -62,13 +165,13 @@ fn call(context: &mut RequestContext<'_>, token: &GrantedToken) -> Result<Value,
     };
     let options = &context.core.options;
     let user = &options.user;
-    match context.endpoint {
+    let data = match context.endpoint {
         Endpoint::Workspaces => {
             let mut visible = options.workspaces.clone();
             visible.retain(|workspace| may_enter(token, &workspace.id));
             let page = page(&visible, parameter("page_num"), parameter("page_size"));
             let list: Vec<_> = page.iter().map(|workspace| workspace.json(user)).collect();
-            Ok(json!({"total_count": visible.len(), "workspaces": list}))
+            json!({"total_count": visible.len(), "workspaces": list})
         }
         Endpoint::Bots => {
             // All bots of the mock are published and have not been modified since.
@@ -80,29 +183,41 @@ fn call(context: &mut RequestContext<'_>, token: &GrantedToken) -> Result<Value,
             visible.retain(|_| wanted);
             let page = page(&visible, parameter("page_num"), parameter("page_size"));
             let list: Vec<_> = page.iter().map(|bot| bot.in_list(user)).collect();
-            Ok(json!({"total": visible.len(), "items": list}))
+            json!({"total": visible.len(), "items": list})
         }
         Endpoint::PublishedBots => {
             let visible = visible_bots(options, token, parameter("space_id"))?;
             let page = page(&visible, parameter("page_index"), parameter("page_size"));
             let list: Vec<_> = page.iter().map(|bot| bot.in_published_list()).collect();
-            Ok(json!({"total": visible.len(), "space_bots": list}))
+            json!({"total": visible.len(), "space_bots": list})
         }
         Endpoint::Bot | Endpoint::PublishedBot => {
-            let id = context.path_id.or_else(|| parameter("bot_id"));
+            let id = context.path_id().or_else(|| parameter("bot_id"));
             let id = id.unwrap_or_default();
             let bot = options.bots.iter().find(|bot| bot.id == id);
             let bot =
                 bot.filter(|bot| may_enter(token, &bot.workspace_id) && may_use(token, &bot.id));
-            bot.map(|bot| bot.in_full(user)).ok_or_else(no_permission)
+            bot.map(|bot| bot.in_full(user)).ok_or(Refused::Unknown)?
         }
-        _ => Ok(json!({
+        Endpoint::UsersMe => json!({
             "user_id": user.user_id,
             "user_name": user.user_name,
             "nick_name": user.nick_name,
             "avatar_url": user.avatar_url,
-        })),
-    }
+        }),
+        _ => {
+            let bot_id = parameter("bot_id").or_else(|| body.get("bot_id")?.as_str());
+            if let Some(id) = bot_id {
+                let bot = options.bots.iter().find(|bot| bot.id == id);
+                let enters = bot.is_none_or(|bot| may_enter(token, &bot.workspace_id));
+                if !is_bot(context, id) || !enters || !may_use(token, id) {
+                    return Err(Refused::no_permission());
+                }
+            }
+            return chats::call(context, &body);
+        }
+    };
+    Ok(Contents::Data(data))
 }
 
 /// The bots of a workspace that a token may access.
@@ -115,17 +230,12 @@ fn visible_bots<'o>(
     let workspace = workspaces
         .find(|known| Some(known.id.as_str()) == workspace_id)
         .filter(|workspace| may_enter(token, &workspace.id))
-        .ok_or_else(no_permission)?;
+        .ok_or(Refused::Unknown)?;
     let bots = options
         .bots
         .iter()
         .filter(|bot| bot.workspace_id == workspace.id && may_use(token, &bot.id));
     Ok(bots.collect())
-}
-
-fn no_permission() -> Refused {
-    let message = "no permission for this resource";
-    Refused(StatusCode::FORBIDDEN, NO_PERMISSION, message.to_owned())
 }
 
 /// A sign-in through a workspace's own authorize page or device endpoint is limited to that workspace.

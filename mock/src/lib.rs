@@ -60,6 +60,7 @@ mod assertion;
 mod authorize;
 mod body;
 mod builder;
+mod chats;
 mod clock;
 mod context;
 mod contract;
@@ -90,6 +91,7 @@ mod secret;
 mod server;
 mod service;
 mod state;
+mod stream;
 mod token;
 mod visit;
 
@@ -112,3 +114,4 @@ pub use script::{
 pub use secret::fingerprint;
 pub use service::MockService;
 pub use state::{Generation, Grant, GrantedToken, TokenFamily};
+pub use stream::{ScriptedReply, ScriptedStream};

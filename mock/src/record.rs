@@ -267,6 +267,8 @@ pub enum Tolerance {
     ShortVerifier,
     /// An authorize URL without `state`, or with an empty one.
     MissingState,
+    /// `POST` instead of `GET` when a chat is retrieved.
+    PostForGet,
 }
 
 /// A part of a request that Coze's documentation does not allow.

@@ -175,8 +175,8 @@ mod tests {
             assert!(error.contains("RFC 7636"), "{error}");
             assert!(!error.contains("hush"), "{error}");
         }
-        for good in ["x".repeat(43), "-._~".repeat(32)] {
-            assert!(CodeVerifier::new(good).is_ok());
+        for valid in ["x".repeat(43), "-._~".repeat(32)] {
+            assert!(CodeVerifier::new(valid).is_ok());
         }
     }
 

@@ -102,7 +102,7 @@ mod tests {
     #[test]
     fn a_token_of_a_flow_converts_into_an_access_token() {
         let life = std::time::Duration::from_secs(900);
-        let token = Token::living("czs_hush", life, &crate::clock::Clock::System);
+        let token = Token::for_test("czs_hush", life, &crate::clock::Clock::System);
         assert_eq!(AccessToken::from(&token).expose(), "czs_hush");
         assert!(AccessToken::from(token).authorization().is_sensitive());
     }

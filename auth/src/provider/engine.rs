@@ -22,7 +22,7 @@ use tokio::time::Instant;
 use super::{
     AccessToken, RefreshMode, Stats,
     circuit_breaker::CircuitBreaker,
-    lifespan::Lifespan,
+    refresh_window::Lifespan,
     retry::{CircuitOpen, FIRST_BACKOFF, LONGEST_DEADLINE},
     single_flight::{Begin, Outcome, Purpose, SingleFlight},
     source::Source,
@@ -371,7 +371,7 @@ pub(super) fn invalidate<K: Key>(key: &K, token: &AccessToken) {
         return;
     };
     if let Some(stored) = source.stored() {
-        stored.heed_refusal(token, Instant::now() + left);
+        stored.note_refused_token(token, Instant::now() + left);
         key.remove(token);
     } else {
         requests.flight.invalidate(|| key.remove(token));

@@ -11,8 +11,8 @@ use crate::{Endpoint, Error, ErrorKind, Flow, OAuthConfig, Result, Token, input:
 /// The environment variable that holds a personal or service access token.
 pub(crate) const TOKEN_VARIABLE: &str = "COZE_API_TOKEN";
 
-/// A personal access token (PAT) or service access token (SAT): made in the Coze console, sent as it is,
-/// never refreshed.
+/// A personal access token (PAT) or service access token (SAT): created in the Coze console, sent unchanged, never
+/// refreshed.
 ///
 /// Sources: <https://www.coze.cn/open/docs/developer_guides/pat>,
 /// <https://www.coze.cn/open/docs/developer_guides/service_token>.
@@ -26,7 +26,7 @@ pub(crate) const TOKEN_VARIABLE: &str = "COZE_API_TOKEN";
 /// # Ok::<(), coze_auth::Error>(())
 /// ```
 ///
-/// The [`Token`] of a flow can be used as it is, too, for a program that ends before the token does:
+/// It can also be a [`Token`] of a flow, for a program that ends before the token expires:
 ///
 /// ```no_run
 /// # async fn example(jwt: coze_auth::JwtFlow) -> coze_auth::Result<()> {
@@ -41,24 +41,24 @@ pub struct FixedToken {
 }
 
 impl FixedToken {
-    /// Wraps a token. Surrounding white space, one pair of quotation marks and escaped line breaks, as env files leave them, are
-    /// dropped.
+    /// Wraps a token. Surrounding white space, one pair of quotation marks and escaped line breaks, as env files
+    /// contain them, are removed.
     ///
     /// # Errors
     ///
-    /// [`InvalidInput`](ErrorKind::InvalidInput) when it is empty, or holds anything that a token can't: the error names the
-    /// character, never the token.
+    /// [`InvalidInput`](ErrorKind::InvalidInput) when it is empty or contains a character that no token contains. The
+    /// error names the character, never the token.
     pub fn new(token: impl AsRef<str>) -> Result<Self> {
         Self::named("token", token.as_ref())
     }
 
-    /// Takes the token from the environment variable `COZE_API_TOKEN`, and where it is valid from `COZE_API_BASE`, if that is
-    /// set.
+    /// Reads the token from the environment variable `COZE_API_TOKEN`, and its endpoint from `COZE_API_BASE`, if that
+    /// is set.
     ///
     /// # Errors
     ///
-    /// [`Configuration`](ErrorKind::Configuration) when `COZE_API_TOKEN` is not set, or `COZE_API_BASE` can't be used; else
-    /// as [`new`](Self::new).
+    /// [`Configuration`](ErrorKind::Configuration) when `COZE_API_TOKEN` is not set or `COZE_API_BASE` is invalid;
+    /// otherwise as [`new`](Self::new).
     pub fn from_env() -> Result<Self> {
         let config = OAuthConfig::from_env_for(Flow::Token);
         let no_token = || Error::new(ErrorKind::Configuration, "there is no token");
@@ -67,7 +67,7 @@ impl FixedToken {
             .map_err(|error| error.in_flow(Flow::Token))
     }
 
-    /// Says where it is valid: an API client sends its calls there by default.
+    /// Sets the endpoint at which the token is valid. An API client uses it by default.
     #[must_use]
     pub fn with_endpoint(mut self, endpoint: Endpoint) -> Self {
         self.endpoint = Some(endpoint);
@@ -82,13 +82,13 @@ impl FixedToken {
         checked().map_err(|error: Error| error.in_flow(Flow::Token))
     }
 
-    /// The token itself.
+    /// The token.
     #[must_use]
     pub fn access_token(&self) -> &Secret {
         &self.token
     }
 
-    /// A ready `Authorization` header value, `Bearer …`, marked sensitive.
+    /// The `Authorization` header value, `Bearer …`, marked as sensitive.
     #[must_use]
     pub fn authorization(&self) -> &HeaderValue {
         self.copies.token().authorization()
@@ -137,16 +137,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_token_of_a_flow_is_one() {
+    fn a_token_of_a_flow_converts_into_a_fixed_token() {
         let life = std::time::Duration::from_secs(900);
-        let token = Token::living("czs_1", life, &crate::clock::Clock::System);
+        let token = Token::for_test("czs_1", life, &crate::clock::Clock::System);
         let fixed = FixedToken::from(token);
         assert_eq!(fixed.cached().unwrap().expose(), "czs_1");
         assert_eq!(fixed.access_token().expose(), "czs_1");
     }
 
     #[test]
-    fn a_token_is_trimmed_and_one_that_breaks_the_header_is_refused_unprinted() {
+    fn a_token_is_trimmed_and_an_invalid_one_is_refused_and_not_printed() {
         let token = FixedToken::new(" \tpat_abc\r\n").unwrap();
         assert_eq!(token.access_token().expose(), "pat_abc");
         assert!(token.authorization().is_sensitive());

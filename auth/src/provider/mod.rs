@@ -2,14 +2,23 @@
 //!
 //! [`TokenProvider`] is the trait: [`cached`](TokenProvider::cached) never waits, [`fetch`](TokenProvider::fetch) may
 //! send a request. [`FixedToken`] holds one token; [`CachedProvider`] refreshes the tokens of any flow.
+//!
+//! | what | file |
+//! |---|---|
+//! | the expiry margin, and when a refresh starts | `refresh_window.rs` |
+//! | retries, backoff, the caps of `Retry-After` | `retry.rs` |
+//! | concurrent callers share one request; a refused token is removed | `single_flight.rs` |
+//! | concurrent requests are limited while the server is down | `circuit_breaker.rs` |
+//! | the requests of providers and pools | `engine.rs`, `source.rs` |
+//! | where tokens are cached | `slot.rs` (one provider), `token_cache.rs` (pools) |
 
 mod access_token;
 mod cached;
 pub(crate) mod circuit_breaker;
 mod engine;
 mod fixed;
-pub(crate) mod lifespan;
 mod pool;
+pub(crate) mod refresh_window;
 pub(crate) mod retry;
 mod sessions;
 mod single_flight;

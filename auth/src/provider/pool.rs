@@ -17,7 +17,7 @@ use super::{
     cached::DEFAULT_DEADLINE,
     circuit_breaker::CircuitBreaker,
     engine::{Engine, Key, Options, Requests, fetch, invalidate, refresh_when_due},
-    lifespan::Lifespan,
+    refresh_window::Lifespan,
     source::Source,
     token_cache::{AsHashed, Cached, Name, TokenCache},
 };

@@ -1,5 +1,9 @@
-//! Retry policies: the delays between the attempts of one request, the backoff of a key after a failed request, and
-//! how long the circuit breaker keeps a permit. Every cap on `Retry-After` is here, too.
+//! Retry policies of token requests: the delays between the attempts of one request, the backoff of a key after a failed
+//! request, "not before" for the other owners of a stored sign-in, and how long the circuit breaker keeps a permit.
+//!
+//! The caps on `Retry-After` are here: of the parsed header (`capped_retry_after`), of a backoff (`LONGEST_ASKED`), of
+//! "not before" (`LONGEST_NOT_BEFORE`) and of a permit (`LONGEST_OPEN`). API calls have their own policy, in the crate
+//! `coze-api`.
 
 use std::{fmt, future::Future, time::Duration};
 
@@ -8,8 +12,13 @@ use tokio::time::{Instant, sleep, timeout_at};
 use super::circuit_breaker::CircuitBreaker;
 use crate::{Error, ErrorKind, Result, random};
 
-/// The cap on a parsed `Retry-After`, against overflow and nonsense; backoffs and permits have lower caps.
-pub(crate) const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(24 * 3600);
+/// The cap on a parsed `Retry-After`, against overflow and implausible values; each use has a lower cap.
+const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(24 * 3600);
+
+/// Caps the `Retry-After` of a response.
+pub(crate) fn capped_retry_after(requested: Duration) -> Duration {
+    requested.min(LONGEST_RETRY_AFTER)
+}
 
 /// The longest deadline: a day.
 pub(crate) const LONGEST_DEADLINE: Duration = Duration::from_secs(24 * 3600);
@@ -88,6 +97,23 @@ where
         sleep(wait).await;
         delay *= 2;
     }
+}
+
+// The other owners of a stored sign-in
+
+/// How long other owners do not refresh after a 5xx, a 429 or a failed connection, without a `Retry-After`.
+const NOT_BEFORE: Duration = Duration::from_secs(5);
+/// The cap of a `Retry-After` for other owners.
+const LONGEST_NOT_BEFORE: Duration = Duration::from_secs(15);
+
+/// How long other owners do not refresh after this failure of the server.
+pub(crate) fn not_before(failure: &Error) -> Duration {
+    capped_not_before(failure.retry_after().unwrap_or(NOT_BEFORE))
+}
+
+/// Caps a stored "not before", which another program may have written.
+pub(crate) fn capped_not_before(stored: Duration) -> Duration {
+    stored.min(LONGEST_NOT_BEFORE)
 }
 
 // The circuit breaker
@@ -208,7 +234,7 @@ impl Backoff {
 
 /// The backoff after a failure. While a token is still served, the exponential backoff is at most half of the token's
 /// remaining lifetime, so that there is another attempt before it expires; a `Retry-After` can extend the backoff up to
-/// the token's expiry. Without a token, `Retry-After` applies in full.
+/// the token's expiry. Without a token, a `Retry-After` applies up to `LONGEST_ASKED`.
 fn backoff(failures_before: u32, error: &Error, still_served: Option<Duration>) -> Duration {
     let is_decided = error.kind() == ErrorKind::Refused && !error.is_retryable();
     let longest = if still_served.is_some() || is_decided {
@@ -297,7 +323,8 @@ mod tests {
         ] {
             assert_eq!(backoff(failures, &error, Some(left)), delay);
         }
-        assert_eq!(backoff(0, &asked(20), None), secs(20), "in full");
+        assert_eq!(backoff(0, &asked(20), None), secs(20));
+        assert_eq!(backoff(0, &asked(7200), None), LONGEST_ASKED);
     }
 
     #[tokio::test(start_paused = true)]

@@ -13,7 +13,7 @@ use std::{
     thread::available_parallelism,
 };
 
-use super::{AccessToken, lifespan::Lifespan};
+use super::{AccessToken, refresh_window::Lifespan};
 use crate::Token;
 
 /// The number of copies: the number of cores, rounded up to a power of two, so that a mask selects a shard. A division took

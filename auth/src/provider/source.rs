@@ -76,7 +76,7 @@ where
             let exchange = || (self.exchange)();
             let exchanged = retrying(&self.breaker, deadline, AtDeadline::CutOff, exchange);
             let (access_token, life) = exchanged.await?;
-            Ok(Token::beginning_now(
+            Ok(Token::valid_from_now(
                 Secret::from(access_token.expose()),
                 access_token.bearer(),
                 life,

@@ -332,7 +332,7 @@ where
 /// Converts an error of the store.
 fn store_error(error: StoreError) -> Error {
     let what = match error.by() {
-        Some(by) => format!("{}: {by} keeps it", error.message()),
+        Some(by) => format!("{}: {by} is using it", error.message()),
         None => error.message().to_owned(),
     };
     let failure = Error::new(ErrorKind::Store(error.kind()), what);

@@ -273,7 +273,7 @@ impl Record {
             .clone()
             .ok_or_else(|| unusable(&"is missing"))?;
         let authorization = Bearer::new(&access_token).map_err(|why| unusable(&why))?;
-        let mut token = Token::beginning_now(access_token, authorization, life, clock);
+        let mut token = Token::valid_from_now(access_token, authorization, life, clock);
         token.refresh_token = Some(self.refresh_token.clone());
         token.expires_at = self.expires_at();
         token.log_id.clone_from(&self.log_id);

@@ -155,7 +155,7 @@ mod tests {
             "%61",
             "a.",
             "a.json",
-            "a.lease",
+            "a.other",
             "a.quarantine-1",
             "e\u{301}",
             "\u{e9}",

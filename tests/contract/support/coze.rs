@@ -196,7 +196,8 @@ pub(crate) fn offline_client(endpoint: Endpoint) -> OAuthClient {
         .unwrap()
 }
 
-fn http_finding(address: std::net::SocketAddr) -> reqwest::ClientBuilder {
+/// Resolves the API host to this address only.
+pub(crate) fn http_finding(address: SocketAddr) -> reqwest::ClientBuilder {
     reqwest::Client::builder()
         .no_proxy()
         .resolve(API_HOST, address)

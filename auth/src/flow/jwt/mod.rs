@@ -93,7 +93,7 @@ impl JwtFlow {
         }
     }
 
-    /// Gets a token with all permissions of the application and a lifetime of 15 minutes.
+    /// Gets a token with Coze's defaults: all permissions of the application, valid for 15 minutes.
     ///
     /// # Errors
     ///
@@ -102,24 +102,24 @@ impl JwtFlow {
         self.token_for(&JwtTokenRequest::new()).await
     }
 
-    /// Gets a token with the duration, scope, session or account of a [`JwtTokenRequest`].
+    /// Gets a token with the parameters of a [`JwtTokenRequest`]: duration, scope, session, account.
     ///
     /// # Errors
     ///
     /// - [`InvalidInput`](crate::ErrorKind::InvalidInput) when the request is not valid: nothing is sent.
     /// - [`Signing`](crate::ErrorKind::Signing) when the signer fails: nothing is sent.
-    /// - [`Refused`](crate::ErrorKind::Refused) with
-    ///   [`InvalidClient`](crate::ErrorCode::InvalidClient) when Coze refuses the JWT. If the local clock
-    ///   differs from the server's by at most a day, a second JWT with the server's time was refused, too.
-    /// - Errors of the transport, and invalid responses. Each call signs a new JWT, so the call can be repeated.
+    /// - [`Refused`](crate::ErrorKind::Refused) with [`InvalidClient`](crate::ErrorCode::InvalidClient) when Coze
+    ///   refuses the JWT. A refusal that may be due to a wrong local clock is retried once, with the server's time.
+    /// - Errors of the transport, and invalid responses. Each call signs a new JWT, so you can repeat it.
     pub async fn token_for(&self, request: &JwtTokenRequest) -> Result<Token> {
         let known = self.wall_correction.load(Ordering::Relaxed);
         let refused = match self.exchange(request, known).await {
             Err(error) if error.code() == Some(&ErrorCode::InvalidClient) => error,
             outcome => return outcome,
         };
-        // With a wrong local clock, the JWT is not yet valid or has expired: sign another one with the server's time. That
-        // time comes from the response, which is not authenticated by then, so the correction is limited.
+        // If the local clock is wrong, the JWT is not yet valid or has expired. Sign another one with the server's
+        // time, which is taken from the refused response. The correction is limited, because a proxy could have set
+        // that time.
         let found = refused.wall_correction().unwrap_or(0);
         if found == known || found.unsigned_abs() > LARGEST_CORRECTION {
             return Err(refused);
@@ -135,9 +135,9 @@ impl JwtFlow {
         outcome
     }
 
-    /// Signs a JWT without sending it, for your own request to the token endpoint. It is a single-use bearer token.
-    /// [`duration`](JwtTokenRequest::duration) and [`scope`](JwtTokenRequest::scope) are not part of the JWT; send them in
-    /// the body of the request.
+    /// Signs a JWT without sending it, for your own token request. It is a single-use credential: send it as a bearer
+    /// token. The [`duration`](JwtTokenRequest::duration) and [`scope`](JwtTokenRequest::scope) are not claims; send
+    /// them in the body.
     ///
     /// # Errors
     ///
