@@ -12,6 +12,7 @@ const CHECKED: &[&str] = &[
     "CONTRIBUTING.md",
     "README.md",
     "benches",
+    "cli",
     "docs",
     "examples",
     "fuzz",
