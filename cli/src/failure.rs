@@ -96,7 +96,7 @@ fn exit_of(error: &coze_auth::Error) -> Exit {
         return Exit::SignInNeeded;
     }
     match error.kind() {
-        ErrorKind::InvalidInput | ErrorKind::Configuration | ErrorKind::PrivateKey => Exit::Usage,
+        ErrorKind::InvalidInput | ErrorKind::Configuration => Exit::Usage,
         ErrorKind::NotSignedIn | ErrorKind::DeviceCodeExpired => Exit::SignInNeeded,
         ErrorKind::Refused => {
             let by_status = error
@@ -109,11 +109,8 @@ fn exit_of(error: &coze_auth::Error) -> Exit {
             }
         }
         ErrorKind::StateMismatch | ErrorKind::InvalidCallback => Exit::Refused,
-        ErrorKind::Connect
-        | ErrorKind::NotProcessed
-        | ErrorKind::Timeout
-        | ErrorKind::Interrupted => Exit::Network,
-        ErrorKind::Redirected | ErrorKind::InvalidAnswer | ErrorKind::UnusableToken => Exit::Server,
+        ErrorKind::Connect | ErrorKind::Timeout | ErrorKind::Interrupted => Exit::Network,
+        ErrorKind::InvalidAnswer | ErrorKind::UnusableToken => Exit::Server,
         _ => Exit::Other,
     }
 }

@@ -42,12 +42,9 @@ pub(crate) fn in_chinese(error: &Error) -> Option<&'static str> {
         (ErrorKind::DeviceCodeExpired, ..) | (_, Some(ErrorCode::ExpiredToken), _) => {
             Some("用户码已过期：请重新运行 coze login，并在有效时间内确认")
         }
-        (ErrorKind::Configuration, ..) => {
-            Some("请补全配置：设置环境变量，或从扣子控制台下载 coze_oauth_config.json 放到当前目录")
-        }
-        (ErrorKind::PrivateKey, ..) => {
-            Some("请使用控制台下载的 private_key.pem（以 BEGIN PRIVATE KEY 开头）")
-        }
+        (ErrorKind::Configuration, ..) => Some(
+            "请补全配置：设置环境变量，或从扣子控制台下载 coze_oauth_config.json 放到当前目录；私钥请使用控制台下载的 private_key.pem（以 BEGIN PRIVATE KEY 开头）",
+        ),
         (ErrorKind::Connect | ErrorKind::Timeout | ErrorKind::Interrupted, ..) => {
             Some("请检查网络、代理和 API 地址，然后重试")
         }

@@ -33,7 +33,7 @@ impl From<Token> for Issued {
                 at: token.expires_at(),
                 remaining: token.remaining(),
             }),
-            access_token: token.access_token().clone(),
+            access_token: Secret::from(token.access_token().expose()),
         }
     }
 }
@@ -78,7 +78,7 @@ async fn configured(session: &Session<'_>, config: OAuthConfig) -> Result<Issued
     if config.flow() == Flow::Token {
         let token = coze_auth::FixedToken::from_env()?;
         return Ok(Issued {
-            access_token: token.access_token().clone(),
+            access_token: Secret::from(token.access_token().expose()),
             expiry: None,
         });
     }
@@ -186,7 +186,7 @@ pub(crate) async fn state_of(sign_in: &SignIn) -> Result<State> {
         return Ok(State::SignedOut);
     };
     Ok(match record.ended() {
-        Some(ended) => State::Ended(ended.code.to_string()),
+        Some(ended) => State::Ended(ended.code().map_or_else(String::new, ToString::to_string)),
         None if record.life().is_zero() => State::Expired,
         None => State::Valid(record.life()),
     })

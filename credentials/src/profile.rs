@@ -222,8 +222,9 @@ impl ProfileConfig {
         })
     }
 
-    /// Whether this is a profile of the same app at the same endpoint.
-    pub(crate) fn is_of(&self, app: &OAuthConfig) -> bool {
+    /// Whether this is a sign-in to the app that this configuration describes, at the same endpoint.
+    #[must_use]
+    pub fn is_of(&self, app: &OAuthConfig) -> bool {
         self.flow == app.flow()
             && Some(&self.client_id) == app.client_id()
             && self.endpoint == *app.endpoint()

@@ -359,7 +359,7 @@ async fn a_sign_in_that_is_missing_ended_or_damaged_is_named() {
     sign_in.sign_out().await.unwrap();
     let error = machine.refusal().await;
     assert_eq!(error.kind(), ErrorKind::NotSignedIn);
-    let store = machine.folder.path().join("user/sign-ins");
+    let store = machine.folder.path().join("user").join("sign-ins");
     let expected = format!(
         "profile default: there is no sign-in in {}",
         store.display()
@@ -516,6 +516,8 @@ async fn fifty_programs_at_the_expiry_refresh_once() {
 #[tokio::test]
 async fn the_configuration_of_an_app_is_found_without_a_sign_in() {
     let mut machine = Machine::new().await;
+    let none = machine.builder().find_configuration(None).unwrap();
+    assert!(none.is_none());
     let error = machine
         .builder()
         .configuration(Some(Flow::Jwt))

@@ -449,6 +449,17 @@ async fn a_redirect_uri_that_is_not_this_machine_is_refused() {
     }
 }
 
+#[tokio::test]
+async fn a_paste_that_never_waits_does_not_keep_the_login_from_its_end() {
+    let mock = mock().await;
+    let login = LoopbackLogin::new(&pkce(&mock), REDIRECT_URI)
+        .open_with(|_| ready(Ok(())))
+        .paste_with(|_| ready(Some("hello".to_owned())))
+        .timeout(Duration::from_millis(200));
+    let error = timeout(LONG, login.run()).await.unwrap().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotSignedIn);
+}
+
 /// What the user pastes, and the errors that the user is told.
 struct Pasting {
     texts: Arc<tokio::sync::Mutex<mpsc::UnboundedReceiver<String>>>,

@@ -1,5 +1,6 @@
 //! Responses: Coze's success bodies and the shapes of its error bodies.
 
+use crate::body::Part;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use serde::{Deserialize, Serialize};
@@ -9,6 +10,7 @@ use std::fmt;
 /// An error code that Coze documents for its OAuth endpoints.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum OAuthErrorCode {
     /// The user has not decided yet.
     AuthorizationPending,
@@ -85,6 +87,7 @@ impl fmt::Display for OAuthErrorCode {
 /// The shapes of error body that Coze sends or documents.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum ErrorShape {
     /// `{"error_code": code, "error": code, "error_message": text, "error_description": text}`: the real token endpoint repeats
     /// the error code, and no other body makes all official SDKs continue to poll. The default of the OAuth endpoints.
@@ -206,8 +209,15 @@ pub(crate) struct Answer {
     /// Headers that a fault sets or removes; applied last.
     pub(crate) header_edits: Vec<HeaderEdit>,
     pub(crate) end: End,
+    /// For an event stream, how it is sent: the parts instead of `body`, without `Content-Length`.
+    pub(crate) parts: Option<Vec<Part>>,
+    /// Whether `body` is an event stream, each event of which is sent on its own.
+    pub(crate) is_stream: bool,
+    /// Whether a stream falls silent after its last event, and does not end.
+    pub(crate) stalls: bool,
 }
 
+pub(crate) const EVENT_STREAM: HeaderValue = HeaderValue::from_static("text/event-stream");
 pub(crate) const JSON: HeaderValue = HeaderValue::from_static("application/json; charset=utf-8");
 pub(crate) const HTML: HeaderValue = HeaderValue::from_static("text/html; charset=utf-8");
 
@@ -220,6 +230,9 @@ impl Answer {
             error: None,
             header_edits: Vec::new(),
             end: End::Whole,
+            parts: None,
+            is_stream: false,
+            stalls: false,
         }
     }
 
@@ -238,6 +251,15 @@ impl Answer {
 
     pub(crate) fn json(status: StatusCode, body: &Value) -> Self {
         Self::of_type(status, JSON, body.to_string())
+    }
+
+    /// An event stream.
+    pub(crate) fn stream(body: impl Into<Bytes>) -> Self {
+        Self {
+            is_stream: true,
+            ..Self::of_type(StatusCode::OK, EVENT_STREAM, body)
+        }
+        .with_header(header::CACHE_CONTROL, "no-cache")
     }
 
     pub(crate) fn api_error(status: StatusCode, code: i64, message: &str, log_id: &str) -> Self {

@@ -1,59 +1,100 @@
-//! A small part of Coze's API: enough to see an access token accepted, refused, and limited by its scope.
+//! Coze's API: the envelope, the access token, and users, workspaces and bots. Operations with state are in `chats.rs`.
 
 use crate::answer::Answer;
-use crate::context::RequestContext;
+use crate::chats;
+use crate::context::{RequestContext, text};
 use crate::endpoint::Endpoint;
+use crate::envelope::{Contents, Refused};
 use crate::options::Options;
 use crate::request::{Credential, credential};
 use crate::resources::Bot;
 use crate::state::GrantedToken;
-use http::StatusCode;
 use serde_json::{Value, json};
 
-/// Why an API call is refused: HTTP status, error code, message.
-struct Refused(StatusCode, i64, String);
-
-const BAD_REQUEST: i64 = 4000;
-const AUTHENTICATION_INVALID: i64 = 4100;
-const NO_PERMISSION: i64 = 4101;
-const ACCESS_TOKEN_INVALID: i64 = 700_012_006;
-
 pub(crate) fn answer(context: &mut RequestContext<'_>) -> Answer {
-    let log_id = context.log_id;
-    match authorize(context).and_then(|token| call(context, &token)) {
-        Ok(data) => Answer::json(
-            StatusCode::OK,
-            &json!({"code": 0, "msg": "", "data": data, "detail": {"logid": log_id}}),
-        ),
-        Err(Refused(status, code, message)) => Answer::api_error(status, code, &message, log_id),
+    let contents = authorize(context).and_then(|token| call(context, &token));
+    let contents = contents.or_else(|refused| match (&refused, example(context)) {
+        (Refused::Unknown, Some(example)) => Ok(example),
+        _ => Err(refused),
+    });
+    match contents {
+        Ok(contents) => contents.answer(context.log_id),
+        Err(refused) => refused.answer(context.log_id),
     }
 }
 
+/// The example response of the description, if the request has the ids of the description's examples.
+fn example(context: &RequestContext<'_>) -> Option<Contents> {
+    let query = context.incoming.query.iter().chain(context.path_ids);
+    let mut ids: Vec<&str> = query
+        .filter(|(name, _)| name.ends_with("_id"))
+        .map(|(_, id)| id.as_str())
+        .collect();
+    if let (Endpoint::CancelChat, Some(body)) = (context.endpoint, context.body) {
+        ids.extend([text(body, "conversation_id"), text(body, "chat_id")]);
+    }
+    let mut example = context
+        .core
+        .contract
+        .example(context.endpoint, &ids)?
+        .clone();
+    let fields = example.as_object_mut()?;
+    // The log id is that of this answer.
+    fields.remove("detail");
+    Some(Contents::Whole(example))
+}
+
 fn authorize(context: &mut RequestContext<'_>) -> Result<GrantedToken, Refused> {
-    let refused = |code, message: &str| Refused(StatusCode::UNAUTHORIZED, code, message.to_owned());
+    let starts_chat = context.endpoint == Endpoint::CreateChat;
+    if let (true, Some(body)) = (starts_chat, context.body) {
+        // The bot is looked up before the token.
+        let bot_id = body.get("bot_id").and_then(Value::as_str);
+        if bot_id.is_some_and(|id| !is_bot(context, id)) {
+            return Err(Refused::bot_not_found());
+        }
+    }
     let Credential::Bearer(token) = credential(&context.incoming.headers) else {
         context
             .findings
             .violation("header/Authorization", "an access token as a bearer token");
-        return Err(refused(AUTHENTICATION_INVALID, "authentication is invalid"));
+        return Err(Refused::no_authentication());
     };
     let state = context.core.state();
     let granted = state.tokens.access(token, context.now).cloned();
-    granted.ok_or_else(|| refused(ACCESS_TOKEN_INVALID, "access token invalid"))
+    granted.ok_or_else(|| match starts_chat {
+        true => Refused::incorrect_token(),
+        false => Refused::access_token_invalid(),
+    })
 }
 
-fn call(context: &mut RequestContext<'_>, token: &GrantedToken) -> Result<Value, Refused> {
+/// Whether the bot exists: in the mock, or in the description's examples.
+fn is_bot(context: &RequestContext<'_>, id: &str) -> bool {
+    context.core.options.bots.iter().any(|bot| bot.id == id)
+        || context.core.contract.is_example_id(id)
+}
+
+/// The validated body; null for an operation without one.
+fn checked_body(context: &mut RequestContext<'_>) -> Result<Value, Refused> {
+    let checked = if context.core.contract.takes_body(context.endpoint) {
+        context.checked_body()
+    } else {
+        let contract = context.core.contract;
+        let query = &context.incoming.query;
+        contract
+            .check_parameters(
+                context.endpoint,
+                context.path_ids,
+                query,
+                &mut context.findings,
+            )
+            .map(|()| Value::Null)
+    };
+    checked.map_err(|refusal| Refused::bad_request(refusal.message))
+}
+
+fn call(context: &mut RequestContext<'_>, token: &GrantedToken) -> Result<Contents, Refused> {
+    let body = checked_body(context)?;
     let query = &context.incoming.query;
-    context
-        .core
-        .contract
-        .check_parameters(
-            context.endpoint,
-            context.path_id,
-            query,
-            &mut context.findings,
-        )
-        .map_err(|refusal| Refused(StatusCode::BAD_REQUEST, BAD_REQUEST, refusal.message))?;
     let parameter = |name: &str| {
         let pair = query
             .iter()
@@ -62,13 +103,13 @@ fn call(context: &mut RequestContext<'_>, token: &GrantedToken) -> Result<Value,
     };
     let options = &context.core.options;
     let user = &options.user;
-    match context.endpoint {
+    let data = match context.endpoint {
         Endpoint::Workspaces => {
             let mut visible = options.workspaces.clone();
             visible.retain(|workspace| may_enter(token, &workspace.id));
             let page = page(&visible, parameter("page_num"), parameter("page_size"));
             let list: Vec<_> = page.iter().map(|workspace| workspace.json(user)).collect();
-            Ok(json!({"total_count": visible.len(), "workspaces": list}))
+            json!({"total_count": visible.len(), "workspaces": list})
         }
         Endpoint::Bots => {
             // All bots of the mock are published and have not been modified since.
@@ -80,29 +121,46 @@ fn call(context: &mut RequestContext<'_>, token: &GrantedToken) -> Result<Value,
             visible.retain(|_| wanted);
             let page = page(&visible, parameter("page_num"), parameter("page_size"));
             let list: Vec<_> = page.iter().map(|bot| bot.in_list(user)).collect();
-            Ok(json!({"total": visible.len(), "items": list}))
+            json!({"total": visible.len(), "items": list})
         }
         Endpoint::PublishedBots => {
             let visible = visible_bots(options, token, parameter("space_id"))?;
             let page = page(&visible, parameter("page_index"), parameter("page_size"));
             let list: Vec<_> = page.iter().map(|bot| bot.in_published_list()).collect();
-            Ok(json!({"total": visible.len(), "space_bots": list}))
+            json!({"total": visible.len(), "space_bots": list})
         }
         Endpoint::Bot | Endpoint::PublishedBot => {
-            let id = context.path_id.or_else(|| parameter("bot_id"));
+            let id = context.path_id().or_else(|| parameter("bot_id"));
             let id = id.unwrap_or_default();
             let bot = options.bots.iter().find(|bot| bot.id == id);
-            let bot =
-                bot.filter(|bot| may_enter(token, &bot.workspace_id) && may_use(token, &bot.id));
-            bot.map(|bot| bot.in_full(user)).ok_or_else(no_permission)
+            let bot = bot.ok_or(Refused::Unknown)?;
+            if !may_enter(token, &bot.workspace_id) || !may_use(token, &bot.id) {
+                return Err(Refused::Forbidden);
+            }
+            bot.in_full(user)
         }
-        _ => Ok(json!({
+        Endpoint::UsersMe => json!({
             "user_id": user.user_id,
             "user_name": user.user_name,
             "nick_name": user.nick_name,
             "avatar_url": user.avatar_url,
-        })),
-    }
+        }),
+        _ => {
+            let bot_id = parameter("bot_id").or_else(|| body.get("bot_id")?.as_str());
+            if let Some(id) = bot_id {
+                let bot = options.bots.iter().find(|bot| bot.id == id);
+                let enters = bot.is_none_or(|bot| may_enter(token, &bot.workspace_id));
+                if !is_bot(context, id) {
+                    return Err(Refused::Unknown);
+                }
+                if !enters || !may_use(token, id) {
+                    return Err(Refused::Forbidden);
+                }
+            }
+            return chats::call(context, &body);
+        }
+    };
+    Ok(Contents::Data(data))
 }
 
 /// The bots of a workspace that a token may access.
@@ -114,18 +172,15 @@ fn visible_bots<'o>(
     let mut workspaces = options.workspaces.iter();
     let workspace = workspaces
         .find(|known| Some(known.id.as_str()) == workspace_id)
-        .filter(|workspace| may_enter(token, &workspace.id))
-        .ok_or_else(no_permission)?;
+        .ok_or(Refused::Unknown)?;
+    if !may_enter(token, &workspace.id) {
+        return Err(Refused::Forbidden);
+    }
     let bots = options
         .bots
         .iter()
         .filter(|bot| bot.workspace_id == workspace.id && may_use(token, &bot.id));
     Ok(bots.collect())
-}
-
-fn no_permission() -> Refused {
-    let message = "no permission for this resource";
-    Refused(StatusCode::FORBIDDEN, NO_PERMISSION, message.to_owned())
 }
 
 /// A sign-in through a workspace's own authorize page or device endpoint is limited to that workspace.

@@ -11,6 +11,7 @@ use crate::state::{AuthorizationCode, AuthorizeRequest, Challenge};
 /// The user's decision on the consent page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum Decision {
     /// Grants access.
     Approve,
@@ -23,12 +24,12 @@ pub enum Decision {
 pub(crate) fn check(
     core: &Core,
     endpoint: Endpoint,
-    path_id: Option<&str>,
+    path_ids: &[(String, String)],
     query: &[(String, String)],
     findings: &mut Findings,
 ) -> Result<AuthorizeRequest, String> {
     core.contract
-        .check_parameters(endpoint, path_id, query, findings)
+        .check_parameters(endpoint, path_ids, query, findings)
         .map_err(|refusal| refusal.message)?;
     let parameter = |name: &str| {
         query
@@ -50,6 +51,7 @@ pub(crate) fn check(
         return Err("the redirect URI is not registered".into());
     }
     client.check_active().map_err(|refusal| refusal.message)?;
+    let path_id = path_ids.first().map(|(_, id)| id.as_str());
     let workspace_id = allowed(path_id, &client.app.workspaces, "workspace_id")
         .map_err(|refusal| refusal.message)?;
     Ok(AuthorizeRequest {

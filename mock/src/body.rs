@@ -2,8 +2,12 @@
 
 use bytes::Bytes;
 use hyper::body::{Body, Frame, SizeHint};
+use std::collections::VecDeque;
+use std::future::Future as _;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+use tokio::time::Sleep;
 
 /// The in-process equivalent of a broken connection, caused by a fault or by the request's body.
 #[derive(Debug, thiserror::Error)]
@@ -33,45 +37,68 @@ impl ServiceError {
         }
     }
 
+    fn cut_off() -> Self {
+        Self { kind: Kind::CutOff }
+    }
+
     /// Whether the response was truncated by its [`Framing`](crate::Framing).
     #[must_use]
     pub fn is_cut_off(&self) -> bool {
         matches!(self.kind, Kind::CutOff)
     }
 
-    /// Whether it was caused by [`Fault::ConnectionReset`](crate::Fault::ConnectionReset).
+    /// Whether it was caused by [`Fault::ConnectionReset`](crate::Fault::ConnectionReset), or by a
+    /// [`ScriptedStream`](crate::ScriptedStream) that ends with a reset.
     #[must_use]
     pub fn is_connection_reset(&self) -> bool {
         matches!(self.kind, Kind::ConnectionReset)
     }
 }
 
-/// The body of a response: one frame, followed by an error if a fault truncated it.
-#[derive(Debug)]
-pub struct MockBody {
-    bytes: Bytes,
-    end: BodyEnd,
+/// A part of a body.
+#[derive(Clone, Debug)]
+pub(crate) enum Part {
+    /// Bytes that are sent on their own: over a socket, they are flushed before the next part.
+    Bytes(Bytes),
+    /// Nothing is sent for this long, in tokio's time.
+    Pause(Duration),
+    /// The connection is closed without the end of the body.
+    CutOff,
+    /// The connection is reset.
+    Reset,
 }
 
+/// The body of a response: its parts in order. An error ends it if a fault truncated it.
 #[derive(Debug)]
-enum BodyEnd {
-    Whole,
-    /// Yields once, so that the bytes are sent before the error is reported.
-    CutOff {
-        had_a_turn: bool,
-    },
-    Over,
+pub struct MockBody {
+    parts: VecDeque<Part>,
+    /// Set after bytes: the next poll yields once, so that they are sent before what follows.
+    is_unsent: bool,
+    pause: Option<Pin<Box<Sleep>>>,
+    /// Whether its length is told in advance, as that of a stream is not.
+    has_length: bool,
 }
 
 impl MockBody {
+    pub(crate) fn of(parts: impl IntoIterator<Item = Part>) -> Self {
+        let is_empty = |part: &Part| matches!(part, Part::Bytes(bytes) if bytes.is_empty());
+        Self {
+            parts: parts.into_iter().filter(|part| !is_empty(part)).collect(),
+            is_unsent: false,
+            pause: None,
+            has_length: false,
+        }
+    }
+
     pub(crate) fn whole(bytes: Bytes) -> Self {
-        let end = BodyEnd::Whole;
-        Self { bytes, end }
+        Self {
+            has_length: true,
+            ..Self::of([Part::Bytes(bytes)])
+        }
     }
 
     pub(crate) fn cut_off(bytes: Bytes) -> Self {
-        let end = BodyEnd::CutOff { had_a_turn: false };
-        Self { bytes, end }
+        Self::of([Part::Bytes(bytes), Part::CutOff])
     }
 }
 
@@ -83,34 +110,45 @@ impl Body for MockBody {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, ServiceError>>> {
-        if !self.bytes.is_empty() {
-            let bytes = std::mem::take(&mut self.bytes);
-            return Poll::Ready(Some(Ok(Frame::data(bytes))));
-        }
-        match self.end {
-            BodyEnd::Whole | BodyEnd::Over => Poll::Ready(None),
-            BodyEnd::CutOff { had_a_turn: false } => {
-                self.end = BodyEnd::CutOff { had_a_turn: true };
+        loop {
+            if let Some(pause) = &mut self.pause {
+                ready!(pause.as_mut().poll(context));
+                self.pause = None;
+            }
+            if self.is_unsent && !self.parts.is_empty() {
+                self.is_unsent = false;
                 context.waker().wake_by_ref();
-                Poll::Pending
+                return Poll::Pending;
             }
-            BodyEnd::CutOff { had_a_turn: true } => {
-                self.end = BodyEnd::Over;
-                let kind = Kind::CutOff;
-                Poll::Ready(Some(Err(ServiceError { kind })))
-            }
+            let failure = match self.parts.pop_front() {
+                None => return Poll::Ready(None),
+                Some(Part::Bytes(bytes)) => {
+                    self.is_unsent = true;
+                    return Poll::Ready(Some(Ok(Frame::data(bytes))));
+                }
+                Some(Part::Pause(pause)) => {
+                    self.pause = Some(Box::pin(tokio::time::sleep(pause)));
+                    continue;
+                }
+                Some(Part::CutOff) => ServiceError::cut_off(),
+                Some(Part::Reset) => ServiceError::connection_reset(),
+            };
+            self.parts.clear();
+            return Poll::Ready(Some(Err(failure)));
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.bytes.is_empty() && !matches!(self.end, BodyEnd::CutOff { .. })
+        self.parts.is_empty() && self.pause.is_none()
     }
 
     fn size_hint(&self) -> SizeHint {
-        let left = u64::try_from(self.bytes.len()).unwrap_or(u64::MAX);
-        match self.end {
-            BodyEnd::CutOff { .. } => SizeHint::default(),
-            BodyEnd::Whole | BodyEnd::Over => SizeHint::with_exact(left),
+        match self.parts.front() {
+            _ if !self.has_length => SizeHint::default(),
+            Some(Part::Bytes(bytes)) => {
+                SizeHint::with_exact(u64::try_from(bytes.len()).unwrap_or(u64::MAX))
+            }
+            _ => SizeHint::with_exact(0),
         }
     }
 }

@@ -10,7 +10,9 @@ use crate::limits;
 use crate::record::Tolerance;
 use crate::request::{Credential, Incoming, credential};
 use crate::secret::digest_of;
-use serde_json::Value;
+use crate::stream::ScriptedReply;
+use bytes::Bytes;
+use serde_json::{Value, json};
 use std::time::Duration;
 
 /// One request that is being handled.
@@ -18,25 +20,37 @@ pub(crate) struct RequestContext<'a> {
     pub(crate) core: &'a Core,
     pub(crate) incoming: &'a Incoming,
     pub(crate) endpoint: Endpoint,
-    pub(crate) path_id: Option<&'a str>,
+    pub(crate) path_ids: &'a [(String, String)],
     pub(crate) jwt: Option<&'a Jwt<'a>>,
     pub(crate) body: Option<&'a Value>,
     pub(crate) log_id: &'a str,
     pub(crate) now: Duration,
     pub(crate) token_lifetime: Option<Duration>,
+    /// What the bot answers, if that is scripted.
+    pub(crate) reply: Option<ScriptedReply>,
     pub(crate) findings: Findings,
 }
 
 impl<'a> RequestContext<'a> {
+    /// The id in the path of an endpoint whose path has one.
+    pub(crate) fn path_id(&self) -> Option<&'a str> {
+        self.path_ids.first().map(|(_, id)| id.as_str())
+    }
+
     /// The body, if path, query, content type and body satisfy the contract.
     pub(crate) fn checked_body(&mut self) -> Result<Value, Refusal> {
         let contract = self.core.contract;
         contract.check_parameters(
             self.endpoint,
-            self.path_id,
+            self.path_ids,
             &self.incoming.query,
             &mut self.findings,
         )?;
+        let is_empty = self.incoming.body.as_ref().is_some_and(Bytes::is_empty);
+        if is_empty && self.endpoint.is_api() {
+            // A call without any of its optional fields needs no body. The Node SDK then sends the content type of a form.
+            return contract.check_body(self.endpoint, json!({}), &mut self.findings);
+        }
         if self.incoming.content_type().as_deref() != Some("application/json") {
             self.findings
                 .violation("header/Content-Type", "must be application/json");

@@ -12,7 +12,7 @@ use jsonschema::Validator;
 use jsonschema::error::ValidationErrorKind;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::OnceLock;
 
 /// The schemas, written by `cargo xtask gen`: one document per OpenAPI description.
@@ -86,6 +86,8 @@ impl Findings {
 /// All operations, with validators that are compiled once per process.
 pub(crate) struct Contract {
     operations: HashMap<String, Operation>,
+    /// The ids in the examples of answers.
+    example_ids: HashSet<String>,
 }
 
 struct Operation {
@@ -93,6 +95,10 @@ struct Operation {
     path: String,
     parameters: Vec<Parameter>,
     request: Option<RequestBody>,
+    /// Whether a body can ask for an event stream.
+    streams: bool,
+    /// The examples of a success, by name.
+    examples: Vec<Value>,
 }
 
 struct Parameter {
@@ -131,6 +137,15 @@ struct OperationDocument {
     path: String,
     parameters: Vec<ParameterDocument>,
     request: Option<Value>,
+    stream: Option<Value>,
+    #[serde(default)]
+    examples: ExamplesDocument,
+}
+
+#[derive(Deserialize, Default)]
+struct ExamplesDocument {
+    #[serde(default)]
+    answer: Map<String, Value>,
 }
 
 #[derive(Deserialize)]
@@ -153,17 +168,25 @@ impl Contract {
 
     fn parse() -> Result<Self, String> {
         let mut operations = HashMap::new();
+        let mut example_ids = HashSet::new();
         for text in DOCUMENTS {
-            let document: Document =
+            let mut document: Document =
                 serde_json::from_str(text).map_err(|error| error.to_string())?;
+            document.defs.values_mut().for_each(close_objects);
             for operation in document.operations {
                 let id = operation.operation_id.clone();
                 let operation = Operation::compile(operation, &document.defs)
                     .map_err(|error| format!("operation {id}: {error}"))?;
+                for example in &operation.examples {
+                    collect_ids(example, &mut example_ids);
+                }
                 operations.insert(id, operation);
             }
         }
-        Ok(Self { operations })
+        Ok(Self {
+            operations,
+            example_ids,
+        })
     }
 
     fn operation(&self, endpoint: Endpoint) -> Option<&Operation> {
@@ -176,11 +199,44 @@ impl Contract {
         Some((&operation.method, &operation.path))
     }
 
+    /// Whether the endpoint takes a JSON body.
+    pub(crate) fn takes_body(&self, endpoint: Endpoint) -> bool {
+        self.operation(endpoint)
+            .is_some_and(|operation| operation.request.is_some())
+    }
+
+    /// Whether this body asks the endpoint for an event stream.
+    pub(crate) fn asks_for_stream(&self, endpoint: Endpoint, body: Option<&Value>) -> bool {
+        let streams = self
+            .operation(endpoint)
+            .is_some_and(|operation| operation.streams);
+        streams && body.is_some_and(|body| body.get("stream") == Some(&Value::Bool(true)))
+    }
+
+    /// Whether an example of an answer has this id.
+    pub(crate) fn is_example_id(&self, id: &str) -> bool {
+        self.example_ids.contains(id)
+    }
+
+    /// The described answer to a request with these ids, if they are all from examples: one that has them, else the first one.
+    pub(crate) fn example(&self, endpoint: Endpoint, ids: &[&str]) -> Option<&Value> {
+        if !ids.iter().all(|id| self.is_example_id(id)) {
+            return None;
+        }
+        let examples = &self.operation(endpoint)?.examples;
+        let matching = examples.iter().find(|example| {
+            let mut known = HashSet::new();
+            collect_ids(example, &mut known);
+            ids.iter().all(|id| known.contains(*id))
+        });
+        matching.or(examples.first())
+    }
+
     /// Checks path and query. The response reports the first violation.
     pub(crate) fn check_parameters(
         &self,
         endpoint: Endpoint,
-        path_id: Option<&str>,
+        path_ids: &[(String, String)],
         query: &[(String, String)],
         findings: &mut Findings,
     ) -> Result<(), Refusal> {
@@ -194,14 +250,16 @@ impl Contract {
         };
         for parameter in &operation.parameters {
             let place = format!("{}/{}", parameter.place, parameter.name);
-            let mut values: Vec<&str> = query
+            let sent = if parameter.place == "path" {
+                path_ids
+            } else {
+                query
+            };
+            let values: Vec<&str> = sent
                 .iter()
                 .filter(|(name, _)| *name == parameter.name)
                 .map(|(_, value)| value.as_str())
                 .collect();
-            if parameter.place == "path" {
-                values = path_id.into_iter().collect();
-            }
             match values.as_slice() {
                 // A parameter without a value counts as omitted (RFC 6749 section 3.1).
                 [] | [""] if parameter.required => {
@@ -309,11 +367,14 @@ impl Operation {
             .request
             .map(|schema| RequestBody::compile(&schema, defs))
             .transpose()?;
+        let answers = document.examples.answer.into_values();
         Ok(Self {
             method: document.method,
             path: document.path,
             parameters,
             request,
+            streams: document.stream.is_some(),
+            examples: answers.filter(|answer| answer["code"] == 0).collect(),
         })
     }
 }
@@ -512,6 +573,41 @@ fn drop_tolerated(value: &mut Value, schema: &Value, place: &str, findings: &mut
                 drop_tolerated(item, schema, &format!("{place}/{at}"), findings);
             }
         }
+        _ => {}
+    }
+}
+
+/// Lets an object with named properties have no others: a strict mock refuses unknown fields, which a description of
+/// answers must permit.
+fn close_objects(schema: &mut Value) {
+    match schema {
+        Value::Object(fields) => {
+            fields.values_mut().for_each(close_objects);
+            if fields.get("properties").is_some_and(Value::is_object) {
+                fields
+                    .entry("additionalProperties")
+                    .or_insert(Value::Bool(false));
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(close_objects),
+        _ => {}
+    }
+}
+
+/// Collects the values of `id` and of all members whose name ends with `_id`.
+fn collect_ids(json: &Value, ids: &mut HashSet<String>) {
+    match json {
+        Value::Object(fields) => {
+            for (name, field) in fields {
+                match field {
+                    Value::String(id) if name == "id" || name.ends_with("_id") => {
+                        ids.insert(id.clone());
+                    }
+                    field => collect_ids(field, ids),
+                }
+            }
+        }
+        Value::Array(items) => items.iter().for_each(|item| collect_ids(item, ids)),
         _ => {}
     }
 }

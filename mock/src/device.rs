@@ -20,7 +20,7 @@ fn start(context: &mut RequestContext<'_>) -> Result<Answer, Refusal> {
     let client = client_of_type(context, &body, &[ClientType::Device])?;
     context.authenticate(client)?;
     client.check_active()?;
-    let workspace_id = allowed(context.path_id, &client.app.workspaces, "workspace_id")?;
+    let workspace_id = allowed(context.path_id(), &client.app.workspaces, "workspace_id")?;
 
     let options = &context.core.options;
     let device_code = random_token("")?;

@@ -7,7 +7,7 @@ use crate::context::RequestContext;
 use crate::contract::Findings;
 use crate::core::Core;
 use crate::endpoint::Endpoint;
-use crate::fault::{self, Applied, Fault};
+use crate::fault::{self, Applied, Asked, Fault};
 use crate::host::Called;
 use crate::jwt::Jwt;
 use crate::record::{RequestRecord, Tolerance};
@@ -16,7 +16,7 @@ use crate::request::{Credential, Incoming, credential};
 use crate::routing::{ONE_SLASH, Route, fold_slashes};
 use crate::script::When;
 use crate::{api, control, device, pages, token};
-use http::{Response, StatusCode, header};
+use http::{Method, Response, StatusCode, header};
 
 pub(crate) async fn respond(
     core: &Core,
@@ -25,10 +25,15 @@ pub(crate) async fn respond(
     let arrived = core.now();
     let log_id = core.next_log_id(arrived);
     let folded = fold_slashes(&incoming.path);
-    let route = core.routes.find(
+    let mut route = core.routes.find(
         &incoming.method,
         folded.as_deref().unwrap_or(&incoming.path),
     );
+    let posts_for_get = matches!(route, Route::WrongMethod(Endpoint::RetrieveChat, _))
+        && incoming.method == Method::POST;
+    if posts_for_get && core.options.lenient {
+        route = Route::Coze(Endpoint::RetrieveChat, Vec::new());
+    }
     if let Route::Mock(path) = &route {
         let answer = control::answer(core, &incoming, path, &log_id);
         return Ok(finish(core, answer, &log_id, 0));
@@ -57,7 +62,11 @@ pub(crate) async fn respond(
         .and_then(|body| body.get("grant_type")?.as_str());
     let mut applied = match &route {
         Route::Coze(endpoint, _) if incoming.called != Called::Unclear => {
-            core.faults.take(*endpoint, grant_type)
+            core.faults.take(&Asked {
+                endpoint: *endpoint,
+                grant_type,
+                for_stream: core.contract.asks_for_stream(*endpoint, body.as_ref()),
+            })
         }
         _ => Applied::default(),
     };
@@ -66,6 +75,9 @@ pub(crate) async fn respond(
     }
 
     let mut findings = Findings::new(core.options.lenient, number, endpoint);
+    if posts_for_get && core.options.lenient {
+        findings.tolerates(Tolerance::PostForGet, "method", "must be GET");
+    }
     let double_slash_passes =
         folded.is_none() || findings.tolerates(Tolerance::DoubleSlash, "path", ONE_SLASH);
     let ending = match &route {
@@ -74,38 +86,40 @@ pub(crate) async fn respond(
             findings.violation("header/Host", "exactly one host, with or without a port");
             let message = "the request has no valid host, or more than one";
             let status = StatusCode::BAD_REQUEST;
-            Ending::Answer(Answer::api_error(status, 4000, message, &log_id))
+            Ending::answer(Answer::api_error(status, 4000, message, &log_id))
         }
-        Route::Coze(endpoint, path_id) if double_slash_passes => {
+        Route::Coze(endpoint, path_ids) if double_slash_passes => {
             let mut context = RequestContext {
                 core,
                 incoming: &incoming,
                 endpoint: *endpoint,
-                path_id: path_id.as_deref(),
+                path_ids,
                 jwt: jwt.as_ref(),
                 body: body.as_ref(),
                 log_id: &log_id,
                 now: core.now(),
                 token_lifetime: applied.token_lifetime,
+                reply: applied.reply.take(),
                 findings,
             };
             let ending = context.end(applied.outcome.take());
             findings = context.findings;
             ending
         }
-        Route::WrongMethod(_, method) => {
-            findings.violation("method", format!("must be {method}"));
+        Route::WrongMethod(_, methods) => {
+            let methods = methods.as_str();
+            findings.violation("method", format!("must be {methods}"));
             let message = "this path does not support this method";
             let status = StatusCode::METHOD_NOT_ALLOWED;
             let answer = Answer::api_error(status, 4000, message, &log_id);
-            Ending::Answer(answer.with_header(header::ALLOW, method.as_str()))
+            Ending::answer(answer.with_header(header::ALLOW, methods))
         }
         _ => {
             // Browsers request it on their own.
             if incoming.path != "/favicon.ico" && folded.is_none() {
                 findings.violation("path", "one of the documented paths");
             }
-            Ending::Answer(Answer::api_error(
+            Ending::answer(Answer::api_error(
                 StatusCode::NOT_FOUND,
                 4000,
                 "no such path",
@@ -115,7 +129,7 @@ pub(crate) async fn respond(
     };
     close(core, number, &ending, applied.names, findings);
     match ending {
-        Ending::Answer(answer) => Ok(finish(core, answer, &log_id, applied.skew_seconds)),
+        Ending::Answer(answer) => Ok(finish(core, *answer, &log_id, applied.skew_seconds)),
         Ending::Reset => Err(ServiceError::connection_reset()),
         Ending::Never => std::future::pending().await,
     }
@@ -137,7 +151,7 @@ pub(crate) fn body_is_late(core: &Core, incoming: &Incoming) -> Response<MockBod
     let number = core.log.open(record);
     let mut findings = Findings::new(core.options.lenient, number, endpoint);
     findings.violation("body", "a complete body within the timeout");
-    let ending = Ending::Answer(answer.clone());
+    let ending = Ending::answer(answer.clone());
     close(core, number, &ending, Vec::new(), findings);
     finish(core, answer, &log_id, 0)
 }
@@ -145,7 +159,7 @@ pub(crate) fn body_is_late(core: &Core, incoming: &Incoming) -> Response<MockBod
 impl RequestContext<'_> {
     fn end(&mut self, fault: Option<Fault>) -> Ending {
         let Some(fault) = fault else {
-            return Ending::Answer(self.process());
+            return Ending::answer(self.process());
         };
         if let Some(answer) = fault::answer_instead(
             &fault,
@@ -154,7 +168,7 @@ impl RequestContext<'_> {
             self.now,
             self.log_id,
         ) {
-            return Ending::Answer(answer);
+            return Ending::answer(answer);
         }
         match fault {
             Fault::ConnectionReset { when } => {
@@ -170,13 +184,21 @@ impl RequestContext<'_> {
                 if let Some((known, sent)) = edited.apply(&mut answer, self.now) {
                     self.core.state().rename(&known, &sent);
                 }
-                Ending::Answer(answer)
+                Ending::answer(answer)
             }
             Fault::Scripted(scripted) => {
                 self.process_if(scripted.when());
-                Ending::Answer(scripted.answer())
+                Ending::answer(scripted.answer())
             }
-            fault => Ending::Answer(fault::spoil(&fault, self.process())),
+            Fault::Stream(stream) => {
+                let instead = stream.answer_instead(self.log_id);
+                Ending::answer(instead.unwrap_or_else(|| {
+                    let mut answer = self.process();
+                    stream.apply(&mut answer);
+                    answer
+                }))
+            }
+            fault => Ending::answer(fault::spoil(&fault, self.process())),
         }
     }
 
@@ -203,12 +225,7 @@ impl RequestContext<'_> {
             }
             Endpoint::DeviceCode | Endpoint::WorkspaceDeviceCode => device::answer(self),
             Endpoint::Authorize | Endpoint::WorkspaceAuthorize => pages::authorize(self),
-            Endpoint::UsersMe
-            | Endpoint::Workspaces
-            | Endpoint::Bots
-            | Endpoint::Bot
-            | Endpoint::PublishedBots
-            | Endpoint::PublishedBot => api::answer(self),
+            _ => api::answer(self),
         }
     }
 }

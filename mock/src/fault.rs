@@ -4,6 +4,7 @@ use crate::answer::{Answer, ErrorShape, HTML, OAuthErrorCode, error_body};
 use crate::endpoint::Endpoint;
 use crate::limits;
 use crate::script::{EditedResponse, NOT_FINAL, ScriptedResponse, When, final_status, is_final};
+use crate::stream::{ScriptedReply, ScriptedStream};
 use bytes::{BufMut as _, Bytes, BytesMut};
 use http::{HeaderValue, StatusCode, header};
 use serde::{Deserialize, Serialize};
@@ -68,6 +69,10 @@ pub enum Fault {
     Edited(EditedResponse),
     /// A scripted response instead of the real one.
     Scripted(ScriptedResponse),
+    /// An event stream that is sent otherwise than usual. Applies only to requests that ask for a stream.
+    Stream(ScriptedStream),
+    /// What the bot answers. Applies only to requests that start a chat. Can be combined with any other fault.
+    Reply(ScriptedReply),
     /// The `Date` header is wrong by this much; expiry times are not. Can be combined with any other fault. (For a server whose whole
     /// clock is wrong, give the mock another [`MockClock`](crate::MockClock).)
     SkewedDate {
@@ -84,6 +89,7 @@ pub enum Fault {
 /// The body of a [`Fault::Status`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum FaultBody {
     /// Coze's JSON: `internal_error` in the mock's [`ErrorShape`] from the OAuth endpoints, shape C from the API.
     #[default]
@@ -97,6 +103,7 @@ pub enum FaultBody {
 /// The two forms of a `Retry-After` header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum RetryAfter {
     /// A number of seconds.
     Seconds(u64),
@@ -141,8 +148,20 @@ impl Fault {
     fn is_modifier(&self) -> bool {
         matches!(
             self,
-            Self::Latency { .. } | Self::SkewedDate { .. } | Self::ShortLivedTokens { .. }
+            Self::Latency { .. }
+                | Self::SkewedDate { .. }
+                | Self::ShortLivedTokens { .. }
+                | Self::Reply(_)
         )
+    }
+
+    /// Whether it can apply to a request at all.
+    fn suits(&self, asked: &Asked<'_>) -> bool {
+        match self {
+            Self::Stream(_) => asked.for_stream,
+            Self::Reply(_) => asked.endpoint == Endpoint::CreateChat,
+            _ => true,
+        }
     }
 
     /// Its approximate memory.
@@ -150,6 +169,8 @@ impl Fault {
         match self {
             Self::Edited(edited) => edited.bytes(),
             Self::Scripted(scripted) => scripted.bytes(),
+            Self::Stream(stream) => stream.bytes(),
+            Self::Reply(reply) => reply.bytes(),
             Self::Redirect { location, .. } => location.len(),
             _ => 0,
         }
@@ -176,6 +197,7 @@ impl Fault {
             }
             Self::Edited(edited) => edited.check(),
             Self::Scripted(scripted) => scripted.check(),
+            Self::Stream(stream) => stream.check(),
             _ => Ok(()),
         }
     }
@@ -190,6 +212,18 @@ impl From<EditedResponse> for Fault {
 impl From<ScriptedResponse> for Fault {
     fn from(scripted: ScriptedResponse) -> Self {
         Self::Scripted(scripted)
+    }
+}
+
+impl From<ScriptedStream> for Fault {
+    fn from(stream: ScriptedStream) -> Self {
+        Self::Stream(stream)
+    }
+}
+
+impl From<ScriptedReply> for Fault {
+    fn from(reply: ScriptedReply) -> Self {
+        Self::Reply(reply)
     }
 }
 
@@ -211,6 +245,8 @@ impl fmt::Display for Fault {
             Self::ErrorWithStatus200 { code, .. } => write!(f, "200 with {code}"),
             Self::Edited(edited) => write!(f, "edited answer {}", edited.places()),
             Self::Scripted(scripted) => write!(f, "scripted answer {}", scripted.status()),
+            Self::Stream(_) => f.write_str("scripted stream"),
+            Self::Reply(_) => f.write_str("scripted reply"),
             Self::SkewedDate { seconds } => write!(f, "date skewed by {seconds} s"),
             Self::ShortLivedTokens { seconds } => write!(f, "tokens of {seconds} s"),
         }
@@ -244,13 +280,23 @@ impl Target {
         }
     }
 
-    fn covers(&self, endpoint: Endpoint, grant_type: Option<&str>) -> bool {
+    fn covers(&self, asked: &Asked<'_>) -> bool {
         match self {
             Self::Any => true,
-            Self::Endpoint(wanted) => *wanted == endpoint,
-            Self::GrantType(wanted) => endpoint.issues_tokens() && grant_type == Some(wanted),
+            Self::Endpoint(wanted) => *wanted == asked.endpoint,
+            Self::GrantType(wanted) => {
+                asked.endpoint.issues_tokens() && asked.grant_type == Some(wanted)
+            }
         }
     }
+}
+
+/// What a fault's target is compared with.
+pub(crate) struct Asked<'r> {
+    pub(crate) endpoint: Endpoint,
+    pub(crate) grant_type: Option<&'r str>,
+    /// Whether the request asks for an event stream.
+    pub(crate) for_stream: bool,
 }
 
 impl From<Endpoint> for Target {
@@ -261,6 +307,7 @@ impl From<Endpoint> for Target {
 
 /// How many requests a fault applies to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Times {
     /// The next `n` requests.
     Next(u32),
@@ -287,8 +334,8 @@ pub struct PlannedFault {
     pub remaining: Option<u32>,
 }
 
-/// The planned faults. For a matching request, every latency, skewed date and short lifetime applies, and of all
-/// others only the one that was planned first. Each that applies counts down by one.
+/// The planned faults. For a matching request, every latency, skewed date, short lifetime and scripted reply applies (of several
+/// replies the last one), and of all others only the one that was planned first. Each that applies counts down by one.
 #[derive(Default)]
 pub struct Faults {
     plan: Mutex<Plan>,
@@ -362,7 +409,7 @@ impl Faults {
         self.plan.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn take(&self, endpoint: Endpoint, grant_type: Option<&str>) -> Applied {
+    pub(crate) fn take(&self, asked: &Asked<'_>) -> Applied {
         let mut applied = Applied::default();
         let mut plan = self.lock();
         if plan.faults.is_empty() {
@@ -371,7 +418,8 @@ impl Faults {
         for planned in &mut plan.faults {
             let used_up = planned.remaining == Some(0);
             let second_outcome = !planned.fault.is_modifier() && applied.outcome.is_some();
-            if used_up || second_outcome || !planned.target.covers(endpoint, grant_type) {
+            let applies = planned.target.covers(asked) && planned.fault.suits(asked);
+            if used_up || second_outcome || !applies {
                 continue;
             }
             planned.remaining = planned.remaining.map(|left| left - 1);
@@ -399,6 +447,7 @@ pub(crate) struct Applied {
     pub(crate) latency: Duration,
     pub(crate) skew_seconds: i64,
     pub(crate) token_lifetime: Option<Duration>,
+    pub(crate) reply: Option<ScriptedReply>,
     pub(crate) outcome: Option<Fault>,
     pub(crate) names: Vec<String>,
     /// Faults beyond the limit: counted, not named.
@@ -422,6 +471,7 @@ impl Applied {
             Fault::ShortLivedTokens { seconds } => {
                 self.token_lifetime = Some(Duration::from_secs(*seconds))
             }
+            Fault::Reply(reply) => self.reply = Some(reply.clone()),
             outcome => self.outcome = Some(outcome.clone()),
         }
     }

@@ -63,6 +63,12 @@ pub(crate) const GENERATIONS: usize = 1_000_000;
 pub(crate) const GENERATIONS_OF_A_SIGN_IN: usize = 100_000;
 /// Recorded reuses of one redeemed refresh token.
 pub(crate) const REUSES: usize = 1_000;
+/// Conversations, and the bytes of all together.
+pub(crate) const CONVERSATIONS: usize = 100_000;
+pub(crate) const CONVERSATION_BYTES: usize = 64 * MIB;
+/// The messages and the chats of one conversation.
+pub(crate) const MESSAGES_OF_A_CONVERSATION: usize = 10_000;
+pub(crate) const CHATS_OF_A_CONVERSATION: usize = 1_000;
 /// Remembered JWT ids. A JWT may be valid for decades; beyond this number, those that expire first are dropped.
 pub(crate) const SEEN_JWTS: usize = 1_000_000;
 

@@ -92,7 +92,7 @@ pub(crate) fn authorize(context: &mut RequestContext<'_>) -> Answer {
     let request = authorize::check(
         core,
         context.endpoint,
-        context.path_id,
+        context.path_ids,
         &context.incoming.query,
         &mut context.findings,
     );

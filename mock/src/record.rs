@@ -252,6 +252,7 @@ impl RequestRecord {
 /// A deviation that lenient mode accepts, for third-party clients. There are no others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum Tolerance {
     /// An optional field sent as `null`.
     NullOption,
@@ -267,6 +268,8 @@ pub enum Tolerance {
     ShortVerifier,
     /// An authorize URL without `state`, or with an empty one.
     MissingState,
+    /// `POST` instead of `GET` when a chat is retrieved.
+    PostForGet,
 }
 
 /// A part of a request that Coze's documentation does not allow.

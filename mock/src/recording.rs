@@ -1,18 +1,26 @@
 //! Completes a request: records its outcome, and turns it into a response.
 
 use crate::answer::{Answer, End, LOG_ID};
-use crate::body::MockBody;
+use crate::body::{MockBody, Part};
 use crate::contract::Findings;
 use crate::core::Core;
 use crate::fault;
+use crate::limits;
 use crate::record::{Finding, Outcome};
+use crate::stream;
 use http::{HeaderValue, Response, header};
 
 /// The outcome of a request.
 pub(crate) enum Ending {
-    Answer(Answer),
+    Answer(Box<Answer>),
     Reset,
     Never,
+}
+
+impl Ending {
+    pub(crate) fn answer(answer: Answer) -> Self {
+        Self::Answer(Box::new(answer))
+    }
 }
 
 /// Records the outcome of a request and notifies the observer.
@@ -58,6 +66,9 @@ pub(crate) fn finish(
         body,
         header_edits,
         end,
+        parts,
+        is_stream,
+        stalls,
         ..
     } = answer
         .with_header(header::DATE, &fault::http_date(core.now(), skew_seconds))
@@ -68,8 +79,16 @@ pub(crate) fn finish(
             None => headers.remove(name),
         };
     }
+    let mut parts = match parts {
+        None if is_stream => Some(stream::events(&body).map(Part::Bytes).collect()),
+        parts => parts,
+    };
+    if let Some(parts) = parts.as_mut().filter(|_| stalls) {
+        parts.push(Part::Pause(limits::LONGEST));
+    }
     let sent = u64::try_from(body.len()).unwrap_or(u64::MAX);
     let promised = match end {
+        End::Whole if parts.is_some() => None,
         End::Whole => Some(sent),
         End::Missing(bytes) => Some(sent.saturating_add(bytes)),
         End::NoLastChunk => None,
@@ -77,9 +96,10 @@ pub(crate) fn finish(
     if let Some(length) = promised {
         headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
     }
-    let mut response = Response::new(match end {
-        End::Whole => MockBody::whole(body),
-        End::Missing(_) | End::NoLastChunk => MockBody::cut_off(body),
+    let mut response = Response::new(match (end, parts) {
+        (End::Whole, Some(parts)) => MockBody::of(parts),
+        (End::Whole, None) => MockBody::whole(body),
+        (End::Missing(_) | End::NoLastChunk, _) => MockBody::cut_off(body),
     });
     *response.status_mut() = status;
     *response.headers_mut() = headers;

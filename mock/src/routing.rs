@@ -10,14 +10,17 @@ pub(crate) const ONE_SLASH: &str = "one slash between segments";
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Route {
-    /// One of Coze's endpoints, with the id in its path.
-    Coze(Endpoint, Option<String>),
-    /// A path of Coze's with a method that it does not support, and the supported one.
-    WrongMethod(Endpoint, Method),
+    /// One of Coze's endpoints, with the ids in its path.
+    Coze(Endpoint, PathIds),
+    /// A path of Coze's with a method that it does not support, and the supported ones, as in an `Allow` header.
+    WrongMethod(Endpoint, String),
     /// One of the mock's own paths: the part after `/_mock/`.
     Mock(String),
     Unknown,
 }
+
+/// The ids in a path: the names of its parameters, and their values.
+pub(crate) type PathIds = Vec<(String, String)>;
 
 /// The path with consecutive slashes collapsed into one; `None` if there are none.
 pub(crate) fn fold_slashes(path: &str) -> Option<String> {
@@ -38,25 +41,33 @@ pub(crate) struct Routes(Vec<Entry>);
 struct Entry {
     endpoint: Endpoint,
     method: Method,
-    /// `None` stands for an id.
-    segments: Vec<Option<String>>,
+    segments: Vec<Segment>,
+}
+
+/// A segment of a path template.
+enum Segment {
+    Text(String),
+    /// An id, by the name of its parameter.
+    Id(String),
 }
 
 impl Entry {
-    /// The id in the path, if the path matches.
-    fn id_in<'s>(&self, segments: &[&'s str]) -> Option<Option<&'s str>> {
+    /// The ids in the path, if the path matches.
+    fn ids_in(&self, segments: &[&str]) -> Option<PathIds> {
         if segments.len() != self.segments.len() {
             return None;
         }
-        let mut id = None;
+        let mut ids = PathIds::new();
         for (segment, expected) in segments.iter().zip(&self.segments) {
             match expected {
-                Some(expected) if expected == segment => {}
-                Some(_) => return None,
-                None => id = Some(*segment),
+                Segment::Text(text) if text == segment => {}
+                Segment::Id(name) if !matches!(*segment, "" | "." | "..") => {
+                    ids.push((name.clone(), (*segment).to_owned()));
+                }
+                Segment::Text(_) | Segment::Id(_) => return None,
             }
         }
-        Some(id)
+        Some(ids)
     }
 }
 
@@ -64,7 +75,15 @@ impl Routes {
     pub(crate) fn of(contract: &Contract) -> Result<Self, Error> {
         let entry = |endpoint: Endpoint| {
             let (method, path) = contract.method_and_path(endpoint)?;
-            let segment = |text: &str| (!text.starts_with('{')).then(|| text.to_owned());
+            let segment = |text: &str| {
+                let name = text
+                    .strip_prefix('{')
+                    .and_then(|name| name.strip_suffix('}'));
+                match name {
+                    Some(name) => Segment::Id(name.to_owned()),
+                    None => Segment::Text(text.to_owned()),
+                }
+            };
             Some(Entry {
                 endpoint,
                 method: method.parse().ok()?,
@@ -74,8 +93,8 @@ impl Routes {
         let missing =
             |endpoint| Error::Contract(format!("no operation for the endpoint {endpoint}"));
         let entries = Endpoint::ALL
-            .into_iter()
-            .map(|endpoint| entry(endpoint).ok_or_else(|| missing(endpoint)));
+            .iter()
+            .map(|endpoint| entry(*endpoint).ok_or_else(|| missing(*endpoint)));
         entries.collect::<Result<_, _>>().map(Self)
     }
 
@@ -91,20 +110,23 @@ impl Routes {
             }
         }
         let segments: Vec<&str> = segments.iter().map(AsRef::as_ref).collect();
-        let mut matching = self
+        let matching = self
             .0
             .iter()
-            .filter_map(|entry| Some((entry, entry.id_in(&segments)?)));
-        let Some((entry, id)) = matching.next() else {
+            .filter_map(|entry| Some((entry, entry.ids_in(&segments)?)));
+        // One path may have several methods, each an endpoint.
+        let mut others: Vec<&Entry> = Vec::new();
+        for (entry, ids) in matching {
+            if entry.method == *method {
+                return Route::Coze(entry.endpoint, ids);
+            }
+            others.push(entry);
+        }
+        let Some(first) = others.first() else {
             return Route::Unknown;
         };
-        if id.is_some_and(|id| matches!(id, "" | "." | "..")) {
-            return Route::Unknown;
-        }
-        if entry.method != *method {
-            return Route::WrongMethod(entry.endpoint, entry.method.clone());
-        }
-        Route::Coze(entry.endpoint, id.map(str::to_owned))
+        let methods: Vec<&str> = others.iter().map(|entry| entry.method.as_str()).collect();
+        Route::WrongMethod(first.endpoint, methods.join(", "))
     }
 }
 
@@ -120,17 +142,20 @@ mod tests {
             (
                 Method::POST,
                 "/api/permission/oauth2/token",
-                Route::Coze(Endpoint::Token, None),
+                Route::Coze(Endpoint::Token, Vec::new()),
             ),
             (
                 Method::GET,
                 "/api/permission/oauth2/token",
-                Route::WrongMethod(Endpoint::Token, Method::POST),
+                Route::WrongMethod(Endpoint::Token, "POST".into()),
             ),
             (
                 Method::POST,
                 "/api/permission/oauth2/account/a%2Fb%20c/token",
-                Route::Coze(Endpoint::AccountToken, Some("a/b c".into())),
+                Route::Coze(
+                    Endpoint::AccountToken,
+                    vec![("account_id".into(), "a/b c".into())],
+                ),
             ),
             (
                 Method::POST,
@@ -146,9 +171,33 @@ mod tests {
             (
                 Method::GET,
                 "/v1/users/me",
-                Route::Coze(Endpoint::UsersMe, None),
+                Route::Coze(Endpoint::UsersMe, Vec::new()),
             ),
             (Method::GET, "/v1/users/me/", Route::Unknown),
+            (
+                Method::DELETE,
+                "/v1/conversations/1",
+                Route::Coze(
+                    Endpoint::DeleteConversation,
+                    vec![("conversation_id".into(), "1".into())],
+                ),
+            ),
+            (
+                Method::PATCH,
+                "/v1/conversations/1",
+                Route::WrongMethod(Endpoint::UpdateConversation, "PUT, DELETE".into()),
+            ),
+            (
+                Method::POST,
+                "/v1/conversations/1/messages/2/feedback",
+                Route::Coze(
+                    Endpoint::CreateMessageFeedback,
+                    vec![
+                        ("conversation_id".into(), "1".into()),
+                        ("message_id".into(), "2".into()),
+                    ],
+                ),
+            ),
             (
                 Method::GET,
                 "/_mock/requests",

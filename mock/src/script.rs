@@ -2,7 +2,7 @@
 
 use crate::answer::{Answer, End, HeaderEdit, JSON, LOG_ID};
 use crate::limits::bytes_of;
-use bytes::{BufMut as _, BytesMut};
+use bytes::{BufMut as _, Bytes, BytesMut};
 use http::{HeaderName, HeaderValue, StatusCode, header};
 use serde::{Deserialize, Serialize};
 use serde_json::{Number, Value};
@@ -12,6 +12,7 @@ use std::time::Duration;
 /// Whether a request takes effect before the fault hides its response from the client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum When {
     /// It has no effect: a refresh token in it stays valid.
     BeforeProcessing,
@@ -115,6 +116,7 @@ pub enum Edit {
 /// A position among two members of the same name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum Place {
     /// The first.
     First,
@@ -125,6 +127,7 @@ pub enum Place {
 /// The forms in which a server may write the expiry of a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum ExpiryForm {
     /// Seconds since the UNIX epoch.
     Absolute,
@@ -136,9 +139,10 @@ pub enum ExpiryForm {
     RelativeMillis,
 }
 
-/// The body of a [`ScriptedResponse`]. In JSON: a string, or a list of bytes (`[255, 123]`) if it is not UTF-8.
+/// The body of a [`ScriptedResponse`], or the bytes of a [`ScriptedStream`](crate::ScriptedStream). In JSON: a string, or a list of bytes (`[255, 123]`) if it is not UTF-8.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged, expecting = "body is text, or a list of bytes from 0 to 255")]
+#[non_exhaustive]
 pub enum ScriptedBody {
     /// Text.
     Text(String),
@@ -421,11 +425,7 @@ impl ScriptedResponse {
 
     /// Its approximate memory.
     pub(crate) fn bytes(&self) -> usize {
-        let body = match &self.body {
-            ScriptedBody::Text(text) => text.len(),
-            ScriptedBody::Bytes(bytes) => bytes.len(),
-        };
-        body + bytes_of_headers(&self.headers) + self.framing.bytes()
+        self.body.len() + bytes_of_headers(&self.headers) + self.framing.bytes()
     }
 
     pub(crate) fn when(&self) -> When {
@@ -434,10 +434,7 @@ impl ScriptedResponse {
 
     pub(crate) fn answer(&self) -> Answer {
         let status = final_status(self.status);
-        let body = match &self.body {
-            ScriptedBody::Text(text) => text.clone().into_bytes(),
-            ScriptedBody::Bytes(bytes) => bytes.clone(),
-        };
+        let body = self.body.to_bytes();
         let mut answer = match body.is_empty() {
             true => Answer::empty(status),
             false => Answer::of_type(status, JSON, body),
@@ -473,6 +470,23 @@ fn bytes_of_headers(headers: &Headers) -> usize {
 
 fn before_processing() -> When {
     When::BeforeProcessing
+}
+
+impl ScriptedBody {
+    fn as_slice(&self) -> &[u8] {
+        match self {
+            Self::Text(text) => text.as_bytes(),
+            Self::Bytes(bytes) => bytes,
+        }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.as_slice().len()
+    }
+
+    pub(crate) fn to_bytes(&self) -> Bytes {
+        Bytes::copy_from_slice(self.as_slice())
+    }
 }
 
 impl Default for ScriptedBody {

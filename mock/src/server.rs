@@ -1,10 +1,12 @@
 //! The socket server. It has its own accept loop, so that a fault can reset a TCP connection.
 
+use crate::body::ServiceError;
 use crate::core::Core;
 use crate::error::Error;
 use crate::limits;
 use crate::options::Connections;
 use crate::service::MockService;
+use http_body_util::BodyExt as _;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -132,7 +134,13 @@ async fn serve(stream: TcpStream, service: MockService, limits: Connections) {
             if answer.is_err() {
                 reset.store(true, Ordering::Relaxed);
             }
-            answer
+            let tell = move |error: ServiceError| {
+                if error.is_connection_reset() {
+                    reset.store(true, Ordering::Relaxed);
+                }
+                error
+            };
+            answer.map(|answer| answer.map(|body| body.map_err(tell)))
         }
     });
     // A connection error is caused by the client or by a fault.

@@ -176,10 +176,13 @@ fn exchange_jwt(context: &mut RequestContext<'_>, body: &Value) -> Result<Answer
         ));
     }
     let (account_id, enterprise_id) = match context.endpoint {
-        Endpoint::AccountToken => (allowed(context.path_id, &app.accounts, "account_id")?, None),
+        Endpoint::AccountToken => (
+            allowed(context.path_id(), &app.accounts, "account_id")?,
+            None,
+        ),
         Endpoint::EnterpriseToken => (
             None,
-            allowed(context.path_id, &app.enterprises, "enterprise_id")?,
+            allowed(context.path_id(), &app.enterprises, "enterprise_id")?,
         ),
         _ => (None, None),
     };

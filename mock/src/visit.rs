@@ -16,7 +16,7 @@ pub(crate) fn authorize(core: &Core, incoming: &Incoming, approve: bool) -> Resu
     let not_a_page = || Err("the path is not that of an authorize endpoint".into());
     let folded = fold_slashes(&incoming.path);
     let path = folded.as_deref().unwrap_or(&incoming.path);
-    let Route::Coze(endpoint, path_id) = core.routes.find(&Method::GET, path) else {
+    let Route::Coze(endpoint, path_ids) = core.routes.find(&Method::GET, path) else {
         return not_a_page();
     };
     if !endpoint.is_page() || (folded.is_some() && !core.options.lenient) {
@@ -30,17 +30,11 @@ pub(crate) fn authorize(core: &Core, incoming: &Incoming, approve: bool) -> Resu
     if folded.is_some() {
         findings.tolerates(Tolerance::DoubleSlash, "path", ONE_SLASH);
     }
-    let decided = authorize::check(
-        core,
-        endpoint,
-        path_id.as_deref(),
-        &incoming.query,
-        &mut findings,
-    )
-    .and_then(|request| {
-        authorize::decide(core, &request, approve)
-            .map_err(|_| "the operating system provided no random bytes".to_owned())
-    });
+    let decided = authorize::check(core, endpoint, &path_ids, &incoming.query, &mut findings)
+        .and_then(|request| {
+            authorize::decide(core, &request, approve)
+                .map_err(|_| "the operating system provided no random bytes".to_owned())
+        });
     let status = if decided.is_ok() {
         StatusCode::FOUND
     } else {
@@ -49,7 +43,7 @@ pub(crate) fn authorize(core: &Core, incoming: &Incoming, approve: bool) -> Resu
     close(
         core,
         number,
-        &Ending::Answer(Answer::empty(status)),
+        &Ending::answer(Answer::empty(status)),
         Vec::new(),
         findings,
     );

@@ -23,7 +23,8 @@ use crate::{Bearer, Secret, SendError, SendErrorKind, Transport, sanitize_log_id
 /// The maximum number of bytes that are read from a response body (1 MiB). Coze's responses have a few hundred.
 pub const BODY_LIMIT: usize = 1024 * 1024;
 
-/// The initial capacity of a body's buffer. A buffer that grows leaves copies of the body in memory that are not wiped.
+/// The initial capacity of the buffer of a body whose length is not announced. A buffer that grows leaves copies of the body in
+/// memory that are not wiped.
 const INITIAL_CAPACITY: usize = 16 * 1024;
 
 /// The header that carries Coze's log id, which users quote to support.
@@ -47,7 +48,7 @@ const API_VERSION_HEADER: &str = "api-version";
 pub struct Exchange {
     bearer: Option<Bearer>,
     secrets: Vec<Secret>,
-    headers: HeaderMap,
+    headers: Vec<(HeaderName, HeaderValue)>,
     transport: Option<Arc<dyn Transport>>,
     kept: Arc<Mutex<Kept>>,
 }
@@ -55,7 +56,7 @@ pub struct Exchange {
 /// The state of the last request.
 #[derive(Default)]
 struct Kept {
-    url: Option<String>,
+    url: Option<reqwest::Url>,
     outcome: Option<Outcome>,
 }
 
@@ -91,7 +92,7 @@ impl Exchange {
     /// Adds this header to the request.
     #[must_use]
     pub fn with_header(mut self, name: HeaderName, value: HeaderValue) -> Self {
-        self.headers.insert(name, value);
+        self.headers.push((name, value));
         self
     }
 
@@ -111,7 +112,7 @@ impl Exchange {
     /// The URL of the last request, without its query; `None` if none was sent.
     #[must_use]
     pub fn url(&self) -> Option<String> {
-        self.lock().url.clone()
+        self.lock().url.clone().map(without_query)
     }
 
     /// The last response; `None` if there was none.
@@ -164,7 +165,7 @@ impl Exchange {
     ) -> Result<reqwest::Response, SendError> {
         self.prepare(request.headers_mut());
         *self.lock() = Kept {
-            url: Some(without_query(request.url())),
+            url: Some(request.url().clone()),
             outcome: None,
         };
         let sent = match &self.transport {
@@ -192,11 +193,16 @@ impl Exchange {
 
     /// Reads the body of a response, at most `limit` bytes of it, and keeps it as the [outcome](Self::outcome).
     pub async fn capture(&self, mut response: reqwest::Response, limit: usize) -> Captured {
+        let most = limit.min(BODY_LIMIT);
+        let announced = response.content_length();
+        let capacity = announced.map_or(INITIAL_CAPACITY, |length| {
+            usize::try_from(length).unwrap_or(most)
+        });
         let mut incoming = IncomingResponse {
             exchange: self,
             status: response.status(),
-            headers: response.headers().clone(),
-            body: Zeroizing::new(Vec::with_capacity(INITIAL_CAPACITY)),
+            headers: std::mem::take(response.headers_mut()),
+            body: Zeroizing::new(Vec::with_capacity(capacity.min(most))),
             is_kept: false,
         };
         let body_state = loop {
@@ -256,7 +262,7 @@ impl IncomingResponse<'_> {
         let captured = Captured {
             status: self.status,
             log_id: log_id.and_then(|log_id| sanitize_log_id(log_id, &self.exchange.secrets)),
-            headers: std::mem::take(&mut self.headers),
+            headers: Arc::new(std::mem::take(&mut self.headers)),
             body: Bytes::from_owner(std::mem::take(&mut self.body)),
             body_state,
         };
@@ -277,8 +283,7 @@ impl Drop for IncomingResponse<'_> {
 }
 
 /// The query and the user info may contain secrets.
-fn without_query(url: &reqwest::Url) -> String {
-    let mut url = url.clone();
+fn without_query(mut url: reqwest::Url) -> String {
     url.set_query(None);
     url.set_fragment(None);
     // This fails only for URLs without a host, which can't be requested.
@@ -304,6 +309,7 @@ fn failing_response(status: StatusCode, headers: HeaderMap, error: SendError) ->
 
 /// The outcome of a request.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub enum Outcome {
     /// The server responded, with any status.
     Answered(Captured),
@@ -316,7 +322,7 @@ pub enum Outcome {
 pub struct Captured {
     status: StatusCode,
     log_id: Option<String>,
-    headers: HeaderMap,
+    headers: Arc<HeaderMap>,
     body: Bytes,
     body_state: BodyState,
 }
@@ -385,6 +391,7 @@ impl Captured {
             body_state,
             ..
         } = self;
+        let headers = Arc::unwrap_or_clone(headers);
         match body_state {
             BodyState::Complete => rebuilt_response(status, headers, body.into()),
             BodyState::TooLarge => {

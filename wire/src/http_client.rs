@@ -5,7 +5,7 @@
 
 use std::{error::Error, fmt, net::SocketAddr};
 
-use reqwest::{Client, ClientBuilder, Proxy};
+use reqwest::{Client, ClientBuilder, NoProxy, Proxy};
 use url::{Host, Url};
 
 use crate::{CONNECT_TIMEOUT, ForeignError, REQUEST_TIMEOUT};
@@ -85,8 +85,7 @@ fn guard(builder: ClientBuilder, base: Option<&Url>) -> ClientBuilder {
         return builder;
     };
     if base.scheme() == "http" || is_loopback(base) {
-        // Any explicit proxy disables those of the environment. This one matches no URL, and the builder's own proxies come first.
-        builder = builder.proxy(Proxy::custom(|_| None::<Url>));
+        builder = builder.proxy(unused_proxy());
     }
     if let Some(Host::Domain(name)) = base.host()
         && is_loopback(base)
@@ -96,6 +95,15 @@ fn guard(builder: ClientBuilder, base: Option<&Url>) -> ClientBuilder {
         builder = builder.resolve_to_addrs(name, &here.map(|ip| SocketAddr::new(ip, 0)));
     }
     builder
+}
+
+/// Any explicit proxy disables those of the environment. This one matches no URL, and the builder's own proxies come first.
+fn unused_proxy() -> Proxy {
+    let matches_none = Proxy::custom(|_| None::<Url>);
+    // reqwest asks a custom proxy about each request, and one with a URL about each connection.
+    Proxy::all("http://proxy.invalid").map_or(matches_none, |proxy| {
+        proxy.no_proxy(NoProxy::from_string("*,0.0.0.0/0,::/0"))
+    })
 }
 
 /// Whether clients can't be built because of missing certificates. reqwest's error does not say so, so two builds are compared.

@@ -1,13 +1,17 @@
-//! The finished request of a call. Generated builders put it together from these parts.
+//! [`RequestParts`]: builds the request of a call for a generated builder.
 
-use std::fmt::Display;
+use std::{borrow::Cow, fmt::Display};
 
-use http::{HeaderName, HeaderValue, Method, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use serde::Serialize;
+use url::form_urlencoded::Serializer;
 
 use crate::Unbuilt;
 
-/// The parts of a request, up to [`finish`](Self::finish).
+/// The number of headers that most requests have, at most.
+const HEADERS: usize = 6;
+
+/// A request under construction; [`finish`](Self::finish) builds it.
 ///
 /// ```
 /// use coze_wire::{RequestParts, reqwest::Method};
@@ -22,35 +26,38 @@ use crate::Unbuilt;
 pub struct RequestParts {
     method: Method,
     base_url: String,
-    path: String,
-    query: Vec<(&'static str, String)>,
-    headers: Vec<(HeaderName, HeaderValue)>,
+    path: Cow<'static, str>,
+    query: String,
+    headers: HeaderMap,
     body: Option<reqwest::Body>,
 }
 
 impl RequestParts {
-    /// A request whose path has its parameters in braces.
+    /// A request for a path with its parameters in braces.
     #[must_use]
-    pub fn new(method: Method, base_url: &str, path: &str) -> Self {
+    pub fn new(method: Method, base_url: &str, path: &'static str) -> Self {
+        // With room for those that are added when it is sent.
+        let mut headers = HeaderMap::with_capacity(HEADERS);
+        headers.insert(header::ACCEPT, HeaderValue::from_static("application/json"));
         Self {
             method,
             base_url: base_url.trim_end_matches('/').to_owned(),
-            path: path.to_owned(),
-            query: Vec::new(),
-            headers: vec![(header::ACCEPT, HeaderValue::from_static("application/json"))],
+            path: path.into(),
+            query: String::new(),
+            headers,
             body: None,
         }
     }
 
-    /// Sets a parameter of the path, percent-encoded.
+    /// Sets a path parameter, percent-encoded.
     ///
     /// # Errors
     ///
-    /// If it is empty, `.` or `..`: the request would go to another path.
+    /// If it is empty, `.` or `..`, because the request would go to another path.
     pub fn path(&mut self, name: &str, value: &str) -> Result<(), Unbuilt> {
         if matches!(value, "" | "." | "..") {
             return Err(Unbuilt::new(format_args!(
-                "{name} is empty, or can't be a part of a path"
+                "{name} is empty or is not valid in a path"
             )));
         }
         let mut encoded = String::with_capacity(value.len());
@@ -61,81 +68,86 @@ impl RequestParts {
                 encoded.push_str(&format!("%{byte:02X}"));
             }
         }
-        self.path = self.path.replace(&format!("{{{name}}}"), &encoded);
+        self.path = self.path.replace(&format!("{{{name}}}"), &encoded).into();
         Ok(())
     }
 
-    /// Adds a parameter to the query, if it is set.
+    /// Adds a query parameter, if it is set.
     pub fn query(&mut self, name: &'static str, value: Option<&(impl Display + ?Sized)>) {
         if let Some(value) = value {
-            self.query.push((name, value.to_string()));
+            let mut query = Serializer::new(std::mem::take(&mut self.query));
+            self.query = query.append_pair(name, &value.to_string()).finish();
         }
     }
 
     /// Adds a constant header.
     pub fn header(&mut self, name: &'static str, value: &'static str) {
         let name = HeaderName::from_static(name);
-        self.headers.push((name, HeaderValue::from_static(value)));
+        self.headers.insert(name, HeaderValue::from_static(value));
     }
 
-    /// Answers with an event stream, and not with JSON.
+    /// Requests an event stream instead of JSON (`Accept`).
     pub fn accept_events(&mut self) {
-        self.headers.retain(|(name, _)| name != header::ACCEPT);
         let events = HeaderValue::from_static("text/event-stream");
-        self.headers.push((header::ACCEPT, events));
+        self.headers.insert(header::ACCEPT, events);
     }
 
     /// Sets a JSON body.
     ///
     /// # Errors
     ///
-    /// If the value has no JSON.
+    /// If the value can't be serialised.
     pub fn json(&mut self, body: &impl Serialize) -> Result<(), Unbuilt> {
         let body = serde_json::to_vec(body)
             .map_err(|_| Unbuilt::new("the body can't be written as JSON"))?;
         self.raw("application/json", body)
     }
 
-    /// Sets a body of any content type, such as `multipart/form-data; boundary=...`. A body that is made of bytes can be sent again.
+    /// Sets a body of any content type, such as `multipart/form-data; boundary=...`. A request whose body is bytes can
+    /// be retried.
     ///
     /// # Errors
     ///
-    /// If the content type can't be a header.
+    /// If the content type is not valid in a header.
     pub fn raw(
         &mut self,
         content_type: &str,
         body: impl Into<reqwest::Body>,
     ) -> Result<(), Unbuilt> {
         let content_type = HeaderValue::from_str(content_type)
-            .map_err(|_| Unbuilt::new("the content type of the body can't be a header"))?;
-        self.headers.push((header::CONTENT_TYPE, content_type));
+            .map_err(|_| Unbuilt::new("the content type of the body is not valid in a header"))?;
+        self.headers.insert(header::CONTENT_TYPE, content_type);
         self.body = Some(body.into());
         Ok(())
     }
 
-    /// The request.
+    /// Builds the request.
     ///
     /// # Errors
     ///
     /// If the base URL is not a URL.
     pub fn finish(self) -> Result<reqwest::Request, Unbuilt> {
-        let mut url = url::Url::parse(&format!("{}{}", self.base_url, self.path))
+        let Self {
+            base_url,
+            path,
+            query,
+            ..
+        } = &self;
+        let mark = if query.is_empty() { "" } else { "?" };
+        let url = url::Url::parse(&format!("{base_url}{path}{mark}{query}"))
             .map_err(|_| Unbuilt::new("the base URL is not a URL"))?;
-        if !self.query.is_empty() {
-            url.query_pairs_mut().extend_pairs(&self.query);
-        }
         let mut request = reqwest::Request::new(self.method, url);
-        request.headers_mut().extend(self.headers);
+        *request.headers_mut() = self.headers;
         *request.body_mut() = self.body;
         Ok(request)
     }
 }
 
-/// A parameter or a field that the operation needs.
+/// Checks that a required parameter or field is set.
 ///
 /// # Errors
 ///
-/// [`Unbuilt`] with its name if it is not set.
+/// [`Unbuilt`] with its name if it is not.
 pub fn required<T>(name: &str, value: Option<T>) -> Result<T, Unbuilt> {
     value.ok_or_else(|| Unbuilt::new(format_args!("{name} is required")))
 }
@@ -144,7 +156,7 @@ pub fn required<T>(name: &str, value: Option<T>) -> Result<T, Unbuilt> {
 mod tests {
     use super::*;
 
-    fn parts(path: &str) -> RequestParts {
+    fn parts(path: &'static str) -> RequestParts {
         RequestParts::new(Method::POST, "https://coze.test/", path)
     }
 
@@ -162,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn a_parameter_cannot_lead_to_another_path() {
+    fn a_path_parameter_cannot_change_the_path() {
         for value in ["", ".", ".."] {
             let error = parts("/v1/{id}").path("id", value).unwrap_err();
             assert!(error.to_string().starts_with("id is empty"), "{error}");
@@ -173,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn bodies_have_their_content_type_and_can_be_sent_again() {
+    fn bodies_have_their_content_type_and_can_be_cloned() {
         let mut json = parts("/a");
         json.json(&[1]).unwrap();
         let json = json.finish().unwrap();
@@ -198,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing_is_named() {
+    fn a_missing_parameter_is_named() {
         assert_eq!(required("bot_id", Some(1)), Ok(1));
         let error = required::<i64>("bot_id", None).unwrap_err();
         assert_eq!(error.to_string(), "bot_id is required");

@@ -1,8 +1,8 @@
 //! Untrusted text made safe to display.
 //!
 //! Text from a server, a proxy, a file, a header, the environment or the operating system may contain terminal control
-//! sequences, invisible characters or a secret of the request, and may be very long. Before such a text gets into an error,
-//! a log line or a `Debug`, it passes [`sanitize`]. An error of another library becomes a [`ForeignError`].
+//! sequences, invisible characters or a secret of the request, and may be very long. [`sanitize`] makes such a text
+//! safe for errors, log lines and `Debug`. An error of another library becomes a [`ForeignError`].
 
 use std::{borrow::Cow, collections::HashSet, error::Error, fmt, ops::Range, sync::Arc};
 
@@ -24,7 +24,8 @@ const SENTENCE_LIMIT: usize = 4000;
 /// Replaces a secret.
 const REDACTED: &str = "****";
 
-/// How many bytes of a text are examined at most. The rest can't be shown anyway, because of [`SHOWN_TEXT_LIMIT`].
+/// The maximum number of bytes of a text that are examined. The rest can't be shown anyway, because of
+/// [`SHOWN_TEXT_LIMIT`].
 const READ_LIMIT: usize = 64 * 1024;
 
 /// A text that contains this many consecutive characters of a secret repeats a part of it.
@@ -32,6 +33,9 @@ const PART_LENGTH: usize = 12;
 
 /// A shorter secret may occur in a log id by chance.
 const SHORTEST_IN_A_LOG_ID: usize = 6;
+
+/// All [`forms`] of a secret of this length or more are longer than a part of it.
+const SHORTEST_WITH_LONG_FORMS: usize = 16;
 
 /// Whether a character is invisible or changes how the others are displayed: control and format characters (Unicode
 /// categories Cc and Cf: bidi overrides, zero-width characters, tags), line and paragraph separators (Zl, Zp), and those
@@ -105,6 +109,7 @@ pub fn sanitize_sentence(text: String) -> String {
 /// that form is not changed, unless it repeats a secret.
 #[must_use]
 pub fn sanitize_log_id(log_id: &str, secrets: &[Secret]) -> Option<String> {
+    // One bit per byte of the log id: a `u64` is large enough.
     let has_form = log_id.len() <= 64
         && log_id
             .bytes()
@@ -114,12 +119,84 @@ pub fn sanitize_log_id(log_id: &str, secrets: &[Secret]) -> Option<String> {
     };
     let shown = if has_form {
         // Short secrets may occur in it by chance.
-        let secrets: Vec<_> = secrets.iter().filter(is_long).cloned().collect();
-        sanitize(log_id, &secrets)
+        let long = secrets.iter().filter(is_long);
+        if is_unrelated(log_id, long.clone()) {
+            log_id.to_owned()
+        } else {
+            let secrets: Vec<_> = long.cloned().collect();
+            sanitize(log_id, &secrets)
+        }
     } else {
         sanitize(log_id, secrets)
     };
     (!shown.is_empty()).then_some(shown)
+}
+
+/// The fast path for log ids: whether [`sanitize`] would not change this one, because nothing in it looks like a
+/// secret, and it contains no part of one of these in any of its [`forms`]. Every response has a log id and every
+/// request a token, so this allocates no forms, and only compares bytes and pairs of bytes. It may be `false` if
+/// `sanitize` would change nothing, but never `true` if it would change something.
+fn is_unrelated<'s>(log_id: &str, mut secrets: impl Iterator<Item = &'s Secret>) -> bool {
+    // A log id of the usual form can look like a secret only by the prefix of a token, which has an underscore, or of a
+    // JWT.
+    if log_id.contains('_') || log_id.contains("eyJ") {
+        return false;
+    }
+    secrets.all(|secret| {
+        let secret = secret.expose().as_bytes();
+        // Other characters have further forms, and forms of a shorter secret are shorter than a part.
+        let is_plain = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_');
+        if secret.len() < SHORTEST_WITH_LONG_FORMS || !secret.iter().all(is_plain) {
+            return false;
+        }
+        let mut bytes = [false; 256];
+        let mut pairs = [0_u64; 64];
+        for pair in secret.windows(2) {
+            bytes[usize::from(pair[0])] = true;
+            bytes[usize::from(pair[1])] = true;
+            pairs[usize::from(pair[0] % 64)] |= 1 << (pair[1] % 64);
+        }
+        // One bit per position of the log id: whether a pair of the secret ends there, a hexadecimal byte of it, or
+        // three bytes in Base64.
+        let (mut plain, mut hexadecimal, mut base64) = (0_u64, 0_u64, 0_u64);
+        let (mut last, mut last_digit, mut last_digits) = (0_u8, 0_u32, 0_u32);
+        for (at, byte) in log_id.bytes().enumerate() {
+            let is_pair = pairs[usize::from(last % 64)] >> (byte % 64) & 1;
+            plain |= is_pair << at;
+            last = byte;
+            let digit = char::from(byte).to_digit(16).unwrap_or(NO_DIGIT);
+            let number = u8::try_from(last_digit << 4 | digit);
+            hexadecimal |= u64::from(number.is_ok_and(|byte| bytes[usize::from(byte)])) << at;
+            last_digit = digit;
+            last_digits = last_digits << 6 | base64_digit(byte);
+            let [_, number @ ..] = last_digits.to_be_bytes();
+            let are_bytes = number.iter().all(|byte| bytes[usize::from(*byte)]);
+            base64 |= u64::from(are_bytes) << at;
+        }
+        // A part may begin within the digits of a byte, so it has fewer whole bytes.
+        !has_run(plain, PART_LENGTH - 1, 1)
+            && !has_run(hexadecimal, PART_LENGTH / 2 - 1, 2)
+            && !has_run(base64, PART_LENGTH / 4 - 1, 4)
+    })
+}
+
+/// For a character that is not a hexadecimal digit: no byte has this value.
+const NO_DIGIT: u32 = 0x100;
+
+/// Of both alphabets.
+fn base64_digit(digit: u8) -> u32 {
+    u32::from(match digit {
+        b'A'..=b'Z' => digit - b'A',
+        b'a'..=b'z' => digit - b'a' + 26,
+        b'0'..=b'9' => digit - b'0' + 52,
+        b'-' | b'+' => 62,
+        _ => 63,
+    })
+}
+
+/// Whether this many bits are set at this distance from each other.
+fn has_run(bits: u64, length: usize, apart: usize) -> bool {
+    (1..length).fold(bits, |run, nth| run & bits >> (nth * apart)) != 0
 }
 
 /// The part of a text that is examined.
@@ -190,8 +267,8 @@ fn repeats(text: &str, secrets: &[Secret]) -> Vec<Range<usize>> {
     ranges
 }
 
-/// A filter for the parts of a text. A JWT has thousands of parts, of which a log id has almost none, and each response has
-/// a log id; the filter avoids a hash set of all of them.
+/// A filter for the parts of a text. A JWT has thousands of parts, of which a text has almost none; the filter avoids a hash set
+/// of all of them.
 struct Parts(Vec<bool>);
 
 impl Parts {
@@ -604,6 +681,62 @@ mod tests {
         assert_eq!(shown("x-hush-secret").as_deref(), Some("x-****"));
         assert_eq!(shown("a\u{1b}b").as_deref(), Some("a b"));
         assert_eq!(shown("\u{200b}"), None);
+    }
+
+    #[test]
+    fn a_log_id_is_never_called_unrelated_to_a_secret_that_it_repeats() {
+        let token = "pat_Zk3mQ9xV7bN2cR5tY8wE1uI4oP6aS0dF-GhJkLzXcVbNmQwErTyUiOpAsDfGh0";
+        let jwt = "eyJhbGciOiJSUzI1NiJ9.eyJpc3MiOiJtb2NrIn0.Zk3mQ9xV7bN2cR5tY8wE1uI4";
+        let others = [
+            "0123456789ABCDEF",
+            "a+b/c=0123456789abcdef",
+            "hush-secret",
+            "säcret-0123456789",
+        ];
+        let is_of_form = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_');
+        let mut checked = 0;
+        for secret in [token, jwt].into_iter().chain(others) {
+            let secrets = [Secret::from(secret)];
+            for form in forms(secret) {
+                for length in [PART_LENGTH.min(form.len()), form.len().min(40)] {
+                    for part in form.as_bytes().windows(length) {
+                        if !part.iter().all(is_of_form) {
+                            continue;
+                        }
+                        let part = str::from_utf8(part).unwrap();
+                        for before in ["", "2", "20", "202", "2026"] {
+                            let log_id = format!("{before}{part}9F");
+                            let is_repeated = sanitize(&log_id, &secrets) != log_id;
+                            assert!(is_repeated, "{log_id} of {secret}");
+                            assert!(
+                                !is_unrelated(&log_id, secrets.iter()),
+                                "{log_id} of {secret}"
+                            );
+                            checked += 1;
+                        }
+                    }
+                }
+            }
+        }
+        assert!(checked > 10_000, "{checked}");
+        for suspicious in ["x-czu_0123456789", "x-eyJhbGciOiJSUzI1NiJ9eyJpc3MiOiJ"] {
+            assert!(!is_unrelated(suspicious, [].iter()), "{suspicious}");
+        }
+        assert!(TOKEN_PREFIXES.iter().all(|prefix| prefix.contains('_')));
+        // Log ids of the form that Coze sends take the fast path.
+        for log_id in [
+            "20260722083355ABCDEF0123456789AB",
+            "021795266000123",
+            "mock-17",
+            "",
+        ] {
+            for secret in [token, jwt] {
+                assert!(
+                    is_unrelated(log_id, [Secret::from(secret)].iter()),
+                    "{log_id}"
+                );
+            }
+        }
     }
 
     #[test]

@@ -44,7 +44,7 @@ pub(crate) fn files(root: &Path, specs: &[Spec]) -> Result<Vec<File>> {
         });
         if spec.style == Style::Calls {
             files.push(File {
-                path: format!("generated/{}/tests/examples.rs", spec.client),
+                path: format!("generated/{}/tests/examples/generated.rs", spec.client),
                 contents: calls::examples(&document)?,
             });
         }
@@ -194,7 +194,7 @@ fn add_exchange(code: &mut syn::File) {
 }
 
 /// Changes the example of each operation to call `exchange` instead of `send`, because that is what
-/// `CozeApi::call` accepts.
+/// `coze-auth` calls.
 fn show_exchange(code: &mut syn::File) {
     for operation in operations(code) {
         for attribute in &mut operation.attrs {

@@ -9,8 +9,11 @@ use anyhow::{Context, Result};
 const CHECKED: &[&str] = &[
     ".ci",
     "ARCHITECTURE.md",
+    "CHANGELOG.md",
     "CONTRIBUTING.md",
     "README.md",
+    "api",
+    "auth",
     "benches",
     "cli",
     "docs",
@@ -18,7 +21,9 @@ const CHECKED: &[&str] = &[
     "fuzz",
     "mock",
     "spec",
+    "stores",
     "tests",
+    "wire",
     "xtask",
 ];
 

@@ -1,4 +1,4 @@
-//! Calls from recorded bytes, over an in-process transport and by a paused clock: streams, retries, pages.
+//! Tests of calls with recorded bytes, an in-process transport and a paused clock: streams, retries, pages.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 

@@ -36,7 +36,7 @@ fn flow(session: &Session<'_>) -> Result<JwtFlow> {
 }
 
 fn request(options: &Jwt) -> JwtTokenRequest {
-    let mut request = JwtTokenRequest::new();
+    let mut request = JwtTokenRequest::default();
     if let Some(duration) = options.duration {
         request = request.duration(duration);
     }

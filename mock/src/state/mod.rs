@@ -1,7 +1,9 @@
 //! The state between requests, behind one lock that is held for microseconds: no signature is verified,
 //! no JSON is parsed and nothing is awaited while it is held.
 
+mod chats;
 mod codes;
+mod conversations;
 mod devices;
 mod jti;
 mod tickets;
@@ -12,7 +14,11 @@ use std::collections::HashMap;
 use std::hash::Hash;
 use std::time::Duration;
 
+pub(crate) use chats::{Chat, Event, NewChat};
 pub(crate) use codes::{AuthorizationCode, Challenge, Codes};
+pub(crate) use conversations::{
+    Conversation, Conversations, Ids, Listing, NewConversation, NewMessage,
+};
 pub(crate) use devices::{DeviceAuthorization, Devices, Poll};
 pub(crate) use jti::SeenJwts;
 pub(crate) use tickets::{AuthorizeRequest, Ticket, Tickets};
@@ -27,6 +33,7 @@ pub(crate) struct State {
     pub(crate) tokens: Tokens,
     pub(crate) seen_jwts: SeenJwts,
     pub(crate) tickets: Tickets,
+    pub(crate) conversations: Conversations,
 }
 
 impl State {

@@ -28,6 +28,7 @@ const LAYERS: [(&str, &[&str]); 9] = [
             "resources",
             "options",
             "script",
+            "stream",
             "fault",
             "state",
             "routing",
@@ -41,7 +42,7 @@ const LAYERS: [(&str, &[&str]); 9] = [
     ),
     (
         "pages, API and control",
-        &["pages", "api", "visit", "control"],
+        &["pages", "envelope", "chats", "api", "visit", "control"],
     ),
     ("HTTP in", &["dispatch", "service", "server"]),
     ("interface of the library", &["builder", "mock"]),

@@ -20,7 +20,7 @@ pub(super) async fn sign(source: &Source, config: &OAuthConfig, report: &mut Rep
     let signed = async {
         let flow = at(source, config.flow(), config.endpoint())?.build_with(client())?;
         if let ConfiguredFlow::Jwt(jwt) = flow {
-            jwt.signed_jwt(&JwtTokenRequest::new()).await?;
+            jwt.signed_jwt(&JwtTokenRequest::default()).await?;
         }
         Ok::<_, Failure>(())
     };
@@ -105,5 +105,5 @@ fn at(source: &Source, flow: Flow, site: &Endpoint) -> Result<OAuthConfig> {
     let mut config: Value = serde_json::from_slice(&std::fs::read(path)?).map_err(invalid)?;
     config["coze_api_base"] = site.api_base().into();
     config["coze_www_base"] = site.www_base().into();
-    Ok(OAuthConfig::from_json(&config.to_string())?)
+    Ok(config.to_string().parse::<OAuthConfig>()?)
 }

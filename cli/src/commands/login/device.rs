@@ -2,7 +2,7 @@
 
 use std::{pin::pin, time::Duration};
 
-use coze_auth::{DeviceAuthorization, DeviceFlow, PollStatus, Token};
+use coze_auth::{DeviceAuthorization, DeviceFlow, Token};
 use coze_credentials::ProfileConfig;
 use humantime::format_duration;
 use qrcode::{QrCode, render::unicode::Dense1x2};
@@ -26,7 +26,7 @@ pub(super) async fn sign_in(
     show(&authorization, terminal);
     let outcome = {
         let mut polling = pin!(flow.poll_with(&authorization, |step| {
-            if let PollStatus::Failed(error) = &step.status {
+            if let Some(error) = &step.error {
                 tracing::debug!(%error, "a poll failed");
             }
         }));

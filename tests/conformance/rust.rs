@@ -1,4 +1,4 @@
-//! Runs the flows of `coze-auth` against the mock, like the drivers in this folder for the official SDKs: see
+//! Runs the flows of `coze-auth` and `coze-api` against the mock, like the drivers in this folder for the official SDKs: see
 //! `README.md` for what a driver is. `cargo xtask conformance` starts it, against a strict mock.
 
 #![allow(
@@ -10,10 +10,13 @@ use std::collections::HashMap;
 use std::io::BufRead as _;
 use std::time::Duration;
 
-use coze_auth::reqwest::{Client, StatusCode};
+use coze_api::prelude::*;
+use coze_api::types::{ChatEvent, ChatStatus, MessageType};
+use coze_api::{Endpoint, EventStream};
+use coze_auth::reqwest::Client;
 use coze_auth::{
-    ConfiguredFlow, DeviceFlow, Error, ErrorCode, JwtFlow, JwtTokenRequest, OAuthConfig, PkceFlow,
-    RefreshToken, Scope, Token, Url, WebFlow,
+    ConfiguredFlow, DeviceFlow, Error, ErrorCode, FixedToken, JwtFlow, JwtTokenRequest,
+    OAuthConfig, PkceFlow, RefreshToken, Scope, Token, Url, UserFlow, WebFlow,
 };
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -26,6 +29,7 @@ struct Config {
     coze_api_base: String,
     control: String,
     apps: Vec<Value>,
+    access_tokens: Vec<String>,
     inputs: Inputs,
 }
 
@@ -38,6 +42,8 @@ struct Inputs {
     enterprise_id: String,
     bot_ids: Vec<String>,
     until_expired: u64,
+    user_id: String,
+    question: String,
 }
 
 struct Driver {
@@ -49,17 +55,26 @@ struct Driver {
     http: Client,
     /// The tokens of the sign-ins, for the later refreshes and API calls.
     signed_in: HashMap<&'static str, Token>,
+    /// The conversation and the answer, for the later flows.
+    conversation: String,
+    answer: String,
 }
 
 /// What a flow did, and the access token that it returned.
-struct Done(&'static str, Option<String>);
+struct Done(String, Option<String>);
+
+impl From<&str> for Done {
+    fn from(detail: &str) -> Self {
+        Self(detail.to_owned(), None)
+    }
+}
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<()> {
     let mut driver = Driver::new(&std::env::var("COZE_CONFORMANCE")?)?;
     println!(
         "{}",
-        json!({"sdk": "coze-auth", "version": env!("CARGO_PKG_VERSION")})
+        json!({"sdk": "coze-auth and coze-api", "version": env!("CARGO_PKG_VERSION")})
     );
     for line in std::io::stdin().lock().lines() {
         let flow = line?;
@@ -79,7 +94,7 @@ impl Driver {
         let config: Config = serde_json::from_str(config)?;
         let (mut web, mut pkce, mut device, mut jwt) = (None, None, None, None);
         for app in &config.apps {
-            match OAuthConfig::from_json(&app.to_string())?.build()? {
+            match app.to_string().parse::<OAuthConfig>()?.build()? {
                 ConfiguredFlow::Web(flow) => web = Some(flow),
                 ConfiguredFlow::Pkce(flow) => pkce = Some(flow),
                 ConfiguredFlow::Device(flow) => device = Some(flow),
@@ -99,6 +114,8 @@ impl Driver {
                 .build()?,
             config,
             signed_in: HashMap::new(),
+            conversation: String::new(),
+            answer: String::new(),
         })
     }
 
@@ -108,7 +125,7 @@ impl Driver {
     }
 
     async fn run(&mut self, flow: &str) -> Result<Done> {
-        let request = JwtTokenRequest::new;
+        let request = JwtTokenRequest::default;
         let inputs = &self.config.inputs;
         match flow {
             "web" => self.web().await,
@@ -136,7 +153,12 @@ impl Driver {
                 self.jwt("token for an enterprise", enterprise).await
             }
             "api_call" => self.api_call().await,
+            "create_conversation" => self.create_conversation().await,
+            "create_chat" => self.create_chat().await,
+            "stream_chat" => self.stream_chat().await,
+            "list_messages" => self.list_messages().await,
             "api_expired" => self.api_expired().await,
+            "stream" => self.stream().await,
             other => Err(format!("no flow has the name {other}").into()),
         }
     }
@@ -206,7 +228,7 @@ impl Driver {
         match self.device.poll(&authorization).await {
             Ok(_) => Err("a refused request returned a token".into()),
             Err(error) if error.code() == Some(&ErrorCode::AccessDenied) => {
-                Ok(Done("Error, code AccessDenied", None))
+                Ok("Error, code AccessDenied".into())
             }
             Err(error) => Err(error.into()),
         }
@@ -214,44 +236,159 @@ impl Driver {
 
     async fn jwt(&self, detail: &'static str, request: JwtTokenRequest) -> Result<Done> {
         let token = self.jwt.token_for(&request).await?;
-        Ok(Done(detail, Some(exposed(&token))))
+        Ok(Done(detail.to_owned(), Some(exposed(&token))))
     }
 
     async fn api_call(&self) -> Result<Done> {
-        let token = self.signed_in.get("web").ok_or("there is no token")?;
-        let (status, answer) = self.users_me(token).await?;
-        if status != StatusCode::OK || answer["data"]["user_name"].as_str().is_none() {
-            return Err(format!("HTTP {status}: {answer}").into());
+        let token = exposed(self.signed_in.get("web").ok_or("there is no token")?);
+        let me = self.api(&token)?.users().me().send().await?;
+        if me.user_name.is_empty() {
+            return Err("the answer has no user name".into());
         }
-        Ok(Done("GET users/me by reqwest", Some(exposed(token))))
+        Ok(Done("users().me()".to_owned(), Some(token)))
     }
 
     async fn api_expired(&self) -> Result<Done> {
-        let token = self.signed_in.get("web").ok_or("there is no token")?;
+        let token = exposed(self.signed_in.get("web").ok_or("there is no token")?);
         let seconds = self.config.inputs.until_expired;
         self.control("clock/advance", Some(&json!({"seconds": seconds})))
             .await?;
-        let (status, answer) = self.users_me(token).await?;
-        if status != StatusCode::UNAUTHORIZED || answer["code"] != 700_012_006 {
-            return Err(format!("HTTP {status}: {answer}").into());
+        match self.api(&token)?.users().me().send().await {
+            Ok(_) => Err("the token has expired, and was accepted".into()),
+            Err(error) if error.code() == Some(&ErrorCode::Api(700_012_006)) => {
+                let detail = "Error, code Api(700012006)".to_owned();
+                Ok(Done(detail, Some(token)))
+            }
+            Err(error) => Err(error.into()),
         }
-        Ok(Done("HTTP 401, code 700012006", Some(exposed(token))))
     }
 
-    /// `coze-auth` does not call the API itself: any HTTP client can send its token.
-    async fn users_me(&self, token: &Token) -> Result<(StatusCode, Value)> {
-        let request = self
-            .http
-            .get(format!("{}/v1/users/me", self.config.coze_api_base))
-            .header("authorization", token.authorization());
-        let response = request.send().await?;
-        Ok((response.status(), response.json().await?))
+    async fn create_conversation(&mut self) -> Result<Done> {
+        let inputs = &self.config.inputs;
+        let create = self.chats()?.conversations().create();
+        let create = create
+            .bot_id(&inputs.bot_ids[0])
+            .message(inputs.question.as_str());
+        self.conversation = create.send().await?.id.clone();
+        Ok("conversations().create()".into())
+    }
+
+    async fn create_chat(&self) -> Result<Done> {
+        let inputs = &self.config.inputs;
+        let coze = self.chats()?;
+        let create = coze.chat().create().bot_id(&inputs.bot_ids[0]);
+        let create = create
+            .user_id(&inputs.user_id)
+            .message(inputs.question.as_str());
+        let chat = create.and_wait().send().await?;
+        if chat.status != Some(ChatStatus::Completed) {
+            return Err(format!("the chat is {:?}", chat.status).into());
+        }
+        let list = coze
+            .chat()
+            .list_messages()
+            .conversation_id(&chat.conversation_id);
+        let messages = list.chat_id(&chat.id).send().await?;
+        if !messages
+            .iter()
+            .any(|message| message.type_ == Some(MessageType::Answer))
+        {
+            return Err("the bot wrote no answer".into());
+        }
+        Ok("chat().create().and_wait()".into())
+    }
+
+    async fn stream_chat(&mut self) -> Result<Done> {
+        let (mut said, mut whole) = (String::new(), None);
+        let mut events = self.begin(Some(&self.conversation)).await?;
+        while let Some(event) = events.try_next().await? {
+            match event {
+                ChatEvent::MessageDelta(message) => said += &message.content,
+                ChatEvent::MessageCompleted(message)
+                    if message.type_ == Some(MessageType::Answer) =>
+                {
+                    whole = Some(message.content);
+                }
+                _ => {}
+            }
+        }
+        if whole.as_ref() != Some(&said) {
+            return Err(format!("the parts are {said:?}, the message is {whole:?}").into());
+        }
+        self.answer = said;
+        Ok("chat().stream()".into())
+    }
+
+    async fn list_messages(&self) -> Result<Done> {
+        let list = self.chats()?.messages().list();
+        let list = list.conversation_id(&self.conversation).by_item();
+        let messages: Vec<_> = list.try_collect().await?;
+        for content in [&self.config.inputs.question, &self.answer] {
+            if !messages.iter().any(|message| message.content == *content) {
+                return Err(format!("{content:?} is not in {messages:?}").into());
+            }
+        }
+        Ok("messages().list().by_item()".into())
+    }
+
+    /// What a caller gets to see of a stream that the mock was told to send otherwise.
+    async fn stream(&self) -> Result<Done> {
+        let mut events = Vec::new();
+        let error = match self.begin(None).await {
+            Err(error) => Some(error),
+            Ok(mut stream) => loop {
+                match stream.try_next().await {
+                    Ok(Some(event)) => {
+                        let shown = format!("{event:?}");
+                        events.extend(shown.split('(').next().map(str::to_owned));
+                    }
+                    Ok(None) => break None,
+                    Err(error) => break Some(error),
+                }
+            },
+        };
+        let error = error.map(|error| {
+            json!({
+                "type": format!("{:?}", error.kind()),
+                "message": error.to_string(),
+                "code": error.code().and_then(|code| code.to_string().parse::<i64>().ok()),
+                "log_id": error.log_id().is_some(),
+                "chat_id": error.chat_id().is_some(),
+            })
+        });
+        Ok(json!({"events": events, "error": error})
+            .to_string()
+            .as_str()
+            .into())
+    }
+
+    async fn begin(&self, conversation: Option<&str>) -> coze_api::Result<EventStream<ChatEvent>> {
+        let inputs = &self.config.inputs;
+        let stream = self.chats()?.chat().stream().bot_id(&inputs.bot_ids[0]);
+        let stream = stream
+            .user_id(&inputs.user_id)
+            .message(inputs.question.as_str());
+        match conversation {
+            Some(id) => stream.conversation_id(id).send().await,
+            None => stream.send().await,
+        }
+    }
+
+    /// A client with the token that never expires.
+    fn chats(&self) -> coze_api::Result<CozeApi> {
+        self.api(&self.config.access_tokens[0])
+    }
+
+    fn api(&self, access_token: &str) -> coze_api::Result<CozeApi> {
+        let endpoint = Endpoint::custom(&self.config.coze_api_base)?;
+        let api = CozeApi::builder(FixedToken::new(access_token)?).endpoint(endpoint);
+        Ok(api.build()?)
     }
 
     fn keep(&mut self, flow: &'static str, detail: &'static str, token: Token) -> Done {
         let access_token = exposed(&token);
         self.signed_in.insert(flow, token);
-        Done(detail, Some(access_token))
+        Done(detail.to_owned(), Some(access_token))
     }
 
     /// Opens the authorize page and approves. Returns the callback URL.
