@@ -20,6 +20,8 @@ pub(crate) enum Exit {
     Interrupted = 130,
     /// The reader of standard output is gone: 128 + SIGPIPE.
     OutputClosed = 141,
+    /// 128 + SIGTERM.
+    Terminated = 143,
 }
 
 #[derive(Debug)]

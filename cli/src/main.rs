@@ -1,6 +1,6 @@
 //! The program `coze`: signs in to Coze, prints access tokens, calls the API, chats.
 //!
-//! A command returns what went wrong as a [`Failure`](failure::Failure), which decides the exit code. Ctrl-C drops the running command;
+//! A command returns what went wrong as a [`Failure`](failure::Failure), which decides the exit code. Ctrl-C and SIGTERM drop the running command;
 //! what must not be lost (a sign-in that is being saved, a refresh in flight) is finished by [`Session::close`](session::Session::close)
 //! before the program ends.
 
@@ -47,8 +47,10 @@ fn run(arguments: Arguments, terminal: &Terminal) -> Result<()> {
     let session = Session::new(terminal, global.profile);
     let outcome = runtime.block_on(async {
         let outcome = tokio::select! {
+            // First, so that signals are handled from the start.
+            biased;
+            exit = signalled() => Err(Failure::silent(exit)),
             outcome = dispatch(command, &session) => outcome,
-            () = interrupted() => Err(Failure::silent(Exit::Interrupted)),
         };
         outcome.and(session.close().await)
     });
@@ -75,10 +77,32 @@ async fn dispatch(command: Command, session: &Session<'_>) -> Result<()> {
     }
 }
 
-/// Waits for Ctrl-C.
-async fn interrupted() {
-    if tokio::signal::ctrl_c().await.is_err() {
-        // There are no signals: the system ends the program.
+/// Waits for Ctrl-C, or for a request to end.
+async fn signalled() -> Exit {
+    let interrupted = async {
+        if tokio::signal::ctrl_c().await.is_err() {
+            // Signals can't be handled: the system ends the program.
+            std::future::pending::<()>().await;
+        }
+    };
+    tokio::select! {
+        () = interrupted => Exit::Interrupted,
+        () = terminated() => Exit::Terminated,
+    }
+}
+
+#[cfg(unix)]
+async fn terminated() {
+    use tokio::signal::unix::{SignalKind, signal};
+
+    if let Ok(mut terminate) = signal(SignalKind::terminate()) {
+        terminate.recv().await;
+    } else {
         std::future::pending::<()>().await;
     }
+}
+
+#[cfg(not(unix))]
+async fn terminated() {
+    std::future::pending::<()>().await;
 }

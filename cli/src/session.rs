@@ -33,7 +33,7 @@ pub(crate) struct Session<'t> {
 /// Where a token comes from.
 pub(crate) enum Place {
     /// The environment, or a file.
-    Configuration(Source, OAuthConfig),
+    Configuration(Source, Box<OAuthConfig>),
     /// The sign-in of this profile.
     Profile(String),
 }
@@ -95,7 +95,7 @@ impl<'t> Session<'t> {
     pub(crate) fn place(&self) -> Result<Place> {
         if self.profile.is_none() && is_configured(None)? {
             let (source, config) = self.builder().configuration(None)?;
-            return Ok(Place::Configuration(source, config));
+            return Ok(Place::Configuration(source, Box::new(config)));
         }
         Ok(Place::Profile(self.profile_name()?))
     }

@@ -12,7 +12,7 @@ use tracing_subscriber::{filter::Targets, layer::SubscriberExt, util::Subscriber
 
 use crate::{
     args::Global,
-    failure::{Failure, Result},
+    failure::{Exit, Failure, Result},
 };
 
 const ERROR: Style = AnsiColor::Red.on_default().bold();
@@ -25,8 +25,8 @@ pub(crate) const UNSURE: Style = AnsiColor::Yellow.on_default();
 pub(crate) const BAD: Style = AnsiColor::Red.on_default().bold();
 pub(crate) const STRONG: Style = Style::new().bold();
 
-/// The names of the crates whose events `--verbose` logs. Those of HTTP libraries may contain what a server repeats.
-const LOGGED: [&str; 3] = ["coze_auth", "coze_auth_stores", "coze_api"];
+/// The beginning of the names of the crates whose events `--verbose` logs. Those of HTTP libraries may contain what a server repeats.
+const LOGGED: &str = "coze";
 
 pub(crate) struct Terminal {
     is_quiet: bool,
@@ -36,12 +36,11 @@ pub(crate) struct Terminal {
 impl Terminal {
     pub(crate) fn new(options: &Global) -> Self {
         if options.verbose {
-            let targets = LOGGED.map(|name| (name, tracing::Level::DEBUG));
             let output = tracing_subscriber::fmt::layer()
                 .with_writer(anstream::stderr)
                 .without_time();
             tracing_subscriber::registry()
-                .with(Targets::new().with_targets(targets))
+                .with(Targets::new().with_target(LOGGED, tracing::Level::DEBUG))
                 .with(output)
                 .init();
         }
@@ -93,6 +92,10 @@ impl Terminal {
     }
 
     pub(crate) fn report(&self, failure: &Failure) {
+        if failure.exit() == Exit::Interrupted && messages_are_for_a_terminal() {
+            // After the characters that the terminal shows for Ctrl-C.
+            self.say("");
+        }
         if failure.message().is_empty() {
             return;
         }

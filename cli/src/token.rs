@@ -64,7 +64,7 @@ pub(crate) async fn issue(session: &Session<'_>, min_validity: Option<Duration>)
     match session.place()? {
         Place::Profile(name) => stored(session, &name, None, min_validity).await,
         Place::Configuration(_, config) => match config.flow() {
-            Flow::Token | Flow::Jwt => configured(session, config).await,
+            Flow::Token | Flow::Jwt => configured(session, *config).await,
             _ => {
                 let name = session.profile_name()?;
                 stored(session, &name, Some(&config), min_validity).await

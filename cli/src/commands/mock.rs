@@ -56,7 +56,10 @@ struct Apps<'m> {
 impl Apps<'_> {
     fn variables(&self, flow: MockFlow) -> Vec<(&'static str, &str)> {
         let redirect_uri = "http://127.0.0.1:8931/callback";
-        let mut variables = vec![("COZE_API_BASE", self.url)];
+        let mut variables = vec![
+            ("COZE_API_BASE", self.url),
+            ("COZE_BOT_ID", defaults::BOT_IDS[0]),
+        ];
         variables.extend(match flow {
             MockFlow::Token => vec![("COZE_API_TOKEN", defaults::PERSONAL_ACCESS_TOKEN)],
             MockFlow::Device => vec![("COZE_DEVICE_OAUTH_CLIENT_ID", defaults::DEVICE_CLIENT_ID)],

@@ -199,6 +199,7 @@ async fn a_failing_server_does_not_end_a_login() {
 #[test]
 fn a_login_needs_an_app() {
     assert_run!(World::new().run(&["login"]));
+    assert_run!(World::new().set("COZE_API_TOKEN", "pat").run(&["login"]));
     let web = ["login", "--flow", "web", "--client-id", "x"];
     assert_run!(World::new().run(&web));
 }

@@ -1,6 +1,9 @@
 use coze_mock::MockCoze;
 
-use crate::{assert_run, support::World};
+use crate::{
+    assert_run,
+    support::{World, start_mock},
+};
 
 #[test]
 fn the_help_tells_the_exit_codes() {
@@ -68,6 +71,46 @@ async fn a_closed_output_ends_the_program_silently() {
     let output = command.stdout(writer).output().unwrap();
     assert_eq!(output.status.code(), Some(141));
     assert_eq!(String::from_utf8(output.stderr).unwrap(), "");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_token_is_printed_unless_it_is_asked_for() {
+    let mock = start_mock().await;
+    let world = World::signed_in(&mock);
+    for arguments in [
+        &["status"][..],
+        &["status", "--json"],
+        &["whoami"],
+        &["profiles", "--json"],
+        &["doctor", "--site", mock.url()],
+        &["api", "/v1/users/me"],
+        &["api", "/v1/nothing"],
+        &["logout"],
+    ] {
+        let record = world.sign_in().load().await.unwrap().unwrap();
+        let run = world.run(&[&["--verbose"], arguments].concat());
+        let secrets = [
+            record.access_token().unwrap().expose(),
+            record.refresh_token().expose(),
+        ];
+        for secret in secrets {
+            assert!(!run.to_string().contains(secret), "{arguments:?}");
+        }
+    }
+}
+
+#[test]
+fn the_readme_tells_the_exit_codes_of_the_help() {
+    let readme = include_str!("../../README.md");
+    let help = World::new().run(&["--help"]);
+    let codes = help.success().split_once("Exit codes:\n").unwrap().1;
+    let mut count = 0;
+    for (code, meaning) in codes.lines().filter_map(|line| line.trim().split_once(' ')) {
+        let row = format!("| {code} | {} |", meaning.trim());
+        assert!(readme.contains(&row), "{row}");
+        count += 1;
+    }
+    assert_eq!(count, 8);
 }
 
 /// Without a terminal there are no colours; with one, `NO_COLOR` turns them off.

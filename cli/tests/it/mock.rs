@@ -12,7 +12,7 @@ fn the_variables_of_the_mock_give_a_token() {
     let world = World::new();
     let mock = Running::start(
         world.command(["mock", "--listen", "127.0.0.1:0", "--flow", "token"]),
-        2,
+        3,
     );
     let script = format!(
         "{}\nexec {} api /v1/users/me",
@@ -35,7 +35,7 @@ fn the_variables_of_the_mock_give_a_token() {
 #[test]
 fn every_app_is_shown_with_its_variables() {
     let world = World::new();
-    let mock = Running::start(world.command(["mock", "--listen", "127.0.0.1:0"]), 18);
+    let mock = Running::start(world.command(["mock", "--listen", "127.0.0.1:0"]), 26);
     assert_run!(mock.first_lines.join("\n"));
 }
 
@@ -51,7 +51,7 @@ fn a_configuration_file_is_written_for_this_user_only() {
         "--config",
         "coze_oauth_config.json",
     ];
-    let mock = Running::start(world.command(arguments), 3);
+    let mock = Running::start(world.command(arguments), 4);
     assert!(mock.first_lines[0].starts_with("export COZE_API_BASE='http://127.0.0.1:"));
     #[cfg(unix)]
     {
@@ -76,8 +76,10 @@ fn a_port_in_use_is_reported() {
 
 #[test]
 #[cfg(unix)]
-fn ctrl_c_stops_the_mock() {
+fn signals_stop_the_mock() {
     let world = World::new();
-    let mock = Running::start(world.command(["mock", "--listen", "127.0.0.1:0"]), 1);
-    assert_eq!(mock.interrupt(), Some(130));
+    for (signal, code) in [("INT", 130), ("TERM", 143)] {
+        let mock = Running::start(world.command(["mock", "--listen", "127.0.0.1:0"]), 1);
+        assert_eq!(mock.signal(signal), Some(code));
+    }
 }

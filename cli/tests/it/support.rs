@@ -114,9 +114,14 @@ impl World {
         SignIn::new(store, "default").unwrap()
     }
 
-    /// Runs it to its end.
+    /// Runs it to its end. Its folder is shown as `HOME`.
     pub(crate) fn run(&self, arguments: &[&str]) -> Run {
-        Run::of(self.command(arguments).output().unwrap())
+        let mut run = Run::of(self.command(arguments).output().unwrap());
+        let folder = self.path().display().to_string();
+        for text in [&mut run.stdout, &mut run.stderr] {
+            *text = text.replace(&folder, "HOME");
+        }
+        run
     }
 
     /// The same with this standard input.
@@ -228,10 +233,10 @@ impl Running {
         Self { child, first_lines }
     }
 
-    /// Sends Ctrl-C, and waits for the end.
+    /// Sends a signal, and waits for the end.
     #[cfg(unix)]
-    pub(crate) fn interrupt(mut self) -> Option<i32> {
-        interrupt(&self.child);
+    pub(crate) fn signal(mut self, name: &str) -> Option<i32> {
+        signal(&self.child, name);
         self.child.wait().unwrap().code()
     }
 }
@@ -304,7 +309,7 @@ impl Dialog {
 
     #[cfg(unix)]
     pub(crate) fn interrupt(&self) {
-        interrupt(&self.child);
+        signal(&self.child, "INT");
     }
 
     /// Waits for its end.
@@ -317,9 +322,12 @@ impl Dialog {
 }
 
 #[cfg(unix)]
-fn interrupt(child: &Child) {
+fn signal(child: &Child, name: &str) {
     let pid = child.id().to_string();
-    let sent = Command::new("kill").args(["-INT", &pid]).status().unwrap();
+    let sent = Command::new("kill")
+        .args(["-s", name, &pid])
+        .status()
+        .unwrap();
     assert!(sent.success());
 }
 

@@ -15,6 +15,8 @@ use crate::{
 /// The official SDKs' variable for the client secret of a web app.
 const SECRET_VARIABLE: &str = "COZE_WEB_OAUTH_CLIENT_SECRET";
 
+const NAME_AN_APP: &str = "name it: coze login --client-id ID --site com (or cn), with --flow pkce or web if it is no device app; or set the variables of the app, or put its coze_oauth_config.json here";
+
 pub(super) struct App {
     pub(super) config: ProfileConfig,
     pub(super) secret: Option<Secret>,
@@ -58,7 +60,12 @@ impl App {
             return Ok(Self { config, secret });
         }
         if is_configured(flow)? {
-            let (_, app) = session.builder().configuration(flow)?;
+            let (source, app) = session.builder().configuration(flow)?;
+            if matches!(app.flow(), Flow::Token | Flow::Jwt) {
+                let flow = app.flow();
+                let message = format!("no user signs in to what {source} describes: flow {flow}");
+                return Err(Failure::usage(message).with_hint(NAME_AN_APP));
+            }
             return Ok(Self {
                 config: ProfileConfig::of(&app)?,
                 secret: app.client_secret().cloned(),
@@ -71,9 +78,7 @@ impl App {
                 let secret = profiles.client_secret(name, &config, variable).await?;
                 Ok(Self { config, secret })
             }
-            _ => Err(Failure::usage("no app is configured to sign in to").with_hint(
-                "name it: coze login --client-id ID --site com (or cn), with --flow pkce or web if it is no device app; or set the variables of the app, or put its coze_oauth_config.json here",
-            )),
+            _ => Err(Failure::usage("no app is configured to sign in to").with_hint(NAME_AN_APP)),
         }
     }
 }
