@@ -218,7 +218,7 @@ async fn a_chat_goes_on_while_it_is_polled() {
 }
 
 #[tokio::test]
-async fn a_chat_goes_on_with_the_clock() {
+async fn a_chat_continues_with_the_clock() {
     let client = Client::new();
     let chat = client.chat(question("Will it rain?")).await;
     let path = format!("/v3/chat?conversation_id={}", chat.0);
