@@ -1,13 +1,9 @@
 //! What the commands share: the terminal, where tokens come from, and what has to be finished before the program ends.
 
-use std::{
-    cell::{OnceCell, RefCell},
-    env, fs,
-    path::Path,
-};
+use std::cell::{OnceCell, RefCell};
 
 use coze_api::CozeApi;
-use coze_auth::{Flow, OAuthClient, OAuthClientBuilder, OAuthConfig, RefreshMode, TokenProvider};
+use coze_auth::{OAuthClient, OAuthClientBuilder, OAuthConfig, RefreshMode, TokenProvider};
 use coze_credentials::{CredentialsBuilder, DefaultCredentials, Profiles, Source};
 use tokio::task::JoinHandle;
 
@@ -16,10 +12,6 @@ use crate::{
     terminal::Terminal,
 };
 
-/// The file that the console offers, in the working folder.
-const CONFIG_FILE: &str = "coze_oauth_config.json";
-/// The variable that names such a file elsewhere.
-const CONFIG_VARIABLE: &str = "COZE_OAUTH_CONFIG";
 /// At the end of the user agent.
 const PRODUCT: &str = concat!("coze-cli/", env!("CARGO_PKG_VERSION"));
 
@@ -93,8 +85,9 @@ impl<'t> Session<'t> {
 
     /// Where the token comes from. Nothing is built or sent: this must be fast.
     pub(crate) fn place(&self) -> Result<Place> {
-        if self.profile.is_none() && is_configured(None)? {
-            let (source, config) = self.builder().configuration(None)?;
+        if self.profile.is_none()
+            && let Some((source, config)) = self.builder().find_configuration(None)?
+        {
             return Ok(Place::Configuration(source, Box::new(config)));
         }
         Ok(Place::Profile(self.profile_name()?))
@@ -127,14 +120,6 @@ impl<'t> Session<'t> {
 /// The profiles of this program.
 pub(crate) fn profiles() -> Result<Profiles> {
     Ok(Profiles::in_default_folder("coze")?)
-}
-
-/// Whether the environment or a file configures an app, of this flow or of any.
-pub(crate) fn is_configured(flow: Option<Flow>) -> Result<bool> {
-    let from_env = OAuthConfig::from_variables_if_set(|name| env::var_os(name), flow)?;
-    let is_file_named = || env::var_os(CONFIG_VARIABLE).is_some_and(|path| !path.is_empty());
-    let is_file_here = || fs::symlink_metadata(Path::new(CONFIG_FILE)).is_ok();
-    Ok(from_env.is_some() || is_file_named() || is_file_here())
 }
 
 /// The start of each HTTP client.

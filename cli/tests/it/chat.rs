@@ -1,3 +1,4 @@
+use coze_mock::defaults;
 use serde_json::{Value, json};
 use wiremock::{
     Mock, MockServer, ResponseTemplate,
@@ -6,7 +7,7 @@ use wiremock::{
 
 use crate::{
     assert_run,
-    support::{World, events},
+    support::{World, events, start_mock},
 };
 
 fn chat(id: &str) -> String {
@@ -70,6 +71,24 @@ async fn lines_are_a_conversation() {
     let server = server().await;
     assert_run!(world(&server).run_with_input(&["chat"], "Hi\n\nAnd?\n"));
     assert_eq!(server.received_requests().await.unwrap().len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bot_of_the_mock_answers() {
+    let mock = start_mock().await;
+    let world = World::signed_in(&mock).set("COZE_BOT_ID", defaults::BOT_IDS[0]);
+    assert!(
+        world
+            .run(&["chat", "Hello, bot!"])
+            .success()
+            .contains("Hello, bot!")
+    );
+    let run = world.run_with_input(&["chat"], "first\nsecond\n");
+    assert_eq!(run.success().lines().count(), 2, "{run}");
+    let run = world.run(&["chat", "--bot", "1", "Hi"]);
+    assert_eq!(run.code, 4, "{run}");
+    assert!(run.stderr.contains("4200"), "{run}");
+    mock.assert_clean();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -8,7 +8,7 @@ use coze_credentials::ProfileConfig;
 use crate::{
     args::{Login, LoginFlow},
     failure::{Failure, Result},
-    session::{Session, is_configured, profiles},
+    session::{Session, profiles},
     terminal::input_is_terminal,
 };
 
@@ -59,8 +59,7 @@ impl App {
             let secret = None;
             return Ok(Self { config, secret });
         }
-        if is_configured(flow)? {
-            let (source, app) = session.builder().configuration(flow)?;
+        if let Some((source, app)) = session.builder().find_configuration(flow)? {
             if matches!(app.flow(), Flow::Token | Flow::Jwt) {
                 let flow = app.flow();
                 let message = format!("no user signs in to what {source} describes: flow {flow}");
