@@ -12,7 +12,7 @@ use coze_api::{
 };
 use coze_auth::{
     CachedProvider, DeviceFlow, Endpoint, ErrorCode, FixedToken, JwtFlow, JwtTokenRequest,
-    OAuthClient, PkceFlow, PrivateKey, RefreshToken, Scope, Token, WebFlow,
+    OAuthClient, PkceFlow, PrivateKey, RefreshToken, Scope, Token, UserFlow, WebFlow,
 };
 use coze_mock::{Decision, GrantedToken, MockCoze, defaults};
 
@@ -69,7 +69,8 @@ async fn main() -> Result<()> {
     let mut polls = 0;
     let token = device
         .poll_with(&authorization, |poll| {
-            step("poll", format!("{:?}", poll.status));
+            let error = poll.error.as_ref().map(ToString::to_string);
+            step("poll", error.as_deref().unwrap_or("pending"));
             polls += 1;
             if polls == 1 {
                 let approved = mock.approve_device(user_code);
@@ -82,17 +83,21 @@ async fn main() -> Result<()> {
     call_api(&client, FixedToken::from(next)).await?;
 
     heading("JWT: a service acts as the application");
-    let jwt = JwtFlow::builder(client.clone())
-        .client_id(defaults::JWT_CLIENT_ID)
-        .key_id(defaults::JWT_PUBLIC_KEY_ID)
-        .signer(PrivateKey::from_pem(mock.default_jwt_private_key_pem()?)?)
-        .build()?;
+    let jwt = JwtFlow::new(
+        client.clone(),
+        defaults::JWT_CLIENT_ID.into(),
+        defaults::JWT_PUBLIC_KEY_ID.into(),
+        PrivateKey::from_pem(mock.default_jwt_private_key_pem()?)?,
+    )?;
     show(&jwt.token().await?)?;
-    let an_hour = JwtTokenRequest::new().duration(Duration::from_secs(3600));
+    let an_hour = JwtTokenRequest::default().duration(Duration::from_secs(3600));
     let token = jwt.token_for(&an_hour).await?;
     show(&token)?;
-    ensure!(token.lifetime().as_secs() > 3500, "an hour was not granted");
-    let two_bots = JwtTokenRequest::new().scope(Scope::bot_chat(defaults::BOT_IDS));
+    ensure!(
+        token.remaining().as_secs() > 3500,
+        "an hour was not granted"
+    );
+    let two_bots = JwtTokenRequest::default().scope(Scope::bot_chat(defaults::BOT_IDS));
     let token = jwt.token_for(&two_bots).await?;
     show(&token)?;
     ensure!(
@@ -100,7 +105,7 @@ async fn main() -> Result<()> {
         "the scope was not granted"
     );
     step("channel app", "only chats with two bots");
-    let alice = JwtTokenRequest::new().session_name("alice");
+    let alice = JwtTokenRequest::default().session_name("alice");
     let token = jwt.token_for(&alice).await?;
     show(&token)?;
     let session = granted(&mock, &token)?.session_name;

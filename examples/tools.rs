@@ -1,4 +1,5 @@
-//! A chat in which the bot asks the program to run a tool. Its output is submitted, and the answer streams on.
+//! A chat in which the bot calls a tool of the program. The program submits the output, and the answer continues as a
+//! stream.
 //!
 //! Against Coze: set `COZE_API_TOKEN` (and `COZE_API_BASE` for coze.cn), and `COZE_TOOL_BOT_ID` to a bot that has a function of the client's,
 //! such as `read_thermometer`.
@@ -38,7 +39,7 @@ async fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Prints the answer as it is written, up to its end, or until the chat waits for tools: then it is returned.
+/// Prints the answer as it arrives, to its end or until the chat requires tools, and returns the chat in that case.
 async fn print_answer(events: &mut EventStream<ChatEvent>) -> anyhow::Result<Option<Chat>> {
     let mut waiting = None;
     while let Some(event) = events.try_next().await? {

@@ -1,11 +1,12 @@
-//! Whose requests carry a token, and which token comes after one that was refused: for calls, and for the layers of other clients.
+//! A provider with the origin that its tokens may be sent to, and the recovery from a refused token. Used by calls and
+//! by the layers for other HTTP clients.
 
 use std::{fmt, sync::Arc};
 
 use coze_auth::{AccessToken, Endpoint, Error, TokenProvider};
 use url::{Origin, Url};
 
-/// A provider, and where its tokens go.
+/// A provider, and where its tokens may be sent.
 #[derive(Clone)]
 pub(crate) struct Bound {
     provider: Arc<dyn TokenProvider>,
@@ -16,7 +17,7 @@ impl Bound {
     pub(crate) fn new(provider: impl TokenProvider, endpoint: &Endpoint) -> Self {
         Self {
             provider: Arc::new(provider),
-            // An endpoint's base is a checked URL. If it were not, no request would be taken for Coze's.
+            // The base of an endpoint is always a URL. If not, no request would match its origin.
             origin: Url::parse(endpoint.api_base())
                 .ok()
                 .map(|base| base.origin()),
@@ -32,7 +33,7 @@ impl Bound {
         self.provider.token().await
     }
 
-    /// Another token than the refused one, if there is any.
+    /// Invalidates a refused token and gets another one, if there is one.
     pub(crate) async fn token_instead_of(
         &self,
         refused: &AccessToken,

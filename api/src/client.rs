@@ -1,4 +1,4 @@
-//! The client: where calls go, and what sends them.
+//! [`CozeApi`]: the client, and its configuration.
 
 use std::{fmt, ops::Deref, sync::Arc, time::Duration};
 
@@ -21,6 +21,40 @@ impl CozeApi {
     /// provider's flow, so that both use the same endpoint and share connections. An `Arc` of a provider is a provider too.
     pub fn new(client: OAuthClient, provider: impl TokenProvider) -> Self {
         Self::with_options(client, Arc::new(provider), CallOptions::default())
+    }
+
+    /// Creates a client with the credentials that this machine has: see [`DefaultCredentials`](crate::DefaultCredentials). Calls go
+    /// to the endpoint at which they are valid.
+    ///
+    /// ```no_run
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> coze_api::Result<()> {
+    /// use coze_api::{CozeApi, SendExt};
+    ///
+    /// let coze = CozeApi::from_default().await?;
+    /// let me = coze.users().me().send().await?;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// With options, find the credentials first; they are a token provider:
+    ///
+    /// ```no_run
+    /// # async fn example() -> coze_api::Result<()> {
+    /// use coze_api::{CozeApi, DefaultCredentials};
+    ///
+    /// let credentials = DefaultCredentials::builder().profile("work").find().await?;
+    /// let coze = CozeApi::new(credentials.client().clone(), credentials);
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Those of [`DefaultCredentials::find`](crate::DefaultCredentials::find).
+    #[cfg(feature = "credentials")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "credentials")))]
+    pub async fn from_default() -> Result<Self> {
+        let credentials = coze_credentials::DefaultCredentials::find().await?;
+        Ok(Self::new(credentials.client().clone(), credentials))
     }
 
     fn with_options(
@@ -48,7 +82,7 @@ impl CozeApi {
         }
     }
 
-    /// What sends the calls of this client, for an [operation](coze_wire::Operation) of your own.
+    /// The dispatcher of this client's calls, for your own [operation](coze_wire::Operation).
     #[must_use]
     pub fn dispatcher(&self) -> Dispatcher {
         self.dispatcher.clone()
@@ -84,13 +118,13 @@ impl<T> Reply<T> {
         Self { value, log_id }
     }
 
-    /// The same answer, in another form.
+    /// Converts the value; the log id is unchanged.
     #[must_use]
     pub fn map<U>(self, change: impl FnOnce(T) -> U) -> Reply<U> {
         Reply::new(change(self.value), self.log_id)
     }
 
-    /// Coze's log id (`x-tt-logid`), to quote to Coze's support.
+    /// Coze's log id (`x-tt-logid`); quote it to Coze's support.
     #[must_use]
     pub fn log_id(&self) -> Option<&str> {
         self.log_id.as_deref()
@@ -120,7 +154,7 @@ pub struct CozeApiBuilder {
 }
 
 impl CozeApiBuilder {
-    /// Where calls go. By default: the endpoint at which the provider's tokens are valid, or [`Endpoint::COM`] if that is
+    /// The endpoint. By default: the endpoint at which the provider's tokens are valid, or [`Endpoint::COM`] if that is
     /// not known.
     pub fn endpoint(mut self, endpoint: Endpoint) -> Self {
         self.client = self.client.endpoint(endpoint);
@@ -158,38 +192,39 @@ impl CozeApiBuilder {
         self
     }
 
-    /// The timeout of a whole request, up to the last byte of its response; 30 seconds by default. It applies to each
-    /// attempt of a call. The time to get a token is not included: the provider limits it.
+    /// The timeout of a request, including its response; 30 seconds by default. It applies to each attempt of a call.
+    /// The time to get a token is not included: the provider limits it.
     pub fn request_timeout(mut self, request_timeout: Duration) -> Self {
         self.client = self.client.request_timeout(request_timeout);
         self
     }
 
-    /// How long a stream may bring nothing, not even a comment; 60 seconds by default.
+    /// How long a stream may be silent, without even a comment; 60 seconds by default.
     pub fn idle_timeout(mut self, idle_timeout: Duration) -> Self {
         self.options.idle_timeout = Some(idle_timeout);
         self
     }
 
-    /// How often a call is sent again at most, where that is safe; twice by default. A refused token does not count.
+    /// The maximum number of retries of a call, if they are safe; 2 by default. The retry after a refused token does
+    /// not count.
     pub fn retries(mut self, retries: u32) -> Self {
         self.options.retries = Some(retries);
         self
     }
 
-    /// The most of an answer's body that is read, in bytes; 32 MiB by default.
+    /// The maximum size of a response body, in bytes; 32 MiB by default.
     pub fn body_limit(mut self, bytes: usize) -> Self {
         self.options.body_limit = Some(bytes);
         self
     }
 
-    /// The most of one event of a stream that is read, in bytes; 16 MiB by default.
+    /// The maximum size of an event of a stream, in bytes; 16 MiB by default.
     pub fn event_limit(mut self, bytes: usize) -> Self {
         self.options.event_limit = Some(bytes);
         self
     }
 
-    /// Names the caller's own product at the end of the user agent, as `name/version`; none by default.
+    /// Appends your own product to the user agent, as `name/version`; none by default.
     pub fn product(mut self, product: impl Into<String>) -> Self {
         self.client = self.client.product(product);
         self

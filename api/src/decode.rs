@@ -1,4 +1,4 @@
-//! From an answer to its type.
+//! Parses a response into the type of its operation.
 
 use coze_auth::ErrorKind;
 use coze_wire::{Data, Empty, Events, StreamEvent, Whole};
@@ -9,24 +9,24 @@ use crate::{
     dispatch::{Answered, Body},
 };
 
-/// What an operation answers, and what it becomes. Implemented for the answers of `coze-wire`.
+/// Parses the response of an operation. Implemented for the response forms of `coze-wire`.
 #[diagnostic::on_unimplemented(
-    message = "`{Self}` is no answer of the API",
-    note = "the answer of an operation is `Data<T>`, `Whole<T>` (`T` can be deserialized), `Empty` or `Events<E>` (`E` is a `StreamEvent`)"
+    message = "`{Self}` is not a response of the API",
+    note = "the response of an operation is `Data<T>`, `Whole<T>` (`T: DeserializeOwned`), `Empty` or `Events<E>` (`E: StreamEvent`)"
 )]
 pub trait Decode: Sized + 'static {
-    /// What [`send`](crate::SendExt::send) gives.
+    /// The type that [`send`](crate::SendExt::send) returns.
     type Reply: Send;
 
-    /// Whether a stream of events may be answered.
+    /// Whether the response may be an event stream.
     #[doc(hidden)]
     const HAS_EVENTS: bool = false;
 
-    /// Reads it.
+    /// Parses the response.
     ///
     /// # Errors
     ///
-    /// When the answer is an error, or not as described.
+    /// When the response is an error, or does not match the description.
     #[doc(hidden)]
     fn decode(answered: Answered) -> Result<Self::Reply>;
 }
@@ -38,7 +38,7 @@ struct Envelope<T> {
     data: T,
 }
 
-/// The envelope, for an answer that has no data, or more than data.
+/// The envelope without its data.
 #[derive(Deserialize)]
 struct Code {
     #[serde(default)]
@@ -98,19 +98,22 @@ impl<E: StreamEvent> Decode for Events<E> {
         match body {
             Body::Events {
                 response,
-                log_id,
                 deadline,
                 limits,
-            } => Ok(EventStream::new(origin, response, log_id, deadline, limits)),
+            } => Ok(EventStream::new(origin, response, deadline, limits)),
             Body::Read(captured) => {
-                Err(origin.call.unexpected(&captured, "an event stream").into())
+                // An error that it holds, first.
+                let read = origin.call.read::<serde::de::IgnoredAny>(&captured);
+                let what = "the response is JSON; expected an event stream";
+                let unexpected = || origin.call.error(ErrorKind::InvalidAnswer, what);
+                Err(read.err().unwrap_or_else(unexpected).into())
             }
         }
     }
 }
 
 impl Answered {
-    /// Reads a success quickly. Whatever it can't make sense of is read tolerantly, and tells what is wrong.
+    /// Parses a success on the fast path. If that fails, the tolerant parser is used, whose error says what is wrong.
     fn read<T, R: DeserializeOwned>(
         self,
         quickly: impl FnOnce(&[u8]) -> Option<T>,
@@ -130,7 +133,7 @@ impl Answered {
             None => call.read(captured).map(value),
         };
         match read {
-            Ok(value) => Ok(Reply::new(value, call.log_id(captured))),
+            Ok(value) => Ok(Reply::new(value, call.log_id(Some(captured)))),
             Err(error) => Err(error.into()),
         }
     }

@@ -1,4 +1,4 @@
-//! How a finished request is sent: with a token, within its time, again where that is safe; for all operations alike.
+//! Sends the request of a call: token, timeouts, retries and limits, in the same way for all operations.
 
 use std::{
     sync::{Mutex, PoisonError},
@@ -6,39 +6,41 @@ use std::{
 };
 
 use coze_auth::{AccessToken, ApiCall, Error as AuthError, ErrorCode, ErrorKind, OAuthClient};
-use coze_wire::{Call, CallOptions, Captured, OperationInfo, Retry, sanitize};
+use coze_wire::{
+    Call, CallOptions, Captured, OperationInfo, Retry, SendError, SendErrorKind, sanitize,
+};
 use reqwest::{Request, Response, StatusCode, header::CONTENT_TYPE};
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 use crate::{Error, Result, bound::Bound, decode::Decode};
 
-/// How long a stream may bring nothing, unless the caller says otherwise.
+/// How long a stream may be silent, by default.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
-/// The most of an answer that is read, unless the caller says otherwise: 32 MiB.
+/// The maximum size of a response body, by default: 32 MiB.
 const BODY_LIMIT: usize = 32 * 1024 * 1024;
-/// The same of one event of a stream: 16 MiB.
+/// The maximum size of an event of a stream, by default: 16 MiB.
 const EVENT_LIMIT: usize = 16 * 1024 * 1024;
-/// How often a call is sent again, unless the caller says otherwise.
+/// The maximum number of retries, by default.
 const RETRIES: u32 = 2;
-/// The delay before a call is sent again, before jitter; each later one doubles.
+/// The delay before the first retry, before jitter; each later one doubles.
 const FIRST_DELAY: Duration = Duration::from_millis(500);
-/// A longer wait is the caller's decision.
+/// The longest delay that a call waits for by itself. With a longer `Retry-After`, it fails, and the caller decides.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
-/// A time that is never reached: 100 years.
+/// A deadline that is never reached: 100 years.
 const NEVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 /// The API's code for "too many requests".
 const RATE_LIMIT: i64 = 4013;
 
-/// What a client has for all of its calls.
+/// The configuration and state that all calls of a client share.
 pub(crate) struct Dispatch {
     client: OAuthClient,
     bound: Bound,
     options: CallOptions,
-    /// The API asked for no request before this.
+    /// No request is sent before this time, because the API has rate-limited the client.
     not_before: Mutex<Option<Instant>>,
 }
 
-/// What holds for one call.
+/// The limits of one call.
 #[derive(Clone, Copy)]
 pub(crate) struct Limits {
     timeout: Duration,
@@ -48,13 +50,13 @@ pub(crate) struct Limits {
     pub(crate) event_limit: usize,
 }
 
-/// A finished answer, or one whose events are still to come.
+/// A response: complete, or an event stream.
 pub struct Answered {
     pub(crate) origin: Origin,
     pub(crate) body: Body,
 }
 
-/// What an answer is an answer to.
+/// The call that a response belongs to.
 pub(crate) struct Origin {
     pub(crate) call: ApiCall,
     pub(crate) operation: &'static OperationInfo,
@@ -64,20 +66,19 @@ pub(crate) enum Body {
     Read(Captured),
     Events {
         response: Response,
-        log_id: Option<String>,
-        /// When the first byte has to be there.
+        /// When the first byte must have arrived.
         deadline: Instant,
         limits: Limits,
     },
 }
 
-/// Takes an answer to its type. It is called for each attempt.
+/// Parses a response. Called for each attempt.
 type Read<'r> = dyn FnMut(Answered) -> Result<()> + Send + 'r;
 
-/// Sends a call, and reads what is answered.
+/// Sends a call and parses its response.
 pub(crate) async fn send<A: Decode>(call: Call) -> Result<A::Reply> {
     let Some(dispatch) = call.dispatcher.clone().downcast::<Dispatch>() else {
-        let what = "the operation belongs to no CozeApi";
+        let what = "the operation does not belong to a CozeApi";
         return Err(AuthError::new(ErrorKind::InvalidInput, what).into());
     };
     let operation = call.info;
@@ -88,7 +89,7 @@ pub(crate) async fn send<A: Decode>(call: Call) -> Result<A::Reply> {
     };
     let done = dispatch.run(call, A::HAS_EVENTS, &mut read).await;
     done.map_err(|error| error.in_operation(operation))?;
-    reply.ok_or_else(|| AuthError::new(ErrorKind::InvalidAnswer, "there is no answer").into())
+    reply.ok_or_else(|| AuthError::new(ErrorKind::InvalidAnswer, "there is no response").into())
 }
 
 impl Dispatch {
@@ -138,7 +139,7 @@ impl Dispatch {
                     error
                 };
                 let error = error.of_chat(None, conversation_id);
-                if info.retry == Retry::Write && is_fate_unknown(&error) {
+                if info.retry == Retry::Write && may_be_processed(&error) {
                     error.with_unknown_fate()
                 } else {
                     error
@@ -154,21 +155,18 @@ impl Dispatch {
                 }
                 tracing::debug!(
                     operation = info.id,
-                    "the API refused the access token; trying once more with the next"
+                    "the API refused the access token; retrying once with a new one"
                 );
                 is_renewed = true;
             } else {
                 let wait = error.retry_after().unwrap_or_default();
                 let wait = wait.max(delay.mul_f64(jitter()));
-                if attempts_left == 0
-                    || !may_be_sent_again(info.retry, &error)
-                    || wait > LONGEST_WAIT
-                {
+                if attempts_left == 0 || !is_retried(info.retry, &error) || wait > LONGEST_WAIT {
                     return Err(finished(error));
                 }
                 attempts_left -= 1;
                 delay *= 2;
-                tracing::debug!(operation = info.id, kind = ?error.kind(), ?wait, "sending the call again");
+                tracing::debug!(operation = info.id, kind = ?error.kind(), ?wait, "the call failed; retrying");
                 sleep(wait).await;
                 token = self.bound.token().await?;
             }
@@ -195,11 +193,9 @@ impl Dispatch {
             let response = origin.call.open(request).await?;
             let status = response.status();
             if has_events && status.is_success() && is_event_stream(&response) {
-                let log_id = origin.call.log_id_of(response.headers());
                 return Ok((
                     status,
                     Body::Events {
-                        log_id,
                         response,
                         deadline,
                         limits,
@@ -212,7 +208,7 @@ impl Dispatch {
         let in_time = timeout_at(deadline, answered).await;
         let (status, body) = in_time.unwrap_or_else(|_| {
             let what = format!("nothing within {:?}", limits.timeout);
-            Err(origin.call.timed_out(&what).into())
+            Err(timed_out(&origin.call, &what))
         })?;
         let outcome = read(Answered { origin, body });
         tracing::debug!(
@@ -224,7 +220,7 @@ impl Dispatch {
                 .as_ref()
                 .err()
                 .map(|error| tracing::field::debug(error.kind())),
-            "Coze answered"
+            "received a response"
         );
         outcome
     }
@@ -240,7 +236,7 @@ impl Dispatch {
         }
     }
 
-    /// Holds a request back for as long as the API asked for.
+    /// Waits while the API rate-limits the client, up to `LONGEST_WAIT`.
     async fn wait_until_allowed(&self) -> Result<()> {
         let until = *self
             .not_before
@@ -249,7 +245,7 @@ impl Dispatch {
         let Some(until) = until else { return Ok(()) };
         let wait = until.saturating_duration_since(Instant::now());
         if wait > LONGEST_WAIT {
-            let what = "Coze asked for no requests for a while: nothing was sent";
+            let what = "Coze has rate-limited the client: nothing was sent";
             let error = AuthError::new(ErrorKind::Refused, what);
             let error = error.with_status(StatusCode::TOO_MANY_REQUESTS);
             return Err(error.with_retry_after(Some(wait)).into());
@@ -287,6 +283,11 @@ pub(crate) fn after(now: Instant, duration: Duration) -> Instant {
     now.checked_add(duration).unwrap_or(now + NEVER)
 }
 
+pub(crate) fn timed_out(call: &ApiCall, what: &str) -> Error {
+    let error = SendError::new(SendErrorKind::Timeout, what);
+    call.unanswered(error).into()
+}
+
 fn is_event_stream(response: &Response) -> bool {
     let content_type = response.headers().get(CONTENT_TYPE);
     let content_type = content_type.and_then(|value| value.to_str().ok());
@@ -294,18 +295,22 @@ fn is_event_stream(response: &Response) -> bool {
     media_type.is_some_and(|media_type| media_type.trim().eq_ignore_ascii_case("text/event-stream"))
 }
 
-/// A time-out is not tried again: whoever calls has waited for as long as was said.
-fn may_be_sent_again(retry: Retry, error: &Error) -> bool {
+/// Whether a call is retried. Not after a timeout: the caller has waited as long as it was willing to.
+fn is_retried(retry: Retry, error: &Error) -> bool {
     match retry {
-        Retry::Write => matches!(error.kind(), ErrorKind::Connect | ErrorKind::NotProcessed),
+        Retry::Write => error.kind() == ErrorKind::Connect,
         Retry::Read => error.is_retryable() && error.kind() != ErrorKind::Timeout,
     }
 }
 
-/// Whether the server may have acted on a request that failed so.
-fn is_fate_unknown(error: &Error) -> bool {
+/// Whether the server may have processed a request that failed with this error.
+fn may_be_processed(error: &Error) -> bool {
     match error.kind() {
-        ErrorKind::Timeout | ErrorKind::Interrupted | ErrorKind::InvalidAnswer => true,
+        ErrorKind::Timeout | ErrorKind::Interrupted => true,
+        ErrorKind::InvalidAnswer => {
+            let status = error.status();
+            !status.is_some_and(|status| status.is_redirection())
+        }
         ErrorKind::Refused => {
             error.code().is_none()
                 && error
@@ -316,8 +321,8 @@ fn is_fate_unknown(error: &Error) -> bool {
     }
 }
 
-/// The conversation that a request names.
-fn conversation_id(request: &Request) -> Option<String> {
+/// The conversation id in the query of a request.
+pub(crate) fn conversation_id(request: &Request) -> Option<String> {
     let mut query = request.url().query_pairs();
     let (_, id) = query.find(|(name, _)| name == "conversation_id")?;
     Some(sanitize(&id, &[])).filter(|id| !id.is_empty())

@@ -1,18 +1,18 @@
-//! What can go wrong with a call.
+//! [`Error`]: why a call failed.
 
 use std::{fmt, ops::Deref};
 
 use coze_auth::ErrorKind;
 use coze_wire::OperationInfo;
 
-/// The result of everything in this crate that can fail.
+/// The result of the fallible functions of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// An error of a call: what happened, what Coze said about it, and what it happened to.
+/// An error of a call: what happened, Coze's response, and the operation and chat concerned.
 ///
-/// It derefs to [`coze_auth::Error`], which answers most questions: [`kind`](coze_auth::Error::kind),
-/// [`code`](coze_auth::Error::code), [`message`](coze_auth::Error::message), [`status`](coze_auth::Error::status),
-/// [`log_id`](coze_auth::Error::log_id), [`is_retryable`](coze_auth::Error::is_retryable).
+/// It derefs to [`coze_auth::Error`]: [`kind`](coze_auth::Error::kind), [`code`](coze_auth::Error::code),
+/// [`message`](coze_auth::Error::message), [`status`](coze_auth::Error::status), [`log_id`](coze_auth::Error::log_id),
+/// [`is_retryable`](coze_auth::Error::is_retryable).
 #[derive(Clone)]
 pub struct Error(Box<Details>);
 
@@ -26,33 +26,33 @@ struct Details {
 }
 
 impl Error {
-    /// The name of the operation that was called, such as `create_chat`.
+    /// The name of the operation, such as `create_chat`.
     #[must_use]
     pub fn operation(&self) -> Option<&'static str> {
         Some(self.0.operation?.id)
     }
 
-    /// The chat that it happened to, as far as is known: with it and the [conversation](Self::conversation_id), the chat can
-    /// be retrieved.
+    /// The id of the chat, if it is known: with it and the [conversation id](Self::conversation_id), the chat can be
+    /// retrieved.
     #[must_use]
     pub fn chat_id(&self) -> Option<&str> {
         self.0.chat_id.as_deref()
     }
 
-    /// The conversation that it happened to, as far as is known.
+    /// The id of the conversation, if it is known.
     #[must_use]
     pub fn conversation_id(&self) -> Option<&str> {
         self.0.conversation_id.as_deref()
     }
 
-    /// Whether Coze may have done what it was asked to do all the same: something was to be changed, and no answer came, or
-    /// none that tells. Look before the same is sent again; the [hint](Self::hint) says where.
+    /// Whether Coze may have processed the request: the operation changes something, and there was no response, or none
+    /// that says whether it was processed. Check that before you send it again; the [hint](Self::hint) says how.
     #[must_use]
     pub fn is_fate_unknown(&self) -> bool {
         self.0.is_fate_unknown
     }
 
-    /// What to do about it, for the person who reads the message.
+    /// What to do about it, for the user who reads the message.
     #[must_use]
     pub fn hint(&self) -> &'static str {
         let details = &self.0;
@@ -62,24 +62,24 @@ impl Error {
             details.is_fate_unknown,
         ) {
             (true, true, _) if self.is_cut() => {
-                "the chat may go on: retrieve it by its chat id and conversation id, and list its messages"
+                "the chat may still be running: retrieve it by its chat id and conversation id, and list its messages"
             }
             (_, true, true) => {
-                "Coze may have done it: list the messages of the conversation (by its conversation id) before the same is sent again"
+                "Coze may have processed the request: list the messages of the conversation (by its conversation id) before you send it again"
             }
             (_, _, true) => {
-                "Coze may have done it: look for what was to be created or changed before the same is sent again; with a conversation id in the request, its messages tell"
+                "Coze may have processed the request: check what it was to create or change before you send it again; if it has a conversation id, list the messages of that conversation"
             }
             _ => details.error.hint(),
         }
     }
 
-    /// Whether an answer broke off, or did not go on.
+    /// Whether a response was interrupted or timed out.
     fn is_cut(&self) -> bool {
         matches!(self.kind(), ErrorKind::Interrupted | ErrorKind::Timeout)
     }
 
-    /// What happened, as `coze-auth` says it.
+    /// The error of `coze-auth`.
     #[must_use]
     pub fn into_inner(self) -> coze_auth::Error {
         self.0.error

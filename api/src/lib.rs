@@ -1,4 +1,4 @@
-//! Typed calls of the [Coze](https://www.coze.com) API (扣子), with an access token that is kept fresh.
+//! Typed calls of the [Coze](https://www.coze.com) API (扣子), with an access token that is always valid.
 //!
 //! ```
 //! # #[tokio::main(flavor = "current_thread")]
@@ -35,8 +35,8 @@
 //! | limits of one call | `coze.users().me().timeout(…).retries(0).send()`: [`SendExt`] |
 //! | limits of all calls | [`CozeApi::builder`] |
 //!
-//! The builders of the operations are those of `coze-api-client`, which is generated from Coze's description:
-//! an operation that is added there can be called here at once. What [`send`](SendExt::send) adds to them:
+//! The builders of the operations are those of `coze-api-client`, which is generated from a description of the API.
+//! [`send`](SendExt::send) adds:
 //!
 //! - the current token of any [`TokenProvider`], for each attempt;
 //! - errors as in `coze-auth`: Coze's code and message, HTTP status, log id, and a hint. A non-zero `code` is an error at
@@ -123,21 +123,24 @@ pub use client::{CozeApi, CozeApiBuilder, Reply};
 #[cfg(feature = "middleware")]
 pub use middleware::TokenMiddleware;
 
-/// The groups of operations, their builders, and the types of requests and answers. Where the docs of an operation say `coze`, it is a
-/// [`CozeApi`].
+/// The groups of operations, their builders, and the types of requests and responses. In the examples of the
+/// operations, `coze` is a [`CozeApi`].
 #[cfg(feature = "client")]
 pub use coze_api_client::{Client, builder, group, types};
 pub use coze_auth::{Endpoint, ErrorCode, ErrorKind, OAuthClient, TokenProvider, reqwest};
-/// The errors of a provider: without the typed client there are no others.
+/// The errors of a provider; without the typed client there are no others.
 #[cfg(not(feature = "client"))]
 pub use coze_auth::{Error, Result};
+#[cfg(feature = "credentials")]
+#[cfg_attr(docsrs, doc(cfg(feature = "credentials")))]
+pub use coze_credentials::{self as credentials, DefaultCredentials};
 
-/// What most callers bring into scope: `use coze_api::prelude::*`.
+/// The imports that most callers need: `use coze_api::prelude::*`.
 #[cfg(feature = "client")]
 pub mod prelude {
     pub use crate::{CozeApi, SendExt, WaitExt};
     pub use futures_util::{StreamExt, TryStreamExt};
 }
-/// Operations and what they are made of.
+/// Operations and their parts.
 #[cfg(feature = "client")]
 pub use coze_wire::operation;

@@ -1,12 +1,13 @@
-//! Messages of several parts.
+//! [`MessageParts`]: messages with texts, images and files.
 
 use coze_api_client::types::{EnterMessage, MessageContentType, MessageRole, MessageType};
 use serde::Serialize;
 
-/// A message of texts, images and files: what the API calls an `object_string`. Files are named by the id that they were uploaded
-/// under, or by a URL.
+/// A message of texts, images and files, which the API calls an `object_string`. A file is referred to by the id of its
+/// upload, or by a URL.
 ///
-/// It is a question of the user: [`EnterMessage::from`] it, or hand it to `message` of an operation.
+/// It converts into a message of the user with [`EnterMessage::from`]; the setter `message` of an operation takes it
+/// directly.
 ///
 /// ```
 /// use coze_api::{MessageParts, types::EnterMessage};
@@ -19,7 +20,7 @@ use serde::Serialize;
 /// );
 /// ```
 ///
-/// Other messages are built from [`EnterMessage::new`], such as an earlier answer of the bot, for context:
+/// Other messages, such as an earlier response of the bot as context, are built with [`EnterMessage::new`]:
 ///
 /// ```
 /// use coze_api::types::{EnterMessage, MessageContentType, MessageRole, MessageType};
@@ -50,7 +51,7 @@ enum File {
 }
 
 impl MessageParts {
-    /// A message without any part.
+    /// An empty message.
     pub fn new() -> Self {
         Self::default()
     }
@@ -60,30 +61,30 @@ impl MessageParts {
         self.with(Part::Text { text: text.into() })
     }
 
-    /// Adds an image by the id that it was uploaded under.
+    /// Adds an image by the id of its upload.
     pub fn image_id(self, file_id: impl Into<String>) -> Self {
         self.with(Part::Image(File::FileId(file_id.into())))
     }
 
-    /// Adds an image by its URL, which Coze's servers can reach.
+    /// Adds an image by a URL that Coze's servers can reach.
     pub fn image_url(self, url: impl Into<String>) -> Self {
         self.with(Part::Image(File::FileUrl(url.into())))
     }
 
-    /// Adds a file by the id that it was uploaded under.
+    /// Adds a file by the id of its upload.
     pub fn file_id(self, file_id: impl Into<String>) -> Self {
         self.with(Part::File(File::FileId(file_id.into())))
     }
 
-    /// Adds a file by its URL, which Coze's servers can reach.
+    /// Adds a file by a URL that Coze's servers can reach.
     pub fn file_url(self, url: impl Into<String>) -> Self {
         self.with(Part::File(File::FileUrl(url.into())))
     }
 
-    /// The content of a message with the content type `object_string`: JSON as text.
+    /// The content of a message of type `object_string`: JSON in a string.
     #[must_use]
     pub fn to_content(&self) -> String {
-        // Strings in a list can always be written.
+        // A list of strings can always be serialised.
         serde_json::to_string(self).unwrap_or_default()
     }
 
@@ -93,7 +94,7 @@ impl MessageParts {
     }
 }
 
-/// A question of the user.
+/// A message of the user.
 impl From<MessageParts> for EnterMessage {
     fn from(parts: MessageParts) -> Self {
         Self::new(MessageRole::User, parts.to_content())

@@ -1,4 +1,4 @@
-//! Lists, page after page: counted, named by a token, or by the last item before them.
+//! Lists as streams of pages or items: by page number, by token, or by the id of the last item.
 
 use std::{
     collections::HashSet,
@@ -14,16 +14,16 @@ use serde::Serialize;
 
 use crate::{Reply, Result, SendExt, decode::Decode};
 
-/// What is known of a list that is being read.
+/// The state of a list that is being read.
 struct Listing<O> {
     operation: O,
-    /// `None` once the last page was read.
+    /// `None` after the last page.
     position: Option<Position>,
-    /// The page before, as a hash of its items.
+    /// A hash of the previous page's items.
     last_page: Option<u64>,
-    /// The tokens that pages were named by.
+    /// The cursors of the pages so far.
     tokens: HashSet<String>,
-    /// How many items came, if they are counted from the first page.
+    /// The number of items so far. `None` if the list was not read from its first page.
     read: Option<u64>,
 }
 
@@ -75,7 +75,7 @@ where
 }
 
 impl<O> Listing<O> {
-    /// Where the page after this one is, if there is one.
+    /// The position of the next page, if there is one.
     fn after<T>(&mut self, position: Position, page: &Page<T>) -> Option<Position> {
         if page.has_more == Some(false) {
             return None;
@@ -84,7 +84,7 @@ impl<O> Listing<O> {
             Position::Number(number) => {
                 if let Some(read) = &mut self.read {
                     *read += page.items.len() as u64;
-                    // A total of 0 beside items says nothing.
+                    // A total of 0 on a page with items is ignored.
                     if page.total.is_some_and(|total| total > 0 && *read >= total) {
                         return None;
                     }

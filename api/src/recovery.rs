@@ -1,4 +1,5 @@
-//! What the layers for other clients share: whether a response refuses the token.
+//! Whether a response refuses the access token, for the layers of other HTTP clients. A refused token (HTTP 401, code
+//! 4100) is invalidated and replaced in `bound.rs`; the codes are in `coze-wire`'s `refusal.rs`.
 
 use std::{
     collections::VecDeque,
@@ -18,10 +19,10 @@ use http_body_util::BodyExt;
 use serde::Deserialize;
 use serde_json::Value;
 
-/// How many bytes of a body are buffered at most to find an error code: 64 KiB.
+/// The maximum number of bytes that are buffered to find an error code: 64 KiB.
 pub(crate) const PEEK_LIMIT: usize = 64 * 1024;
 
-/// Whether the head of a response says that the token was refused; `None` if its body has to be asked: JSON, and not too long.
+/// Whether the head of a response refuses the token. `None` if the body has to be checked: it is JSON and not too long.
 pub(crate) fn is_refused(status: StatusCode, headers: &HeaderMap) -> Option<bool> {
     if status == StatusCode::UNAUTHORIZED {
         return Some(true);

@@ -1,4 +1,4 @@
-//! What a caller finds on every operation.
+//! [`SendExt`]: the methods of every operation.
 
 use std::{future::Future, time::Duration};
 
@@ -8,25 +8,25 @@ use futures_util::stream::BoxStream;
 
 use crate::{Error, Reply, Result, decode::Decode, dispatch, pages};
 
-/// Sends an operation: bring it into scope with `use coze_api::SendExt`, or with everything in [`prelude`](crate::prelude).
+/// Sends an operation. Import it with `use coze_api::SendExt`, or with the [`prelude`](crate::prelude).
 ///
-/// What [`send`](Self::send) sees to:
+/// [`send`](Self::send) handles:
 ///
-/// - the token of the client's provider; when the API refuses it (HTTP 401, code 4100 or 700012006, or 4101 about the token),
-///   the provider is told, and the same request is sent once more with the next token;
-/// - retries: what only reads is sent again when no connection was made, or it broke off, and after 429 and 5xx, not before
-///   `Retry-After`; what changes something, only where the server has not processed it;
+/// - the token: it is that of the client's provider. If the API refuses it (HTTP 401, code 4100 or 700012006, or 4101
+///   about the token), it is invalidated, and the request is sent once more with a new token;
+/// - retries: an operation that only reads is retried if the connection failed or was closed, and after 429 and 5xx, no
+///   sooner than `Retry-After`; an operation that changes something, only if the server did not process it;
 /// - the API's rate limit: after a 429 with `Retry-After`, all requests of the client wait until then;
-/// - limits: how long an attempt may take, and how much of an answer is read.
+/// - limits: a timeout for each attempt, and a maximum size of the response.
 pub trait SendExt: Operation {
-    /// Sends it, and reads the answer.
+    /// Sends the request and parses the response.
     ///
     /// # Errors
     ///
     /// - [`InvalidInput`](ErrorKind::InvalidInput) when a parameter is missing: nothing was sent.
     /// - Those of the provider, when there is no token.
-    /// - [`Refused`](ErrorKind::Refused) when the answer is an error of Coze's.
-    /// - Those of the transport, and of answers that are not as described.
+    /// - [`Refused`](ErrorKind::Refused) when the response is an error of Coze's.
+    /// - Errors of the transport, and responses that do not match the description.
     fn send(self) -> impl Future<Output = Result<<Self::Answer as Decode>::Reply>> + Send
     where
         Self::Answer: Decode,
@@ -37,28 +37,29 @@ pub trait SendExt: Operation {
         }
     }
 
-    /// How long an attempt may take, up to the last byte of its answer; of a stream, up to its first byte. By default, as the
-    /// client has it.
+    /// The timeout of an attempt, including the response; of a stream, up to its first byte. By default, that of the
+    /// client.
     fn timeout(self, timeout: Duration) -> Configured<Self> {
         self.configured(|options| options.timeout = Some(timeout))
     }
 
-    /// How long a stream may bring nothing, not even a comment; 60 seconds by default. A stream may take forever in all.
+    /// How long a stream may be silent, without even a comment; 60 seconds by default. The duration of the whole stream
+    /// is not limited.
     fn idle_timeout(self, idle_timeout: Duration) -> Configured<Self> {
         self.configured(|options| options.idle_timeout = Some(idle_timeout))
     }
 
-    /// How often it is sent again at most, where that is safe; twice by default. A refused token does not count.
+    /// The maximum number of retries, if they are safe; 2 by default. The retry after a refused token does not count.
     fn retries(self, retries: u32) -> Configured<Self> {
         self.configured(|options| options.retries = Some(retries))
     }
 
-    /// The most of an answer's body that is read, in bytes; 32 MiB by default.
+    /// The maximum size of the response body, in bytes; 32 MiB by default.
     fn body_limit(self, bytes: usize) -> Configured<Self> {
         self.configured(|options| options.body_limit = Some(bytes))
     }
 
-    /// The most of one event of a stream that is read, in bytes; 16 MiB by default.
+    /// The maximum size of an event of a stream, in bytes; 16 MiB by default.
     fn event_limit(self, bytes: usize) -> Configured<Self> {
         self.configured(|options| options.event_limit = Some(bytes))
     }
@@ -73,10 +74,10 @@ pub trait SendExt: Operation {
         }
     }
 
-    /// The pages of a list, from the one that was asked for on. The size of a page is that of the operation.
+    /// The pages of a list as a stream, from the requested one on. The operation sets the size of a page.
     ///
-    /// The stream ends where the answer says so, at an empty page, at one that repeats the page before it, and at the first
-    /// error.
+    /// The stream ends if the response says so, after an empty page, after a page that repeats the previous one, and
+    /// after the first error.
     fn by_page(self) -> BoxStream<'static, Result<Reply<Page<Self::Item>>>>
     where
         Self: Paged,
@@ -85,7 +86,7 @@ pub trait SendExt: Operation {
         pages::by_page(self)
     }
 
-    /// The items of a list, page after page, as [`by_page`](Self::by_page).
+    /// The items of a list as a stream, from all pages: see [`by_page`](Self::by_page).
     fn by_item(self) -> BoxStream<'static, Result<Self::Item>>
     where
         Self: Paged,
@@ -102,7 +103,7 @@ pub(crate) fn unbuilt(operation: &'static OperationInfo, why: &Unbuilt) -> Error
     Error::from(coze_auth::Error::new(ErrorKind::InvalidInput, what)).in_operation(operation)
 }
 
-/// An operation with options of its own: see [`SendExt`].
+/// An operation with its own options: see [`SendExt`].
 #[derive(Debug, Clone)]
 pub struct Configured<O> {
     operation: O,

@@ -1,4 +1,4 @@
-//! A stream of events, which ends with its end marker or with an error.
+//! [`EventStream`]: a stream of events that ends with its end marker or an error.
 
 use std::{
     borrow::Cow,
@@ -19,7 +19,7 @@ use futures_util::{
     Stream, StreamExt,
     stream::{BoxStream, FusedStream},
 };
-use reqwest::{Response, StatusCode};
+use reqwest::Response;
 use serde::Deserialize;
 use serde_json::Value;
 use sse_stream::{Sse, SseByteStream};
@@ -27,19 +27,20 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::{
     Error, Result,
-    dispatch::{Limits, Origin, after},
+    dispatch::{Limits, Origin, after, timed_out},
 };
 
-/// The events that an operation answers, as they come.
+/// The events of a response, as they arrive.
 ///
-/// It ends (`None`) only after the end marker, or after an event that interrupts it. If the connection ends earlier, breaks off
-/// or falls silent, or Coze reports an error, then that is an error, and nothing comes after it. The error has the log id, and,
-/// once an event has named them, the ids of the [chat](Error::chat_id) and of its [conversation](Error::conversation_id), so
-/// that what became of the chat can be retrieved.
+/// It ends (`None`) only after the end marker, or after an event that interrupts the chat. If the connection is closed
+/// before that or is silent for too long, or Coze reports an error, the stream returns an error and ends. The error has
+/// the log id and, if an event had them, the ids of the [chat](Error::chat_id) and its
+/// [conversation](Error::conversation_id), with which the chat can be retrieved.
 ///
-/// Dropping it ends the connection. No time-out holds for all of it: only for its first byte
-/// ([`timeout`](crate::SendExt::timeout)), and for the time in which nothing comes ([`idle_timeout`](crate::SendExt::idle_timeout)).
-/// An event whose name is not described comes as it is, in the variant `Other` of the events.
+/// Dropping it closes the connection. The whole stream has no timeout, only its first byte
+/// ([`timeout`](crate::SendExt::timeout)) and the silence between bytes
+/// ([`idle_timeout`](crate::SendExt::idle_timeout)). An event with an undocumented name is returned unchanged, in the
+/// variant `Other`.
 ///
 /// ```
 /// use coze_api::{EventStream, Result};
@@ -59,7 +60,6 @@ pub struct EventStream<E> {
     arrived: Arc<Arrived>,
     event_limit: usize,
     origin: Origin,
-    status: StatusCode,
     log_id: Option<String>,
     chat_id: Option<String>,
     conversation_id: Option<String>,
@@ -67,7 +67,7 @@ pub struct EventStream<E> {
     kind: std::marker::PhantomData<fn() -> E>,
 }
 
-/// What an event is to its stream.
+/// The meaning of an event for its stream.
 enum Step<E> {
     Event(E),
     Last(E),
@@ -79,12 +79,11 @@ impl<E: StreamEvent> EventStream<E> {
     pub(crate) fn new(
         origin: Origin,
         response: Response,
-        log_id: Option<String>,
         deadline: Instant,
         limits: Limits,
     ) -> Self {
+        let log_id = origin.call.log_id(None);
         let arrived = Arc::<Arrived>::default();
-        let status = response.status();
         let arriving = Arriving {
             body: response.bytes_stream().boxed(),
             arrived: Arc::clone(&arrived),
@@ -100,7 +99,6 @@ impl<E: StreamEvent> EventStream<E> {
             arrived,
             event_limit: limits.event_limit,
             origin,
-            status,
             log_id,
             chat_id: None,
             conversation_id: None,
@@ -119,14 +117,15 @@ impl<E: StreamEvent> EventStream<E> {
     /// # Errors
     ///
     /// - [`Refused`](ErrorKind::Refused) when Coze reports an error in the stream.
-    /// - [`Interrupted`](ErrorKind::Interrupted) when it ends before its end marker, or breaks off.
-    /// - [`Timeout`](ErrorKind::Timeout) when nothing comes for too long.
-    /// - [`InvalidAnswer`](ErrorKind::InvalidAnswer) when an event is too long, or not as described.
+    /// - [`Interrupted`](ErrorKind::Interrupted) when the stream ends before its end marker, or the connection is
+    ///   closed.
+    /// - [`Timeout`](ErrorKind::Timeout) when the stream is silent for too long.
+    /// - [`InvalidAnswer`](ErrorKind::InvalidAnswer) when an event is too long, or does not match the description.
     pub async fn try_next(&mut self) -> Result<Option<E>> {
         self.next().await.transpose()
     }
 
-    // Events are large: each call that is not inlined copies them.
+    // Events are large, and each call that is not inlined copies them.
     #[inline(always)]
     fn step(&mut self, event: Sse) -> Result<Step<E>> {
         let names = E::NAMES;
@@ -140,7 +139,7 @@ impl<E: StreamEvent> EventStream<E> {
             return Err(self.reported(data));
         }
         if event.data.is_none() {
-            // Such an event is none (HTML, section 9.2.6).
+            // An event without data is ignored (HTML, section 9.2.6).
             return Ok(Step::Nothing);
         }
         self.note_ids(name, data);
@@ -171,10 +170,10 @@ impl<E: StreamEvent> EventStream<E> {
     #[cold]
     fn not_as_described(&self, name: &str, data: &str) -> Error {
         if self.arrived.is_at_end() {
-            // The event itself was cut.
+            // The event is truncated.
             return self.cut_short();
         }
-        // The same once more, to name what is wrong.
+        // Parse it again, to get the path of the error.
         let mut json = serde_json::Deserializer::from_str(data);
         let mut track = serde_path_to_error::Track::new();
         let read = E::read(
@@ -192,7 +191,7 @@ impl<E: StreamEvent> EventStream<E> {
         self.error(self.call().error(ErrorKind::InvalidAnswer, &what))
     }
 
-    /// An error that Coze reports: `{code, msg}`, or `{error_code, error_message}`.
+    /// An error event of Coze's: `{code, msg}`, or `{error_code, error_message}`.
     fn reported(&self, data: &str) -> Error {
         let data: Value = serde_json::from_str(data).unwrap_or_default();
         let code = ["code", "error_code"]
@@ -236,7 +235,7 @@ impl<E: StreamEvent> EventStream<E> {
     fn failed(&self, error: &sse_stream::Error) -> Error {
         let sse_stream::Error::Body(cause) = error else {
             if self.arrived.is_at_end() {
-                // A character of it was cut.
+                // A character is truncated.
                 return self.cut_short();
             }
             let what = format!("the stream can't be read: {error}");
@@ -245,10 +244,10 @@ impl<E: StreamEvent> EventStream<E> {
         match cause.downcast_ref() {
             Some(Fault::Transport(error)) => self.error(self.call().unanswered(error.clone())),
             Some(Fault::Silent(after)) => {
-                self.error(self.call().timed_out(&format!("nothing for {after:?}")))
+                self.of_chat(timed_out(self.call(), &format!("nothing for {after:?}")))
             }
             Some(Fault::NoFirstByte) => {
-                self.error(self.call().timed_out("the stream did not begin"))
+                self.of_chat(timed_out(self.call(), "the stream did not begin"))
             }
             Some(Fault::TooLong) | None => self.too_long(),
         }
@@ -272,33 +271,36 @@ impl<E: StreamEvent> EventStream<E> {
     }
 
     fn error(&self, error: AuthError) -> Error {
-        let error = error.with_status(self.status);
-        Error::from(error.with_log_id(self.log_id.clone()))
+        self.of_chat(error.into())
+    }
+
+    fn of_chat(&self, error: Error) -> Error {
+        error
             .in_operation(self.origin.operation)
             .of_chat(self.chat_id.clone(), self.conversation_id.clone())
     }
 }
 
 impl<E> EventStream<E> {
-    /// Coze's log id (`x-tt-logid`), to quote to Coze's support. It is there before the first event.
+    /// Coze's log id (`x-tt-logid`); quote it to Coze's support. It is available before the first event.
     #[must_use]
     pub fn log_id(&self) -> Option<&str> {
         self.log_id.as_deref()
     }
 
-    /// The chat, once an event has named it.
+    /// The id of the chat, once an event has contained it.
     #[must_use]
     pub fn chat_id(&self) -> Option<&str> {
         self.chat_id.as_deref()
     }
 
-    /// The conversation, once an event has named it.
+    /// The id of the conversation, once an event has contained it.
     #[must_use]
     pub fn conversation_id(&self) -> Option<&str> {
         self.conversation_id.as_deref()
     }
 
-    /// What the end marker came with, once it has come: of a chatflow, JSON with a `debug_url`.
+    /// The data of the end marker, once it has arrived: for a chatflow, JSON with a `debug_url`.
     #[must_use]
     pub fn end_data(&self) -> Option<&str> {
         self.end_data.as_deref()
@@ -322,7 +324,7 @@ impl<E: StreamEvent> Stream for EventStream<E> {
             match step {
                 Ok(Step::Event(event)) => return Poll::Ready(Some(Ok(event))),
                 Ok(Step::Nothing) => continue,
-                // The connection ends here, too.
+                // Closes the connection.
                 ended => {
                     self.events = None;
                     return Poll::Ready(match ended {
@@ -354,7 +356,7 @@ impl<E> fmt::Debug for EventStream<E> {
     }
 }
 
-/// What the parser has taken of the body.
+/// The progress of the parser in the body.
 #[derive(Default)]
 struct Arrived {
     /// The bytes since the last event.
@@ -363,7 +365,7 @@ struct Arrived {
 }
 
 impl Arrived {
-    /// The length of the event that has just been parsed.
+    /// The length of the event that was parsed last.
     fn take(&self) -> usize {
         let length = self.since_event.load(Ordering::Relaxed);
         self.since_event.store(0, Ordering::Relaxed);
@@ -376,7 +378,7 @@ impl Arrived {
     }
 }
 
-/// A part of the body, which tells how much of it the parser has taken.
+/// A part of the body. It records how much of it the parser has consumed.
 struct Part {
     bytes: Bytes,
     arrived: Arc<Arrived>,
@@ -392,7 +394,7 @@ impl Buf for Part {
     }
 
     fn advance(&mut self, count: usize) {
-        // Nobody else writes it: the parser and its stream are polled by one task at a time.
+        // No concurrent writes: one task at a time polls the parser and its stream.
         let since_event = &self.arrived.since_event;
         since_event.store(
             since_event.load(Ordering::Relaxed) + count,
@@ -402,21 +404,21 @@ impl Buf for Part {
     }
 }
 
-/// The body as it arrives, in its time and within its limit.
+/// The body as it arrives, with its timeouts and its limit.
 struct Arriving {
     body: BoxStream<'static, reqwest::Result<Bytes>>,
     arrived: Arc<Arrived>,
     idle_timeout: Duration,
     event_limit: usize,
     has_begun: bool,
-    /// When something has to have come.
+    /// When the next part must have arrived.
     deadline: Instant,
-    /// Rings at the deadline, or at an earlier one.
+    /// A timer that fires at the deadline or earlier.
     alarm: Pin<Box<Sleep>>,
     secrets: Vec<Secret>,
 }
 
-/// Why there is no more of a body.
+/// Why the body ended early.
 #[derive(Debug)]
 enum Fault {
     Transport(SendError),
@@ -454,13 +456,13 @@ impl Stream for Arriving {
                 Poll::Ready(Some(Err(Fault::Transport(error))))
             }
             Poll::Ready(None) => {
-                // The last event may lack its empty line.
+                // The empty line after the last event may be missing.
                 self.arrived.is_at_end.store(true, Ordering::Relaxed);
                 Poll::Ready(Some(Ok(self.part(Bytes::from_static(b"\n\n")))))
             }
             Poll::Pending => loop {
                 let deadline = self.deadline;
-                // It is set to a later time only when it has rung: most parts come long before.
+                // The timer is reset only after it has fired, because most parts arrive long before the deadline.
                 if self.alarm.deadline() > deadline || self.alarm.is_elapsed() {
                     self.alarm.as_mut().reset(deadline);
                 }

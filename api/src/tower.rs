@@ -35,7 +35,7 @@ use crate::{
 /// use http_body_util::Full;
 /// use tower::{ServiceBuilder, ServiceExt, service_fn};
 ///
-/// // Stands for a client such as hyper-util's.
+/// // Stands in for a client such as hyper-util's.
 /// let http = service_fn(|request: Request<Full<Bytes>>| async move {
 ///     assert_eq!(request.headers()["authorization"], "Bearer pat_abc");
 ///     Ok::<_, std::io::Error>(Response::new(Full::<Bytes>::from("{}")))

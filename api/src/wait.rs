@@ -1,4 +1,4 @@
-//! Waiting for a chat that is not streamed.
+//! [`WaitExt`]: waits for the end of a chat without a stream.
 
 use std::time::Duration;
 
@@ -8,22 +8,22 @@ use coze_api_client::{
 };
 use coze_auth::ErrorKind;
 use coze_wire::{Data, Operation};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout_at};
 
 use crate::{
     Error, Reply, Result, SendExt,
-    dispatch::{Dispatch, after},
+    dispatch::{Dispatch, after, conversation_id},
 };
 
-/// The pause before the chat is looked at for the first time. Coze wants one look a second at most.
-const FIRST_PAUSE: Duration = Duration::from_secs(1);
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
-/// How long a chat is waited for, unless the caller says otherwise.
+/// The delay before the first poll. Coze asks for at most one poll per second.
+const FIRST_INTERVAL: Duration = Duration::from_secs(1);
+const LONGEST_INTERVAL: Duration = Duration::from_secs(5);
+/// The default deadline.
 const DEADLINE: Duration = Duration::from_secs(600);
 
-/// Starts a chat, or goes on with one, and waits until Coze has done its part.
+/// Starts or continues a chat and waits for its end.
 pub trait WaitExt: Operation<Answer = Data<Chat>> {
-    /// Sends it, then looks at the chat until it has ended, or waits for outputs of tools.
+    /// Sends the operation, then polls the chat until it has ended or requires the output of tools.
     ///
     /// ```no_run
     /// # async fn example(coze: coze_api::CozeApi) -> coze_api::Result<()> {
@@ -55,7 +55,7 @@ pub trait WaitExt: Operation<Answer = Data<Chat>> {
 
 impl<O: Operation<Answer = Data<Chat>>> WaitExt for O {}
 
-/// A chat that is waited for: see [`WaitExt::and_wait`].
+/// A chat and the options of the wait: see [`WaitExt::and_wait`].
 #[derive(Debug, Clone)]
 #[must_use]
 pub struct Wait<O> {
@@ -65,31 +65,39 @@ pub struct Wait<O> {
 }
 
 impl<O: Operation<Answer = Data<Chat>>> Wait<O> {
-    /// How long to wait in all; 10 minutes by default.
+    /// The deadline for the whole wait; 10 minutes by default.
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.deadline = deadline;
         self
     }
 
-    /// Cancels the chat when the deadline has passed. By default it goes on.
+    /// Cancels the chat at the deadline. By default it continues.
     pub fn cancel_at_deadline(mut self) -> Self {
         self.cancels = true;
         self
     }
 
-    /// Sends the operation and waits: one second at first, then longer, up to five. The chat has one of the statuses `completed`,
-    /// `failed` (see its `last_error`), `canceled` and `requires_action` (see its `required_action`).
+    /// Sends the operation and polls: after one second, then at growing intervals of up to five. The returned chat has
+    /// one of the statuses `completed`, `failed` (see its `last_error`), `canceled` and `requires_action` (see its
+    /// `required_action`).
     ///
     /// # Errors
     ///
-    /// - [`Timeout`](coze_auth::ErrorKind::Timeout) at the deadline, with the ids of the chat and of its conversation.
-    /// - As [`SendExt::send`]. What may pass is waited out.
+    /// - [`Timeout`](coze_auth::ErrorKind::Timeout) at the deadline, with the ids of the chat and its conversation.
+    /// - As [`SendExt::send`]. Retryable errors of polls are ignored until the deadline.
     pub async fn send(self) -> Result<Reply<Chat>> {
         let deadline = after(Instant::now(), self.deadline);
         let call = self.operation.into_call();
         let call = call.map_err(|why| crate::send::unbuilt(O::INFO, &why))?;
         let dispatcher = call.dispatcher.clone();
-        let mut chat = crate::dispatch::send::<Data<Chat>>(call).await?;
+        let conversation_id = conversation_id(&call.request);
+        let sent = timeout_at(deadline, crate::dispatch::send::<Data<Chat>>(call)).await;
+        let mut chat = sent.map_err(|_| {
+            let what = "the chat did not begin before the deadline";
+            let error = coze_auth::Error::new(ErrorKind::Timeout, what);
+            let error = Error::from(error).in_operation(O::INFO);
+            error.of_chat(None, conversation_id).with_unknown_fate()
+        })??;
         let Some(dispatch) = dispatcher.clone().downcast::<Dispatch>() else {
             return Ok(chat);
         };
@@ -99,33 +107,34 @@ impl<O: Operation<Answer = Data<Chat>>> Wait<O> {
         let client = Client::new(dispatch.api_base(), dispatcher);
         let retrieve = client.chat().retrieve();
         let retrieve = retrieve.conversation_id(&conversation_id).chat_id(&chat_id);
-        let mut pause = FIRST_PAUSE;
+        let mut interval = FIRST_INTERVAL;
         while !is_settled(&chat) {
-            let next = Instant::now() + pause;
+            let next = Instant::now() + interval;
             sleep_until(next.min(deadline)).await;
             if next >= deadline {
                 return Err(about(at_deadline(self.cancels, &client, &chat).await));
             }
-            pause = pause.mul_f64(1.5).min(LONGEST_PAUSE);
-            match retrieve.clone().send().await {
-                Ok(now) => chat = now,
-                // Until the deadline it may pass.
-                Err(error) if error.is_retryable() => {}
-                Err(error) => return Err(about(error)),
+            interval = interval.mul_f64(1.5).min(LONGEST_INTERVAL);
+            match timeout_at(deadline, retrieve.clone().send()).await {
+                Ok(Ok(now)) => chat = now,
+                // Retried until the deadline.
+                Ok(Err(error)) if error.is_retryable() => {}
+                Ok(Err(error)) => return Err(about(error)),
+                Err(_) => return Err(about(at_deadline(self.cancels, &client, &chat).await)),
             }
         }
         Ok(chat)
     }
 }
 
-/// What is said at the deadline, once the chat is canceled if it is to be.
+/// The error at the deadline. Cancels the chat first, if requested.
 async fn at_deadline(cancels: bool, client: &Client, chat: &Reply<Chat>) -> Error {
     let cancel = client.chat().cancel();
     let cancel = cancel
         .conversation_id(&chat.conversation_id)
         .chat_id(&chat.id);
     let what = match cancels {
-        false => "the chat did not end before the deadline, and goes on".to_owned(),
+        false => "the chat did not end before the deadline, and is still running".to_owned(),
         true => match cancel.send().await {
             Ok(_) => "the chat did not end before the deadline, and was canceled".to_owned(),
             Err(error) => {
@@ -136,7 +145,7 @@ async fn at_deadline(cancels: bool, client: &Client, chat: &Reply<Chat>) -> Erro
     Error::from(coze_auth::Error::new(ErrorKind::Timeout, what)).with_log_id(chat.log_id())
 }
 
-/// Whether it is the caller's turn.
+/// Whether the chat has ended or requires an action of the caller.
 fn is_settled(chat: &Chat) -> bool {
     matches!(
         chat.status,

@@ -20,11 +20,11 @@ use serde_json::{Value, value::RawValue};
 use zeroize::Zeroizing;
 
 use crate::{
-    Error, ErrorCode, ErrorKind, RefreshToken, Result, Token,
+    AccessToken, Error, ErrorCode, ErrorKind, RefreshToken, Result, Token,
     clock::Clock,
-    error::Told,
+    error::Meaning,
     expiry::{Granted, Timing},
-    provider::retry::LONGEST_RETRY_AFTER,
+    retry::capped_retry_after,
 };
 
 /// The members of a body, possibly truncated.
@@ -37,7 +37,7 @@ pub(crate) struct Object<'a> {
 const ERROR_MEMBERS: [&str; 3] = ["error_code", "error", "code"];
 
 impl<'a> Object<'a> {
-    /// Parses the object at the start of a text. `None` if there is no object, or if it is not valid JSON.
+    /// Parses the object at the start of a text. `None` if the text starts with something else, or its JSON is invalid.
     fn parse(text: &'a str) -> Option<Self> {
         let mut members = Vec::new();
         let mut deserializer = serde_json::Deserializer::from_str(text);
@@ -82,7 +82,8 @@ impl<'a> Object<'a> {
             .any(|name| self.get(name).is_some_and(|value| !is_nothing(value.get())))
     }
 
-    /// The refresh token of a truncated response, if its string is complete and no error member precedes it.
+    /// The refresh token of a truncated response. `None` if its string is incomplete, or if an error member precedes
+    /// it: then the response is an error.
     fn salvaged(&self) -> Option<RefreshToken> {
         let last = |(name, _): &(String, _)| name == "refresh_token";
         let position = self.members.iter().rposition(last)?;
@@ -129,8 +130,8 @@ impl<'a> Visitor<'a> for Members<'_, 'a> {
     }
 }
 
-/// Whether a text is truncated JSON. A number that is cut after its sign, point or `e` is a syntax error to the parser,
-/// not an early end; with a digit appended, the parser reports the early end.
+/// Whether a text is truncated JSON. serde_json reports a number that ends after its sign, point or `e` as a syntax
+/// error, not as an unexpected end of input. With another digit, it reports the unexpected end.
 fn is_cut(text: &str, error: &serde_json::Error) -> bool {
     let is_longer_cut = || {
         let longer = Zeroizing::new(format!("{text}0"));
@@ -218,11 +219,10 @@ impl Answer<'_> {
         self.read(|object| {
             let refresh_token = object.text("refresh_token").map(RefreshToken::of_answer);
             match usable_access_token(object) {
-                Ok((access_token, bearer)) => {
+                Ok(access_token) => {
                     let life = granted.life(object.value("expires_in").as_ref(), self.timing);
                     Ok(Token::received(
                         access_token,
-                        bearer,
                         refresh_token,
                         life,
                         self.timing,
@@ -290,15 +290,15 @@ impl Answer<'_> {
             let mut deserializer = serde_json::Deserializer::from_str(&text);
             serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
                 let path = error.path().to_string();
-                // The path may contain the key of a map, which is data.
+                // The path can contain keys of a map, which come from the response: sanitize it.
                 let what = wrong_type(&path, error.inner(), &text);
                 not_as_described(sanitize(&what, self.secrets))
             })
         })
     }
 
-    /// For a response without the members of a success: the error in it if it has a message but no code, else
-    /// `unusable`.
+    /// The error of a response without the members of a success: Coze's error if there is a message without a code,
+    /// otherwise `unusable`.
     pub(crate) fn refusal_or(&self, object: &Object<'_>, unusable: Error) -> Error {
         let messages = ["error_message", "error_description"];
         let is_error = messages.iter().any(|name| object.get(name).is_some());
@@ -342,8 +342,8 @@ impl Answer<'_> {
         if word.is_none() && message.is_none() {
             return None;
         }
-        let told = Told::by(word.as_ref(), message.as_deref().unwrap_or_default());
-        let error = Error::new(ErrorKind::Refused, "Coze refused").with_told(told);
+        let meaning = Meaning::of(word.as_ref(), message.as_deref().unwrap_or_default());
+        let error = Error::new(ErrorKind::Refused, "Coze refused").with_meaning(meaning);
         let error = match word {
             Some(ErrorCode::Other(word)) => {
                 error.with_code(ErrorCode::Other(self.shown(&word, object)))
@@ -375,7 +375,7 @@ impl Answer<'_> {
         if self.captured.status().is_redirection() {
             let elsewhere = self.captured.headers().contains_key(LOCATION);
             return Error::new(
-                ErrorKind::Redirected,
+                ErrorKind::InvalidAnswer,
                 if elsewhere {
                     "the server redirected the request; credentials follow no redirect"
                 } else {
@@ -432,23 +432,23 @@ impl Answer<'_> {
             .or_else(|| beside("logid"))
     }
 
-    /// `Retry-After` in seconds, or as a date by the server's clock (RFC 9110 section 10.2.3).
+    /// Parses `Retry-After`: seconds, or a date, compared with the server's clock (RFC 9110 section 10.2.3).
     fn retry_after(&self) -> Option<Duration> {
         let value = self.captured.headers().get(RETRY_AFTER)?.to_str().ok()?;
         let value = value.trim();
         if let Ok(seconds) = value.parse::<u64>() {
-            return Some(Duration::from_secs(seconds).min(LONGEST_RETRY_AFTER));
+            return Some(capped_retry_after(Duration::from_secs(seconds)));
         }
         let until = httpdate::parse_http_date(value).ok()?;
         let server_now = self.captured.date().unwrap_or(self.timing.ended_wall);
         let wait = until.duration_since(server_now).unwrap_or_default();
-        Some(wait.min(LONGEST_RETRY_AFTER))
+        Some(capped_retry_after(wait))
     }
 }
 
 /// The error for a success that lacks a member or has it in an unexpected form.
 pub(crate) fn not_as_described(what: String) -> Error {
-    Error::new(ErrorKind::InvalidAnswer, what).with_told(Told::NotAsDescribed)
+    Error::new(ErrorKind::InvalidAnswer, what).with_meaning(Meaning::NotAsDescribed)
 }
 
 /// An error code: a word, a number, or a number in a string.
@@ -476,16 +476,17 @@ fn integral(number: f64) -> Option<i64> {
     (number.fract() == 0.0 && number.abs() <= 9_007_199_254_740_992.0).then_some(number as i64)
 }
 
-/// The access token of a success and its header value, or why it can't be used.
-fn usable_access_token(object: &Object<'_>) -> Result<(Secret, Bearer), String> {
+/// The access token of a success. `token_type` may be missing or empty, otherwise it must be `Bearer`.
+fn usable_access_token(object: &Object<'_>) -> Result<AccessToken, String> {
     let Some(access_token) = object.text("access_token") else {
         return Err(object.mismatch("access_token", "a string"));
     };
     let access_token = Secret::from(access_token.to_string());
-    let bearer =
-        Bearer::new(&access_token).map_err(|why| format!("the answer's access token {why}"))?;
+    let access_token = Bearer::new(&access_token)
+        .map(AccessToken::of_bearer)
+        .map_err(|why| format!("the answer's access token {why}"))?;
     let Some(token_type) = object.get("token_type") else {
-        return Ok((access_token, bearer));
+        return Ok(access_token);
     };
     match serde_json::from_str(token_type.get()) {
         Ok(Value::Null) => {}
@@ -494,15 +495,16 @@ fn usable_access_token(object: &Object<'_>) -> Result<(Secret, Bearer), String> 
         Ok(Value::String(_)) => {
             return Err("the answer's token_type is not Bearer".to_owned());
         }
-        // Includes strings that can't be represented.
+        // Any other type, or a string that can't be represented.
         Ok(_) | Err(_) => return Err(object.mismatch("token_type", "the string Bearer")),
     }
-    Ok((access_token, bearer))
+    Ok(access_token)
 }
 
-/// Describes the member that failed to deserialize: its path, the expected type and the actual type.
+/// Describes a member that could not be deserialized: its path, the expected type and the actual type, but not its
+/// value.
 fn wrong_type(path: &str, error: &serde_json::Error, text: &str) -> String {
-    // Only the text after the last "expected" is used: the text before it may contain the value.
+    // serde's message may quote the value before the last "expected": use only the text after it.
     let said = error.to_string();
     let said = said
         .rsplit_once(" at line ")

@@ -1,7 +1,7 @@
-//! The one place where a request leaves.
+//! [`OAuthClient`]: sends all requests of the flows.
 //!
-//! Every flow hands its typed request to an [`OAuthClient`], which sends it through the generated client. What comes back is
-//! read from the [`Exchange`], by [`Answer`].
+//! A flow passes its typed request to the client, which sends it through the generated client. [`Answer`] parses the
+//! captured response of the [`Exchange`].
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -22,9 +22,9 @@ use crate::{
     user_agent::{self, CLIENT_USER_AGENT},
 };
 
-/// What all flows share: the endpoint, the HTTP client, the user agent, the limits.
+/// What all flows share: the endpoint, the HTTP client, the user agent and the timeouts.
 ///
-/// Make one and give it to every flow; clones are cheap and share their connections.
+/// Create one and pass it to every flow; clones are cheap and share their connections.
 ///
 /// ```
 /// use coze_auth::{DeviceFlow, Endpoint, OAuthClient};
@@ -42,7 +42,8 @@ pub struct OAuthClient(Arc<Shared>);
 struct Shared {
     endpoint: Endpoint,
     http: reqwest::Client,
-    /// For requests that redeem something: each has a connection of its own, so it depends on no runtime but its own.
+    /// For requests that redeem something single-use: one connection each, so that a request does not depend on another
+    /// runtime.
     http_without_pool: reqwest::Client,
     transport: Option<Arc<dyn Transport>>,
     request_timeout: Duration,
@@ -52,7 +53,7 @@ struct Shared {
 }
 
 impl OAuthClient {
-    /// A client for an endpoint, everything else by default.
+    /// A client for an endpoint, with defaults for the rest.
     ///
     /// # Errors
     ///
@@ -61,12 +62,12 @@ impl OAuthClient {
         Self::builder().endpoint(endpoint).build()
     }
 
-    /// A client with more say in it.
+    /// Creates a builder, to configure the client.
     pub fn builder() -> OAuthClientBuilder {
         OAuthClientBuilder::default()
     }
 
-    /// Where its requests go.
+    /// The endpoint of its requests.
     #[must_use]
     pub fn endpoint(&self) -> &Endpoint {
         &self.0.endpoint
@@ -76,7 +77,7 @@ impl OAuthClient {
         &self.0.clock
     }
 
-    /// How long a whole request may take, up to the last byte of its response.
+    /// The timeout of a request, including its response.
     #[must_use]
     pub fn request_timeout(&self) -> Duration {
         self.0.request_timeout
@@ -93,7 +94,7 @@ impl fmt::Debug for OAuthClient {
     }
 }
 
-/// Makes an [`OAuthClient`].
+/// Builds an [`OAuthClient`].
 #[must_use]
 pub struct OAuthClientBuilder {
     endpoint: Endpoint,
@@ -120,7 +121,7 @@ impl Default for OAuthClientBuilder {
 }
 
 impl fmt::Debug for OAuthClientBuilder {
-    // The builder of the HTTP client is left out: its default headers and proxies may hold secrets.
+    // Without the builder of the HTTP client: its default headers and proxies may contain secrets.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("OAuthClientBuilder")
             .field("endpoint", &self.endpoint)
@@ -132,26 +133,25 @@ impl fmt::Debug for OAuthClientBuilder {
 }
 
 impl OAuthClientBuilder {
-    /// Where requests go; [`Endpoint::COM`] by default.
+    /// The endpoint; [`Endpoint::COM`] by default.
     pub fn endpoint(mut self, endpoint: Endpoint) -> Self {
         self.endpoint = endpoint;
         self
     }
 
-    /// Your own HTTP client: a proxy, root certificates, a resolver.
+    /// Your own HTTP client: for a proxy, root certificates, or a resolver.
     ///
-    /// It is a function that makes a builder, because two clients are made, and finished here: redirects and repeated
-    /// requests are switched off, which a finished client can't be told; and requests that redeem something single-use (a
-    /// code, a device code, a refresh token) share no connections. What it says of time-outs and of the user agent does not
-    /// count: [`connect_timeout`](Self::connect_timeout), [`request_timeout`](Self::request_timeout) and
-    /// [`product`](Self::product), or their defaults, replace its `connect_timeout`, `timeout` and
-    /// `user_agent`. Its `connection_verbose` is switched off: it would log all secrets. Make it with the `reqwest` that this
-    /// crate re-exports.
+    /// Pass a function that returns a builder. Two clients are built from it, because requests that redeem something
+    /// single-use (a code, a device code, a refresh token) share no connections. Redirects and automatic retries are
+    /// switched off, which is not possible for a finished client; so is `connection_verbose`, which would log all
+    /// secrets. The builder's `connect_timeout`, `timeout` and `user_agent` are replaced by
+    /// [`connect_timeout`](Self::connect_timeout), [`request_timeout`](Self::request_timeout) and
+    /// [`product`](Self::product), or their defaults. Use the `reqwest` that this crate re-exports.
     ///
-    /// Without this, or with a builder that says nothing of proxies, those of the environment (`HTTPS_PROXY`, `ALL_PROXY`;
-    /// `http`, `https`, `socks4` and `socks5` URLs) lead to an `https` endpoint. They are not used for a loopback
-    /// host, nor for plain `http`, where a proxy would see the credentials. A proxy that the builder was given with
-    /// `.proxy(…)` is used for every endpoint, loopback too.
+    /// Unless the builder configures proxies, an `https` endpoint uses those of the environment (`HTTPS_PROXY`,
+    /// `ALL_PROXY`; `http`, `https`, `socks4` and `socks5` URLs). They are not used for a loopback host, nor for plain
+    /// `http`, where a proxy would see the credentials. A proxy that you set with `.proxy(…)` is used for every
+    /// endpoint, including loopback.
     ///
     /// ```
     /// use std::time::Duration;
@@ -170,45 +170,45 @@ impl OAuthClientBuilder {
         self
     }
 
-    /// How long a connection may take; 5 seconds by default.
+    /// The timeout of establishing a connection; 5 seconds by default.
     pub fn connect_timeout(mut self, connect_timeout: Duration) -> Self {
         self.connect_timeout = connect_timeout;
         self
     }
 
-    /// How long a whole request may take, up to the last byte of its answer; 30 seconds by default.
+    /// The timeout of a request, including its response; 30 seconds by default.
     pub fn request_timeout(mut self, request_timeout: Duration) -> Self {
         self.request_timeout = request_timeout;
         self
     }
 
-    /// Names the caller's own product at the end of the user agent, as `name/version`; none by default.
+    /// Appends your own product to the user agent, as `name/version`; none by default.
     pub fn product(mut self, product: impl Into<String>) -> Self {
         self.product = Some(product.into());
         self
     }
 
-    /// Sends through this instead of a socket, for tests.
+    /// Sends requests through this transport instead of a socket, for tests.
     #[cfg(feature = "testing")]
     pub fn transport(mut self, transport: impl Transport) -> Self {
         self.transport = Some(Arc::new(transport));
         self
     }
 
-    /// Takes the time from this clock, for tests.
+    /// Uses this clock, for tests.
     #[cfg(feature = "testing")]
     pub fn test_clock(mut self, clock: crate::testing::TestClock) -> Self {
         self.clock = Clock::Test(clock);
         self
     }
 
-    /// Finishes the client.
+    /// Builds the client.
     ///
     /// # Errors
     ///
-    /// - [`System`](ErrorKind::System) when the endpoint's URL is `https`, and the system has no CA certificates.
-    /// - [`InvalidInput`](ErrorKind::InvalidInput) when the product can't stand in a header, or the HTTP
-    ///   client can't be built (its cause is the error's source).
+    /// - [`System`](ErrorKind::System) when the endpoint's URL is `https` and the system has no CA certificates.
+    /// - [`InvalidInput`](ErrorKind::InvalidInput) when the product is not valid in a header, or the HTTP client can't
+    ///   be built (see the error's source).
     pub fn build(self) -> Result<OAuthClient> {
         let builder = || {
             let http = (self.http)()
@@ -216,7 +216,7 @@ impl OAuthClientBuilder {
                 .timeout(self.request_timeout);
             match self.transport {
                 None => http,
-                // Nothing is sent through it, so it needs no certificates.
+                // Sends nothing, so it needs no certificates.
                 Some(_) => http.tls_certs_only([]),
             }
         };
@@ -253,33 +253,33 @@ fn no_http_client(error: HttpClientError) -> Error {
     Error::new(kind, what).with_source(error)
 }
 
-/// Who pays for a token: the endpoint that a grant is sent to.
+/// The token endpoint of a grant: that of the app, an account or an enterprise.
 pub(crate) enum TokenPath {
     Own,
     Account(PathId),
     Enterprise(PathId),
 }
 
-/// The waits before a code is sent again that could not be sent.
+/// The delays before a code is sent again that could not be sent.
 const CONNECT_AGAIN_AFTER: [Duration; 2] = [Duration::from_millis(200), Duration::from_millis(800)];
 
-/// What a request carries besides its body, and what must not come back in an error.
+/// The secrets of a request: they are sent with it, and redacted from errors.
 pub(crate) struct Credentials<'a> {
     pub(crate) flow: Flow,
     /// The client secret or the JWT.
     pub(crate) bearer: Option<&'a Secret>,
-    /// The secrets in the body.
+    /// Secrets in the body.
     pub(crate) body: Vec<&'a Secret>,
 }
 
-/// A request on its way: what it is for, and where its answer will be kept.
+/// A request in flight: its purpose, and the capture of its response.
 pub(crate) struct Call {
     flow: Option<Flow>,
     pub(crate) exchange: Exchange,
 }
 
 impl OAuthClient {
-    /// Sends a grant to the app's own token endpoint.
+    /// Sends a grant to the token endpoint of the app.
     pub(crate) async fn issue_token(
         &self,
         credentials: &Credentials<'_>,
@@ -290,7 +290,7 @@ impl OAuthClient {
         self.token(&call, sent, &Granted::token(None)).await
     }
 
-    /// Waits for the answer, and reads the token in it.
+    /// Waits for the response and reads its token.
     async fn token<A>(
         &self,
         call: &Call,
@@ -323,8 +323,8 @@ impl OAuthClient {
         Ok(token.issued_to(client_id))
     }
 
-    /// Redeems an authorization code. Only where no connection could be made, and so no byte was sent, or the server says
-    /// that it has not processed the request, is it sent again: a code is spent by the first request that reaches Coze.
+    /// Redeems an authorization code. It is sent again only if the connection could not be established or the server
+    /// did not process the request: a code is redeemed by the first request that reaches Coze.
     pub(crate) async fn redeem_code(
         &self,
         credentials: &Credentials<'_>,
@@ -332,9 +332,7 @@ impl OAuthClient {
     ) -> Result<Token> {
         for wait in CONNECT_AGAIN_AFTER {
             match self.issue_token(credentials, grant.clone().into()).await {
-                Err(error)
-                    if matches!(error.kind(), ErrorKind::Connect | ErrorKind::NotProcessed) =>
-                {
+                Err(error) if error.kind() == ErrorKind::Connect => {
                     self.clock().sleep(wait).await;
                 }
                 outcome => return outcome.map(|token| token.issued_to(&grant.client_id)),
@@ -369,7 +367,7 @@ impl OAuthClient {
         self.token(&call, sent, &Granted::token(asked)).await
     }
 
-    /// Starts a device authorization, for one workspace or for all.
+    /// Starts a device authorization, in one workspace or in all.
     pub(crate) async fn start_device_authorization<T>(
         &self,
         client_id: &str,
@@ -415,7 +413,7 @@ impl OAuthClient {
             flow: Some(credentials.flow),
             exchange: self.exchange(bearer).with_secrets(secrets),
         };
-        // A lost JWT costs nothing, so its requests share connections, unless their runtime is about to end.
+        // A lost JWT does no harm, so its requests share connections, unless their runtime is about to end.
         let shares = credentials.flow == Flow::Jwt && !runtime::is_process_runtime();
         let http = if shares {
             &self.0.http
@@ -457,7 +455,7 @@ impl OAuthClient {
         &self.0.http
     }
 
-    /// Waits for the answer and reads it as it was captured, whatever the typed client makes of it.
+    /// Waits for the response and parses the captured bytes, whatever the generated client makes of them.
     async fn read<A, T>(
         &self,
         call: &Call,
@@ -506,8 +504,7 @@ impl OAuthClient {
         read.map_err(|error| call.locate(error.with_wall_correction(timing.wall_correction())))
     }
 
-    /// reqwest keeps the time by itself; another transport is held to the same limit here. `None`
-    /// when time ran out.
+    /// Enforces the request timeout for a transport of your own; reqwest enforces it itself. `None` after the timeout.
     async fn in_time<T>(&self, sent: impl Future<Output = T>) -> Option<T> {
         if self.0.transport.is_none() {
             return Some(sent.await);
@@ -519,7 +516,7 @@ impl OAuthClient {
 }
 
 impl Call {
-    /// Says where an error happened.
+    /// Adds the location to an error.
     pub(crate) fn locate(&self, error: Error) -> Error {
         let error = match self.flow {
             Some(flow) => error.in_flow(flow),
@@ -544,7 +541,14 @@ impl Call {
         let status = captured.map(|captured| captured.status().as_u16());
         let duration_ms = timing.ended.duration_since(timing.began).as_millis() as u64;
         match error {
-            None => tracing::debug!(flow, endpoint, status, log_id, duration_ms, "Coze answered"),
+            None => tracing::debug!(
+                flow,
+                endpoint,
+                status,
+                log_id,
+                duration_ms,
+                "the request succeeded"
+            ),
             Some(error) => {
                 let kind = tracing::field::debug(error.kind());
                 let code = error.code().map(tracing::field::display);
@@ -556,7 +560,7 @@ impl Call {
                     duration_ms,
                     kind,
                     code,
-                    "Coze did not give what was asked for"
+                    "the request failed"
                 );
             }
         }

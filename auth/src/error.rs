@@ -1,7 +1,7 @@
-//! What can go wrong, and what to do about it.
+//! [`Error`]: what went wrong, and what to do about it.
 //!
-//! Callers branch on [`Error::kind`] and [`Error::code`], never on text. Nothing in here ever shows a secret or a character
-//! that is not seen: all text from outside passes [`coze_wire::sanitize`], and the error of another library becomes a
+//! Callers branch on [`Error::kind`] and [`Error::code`], never on text. No error shows a secret or an invisible
+//! character: every text from outside passes [`coze_wire::sanitize`], and an error of another library becomes a
 //! [`ForeignError`].
 
 use std::{borrow::Cow, fmt, str::FromStr, sync::Arc, time::Duration};
@@ -18,11 +18,11 @@ use store::{StoreError, StoreErrorKind};
 
 use crate::RefreshToken;
 
-/// The result of everything in this crate that can fail.
+/// The result of the fallible functions of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// An error of a sign-in flow: what happened, in which flow, at which endpoint, and what Coze said about it. `Display` says
-/// what happened and why, once; [`hint`](Self::hint) says what to do, and so does `Debug`, which `main` prints.
+/// An error: what happened, in which flow, at which endpoint, and Coze's response. `Display` says what happened and
+/// why, once; [`hint`](Self::hint) says what to do about it. `Debug`, which `main` prints, includes both.
 ///
 /// ```
 /// use coze_auth::{Endpoint, ErrorKind};
@@ -37,28 +37,28 @@ pub struct Error(Arc<Details>);
 #[derive(Clone)]
 struct Details {
     kind: ErrorKind,
-    /// A sentence without its full stop, free of secrets.
+    /// A sentence without its full stop and without secrets.
     what: String,
     flow: Option<Flow>,
     endpoint: Option<String>,
     status: Option<StatusCode>,
     code: Option<ErrorCode>,
     message: Option<String>,
-    /// What the message says, read before anything in it was hidden.
-    told: Told,
-    /// The token that was refused had just been got.
+    /// The meaning of the message, determined before the message was redacted.
+    meaning: Meaning,
+    /// The refused token had been issued immediately before.
     is_renewed: bool,
     log_id: Option<String>,
     retry_after: Option<Duration>,
     refresh_token: Option<RefreshToken>,
-    /// By how many seconds the local clock differs from the server's, if it does.
+    /// The correction of the local clock in seconds, if it is wrong.
     wall_correction: Option<i64>,
-    /// Another attempt may help, as the caller's own code says.
+    /// Your own code has marked the error as retryable.
     is_transient: bool,
     source: Option<Arc<dyn std::error::Error + Send + Sync>>,
 }
 
-/// One of Coze's ways to a token.
+/// The ways to get a token from Coze.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum Flow {
@@ -94,7 +94,7 @@ impl fmt::Display for Flow {
     }
 }
 
-/// The name that it is displayed by, in any case.
+/// Parses the name that `Display` prints, ignoring case.
 ///
 /// ```
 /// use coze_auth::Flow;
@@ -110,67 +110,63 @@ impl FromStr for Flow {
         let mut flows = Self::ALL.into_iter();
         let known = flows.find(|flow| flow.name().eq_ignore_ascii_case(text));
         known.ok_or_else(|| {
-            Error::invalid_input("there is no such flow; it is token, web, pkce, device or jwt")
+            Error::invalid_input("unknown flow; it is token, web, pkce, device or jwt")
         })
     }
 }
 
-/// What kind of thing went wrong.
+/// The kind of an [`Error`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorKind {
-    /// A value that the caller gave can't be used. Nothing was sent.
+    /// A value from the caller can't be used. Nothing was sent.
     InvalidInput,
-    /// The configuration file or the environment is incomplete or contradictory. Nothing was sent.
+    /// The configuration file or the environment is incomplete or contradictory, or the private key can't be used. Nothing
+    /// was sent.
     Configuration,
-    /// The private key can't be used. Nothing was sent.
-    PrivateKey,
     /// The signer failed. Nothing was sent.
     Signing,
-    /// The system lacks something: random bytes, CA certificates, or a tokio runtime. Nothing was sent.
+    /// The system lacks something: random bytes, CA certificates or a tokio runtime. Nothing was sent.
     System,
-    /// The provider was shut down, and has no valid token any more.
+    /// The provider was shut down and has no valid token.
     ShutDown,
-    /// A [`TokenProvider`](crate::TokenProvider) of somebody else's failed: see the source.
+    /// Your own [`TokenProvider`](crate::TokenProvider) failed: see the source.
     Provider,
-    /// The browser came back without the state that this login began with, or with another one:
-    /// this answer belongs to somebody else's login.
+    /// The callback has no `state`, or not that of this login: it belongs to another login, or is forged (CSRF).
     StateMismatch,
-    /// The browser came back with something that is neither a code nor a refusal.
+    /// The callback has neither a code nor an error.
     InvalidCallback,
-    /// Coze, or the person in front of it, said no: see [`Error::code`].
+    /// Coze or the user refused: see [`Error::code`].
     Refused,
-    /// The device code grew too old before the person decided.
+    /// The device code expired before the user decided.
     DeviceCodeExpired,
-    /// No connection could be made: nothing was sent.
+    /// The connection could not be established, or the server did not process the request (HTTP/2 `REFUSED_STREAM`, RFC
+    /// 9113 section 8.7): Coze has not acted on it.
     Connect,
-    /// The server says that it has not processed the request (HTTP/2 `REFUSED_STREAM`, RFC 9113 section 8.7).
-    NotProcessed,
-    /// Time ran out before an answer came; Coze may have acted on the request.
+    /// No response before the timeout; Coze may have processed the request.
     Timeout,
-    /// The connection broke before an answer was complete; Coze may have acted on the request.
+    /// The connection was closed before the response was complete; Coze may have processed the request.
     Interrupted,
-    /// The server pointed to another address, which is never followed with credentials.
-    Redirected,
-    /// An answer came that is not one of Coze's: HTML, nothing, cut short, too long, without a
-    /// token, or with a field of another type than described.
+    /// The response is not one of Coze's: not JSON, empty, truncated, too long, without a token, or with a member of
+    /// another type than documented. Or the server sent a redirect, which is never followed with credentials: then the
+    /// [status](Error::status) is a redirection.
     InvalidAnswer,
-    /// The request succeeded, but the access token in its answer can't be used. A refresh token beside it is kept: in
-    /// the store, or in [`Error::refresh_token`].
+    /// The request succeeded, but the access token in the response can't be used. Its refresh token, if there is one,
+    /// is kept: in the store, or in [`Error::refresh_token`].
     UnusableToken,
-    /// Nobody has signed in, or the sign-in was removed: a person must sign in. Nothing was sent.
+    /// No user is signed in, the sign-in has ended, or no credentials were found anywhere: the user must sign in. Nothing
+    /// was sent.
     NotSignedIn,
-    /// The store of sign-ins did not do what it was asked to, or what it holds can't be used: the message says why.
+    /// The store failed, or its contents can't be used: see the message.
     Store(StoreErrorKind),
 }
 
-/// In a few words, for a log line or a metric. What happened, and what to do, tells the [`Error`].
+/// A short name, for a log line or a metric. The [`Error`] says what happened and what to do.
 impl fmt::Display for ErrorKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
             Self::InvalidInput => "invalid input",
             Self::Configuration => "configuration",
-            Self::PrivateKey => "private key",
             Self::Signing => "signing",
             Self::System => "system",
             Self::ShutDown => "shut down",
@@ -180,10 +176,8 @@ impl fmt::Display for ErrorKind {
             Self::Refused => "refused",
             Self::DeviceCodeExpired => "device code expired",
             Self::Connect => "connect",
-            Self::NotProcessed => "not processed",
             Self::Timeout => "timeout",
             Self::Interrupted => "interrupted",
-            Self::Redirected => "redirected",
             Self::InvalidAnswer => "invalid answer",
             Self::UnusableToken => "unusable token",
             Self::NotSignedIn => "not signed in",
@@ -197,7 +191,7 @@ impl fmt::Display for ErrorKind {
     }
 }
 
-/// Coze's word for an error, or the number that API calls and gateways use instead.
+/// Coze's error code: a word, or the number that API calls and gateways return.
 ///
 /// Sources: Coze's pages `oauth_code`, `oauth_device_code`, `oauth_jwt` under
 /// <https://www.coze.cn/open/docs/developer_guides/authentication>; RFC 6749 section 5.2; RFC 8628
@@ -205,29 +199,29 @@ impl fmt::Display for ErrorKind {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorCode {
-    /// `authorization_pending`: the person has not decided yet.
+    /// `authorization_pending`: the user has not decided yet.
     AuthorizationPending,
-    /// `slow_down`: polled too fast.
+    /// `slow_down`: the device flow polls too fast.
     SlowDown,
-    /// `access_denied`: the person refused.
+    /// `access_denied`: the user refused.
     AccessDenied,
-    /// `expired_token`: the device code is too old.
+    /// `expired_token`: the device code has expired.
     ExpiredToken,
     /// `invalid_request`: a parameter is wrong.
     InvalidRequest,
     /// `invalid_client`: the client secret or the JWT is not valid.
     InvalidClient,
-    /// `invalid_grant`: the code or refresh token is invalid, used, or too old.
+    /// `invalid_grant`: the code or refresh token is invalid, redeemed or expired.
     InvalidGrant,
     /// `unsupported_grant_type`.
     UnsupportedGrantType,
-    /// `access_deny`: the app is deactivated or of another type, or the login is not valid.
+    /// `access_deny`: the app is deactivated or of another type, or the login session is invalid.
     AccessDeny,
-    /// `internal_error`: Coze failed.
+    /// `internal_error`: an internal error of Coze's.
     InternalError,
     /// A number from an API call or a gateway, such as 4100 (authentication invalid).
     Api(i64),
-    /// A word that this version does not know.
+    /// A word that this version of the crate does not know.
     Other(String),
 }
 
@@ -255,8 +249,7 @@ impl ErrorCode {
     }
 
     /// The word or number as Coze writes it.
-    #[must_use]
-    pub fn as_str(&self) -> Cow<'_, str> {
+    fn as_str(&self) -> Cow<'_, str> {
         match self {
             Self::Api(number) => Cow::Owned(number.to_string()),
             Self::Other(word) => Cow::Borrowed(word),
@@ -275,20 +268,20 @@ impl fmt::Display for ErrorCode {
     }
 }
 
-/// What a message of Coze's says beyond its code. Messages are read only here, from the raw text; callers branch on
-/// [`Error::code`] and on the questions that [`Error`] answers.
+/// The meaning of Coze's message, where it is more specific than the code. Messages are interpreted only here, from the
+/// raw text; callers branch on [`Error::code`] and on methods of [`Error`].
 ///
-/// Texts seen in public or documented: `oauth_jwt`, `troubleshooting_4100_4101` under
-/// <https://www.coze.cn/open/docs/developer_guides/authentication>; issues coze-py 123, 148, 230; coze-go 43; coze-js
-/// 212, 313, 314.
+/// The texts are from the documentation (`oauth_jwt`, `troubleshooting_4100_4101` under
+/// <https://www.coze.cn/open/docs/developer_guides/authentication>) and from public issues: coze-py 123, 148, 230;
+/// coze-go 43; coze-js 212, 313, 314.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) enum Told {
-    /// Nothing more.
+pub(crate) enum Meaning {
+    /// Not more specific than the code.
     #[default]
     Nothing,
-    /// The access token is wrong, where the code alone may also mean a missing permission.
+    /// The access token is wrong. The code alone could also mean a missing permission.
     WrongToken,
-    /// The user's login has ended.
+    /// The user's login session has ended.
     LoginInvalid,
     /// The app is of another type.
     AppType,
@@ -296,25 +289,27 @@ pub(crate) enum Told {
     Deactivated,
     /// The channel app is not bound to a channel.
     Unbound,
-    /// The key id is not known: `invalid jwt: kid not been registred`.
+    /// The key id is unknown: `invalid jwt: kid not been registred`.
     UnknownKey,
     /// The audience is wrong.
     Audience,
-    /// The JWT's times are wrong.
+    /// `iat` or `exp` of the JWT is wrong.
     JwtTimes,
-    /// The JWT's id was used before.
+    /// The `jti` of the JWT was used before.
     JwtId,
-    /// No JWT came.
+    /// The request had no JWT.
     NoJwt,
-    /// A client secret is missing, or wrong.
+    /// The client secret is missing or wrong.
     ClientSecret,
-    /// Not a message: a success whose fields are not as described.
+    /// Not from a message: the members of a success are not as documented.
     NotAsDescribed,
+    /// Not a message: the private key of the configuration can't be used.
+    PrivateKey,
 }
 
-impl Told {
-    /// Reads a message, beside the code that it came with.
-    pub(crate) fn by(code: Option<&ErrorCode>, message: &str) -> Self {
+impl Meaning {
+    /// Interprets a message and its code.
+    pub(crate) fn of(code: Option<&ErrorCode>, message: &str) -> Self {
         let message = message.to_lowercase();
         let says = |text: &str| message.contains(text);
         let names = |words: &[&str]| {
@@ -352,8 +347,8 @@ impl Told {
 const RATE_LIMIT: i64 = 4013;
 
 impl Error {
-    /// An error of a [`TokenProvider`](crate::TokenProvider) of your own. Neither the text nor the source may hold
-    /// a secret. Unless the source is an [`Error`], it is kept inside a [`ForeignError`].
+    /// An error of your own [`TokenProvider`](crate::TokenProvider). Neither the text nor the source may contain a
+    /// secret. A source that is not an [`Error`] is wrapped in a [`ForeignError`].
     ///
     /// ```
     /// use coze_auth::{Error, ErrorKind};
@@ -369,7 +364,7 @@ impl Error {
         Self::new(ErrorKind::Provider, what).with_source(source)
     }
 
-    /// Says that another attempt may help: an error of your own [provider](Self::of_provider), exchange or
+    /// Marks an error as retryable: an error of your own [provider](Self::of_provider), exchange or
     /// [signer](crate::Signer) is then retried within the deadline.
     ///
     /// ```
@@ -384,7 +379,7 @@ impl Error {
         self.with(|d| d.is_transient = true)
     }
 
-    /// What kind of thing went wrong.
+    /// The kind of the error.
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         self.0.kind
@@ -396,65 +391,63 @@ impl Error {
         self.0.flow
     }
 
-    /// The URL that was asked, when a request was made. It holds ids, never secrets.
+    /// The URL of the request, if one was sent. It contains ids, never secrets.
     #[must_use]
     pub fn endpoint(&self) -> Option<&str> {
         self.0.endpoint.as_deref()
     }
 
-    /// The HTTP status, when an answer came.
+    /// The HTTP status, if there was a response.
     #[must_use]
     pub fn status(&self) -> Option<StatusCode> {
         self.0.status
     }
 
-    /// Coze's word for it, when Coze said one.
+    /// Coze's error code, if the response has one.
     #[must_use]
     pub fn code(&self) -> Option<&ErrorCode> {
         self.0.code.as_ref()
     }
 
-    /// Coze's message, when Coze sent one.
+    /// Coze's message, if the response has one.
     #[must_use]
     pub fn message(&self) -> Option<&str> {
         self.0.message.as_deref()
     }
 
-    /// Coze's log id (`x-tt-logid`), to quote to Coze's support.
+    /// Coze's log id (`x-tt-logid`); quote it to Coze's support.
     #[must_use]
     pub fn log_id(&self) -> Option<&str> {
         self.0.log_id.as_deref()
     }
 
-    /// The refresh token of an answer that could not be used otherwise: its access token is
-    /// [unusable](ErrorKind::UnusableToken), or it was [cut](ErrorKind::Interrupted) behind the refresh token. It is the only
-    /// copy: keep it with [`SignIn::put_refresh_token`](crate::SignIn::put_refresh_token), or redeem it. A
-    /// provider with a stored sign-in has kept it already.
+    /// The refresh token of a response that was otherwise unusable: its access token is
+    /// [unusable](ErrorKind::UnusableToken), or the response was [truncated](ErrorKind::Interrupted) after the refresh
+    /// token. This is the only copy: store it with [`SignIn::put_refresh_token`](crate::SignIn::put_refresh_token), or
+    /// redeem it. A provider with a stored sign-in has stored it already.
     #[must_use]
     pub fn refresh_token(&self) -> Option<&RefreshToken> {
         self.0.refresh_token.as_ref()
     }
 
-    /// How long to wait before the next try: what the server asked for in its `Retry-After` header (RFC 9110
-    /// section 10.2.3; a day at most), or what is left of a provider's own pause after a failure. It does not
-    /// say that a next try can help: see [`is_retryable`](Self::is_retryable).
+    /// The delay before the next attempt: the server's `Retry-After` (RFC 9110 section 10.2.3; at most a day), or the
+    /// remaining backoff of a provider. It does not mean that another attempt can succeed: see
+    /// [`is_retryable`](Self::is_retryable).
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
         self.0.retry_after
     }
 
-    /// Whether the cause may pass by itself: no connection, a time-out, a broken connection, HTTP 408, 429
-    /// or 5xx, `internal_error`, the API's rate limit (4013), or an error of your own that is
-    /// [transient](Self::transient).
+    /// Whether the cause may be temporary: no connection, a timeout, a closed connection, HTTP 408, 429 or 5xx,
+    /// `internal_error`, the API's rate limit (4013), or an error that you have marked as [transient](Self::transient).
     ///
-    /// It says nothing about whether the *same* request may be sent again. Codes are single-use, so
-    /// an exchange that was interrupted may have spent its code; a device poll or a JWT exchange may
-    /// simply be called again.
+    /// This does not mean that the *same* request may be sent again. Codes are single-use, so an interrupted exchange
+    /// may have redeemed its code. A device poll or a JWT exchange can be repeated.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
-        use ErrorKind::{Connect, Interrupted, InvalidAnswer, NotProcessed, Refused, Timeout};
+        use ErrorKind::{Connect, Interrupted, InvalidAnswer, Refused, Timeout};
         match self.0.kind {
-            Connect | NotProcessed | Timeout | Interrupted => true,
+            Connect | Timeout | Interrupted => true,
             Refused | InvalidAnswer => {
                 let by_status = self.0.status.is_some_and(|status| {
                     status.is_server_error()
@@ -463,7 +456,7 @@ impl Error {
                 });
                 match &self.0.code {
                     Some(ErrorCode::InternalError | ErrorCode::Api(RATE_LIMIT)) => true,
-                    // A word of OAuth's is a decision, whatever status a gateway put around it.
+                    // An OAuth error code is final, whatever the status of a gateway.
                     Some(ErrorCode::Api(_) | ErrorCode::Other(_)) | None => by_status,
                     Some(_) => false,
                 }
@@ -472,9 +465,9 @@ impl Error {
         }
     }
 
-    /// Whether the API refused the access token itself: HTTP 401, code 4100 or 700012006, or 4101 with a message that
-    /// speaks of the token (`POST /v3/chat` answers so, with HTTP 200). Then
-    /// [`invalidate`](crate::TokenProvider::invalidate) it and try once more.
+    /// Whether the API refused the access token: HTTP 401, code 4100 or 700012006, or 4101 with a message about the
+    /// token (`POST /v3/chat` returns it with HTTP 200). If so, [`invalidate`](crate::TokenProvider::invalidate) the
+    /// token and retry once.
     ///
     /// Source: <https://www.coze.cn/open/docs/developer_guides/troubleshooting_4100_4101>.
     #[must_use]
@@ -482,19 +475,23 @@ impl Error {
         match self.0.code {
             Some(ErrorCode::Api(AUTHENTICATION_INVALID | ACCESS_TOKEN_INVALID)) => true,
             Some(ErrorCode::Api(NO_PERMISSION)) => {
-                self.0.told == Told::WrongToken && !self.0.is_renewed
+                self.0.meaning == Meaning::WrongToken && !self.0.is_renewed
             }
             _ => self.0.status == Some(StatusCode::UNAUTHORIZED),
         }
     }
 
-    /// Whether only the user can help, by signing in again: nobody is signed in; the refresh token is invalid, used
-    /// or too old; or the login has ended.
+    /// Whether the user must sign in again: no user is signed in; the refresh token is invalid, redeemed or expired; or
+    /// the login session has ended.
     #[must_use]
     pub fn needs_sign_in(&self) -> bool {
         self.0.kind == ErrorKind::NotSignedIn
             || self.0.code == Some(ErrorCode::InvalidGrant)
-            || self.0.told == Told::LoginInvalid
+            || self.0.meaning == Meaning::LoginInvalid
+    }
+
+    fn is_redirect(&self) -> bool {
+        self.0.status.is_some_and(|status| status.is_redirection())
     }
 
     fn lacks_certificates(&self) -> bool {
@@ -504,10 +501,10 @@ impl Error {
             .is_some_and(HttpClientError::is_missing_certificates)
     }
 
-    /// What to do about it, for the person who reads the message.
+    /// What to do about it, for the user who reads the message.
     #[must_use]
     pub fn hint(&self) -> &'static str {
-        if let Some(hint) = self.hint_for_what_was_told() {
+        if let Some(hint) = self.hint_for_meaning() {
             return hint;
         }
         match (&self.0.kind, &self.0.code, self.0.flow) {
@@ -515,9 +512,6 @@ impl Error {
             (ErrorKind::InvalidInput, ..) => "correct the value and try again",
             (ErrorKind::Configuration, ..) => {
                 "complete the configuration; the console offers it as coze_oauth_config.json"
-            }
-            (ErrorKind::PrivateKey, ..) => {
-                "use the RSA key that the Coze console offered as private_key.pem (BEGIN PRIVATE KEY), or make a new key pair there"
             }
             (ErrorKind::Signing, ..) => {
                 "check the signer: the key service, its key and permissions"
@@ -532,28 +526,27 @@ impl Error {
                 "start the login again in this browser; if it happens often, check that sessions survive between the two requests"
             }
             (ErrorKind::InvalidCallback, ..) => {
-                "pass the callback's whole query (code and state, once each)"
+                "pass the whole query of the callback (code and state, once each)"
             }
-            (ErrorKind::DeviceCodeExpired, ..) => "start again, and approve within the time shown",
+            (ErrorKind::DeviceCodeExpired, ..) => "start again, and approve within the time limit",
             (ErrorKind::Connect, ..) => {
                 "check the network, the proxy and the base URL, then try again"
             }
-            (ErrorKind::NotProcessed, ..) => "try again",
             (ErrorKind::Timeout | ErrorKind::Interrupted, ..) => {
-                "try again; a code or refresh token that was in the request may be spent"
+                "try again; a code or refresh token in the request may have been redeemed"
             }
-            (ErrorKind::Redirected, ..) => {
+            (ErrorKind::InvalidAnswer, ..) if self.is_redirect() => {
                 "check the API base URL: Coze's endpoints do not redirect"
             }
             (ErrorKind::UnusableToken, ..) if self.0.refresh_token.is_some() => {
-                "redeem the refresh token that came with it: it is kept; quote the log id to Coze's support"
+                "redeem the refresh token of the response, which is kept; quote the log id to Coze's support"
             }
             (ErrorKind::UnusableToken, ..) => {
                 "try again; if it happens again, quote the log id to Coze's support"
             }
             (ErrorKind::InvalidAnswer, ..) if self.is_retryable() => "try again later",
             (ErrorKind::InvalidAnswer, ..) => {
-                "check the API base URL and what stands between (proxy, gateway); quote the log id to Coze's support"
+                "check the API base URL, and any proxy or gateway in front of it; quote the log id to Coze's support"
             }
             (ErrorKind::NotSignedIn, ..) => "sign in",
             (
@@ -562,16 +555,16 @@ impl Error {
                 ),
                 ..,
             ) => {
-                "make the store work again (disk space, permissions, connection); a token that is in memory is not lost meanwhile"
+                "make the store work again (disk space, permissions, connection); a token in memory is not lost until the program ends"
             }
             (ErrorKind::Store(StoreErrorKind::Busy), ..) => {
                 "wait for the other owner, or end it if it is stuck"
             }
             (ErrorKind::Store(StoreErrorKind::Damaged), ..) => {
-                "restore or update what is stored, or sign in again: what is there is moved into quarantine"
+                "restore or update the stored contents, or sign in again, which moves them into quarantine"
             }
             (ErrorKind::Store(StoreErrorKind::NotPermitted), ..) => {
-                "do as the message says, or keep the sign-in elsewhere"
+                "follow the message, or use another store"
             }
             (ErrorKind::Refused, ..) if self.is_retryable() => "try again later",
             (ErrorKind::Refused, ..) => "see the message; quote the log id to Coze's support",
@@ -579,7 +572,7 @@ impl Error {
     }
 }
 
-/// Which of Coze's two sites was asked.
+/// Coze's site, by the endpoint of the request.
 enum Site {
     Com,
     Cn,
@@ -600,74 +593,79 @@ impl Error {
         }
     }
 
-    /// What to do, where the message says more than the code.
-    fn hint_for_what_was_told(&self) -> Option<&'static str> {
+    /// The hint for a message that is more specific than its code.
+    fn hint_for_meaning(&self) -> Option<&'static str> {
         let is_permission = self.0.code == Some(ErrorCode::Api(NO_PERMISSION));
-        let hint = match self.0.told {
+        let hint = match self.0.meaning {
             _ if self.0.is_renewed && !is_permission => {
-                "a token that had just been got was refused too, so the token is not what is wrong: check the API base (an app and its tokens belong to api.coze.com or to api.coze.cn), the resource that was asked for, and that nothing on the way changes the Authorization header"
+                "a newly issued token was refused too, so the token is not the cause: check the API base (an app and its tokens belong to api.coze.com or to api.coze.cn), the requested resource, and that no proxy changes the Authorization header"
             }
-            Told::WrongToken if !self.0.is_renewed => match self.site() {
+            Meaning::WrongToken if !self.0.is_renewed => match self.site() {
                 Site::Com => {
-                    "check the access token (the key): it is wrong, expired, or was issued on coze.cn while api.coze.com was asked; then the permission and the workspace that it was granted"
+                    "check the access token (the key): it is wrong, expired, or was issued on coze.cn and sent to api.coze.com; then check its permissions and workspaces"
                 }
                 Site::Cn => {
-                    "check the access token (the key): it is wrong, expired, or was issued on coze.com while api.coze.cn was asked; then the permission and the workspace that it was granted"
+                    "check the access token (the key): it is wrong, expired, or was issued on coze.com and sent to api.coze.cn; then check its permissions and workspaces"
                 }
                 Site::Other => {
-                    "check the access token (the key): it is wrong, expired, or of another site (coze.com, coze.cn) than the one that was asked; then the permission and the workspace that it was granted"
+                    "check the access token (the key): it is wrong, expired, or was issued on another site (coze.com, coze.cn) than the one it was sent to; then check its permissions and workspaces"
                 }
             },
             _ if is_permission => match self.site() {
                 Site::Com => {
-                    "grant the access token (the key) the permission for this resource and its workspace; if it has the permission, check the token itself, and that it was issued on coze.com, whose site was asked, not on coze.cn"
+                    "grant the access token (the key) the permission for this resource and its workspace; if it has the permission, check the token itself, and that it was issued on coze.com, like the API base, not on coze.cn"
                 }
                 Site::Cn => {
-                    "grant the access token (the key) the permission for this resource and its workspace; if it has the permission, check the token itself, and that it was issued on coze.cn, whose site was asked, not on coze.com"
+                    "grant the access token (the key) the permission for this resource and its workspace; if it has the permission, check the token itself, and that it was issued on coze.cn, like the API base, not on coze.com"
                 }
                 Site::Other => {
-                    "grant the access token (the key) the permission for this resource and its workspace; if it has the permission, check the token itself, and that it was issued on the site that was asked (coze.com, coze.cn)"
+                    "grant the access token (the key) the permission for this resource and its workspace; if it has the permission, check the token itself, and that it was issued on the site of the API base (coze.com, coze.cn)"
                 }
             },
-            Told::Nothing | Told::WrongToken => return None,
-            Told::NotAsDescribed => {
-                "Coze's answer is not as described: update this crate, or report it with the log id"
+            Meaning::Nothing | Meaning::WrongToken => return None,
+            Meaning::NotAsDescribed => {
+                "Coze's response is not as documented: update this crate, or report it with the log id"
             }
-            Told::Unbound => "bind the channel app to its channel in the Coze console",
-            Told::LoginInvalid => "the login has ended: sign in again",
-            Told::AppType => {
-                "the app is of another type than this flow: use an app of this type, or the flow of the app's type"
+            Meaning::PrivateKey => {
+                "use the RSA key that the Coze console offered as private_key.pem (BEGIN PRIVATE KEY), or make a new key pair there"
             }
-            Told::Deactivated => {
+            Meaning::Unbound => "bind the channel app to its channel in the Coze console",
+            Meaning::LoginInvalid => "the login session has ended: sign in again",
+            Meaning::AppType => {
+                "the app is of another type than this flow requires: use an app of that type, or the flow of the app's type"
+            }
+            Meaning::Deactivated => {
                 "the app's owner has deactivated it: enable it in the Coze console"
             }
-            Told::UnknownKey => match self.site() {
+            Meaning::UnknownKey => match self.site() {
                 Site::Com => {
-                    "api.coze.com does not know this key: if the app was made on coze.cn, ask https://api.coze.cn (Endpoint::CN); else compare the key id with the public key's fingerprint in the console"
+                    "api.coze.com does not know this key: if the app was created on coze.cn, use https://api.coze.cn (Endpoint::CN); else compare the key id with the public key's fingerprint in the console"
                 }
                 Site::Cn => {
-                    "api.coze.cn does not know this key: if the app was made on coze.com, ask https://api.coze.com (Endpoint::COM); else compare the key id with the public key's fingerprint in the console"
+                    "api.coze.cn does not know this key: if the app was created on coze.com, use https://api.coze.com (Endpoint::COM); else compare the key id with the public key's fingerprint in the console"
                 }
                 Site::Other => {
-                    "the site that was asked does not know this key: an app belongs to api.coze.com or to api.coze.cn, so check the API base; else compare the key id with the public key's fingerprint in the console"
+                    "the API base does not know this key: an app belongs to api.coze.com or to api.coze.cn, so check the API base; else compare the key id with the public key's fingerprint in the console"
                 }
             },
-            Told::Audience => {
-                "check the JWT's audience (aud): it is the API's host without a port, api.coze.com or api.coze.cn; set it on the endpoint or the flow if a proxy stands between"
+            Meaning::Audience => {
+                "check the JWT's audience (aud): it is the API's host without a port, api.coze.com or api.coze.cn; set it on the endpoint or the flow if there is a proxy"
             }
-            Told::JwtTimes => {
+            Meaning::JwtTimes => {
                 "check this machine's clock (the JWT's iat and exp follow it) and the JWT's lifetime"
             }
-            Told::JwtId => {
-                "the JWT's jti was used before: each JWT is single-use, so check that nothing on the way sends requests twice"
+            Meaning::JwtId => {
+                "the JWT's jti was used before: each JWT is single-use, so check that no proxy or client repeats requests"
             }
-            Told::NoJwt => {
-                "no JWT reached Coze: check that nothing on the way (a proxy, a gateway) removes the Authorization header"
+            Meaning::NoJwt => {
+                "no JWT reached Coze: check that no proxy or gateway removes the Authorization header"
             }
-            Told::ClientSecret => match self.0.flow {
-                Some(Flow::Web) => "check the client secret: it is missing, or of another app",
+            Meaning::ClientSecret => match self.0.flow {
+                Some(Flow::Web) => {
+                    "check the client secret: it is missing, or belongs to another app"
+                }
                 _ => {
-                    "Coze wants a client secret, so the app is of another type than this flow: use an app of this type, or the web flow with the app's secret"
+                    "Coze expects a client secret, so the app is of another type than this flow requires: use a public app, or the web flow with the app's secret"
                 }
             },
         };
@@ -677,10 +675,10 @@ impl Error {
 
 fn hint_for_code(code: &ErrorCode, flow: Option<Flow>) -> &'static str {
     match code {
-        ErrorCode::AuthorizationPending => "keep polling until the person has decided",
+        ErrorCode::AuthorizationPending => "keep polling until the user has decided",
         ErrorCode::SlowDown => "poll more slowly: add 5 seconds to the interval",
-        ErrorCode::AccessDenied => "the person refused; start again if that was a mistake",
-        ErrorCode::ExpiredToken => "the device code is too old; start again",
+        ErrorCode::AccessDenied => "the user refused; start again if that was a mistake",
+        ErrorCode::ExpiredToken => "the device code has expired; start again",
         ErrorCode::InvalidRequest => "check the parameter that the message names",
         ErrorCode::InvalidClient => match flow {
             Some(Flow::Jwt) => {
@@ -690,13 +688,13 @@ fn hint_for_code(code: &ErrorCode, flow: Option<Flow>) -> &'static str {
             _ => "check the client id, and that the app is of this flow's type",
         },
         ErrorCode::InvalidGrant => {
-            "the code or refresh token is invalid, used or too old; sign in again"
+            "the code or refresh token is invalid, redeemed or expired; sign in again"
         }
         ErrorCode::UnsupportedGrantType => "the app does not allow this flow; check its type",
         ErrorCode::AccessDeny => {
             "enable the app in the Coze console, use an app of the right type, or sign in again, as the message says"
         }
-        ErrorCode::InternalError => "Coze failed; try again later",
+        ErrorCode::InternalError => "an internal error of Coze's; try again later",
         ErrorCode::Api(AUTHENTICATION_INVALID | ACCESS_TOKEN_INVALID) => {
             "the access token is missing, expired or revoked; get a new one"
         }
@@ -761,13 +759,13 @@ impl std::error::Error for Error {
     }
 }
 
-// How the rest of the crate makes errors.
+// Constructors for the crate.
 impl Error {
     pub(crate) fn what(&self) -> &str {
         &self.0.what
     }
 
-    /// What happened and why, without the flow, the place and the hint.
+    /// What happened and why, without flow, endpoint and hint.
     pub(crate) fn summary(&self) -> String {
         let mut summary = self.0.what.clone();
         if let Some(code) = &self.0.code {
@@ -778,12 +776,12 @@ impl Error {
             summary.push_str(": ");
             summary.push_str(message);
         }
-        // The caller's own code has said why in its own words.
+        // The caller's own code has given the reason in its own words.
         let is_callers = matches!(self.kind(), ErrorKind::Signing | ErrorKind::Provider);
         let own_words = self.0.source.as_ref().filter(|_| is_callers);
         let own_words = own_words.map(|source| sanitize(&source.to_string(), &[]));
         for cause in own_words.into_iter().chain(self.innermost_cause()) {
-            // It may say again what stands there already.
+            // The cause may repeat what the text already says.
             if !summary.contains(&cause) {
                 summary.push_str(": ");
                 summary.push_str(&cause);
@@ -792,7 +790,7 @@ impl Error {
         summary
     }
 
-    /// What the last in the chain of sources says.
+    /// The text of the last error in the chain of sources.
     fn innermost_cause(&self) -> Option<String> {
         let source = std::error::Error::source(self)?;
         let causes = std::iter::successors(Some(source), |cause| cause.source());
@@ -807,7 +805,7 @@ impl Error {
         Some(sanitize(&cause, &[]))
     }
 
-    /// An error of this kind, for a provider or a client of your own. `what` says what happened, and contains no secret.
+    /// An error for your own provider or client. `what` says what happened, without secrets.
     pub fn new(kind: ErrorKind, what: impl Into<String>) -> Self {
         Self(Arc::new(Details {
             kind,
@@ -817,7 +815,7 @@ impl Error {
             status: None,
             code: None,
             message: None,
-            told: Told::Nothing,
+            meaning: Meaning::Nothing,
             is_renewed: false,
             log_id: None,
             retry_after: None,
@@ -832,12 +830,12 @@ impl Error {
         Self::new(ErrorKind::InvalidInput, what)
     }
 
-    /// An error of the transport, which becomes the source.
+    /// An error of the transport, with that as its source.
     pub(crate) fn unanswered(error: SendError) -> Self {
         let (kind, what) = match error.kind() {
             SendErrorKind::Connect => (ErrorKind::Connect, "no connection to the server"),
             SendErrorKind::NotProcessed => (
-                ErrorKind::NotProcessed,
+                ErrorKind::Connect,
                 "the server has not processed the request",
             ),
             SendErrorKind::Timeout => (ErrorKind::Timeout, "no answer in time"),
@@ -852,7 +850,7 @@ impl Error {
         self
     }
 
-    /// What others than the one to whom it happened may hear of it: that it did, but no URL, text or log id of a
+    /// The error for callers other than the one whose request failed: the kind, but not the URL, text or log id of a
     /// request that was not theirs.
     pub(crate) fn for_others(&self, what: impl Into<String>) -> Self {
         Self::new(self.kind(), what).with(|d| {
@@ -875,6 +873,16 @@ impl Error {
         self.with(|d| d.status = Some(status))
     }
 
+    /// The status and the log id of the response, where none are known yet.
+    pub(crate) fn at_head(self, status: StatusCode, log_id: Option<&str>) -> Self {
+        self.with(|d| {
+            d.status.get_or_insert(status);
+            if d.log_id.is_none() {
+                d.log_id = log_id.map(str::to_owned);
+            }
+        })
+    }
+
     pub(crate) fn with_code(self, code: ErrorCode) -> Self {
         self.with(|d| d.code = Some(code))
     }
@@ -883,16 +891,16 @@ impl Error {
         self.with(|d| d.message = message.map(sanitize_sentence))
     }
 
-    pub(crate) fn with_told(self, told: Told) -> Self {
-        self.with(|d| d.told = told)
+    pub(crate) fn with_meaning(self, meaning: Meaning) -> Self {
+        self.with(|d| d.meaning = meaning)
     }
 
     pub(crate) fn with_refresh_token(self, refresh_token: Option<RefreshToken>) -> Self {
         self.with(|d| d.refresh_token = refresh_token)
     }
 
-    /// Marks a refused token as one that has just been issued, after a retry with a new token: another would be refused as
-    /// well, and the [`hint`](Self::hint) says so. Any other error is returned unchanged.
+    /// Marks a refused token as newly issued, after a retry with a new token: another one would be refused as well, and
+    /// the [`hint`](Self::hint) says so. Any other error is returned unchanged.
     #[must_use]
     pub fn with_renewed_token(self) -> Self {
         if self.is_token_refused() {
@@ -908,7 +916,7 @@ impl Error {
         self.with(|d| d.log_id = log_id.map(sanitize_sentence))
     }
 
-    /// How long the server asked to wait.
+    /// The delay before the next attempt.
     #[must_use]
     pub fn with_retry_after(self, retry_after: Option<Duration>) -> Self {
         self.with(|d| d.retry_after = retry_after)
@@ -922,7 +930,7 @@ impl Error {
         self.0.wall_correction
     }
 
-    /// A cause that is a type of this crate's own, by which it is told.
+    /// Sets a source of this crate's own type, which callers within the crate recognize.
     pub(crate) fn with_own_source(
         self,
         source: impl std::error::Error + Send + Sync + 'static,
@@ -939,10 +947,10 @@ impl Error {
     }
 }
 
-/// The most causes that are looked through for the innermost one.
+/// The maximum number of sources that are searched for the innermost one.
 const LONGEST_CHAIN: usize = 32;
 
-/// Whether an error is one of ours, all of whose text has passed the door.
+/// Whether an error is of this workspace, and all of its text is sanitized.
 fn is_ours(error: &(dyn std::error::Error + Send + Sync + 'static)) -> bool {
     error.is::<Error>()
         || error.is::<SendError>()
@@ -951,7 +959,7 @@ fn is_ours(error: &(dyn std::error::Error + Send + Sync + 'static)) -> bool {
         || error.is::<HttpClientError>()
 }
 
-/// The cause of an error, fit to be shown whatever it is.
+/// The cause of an error, sanitized unless it is already.
 pub(crate) fn shown_cause(
     error: impl Into<Box<dyn std::error::Error + Send + Sync>>,
 ) -> Arc<dyn std::error::Error + Send + Sync> {
@@ -975,7 +983,7 @@ mod tests {
     }
 
     #[test]
-    fn every_documented_word_is_known_and_written_back() {
+    fn every_documented_code_is_known_and_written_back() {
         for (word, code) in ErrorCode::WORDS {
             assert_eq!(ErrorCode::from_word(word), code);
             assert_eq!(code.as_str(), word);
@@ -988,7 +996,7 @@ mod tests {
     }
 
     #[test]
-    fn a_word_of_oauth_is_final_even_inside_a_server_error() {
+    fn an_oauth_error_code_is_final_even_with_a_server_error_status() {
         let refused = |status: u16, code: Option<ErrorCode>| {
             let error = Error::new(ErrorKind::Refused, "refused")
                 .with_status(StatusCode::from_u16(status).unwrap());
@@ -1007,10 +1015,10 @@ mod tests {
         assert!(!refused(400, None));
     }
 
-    /// An error as it comes from this site, with this code and message.
-    fn told(flow: Option<Flow>, host: &str, code: ErrorCode, message: &str) -> Error {
+    /// An error of this site, with this code and message.
+    fn refused_with(flow: Option<Flow>, host: &str, code: ErrorCode, message: &str) -> Error {
         let error = Error::new(ErrorKind::Refused, "Coze refused")
-            .with_told(Told::by(Some(&code), message))
+            .with_meaning(Meaning::of(Some(&code), message))
             .with_code(code)
             .at_endpoint(format!("https://{host}/api/permission/oauth2/token"));
         match flow {
@@ -1020,17 +1028,17 @@ mod tests {
     }
 
     #[test]
-    fn an_app_of_the_other_site_is_told_apart_from_a_wrong_key() {
+    fn an_app_of_the_other_site_is_distinguished_from_a_wrong_key() {
         let message = "invalid jwt: kid not been registred";
         for (host, other) in [
             ("api.coze.com", "https://api.coze.cn"),
             ("api.coze.cn", "https://api.coze.com"),
         ] {
-            let error = told(Some(Flow::Jwt), host, ErrorCode::InvalidClient, message);
+            let error = refused_with(Some(Flow::Jwt), host, ErrorCode::InvalidClient, message);
             let hint = error.hint();
             assert!(hint.contains(host) && hint.contains(other), "{hint}");
         }
-        let error = told(
+        let error = refused_with(
             Some(Flow::Jwt),
             "127.0.0.1",
             ErrorCode::InvalidClient,
@@ -1040,7 +1048,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_that_says_more_than_its_code_has_a_hint_of_its_own() {
+    fn a_message_more_specific_than_its_code_has_its_own_hint() {
         use ErrorCode::{AccessDeny, Api, InvalidClient, InvalidRequest};
         for (flow, code, message, expected) in [
             (
@@ -1125,7 +1133,7 @@ mod tests {
             ),
             (None, Api(4101), "no permission", "grant"),
         ] {
-            let error = told(flow, "api.coze.com", code, message);
+            let error = refused_with(flow, "api.coze.com", code, message);
             assert!(
                 error.hint().contains(expected),
                 "{message}: {}",
@@ -1135,15 +1143,16 @@ mod tests {
     }
 
     #[test]
-    fn a_login_that_ended_needs_a_sign_in_and_a_wrong_token_another_token() {
-        let error = told(
+    fn an_ended_login_requires_a_sign_in_and_a_wrong_token_another_token() {
+        let error = refused_with(
             Some(Flow::Web),
             "api.coze.com",
             ErrorCode::AccessDeny,
             "login session invalid",
         );
         assert!(error.needs_sign_in());
-        let wrong = |message| told(None, "api.coze.com", ErrorCode::Api(NO_PERMISSION), message);
+        let wrong =
+            |message| refused_with(None, "api.coze.com", ErrorCode::Api(NO_PERMISSION), message);
         assert!(wrong("the TOKEN is wrong").is_token_refused());
         assert!(!wrong("no permission").is_token_refused());
         let again = wrong("the token is wrong").with_renewed_token();
@@ -1151,7 +1160,7 @@ mod tests {
     }
 
     #[test]
-    fn no_text_gets_into_an_error_but_through_the_door() {
+    fn every_text_in_an_error_is_sanitized() {
         let odd = "a\u{1b}]0;x\u{7}\n\u{202e}b\u{200b}\u{2028}c\u{e0041}".repeat(50);
         let io = || std::io::Error::other(odd.clone());
         let errors = [
@@ -1163,7 +1172,8 @@ mod tests {
                 .with_code(ErrorCode::from_word(&odd))
                 .at_endpoint(odd.clone()),
             Error::unanswered(SendError::new(SendErrorKind::Connect, &odd)),
-            Error::invalid_input("x").with_source(StoreError::other(&odd, io())),
+            Error::invalid_input("x")
+                .with_source(StoreError::new(StoreErrorKind::Other, &odd).with_source(io())),
             Error::invalid_input("x").with_source(StoreError::busy(&odd, Some(&odd))),
         ];
         for error in errors {
@@ -1190,7 +1200,7 @@ mod tests {
     }
 
     #[test]
-    fn the_text_tells_flow_code_message_status_endpoint_and_log_id_and_the_hint_stands_alone() {
+    fn display_has_flow_code_message_status_endpoint_and_log_id_but_not_the_hint() {
         let error = Error::new(ErrorKind::Refused, "the token request was refused")
             .in_flow(Flow::Web)
             .with_code(ErrorCode::InvalidClient)
@@ -1224,7 +1234,7 @@ mod tests {
     }
 
     #[test]
-    fn the_text_names_the_innermost_cause_once() {
+    fn display_names_the_innermost_cause_once() {
         let refused =
             "client error (Connect): tcp connect error: Connection refused (os error 111)";
         let send_error = SendError::new(SendErrorKind::Connect, refused);
@@ -1255,7 +1265,7 @@ mod tests {
                 Error::unanswered(send_error.clone()),
                 "no connection to the server: tcp connect error: Connection refused (os error 111)",
             ),
-            // Another error of ours, without its hint.
+            // Another error of this crate, without its hint.
             (
                 Error::new(ErrorKind::DeviceCodeExpired, "too old")
                     .with_source(Error::unanswered(send_error)),

@@ -1,7 +1,7 @@
 //! Parses `expires_in` into a lifetime: seconds or milliseconds, a duration or an absolute time. Tolerates clock skew on
 //! either side.
 //!
-//! The expiry margin, which decides how long before expiry a token is refreshed, is in `provider/lifespan.rs`.
+//! How long before its expiry a token is refreshed is decided in `provider/refresh_window.rs`.
 
 use std::{
     ops::RangeInclusive,
@@ -80,7 +80,7 @@ pub(crate) struct Life {
     pub(crate) is_assumed: bool,
 }
 
-/// The lifetimes that the server can grant. `expires_in` is checked against them.
+/// The lifetimes that Coze can grant for a request. `expires_in` is checked against them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Granted {
     /// The requested lifetime, or Coze's default.
@@ -275,7 +275,7 @@ mod tests {
     const SECS: fn(u64) -> Duration = Duration::from_secs;
 
     #[test]
-    fn an_absolute_expiry_is_not_taken_for_a_duration() {
+    fn an_absolute_expiry_is_not_mistaken_for_a_duration() {
         let life = life(1_800_000_900, &timing(NOW, Some(NOW)));
         assert_eq!(life.expires_at, at(1_800_000_900.0));
         assert_eq!(life.lifetime, SECS(900));
@@ -289,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_as_text_fractions_and_milliseconds_are_read() {
+    fn strings_fractions_and_milliseconds_are_parsed() {
         let timing = timing(NOW, Some(NOW));
         for relative in [json!("900"), json!(" 900 "), json!(900.0)] {
             assert_eq!(lifetime(relative, &timing), Duration::from_millis(899_500));
@@ -307,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn a_life_that_cannot_be_read_is_what_coze_grants_by_default_or_less() {
+    fn an_unreadable_expiry_is_the_default_lifetime_or_the_requested_one_if_shorter() {
         let timing = timing(NOW, Some(NOW));
         let unreadable = [
             None,
@@ -337,7 +337,7 @@ mod tests {
     }
 
     #[test]
-    fn a_longer_life_than_was_asked_for_was_not_granted() {
+    fn a_lifetime_longer_than_requested_is_rejected() {
         let timing = timing(NOW, Some(NOW));
         let granted = Granted::token(Some(SECS(3600)));
         for (expires_in, is_assumed) in [
@@ -377,7 +377,7 @@ mod tests {
     }
 
     #[test]
-    fn of_two_possible_lives_the_shorter_counts_unless_the_longer_was_to_be_expected() {
+    fn of_two_possible_lifetimes_the_shorter_counts_unless_the_longer_is_the_expected_one() {
         let asked = |seconds| Granted::token(Some(SECS(seconds)));
         let absolute = |granted: Granted, lives: i64, local, date| {
             granted
@@ -388,18 +388,18 @@ mod tests {
                 .lifetime
                 .as_secs()
         };
-        // The local clock is 100 s slow: 3,600 s were not granted by it.
+        // The local clock is 100 s slow: it suggests 3,600 s, which were not granted.
         assert_eq!(absolute(asked(3600), 3600, NOW - 100.0, NOW), 3598);
-        // The local clock is 1,000 s fast, and Date right.
+        // The local clock is 1,000 s fast, and `Date` is correct.
         assert_eq!(absolute(asked(3600), 3600, NOW + 1000.0, NOW), 3598);
-        // Neither gives what was asked for: Coze granted less, and Date is slow.
+        // Neither is the requested lifetime: Coze granted less, and `Date` is slow.
         assert_eq!(absolute(asked(3600), 1800, NOW, NOW - 100.0), 1800);
-        // Nor here; the local clock is slow.
+        // The same, with a slow local clock.
         assert_eq!(absolute(asked(3600), 1800, NOW - 100.0, NOW), 1798);
     }
 
     #[test]
-    fn a_life_that_is_over_by_every_clock_is_zero() {
+    fn a_lifetime_that_has_ended_by_every_clock_is_zero() {
         for (local, date) in [(NOW, Some(NOW)), (NOW, None), (NOW, Some(NOW + 100.0))] {
             let timing = timing(local, date);
             for over in [
@@ -416,7 +416,7 @@ mod tests {
     }
 
     #[test]
-    fn a_local_clock_within_the_second_that_date_cuts_off_is_right() {
+    fn a_local_clock_within_the_truncated_second_of_date_is_correct() {
         for local in [NOW, NOW + 0.9, NOW + 1.4] {
             assert_eq!(
                 server_time_at_end(&timing(local, Some(NOW))),
@@ -443,7 +443,7 @@ mod tests {
     }
 
     #[test]
-    fn a_system_that_sleeps_during_the_exchange_takes_no_dead_token() {
+    fn a_token_that_expires_during_a_system_suspend_is_not_used() {
         let slept = |hour: f64, date| Timing {
             began_wall: at(NOW + hour),
             ended_wall: at(NOW + hour + 3600.0),
@@ -454,14 +454,14 @@ mod tests {
                 let lifetime = lifetime(expires_in, &slept(0.0, date));
                 assert_eq!(lifetime, Duration::ZERO, "{expires_in} {date:?}");
             }
-            // Nor where the local clock is wrong as well.
+            // The same, with a wrong local clock.
             let lifetime = lifetime(expires_in, &slept(-7200.0, Some(NOW)));
             assert_eq!(lifetime, Duration::ZERO, "{expires_in}");
         }
     }
 
     #[test]
-    fn a_local_clock_that_is_set_during_the_exchange_lengthens_no_life() {
+    fn a_local_clock_that_is_set_during_the_exchange_extends_no_lifetime() {
         let set_right_from = |wrong: f64| Timing {
             began_wall: at(NOW + wrong),
             ..timing(NOW + 0.5, Some(NOW))
@@ -470,7 +470,7 @@ mod tests {
             let lifetime = lifetime(1_800_000_900, &set_right_from(wrong));
             assert_eq!(lifetime, Duration::from_millis(899_500), "{wrong}");
         }
-        // A duration ran on while the system slept, for all that is known.
+        // A duration may have elapsed while the system was suspended.
         assert_eq!(lifetime(900, &set_right_from(-3600.0)), Duration::ZERO);
         assert_eq!(
             lifetime(900, &set_right_from(3600.0)),
@@ -479,7 +479,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_date_the_local_clock_has_to_do() {
+    fn without_a_date_the_local_clock_is_used() {
         assert_eq!(lifetime(1_800_000_900, &timing(NOW, None)), SECS(900));
         assert_eq!(
             lifetime(2_208_988_800_i64, &timing(2_208_988_000.0, None)),
@@ -489,7 +489,7 @@ mod tests {
     }
 
     #[test]
-    fn polls_come_as_often_as_the_server_says_or_every_five_seconds() {
+    fn the_poll_interval_is_the_servers_or_five_seconds() {
         for (interval, expected) in [
             (json!(5), 5.0),
             (json!(1), 1.0),

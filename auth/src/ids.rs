@@ -1,4 +1,5 @@
-//! The ids of an app and of its keys, as types of their own, so that neither can be passed for the other, or for a secret.
+//! The ids of an app and of its keys, as separate types, so that one can't be passed in place of another, or of a
+//! secret.
 
 use std::fmt;
 
@@ -8,13 +9,14 @@ macro_rules! ids {
     ($($(#[$doc:meta])* $id:ident: $name:literal;)*) => {$(
         $(#[$doc])*
         ///
-        /// Any text becomes one by `From`. It is checked where a flow is made of it: what env files leave around it (white space, a
-        /// pair of quotation marks, `\n`) is dropped.
+        /// Any text converts into it with `From`. The flow that is built with it checks it, and removes what env files
+        /// add: white space, a pair of quotation marks, `
+        /// `.
         #[derive(Debug, Clone, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
         pub struct $id(String);
 
         impl $id {
-            /// The same, cleaned, if it can be an id.
+            /// The cleaned id, if it is valid.
             pub(crate) fn checked(&self) -> Result<Self> {
                 identifier($name, &self.0).map(Self)
             }
@@ -55,16 +57,26 @@ ids! {
     /// let client_id = ClientId::from("8173420653665306615182245269.app.coze");
     /// assert_eq!(client_id.to_string(), "8173420653665306615182245269.app.coze");
     /// ```
+    ///
+    /// It can't be swapped with the client secret:
+    ///
+    /// ```compile_fail,E0308
+    /// use coze_auth::{ClientId, OAuthClient, Secret, WebFlow};
+    ///
+    /// fn flow(client: OAuthClient, client_id: ClientId, client_secret: Secret) {
+    ///     let _ = WebFlow::new(client, client_secret, client_id);
+    /// }
+    /// ```
     ClientId: "client id";
     /// The id of a key of a JWT app: the fingerprint of its public key, as the console shows it.
     ///
-    /// A client id is not taken for one:
+    /// A client id is not accepted in its place:
     ///
-    /// ```compile_fail,E0277
-    /// use coze_auth::{ClientId, JwtFlowBuilder};
+    /// ```compile_fail,E0308
+    /// use coze_auth::{ClientId, JwtFlow, KeyId, OAuthClient, PrivateKey};
     ///
-    /// fn with(builder: JwtFlowBuilder, client_id: ClientId) -> JwtFlowBuilder {
-    ///     builder.key_id(client_id)
+    /// fn flow(client: OAuthClient, client_id: ClientId, key_id: KeyId, key: PrivateKey) {
+    ///     let _ = JwtFlow::new(client, key_id, client_id, key);
     /// }
     /// ```
     KeyId: "key id (public key fingerprint)";

@@ -257,8 +257,8 @@ mod tests {
         for bad in ["", " ", ".", "..", "a\\b", "a\tb", "a\nb", "\"7001", "\"\""] {
             assert!(PathId::new("account", bad).is_err(), "{bad:?}");
         }
-        for good in ["7001", "volcano_210195", "a/../b?c#d", "%2e%2e", "a/b c"] {
-            assert_eq!(PathId::new("account", good).unwrap().as_str(), good);
+        for valid in ["7001", "volcano_210195", "a/../b?c#d", "%2e%2e", "a/b c"] {
+            assert_eq!(PathId::new("account", valid).unwrap().as_str(), valid);
         }
         let quoted = PathId::new("account", "\"7001\"\\n").unwrap();
         assert_eq!(quoted.as_str(), "7001");
@@ -300,10 +300,10 @@ mod tests {
 
     #[test]
     fn a_credential_that_resembles_an_assignment_or_placeholder_is_accepted() {
-        for good in [
+        for valid in [
             "ABCD==", "A=B", "abc=def", "$ecret", "<hush", "bearers", "hush$(x)", "a{{b}}",
         ] {
-            assert_eq!(credential("token", good).unwrap().expose(), good);
+            assert_eq!(credential("token", valid).unwrap().expose(), valid);
         }
     }
 

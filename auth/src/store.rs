@@ -1,37 +1,39 @@
-//! Where sign-ins are kept: bytes under keys, with versions, ages and locks.
+//! The contract of stores: contents under keys, with versions, ages and locks.
 //!
 //! | store | crate | for |
 //! |---|---|---|
-//! | [`MemoryStore`] | here | tests, and programs that may forget their sign-ins |
-//! | `FileStore` | `coze-auth-stores` (feature `file`, on by default) | the programs of one user: a file for each sign-in, in a folder |
+//! | [`MemoryStore`] | this crate | tests, and programs that need no persistence |
+//! | `FileStore` | `coze-auth-stores` (feature `file`, on by default) | the programs of one user: a folder with a file for each sign-in |
 //! | `KeyringStore` | `coze-auth-stores` (feature `keyring`) | the same, in the operating system's keyring |
 //! | `RedisStore` | `coze-auth-stores` (feature `redis`) | a service of several replicas |
-//! | your own | implement [`Store`] | any database: `examples/sqlite` is one of about 100 lines |
+//! | your own | implement [`Store`] | any database: `examples/sqlite` has about 100 lines |
 //!
-//! A store knows nothing of tokens. What a sign-in is, how it is refreshed, and what a conflict means is decided once, above
-//! every store, in [`sign_in`](crate::sign_in). So a store is small: five methods, four of which are a row in a table.
+//! A store does not interpret its contents. The protocol of sign-ins (what a record contains, how it is refreshed, how
+//! a conflict is resolved) is in [`sign_in`](crate::sign_in), the same for every store. A store has only five methods:
 //!
-//! - [`load`](Store::load) reads the contents of a key, their version, and their age by the store's own clock.
-//! - [`compare_and_set`](Store::compare_and_set) creates, replaces or deletes them, if they still have the expected version.
+//! - [`load`](Store::load) reads the contents of a key, their version, and their age by the store's clock.
+//! - [`compare_and_set`](Store::compare_and_set) creates, replaces or deletes contents if the key has the expected
+//!   version.
 //! - [`try_lock`](Store::try_lock) and [`unlock`](Store::unlock) let one [`Owner`] at a time refresh a sign-in.
-//! - [`list`](Store::list) tells which profiles hold a record.
+//! - [`list`](Store::list) returns the profiles that have a record.
 //!
-//! Implement [`Store`], or [`BlockingStore`] where the client library blocks, and run the suite
+//! Implement [`Store`], or [`BlockingStore`] for a blocking client library, and run the test suite
 //! `coze_auth::testing::store` (feature `testing`) on it.
 //!
-//! # What a store must keep
+//! # What a store must guarantee
 //!
-//! - **Done means durable.** Contents that [`CompareAndSet::Done`] has confirmed survive a crash of the process, and of the machine
-//!   where the medium allows it.
-//! - **A version names one write.** It is never used again for a key, not even after the contents were deleted and created again.
-//!   Contents that are written here always hold something random, so [`Version::of`], their hash, satisfies this; a row counter
-//!   that starts again at 1 does not. If a write is repeated by a driver whose first answer was lost, the second may conflict
-//!   with the first: the caller loads, and recognizes its own.
-//! - **`load` reads from where writes go**, not from a replica that lags behind.
-//! - **Waiting is not done in the store.** A lock that is held is reported at once. Nothing that one key does, or waits for, may block
+//! - **Done means durable.** Contents confirmed by [`CompareAndSet::Done`] survive a crash of the process, and of the
+//!   machine where the medium allows it.
+//! - **A version identifies one write.** It is never reused for a key, not even after the contents were deleted and
+//!   created again. [`Version::of`], the hash of the contents, satisfies this, because the contents that this crate
+//!   writes are always partly random. A row counter that restarts at 1 does not. If the driver retries a write after a
+//!   lost response, the second attempt may conflict with the first; the caller loads the key and recognizes its own
+//!   write.
+//! - **Read your writes.** `load` reads from the primary, not from a replica that lags behind.
+//! - **No waiting in the store.** `try_lock` reports a held lock immediately. An operation on one key must not block
 //!   another key.
-//! - **Any runtime.** A store may be opened on one tokio runtime, and used on another after the first has ended.
-//! - **No secrets** in errors, logs or `Debug`: contents hold live tokens.
+//! - **Any runtime.** A store may be opened on one tokio runtime and used on another, after the first has ended.
+//! - **No secrets** in errors, logs or `Debug`: contents include live tokens.
 
 mod memory;
 
@@ -48,16 +50,17 @@ use zeroize::Zeroizing;
 
 pub use memory::MemoryStore;
 
-pub use crate::error::store::{StoreError, StoreErrorKind, presentable_name};
+use crate::error::store::presentable_name;
+pub use crate::error::store::{StoreError, StoreErrorKind};
 
 use coze_wire::sanitize_sentence;
 
 use crate::{Error, Result};
 
-/// What the methods of a [`Store`] return.
+/// The future that each method of a [`Store`] returns.
 pub type StoreFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'a>>;
 
-/// Keeps contents under keys, for one process or for many. See the [module](self) for what it must guarantee.
+/// Stores contents under keys, for one process or for many. See the [module](self) for the guarantees.
 ///
 /// ```
 /// use std::{sync::atomic::{AtomicU64, Ordering}, time::Duration};
@@ -65,7 +68,7 @@ pub type StoreFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>>
 ///     CompareAndSet, Contents, Key, Owner, Profile, Store, StoreFuture, Stored, TryLock, Version,
 /// };
 ///
-/// /// Counts how often the store is read.
+/// /// Counts the loads.
 /// struct Counted<S>(S, AtomicU64);
 ///
 /// impl<S: Store> Store for Counted<S> {
@@ -97,28 +100,29 @@ pub type StoreFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>>
 /// }
 /// ```
 pub trait Store: Send + Sync + 'static {
-    /// Reads what a key holds, with its version and age. `None` if it holds nothing.
+    /// Reads the contents of a key, with their version and age. `None` if the key has no contents.
     ///
     /// # Errors
     ///
-    /// Only when the store cannot be read. Contents that make no sense are returned as they are: the caller checks them.
+    /// Only when the store cannot be read. Invalid contents are returned unchanged: the caller validates them.
     fn load<'a>(&'a self, key: &'a Key) -> StoreFuture<'a, Option<Stored>>;
 
-    /// Changes what a key holds, in one step, if it is still as expected.
+    /// Changes the contents of a key atomically, if the key has the expected version.
     ///
     /// | `expected` | `new` | |
     /// |---|---|---|
-    /// | `None` | `Some` | create: the key must hold nothing |
-    /// | `Some` | `Some` | replace: the key must hold this version. It never creates |
-    /// | `Some` | `None` | delete: the key must hold this version |
-    /// | `None` | `None` | nothing to do, if the key holds nothing |
+    /// | `None` | `Some` | create: the key must have no contents |
+    /// | `Some` | `Some` | replace: the key must have this version. Never creates |
+    /// | `Some` | `None` | delete: the key must have this version |
+    /// | `None` | `None` | no change, if the key has no contents |
     ///
-    /// Otherwise it is a [`Conflict`](CompareAndSet::Conflict), and nothing changes. It does not depend on a lock. It returns when
-    /// the change is durable. A change that grows nothing should succeed where the store is full (a Redis at its memory limit).
+    /// Otherwise the result is [`Conflict`](CompareAndSet::Conflict), and nothing changes. Locks are not checked.
+    /// Returns when the change is durable. A change that does not make the contents longer should succeed in a full
+    /// store (such as a Redis at its memory limit).
     ///
     /// # Errors
     ///
-    /// The change may have been made or not: an answer can be lost after it. The caller loads to find out.
+    /// The change may have been made, because a response can be lost after it. The caller loads the key to find out.
     fn compare_and_set<'a>(
         &'a self,
         key: &'a Key,
@@ -126,15 +130,16 @@ pub trait Store: Send + Sync + 'static {
         new: Option<&'a Contents>,
     ) -> StoreFuture<'a, CompareAndSet>;
 
-    /// Tries once, without waiting, to get the lock of a key. The owner that holds it already succeeds again, because the answer to
-    /// its first request may have been lost; where the lock ends with its TTL, that begins again.
+    /// Tries to acquire the lock of a key, without waiting. Idempotent: the owner that holds the lock acquires it
+    /// again, because the response to its first request may have been lost. A TTL then restarts.
     ///
-    /// `ttl` is how long the owner needs it. A store whose locks are [bound to a process](LockLifetime::ProcessBound) ignores it, and
-    /// registers the lock under its key and owner until [`unlock`](Self::unlock). A held lock is never taken from its owner.
+    /// `ttl` is how long the owner needs the lock. A store with [process-bound locks](LockLifetime::ProcessBound)
+    /// ignores it, and registers the lock under its key and owner until [`unlock`](Self::unlock). A held lock is never
+    /// given to another owner.
     ///
     /// # Errors
     ///
-    /// The lock may be held or not: try again with the same owner, or unlock.
+    /// The lock may be held: try again with the same owner, or unlock.
     fn try_lock<'a>(
         &'a self,
         key: &'a Key,
@@ -142,27 +147,28 @@ pub trait Store: Send + Sync + 'static {
         ttl: Duration,
     ) -> StoreFuture<'a, TryLock>;
 
-    /// Releases the lock, if this owner holds it. Otherwise it does nothing.
+    /// Releases the lock, if this owner holds it. Otherwise does nothing.
     ///
     /// # Errors
     ///
-    /// The lock may still be held. It ends by itself.
+    /// The lock may still be held, until it expires.
     fn unlock<'a>(&'a self, key: &'a Key, owner: &'a Owner) -> StoreFuture<'a, ()>;
 
-    /// The profiles whose [record](Key::record) key holds something, in any order; quarantine keys do not count. A profile that was signed
-    /// out of holds a tombstone, which counts. `None` if the store
-    /// cannot tell (a keyring cannot enumerate its entries everywhere).
+    /// The profiles whose [record](Key::record) key has contents, in any order. Quarantine keys do not count. A
+    /// signed-out profile has a tombstone, which counts. `None` if the store can't enumerate its keys (some keyrings
+    /// can't).
     ///
     /// # Errors
     ///
-    /// When the store cannot be read.
+    /// When the store can't be read.
     fn list(&self) -> StoreFuture<'_, Option<Vec<Profile>>>;
 }
 
-/// A [`Store`] whose client library blocks: the same five methods, without futures. [`Blocking`] makes a [`Store`] of it.
+/// A [`Store`] for a blocking client library: the same five methods, without futures. Wrap it in [`Blocking`] to get a
+/// [`Store`].
 ///
-/// Its methods run on tokio's threads for blocking work, several at a time. What it waits for (a connection, a mutex, a busy
-/// database) must be short, and bounded by a timeout of its own.
+/// Its methods run on tokio's blocking threads, several concurrently. Every wait in them (for a connection, a mutex, a
+/// busy database) must be short and have a timeout.
 pub trait BlockingStore: Send + Sync + 'static {
     /// See [`Store::load`].
     fn load(&self, key: &Key) -> Result<Option<Stored>, StoreError>;
@@ -185,9 +191,10 @@ pub trait BlockingStore: Send + Sync + 'static {
     fn list(&self) -> Result<Option<Vec<Profile>>, StoreError>;
 }
 
-/// Runs a [`BlockingStore`] on the threads that the caller's tokio runtime keeps for blocking work. Clones share the store.
+/// Adapts a [`BlockingStore`] to [`Store`]: runs it on the blocking threads of the caller's tokio runtime. Clones share
+/// the store.
 ///
-/// A call that was begun is finished even if its future is dropped.
+/// A call that has started is completed even if its future is dropped.
 #[derive(Debug)]
 pub struct Blocking<S>(Arc<S>);
 
@@ -203,23 +210,19 @@ impl<S: BlockingStore> Blocking<S> {
         Self(Arc::new(store))
     }
 
-    /// The store itself.
-    #[must_use]
-    pub fn get(&self) -> &S {
-        &self.0
-    }
-
     fn run<'a, T: Send + 'static>(
         &self,
         call: impl FnOnce(&S) -> Result<T, StoreError> + Send + 'static,
     ) -> StoreFuture<'a, T> {
         let store = Arc::clone(&self.0);
         Box::pin(async move {
-            let runtime = tokio::runtime::Handle::try_current()
-                .map_err(|error| StoreError::other("there is no tokio runtime", error))?;
+            let runtime = tokio::runtime::Handle::try_current().map_err(|error| {
+                StoreError::new(StoreErrorKind::Other, "there is no tokio runtime")
+                    .with_source(error)
+            })?;
             let called = runtime.spawn_blocking(move || call(&store)).await;
             called.unwrap_or_else(|error| {
-                let what = "the call to the store did not end";
+                let what = "the call to the store was cancelled";
                 Err(StoreError::new(StoreErrorKind::Transient, what).with_source(error))
             })
         })
@@ -252,7 +255,7 @@ impl<S: BlockingStore> Store for Blocking<S> {
         let (sender, receiver) = tokio::sync::oneshot::channel();
         let locking = self.run(move |store| {
             let locked = store.try_lock(&key, &owner, ttl);
-            // Nobody would release a lock that comes when nobody waits for it any more.
+            // If the caller's future is dropped, the lock is acquired without a caller to release it: release it here.
             if let Err(Ok(TryLock::Acquired(_))) = sender.send(locked) {
                 store.unlock(&key, &owner)?;
             }
@@ -260,7 +263,10 @@ impl<S: BlockingStore> Store for Blocking<S> {
         });
         Box::pin(async move {
             locking.await?;
-            let gone = |error| StoreError::other("the lock was not answered for", error);
+            let gone = |error| {
+                StoreError::new(StoreErrorKind::Other, "the call to the store was cancelled")
+                    .with_source(error)
+            };
             receiver.await.map_err(gone)?
         })
     }
@@ -323,11 +329,11 @@ pub struct Profile(String);
 impl Profile {
     const LONGEST: usize = 128;
 
-    /// A profile of this name.
+    /// Creates a profile with this name.
     ///
     /// # Errors
     ///
-    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) when it is empty, too long, or holds a control character.
+    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) when it is empty, is too long, or contains a control character.
     pub fn new(name: impl Into<String>) -> Result<Self> {
         let name = name.into();
         if name.is_empty() || name.len() > Self::LONGEST {
@@ -339,7 +345,7 @@ impl Profile {
         }
         if name.chars().any(char::is_control) {
             return Err(Error::invalid_input(
-                "the name of a profile holds a control character",
+                "the name of a profile contains a control character",
             ));
         }
         Ok(Self(name))
@@ -349,21 +355,21 @@ impl Profile {
         Self("in memory".to_owned())
     }
 
-    /// Its name.
+    /// The name.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.0
     }
 }
 
-/// Without [invisible](coze_wire::is_invisible) characters, which its [name](Profile::name) may hold.
+/// Without [invisible](coze_wire::is_invisible) characters, which the [name](Profile::name) may contain.
 impl fmt::Display for Profile {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&sanitize_sentence(self.0.clone()))
     }
 }
 
-/// Names contents in a store: the record of a profile, or one of its eight quarantine slots.
+/// Identifies contents in a store: the record of a profile, or one of its eight quarantine slots.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Key {
     profile: Profile,
@@ -371,10 +377,10 @@ pub struct Key {
 }
 
 impl Key {
-    /// How many quarantine slots each profile has.
+    /// The number of quarantine slots of each profile.
     pub const SLOTS: u8 = 8;
 
-    /// The key of the profile's sign-in.
+    /// The key of the profile's record.
     #[must_use]
     pub fn record(profile: &Profile) -> Self {
         Self {
@@ -383,18 +389,12 @@ impl Key {
         }
     }
 
-    /// The key of a quarantine slot: where a record is kept that was replaced, or came too late. `None` if there is no such slot.
-    #[must_use]
-    pub fn quarantine(profile: &Profile, slot: u8) -> Option<Self> {
-        (slot < Self::SLOTS).then(|| Self {
+    /// The keys of a profile's quarantine slots, in order. A slot keeps a replaced record or a late successor.
+    pub fn quarantine_slots(profile: &Profile) -> impl Iterator<Item = Self> + '_ {
+        (0..Self::SLOTS).map(|slot| Self {
             profile: profile.clone(),
             slot: Some(slot),
         })
-    }
-
-    /// The quarantine slots of a profile, in order.
-    pub fn quarantine_slots(profile: &Profile) -> impl Iterator<Item = Self> + '_ {
-        (0..Self::SLOTS).filter_map(|slot| Self::quarantine(profile, slot))
     }
 
     /// The profile.
@@ -419,7 +419,7 @@ impl fmt::Display for Key {
     }
 }
 
-/// What a key holds: bytes with secrets in them, so they are wiped when dropped, and not printed.
+/// The contents of a key: bytes that include secrets. Wiped when dropped; `Debug` does not print them.
 ///
 /// ```compile_fail
 /// let contents = coze_auth::store::Contents::from(b"secret".to_vec());
@@ -448,33 +448,34 @@ impl From<Zeroizing<Vec<u8>>> for Contents {
     }
 }
 
-/// Names one write of a key. It means something only to the store that made it, and is compared for equality only.
+/// Identifies one write of a key. Only the store interprets it; callers compare it for equality.
 ///
 /// ```
 /// use coze_auth::store::{Contents, Version};
 ///
 /// let contents = Contents::from(b"{}".to_vec());
 /// assert_eq!(Version::of(&contents), Version::of(&contents));
-/// assert_eq!(Version::of(&contents).as_bytes().len(), 32);
+/// assert_eq!(Version::of(&contents).as_ref().len(), 32);
 /// ```
 #[derive(Clone, PartialEq, Eq)]
 pub struct Version(Box<[u8]>);
 
 impl Version {
-    /// A version of the store's own making: it is never used again for the key.
+    /// A version with this identity, which the store must never reuse for the key.
     pub fn new(bytes: impl Into<Box<[u8]>>) -> Self {
         Self(bytes.into())
     }
 
-    /// The SHA-256 of the contents. It is never used again, because contents hold something random.
+    /// The SHA-256 of the contents. Never reused, because contents are partly random.
     #[must_use]
     pub fn of(contents: &Contents) -> Self {
         Self::new(digest(&SHA256, contents.expose()).as_ref())
     }
+}
 
-    /// The bytes that the store made it of.
-    #[must_use]
-    pub fn as_bytes(&self) -> &[u8] {
+/// The bytes that the store created it from.
+impl AsRef<[u8]> for Version {
+    fn as_ref(&self) -> &[u8] {
         &self.0
     }
 }
@@ -485,22 +486,22 @@ impl fmt::Debug for Version {
     }
 }
 
-/// Contents as they were loaded.
+/// Loaded contents.
 #[derive(Clone)]
 #[non_exhaustive]
 pub struct Stored {
-    /// What the key holds.
+    /// The contents of the key.
     pub contents: Contents,
-    /// The write that put it there.
+    /// The write that stored them.
     pub version: Version,
-    /// How long ago that was, by the store's own clock (that of the database, the file system): clocks of machines differ. It counts
-    /// from when the store was asked to write, if the store can tell. `None` if the store cannot know, because its clock was set
-    /// back since.
+    /// The time since that write, by the store's own clock (of the database or the file system), because the clocks of
+    /// machines differ. Counted from the start of the write, if the store can tell. `None` if it is unknown, for
+    /// example because the store's clock was set back.
     pub age: Option<Duration>,
 }
 
 impl Stored {
-    /// Contents, the version that names their write, and its [age](Self::age) by the store's own clock.
+    /// Contents, the version of the write that stored them, and their [age](Self::age) by the store's clock.
     #[must_use]
     pub fn new(contents: Contents, version: Version, age: Option<Duration>) -> Self {
         Self {
@@ -520,42 +521,42 @@ impl fmt::Debug for Stored {
     }
 }
 
-/// What came of a [`compare_and_set`](Store::compare_and_set).
+/// The result of [`compare_and_set`](Store::compare_and_set).
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[must_use]
 #[non_exhaustive]
 pub enum CompareAndSet {
-    /// The change is made, durably. The version is that of the new contents, `None` after a delete.
+    /// The change is durable. The version of the new contents, or `None` after a delete.
     Done(Option<Version>),
-    /// The key was not as expected. Nothing has changed.
+    /// The key did not have the expected version. Nothing has changed.
     Conflict,
 }
 
-/// What came of a [`try_lock`](Store::try_lock).
+/// The result of [`try_lock`](Store::try_lock).
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[must_use]
 #[non_exhaustive]
 pub enum TryLock {
-    /// The owner has the lock.
+    /// The owner holds the lock.
     Acquired(LockLifetime),
-    /// Another owner has it.
+    /// Another owner holds it.
     Held {
-        /// Its [name](Owner::name), if the store can tell.
+        /// The [name](Owner::name) of that owner, if the store knows it.
         by: Option<String>,
     },
 }
 
-/// When a lock ends that its owner does not release.
+/// When a lock ends if its owner does not release it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum LockLifetime {
-    /// When its TTL is over, though its owner may live on, and write later.
+    /// After its TTL, even if its owner is alive and may write later.
     Ttl,
-    /// When its owner's process ends, and not before: nobody else gets it while that process lives.
+    /// When the process of its owner ends, and no earlier: no other owner acquires it while that process is alive.
     ProcessBound,
 }
 
-/// Who holds a lock: one run of refresh in one process, with all its attempts.
+/// The owner of a lock: one run of a refresh in one process, with all its attempts.
 ///
 /// ```
 /// use coze_auth::store::Owner;
@@ -571,7 +572,8 @@ pub struct Owner {
 }
 
 impl Owner {
-    /// An owner with this id, 128 random bits. The name is for people; it is shown in errors, so it is kept on one line and short.
+    /// An owner with this id of 128 random bits. The name is shown to users in errors, so it is reduced to one short
+    /// line.
     #[must_use]
     pub fn new(id: [u8; 16], name: &str) -> Self {
         Self {
@@ -580,7 +582,7 @@ impl Owner {
         }
     }
 
-    /// A name for this process: its number, and the host.
+    /// A name for this process: its process id and the host.
     #[must_use]
     pub fn this_process() -> &'static str {
         static NAME: LazyLock<String> = LazyLock::new(|| {
@@ -601,13 +603,13 @@ impl Owner {
         &NAME
     }
 
-    /// Its id: 32 hexadecimal digits.
+    /// The id, as 32 hexadecimal digits.
     #[must_use]
     pub fn id(&self) -> &str {
         &self.id
     }
 
-    /// Its name, for people.
+    /// The name, for users.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
@@ -617,7 +619,7 @@ impl Owner {
 fn hex(bytes: &[u8]) -> String {
     use fmt::Write;
     bytes.iter().fold(String::new(), |mut hex, byte| {
-        // Writing to memory can't fail.
+        // Writing to a string can't fail.
         let _ = write!(hex, "{byte:02x}");
         hex
     })

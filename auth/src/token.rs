@@ -1,33 +1,37 @@
-//! What a flow ends with: an access token, when it expires, and how to get the next one.
+//! [`Token`] and [`RefreshToken`]: the result of a flow. A token is read from the response in `answer.rs`
+//! (`Answer::token`).
 
 use std::{
     fmt,
     time::{Duration, Instant, SystemTime},
 };
 
-use coze_wire::{Bearer, Secret};
-use http::HeaderValue;
-use serde::{Deserialize, Serialize};
-use zeroize::Zeroizing;
-
 use crate::{
-    Error, Result,
+    AccessToken, Error, RefreshToken, Result,
     clock::Clock,
     expiry::{Life, Timing},
     input::cleaned,
 };
 
-/// An access token as Coze issued it.
+/// An access token, its expiry, and the refresh token if the flow returns one.
 ///
-/// A [`CachedProvider`](crate::CachedProvider::in_memory) keeps it fresh, a [`SignIn`](crate::SignIn::put) stores it, and an
-/// [`AccessToken`](crate::AccessToken) or a [`FixedToken`](crate::FixedToken) can be made of it by `From`.
+/// To refresh it, pass it to [`CachedProvider::in_memory`](crate::CachedProvider::in_memory) or store it with
+/// [`SignIn::put`](crate::SignIn::put). It converts into an [`AccessToken`](crate::AccessToken) and a
+/// [`FixedToken`](crate::FixedToken) with `From`.
 ///
-/// `Debug` prints no secret. Send the token as [`authorization`](Token::authorization), or
-/// [`expose`](Secret::expose) it where another library wants the bare string.
+/// `Debug` prints no secret. It is accepted wherever an [`AccessToken`](crate::AccessToken) is, and sent as its
+/// [`authorization`](crate::AccessToken::authorization).
+///
+/// ```no_run
+/// # async fn example(jwt: coze_auth::JwtFlow) -> coze_auth::Result<()> {
+/// let token = jwt.token().await?;
+/// let call = jwt.client().api_call(&token);
+/// let header = token.access_token().authorization();
+/// # Ok(()) }
+/// ```
 #[derive(Clone)]
 pub struct Token {
-    access_token: Secret,
-    authorization: Bearer,
+    access_token: AccessToken,
     pub(crate) refresh_token: Option<RefreshToken>,
     pub(crate) expires_at: SystemTime,
     lifetime: Duration,
@@ -40,20 +44,14 @@ pub struct Token {
 }
 
 impl Token {
-    /// The access token itself.
+    /// The access token, ready to be sent.
     #[must_use]
-    pub fn access_token(&self) -> &Secret {
+    pub fn access_token(&self) -> &AccessToken {
         &self.access_token
     }
 
-    /// A ready `Authorization` header value, `Bearer …`, marked sensitive.
-    #[must_use]
-    pub fn authorization(&self) -> &HeaderValue {
-        self.authorization.header_value()
-    }
-
-    /// The refresh token, where the flow gives one (web, PKCE and device do, JWT does not). It works
-    /// once: each refresh returns a new one and invalidates the one sent.
+    /// The refresh token, if the flow returns one: web, PKCE and device do, JWT does not. It is single-use: each
+    /// refresh returns a new one and invalidates the previous one.
     #[must_use]
     pub fn refresh_token(&self) -> Option<&RefreshToken> {
         self.refresh_token.as_ref()
@@ -65,24 +63,19 @@ impl Token {
         self.expires_at
     }
 
-    /// How long the access token had to live when it was received: what the server granted, less what
-    /// the way took, and without trusting the local wall clock.
-    #[must_use]
-    pub fn lifetime(&self) -> Duration {
+    pub(crate) fn lifetime(&self) -> Duration {
         self.lifetime
     }
 
-    /// Whether the answer's `expires_in` could not be read, or named a life that Coze grants to no token. Then the
-    /// [lifetime](Self::lifetime) is what Coze grants by default, 15 minutes, or what was asked for if that is less.
-    #[must_use]
-    pub fn is_lifetime_assumed(&self) -> bool {
+    pub(crate) fn is_lifetime_assumed(&self) -> bool {
         self.is_lifetime_assumed
     }
 
-    /// How long it still has to live, zero when it has expired.
+    /// The remaining lifetime; zero if the token has expired. If `expires_in` of the response could not be parsed, or was
+    /// longer than Coze grants, the lifetime is Coze's default of 15 minutes, or the requested one if that is shorter.
     ///
-    /// Time is counted on the monotonic clock, and on the wall clock too, because the former stands
-    /// still while a laptop sleeps: the one that ran further counts.
+    /// Measured on the monotonic and the wall clock, because the monotonic clock may stop while the system is
+    /// suspended. The clock with the longer elapsed time counts.
     #[must_use]
     pub fn remaining(&self) -> Duration {
         let monotonic = self
@@ -97,23 +90,13 @@ impl Token {
         self.lifetime.saturating_sub(monotonic.max(wall))
     }
 
-    /// Whether its life is over.
-    #[must_use]
-    pub fn is_expired(&self) -> bool {
-        self.remaining().is_zero()
-    }
-
-    /// Coze's log id of the answer that brought it.
+    /// Coze's log id of the response.
     #[must_use]
     pub fn log_id(&self) -> Option<&str> {
         self.log_id.as_deref()
     }
 
-    pub(crate) fn bearer(&self) -> &Bearer {
-        &self.authorization
-    }
-
-    /// The app that may redeem the refresh token.
+    /// The client id of the app that can redeem the refresh token.
     pub(crate) fn client_id(&self) -> Option<&str> {
         self.client_id.as_deref()
     }
@@ -123,6 +106,18 @@ impl Token {
             client_id: Some(client_id.to_owned()),
             ..self
         }
+    }
+}
+
+impl From<&Token> for AccessToken {
+    fn from(token: &Token) -> Self {
+        token.access_token().clone()
+    }
+}
+
+impl From<Token> for AccessToken {
+    fn from(token: Token) -> Self {
+        Self::from(&token)
     }
 }
 
@@ -138,17 +133,9 @@ impl fmt::Debug for Token {
     }
 }
 
-/// A refresh token of the web, PKCE and device flows. It lives 30 days and works once.
-///
-/// A type of its own, so that an access token can't be passed for one. It serialises as the plain
-/// string, for one's own storage; `Debug` prints no secret.
-#[derive(Clone, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct RefreshToken(Secret);
-
 impl RefreshToken {
-    /// Wraps a refresh token that you have stored. Surrounding white space, and one pair of quotation marks, are dropped;
-    /// `Deserialize` keeps them.
+    /// Wraps a stored refresh token. Surrounding white space and one pair of quotation marks are removed; `Deserialize`
+    /// keeps them.
     ///
     /// # Errors
     ///
@@ -158,36 +145,14 @@ impl RefreshToken {
         if refresh_token.is_empty() {
             return Err(Error::invalid_input("the refresh token is empty"));
         }
-        Ok(Self(Secret::from(refresh_token)))
-    }
-
-    /// What an answer holds, unchanged: all that JSON can carry comes back in a request.
-    pub(crate) fn of_answer(mut refresh_token: Zeroizing<String>) -> Self {
-        Self(Secret::from(std::mem::take(&mut *refresh_token)))
-    }
-
-    /// The refresh token itself.
-    #[must_use]
-    pub fn expose(&self) -> &str {
-        self.0.expose()
-    }
-
-    pub(crate) fn secret(&self) -> &Secret {
-        &self.0
-    }
-}
-
-impl fmt::Debug for RefreshToken {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("RefreshToken(****)")
+        Ok(Self::of(refresh_token.into()))
     }
 }
 
 impl Token {
-    /// A token that an answer has brought.
+    /// Creates a token from the members of a response.
     pub(crate) fn received(
-        access_token: Secret,
-        authorization: Bearer,
+        access_token: AccessToken,
         refresh_token: Option<RefreshToken>,
         life: Life,
         timing: &Timing,
@@ -196,7 +161,6 @@ impl Token {
     ) -> Self {
         Self {
             access_token,
-            authorization,
             refresh_token,
             expires_at: life.expires_at,
             lifetime: life.lifetime,
@@ -209,17 +173,15 @@ impl Token {
         }
     }
 
-    /// A token whose life of this length begins now, with nothing beside it.
-    pub(crate) fn beginning_now(
-        access_token: Secret,
-        authorization: Bearer,
+    /// Creates a token with this remaining lifetime, without refresh token and log id.
+    pub(crate) fn valid_from_now(
+        access_token: AccessToken,
         lifetime: Duration,
         clock: &Clock,
     ) -> Self {
         let now = clock.wall();
         Self {
             access_token,
-            authorization,
             refresh_token: None,
             expires_at: now.checked_add(lifetime).unwrap_or(now),
             lifetime,
@@ -235,11 +197,10 @@ impl Token {
 
 #[cfg(test)]
 impl Token {
-    /// One that has just come, without a refresh token.
-    pub(crate) fn living(access_token: &str, lifetime: Duration, clock: &Clock) -> Self {
-        let access_token = Secret::from(access_token);
-        let authorization = Bearer::new(&access_token).unwrap();
-        Self::beginning_now(access_token, authorization, lifetime, clock)
+    /// A token that was just received, without a refresh token.
+    pub(crate) fn for_test(access_token: &str, lifetime: Duration, clock: &Clock) -> Self {
+        let access_token = AccessToken::new(access_token).unwrap();
+        Self::valid_from_now(access_token, lifetime, clock)
     }
 }
 
@@ -258,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refresh_token_with_white_space_inside_is_kept_as_it_came() {
+    fn white_space_inside_a_refresh_token_is_kept() {
         for odd in ["a b", "a\nb", " \u{0}a "] {
             let json = serde_json::to_string(odd).unwrap();
             let refresh_token: RefreshToken = serde_json::from_str(&json).unwrap();

@@ -201,6 +201,8 @@ mod documentation {
     mod readme {}
     #[doc = include_str!("../../docs/api.md")]
     mod api {}
+    #[doc = include_str!("../../docs/credentials.md")]
+    mod credentials {}
     #[doc = include_str!("../../docs/errors.md")]
     mod errors {}
     #[doc = include_str!("../../docs/moving-from-sdks.md")]

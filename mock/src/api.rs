@@ -1,4 +1,4 @@
-//! Coze's API: the access token; users, workspaces and bots. What has state is in `chats`.
+//! Coze's API: the envelope, the access token, and users, workspaces and bots. Operations with state are in `chats.rs`.
 
 use crate::answer::Answer;
 use crate::chats;
@@ -23,7 +23,7 @@ pub(crate) fn answer(context: &mut RequestContext<'_>) -> Answer {
     }
 }
 
-/// The described answer, if the request has the ids of the description's examples.
+/// The example response of the description, if the request has the ids of the description's examples.
 fn example(context: &RequestContext<'_>) -> Option<Contents> {
     let query = context.incoming.query.iter().chain(context.path_ids);
     let mut ids: Vec<&str> = query
@@ -67,13 +67,13 @@ fn authorize(context: &mut RequestContext<'_>) -> Result<GrantedToken, Refused> 
     })
 }
 
-/// Whether there is such a bot: of the mock, or of the description's examples.
+/// Whether the bot exists: in the mock, or in the description's examples.
 fn is_bot(context: &RequestContext<'_>, id: &str) -> bool {
     context.core.options.bots.iter().any(|bot| bot.id == id)
         || context.core.contract.is_example_id(id)
 }
 
-/// The body as the contract allows it; null for an operation without one.
+/// The validated body; null for an operation without one.
 fn checked_body(context: &mut RequestContext<'_>) -> Result<Value, Refused> {
     let checked = if context.core.contract.takes_body(context.endpoint) {
         context.checked_body()

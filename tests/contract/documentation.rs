@@ -30,3 +30,32 @@ fn every_limit_is_the_one_in_the_code() {
     }
     assert!(rows > 20, "{rows} rows");
 }
+
+/// The constants of these files, except those that a caller can't notice.
+#[test]
+fn every_limit_of_retries_and_calls_is_in_the_table() {
+    let table = std::fs::read_to_string(root().join("docs/limits.md")).unwrap();
+    let internal = ["COARSE_STEP", "NEVER", "RATE_LIMIT"];
+    for file in [
+        "api/src/dispatch.rs",
+        "api/src/wait.rs",
+        "auth/src/retry.rs",
+        "auth/src/refresh_window.rs",
+    ] {
+        let code = std::fs::read_to_string(root().join(file)).unwrap();
+        let constants = code.lines().filter_map(|line| {
+            let (_, declared) = line.split_once("const ")?;
+            let (name, type_and_value) = declared.split_once(": ")?;
+            (type_and_value.contains(" = ") && !internal.contains(&name)).then_some(name)
+        });
+        let constants: Vec<_> = constants.collect();
+        assert!(!constants.is_empty(), "{file}");
+        for name in constants {
+            let row = format!("`{file}` `{name}` = ");
+            assert!(
+                table.contains(&row),
+                "docs/limits.md lacks {name} of {file}"
+            );
+        }
+    }
+}

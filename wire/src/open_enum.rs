@@ -1,10 +1,11 @@
-//! Enums of words that a server may extend.
+//! [`open_enum!`](crate::open_enum): enums of words to which a server may add.
 
-/// Declares an enum of words with one variant more, which keeps a word that is not listed. It is read from, and written as, that word.
+/// Declares an enum of words with an additional variant for words that are not listed. It is parsed from a word, and
+/// serialised as the same word.
 ///
 /// ```
 /// coze_wire::open_enum! {
-///     /// How far a chat is.
+///     /// The state of a chat.
 ///     ChatStatus {
 ///         Completed = "completed",
 ///         InProgress = "in_progress",
@@ -29,7 +30,7 @@ macro_rules! open_enum {
                 #[doc = concat!("`", $word, "`")]
                 $variant,
             )*
-            /// A word that this version does not know.
+            /// A word that this version of the crate does not know.
             Other(::std::string::String),
         }
 

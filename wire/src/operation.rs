@@ -1,22 +1,22 @@
-//! One call of an operation: what generated builders make, and what a client above them sends.
+//! One call of an operation: the interface between generated builders and the client that sends their requests.
 //!
-//! A generated builder implements [`Operation`]: it becomes a [`Call`], which is a finished request and what is known about
-//! it. It sends nothing: the client that carries the call is found in its [`Dispatcher`], and puts in the token, sends, retries
-//! and reads the answer, for all operations alike. So neither this crate nor a generated one knows the errors of that client.
+//! A generated builder implements [`Operation`]: it becomes a [`Call`], which is a finished request with a description
+//! of its operation. A builder sends nothing. The client that sends the call is in its [`Dispatcher`]: it adds the
+//! token, sends, retries and parses the response, in the same way for all operations. So neither this crate nor a
+//! generated one knows the errors of that client.
 //!
-//! # What generated code provides
+//! # What generated code guarantees
 //!
-//! - The generated client is `Clone` and owns what it holds; its inner value is a [`Dispatcher`]. Builders own a clone of the
-//!   client, and are `Clone`, `Send` and `'static`.
-//! - Each builder implements [`Operation`]. [`into_call`](Operation::into_call) is what `send` was up to `build()`: the request has
-//!   the full URL, the query, the documented constant headers, `Accept` and the body, but no `Authorization`, no user agent and
-//!   no `api-version`.
-//! - [`Operation::Answer`] is one of [`Data`], [`Whole`], [`Empty`] or [`Events`], with the generated type of what is
-//!   answered. The envelope (`code`, `msg`, `detail`) is read above; no generated type holds it.
-//! - A list implements [`Paged`] too, and the enum of the events of a stream [`StreamEvent`].
-//! - No setter has the name of a method that callers find on every operation: `send`, `timeout`, `retries`, `body_limit`,
-//!   `event_limit`, `idle_timeout`, `configured`, `by_page`, `by_item`, `and_wait`,
-//!   `into_call`.
+//! - The generated client is `Clone` and owns its data; its inner value is a [`Dispatcher`]. Builders own a clone of
+//!   the client, and are `Clone`, `Send` and `'static`.
+//! - Each builder implements [`Operation`]. [`into_call`](Operation::into_call) builds a request with the full URL, the
+//!   query, the documented constant headers, `Accept` and the body, but without `Authorization`, user agent and
+//!   `api-version`.
+//! - [`Operation::Answer`] is one of [`Data`], [`Whole`], [`Empty`] or [`Events`], with the generated type of the
+//!   contents. The client parses the envelope (`code`, `msg`, `detail`); no generated type contains it.
+//! - A list also implements [`Paged`], and the enum of a stream's events implements [`StreamEvent`].
+//! - No setter has the name of a method that every operation has: `send`, `timeout`, `retries`, `body_limit`,
+//!   `event_limit`, `idle_timeout`, `configured`, `by_page`, `by_item`, `and_wait`, `into_call`.
 //!
 //! ```
 //! use coze_wire::{
@@ -85,7 +85,7 @@
 //!     client: Client {
 //!         base_url: "http://localhost".into(),
 //!         http: coze_wire::http_client("http://localhost").unwrap(),
-//!         dispatcher: Dispatcher::new(()), // the client above
+//!         dispatcher: Dispatcher::new(()), // the client that sends the calls
 //!     },
 //!     page_num: Ok(None),
 //!     workspace_id: Ok("7001".into()),
@@ -100,59 +100,59 @@ use serde::{Deserializer, Serialize, de::DeserializeOwned};
 
 use crate::sanitize;
 
-/// A request of an operation, with everything that the operation needs set. Generated builders implement it.
+/// A request of an operation, with all of its parameters. Generated builders implement it.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not an operation of the API",
-    label = "this has no request",
-    note = "operations are the builders that the groups of a client give, such as `coze.chat().create()`"
+    label = "this is not an operation",
+    note = "operations are the builders that a client's groups return, such as `coze.chat().create()`"
 )]
 pub trait Operation: Sized + Send + 'static {
-    /// What is answered: [`Data`], [`Whole`], [`Empty`] or [`Events`].
+    /// The form of the response: [`Data`], [`Whole`], [`Empty`] or [`Events`].
     type Answer;
 
-    /// What is the same for each call of it.
+    /// The description of the operation.
     const INFO: &'static OperationInfo;
 
-    /// The finished request.
+    /// Builds the request.
     ///
     /// # Errors
     ///
-    /// [`Unbuilt`] when a parameter is missing, or can't be sent.
+    /// [`Unbuilt`] when a parameter is missing or can't be sent.
     fn into_call(self) -> Result<Call, Unbuilt>;
 }
 
-/// What is the same for each call of an operation.
+/// The description of an operation, the same for all of its calls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OperationInfo {
-    /// Its name in the description, such as `create_chat`.
+    /// The name, such as `create_chat`.
     pub id: &'static str,
-    /// Whether it may be sent again.
+    /// When it may be retried.
     pub retry: Retry,
 }
 
-/// When a call may be sent again.
+/// When a call may be retried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Retry {
-    /// It changes nothing: a GET, or a list that is asked for by POST. It is sent again after a failure that may pass.
+    /// Changes nothing: a GET, or a list that is requested by POST. It is retried after every retryable failure.
     Read,
-    /// It changes something: it is sent again only where the server has not processed it.
+    /// Changes something: it is retried only if the server did not process it.
     Write,
 }
 
-/// The data of the envelope: `{"code": 0, "msg": "", "data": T}`.
+/// The response is the data of the envelope: `{"code": 0, "msg": "", "data": T}`.
 pub struct Data<T>(PhantomData<fn() -> T>);
 
-/// The whole envelope, where members beside `data` are part of the answer: `T` has a member `data`.
+/// The response is the whole envelope, because members other than `data` belong to it: `T` has a member `data`.
 pub struct Whole<T>(PhantomData<fn() -> T>);
 
-/// Nothing but the envelope.
+/// The response is the envelope without contents.
 pub struct Empty(Infallible);
 
-/// A stream of these events, or in its place an envelope that holds an error.
+/// The response is a stream of these events, or an envelope with an error.
 pub struct Events<E>(PhantomData<fn() -> E>);
 
-/// A kind of event stream: an enum with a variant for each event that is described, and one for all others. Generated from the
-/// description, which knows the names of the events.
+/// The events of a kind of stream: an enum with a variant for each documented event, and one for all others. Generated
+/// from the description, which lists the names of the events.
 ///
 /// ```
 /// use coze_wire::{EventNames, StreamEvent};
@@ -193,69 +193,69 @@ pub struct Events<E>(PhantomData<fn() -> E>);
 /// # Ok::<(), serde_json::Error>(())
 /// ```
 #[diagnostic::on_unimplemented(
-    message = "`{Self}` is no event of a stream of the API",
-    note = "`Events` is of an enum that the description names, such as `ChatEvent`"
+    message = "`{Self}` is not an event of the API's streams",
+    note = "`Events` takes an enum from the description, such as `ChatEvent`"
 )]
 pub trait StreamEvent: Sized + Send + Unpin + 'static {
-    /// The names of the events that are none for callers.
+    /// The names of the events that are not passed to callers.
     const NAMES: &'static EventNames;
 
-    /// Reads an event; `None` if its name is not described.
+    /// Parses an event. `None` if its name is not documented.
     ///
     /// # Errors
     ///
-    /// When the data is not as described.
+    /// When the data does not match the description.
     fn read<'de, D: Deserializer<'de>>(event: &str, data: D) -> Result<Option<Self>, D::Error>;
 
-    /// An event whose name is not described, as it came.
+    /// An event whose name is not documented, unchanged.
     fn other(event: String, data: String) -> Self;
 }
 
-/// The names of the events that end a stream.
+/// The names of the events with a special meaning.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct EventNames {
     /// The end marker.
     pub end: &'static [&'static str],
-    /// What is an event for callers, and the last one: the stream goes on by another call.
+    /// Events that are passed to callers and end the stream: it continues with another call.
     pub interrupt: &'static [&'static str],
-    /// What reports an error, as `{code, msg}` or `{error_code, error_message}`.
+    /// Events that report an error, as `{code, msg}` or `{error_code, error_message}`.
     pub error: &'static [&'static str],
 }
 
-/// An operation whose answer is a page of a list. Generated builders implement it.
+/// An operation whose response is a page of a list. Generated builders implement it.
 #[diagnostic::on_unimplemented(
-    message = "`{Self}` does not answer in pages",
+    message = "`{Self}` is not a list",
     note = "use `.send()`: only lists have `by_page()` and `by_item()`"
 )]
 pub trait Paged: Operation + Clone {
-    /// What the list is of. It can be written, so that two pages can be compared.
+    /// The type of the list's items. `Serialize`, so that two pages can be compared.
     type Item: Serialize + Send + 'static;
 
-    /// The answer: the type in [`Data`] or [`Whole`].
+    /// The type of the response, as in [`Data`] or [`Whole`].
     type Page: DeserializeOwned + Send + 'static;
 
-    /// The page that this request asks for.
+    /// The position of the requested page.
     fn position(&self) -> Position;
 
     /// The same request for another page.
     #[must_use]
     fn at(self, position: Position) -> Self;
 
-    /// Takes an answer apart.
+    /// Converts a response.
     fn page(page: Self::Page) -> Page<Self::Item>;
 }
 
-/// Where a page is in its list.
+/// The position of a page in its list.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Position {
-    /// Pages are counted, from 1.
+    /// A page number; the first page is 1.
     Number(i64),
-    /// The page before this one named it: by a token, or by the id of its last item. Empty for the first page.
+    /// A cursor from the previous page: a token, or the id of its last item. Empty for the first page.
     Token(String),
 }
 
 impl Position {
-    /// The number, if pages are counted.
+    /// The page number, unless pages have cursors.
     #[must_use]
     pub fn number(&self) -> Option<i64> {
         match self {
@@ -264,7 +264,7 @@ impl Position {
         }
     }
 
-    /// The token, if the page is named by one.
+    /// The cursor, unless pages are numbered.
     #[must_use]
     pub fn token(self) -> Option<String> {
         match self {
@@ -277,30 +277,30 @@ impl Position {
 /// A page of a list.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Page<T> {
-    /// What is on it.
+    /// The items.
     pub items: Vec<T>,
-    /// How many items the whole list has, if the answer says so.
+    /// The number of items in the whole list, if the response has it.
     pub total: Option<u64>,
-    /// Whether another page follows, if the answer says so.
+    /// Whether there is another page, if the response says so.
     pub has_more: Option<bool>,
-    /// What the next page is named by: a token, or the id of the last item. `None` where pages are counted.
+    /// The cursor of the next page: a token, or the id of the last item. `None` if pages are numbered.
     pub next: Option<String>,
 }
 
-/// A finished request, and what is known about it.
+/// A finished request, with the description of its operation.
 pub struct Call {
-    /// What the generated client holds: whoever sends this.
+    /// The client that sends it.
     pub dispatcher: Dispatcher,
-    /// What is the same for each call of this operation.
+    /// The description of the operation.
     pub info: &'static OperationInfo,
     /// The request, without a token.
     pub request: reqwest::Request,
-    /// What the caller wants to be different this time.
+    /// The options of this call.
     pub options: CallOptions,
 }
 
 impl Call {
-    /// A call with no options.
+    /// A call with default options.
     #[must_use]
     pub fn new(
         dispatcher: Dispatcher,
@@ -317,7 +317,7 @@ impl Call {
 }
 
 impl fmt::Debug for Call {
-    // The body may be anything, and the query may hold secrets.
+    // Omits the body, which may contain anything, and the query, which may contain secrets.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Call")
             .field("operation", &self.info.id)
@@ -328,24 +328,24 @@ impl fmt::Debug for Call {
     }
 }
 
-/// What a caller wants to be different in one call; `None` is as the client has it.
+/// The options of one call; `None` stands for the client's default.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct CallOptions {
-    /// How long an attempt may take, up to the last byte of its answer. For a stream, up to its first byte.
+    /// The timeout of an attempt, including the response. For a stream, up to its first byte.
     pub timeout: Option<Duration>,
-    /// How long a stream may bring nothing, from its first byte on.
+    /// How long a stream may be silent after its first byte.
     pub idle_timeout: Option<Duration>,
-    /// How often it is sent again at most.
+    /// The maximum number of retries.
     pub retries: Option<u32>,
-    /// The most of an answer's body that is read, in bytes.
+    /// The maximum size of a response body, in bytes.
     pub body_limit: Option<usize>,
-    /// The most of one event of a stream that is read, in bytes.
+    /// The maximum size of an event of a stream, in bytes.
     pub event_limit: Option<usize>,
 }
 
 impl CallOptions {
-    /// These, and where they say nothing, the others.
+    /// Fills unset options with `others`.
     #[must_use]
     pub fn or(self, others: Self) -> Self {
         Self {
@@ -358,12 +358,13 @@ impl CallOptions {
     }
 }
 
-/// Whoever sends the calls of a generated client: any value, which only the crate that made it can make use of.
+/// The client that sends the calls of a generated client, as an opaque value: only the crate that created it can use
+/// it.
 #[derive(Clone)]
 pub struct Dispatcher(Arc<dyn Any + Send + Sync>);
 
 impl Dispatcher {
-    /// Holds this value.
+    /// Wraps this value.
     #[must_use]
     pub fn new(value: impl Any + Send + Sync) -> Self {
         Self(Arc::new(value))
@@ -382,12 +383,12 @@ impl fmt::Debug for Dispatcher {
     }
 }
 
-/// A request could not be built. It says why, names a parameter, and holds no value.
+/// The request could not be built. The text names the parameter, without its value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unbuilt(String);
 
 impl Unbuilt {
-    /// For this reason.
+    /// An error with this reason.
     #[must_use]
     pub fn new(why: impl fmt::Display) -> Self {
         Self(sanitize(&why.to_string(), &[]))
@@ -412,7 +413,7 @@ mod tests {
     };
 
     #[test]
-    fn a_call_shows_neither_its_query_nor_its_body() {
+    fn debug_of_a_call_shows_neither_query_nor_body() {
         let http = crate::http_client("http://localhost").unwrap();
         let request = http.post("http://user:hush@localhost/v3/chat?conversation_id=hush");
         let request = request.body("hush").build().unwrap();
@@ -423,14 +424,14 @@ mod tests {
     }
 
     #[test]
-    fn a_dispatcher_is_known_to_its_maker_only() {
+    fn only_the_creator_of_a_dispatcher_can_downcast_it() {
         let dispatcher = Dispatcher::new(7_u8);
         assert_eq!(dispatcher.clone().downcast::<u8>().as_deref(), Some(&7));
         assert!(dispatcher.downcast::<u16>().is_none());
     }
 
     #[test]
-    fn why_a_request_was_not_built_is_sanitized() {
+    fn the_reason_of_unbuilt_is_sanitized() {
         let why = Unbuilt::new("token pat_0123456789abcdef\n is wrong");
         assert_eq!(why.to_string(), "token ****  is wrong");
     }

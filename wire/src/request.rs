@@ -1,4 +1,4 @@
-//! The finished request of a call. Generated builders put it together from these parts.
+//! [`RequestParts`]: builds the request of a call for a generated builder.
 
 use std::{borrow::Cow, fmt::Display};
 
@@ -8,10 +8,10 @@ use url::form_urlencoded::Serializer;
 
 use crate::Unbuilt;
 
-/// How many headers a request has at most, as a rule.
+/// The number of headers that most requests have, at most.
 const HEADERS: usize = 6;
 
-/// The parts of a request, up to [`finish`](Self::finish).
+/// A request under construction; [`finish`](Self::finish) builds it.
 ///
 /// ```
 /// use coze_wire::{RequestParts, reqwest::Method};
@@ -33,7 +33,7 @@ pub struct RequestParts {
 }
 
 impl RequestParts {
-    /// A request whose path has its parameters in braces.
+    /// A request for a path with its parameters in braces.
     #[must_use]
     pub fn new(method: Method, base_url: &str, path: &'static str) -> Self {
         // With room for those that are added when it is sent.
@@ -49,15 +49,15 @@ impl RequestParts {
         }
     }
 
-    /// Sets a parameter of the path, percent-encoded.
+    /// Sets a path parameter, percent-encoded.
     ///
     /// # Errors
     ///
-    /// If it is empty, `.` or `..`: the request would go to another path.
+    /// If it is empty, `.` or `..`, because the request would go to another path.
     pub fn path(&mut self, name: &str, value: &str) -> Result<(), Unbuilt> {
         if matches!(value, "" | "." | "..") {
             return Err(Unbuilt::new(format_args!(
-                "{name} is empty, or can't be a part of a path"
+                "{name} is empty or is not valid in a path"
             )));
         }
         let mut encoded = String::with_capacity(value.len());
@@ -72,7 +72,7 @@ impl RequestParts {
         Ok(())
     }
 
-    /// Adds a parameter to the query, if it is set.
+    /// Adds a query parameter, if it is set.
     pub fn query(&mut self, name: &'static str, value: Option<&(impl Display + ?Sized)>) {
         if let Some(value) = value {
             let mut query = Serializer::new(std::mem::take(&mut self.query));
@@ -86,7 +86,7 @@ impl RequestParts {
         self.headers.insert(name, HeaderValue::from_static(value));
     }
 
-    /// Answers with an event stream, and not with JSON.
+    /// Requests an event stream instead of JSON (`Accept`).
     pub fn accept_events(&mut self) {
         let events = HeaderValue::from_static("text/event-stream");
         self.headers.insert(header::ACCEPT, events);
@@ -96,31 +96,32 @@ impl RequestParts {
     ///
     /// # Errors
     ///
-    /// If the value has no JSON.
+    /// If the value can't be serialised.
     pub fn json(&mut self, body: &impl Serialize) -> Result<(), Unbuilt> {
         let body = serde_json::to_vec(body)
             .map_err(|_| Unbuilt::new("the body can't be written as JSON"))?;
         self.raw("application/json", body)
     }
 
-    /// Sets a body of any content type, such as `multipart/form-data; boundary=...`. A body that is made of bytes can be sent again.
+    /// Sets a body of any content type, such as `multipart/form-data; boundary=...`. A request whose body is bytes can
+    /// be retried.
     ///
     /// # Errors
     ///
-    /// If the content type can't be a header.
+    /// If the content type is not valid in a header.
     pub fn raw(
         &mut self,
         content_type: &str,
         body: impl Into<reqwest::Body>,
     ) -> Result<(), Unbuilt> {
         let content_type = HeaderValue::from_str(content_type)
-            .map_err(|_| Unbuilt::new("the content type of the body can't be a header"))?;
+            .map_err(|_| Unbuilt::new("the content type of the body is not valid in a header"))?;
         self.headers.insert(header::CONTENT_TYPE, content_type);
         self.body = Some(body.into());
         Ok(())
     }
 
-    /// The request.
+    /// Builds the request.
     ///
     /// # Errors
     ///
@@ -142,11 +143,11 @@ impl RequestParts {
     }
 }
 
-/// A parameter or a field that the operation needs.
+/// Checks that a required parameter or field is set.
 ///
 /// # Errors
 ///
-/// [`Unbuilt`] with its name if it is not set.
+/// [`Unbuilt`] with its name if it is not.
 pub fn required<T>(name: &str, value: Option<T>) -> Result<T, Unbuilt> {
     value.ok_or_else(|| Unbuilt::new(format_args!("{name} is required")))
 }
@@ -173,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn a_parameter_cannot_lead_to_another_path() {
+    fn a_path_parameter_cannot_change_the_path() {
         for value in ["", ".", ".."] {
             let error = parts("/v1/{id}").path("id", value).unwrap_err();
             assert!(error.to_string().starts_with("id is empty"), "{error}");
@@ -184,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn bodies_have_their_content_type_and_can_be_sent_again() {
+    fn bodies_have_their_content_type_and_can_be_cloned() {
         let mut json = parts("/a");
         json.json(&[1]).unwrap();
         let json = json.finish().unwrap();
@@ -209,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing_is_named() {
+    fn a_missing_parameter_is_named() {
         assert_eq!(required("bot_id", Some(1)), Ok(1));
         let error = required::<i64>("bot_id", None).unwrap_err();
         assert_eq!(error.to_string(), "bot_id is required");

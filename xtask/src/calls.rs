@@ -1,15 +1,16 @@
-//! The typed client of the API: a group for each part of it, a builder for each operation, and the types.
+//! Generates the typed client of the API: a group for each part of it, a builder for each operation, and the types.
 //!
-//! A builder becomes a finished request, and sends nothing (`coze_wire::Operation`): token, retries, streams and pages are the business of
-//! the client above, for all operations alike. Each step makes one part:
+//! A builder produces a finished request and sends nothing (`coze_wire::Operation`): the client that sends it handles
+//! token, retries, streams and pages for all operations. Each step generates one part:
 //!
-//! 1. [`operations`] reads what the description says of each; the streamed form of one is an operation of its own.
-//! 2. [`builder`] makes the struct, owned and with a setter for each parameter and each field of the body; constant headers.
-//! 3. [`into_call`] makes the finished request.
-//! 4. [`paged`] makes what turns the pages of a list.
-//! 5. [`events`] makes an enum for each kind of stream, with a variant for events that are not described.
-//! 6. [`groups`] makes `client.chat().create()`.
-//! 7. [`examples`] makes a test, which reads and writes every example with its type.
+//! 1. [`operations`] reads the operations from the description; the streamed form of one is a separate operation.
+//! 2. [`builder`] generates the struct, which owns its data and has a setter for each parameter and each field of the
+//!    body.
+//! 3. [`into_call`] generates the conversion into the finished request.
+//! 4. [`paged`] generates the paging of a list.
+//! 5. [`events`] generates an enum for each kind of stream, with a variant for undocumented events.
+//! 6. [`groups`] generates `client.chat().create()`.
+//! 7. [`examples`] generates a test that deserializes and serializes every example with its type, and words that no enum lists.
 
 use std::collections::BTreeMap;
 
@@ -25,9 +26,9 @@ use crate::expand::{Contents, DATA, EVENTS, PAGING, STREAM};
 use crate::types::{Field, Types, argument, argument_of};
 use crate::walk;
 
-/// At an operation: the group and the method that it is called by.
+/// At an operation: its group and method.
 const CALL: &str = "x-coze-call";
-/// At a list in a request: the name of the function that adds one entry.
+/// At a list in a request: the name of the method that adds one entry.
 const ADD: &str = "x-coze-add";
 
 /// One operation, or the streamed form of one.
@@ -42,9 +43,9 @@ struct Operation<'d> {
     parameters: Vec<Parameter<'d>>,
     /// The content type and the name of the schema of the body.
     body: Option<Body<'d>>,
-    /// The field of the body that says whether an event stream is wanted, and whether this form wants one.
+    /// The field of the body that requests an event stream, and its value in this form.
     stream: Option<(&'d str, bool)>,
-    /// The type that says what is answered.
+    /// The type for the form of the response.
     answer: TokenStream,
     answered: Option<String>,
     paging: &'d Value,
@@ -56,7 +57,7 @@ enum Body<'d> {
         schema: &'d str,
         example: &'d Value,
     },
-    /// Of this content type, made by the caller.
+    /// A body of this content type, built by the caller.
     Raw(&'d str),
 }
 
@@ -66,7 +67,7 @@ struct Parameter<'d> {
     required: bool,
     field: Field,
     example: &'d Value,
-    /// What a header is always set to.
+    /// The constant value of a header.
     constant: Option<&'d str>,
 }
 
@@ -88,13 +89,13 @@ pub(crate) fn client(document: &Document) -> Result<String> {
     let code: syn::File = parse_quote! {
         use crate::Client;
 
-        /// The types of requests and answers.
+        /// The types of requests and responses.
         pub mod types {
             #(#items)*
             #(#events)*
         }
 
-        /// The operations: each is a request in the making, and has a function for each parameter.
+        /// The operations: each is a request under construction, with a setter for each parameter.
         pub mod builder {
             use super::{Client, types};
 
@@ -220,7 +221,7 @@ fn event_enum(name: &str, table: &Value) -> Result<TokenStream> {
         #[non_exhaustive]
         pub enum #ident {
             #(#variants,)*
-            /// An event that this version does not know, as it came.
+            /// An event that this version does not know, unchanged.
             Other {
                 /// Its name.
                 event: ::std::string::String,
@@ -253,9 +254,9 @@ fn event_enum(name: &str, table: &Value) -> Result<TokenStream> {
     })
 }
 
-/// The type that says where the contents of an answer are, and the type of the contents.
+/// The type for the form of a response, and the type of its contents.
 fn answer(data: &Value) -> Result<(TokenStream, Option<String>)> {
-    ensure!(data.is_object(), "the answer 200 has no `{DATA}`");
+    ensure!(data.is_object(), "the response 200 has no `{DATA}`");
     let of = |schema: &Value| -> Result<TokenStream> {
         let ty = rust_type(schema, &quote!(types::))?;
         Ok(quote!(#ty))
@@ -310,7 +311,7 @@ fn parameter<'d>(tree: &'d Value, entry: &'d Value) -> Result<Parameter<'d>> {
         .filter(|_| place == "header");
     ensure!(
         matches!(place, "path" | "query") || constant.is_some(),
-        "parameter `{name}` is in `{place}`; a header needs a `default`, and others are in `path` or `query`"
+        "parameter `{name}` is in `{place}`; a header needs a `default`, and others must be in `path` or `query`"
     );
     Ok(Parameter {
         name,
@@ -354,7 +355,7 @@ fn body<'d>(tree: &'d Value, body: &'d Value) -> Result<Option<Body<'d>>> {
     }))
 }
 
-/// A field of the body as a builder holds it: with its types in `types`.
+/// A field of the body in a builder, with its types in `types`.
 fn body_fields(types: &Types, operation: &Operation<'_>) -> Result<Vec<Field>> {
     let Some(Body::Json { schema, .. }) = &operation.body else {
         return Ok(Vec::new());
@@ -366,7 +367,7 @@ fn body_fields(types: &Types, operation: &Operation<'_>) -> Result<Vec<Field>> {
     Ok(fields)
 }
 
-/// Puts `types::` before the names of components in a type.
+/// Prefixes the names of components in a type with `types::`.
 fn in_types(ty: &mut syn::Type) {
     let syn::Type::Path(path) = ty else { return };
     let is_local = path.path.leading_colon.is_none()
@@ -390,7 +391,7 @@ fn in_types(ty: &mut syn::Type) {
     }
 }
 
-/// The builder of an operation, with everything that belongs to it.
+/// The builder of an operation, with its implementations.
 fn builder(tree: &Value, types: &Types, operation: &Operation<'_>) -> Result<TokenStream> {
     let name = format_ident!("{}", operation.id.to_upper_camel_case());
     let body = body_fields(types, operation)?;
@@ -483,7 +484,7 @@ fn builder(tree: &Value, types: &Types, operation: &Operation<'_>) -> Result<Tok
     })
 }
 
-/// A function that adds one entry, for each list of the body that asks for it.
+/// A method that adds one entry, for each list of the body with an [`ADD`].
 fn adders(tree: &Value, operation: &Operation<'_>, body: &[Field]) -> Result<Vec<TokenStream>> {
     let Some(Body::Json { schema, .. }) = &operation.body else {
         return Ok(Vec::new());
@@ -495,7 +496,7 @@ fn adders(tree: &Value, operation: &Operation<'_>, body: &[Field]) -> Result<Vec
             continue;
         };
         let item = argument_of(field.required_type(), "Vec")
-            .with_context(|| format!("`{ADD}` at `{}`, which is no list", field.wire_name))?;
+            .with_context(|| format!("`{ADD}` at `{}`, which is not a list", field.wire_name))?;
         let ident = &field.ident;
         let name = identifier(name);
         let doc = format!("Adds one entry to [`{ident}`](Self::{ident}).");
@@ -511,7 +512,7 @@ fn adders(tree: &Value, operation: &Operation<'_>, body: &[Field]) -> Result<Vec
     Ok(adders)
 }
 
-/// The lines of the documentation of a builder, with an example that compiles.
+/// The documentation of a builder, with an example that compiles.
 fn docs(operation: &Operation<'_>, types: &Types) -> Result<Vec<String>> {
     let mut lines = vec![format!(" {}.", operation.summary), String::new()];
     lines.extend(operation.description.lines().map(|line| format!(" {line}")));
@@ -556,7 +557,7 @@ fn docs(operation: &Operation<'_>, types: &Types) -> Result<Vec<String>> {
     Ok(lines)
 }
 
-/// A simple value in Rust.
+/// A simple value as Rust code.
 fn literal(value: &Value) -> Option<String> {
     match value {
         Value::String(text) => Some(format!("{text:?}")),
@@ -565,7 +566,7 @@ fn literal(value: &Value) -> Option<String> {
     }
 }
 
-/// How a builder becomes a finished request.
+/// The conversion of a builder into a finished request.
 fn into_call(
     types: &Types,
     operation: &Operation<'_>,
@@ -652,7 +653,7 @@ fn into_call(
     })
 }
 
-/// How the pages of a list are turned, if it is one.
+/// The paging of a list; nothing for other operations.
 fn paged(types: &Types, operation: &Operation<'_>, name: &syn::Ident) -> Result<TokenStream> {
     let paging = operation.paging;
     if paging.is_null() {
@@ -687,7 +688,7 @@ fn paged(types: &Types, operation: &Operation<'_>, name: &syn::Ident) -> Result<
             .with_context(|| format!("paging: `{page_name}` has no field `{wire_name}`"))
     };
     let items = field("items")?.context("paging without `items`")?;
-    let item = argument_of(items.required_type(), "Vec").context("`items` is no list")?;
+    let item = argument_of(items.required_type(), "Vec").context("`items` is not a list")?;
     let mut item = item.clone();
     in_types(&mut item);
     let items_ident = &items.ident;
@@ -740,7 +741,7 @@ fn paged(types: &Types, operation: &Operation<'_>, name: &syn::Ident) -> Result<
     })
 }
 
-/// The groups, and the functions of the client that lead to them.
+/// The groups, and the methods of the client that return them.
 fn groups(tree: &Value, operations: &[Operation<'_>]) -> TokenStream {
     let mut by_name: BTreeMap<&str, Vec<&Operation<'_>>> = BTreeMap::new();
     for operation in operations {
@@ -816,24 +817,30 @@ fn tag_of(tree: &Value, path: Option<&str>) -> String {
     format!(" {}", described.unwrap_or_default().trim())
 }
 
-/// The tests that read and write every example of the description.
+/// The tests that read and write every example of the description: those of requests, answers and events, and, put together from
+/// the examples of properties, a value with something in every property. The same value with words that no enum lists comes back, too.
 pub(crate) fn examples(document: &Document) -> Result<String> {
     let tree = &document.written;
     let mut tests = Vec::new();
-    let mut check = |name: String, ty: TokenStream, examples: Vec<&Value>| -> Result<()> {
+    let mut check = |name: String, schema: &Value, mut examples: Vec<Value>| -> Result<()> {
         let name = format_ident!("{name}");
-        let texts = examples
-            .into_iter()
-            .map(serde_json::to_string)
-            .collect::<serde_json::Result<Vec<_>>>()?;
-        if !texts.is_empty() {
-            tests.push(quote! {
-                #[test]
-                fn #name() {
-                    #(comes_back::<#ty>(#texts);)*
-                }
-            });
+        let ty = rust_type(schema, &quote!(types::))?;
+        for word in [None, Some("a word that is not listed")] {
+            examples.extend(everything(tree, schema, word, &mut Vec::new()));
         }
+        let mut texts = Vec::new();
+        for example in examples {
+            let text = serde_json::to_string(&example)?;
+            if !texts.contains(&text) {
+                texts.push(text);
+            }
+        }
+        tests.push(quote! {
+            #[test]
+            fn #name() {
+                #(comes_back::<#ty>(#texts);)*
+            }
+        });
         Ok(())
     };
     let values = |holder: &'_ Value| -> Vec<Value> {
@@ -847,24 +854,12 @@ pub(crate) fn examples(document: &Document) -> Result<String> {
     for operation in walk::operations(tree) {
         let id = operation.field("operationId").as_str().unwrap_or_default();
         let json = &operation.field("requestBody")["content"]["application/json"];
-        if let Some(body) = component(&json["schema"]) {
-            let ty = format_ident!("{body}");
-            let values = values(json);
-            check(
-                format!("{id}_is_sent"),
-                quote!(types::#ty),
-                values.iter().collect(),
-            )?;
+        if let Some(schema) = json.get("schema") {
+            check(format!("{id}_is_sent"), schema, values(json))?;
         }
         let data = &operation.field("responses")["200"][DATA];
         if let Some(schema) = data.get("schema") {
-            let ty = rust_type(schema, &quote!(types::))?;
-            let values = values(data);
-            check(
-                format!("{id}_answers"),
-                quote!(#ty),
-                values.iter().collect(),
-            )?;
+            check(format!("{id}_answers"), schema, values(data))?;
         }
     }
     for table in tree["components"][EVENTS]
@@ -873,19 +868,11 @@ pub(crate) fn examples(document: &Document) -> Result<String> {
         .flat_map(|all| all.values())
     {
         for (name, event) in table["events"].as_object().into_iter().flatten() {
-            let ty = rust_type(&event["data"], &quote!(types::))?;
-            check(
-                format!("event_{}", name.replace('.', "_")),
-                quote!(#ty),
-                vec![&event["example"]],
-            )?;
+            let name = format!("event_{}", name.replace('.', "_"));
+            check(name, &event["data"], vec![event["example"].clone()])?;
         }
     }
     let code: syn::File = parse_quote! {
-        //! Every example of the description goes through its type, and comes back with nothing lost.
-
-        #![allow(clippy::unwrap_used, clippy::panic, reason = "tests panic on failure")]
-
         use coze_api_client::types;
         use serde_json::Value;
 
@@ -903,6 +890,40 @@ pub(crate) fn examples(document: &Document) -> Result<String> {
         document.source,
         prettyplease::unparse(&code)
     ))
+}
+
+/// A value with something in every property that has an example. Where a list of words is, the example or `word`.
+fn everything<'d>(
+    tree: &'d Value,
+    schema: &'d Value,
+    word: Option<&str>,
+    inside: &mut Vec<&'d str>,
+) -> Option<Value> {
+    if let Some(name) = walk::reference(schema) {
+        if inside.contains(&name) {
+            return None;
+        }
+        inside.push(name);
+        let value = everything(tree, walk::dereference(tree, schema)?, word, inside);
+        inside.pop();
+        return value;
+    }
+    if let Some(properties) = schema["properties"].as_object() {
+        let values = properties.iter().filter_map(|(name, property)| {
+            Some((name.clone(), everything(tree, property, word, inside)?))
+        });
+        return Some(Value::Object(values.collect()));
+    }
+    let example = schema.get("example").cloned();
+    match schema["type"].as_str() {
+        Some("string") if schema["enum"].is_array() => word.map(Value::from).or(example),
+        Some("array") => example.or_else(|| {
+            let item = everything(tree, &schema["items"], word, inside)?;
+            Some(Value::Array(vec![item]))
+        }),
+        Some("number") => example?.as_f64().map(Value::from),
+        _ => example,
+    }
 }
 
 #[cfg(test)]
@@ -999,7 +1020,7 @@ components:
         stream: {description: Whether to stream., type: boolean}
 ";
 
-    /// The code for a description, without blanks.
+    /// The code for a description, without white space.
     fn code(text: &str) -> String {
         let document = Document::parse("spec/small.yaml", text.to_owned()).unwrap();
         compact(&client(&document).unwrap())
@@ -1042,7 +1063,7 @@ components:
         assert_eq!(code.matches("parts.accept_events()").count(), 1);
         assert!(
             !code.contains("pubfnstream(mutself"),
-            "the caller sets it: {code}"
+            "the caller sets the parameter: {code}"
         );
     }
 
@@ -1127,7 +1148,7 @@ components:
         );
         assert!(
             !code.contains("implFilePage"),
-            "an answer is not built: {code}"
+            "a response has no constructor: {code}"
         );
     }
 
@@ -1137,8 +1158,45 @@ components:
         let code = compact(&examples(&document).unwrap());
         has(
             &code,
-            "fn event_file_read() { comes_back::<types::File>(\"{\\\"id\\\":\\\"1\\\"}\"); }",
+            "fn event_file_read() { comes_back::<types::File>(\"{\\\"id\\\":\\\"1\\\"}\");",
         );
+        has(
+            &code,
+            "comes_back::<types::File>(\"{\\\"kind\\\":\\\"a word that is not listed\\\"}\"); }",
+        );
+    }
+
+    #[test]
+    fn every_example_of_the_description_is_in_a_test() {
+        fn values(tree: &Value, found: &mut Vec<Value>) {
+            let examples = tree["examples"].as_object();
+            let values_here = examples.into_iter().flatten();
+            found.extend(values_here.filter_map(|(_, example)| example.get("value").cloned()));
+            match tree {
+                Value::Object(object) => {
+                    let rest = object.iter().filter(|(name, _)| *name != "examples");
+                    rest.for_each(|(_, value)| values(value, found));
+                }
+                Value::Array(array) => array.iter().for_each(|value| values(value, found)),
+                _ => {}
+            }
+        }
+        let root = crate::root::find().unwrap();
+        let document = Document::read(&root, crate::spec::API).unwrap();
+        let tests = examples(&document).unwrap();
+        let mut wanted = Vec::new();
+        values(&document.written["paths"], &mut wanted);
+        let tables = document.written["components"][EVENTS].as_object().unwrap();
+        for table in tables.values() {
+            let events = table["events"].as_object().unwrap().values();
+            wanted.extend(events.map(|event| event["example"].clone()));
+        }
+        assert!(wanted.len() > 40, "{}", wanted.len());
+        for example in wanted {
+            let text = example.to_string();
+            let literal = quote!(#text).to_string();
+            assert!(tests.contains(&literal), "{text} is in no test");
+        }
     }
 
     #[test]
@@ -1162,7 +1220,7 @@ components:
             (
                 "          x-coze-data: {}\n",
                 "",
-                "the answer 200 has no `x-coze-data`",
+                "the response 200 has no `x-coze-data`",
             ),
             (
                 "enum: [str], default: str",

@@ -1,14 +1,16 @@
-//! Runs the official SDKs and `coze-auth` against the mock, to verify that the mock behaves like Coze.
+//! Runs the official SDKs and ours against the mock, to verify that the mock behaves like Coze.
 //!
 //! Each SDK has a folder under `tests/conformance/` with a driver: a small program that runs the requested flows,
 //! one per line (the README there describes the protocol). This program installs the SDK, starts a mock for it, requests
 //! the flows in order, and checks the results of the driver with the mock. The violations that the mock recorded are compared with
-//! `tests/conformance/violations.json`.
+//! `tests/conformance/violations.json`; what each SDK makes of a stream that goes wrong, with `streams.json`.
 
 mod checks;
 mod child;
 mod mock;
 mod objections;
+mod recorded;
+mod streams;
 mod table;
 
 use std::collections::BTreeMap;
@@ -22,7 +24,7 @@ use serde_json::{Value, json};
 
 use self::child::Running;
 use self::mock::Mock;
-use self::objections::{File, Seen};
+use self::objections::Seen;
 use crate::{cargo, root};
 
 /// The official SDKs. To add one, add a folder under `tests/conformance/` and an entry here. The commands run in a
@@ -78,12 +80,12 @@ struct Sdk {
     run: &'static [&'static str],
 }
 
-/// The row of `coze-auth`.
-const OURS: &str = "coze-auth";
+/// The row of `coze-auth` and `coze-api`.
+const OURS: &str = "rust";
 
 /// The flows in the order in which they run: a refresh follows its sign-in, and `api_expired` is last, because
 /// it advances the mock's clock.
-const FLOWS: [&str; 14] = [
+const FLOWS: [&str; 18] = [
     "web",
     "web_refresh",
     "pkce",
@@ -97,6 +99,10 @@ const FLOWS: [&str; 14] = [
     "jwt_account",
     "jwt_enterprise",
     "api_call",
+    "create_conversation",
+    "create_chat",
+    "stream_chat",
+    "list_messages",
     "api_expired",
 ];
 
@@ -112,7 +118,7 @@ const FLOW_TIMEOUT: Duration = Duration::from_secs(60);
 /// The options of `cargo xtask conformance`.
 #[derive(clap::Args)]
 pub(crate) struct Options {
-    /// Run only these SDKs (python, node, java); coze-auth always runs
+    /// Run only these SDKs (python, node, java); ours always runs
     #[arg(long, value_delimiter = ',', value_name = "SDK")]
     only: Vec<String>,
     /// Fail if the language of one of these is not installed, instead of skipping it
@@ -121,7 +127,7 @@ pub(crate) struct Options {
     /// Write the results here
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Write tests/conformance/violations.json instead of comparing with it
+    /// Write violations.json, streams.json and STREAMS.md in tests/conformance instead of comparing with them
     #[arg(long)]
     update: bool,
 }
@@ -137,6 +143,8 @@ fn inputs() -> Value {
         "bot_ids": ["7101", "7102"],
         // A little more than the lifetime of an access token, 15 minutes.
         "until_expired": 960,
+        "user_id": "user_1",
+        "question": "Will it rain in Oslo?",
     })
 }
 
@@ -165,6 +173,7 @@ struct Row {
     version: String,
     flows: BTreeMap<&'static str, (Outcome, String)>,
     seen: Seen,
+    streams: streams::Seen,
 }
 
 impl Row {
@@ -240,12 +249,14 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     if let Some(path) = &options.json {
         write_json(path, &rows)?;
     }
-    good &= check_objections(
-        &places.drivers.join("violations.json"),
-        &rows,
-        options.update,
-        good,
-    )?;
+    if good {
+        good = objections::check(&places.drivers, &rows, options.update)?;
+        good &= streams::check(&places.drivers, &rows, options.update)?;
+    } else {
+        eprintln!(
+            "the recorded files are neither compared nor written, because not every flow passed"
+        );
+    }
     Ok(if good {
         ExitCode::SUCCESS
     } else {
@@ -305,10 +316,10 @@ struct Programs {
 
 impl Programs {
     fn build(root: &Path, work: &Path) -> Result<Self> {
-        const OUR_DRIVER: &str = "conformance-coze-auth";
+        const OUR_DRIVER: &str = "conformance-rust";
         let mut build = cargo::build_with_mock(root, OUR_DRIVER);
         let messages = child::output(&mut build, &work.join("build.log"), BUILD_TIMEOUT)
-            .context("building the mock and the driver of coze-auth")?;
+            .context("building the mock and our driver")?;
         Ok(Self {
             mock: cargo::executable(&messages, "coze-mock")?,
             ours: cargo::executable(&messages, OUR_DRIVER)?,
@@ -380,6 +391,8 @@ fn our_row(places: &Places, programs: &Programs) -> Result<Row> {
         );
         row.flows.insert(flow, (Outcome::Fail, detail));
     }
+    let faults = streams::faults(&row.streams);
+    ensure!(faults.is_empty(), "streams: {}", faults.join("; "));
     Ok(row)
 }
 
@@ -400,7 +413,7 @@ fn run_flows(name: &'static str, mut command: Command, folder: &Path, mock: &Moc
     let mut config = mock.ready().clone();
     config["inputs"] = inputs();
     command.env("COZE_CONFORMANCE", config.to_string());
-    // A proxy in the environment must not affect the SDKs. `coze-auth` bypasses proxies for loopback.
+    // A proxy in the environment must not affect the SDKs. Ours bypasses proxies for loopback.
     if name != OURS {
         command
             .env("NO_PROXY", "127.0.0.1,localhost")
@@ -435,11 +448,16 @@ fn run_flows(name: &'static str, mut command: Command, folder: &Path, mock: &Moc
         flows.insert(flow, result);
     }
     seen.findings = mock.findings()?;
+    let streams = match is_gone {
+        true => streams::Seen::default(),
+        false => streams::run(&mut driver, mock)?,
+    };
     Ok(Row {
         name,
         version: driver.version,
         flows,
         seen,
+        streams,
     })
 }
 
@@ -488,27 +506,6 @@ impl Driver {
         );
         Ok(answer)
     }
-}
-
-fn check_objections(path: &Path, rows: &[Row], update: bool, good: bool) -> Result<bool> {
-    if !good {
-        eprintln!("violations.json is neither compared nor written, because not every flow passed");
-        return Ok(false);
-    }
-    let file = File::of(path, rows)?;
-    if file.present == file.wanted {
-        println!("the recorded violations match violations.json");
-    } else if update {
-        write(path, &file.wanted)?;
-        println!("  written  violations.json");
-    } else {
-        print!("{}", file.diff());
-        eprintln!(
-            "violations.json differs: if that is intended, run `cargo xtask conformance --update` and commit the result"
-        );
-        return Ok(false);
-    }
-    Ok(true)
 }
 
 fn write_json(path: &Path, rows: &[Row]) -> Result<()> {

@@ -1,14 +1,15 @@
-//! `cargo xtask drift`: holds our description of the API to Coze's own documents, field by field, in both directions.
+//! `cargo xtask drift`: compares our description of the API with Coze's own documents, field by field, in both
+//! directions.
 //!
-//! Coze has two sources: a documentation page per operation, from which Coze's own generator made an OpenAPI file each, and one
-//! merged OpenAPI document. `drift import` reads both, and writes the facts that they hold to `spec/upstream/`. `drift` compares
-//! those with our description, for the operations that we describe:
+//! Coze has two sources: a documentation page per operation, from which Coze's own generator made an OpenAPI file each,
+//! and one merged OpenAPI document. `drift import` reads both and writes their facts to `spec/upstream/`. `drift`
+//! compares those with our description, for the operations that it contains:
 //!
-//! - A field, a parameter, a media type or an enum's word that any source has must be in ours, and the reverse.
+//! - A field, a parameter, a media type or an enum's word that any source has must be in ours, and vice versa.
 //! - A type must be that of at least one of the sources.
 //!
-//! Every other difference is listed in `spec/differences.yaml`, with its reason and its source. An entry that no longer applies is an
-//! error as well.
+//! Every other difference is listed in `spec/differences.yaml`, with its reason and its source. An entry that no longer
+//! applies is an error, too.
 
 mod compare;
 mod facts;
@@ -26,7 +27,7 @@ use crate::{root, spec, walk};
 
 const DIFFERENCES: &str = "spec/differences.yaml";
 
-/// What this command has in `spec/`.
+/// The files of this command in `spec/`.
 pub(crate) const FILES: &[&str] = &[DIFFERENCES, snapshot::FOLDER];
 
 #[derive(Args)]
@@ -37,7 +38,7 @@ pub(crate) struct Options {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Replace the facts under spec/upstream/ by those of Coze's documents
+    /// Replace the facts under spec/upstream/ with those of Coze's documents
     Import(snapshot::Documents),
 }
 
@@ -66,21 +67,21 @@ fn check(root: &Path) -> Result<ExitCode> {
         println!("{file}:{line}: {finding}");
     }
     for entry in &outcome.unneeded {
-        println!("{DIFFERENCES}: does not apply any more: {entry}");
+        println!("{DIFFERENCES}: no longer applies: {entry}");
     }
     if outcome.findings.is_empty() && outcome.unneeded.is_empty() {
         println!("{} operations agree with Coze's documents", ours.len());
         return Ok(ExitCode::SUCCESS);
     }
     eprintln!(
-        "{} difference(s) from Coze's documents and {} entries that do not apply: correct the description, or {DIFFERENCES}",
+        "{} difference(s) from Coze's documents and {} entries that no longer apply: correct the description, or {DIFFERENCES}",
         outcome.findings.len(),
         outcome.unneeded.len()
     );
     Ok(ExitCode::FAILURE)
 }
 
-/// Where `POST /v3/chat` is in the description.
+/// The position of `POST /v3/chat` in the description.
 fn pointer(operation: &str) -> String {
     let (method, path) = operation.split_once(' ').unwrap_or_default();
     walk::join(&walk::join("/paths", path), &method.to_lowercase())

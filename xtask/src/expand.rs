@@ -1,26 +1,27 @@
-//! Expands what a description says only once into standard OpenAPI.
+//! Expands the extensions of a description into standard OpenAPI.
 //!
-//! Coze's answers share an envelope, its requests share headers, and lists, streams and constant headers come in a few forms. The
-//! description says each of these once, by an extension (`x-coze-...`); `spec/api/base.yaml` explains them. Each step here replaces one of
-//! them. The mock's schemas and the rules of `lint` are about the result, with the positions of what was written.
+//! Coze's responses share an envelope, its requests share headers, and lists, streams and constant headers have a few
+//! forms. The description contains each of these once, as an extension (`x-coze-...`); `spec/api/base.yaml` explains
+//! them. Each step here replaces one extension. The mock's schemas and the rules of `lint` use the result, with the
+//! source positions.
 
 use anyhow::{Context, Result};
 use serde_json::{Map, Value, json};
 
 use crate::walk;
 
-/// At the root: what every operation has.
+/// At the root: the parts of every operation.
 pub(crate) const EVERY_OPERATION: &str = "x-coze-every-operation";
-/// At the answer 200: what its envelope holds.
+/// At the response 200: the contents of its envelope.
 pub(crate) const DATA: &str = "x-coze-data";
-/// At an operation: its second form, which answers with a stream.
+/// At an operation: its second form, whose response is an event stream.
 pub(crate) const STREAM: &str = "x-coze-stream";
-/// At an operation: how its pages are turned.
+/// At an operation: its paging.
 pub(crate) const PAGING: &str = "x-coze-paging";
 /// In the components: the events of streams.
 pub(crate) const EVENTS: &str = "x-coze-events";
 
-/// Which nodes of the expanded tree come from where, by the prefixes of their pointers.
+/// Where the nodes of the expanded tree come from, by the prefixes of their pointers.
 #[derive(Debug, Default)]
 pub(crate) struct Origins(Vec<(String, String)>);
 
@@ -29,7 +30,7 @@ impl Origins {
         self.0.push((expanded, written));
     }
 
-    /// The pointer in what is written for one in what is expanded.
+    /// Maps a pointer in the expanded tree to one in the source.
     pub(crate) fn written(&self, pointer: &str) -> String {
         let origin = self
             .0
@@ -56,7 +57,7 @@ pub(crate) fn expand(written: &Value) -> Result<(Value, Origins)> {
     Ok((tree, origins))
 }
 
-/// The operations of a document, to be changed, with their pointers.
+/// The operations of a document, mutable, with their pointers.
 pub(crate) fn operations_mut(
     tree: &mut Value,
 ) -> impl Iterator<Item = (String, &mut Map<String, Value>)> {
@@ -73,7 +74,7 @@ pub(crate) fn operations_mut(
     })
 }
 
-/// Adds the parameters and the responses that every operation has. One that is written at an operation is kept.
+/// Adds the parameters and the responses that every operation has. Those of the operation itself take precedence.
 fn shared_by_every_operation(tree: &mut Value) {
     let Some(shared) = tree.get(EVERY_OPERATION).cloned() else {
         return;
@@ -93,7 +94,8 @@ fn shared_by_every_operation(tree: &mut Value) {
     }
 }
 
-/// Replaces `x-coze-data` by the schema and the examples of the whole answer: the envelope with its contents, or an error.
+/// Replaces `x-coze-data` with the schema and the examples of the whole response: the envelope with its contents, or an
+/// error.
 fn envelopes(tree: &mut Value, origins: &mut Origins) -> Result<()> {
     let whole = tree.clone();
     let shared = &whole[EVERY_OPERATION];
@@ -135,7 +137,7 @@ fn envelopes(tree: &mut Value, origins: &mut Origins) -> Result<()> {
         if data.get("schema").is_none() {
             examples.insert(
                 "done".to_owned(),
-                json!({"summary": "It worked", "value": envelope["example"]}),
+                json!({"summary": "Success", "value": envelope["example"]}),
             );
         }
         for (name, example) in shared["examples"].as_object().into_iter().flatten() {
@@ -159,19 +161,19 @@ fn envelopes(tree: &mut Value, origins: &mut Origins) -> Result<()> {
     Ok(())
 }
 
-/// Where in the envelope the contents of an answer are.
+/// Where the contents of a response are in the envelope.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Contents<'d> {
-    /// The answer says only that it worked.
+    /// The response has no contents.
     Nothing,
-    /// In its field `data`.
+    /// In the field `data`.
     Data(&'d Value),
-    /// They are the envelope itself.
+    /// The envelope itself.
     Whole(&'d Value),
 }
 
 impl<'d> Contents<'d> {
-    /// Reads an `x-coze-data`.
+    /// Parses an `x-coze-data`.
     pub(crate) fn of(data: &'d Value) -> Self {
         match data.get("schema") {
             None => Self::Nothing,
@@ -180,7 +182,7 @@ impl<'d> Contents<'d> {
         }
     }
 
-    /// The schema of the whole answer.
+    /// The schema of the whole response.
     fn schema(self, tree: &Value, envelope: &Value) -> Value {
         let mut schema = envelope.clone();
         if let Value::Object(fields) = &mut schema {
@@ -193,7 +195,7 @@ impl<'d> Contents<'d> {
                 (property.into_iter().collect(), vec!["data".into()])
             }
             Self::Whole(contents) => {
-                // That a reference does not resolve is for `lint` to say, with its line.
+                // `lint` reports a reference that does not resolve, with its line.
                 let contents = walk::dereference(tree, contents).unwrap_or(&Value::Null);
                 let list = |key: &str| contents[key].clone();
                 (
@@ -211,7 +213,7 @@ impl<'d> Contents<'d> {
         schema
     }
 
-    /// An answer with these contents.
+    /// A response with these contents.
     fn answer(self, envelope: &Value, contents: Value) -> Value {
         let mut answer = envelope["example"].clone();
         match (self, &mut answer, contents) {
@@ -226,7 +228,7 @@ impl<'d> Contents<'d> {
         answer
     }
 
-    /// The pointer of the contents in an answer.
+    /// The pointer of the contents in a response.
     fn value_at(self) -> &'static str {
         match self {
             Self::Data(_) => "/data",
@@ -235,7 +237,7 @@ impl<'d> Contents<'d> {
     }
 }
 
-/// Adds the event stream to the answers of an operation that has a streamed form.
+/// Adds the event stream to the responses of an operation that has a streamed form.
 fn streams(tree: &mut Value) {
     for (_, operation) in operations_mut(tree) {
         if operation.contains_key(STREAM)
@@ -311,7 +313,7 @@ mod tests {
         assert_eq!(own["responses"]["default"]["description"], "Another.");
     }
 
-    /// The schema and the examples of an answer.
+    /// The schema and the examples of a response.
     fn answer(data: Value) -> (Value, Value) {
         let operation = expanded(json!({"responses": {"200": {"x-coze-data": data}}}));
         let content = &operation["responses"]["200"]["content"]["application/json"];

@@ -44,7 +44,7 @@ pub(crate) fn files(root: &Path, specs: &[Spec]) -> Result<Vec<File>> {
         });
         if spec.style == Style::Calls {
             files.push(File {
-                path: format!("generated/{}/tests/examples.rs", spec.client),
+                path: format!("generated/{}/tests/examples/generated.rs", spec.client),
                 contents: calls::examples(&document)?,
             });
         }

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::document::Document;
 
-/// Every description and what is generated from it. To add one, add an entry here and a crate skeleton under
+/// Every description and the crate that is generated from it. To add one, add an entry here and a crate skeleton under
 /// `generated/`.
 pub(crate) const SPECS: &[Spec] = &[
     Spec {
@@ -42,17 +42,18 @@ pub(crate) struct Spec {
 /// The form of a typed client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Style {
-    /// A builder sends its request itself, by `exchange`, over the client's `Exchange`.
+    /// A builder sends its request itself, with `exchange`, over the client's `Exchange`.
     Exchange,
-    /// A builder is an `Operation`, which a dispatcher sends: with the token, retries, and streams.
+    /// A builder is an `Operation`, which a dispatcher sends: with a token, retries, and streams.
     Calls,
 }
 
-/// The description of the API in standard OpenAPI: joined from its files, with everything expanded that they say only once.
+/// The description of the API in standard OpenAPI: its files joined, and its extensions expanded.
 ///
 /// # Errors
 ///
-/// If a file can't be read or is not OpenAPI, or if two define the same: with the file, and the line if it is known.
+/// If a file can't be read or is not OpenAPI, or if two files define the same: with the file, and the line if it is
+/// known.
 pub fn load(root: &Path) -> Result<Value> {
     Ok(Document::read(root, API)?.tree)
 }

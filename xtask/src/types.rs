@@ -1,7 +1,7 @@
-//! The types of requests and answers of the API.
+//! Generates the types of requests and responses of the API.
 //!
-//! progenitor makes the structs, from the schemas alone: the builders of operations are made by [`crate::calls`], and no answer has one. Then
-//! the steps below adapt what it made.
+//! progenitor generates the structs from the schemas alone: [`crate::calls`] generates the builders of operations, and
+//! responses have none. The steps below adapt the structs.
 
 use std::collections::BTreeMap;
 use std::iter;
@@ -22,7 +22,7 @@ use crate::{generate, normalise, walk};
 /// The items of the module `types`.
 pub(crate) struct Types {
     pub(crate) items: Vec<syn::Item>,
-    /// The fields of each struct: the name on the wire, the name in Rust, the type.
+    /// The fields of each struct: the wire name, the Rust name, the type.
     structs: BTreeMap<String, Vec<Field>>,
 }
 
@@ -36,7 +36,7 @@ pub(crate) struct Field {
 }
 
 impl Field {
-    /// The type within `Option`, if it is one.
+    /// The type inside `Option`, if it is one.
     pub(crate) fn optional(&self) -> Option<&syn::Type> {
         argument_of(&self.ty, "Option")
     }
@@ -103,8 +103,8 @@ impl Types {
             .with_context(|| format!("`{name}` is not an object with properties"))
     }
 
-    /// Gives each object of a request a constructor with its required fields, and a setter for each other field: it can't be written as a
-    /// literal, so that a new field breaks no caller.
+    /// Gives each object of a request a constructor with its required fields, and a setter for each other field. There
+    /// are no struct literals, so a new field breaks no caller.
     fn constructors(&mut self, tree: &Value, names: &[String]) {
         for name in names {
             let Some(fields) = self.structs.get(name) else {
@@ -160,7 +160,7 @@ fn is_required(schema: &Value, field: &Field) -> bool {
     required.is_some_and(|names| names.iter().any(|name| *name == field.wire_name))
 }
 
-/// The argument of a setter, and how it becomes the value of the field.
+/// The argument of a setter, and its conversion into the value of the field.
 pub(crate) fn argument(field: &Field) -> (TokenStream, TokenStream) {
     let Field { ident, .. } = field;
     let ty = field.required_type();
@@ -202,7 +202,7 @@ pub(crate) fn argument(field: &Field) -> (TokenStream, TokenStream) {
     )
 }
 
-/// Keeps the structs, without functions. Answers are read, not built.
+/// Removes all functions: responses are deserialized, not built.
 fn only_structs(items: &mut Vec<syn::Item>) {
     items.retain(|item| matches!(item, syn::Item::Struct(_)));
 }
@@ -287,7 +287,7 @@ struct Enum {
     words: Vec<String>,
 }
 
-/// An enum that keeps a word which is not listed.
+/// An enum with a variant for words that are not listed.
 fn open_enum(each: &Enum) -> syn::Item {
     let name = format_ident!("{}", each.name);
     let doc = &each.doc;
@@ -303,7 +303,7 @@ fn open_enum(each: &Enum) -> syn::Item {
     }
 }
 
-/// The names of the objects that requests hold, bodies excepted: builders make those.
+/// The names of the objects in requests, except bodies, which builders build.
 fn requests(tree: &Value) -> Vec<String> {
     let schemas = &tree["components"]["schemas"];
     let mut waiting: Vec<String> = schemas

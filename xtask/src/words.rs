@@ -9,15 +9,20 @@ use anyhow::{Context, Result};
 const CHECKED: &[&str] = &[
     ".ci",
     "ARCHITECTURE.md",
+    "CHANGELOG.md",
     "CONTRIBUTING.md",
     "README.md",
+    "api",
+    "auth",
     "benches",
     "docs",
     "examples",
     "fuzz",
     "mock",
     "spec",
+    "stores",
     "tests",
+    "wire",
     "xtask",
 ];
 

@@ -1,4 +1,4 @@
-//! Chats through the generated operations: messages, streams, waiting.
+//! Tests of chats with the generated operations: messages, streams, waiting.
 
 use coze_api::{ErrorKind, MessageParts, prelude::*, types::*};
 
@@ -22,7 +22,7 @@ fn body(request: &Request) -> serde_json::Value {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_chat_is_streamed_in_one_line() {
+async fn a_chat_is_streamed() {
     let text = "event:conversation.message.delta\ndata:{\"content\":\"Hi\",\"role\":\"robot\"}\n\n\
         event:conversation.mood\ndata:{}\n\nevent:done\ndata:\"[DONE]\"\n\n";
     let coze = Coze::new([Answer::events([text.into()])]);
@@ -76,7 +76,7 @@ async fn messages_parameters_and_variables_are_passed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn every_end_of_a_chat_is_handed_back() {
+async fn every_final_status_of_a_chat_is_returned() {
     for status in ["completed", "failed", "canceled", "requires_action"] {
         let coze = Coze::new([
             chat("created"),
@@ -101,11 +101,11 @@ async fn every_end_of_a_chat_is_handed_back() {
     }
     let coze = Coze::new([chat("completed")]);
     create(&coze.api()).and_wait().send().await.unwrap();
-    assert_eq!(coze.requests().len(), 1, "it has ended already");
+    assert_eq!(coze.requests().len(), 1, "the chat has already ended");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_chat_is_waited_for_until_the_deadline() {
+async fn the_wait_for_a_chat_ends_at_the_deadline() {
     let began = tokio::time::Instant::now();
     let coze = Coze::new((0..4).map(|_| chat("in_progress")));
     let wait = create(&coze.api()).and_wait().deadline(secs(7));
@@ -125,7 +125,24 @@ async fn a_chat_is_waited_for_until_the_deadline() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_chat_is_canceled_at_the_deadline_when_asked_for() {
+async fn the_deadline_counts_while_a_response_is_awaited() {
+    for (answers, is_fate_unknown) in [
+        (vec![Answer::Never], true),
+        (vec![chat("created"), Answer::Never], false),
+    ] {
+        let began = tokio::time::Instant::now();
+        let coze = Coze::new(answers);
+        let chat = create(&coze.api()).conversation_id("7381");
+        let error = chat.and_wait().deadline(secs(5)).send().await.unwrap_err();
+        assert_eq!(began.elapsed().as_secs(), 5, "{error}");
+        assert_eq!(error.kind(), ErrorKind::Timeout);
+        assert_eq!(error.is_fate_unknown(), is_fate_unknown);
+        assert_eq!(error.conversation_id(), Some("7381"));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_chat_is_canceled_at_the_deadline_if_requested() {
     let coze = Coze::new([chat("in_progress"), chat("in_progress"), chat("canceled")]);
     let wait = create(&coze.api())
         .and_wait()
@@ -140,7 +157,7 @@ async fn a_chat_is_canceled_at_the_deadline_when_asked_for() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_may_pass_is_waited_out_and_what_will_not_is_an_error_of_the_chat() {
+async fn temporary_errors_of_polls_are_ignored_and_others_are_returned_with_the_chat() {
     let down = (0..3).map(|_| Answer::json(502, "no"));
     let coze = Coze::new(
         [chat("created")]
@@ -162,7 +179,7 @@ async fn what_may_pass_is_waited_out_and_what_will_not_is_an_error_of_the_chat()
 }
 
 #[tokio::test(start_paused = true)]
-async fn outputs_of_tools_are_submitted_and_waited_for() {
+async fn tool_outputs_are_submitted_and_the_chat_is_awaited() {
     let coze = Coze::new([chat("in_progress"), chat("completed")]);
     let submit = coze.api().chat().submit_tool_outputs();
     let submit = submit.conversation_id("7381").chat_id("7001");

@@ -1,8 +1,10 @@
-//! Calls from recorded bytes, over an in-process transport and by a paused clock: streams, retries, pages.
+//! Tests of calls with recorded bytes, an in-process transport and a paused clock: streams, retries, pages.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod chats;
+#[cfg(feature = "credentials")]
+mod credentials;
 mod operations;
 mod pages;
 mod retries;

@@ -1,4 +1,4 @@
-//! Operations as they are generated, written by hand: the reference for the generator.
+//! Handwritten operations of the form that the generator produces.
 
 use coze_api::{
     CozeApi,
@@ -11,7 +11,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 const BASE: &str = "http://localhost";
 
-/// What a group of a generated client holds.
+/// The groups of a generated client.
 #[derive(Clone)]
 pub(crate) struct Client {
     http: reqwest::Client,

@@ -1,4 +1,4 @@
-//! Lists: where they go on, and where they end.
+//! Tests of lists: which page is next, and where a list ends.
 
 use coze_api::{ErrorKind, SendExt};
 use futures_util::{StreamExt, TryStreamExt};
@@ -8,7 +8,7 @@ use crate::{
     support::{Answer, Coze},
 };
 
-/// A page with these items, and these members beside them.
+/// A page with these items and further members.
 fn page(items: &[&str], beside: &str) -> Answer {
     let items: Vec<_> = items
         .iter()
@@ -39,19 +39,19 @@ fn queries(coze: &Coze) -> Vec<String> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn numbered_pages_end_at_an_empty_one() {
+async fn numbered_pages_end_at_an_empty_page() {
     let coze = Coze::new([page(&["a", "b"], ""), page(&["c"], ""), page(&[], "")]);
     assert_eq!(contents(&coze, false).await, ["a", "b", "c"]);
     let numbers = [1, 2, 3].map(|number| format!("page_num={number}&page_size=2"));
     assert_eq!(
         queries(&coze),
         numbers,
-        "the size of a page is the caller's"
+        "the page size is that of the caller"
     );
 }
 
 #[tokio::test(start_paused = true)]
-async fn numbered_pages_end_where_the_answer_says_so() {
+async fn numbered_pages_end_where_the_response_says_so() {
     let coze = Coze::new([
         page(&["a", "b"], r#","total":3"#),
         page(&["c"], r#","total":3"#),
@@ -63,13 +63,13 @@ async fn numbered_pages_end_where_the_answer_says_so() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_page_that_repeats_the_one_before_it_ends_the_list() {
+async fn a_page_that_repeats_the_previous_one_ends_the_list() {
     let coze = Coze::new([page(&["a", "b"], ""), page(&["a", "b"], "")]);
     assert_eq!(contents(&coze, false).await, ["a", "b"]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_list_begins_where_the_caller_says() {
+async fn a_list_starts_at_the_requested_page() {
     let coze = Coze::new([page(&["c"], r#","total":3"#), page(&[], r#","total":3"#)]);
     let client = Client::new(&coze.api());
     let pages: Vec<_> = client.bots(2).by_page().collect().await;
@@ -80,7 +80,7 @@ async fn a_list_begins_where_the_caller_says() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn pages_by_token_go_on_while_there_is_another_token() {
+async fn pages_by_token_continue_while_there_is_a_new_token() {
     let next = |token: &str| format!(r#","next":"{token}","has_more":true"#);
     let coze = Coze::new([
         page(&["a"], &next("t1")),
@@ -92,7 +92,7 @@ async fn pages_by_token_go_on_while_there_is_another_token() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_token_that_comes_again_ends_the_list() {
+async fn a_repeated_token_ends_the_list() {
     let next = |token: &str| format!(r#","next":"{token}""#);
     let coze = Coze::new([
         page(&["a"], &next("t1")),

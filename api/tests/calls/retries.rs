@@ -1,4 +1,4 @@
-//! What is sent again, when, and what is not.
+//! Tests of retries: what is retried, when, and what is not.
 
 use coze_api::{CozeApi, ErrorCode, ErrorKind, SendExt};
 use coze_auth::{FixedToken, testing::SendErrorKind};
@@ -19,7 +19,7 @@ fn client(coze: &Coze) -> Client {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_answer_is_its_data_and_has_its_log_id() {
+async fn a_reply_has_the_data_and_the_log_id() {
     let coze = Coze::new([
         well(),
         Answer::json(
@@ -39,7 +39,7 @@ async fn an_answer_is_its_data_and_has_its_log_id() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_error_at_status_200_is_an_error_whatever_was_asked_for() {
+async fn an_error_with_status_200_is_an_error_for_every_response_form() {
     let refused = || Answer::json(200, r#"{"code":4200,"msg":"no such chat"}"#);
     let coze = Coze::new([refused(), refused(), refused()]);
     let client = client(&coze);
@@ -55,7 +55,7 @@ async fn an_error_at_status_200_is_an_error_whatever_was_asked_for() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_answer_that_is_not_as_described_names_what_is_wrong() {
+async fn a_response_that_does_not_match_the_description_names_the_member() {
     for (text, named) in [
         (r#"{"code":0,"data":{"id":7001,"status":"x"}}"#, "data.id"),
         (r#"{"code":0,"data":{"id":"7001"}}"#, "status"),
@@ -69,7 +69,7 @@ async fn an_answer_that_is_not_as_described_names_what_is_wrong() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_read_is_sent_again_after_what_may_pass() {
+async fn a_read_is_retried_after_retryable_errors() {
     for failure in [
         Answer::Fails(SendErrorKind::Connect),
         Answer::Fails(SendErrorKind::NotProcessed),
@@ -86,7 +86,7 @@ async fn a_read_is_sent_again_after_what_may_pass() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_read_is_not_sent_again_after_what_will_not_pass() {
+async fn a_read_is_not_retried_after_other_errors() {
     for failure in [
         Answer::json(400, r#"{"code":4000,"msg":"wrong"}"#),
         Answer::json(404, "{}"),
@@ -99,7 +99,7 @@ async fn a_read_is_not_sent_again_after_what_will_not_pass() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn retry_after_is_kept_to() {
+async fn a_retry_is_not_sent_before_retry_after() {
     for status in [429, 503] {
         let busy = || Answer::json(status, "{}").header("retry-after", "17");
         let coze = Coze::new([busy(), busy(), well()]);
@@ -113,7 +113,7 @@ async fn retry_after_is_kept_to() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn delays_grow_and_attempts_are_bounded() {
+async fn delays_grow_and_the_number_of_attempts_is_limited() {
     let coze = Coze::new((0..3).map(|_| Answer::json(502, "no")));
     let error = client(&coze).retrieve_chat().send().await.unwrap_err();
     assert!(error.is_retryable());
@@ -125,7 +125,7 @@ async fn delays_grow_and_attempts_are_bounded() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_number_of_retries_is_the_callers() {
+async fn the_number_of_retries_is_configurable() {
     let coze = Coze::new([Answer::json(502, "no")]);
     assert!(
         client(&coze)
@@ -146,7 +146,7 @@ async fn the_number_of_retries_is_the_callers() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_wait_that_is_too_long_is_the_callers_decision() {
+async fn a_retry_after_beyond_the_longest_wait_is_returned_to_the_caller() {
     let coze = Coze::new([Answer::json(503, "{}").header("retry-after", "3600")]);
     let error = client(&coze).retrieve_chat().send().await.unwrap_err();
     assert_eq!(error.retry_after(), Some(secs(3600)));
@@ -154,7 +154,7 @@ async fn a_wait_that_is_too_long_is_the_callers_decision() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_write_is_sent_again_only_where_it_was_not_processed() {
+async fn a_write_is_retried_only_if_it_was_not_processed() {
     for not_processed in [SendErrorKind::Connect, SendErrorKind::NotProcessed] {
         let coze = Coze::new([Answer::Fails(not_processed), well()]);
         client(&coze).create_chat().send().await.unwrap();
@@ -174,7 +174,7 @@ async fn a_write_is_sent_again_only_where_it_was_not_processed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_write_whose_fate_is_unknown_says_how_to_find_out() {
+async fn a_write_that_may_have_been_processed_says_how_to_check() {
     let cut = Answer::Response {
         status: 200,
         headers: vec![],
@@ -201,7 +201,7 @@ async fn a_write_whose_fate_is_unknown_says_how_to_find_out() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_client_that_was_told_429_holds_its_next_requests_back() {
+async fn a_client_that_got_a_429_delays_its_next_requests() {
     let busy = Answer::json(429, "{}").header("retry-after", "20");
     let coze = Coze::new([busy, well(), well()]);
     let api = coze.api();
@@ -218,7 +218,7 @@ async fn a_client_that_was_told_429_holds_its_next_requests_back() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_client_that_was_told_429_for_long_sends_nothing() {
+async fn a_client_that_got_a_429_with_a_long_retry_after_sends_nothing() {
     let coze = Coze::new([Answer::json(429, "{}").header("retry-after", "3600")]);
     let client = client(&coze);
     assert!(client.create_chat().send().await.is_err());
@@ -229,7 +229,7 @@ async fn a_client_that_was_told_429_for_long_sends_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_refused_token_is_renewed_once_for_every_kind_of_call() {
+async fn a_refused_token_is_renewed_once_for_every_response_form() {
     let refused = || Answer::json(200, r#"{"code":4100,"msg":"authentication is invalid"}"#);
     let coze = Coze::new([refused(), well()]);
     client(&coze).create_chat().send().await.unwrap();
@@ -242,7 +242,7 @@ async fn a_refused_token_is_renewed_once_for_every_kind_of_call() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_call_has_a_time_out_of_its_own() {
+async fn a_call_has_its_own_timeout() {
     let began = tokio::time::Instant::now();
     let coze = Coze::new([Answer::Never, Answer::Never]);
     let client = client(&coze);
@@ -257,7 +257,7 @@ async fn a_call_has_a_time_out_of_its_own() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_limit_of_a_body_is_32_mib_and_the_callers() {
+async fn the_body_limit_is_32_mib_by_default_and_configurable() {
     let body = |length: usize| {
         let frame = CHAT.len() - "completed".len();
         CHAT.replace("completed", &"x".repeat(length - frame))

@@ -1,4 +1,4 @@
-//! What is promised of streams, from recorded bytes.
+//! Tests of the guarantees of streams, with recorded bytes.
 
 use bytes::Bytes;
 use coze_api::{Error, ErrorCode, ErrorKind, EventStream, SendExt};
@@ -36,7 +36,7 @@ async fn stream(coze: &Coze) -> EventStream<ChatEvent> {
     Client::new(&coze.api()).stream_chat().send().await.unwrap()
 }
 
-/// The events of this body, and the error behind them, if there is one. Nothing comes after it.
+/// The events of this body, and the final error, if there is one. Asserts that nothing follows.
 async fn read(body: impl IntoIterator<Item = Part>) -> (Vec<ChatEvent>, Option<Error>) {
     let coze = Coze::new([Answer::events(body)]);
     let mut events = stream(&coze).await;
@@ -50,9 +50,9 @@ async fn read(body: impl IntoIterator<Item = Part>) -> (Vec<ChatEvent>, Option<E
     };
     assert!(events.is_terminated());
     for _ in 0..3 {
-        assert!(events.next().await.is_none(), "it is fused");
+        assert!(events.next().await.is_none(), "the stream is fused");
     }
-    assert_eq!(coze.open_bodies(), 0, "the connection has ended");
+    assert_eq!(coze.open_bodies(), 0, "the connection is closed");
     (read, error)
 }
 
@@ -69,7 +69,7 @@ fn all() -> [ChatEvent; 4] {
     ]
 }
 
-/// Asserts that this body is the whole stream, however its bytes are cut.
+/// Asserts that this body is parsed as the whole stream, in chunks of every size.
 async fn assert_whole(text: &str) {
     for size in [text.len(), 1, 2, 3, 7] {
         let parts = text.as_bytes().chunks(size);
@@ -81,12 +81,12 @@ async fn assert_whole(text: &str) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_whole_stream_is_read_in_chunks_of_every_size() {
+async fn a_whole_stream_is_parsed_in_chunks_of_every_size() {
     assert_whole(&whole()).await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn line_ends_blanks_comments_and_a_byte_order_mark_change_nothing() {
+async fn line_endings_spaces_comments_and_a_byte_order_mark_are_accepted() {
     let text = whole();
     assert_whole(&text.replace('\n', "\r\n")).await;
     assert_whole(&text.replace('\n', "\r")).await;
@@ -99,12 +99,12 @@ async fn line_ends_blanks_comments_and_a_byte_order_mark_change_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_end_marker_without_its_empty_line_counts() {
+async fn an_end_marker_without_its_empty_line_is_accepted() {
     assert_whole(whole().trim_end()).await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_end_before_the_end_marker_is_an_error_with_its_ids() {
+async fn an_end_before_the_end_marker_is_an_error_with_the_ids_of_the_chat() {
     let text = whole();
     let marker = text.len() - DONE.len();
     for length in 0..marker {
@@ -126,7 +126,7 @@ async fn an_end_before_the_end_marker_is_an_error_with_its_ids() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_connection_that_breaks_off_is_one_error() {
+async fn a_closed_connection_is_one_error() {
     let (events, error) = read([CREATED.into(), Part::Reset, Part::Reset, DONE.into()]).await;
     assert_eq!(events, [ChatEvent::ChatCreated(chat("created"))]);
     let error = error.unwrap();
@@ -138,7 +138,7 @@ async fn a_connection_that_breaks_off_is_one_error() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_unknown_event_is_handed_on_as_it_came() {
+async fn an_unknown_event_is_returned_unchanged() {
     let unknown = "event: conversation.mood\ndata: {\"mood\": \"sunny\"}\n\ndata: bare\n\n";
     let (events, error) = read([unknown.into(), DONE.into()]).await;
     assert!(error.is_none(), "{error:?}");
@@ -191,7 +191,7 @@ async fn an_error_event_that_repeats_the_token_does_not_show_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_event_that_is_not_as_described_is_named() {
+async fn an_event_that_does_not_match_the_description_is_named() {
     let event = "event:conversation.message.delta\ndata:{\"content\":[1]}\n\n";
     let (events, error) = read([CREATED.into(), event.into(), DONE.into()]).await;
     assert_eq!(events.len(), 1);
@@ -209,7 +209,7 @@ async fn an_event_that_is_not_as_described_is_named() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn bytes_that_are_no_text_are_an_error() {
+async fn bytes_that_are_not_text_are_an_error() {
     let bad = Bytes::from_static(b"event:x\ndata:\xff\xfe\n\n");
     let error = read([CREATED.into(), Part::Bytes(bad)]).await.1.unwrap();
     assert_eq!(error.kind(), ErrorKind::InvalidAnswer, "{error}");
@@ -225,7 +225,7 @@ async fn an_interrupt_ends_a_stream_without_an_end_marker() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_comes_after_the_end_marker_is_not_read() {
+async fn data_after_the_end_marker_is_not_read() {
     let debug = "event: done\ndata: {\"debug_url\":\"https://example.com\"}\n\n";
     let coze = Coze::new([Answer::events([debug.into(), CREATED.into(), Part::Reset])]);
     let mut events = stream(&coze).await;
@@ -238,7 +238,7 @@ async fn what_comes_after_the_end_marker_is_not_read() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn json_in_place_of_a_stream_is_the_error_that_it_holds() {
+async fn json_instead_of_a_stream_is_returned_as_its_error() {
     let text = r#"{"code":4000,"msg":"Request parameter error","detail":{"logid":"log-2"}}"#;
     let coze = Coze::new([Answer::json(200, text)]);
     let error = Client::new(&coze.api())
@@ -291,7 +291,7 @@ async fn a_refused_token_is_renewed_once_before_the_first_event() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_token_that_is_refused_in_the_stream_is_not_renewed() {
+async fn a_token_that_is_refused_within_the_stream_is_not_renewed() {
     let event = "event:error\ndata:{\"code\":4100,\"msg\":\"authentication is invalid\"}\n\n";
     let coze = Coze::new([Answer::events([CREATED.into(), event.into()])]);
     let mut events = stream(&coze).await;
@@ -312,7 +312,7 @@ async fn a_stream_has_its_log_id_before_its_first_event() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stream_may_take_forever_in_all() {
+async fn the_duration_of_a_stream_is_not_limited() {
     let part = || [Part::Wait(secs(59)), delta("x").as_str().into()];
     let body = (0..100).flat_map(|_| part()).chain([DONE.into()]);
     let body = [Part::from(CREATED)].into_iter().chain(body);
@@ -322,7 +322,7 @@ async fn a_stream_may_take_forever_in_all() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stream_that_falls_silent_is_ended() {
+async fn a_silent_stream_ends_at_the_idle_timeout() {
     let began = tokio::time::Instant::now();
     let (events, error) = read([CREATED.into(), Part::Wait(secs(61)), DONE.into()]).await;
     assert_eq!(events.len(), 1);
@@ -358,7 +358,7 @@ async fn a_comment_keeps_a_stream_alive() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_head_and_the_first_byte_are_waited_for_as_long_as_the_call_says() {
+async fn the_timeout_of_a_call_covers_the_head_and_the_first_byte() {
     let began = tokio::time::Instant::now();
     let coze = Coze::new([Answer::Never]);
     let call = Client::new(&coze.api()).stream_chat().timeout(secs(7));
@@ -406,7 +406,7 @@ async fn an_endless_event_is_read_to_the_default_limit_of_16_mib() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn dropping_a_stream_ends_its_connection() {
+async fn dropping_a_stream_closes_its_connection() {
     let coze = Coze::new([Answer::events([CREATED.into(), Part::Wait(secs(1000))])]);
     let mut events = stream(&coze).await;
     assert!(events.try_next().await.unwrap().is_some());
@@ -416,7 +416,7 @@ async fn dropping_a_stream_ends_its_connection() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stream_that_was_not_processed_is_asked_for_again() {
+async fn a_stream_that_was_not_processed_is_retried() {
     let failed = Answer::Fails(SendErrorKind::Connect);
     let coze = Coze::new([failed, Answer::events([whole().as_str().into()])]);
     let events: Vec<_> = stream(&coze).await.collect().await;
@@ -424,7 +424,7 @@ async fn a_stream_that_was_not_processed_is_asked_for_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_parameter_that_is_missing_is_named_and_nothing_is_sent() {
+async fn a_missing_parameter_is_named_and_nothing_is_sent() {
     let coze = Coze::new([]);
     let call = Client::new(&coze.api()).stream_chat().without_user();
     let error = call.send().await.unwrap_err();

@@ -1,4 +1,4 @@
-//! A Coze that answers what it was told to, byte for byte.
+//! A transport with scripted responses, byte for byte.
 
 use std::{
     collections::VecDeque,
@@ -12,7 +12,7 @@ use std::{
 use bytes::Bytes;
 use coze_api::CozeApi;
 use coze_auth::{
-    AccessToken, CachedProvider, Endpoint, OAuthClient,
+    AccessToken, Endpoint, OAuthClient, TokenFuture, TokenProvider,
     testing::{SendError, SendErrorKind, SendFuture, Transport},
 };
 use futures_util::{StreamExt, stream};
@@ -22,7 +22,7 @@ pub(crate) const fn secs(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
 }
 
-/// An answer, or what comes in place of one.
+/// A response, or a failure.
 pub(crate) enum Answer {
     Response {
         status: u16,
@@ -76,13 +76,39 @@ impl Answer {
     }
 }
 
-/// A request that arrived.
+/// A received request.
 #[derive(Debug)]
 pub(crate) struct Request {
     pub(crate) at: Instant,
     pub(crate) url: String,
     pub(crate) token: String,
     pub(crate) body: String,
+}
+
+/// A provider without a runtime of its own, whose time would not be paused.
+#[derive(Default)]
+struct NumberedTokens(AtomicU32);
+
+impl NumberedTokens {
+    fn current(&self) -> AccessToken {
+        AccessToken::new(format!("token-{}", self.0.load(Ordering::Relaxed))).unwrap()
+    }
+}
+
+impl TokenProvider for NumberedTokens {
+    fn cached(&self) -> Option<AccessToken> {
+        Some(self.current())
+    }
+
+    fn fetch(&self) -> TokenFuture<'_> {
+        Box::pin(std::future::ready(Ok(self.current())))
+    }
+
+    fn invalidate(&self, token: &AccessToken) {
+        if token.expose() == self.current().expose() {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
 }
 
 #[derive(Clone, Default)]
@@ -104,13 +130,7 @@ impl Coze {
 
     /// A client whose tokens are `token-0`, `token-1` and so on.
     pub(crate) fn api(&self) -> CozeApi {
-        let counter = AtomicU32::new(0);
-        let provider = CachedProvider::from_fn(move || {
-            let number = counter.fetch_add(1, Ordering::Relaxed);
-            let token = AccessToken::new(format!("token-{number}"));
-            async { Ok((token?, secs(3600))) }
-        });
-        CozeApi::new(self.client(), provider.build())
+        CozeApi::new(self.client(), NumberedTokens::default())
     }
 
     pub(crate) fn client(&self) -> OAuthClient {
@@ -133,7 +153,7 @@ impl Coze {
             .collect()
     }
 
-    /// How many bodies are neither read to their end nor dropped.
+    /// The number of bodies that were neither read to their end nor dropped.
     pub(crate) fn open_bodies(&self) -> u32 {
         self.0.open_bodies.load(Ordering::SeqCst)
     }
@@ -165,11 +185,11 @@ impl Transport for Coze {
             body: String::from_utf8(body.unwrap_or_default().to_vec()).unwrap(),
         });
         let answer = self.0.answers.lock().unwrap().pop_front();
-        let answer = answer.expect("an answer for each request");
+        let answer = answer.expect("a response for each request");
         let open = Open::new(&self.0.open_bodies);
         Box::pin(async move {
             let (status, headers, parts) = match answer {
-                Answer::Fails(kind) => return Err(SendError::new(kind, "as told")),
+                Answer::Fails(kind) => return Err(SendError::new(kind, "scripted")),
                 Answer::Never => std::future::pending().await,
                 Answer::Response {
                     status,

@@ -8,9 +8,10 @@ use super::{ConfiguredCredentials, OAuthConfig, Problems, jwt_credentials};
 use crate::{
     Error, ErrorKind, FixedToken, Flow, PrivateKey, Result,
     input::{cleaned, cleaned_path, credential, identifier},
-    provider::TOKEN_VARIABLE,
 };
 
+/// A personal or service access token.
+const TOKEN_VARIABLE: &str = "COZE_API_TOKEN";
 const WEB_CLIENT_ID: &str = "COZE_WEB_OAUTH_CLIENT_ID";
 const WEB_CLIENT_SECRET: &str = "COZE_WEB_OAUTH_CLIENT_SECRET";
 const WEB_REDIRECT_URI: &str = "COZE_WEB_OAUTH_REDIRECT_URI";
@@ -115,6 +116,24 @@ impl Environment {
             .filter(|group| !group.iter().any(|name| self.has(name)))
             .map(|group| group.join(" or "))
             .collect()
+    }
+
+    /// `None` if no variable that a flow requires is set: of the chosen flow, or of any. A token takes precedence over the
+    /// other flows.
+    pub(super) fn config_if_set(self, chosen: Option<Flow>) -> Result<Option<OAuthConfig>> {
+        let is_begun = |flow: Flow| {
+            let required = Self::required(flow).iter();
+            required.flat_map(|group| *group).any(|name| self.has(name))
+        };
+        let is_any_begun = match chosen {
+            Some(flow) => is_begun(flow),
+            None => Flow::ALL.into_iter().any(is_begun),
+        };
+        if !is_any_begun {
+            return Ok(None);
+        }
+        let chosen = chosen.or(is_begun(Flow::Token).then_some(Flow::Token));
+        self.config(chosen).map(Some)
     }
 
     pub(super) fn config(self, chosen: Option<Flow>) -> Result<OAuthConfig> {
@@ -257,6 +276,40 @@ mod tests {
     }
 
     #[test]
+    fn variables_that_are_not_set_are_no_configuration_and_half_a_flow_is_an_error() {
+        let found = |variables: &[(&str, &str)], flow| {
+            let value = |name: &str| {
+                let (_, value) = variables.iter().find(|(n, _)| *n == name)?;
+                Some(OsString::from(value))
+            };
+            OAuthConfig::from_variables_if_set(value, flow)
+                .map(|config| config.map(|config| config.flow()))
+        };
+        let half = [(WEB_CLIENT_ID, "id")];
+        let two = [(PKCE_CLIENT_ID, "id"), (DEVICE_CLIENT_ID, "id")];
+        let with_token = [(TOKEN_VARIABLE, "pat"), two[0], two[1], half[0]];
+        for variables in [
+            &[][..],
+            &[(TOKEN_VARIABLE, " ")],
+            &[(API_BASE, "x")],
+            &[(PKCE_REDIRECT_URI, "x")],
+        ] {
+            assert_eq!(found(variables, None).unwrap(), None, "{variables:?}");
+        }
+        assert_eq!(found(&with_token, None).unwrap(), Some(Flow::Token));
+        assert_eq!(
+            found(&with_token, Some(Flow::Pkce)).unwrap(),
+            Some(Flow::Pkce)
+        );
+        assert_eq!(found(&two[..1], None).unwrap(), Some(Flow::Pkce));
+        assert_eq!(found(&half, Some(Flow::Jwt)).unwrap(), None);
+        for (variables, flow) in [(&half[..], None), (&half, Some(Flow::Web)), (&two, None)] {
+            let error = found(variables, flow).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Configuration, "{variables:?}");
+        }
+    }
+
+    #[test]
     fn the_only_complete_flow_is_selected_despite_an_incomplete_one() {
         for (variables, flow) in [
             (&[(TOKEN_VARIABLE, " pat\n")][..], Flow::Token),
@@ -298,7 +351,7 @@ mod tests {
         let ConfiguredCredentials::Token(token) = token.credentials else {
             panic!("not a token")
         };
-        assert_eq!(token.authorization(), "Bearer pat_abc");
+        assert_eq!(token.access_token().authorization(), "Bearer pat_abc");
     }
 
     #[test]

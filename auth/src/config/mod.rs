@@ -4,7 +4,7 @@
 mod environment;
 mod file;
 
-use std::{ffi::OsString, path::Path, sync::Arc};
+use std::{ffi::OsString, path::Path, str::FromStr, sync::Arc};
 
 use coze_wire::Secret;
 
@@ -25,12 +25,12 @@ use environment::Environment;
 /// ```
 /// use coze_auth::{ConfiguredFlow, OAuthConfig};
 ///
-/// let config = OAuthConfig::from_json(r#"{
+/// let config: OAuthConfig = r#"{
 ///     "client_type": "device",
 ///     "client_id": "client-id",
 ///     "coze_api_base": "https://api.coze.cn",
 ///     "coze_www_base": "https://www.coze.cn"
-/// }"#)?;
+/// }"#.parse()?;
 /// let ConfiguredFlow::Device(device) = config.build()? else {
 ///     return Err("this program needs an app for the device flow".into());
 /// };
@@ -105,7 +105,7 @@ impl ConfiguredFlow {
                 Error::new(ErrorKind::Configuration, what).in_flow(flow.flow())
             };
             let sign_in = sign_in.ok_or_else(missing)?;
-            Ok(CachedProvider::of_app(flow, sign_in).build())
+            Ok::<_, Error>(CachedProvider::of_app(flow, sign_in).build())
         };
         Ok(Arc::new(match &self {
             Self::Token(token) => return Ok(Arc::new(token.clone())),
@@ -114,6 +114,15 @@ impl ConfiguredFlow {
             Self::Pkce(pkce) => stored(pkce.app())?,
             Self::Device(device) => stored(device.app())?,
         }))
+    }
+}
+
+/// Parses the text of a `coze_oauth_config.json`, as [`from_file`](OAuthConfig::from_file) does.
+impl FromStr for OAuthConfig {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        file::config("coze_oauth_config.json", text)
     }
 }
 
@@ -131,7 +140,7 @@ impl OAuthConfig {
         let name = shown_path(path).ok_or_else(|| {
             Error::new(
                 ErrorKind::Configuration,
-                "the given path is the configuration itself; pass it to from_json",
+                "the given path is the configuration itself; parse it",
             )
         })?;
         let contents = input_file::read(path).map_err(|error| {
@@ -142,15 +151,6 @@ impl OAuthConfig {
             Error::new(ErrorKind::Configuration, what)
         })?;
         file::config(&name, &text)
-    }
-
-    /// Parses the text of a `coze_oauth_config.json`.
-    ///
-    /// # Errors
-    ///
-    /// Those of [`from_file`](Self::from_file).
-    pub fn from_json(text: &str) -> Result<Self> {
-        file::config("coze_oauth_config.json", text)
     }
 
     /// Reads the environment variables that the examples of the official SDKs use, and selects the flow whose variables
@@ -197,6 +197,27 @@ impl OAuthConfig {
         Environment::read(variable).config(flow)
     }
 
+    /// Like [`from_variables`](Self::from_variables), for variables that need not be set: `None` if no variable that the flow
+    /// requires is set, or if none of any flow is. A flow that is set only in part is an error. If `flow` is `None` and
+    /// `COZE_API_TOKEN` is set, the other flows are ignored.
+    ///
+    /// ```
+    /// use coze_auth::OAuthConfig;
+    ///
+    /// assert!(OAuthConfig::from_variables_if_set(|_| None, None)?.is_none());
+    /// # Ok::<(), coze_auth::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Those of [`from_variables`](Self::from_variables), except that no variable is set.
+    pub fn from_variables_if_set(
+        variable: impl Fn(&str) -> Option<OsString>,
+        flow: Option<Flow>,
+    ) -> Result<Option<Self>> {
+        Environment::read(variable).config_if_set(flow)
+    }
+
     /// The flow of this configuration.
     #[must_use]
     pub fn flow(&self) -> Flow {
@@ -213,6 +234,27 @@ impl OAuthConfig {
     #[must_use]
     pub fn endpoint(&self) -> &Endpoint {
         &self.endpoint
+    }
+
+    /// The client id of the app; a fixed token has none.
+    #[must_use]
+    pub fn client_id(&self) -> Option<&ClientId> {
+        match &self.credentials {
+            ConfiguredCredentials::Token(_) => None,
+            ConfiguredCredentials::Web { client_id, .. }
+            | ConfiguredCredentials::Pkce { client_id }
+            | ConfiguredCredentials::Device { client_id }
+            | ConfiguredCredentials::Jwt { client_id, .. } => Some(client_id),
+        }
+    }
+
+    /// The client secret, if the flow is [`Flow::Web`].
+    #[must_use]
+    pub fn client_secret(&self) -> Option<&Secret> {
+        match &self.credentials {
+            ConfiguredCredentials::Web { client_secret, .. } => Some(client_secret),
+            _ => None,
+        }
     }
 
     /// The redirect URI, if an environment variable sets one.
@@ -244,7 +286,20 @@ impl OAuthConfig {
     ///
     /// Those of [`OAuthClientBuilder::build`].
     pub fn build_with(self, client: OAuthClientBuilder) -> Result<ConfiguredFlow> {
-        let client = client.endpoint(self.endpoint).build()?;
+        let client = client.endpoint(self.endpoint.clone()).build()?;
+        self.build_on(client)
+    }
+
+    /// Builds the flow on a client that exists already, to share its connections.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidInput`](ErrorKind::InvalidInput) if the client is for another endpoint than the configured one.
+    pub fn build_on(self, client: OAuthClient) -> Result<ConfiguredFlow> {
+        if *client.endpoint() != self.endpoint {
+            let what = "the client is for another endpoint than the configuration";
+            return Err(Error::new(ErrorKind::InvalidInput, what));
+        }
         Ok(match self.credentials {
             ConfiguredCredentials::Token(token) => {
                 ConfiguredFlow::Token(token.with_endpoint(client.endpoint().clone()))
@@ -263,14 +318,25 @@ impl OAuthConfig {
                 client_id,
                 key_id,
                 private_key,
-            } => ConfiguredFlow::Jwt(
-                JwtFlow::builder(client)
-                    .client_id(client_id)
-                    .key_id(key_id)
-                    .signer(private_key)
-                    .build()?,
-            ),
+            } => ConfiguredFlow::Jwt(JwtFlow::new(client, client_id, key_id, private_key)?),
         })
+    }
+}
+
+impl FixedToken {
+    /// Takes the token from the environment variable `COZE_API_TOKEN`, and where it is valid from `COZE_API_BASE`, if that is
+    /// set.
+    ///
+    /// # Errors
+    ///
+    /// [`Configuration`](ErrorKind::Configuration) when `COZE_API_TOKEN` is not set, or `COZE_API_BASE` can't be used; else
+    /// as [`new`](Self::new).
+    pub fn from_env() -> Result<Self> {
+        let config = OAuthConfig::from_env_for(Flow::Token);
+        let no_token = || Error::new(ErrorKind::Configuration, "there is no token");
+        config
+            .and_then(|config| config.into_token().ok_or_else(no_token))
+            .map_err(|error| error.in_flow(Flow::Token))
     }
 }
 
@@ -402,7 +468,25 @@ mod tests {
     fn configured(fields: &str) -> ConfiguredFlow {
         let base = r#""coze_api_base":"https://api.coze.cn","coze_www_base":"https://www.coze.cn""#;
         let json = format!(r#"{{{fields},"client_id":"i",{base}}}"#);
-        OAuthConfig::from_json(&json).unwrap().build().unwrap()
+        let config: OAuthConfig = json.parse().unwrap();
+        config.build().unwrap()
+    }
+
+    #[test]
+    fn a_flow_is_built_on_a_client_for_its_endpoint_only() {
+        let config = || {
+            let json = r#"{"client_type":"web","client_id":"i","client_secret":"s","coze_api_base":"https://api.coze.cn"}"#;
+            json.parse::<OAuthConfig>().unwrap()
+        };
+        assert_eq!(config().client_id().unwrap().as_ref(), "i");
+        assert!(config().client_secret().unwrap().ct_eq("s"));
+        assert!(
+            config()
+                .build_on(OAuthClient::new(Endpoint::CN).unwrap())
+                .is_ok()
+        );
+        let error = config().build_on(OAuthClient::new(Endpoint::COM).unwrap());
+        assert_eq!(error.unwrap_err().kind(), ErrorKind::InvalidInput);
     }
 
     #[tokio::test]

@@ -4,36 +4,38 @@ use std::{fmt, sync::Arc};
 
 use coze_wire::{sanitize, sanitize_to};
 
-use super::shown_cause;
+use super::{Error, ErrorKind, shown_cause};
 
-/// What is shown of a name that was read from a store: no [invisible](coze_wire::is_invisible) characters, at most 100 characters.
+/// A name that was read from a store, made presentable: without [invisible](coze_wire::is_invisible) characters, at
+/// most 100 characters.
 #[must_use]
-pub fn presentable_name(name: &str) -> String {
+pub(crate) fn presentable_name(name: &str) -> String {
     sanitize_to(name, &[], 99)
 }
 
-/// What kind of thing went wrong in a store.
+/// The kind of a [`StoreError`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum StoreErrorKind {
-    /// It may pass: a time-out, a broken connection, a file that another program has open. It is retried.
+    /// Temporary: a timeout, a closed connection, a file that another program has open. It is retried.
     Transient,
-    /// Another owner or program keeps it busy. It is retried.
+    /// Another owner or program is using it. It is retried.
     Busy,
-    /// The store may not be read or written, or others than its owner could read it.
+    /// No permission to read or write the store, or its permissions are too open, so it is not used.
     NotPermitted,
-    /// There is no room.
+    /// The store is full.
     Full,
-    /// What is stored can't be understood. It stays where it is; a fresh sign-in moves it into quarantine.
+    /// The stored contents are invalid. They stay unchanged; a fresh sign-in moves them into quarantine.
     Damaged,
-    /// Anything else that waiting does not change.
+    /// Any other non-retryable error.
     Other,
 }
 
-/// Why a store did not do what it was asked to.
+/// An error of a [`Store`](crate::store::Store).
 ///
-/// Its text is shown to people, and so is that of its source: both are [sanitized](coze_wire::sanitize). Neither may hold a secret. Unless
-/// the source is an error of this crate, it is kept inside a [`ForeignError`](coze_wire::ForeignError).
+/// Its text and the text of its source are shown to users: both are [sanitized](coze_wire::sanitize). Neither may
+/// contain a secret. A source that is not an error of this crate is wrapped in a
+/// [`ForeignError`](coze_wire::ForeignError).
 ///
 /// ```
 /// use coze_auth::store::{StoreError, StoreErrorKind};
@@ -51,7 +53,7 @@ pub struct StoreError {
     source: Option<Arc<dyn std::error::Error + Send + Sync>>,
 }
 
-/// Causes are boxed: an error type, or a text.
+/// Sources are boxed: an error or a text.
 type Source = Box<dyn std::error::Error + Send + Sync>;
 
 impl StoreError {
@@ -65,7 +67,8 @@ impl StoreError {
         }
     }
 
-    /// Another keeps it busy: the [name](crate::store::Owner::name) of the owner, or of the program, if it is known.
+    /// A [`Busy`](StoreErrorKind::Busy) error, with the [name](crate::store::Owner::name) of the other owner or
+    /// program, if it is known.
     pub fn busy(message: &str, by: Option<&str>) -> Self {
         Self {
             by: by.map(presentable_name),
@@ -73,34 +76,31 @@ impl StoreError {
         }
     }
 
-    /// An error that waiting does not change, and its cause.
-    pub fn other(message: &str, source: impl Into<Source>) -> Self {
-        Self::new(StoreErrorKind::Other, message).with_source(source)
-    }
-
-    /// The same with a cause.
+    /// Sets the cause.
     #[must_use]
     pub fn with_source(mut self, source: impl Into<Source>) -> Self {
         self.source = Some(shown_cause(source));
         self
     }
 
-    /// What kind of thing went wrong.
+    /// The kind of the error.
     #[must_use]
     pub fn kind(&self) -> StoreErrorKind {
         self.kind
     }
+}
 
-    /// Who keeps it busy, if it is known.
-    #[must_use]
-    pub fn by(&self) -> Option<&str> {
-        self.by.as_deref()
-    }
-
-    /// What went wrong: a sentence without its full stop.
-    #[must_use]
-    pub fn message(&self) -> &str {
-        &self.message
+impl From<StoreError> for Error {
+    fn from(error: StoreError) -> Self {
+        let what = match &error.by {
+            Some(by) => format!("{error}: {by} is using it"),
+            None => error.to_string(),
+        };
+        let failure = Self::new(ErrorKind::Store(error.kind), what);
+        match error.source {
+            Some(_) => failure.with_source(error),
+            None => failure,
+        }
     }
 }
 

@@ -14,41 +14,42 @@ use std::{
 use arc_swap::{ArcSwapOption, Guard};
 
 use super::{
-    AccessToken, Stats, TokenFuture, TokenProvider,
-    circuit_breaker::CircuitBreaker,
+    Stats, TokenFuture, TokenProvider,
     engine::{self, Engine, Key, Options, Requests, refresh_when_due},
-    lifespan::Lifespan,
     slot::Slot,
     source::{FnSource, JwtSource, Source},
 };
 use crate::{
-    Endpoint, JwtFlow, JwtTokenRequest, OAuthClient, Result, Token, UserFlow,
+    AccessToken, Endpoint, JwtFlow, JwtTokenRequest, OAuthClient, Result, Token, UserFlow,
     clock::{Clock, Tick},
     flow::app::App,
+    refresh_window::Lifespan,
+    refresh_window::RefreshMode,
+    retry::circuit_breaker::CircuitBreaker,
     sign_in::{SignIn, StoredSource},
 };
 
-/// Keeps a flow's token fresh for a whole service. Clones are cheap and the same provider.
+/// Keeps one flow's token valid for a whole service. Clones are cheap and share the token.
 ///
 /// - A valid token is read without a lock, an allocation or a wait ([`cached`](TokenProvider::cached)).
-/// - When there is none, one request gets it for all who ask, and all get its result, error too. A caller
-///   who goes away stops nobody else's.
-/// - In the last fifth of its life (the last five minutes of a long one) a token is still served, and one
-///   request in the background gets the next. If that fails, the old one serves until its end.
-/// - After a failure there is a backoff, half a second and growing to 15 (to 60 where the server refused, or while the
-///   old token is still served), or what the server asks for, an hour at most; callers without a token get the
-///   error at once, with the time of the next try as its [`retry_after`](crate::Error::retry_after). A fresh sign-in that is put
-///   into the [store](crate::store) ends it, within a second also if another process has put it there.
-/// - No task runs while it is idle, except to retry a failed save to the store.
-/// - A token that the API refused ([`invalidate`](TokenProvider::invalidate)) is replaced, once in 10 seconds at
-///   most.
+/// - Without a valid token, one request serves all callers, which share its result, including an error. A caller that
+///   is cancelled does not affect the others.
+/// - In the last fifth of its lifetime (at most the last five minutes), a token is still served while one request in
+///   the background gets the next one. If the request fails, the old token is served until it expires.
+/// - After a failure there is a backoff: half a second, growing to 15 seconds (to 60 after a refusal, or while the old
+///   token is still served), or the server's `Retry-After`, at most an hour. Callers without a token get the error
+///   immediately; its [`retry_after`](crate::Error::retry_after) says when the next request will be sent. A fresh
+///   sign-in in the [store](crate::store) ends the backoff, within a second if another process has stored it.
+/// - No task runs while idle, except to retry a failed save to the store.
+/// - A token that the API refused ([`invalidate`](TokenProvider::invalidate)) is replaced, at most once in 10 seconds.
 ///
-/// Refreshes of rotating tokens run on a runtime of their own, whose thread is started when it is needed and ends ten
-/// seconds later. All else runs on the caller's tokio runtime, if that has worker threads; else there, too.
+/// Refreshes of rotating tokens run on the process's own runtime, whose thread is started on demand and ends ten
+/// seconds after the last refresh. Other requests run on the caller's tokio runtime if that has worker threads,
+/// otherwise there too.
 ///
-/// A thread that belongs to no runtime may wait for a token with any `block_on`. A worker thread of a runtime must not:
-/// tokio's `block_on` panics there, and that of another crate (`futures::executor`) holds the worker. When all workers are
-/// held so, nobody drives the request that they wait for. In a worker, `.await` the token, or call
+/// A thread outside of any runtime may wait for a token with any `block_on`. A worker thread of a runtime must not:
+/// tokio's `block_on` panics there, and that of another crate (`futures::executor`) blocks the worker. If all workers
+/// are blocked, nothing drives the request that they wait for. In a worker, `.await` the token, or call
 /// `tokio::task::block_in_place(|| Handle::current().block_on(provider.token()))`.
 ///
 /// ```no_run
@@ -61,7 +62,7 @@ use crate::{
 /// let token = provider.token().await?;
 /// let request = coze_auth::reqwest::Client::new()
 ///     .get("https://api.coze.com/v1/users/me")
-///     .header("Authorization", token.into_authorization());
+///     .header("Authorization", token.authorization());
 /// # Ok(()) }
 /// ```
 #[derive(Clone)]
@@ -72,26 +73,14 @@ struct Shared {
     engine: Engine<Arc<Shared>>,
     requests: Arc<Requests>,
     source: Arc<dyn Source>,
-    /// Reads of tokens that were replaced; those of the current one are in its slot.
+    /// Reads of replaced tokens; the reads of the current one are in its slot.
     served_before: AtomicU64,
 }
 
-/// When a token that will end soon is replaced.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-#[non_exhaustive]
-pub enum RefreshMode {
-    /// In the background, while the old one is still served: for services.
-    #[default]
-    InBackground,
-    /// By the caller who finds it so, who waits: for one-shot programs, where a request in the background
-    /// would die with `main`, and burn a rotating refresh token.
-    InLine,
-}
-
-/// How long getting a token may take, with all attempts, unless the caller says otherwise.
+/// How long getting a token may take, including all attempts, by default.
 pub(super) const DEFAULT_DEADLINE: Duration = Duration::from_secs(60);
 
-/// Makes a [`CachedProvider`].
+/// Builds a [`CachedProvider`].
 #[must_use]
 pub struct CachedProviderBuilder {
     source: Arc<dyn Source>,
@@ -117,29 +106,28 @@ impl CachedProviderBuilder {
         }
     }
 
-    /// When a token that will end soon is replaced; in the background by default.
+    /// When a token is replaced that is about to expire; in the background by default.
     pub fn refresh(mut self, refresh: RefreshMode) -> Self {
         self.refresh = refresh;
         self
     }
 
-    /// How long getting a token may take, with all attempts; 60 seconds by default, a day at most. Callers who
-    /// have no token wait that long. Only a refresh that was sent is waited for longer, as long as the
-    /// client's request time-out, and the store that keeps its answer for a few seconds more: to cut it off could
-    /// lose the next refresh token.
+    /// How long getting a token may take, including all attempts; 60 seconds by default, at most a day. Callers without
+    /// a token wait that long. A refresh in flight is awaited longer, up to the client's request timeout and a few
+    /// seconds for the save: cancelling it could lose the next refresh token.
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.deadline = deadline;
         self
     }
 
-    /// Takes the time from this clock, for tests; a provider of one of Coze's flows has that of its client.
+    /// Uses this clock, for tests. A provider of a flow uses that of the flow's client by default.
     #[cfg(feature = "testing")]
     pub fn test_clock(mut self, clock: crate::testing::TestClock) -> Self {
         self.clock = Clock::Test(clock);
         self
     }
 
-    /// The provider. Nothing is sent before the first caller asks.
+    /// Builds the provider. No request is sent until a token is needed.
     #[must_use]
     pub fn build(self) -> CachedProvider {
         let options = Options {
@@ -158,7 +146,7 @@ impl CachedProviderBuilder {
             if let Some(stored) = shared.source.stored() {
                 stored.serves(&AccessToken::from(&first));
             }
-            // A token that has ended is replaced by the first caller.
+            // The first caller replaces an expired token.
             let now = shared.engine.clock.tick();
             let life = Lifespan::of(&first, now, crate::random::jitter());
             let _ = life.map(|life| shared.install(&first, life, now));
@@ -177,12 +165,12 @@ impl fmt::Debug for CachedProviderBuilder {
 }
 
 impl CachedProvider {
-    /// The application's own tokens, by JWT: everything it may do.
+    /// The application's own tokens, by JWT, with all its permissions.
     pub fn jwt(flow: JwtFlow) -> CachedProviderBuilder {
-        Self::jwt_for(flow, JwtTokenRequest::new())
+        Self::jwt_for(flow, JwtTokenRequest::default())
     }
 
-    /// The application's tokens, by JWT: for less, for longer, or for somebody else.
+    /// The application's tokens, by JWT, with the parameters of the request: scope, duration, session or account.
     pub fn jwt_for(flow: JwtFlow, request: JwtTokenRequest) -> CachedProviderBuilder {
         let flow = Arc::new(flow);
         CachedProviderBuilder::new(|breaker| JwtSource {
@@ -192,17 +180,18 @@ impl CachedProvider {
         })
     }
 
-    /// The tokens of another exchange: a gateway, workload identity, or anything else that yields an access token and how
-    /// long that lives from then on. One exchange at a time serves all callers, and is made again ahead of the token's end;
-    /// after a failure there is a backoff. An error that [says so](crate::Error::is_retryable) is retried within the deadline.
+    /// The tokens of another exchange: a gateway, workload identity, or anything else that returns an access token and
+    /// its remaining lifetime. One exchange at a time serves all callers, and it is repeated before the token expires.
+    /// After a failure there is a backoff. [Retryable](crate::Error::is_retryable) errors are retried within the
+    /// deadline.
     ///
     /// ```
     /// use std::time::Duration;
     /// use coze_auth::{AccessToken, CachedProvider, Error};
     ///
     /// async fn ask_gateway() -> coze_auth::Result<(AccessToken, Duration)> {
-    ///     // A request to the gateway, whose errors become `Error::of_provider(..)`, and `.transient()` where another
-    ///     // attempt may help.
+    ///     // A request to the gateway. Its errors become `Error::of_provider(..)`, with `.transient()` if a retry may
+    ///     // succeed.
     ///     Ok((AccessToken::new("token-of-the-gateway")?, Duration::from_secs(900)))
     /// }
     ///
@@ -220,19 +209,19 @@ impl CachedProvider {
         CachedProviderBuilder::new(|breaker| FnSource { exchange, breaker })
     }
 
-    /// The tokens of a user who signed in by this flow ([`WebFlow`](crate::WebFlow), [`PkceFlow`](crate::PkceFlow) or
-    /// [`DeviceFlow`](crate::DeviceFlow)). The sign-in is kept in a store, and shared with whoever else uses that: of all
-    /// processes and machines, one at a time refreshes it, and the others use what it got. See [`sign_in`](crate::sign_in).
+    /// The tokens of a user who signed in with this flow ([`WebFlow`](crate::WebFlow), [`PkceFlow`](crate::PkceFlow) or
+    /// [`DeviceFlow`](crate::DeviceFlow)). The sign-in is stored, and shared by all processes and machines that use the
+    /// store: one at a time refreshes it, and the others load the result. See [`sign_in`](crate::sign_in).
     ///
-    /// A valid token that is stored is used as it is. If nobody is signed in, or the sign-in has ended, callers get
-    /// [`NotSignedIn`](crate::ErrorKind::NotSignedIn) until [`SignIn::put`] brings a fresh one.
+    /// A valid stored token is reused. If no user is signed in, or the sign-in has ended, callers get
+    /// [`NotSignedIn`](crate::ErrorKind::NotSignedIn) until [`SignIn::put`] stores a fresh one.
     ///
     /// ```no_run
     /// # async fn example(web: coze_auth::WebFlow, token: coze_auth::Token) -> coze_auth::Result<()> {
     /// use coze_auth::{CachedProvider, SignIn, store::MemoryStore};
     ///
     /// let sign_in = SignIn::new(MemoryStore::new(), "default")?; // or a store of coze-auth-stores
-    /// sign_in.put(&token).await?; // when the user has signed in
+    /// sign_in.put(&token).await?; // after the user has signed in
     /// let provider = CachedProvider::stored(web, sign_in).build();
     /// # Ok(()) }
     /// ```
@@ -245,8 +234,9 @@ impl CachedProvider {
         CachedProviderBuilder::new(|breaker| StoredSource::new(app, sign_in, breaker))
     }
 
-    /// The tokens of a user who has just signed in by this flow, **kept in memory only**: when the process ends, so does the
-    /// sign-in, because its refresh token has rotated. A token without a refresh token is served to its end.
+    /// The tokens of a user who has just signed in with this flow, **kept in memory only**: the sign-in is lost when
+    /// the process ends, because its refresh token is rotated. A token without a refresh token is served until it
+    /// expires.
     pub fn in_memory(flow: impl UserFlow, signed_in: Token) -> CachedProviderBuilder {
         let builder = Self::stored(flow, SignIn::in_memory(&signed_in));
         CachedProviderBuilder {
@@ -255,12 +245,12 @@ impl CachedProvider {
         }
     }
 
-    /// A token: the cached one, else a fetched one.
+    /// Returns the cached token, or else a fetched one.
     ///
     /// # Errors
     ///
-    /// Those of the flow, when there is no valid token and none could be got; its
-    /// [`retry_after`](crate::Error::retry_after) says when the next request will be made.
+    /// The errors of the flow, if there is no valid token and none could be fetched.
+    /// [`retry_after`](crate::Error::retry_after) says when the next request will be sent.
     pub async fn token(&self) -> Result<AccessToken> {
         match self.cached() {
             Some(token) => Ok(token),
@@ -268,9 +258,9 @@ impl CachedProvider {
         }
     }
 
-    /// The cached token, borrowed: the fastest way to look at it. `None` when one has to be fetched.
+    /// Borrows the cached token: the fastest way to read it. `None` if one has to be fetched.
     ///
-    /// Drop it soon, and don't hold it over an `.await`.
+    /// Drop it soon, and don't hold it across an `.await`.
     #[must_use]
     #[inline]
     pub fn borrow(&self) -> Option<BorrowedToken> {
@@ -289,13 +279,13 @@ impl CachedProvider {
         self.0.stats()
     }
 
-    /// Starts no more requests, and waits for the one in flight and for its save, so that a rotated refresh token is not
-    /// lost. A failed save is retried for ten seconds. Valid tokens are still served.
+    /// Shuts the provider down: starts no more requests, and waits for the one in flight and for its save, so that a
+    /// rotated refresh token is not lost. A failed save is retried for ten seconds. Valid tokens are still served.
     ///
     /// # Errors
     ///
-    /// Why a sign-in could not be saved: it is lost when the program ends, unless the store works again before that. Called
-    /// once more, this waits for that again. [`unsaved_error`](Stats::unsaved_error) tells the same.
+    /// The error of a failed save. The sign-in is lost when the program ends, unless a later save succeeds. Another
+    /// call waits for the save again. [`unsaved_error`](Stats::unsaved_error) is the same error.
     pub async fn shutdown(&self) -> Result<()> {
         self.0.engine.close();
         self.0.requests.settle().await
@@ -353,7 +343,7 @@ impl Deref for BorrowedToken {
     fn deref(&self) -> &AccessToken {
         match &*self.slot {
             Some(slot) => slot.copies.copy(self.shard),
-            None => unreachable!("a borrowed token is made of a slot"),
+            None => unreachable!("a borrowed token has a slot"),
         }
     }
 }
@@ -365,7 +355,7 @@ impl fmt::Debug for BorrowedToken {
 }
 
 impl Shared {
-    /// Whether this token may be served without a wait; starts its refresh where that is due.
+    /// Whether this token may be served without a wait. Starts its refresh if that is due.
     #[inline]
     fn serves(self: &Arc<Self>, slot: &Slot) -> bool {
         let now = self.engine.clock.tick();
@@ -394,7 +384,7 @@ impl Shared {
         stats
     }
 
-    /// Counts the reads of a token that was replaced.
+    /// Counts the reads of a replaced token.
     fn replaced(&self, slot: &Slot) {
         let reads = slot.copies.reads();
         self.served_before.fetch_add(reads, Ordering::Relaxed);

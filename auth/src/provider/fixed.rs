@@ -2,17 +2,11 @@
 
 use std::{fmt, sync::Arc};
 
-use coze_wire::Secret;
-use http::HeaderValue;
+use super::{TokenFuture, TokenProvider, slot::Copies};
+use crate::{AccessToken, Endpoint, Error, Flow, Result, Token, input::credential};
 
-use super::{AccessToken, TokenFuture, TokenProvider, slot::Copies};
-use crate::{Endpoint, Error, ErrorKind, Flow, OAuthConfig, Result, Token, input::credential};
-
-/// The environment variable that holds a personal or service access token.
-pub(crate) const TOKEN_VARIABLE: &str = "COZE_API_TOKEN";
-
-/// A personal access token (PAT) or service access token (SAT): made in the Coze console, sent as it is,
-/// never refreshed.
+/// A personal access token (PAT) or service access token (SAT): created in the Coze console, sent unchanged, never
+/// refreshed.
 ///
 /// Sources: <https://www.coze.cn/open/docs/developer_guides/pat>,
 /// <https://www.coze.cn/open/docs/developer_guides/service_token>.
@@ -21,12 +15,12 @@ pub(crate) const TOKEN_VARIABLE: &str = "COZE_API_TOKEN";
 /// use coze_auth::FixedToken;
 ///
 /// let token = FixedToken::new("pat_abc\n")?;
-/// assert_eq!(token.authorization().as_bytes(), b"Bearer pat_abc");
+/// assert_eq!(token.access_token().authorization().as_bytes(), b"Bearer pat_abc");
 /// assert_eq!(format!("{token:?}"), "FixedToken(****)");
 /// # Ok::<(), coze_auth::Error>(())
 /// ```
 ///
-/// The [`Token`] of a flow can be used as it is, too, for a program that ends before the token does:
+/// It can also be a [`Token`] of a flow, for a program that ends before the token expires:
 ///
 /// ```no_run
 /// # async fn example(jwt: coze_auth::JwtFlow) -> coze_auth::Result<()> {
@@ -35,39 +29,23 @@ pub(crate) const TOKEN_VARIABLE: &str = "COZE_API_TOKEN";
 /// ```
 #[derive(Clone)]
 pub struct FixedToken {
-    token: Secret,
     copies: Arc<Copies>,
     endpoint: Option<Endpoint>,
 }
 
 impl FixedToken {
-    /// Wraps a token. Surrounding white space, one pair of quotation marks and escaped line breaks, as env files leave them, are
-    /// dropped.
+    /// Wraps a token. Surrounding white space, one pair of quotation marks and escaped line breaks, as env files
+    /// contain them, are removed.
     ///
     /// # Errors
     ///
-    /// [`InvalidInput`](ErrorKind::InvalidInput) when it is empty, or holds anything that a token can't: the error names the
-    /// character, never the token.
+    /// [`InvalidInput`](ErrorKind::InvalidInput) when it is empty or contains a character that no token contains. The
+    /// error names the character, never the token.
     pub fn new(token: impl AsRef<str>) -> Result<Self> {
         Self::named("token", token.as_ref())
     }
 
-    /// Takes the token from the environment variable `COZE_API_TOKEN`, and where it is valid from `COZE_API_BASE`, if that is
-    /// set.
-    ///
-    /// # Errors
-    ///
-    /// [`Configuration`](ErrorKind::Configuration) when `COZE_API_TOKEN` is not set, or `COZE_API_BASE` can't be used; else
-    /// as [`new`](Self::new).
-    pub fn from_env() -> Result<Self> {
-        let config = OAuthConfig::from_env_for(Flow::Token);
-        let no_token = || Error::new(ErrorKind::Configuration, "there is no token");
-        config
-            .and_then(|config| config.into_token().ok_or_else(no_token))
-            .map_err(|error| error.in_flow(Flow::Token))
-    }
-
-    /// Says where it is valid: an API client sends its calls there by default.
+    /// Sets the endpoint at which the token is valid. An API client uses it by default.
     #[must_use]
     pub fn with_endpoint(mut self, endpoint: Endpoint) -> Self {
         self.endpoint = Some(endpoint);
@@ -82,23 +60,16 @@ impl FixedToken {
         checked().map_err(|error: Error| error.in_flow(Flow::Token))
     }
 
-    /// The token itself.
+    /// The token, ready to be sent.
     #[must_use]
-    pub fn access_token(&self) -> &Secret {
-        &self.token
-    }
-
-    /// A ready `Authorization` header value, `Bearer …`, marked sensitive.
-    #[must_use]
-    pub fn authorization(&self) -> &HeaderValue {
-        self.copies.token().authorization()
+    pub fn access_token(&self) -> &AccessToken {
+        self.copies.token()
     }
 }
 
 impl From<AccessToken> for FixedToken {
     fn from(token: AccessToken) -> Self {
         Self {
-            token: Secret::from(token.expose()),
             copies: Arc::new(Copies::of(&token)),
             endpoint: None,
         }
@@ -135,21 +106,22 @@ impl fmt::Debug for FixedToken {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ErrorKind;
 
     #[test]
-    fn a_token_of_a_flow_is_one() {
+    fn a_token_of_a_flow_converts_into_a_fixed_token() {
         let life = std::time::Duration::from_secs(900);
-        let token = Token::living("czs_1", life, &crate::clock::Clock::System);
+        let token = Token::for_test("czs_1", life, &crate::clock::Clock::System);
         let fixed = FixedToken::from(token);
         assert_eq!(fixed.cached().unwrap().expose(), "czs_1");
         assert_eq!(fixed.access_token().expose(), "czs_1");
     }
 
     #[test]
-    fn a_token_is_trimmed_and_one_that_breaks_the_header_is_refused_unprinted() {
+    fn a_token_is_trimmed_and_an_invalid_one_is_refused_and_not_printed() {
         let token = FixedToken::new(" \tpat_abc\r\n").unwrap();
         assert_eq!(token.access_token().expose(), "pat_abc");
-        assert!(token.authorization().is_sensitive());
+        assert!(token.access_token().authorization().is_sensitive());
         for bad in ["", " \n", "hush\nhush", "hush hush", "hush\u{e9}"] {
             let error = FixedToken::new(bad).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::InvalidInput);

@@ -14,8 +14,8 @@ use std::{
 
 use quick_cache::{UnitWeighter, unsync::Cache};
 
-use super::{AccessToken, lifespan::Lifespan};
 use crate::clock::Tick;
+use crate::{AccessToken, refresh_window::Lifespan};
 
 /// The name of a key with its precomputed hash.
 #[derive(Clone)]
@@ -312,7 +312,7 @@ mod tests {
 
     /// A token with a lifetime of 1000 seconds, which is served for 998 seconds.
     fn session(now: Tick) -> Cached {
-        let token = Token::living("czs_1", Duration::from_secs(1000), &Clock::System);
+        let token = Token::for_test("czs_1", Duration::from_secs(1000), &Clock::System);
         let life = Lifespan::of(&token, now, 1.0).unwrap();
         Cached::new(AccessToken::new("czs_1").unwrap(), life, now)
     }

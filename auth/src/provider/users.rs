@@ -4,24 +4,24 @@ use std::{fmt, sync::Arc};
 
 use super::{
     PoolBuilder, Stats,
-    circuit_breaker::CircuitBreaker,
     pool::{Member, Members, Pool},
     source::Source,
 };
 use crate::{
     OAuthClient, RefreshToken, Result, Token, UserFlow,
     flow::app::App,
+    retry::circuit_breaker::CircuitBreaker,
     sign_in::{SignIn, StoredSource},
     store::Store,
 };
 
-/// Keeps the tokens of many signed-in users fresh: for a web application whose users each signed in with their own
-/// account, by the web, PKCE or device flow.
+/// Keeps the tokens of many signed-in users valid: for a web application whose users sign in with their own accounts,
+/// by the web, PKCE or device flow.
 ///
-/// Sign-ins are kept in a [store](crate::store), under the user's id; the pool keeps the access tokens that are in use.
-/// Each user's token behaves as that of a [`CachedProvider`](crate::CachedProvider) does. The pool is bounded, and has a
-/// limit of requests and a circuit breaker, as a [`SessionPool`](crate::SessionPool) has. That the API refused a token is
-/// remembered by the pool, however short-lived the provider was that was told.
+/// Sign-ins are stored in a [store](crate::store), under the user's id; the pool caches the access tokens in use. Each
+/// user's token behaves like that of a [`CachedProvider`](crate::CachedProvider). The pool is bounded, and has a
+/// request limit and a circuit breaker, like a [`SessionPool`](crate::SessionPool). The pool remembers which tokens the
+/// API refused, even if the [`UserProvider`] that reported it is dropped.
 ///
 /// ```no_run
 /// # async fn example(web: coze_auth::WebFlow, signed_in: coze_auth::Token) -> coze_auth::Result<()> {
@@ -29,7 +29,7 @@ use crate::{
 ///
 /// let users = UserPool::builder(web, MemoryStore::new()).build();
 ///
-/// // When a user has signed in:
+/// // After a user has signed in:
 /// users.user("user-42").put(&signed_in).await?;
 ///
 /// // On every request of that user:
@@ -42,7 +42,7 @@ use crate::{
 #[derive(Clone)]
 pub struct UserPool(Arc<Pool<Users>>);
 
-/// The users who have signed in to one application.
+/// The signed-in users of one application.
 pub struct Users {
     app: Arc<App>,
     store: Arc<dyn Store>,
@@ -70,7 +70,7 @@ impl Members for Users {
 }
 
 impl UserPool {
-    /// A pool of the users of one application, who sign in by this flow: [`WebFlow`](crate::WebFlow),
+    /// Builds a pool for the users of one application, who sign in with this flow: [`WebFlow`](crate::WebFlow),
     /// [`PkceFlow`](crate::PkceFlow) or [`DeviceFlow`](crate::DeviceFlow).
     pub fn builder(flow: impl UserFlow, store: impl Store) -> PoolBuilder<Self> {
         let app = Arc::clone(flow.app());
@@ -80,8 +80,8 @@ impl UserPool {
         })
     }
 
-    /// The provider of one user. The id is the name of the user's profile in the store: 1 to 128 bytes without control
-    /// characters; with another, its calls end with [`InvalidInput`](crate::ErrorKind::InvalidInput).
+    /// The provider for one user. The id is the name of the user's profile in the store: 1 to 128 bytes without control
+    /// characters. With any other id, its calls fail with [`InvalidInput`](crate::ErrorKind::InvalidInput).
     #[must_use]
     pub fn user(&self, user_id: impl AsRef<str>) -> UserProvider {
         self.0.member(user_id.as_ref(), ())
@@ -93,13 +93,13 @@ impl UserPool {
         self.0.stats()
     }
 
-    /// Starts no more requests, and waits for those in flight and for their saves, so that no rotated refresh token is
-    /// lost. A save that failed is retried for ten seconds. Valid tokens are still served.
+    /// Shuts the pool down: starts no more requests, and waits for those in flight and for their saves, so that no
+    /// rotated refresh token is lost. A failed save is retried for ten seconds. Valid tokens are still served.
     ///
     /// # Errors
     ///
-    /// Why a sign-in could not be saved: it is lost when the program ends, unless the store works again before that. Called
-    /// once more, this waits for that again.
+    /// The error of a failed save. The sign-in is lost when the program ends, unless a later save succeeds. Another
+    /// call waits for the save again.
     pub async fn shutdown(&self) -> Result<()> {
         self.0.shutdown().await
     }
@@ -114,18 +114,19 @@ impl fmt::Debug for UserPool {
     }
 }
 
-/// The token of one user of a [`UserPool`], and the user's sign-in. Cheap to make and to clone; it holds no token itself.
+/// The token of one user of a [`UserPool`], and the user's sign-in. Cheap to create and to clone; it holds no token
+/// itself.
 ///
-/// Its calls end with [`NotSignedIn`](crate::ErrorKind::NotSignedIn) when the user has to sign in.
+/// Its calls fail with [`NotSignedIn`](crate::ErrorKind::NotSignedIn) if the user must sign in.
 pub type UserProvider = Member<Users>;
 
 impl UserProvider {
-    /// The user's sign-in in the store. To change it, use [`put`](Self::put) and [`sign_out`](Self::sign_out), so that the pool
-    /// knows.
+    /// The user's sign-in in the store. Change it only with [`put`](Self::put) and [`sign_out`](Self::sign_out), so
+    /// that the pool drops its cached token.
     ///
     /// # Errors
     ///
-    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) when the user's id can't be the name of a profile.
+    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) when the user's id is not a valid profile name.
     pub fn sign_in(&self) -> Result<SignIn> {
         let source = self.active().and_then(|requests| requests.source());
         if let Some(stored) = source.as_ref().and_then(|source| source.stored()) {
@@ -134,7 +135,7 @@ impl UserProvider {
         SignIn::new(Arc::clone(&self.pool.members.store), self.name())
     }
 
-    /// Keeps the token of a fresh sign-in, in place of whatever is there. It is served from the next call on.
+    /// Stores the token of a fresh sign-in, and replaces an existing one. The next call returns it.
     ///
     /// # Errors
     ///
@@ -145,8 +146,8 @@ impl UserProvider {
         put
     }
 
-    /// Keeps a refresh token that comes without an access token, such as one that another SDK has stored, as [`put`](Self::put)
-    /// does. The first call of [`token`](Self::token) redeems it.
+    /// Stores a refresh token without an access token, such as one from another SDK, as [`put`](Self::put) does. The
+    /// first call of [`token`](Self::token) redeems it.
     ///
     /// # Errors
     ///
@@ -159,8 +160,8 @@ impl UserProvider {
         put
     }
 
-    /// Signs the user out: deletes the sign-in from the store, and its token from the pool. Coze has no way to revoke it, so
-    /// the tokens stay valid until they expire.
+    /// Signs the user out: deletes the sign-in from the store, and its token from the pool. Coze has no endpoint to
+    /// revoke tokens, so they stay valid until they expire.
     ///
     /// # Errors
     ///

@@ -1,4 +1,5 @@
-//! Getting a token of a stored sign-in: looking, locking, refreshing, and what to believe of a refusal.
+//! Gets a token of a stored sign-in: loads the record, locks it, refreshes it, and confirms an `invalid_grant` before
+//! the sign-in is marked as ended.
 
 use std::{
     sync::{Arc, Mutex, atomic::Ordering},
@@ -12,41 +13,32 @@ use super::{
     record::{Entry, NotBefore, Record, millis},
     save::{Saved, Successor},
     source::{Moment, Refresher, RefusedGrant, SavedLast, State, print, remember, shut_down},
-    store_error,
     unsaved::LONGEST_SAVE,
 };
 use crate::{
-    Error, ErrorKind, RefreshMode, RefreshToken, Result, Token,
+    Error, ErrorKind, RefreshToken, Result, Token,
     clock::Clock,
-    provider::{
-        lifespan::{expiry_margin, refresh_window},
-        retry::{AtDeadline, LONGEST_DEADLINE, retrying},
-    },
     random,
+    refresh_window::{RefreshMode, expiry_margin, refresh_window},
+    retry::{self, AtDeadline, LONGEST_DEADLINE, retrying},
     runtime::{lock, spawn_on_process},
-    store::{
-        Key, LockLifetime, Owner, Store, StoreError, StoreErrorKind, TryLock, Version,
-        presentable_name,
-    },
+    store::{Key, LockLifetime, Owner, Store, StoreError, StoreErrorKind, TryLock, Version},
 };
 
-/// Between two looks into the store while another owner has the lock: at first, and at most.
-const FIRST_LOOK: Duration = Duration::from_millis(25);
-const LONGEST_LOOK: Duration = Duration::from_millis(400);
-/// For a look into the store when time is up.
-pub(super) const LAST_LOOK: Duration = Duration::from_secs(2);
+/// The first and the longest interval between two loads while another owner holds the lock.
+const FIRST_POLL: Duration = Duration::from_millis(25);
+const LONGEST_POLL: Duration = Duration::from_millis(400);
+/// The timeout of the final load, after the deadline of the refresh.
+pub(super) const FINAL_LOAD: Duration = Duration::from_secs(2);
 const LONGEST_RELEASE: Duration = Duration::from_secs(2);
-/// A stored token that ends sooner is not worth handing out: it would have ended when it is put in place.
-const LEAST_LIFE: Duration = Duration::from_millis(50);
-/// How long others are held back after the server, or the line to it, has failed: by default, and at most.
-const NOT_BEFORE: Duration = Duration::from_secs(5);
-const LONGEST_NOT_BEFORE: Duration = Duration::from_secs(15);
+/// A stored token with a shorter remaining lifetime is not used: it could expire before the caller sends it.
+const MIN_REMAINING: Duration = Duration::from_millis(50);
 
-/// The time that one refresh has. The lock is taken for all of it, so that nothing begins that could outlive it.
+/// The time budget of one refresh. The lock's TTL covers all of it, so that no step can outlive the lock.
 pub(super) struct Budget {
-    /// No look and no attempt begins after it.
+    /// No load and no attempt starts after it.
     deadline: Instant,
-    /// What the last attempt may take beyond it.
+    /// The timeout of a request; the last attempt may end this long after the deadline.
     request: Duration,
 }
 
@@ -62,45 +54,45 @@ impl Budget {
         self.deadline.saturating_duration_since(Instant::now())
     }
 
-    fn is_spent(&self) -> bool {
+    fn is_exhausted(&self) -> bool {
         self.left().is_zero()
     }
 
-    /// What the store may take: one that hangs must not hold up a caller for ever. Even when time is up there is some for a last look,
-    /// because `invalid_grant` is not believed without it.
+    /// The deadline for a call to the store, so that a store that hangs does not block a caller. After the deadline of
+    /// the refresh there is still time for a final load, because `invalid_grant` is not accepted without one.
     pub(super) fn for_the_store(&self) -> Instant {
-        Instant::now() + self.left().max(LAST_LOOK)
+        Instant::now() + self.left().max(FINAL_LOAD)
     }
 
-    /// What the attempt that is about to begin, and its save, may take.
+    /// The maximum duration of one attempt and its save.
     fn attempt(&self) -> Duration {
         self.request + LONGEST_SAVE
     }
 }
 
-/// What a look into the store says.
+/// The decision after a load.
 pub(super) enum Look {
-    /// This token is to be used.
+    /// Use this token.
     Use(Token),
-    /// It is time to refresh; what is stored may be used as long as that fails.
+    /// Refresh. The stored token may be used if that fails.
     Refresh(Due),
 }
 
-/// A stored sign-in that is to be refreshed.
+/// A stored sign-in that is due for a refresh.
 pub(super) struct Due {
     current: Current,
-    /// When its access token ends.
+    /// When its access token expires.
     ends: Instant,
-    /// Why nothing is to be sent now, if the server asked to be left alone.
+    /// The error to return while "not before" applies: no request may be sent.
     held_back: Option<Error>,
 }
 
-/// A record as it stands in the store.
+/// A record as it is stored.
 #[derive(Clone)]
 struct Current {
     record: Record,
     version: Version,
-    /// When the store was asked for it, or to write it, and its age then.
+    /// The record's age when the load or write was started, and that moment.
     age: Option<Duration>,
     asked: Moment,
 }
@@ -110,41 +102,41 @@ impl Current {
         Some(self.age?.saturating_add(self.asked.elapsed(clock)))
     }
 
-    /// The record for the next write.
+    /// The record for the next write, with its durations reduced by the age.
     fn rebased(&self, clock: &Clock) -> Record {
         self.record.rebased(self.age(clock))
     }
 }
 
-/// What a refresh token was redeemed for.
+/// The tokens of a refresh response.
 struct Answer {
-    /// The refresh token that takes its place, if there is another.
+    /// The new refresh token. `None` if the old one remains valid.
     refresh_token: Option<RefreshToken>,
-    /// The access token, or why it can't be used. The refresh token lives either way.
+    /// The access token, or why it is unusable. The refresh token is valid in both cases.
     token: Result<Token>,
 }
 
-/// What came of the lock.
+/// The result of a refresh under the lock.
 enum Refreshed {
     Token(Box<Token>),
-    /// Another owner holds the sign-in, by an intent that outlives its lock.
+    /// The intent of another owner is unexpired, although its lock has ended. The owner's name.
     Held(String),
-    /// Nothing: it is better to look again.
+    /// No result: the caller loads the record again.
     Again,
 }
 
-/// One run of refresh, with all its attempts.
+/// One refresh, with all its attempts.
 struct Run {
     owner: Owner,
     lifetime: LockLifetime,
-    /// The lock ends this long after it was asked for.
+    /// When the lock was requested. It ends `ttl` after that.
     began: Moment,
     ttl: Duration,
     current: Mutex<Current>,
     failures: Mutex<Failures>,
 }
 
-/// How the attempts of a run have failed.
+/// Counts the failed attempts of a run by kind.
 #[derive(Default)]
 struct Failures {
     attempts: u32,
@@ -160,7 +152,7 @@ impl From<Token> for Refreshed {
 
 impl Refresher {
     pub(super) async fn get(self: &Arc<Self>, mode: RefreshMode, budget: &Budget) -> Result<Token> {
-        let mut wait = FIRST_LOOK;
+        let mut wait = FIRST_POLL;
         loop {
             if let Some(token) = self.unsaved_token(budget).await? {
                 return Ok(token);
@@ -182,28 +174,28 @@ impl Refresher {
                 Ok(Err(by)) => Some(by),
                 Err(error) => return self.instead_of(error, &due),
             };
-            // In line, a caller waits for another owner only if there is no valid token.
+            // A refresh on demand waits for another owner only if there is no valid token.
             if held_by.is_some()
                 && mode == RefreshMode::InLine
-                && let Some(token) = self.good(&due)
+                && let Some(token) = self.still_valid(&due)
             {
                 return Ok(token);
             }
-            if budget.is_spent() {
+            if budget.is_exhausted() {
                 return self.instead_of(self.busy(held_by.flatten()), &due);
             }
             if self.is_closing() {
                 return Err(shut_down());
             }
             sleep(wait.mul_f64(0.5 + random::fraction()).min(budget.left())).await;
-            wait = (wait * 2).min(LONGEST_LOOK);
+            wait = (wait * 2).min(LONGEST_POLL);
         }
     }
 
-    /// Tries to get the lock; says who has it.
+    /// Tries to acquire the lock. The inner error is the name of the owner that holds it.
     async fn lock(&self, budget: &Budget) -> Result<Result<Lock, Option<String>>> {
         let store = self.sign_in.store();
-        // It is released whatever becomes of the answer.
+        // Created before the request, so that the lock is released even if the response is lost.
         let mut lock = Lock {
             store: Some(Arc::clone(store)),
             key: Key::record(self.sign_in.profile()),
@@ -219,15 +211,15 @@ impl Refresher {
                 Ok(Ok(lock))
             }
             Ok(TryLock::Held { by }) => {
-                // There is nothing to release.
+                // Another owner holds it: there is nothing to release.
                 lock.store = None;
                 Ok(Err(by))
             }
-            Err(error) => Err(store_error(error)),
+            Err(error) => Err(Error::from(error)),
         }
     }
 
-    /// Refreshes with the lock in hand, and releases it, unless the successor is still to be saved.
+    /// Refreshes under the lock, and releases it unless the successor is still unsaved.
     async fn refresh_under(
         self: &Arc<Self>,
         lock: Lock,
@@ -267,7 +259,8 @@ impl Refresher {
         };
         let refreshed = match self.refused_grant(&run.current().record) {
             Some(_) => Err(None),
-            // The same refresh token again: if the first attempt was processed, it has been redeemed either way.
+            // Every attempt sends the same refresh token: if the first one was processed, the token has been redeemed
+            // in any case.
             None => retrying(&self.breaker, budget.deadline, AtDeadline::Await, || {
                 self.attempt(&run, budget)
             })
@@ -278,34 +271,37 @@ impl Refresher {
             Ok(answer) => self.keep(&run, answer, lock).await,
             Err(failure) => {
                 let ended = self.ended(&run, failure, mode, budget).await;
-                remember(&mut self.state().over, run.owner.id().to_owned());
+                remember(&mut self.state().ended_runs, run.owner.id().to_owned());
                 lock.release().await;
                 ended
             }
         }
     }
 
-    /// One attempt. Nothing is sent unless the intent has just been written, and the rest of the lock covers the request and its save.
+    /// One attempt. The request is sent only after the intent has been written, and only if the rest of the lock's TTL
+    /// covers the request and the save.
     async fn attempt(&self, run: &Run, budget: &Budget) -> Result<Answer> {
         if self.is_closing() {
             return Err(shut_down());
         }
         if self.sign_in.unsaved_successor().is_some() {
-            return Err(changed("a successor is to be saved first"));
+            return Err(changed("an earlier successor must be saved first"));
         }
         self.write_intent(run, budget).await?;
-        if budget.is_spent() {
+        if budget.is_exhausted() {
             return Err(no_answer());
         }
         let left = run.ttl.saturating_sub(run.began.elapsed(self.clock()));
         if run.lifetime == LockLifetime::Ttl && left < budget.attempt() {
-            return Err(changed("the lock ends too soon for another attempt"));
+            return Err(changed(
+                "the rest of the lock's TTL is too short for another attempt",
+            ));
         }
         let redeemed = run.current().record.refresh_token().clone();
         let token = self.app.refresh(&redeemed).await;
         let refresh_token = match &token {
             Ok(token) => token.refresh_token(),
-            // All that came of it.
+            // The access token was unusable, but the response has a refresh token.
             Err(error) => error.refresh_token(),
         };
         match (refresh_token.cloned(), token) {
@@ -331,12 +327,12 @@ impl Refresher {
         let until = budget.for_the_store();
         let mut padding = PADDING;
         let written = loop {
-            let write = record.write(padding).map_err(store_error)?;
+            let write = record.write(padding)?;
             let written = self.sign_in.write(Some(&current.version), &write, until);
             match written.await {
-                // A store that limits the size of a record takes it without padding. One that is full takes neither.
+                // A store that limits the size of a record accepts it without padding; a full store rejects both.
                 Err(error) if error.kind() == StoreErrorKind::Full && padding > 0 => padding = 0,
-                written => break written.map_err(store_error)?,
+                written => break written?,
             }
         };
         let version =
@@ -350,7 +346,7 @@ impl Refresher {
         Ok(())
     }
 
-    /// Saves what the refresh token was redeemed for.
+    /// Saves the successor.
     async fn keep(&self, run: &Run, answer: Answer, lock: Lock) -> Result<Refreshed> {
         let current = run.current();
         let Answer {
@@ -368,21 +364,21 @@ impl Refresher {
             Saved::Stored => {
                 self.holds(successor.record());
                 let token = token?;
-                self.give(&current.record, &token);
+                self.note_given(&current.record, &token);
                 Ok(token.into())
             }
             saved => {
                 self.state().was_signed_out = matches!(saved, Saved::SignedOut);
                 tracing::warn!(
                     profile = %self.sign_in.profile(),
-                    "the sign-in was replaced or signed out while it was refreshed: what is stored is used"
+                    "the sign-in was replaced or signed out during the refresh; loading it again"
                 );
                 Ok(Refreshed::Again)
             }
         }
     }
 
-    /// Ends a run without tokens.
+    /// Completes a run that got no tokens.
     async fn ended(
         &self,
         run: &Run,
@@ -391,14 +387,14 @@ impl Refresher {
         budget: &Budget,
     ) -> Result<Refreshed> {
         match failure {
-            None => self.believe(run, mode, budget).await,
+            None => self.confirm_refusal(run, mode, budget).await,
             Some(error) if error.needs_sign_in() => {
                 self.remember_refusal(&run.current().record, error, budget);
-                self.believe(run, mode, budget).await
+                self.confirm_refusal(run, mode, budget).await
             }
             Some(error) => {
                 self.withdraw(run, &error, budget).await;
-                // The record has changed, or the lock was too old.
+                // The record has changed, or the rest of the lock's TTL was too short.
                 if error.kind() == ErrorKind::Store(StoreErrorKind::Busy) {
                     return Ok(Refreshed::Again);
                 }
@@ -417,27 +413,27 @@ impl Refresher {
         remember(&mut self.state().refused_grants, refused);
     }
 
-    /// Takes back the intent of a run that can't bring a successor any more, and holds others back if the server asked for that.
+    /// Withdraws the intent of a run without a successor, and writes "not before" if the server asked for a delay.
     async fn withdraw(&self, run: &Run, error: &Error, budget: &Budget) {
         let current = run.current();
         let not_before = run.not_before(error);
         let is_ours = |intent: &Intent| intent.owner == run.owner.id();
         let has_intent = current.record.intents.iter().any(is_ours);
-        // A lock that is bound to a process tells others all that an intent does.
+        // With a process-bound lock, an intent carries no additional information, so it may stay.
         if !has_intent || run.lifetime == LockLifetime::ProcessBound && not_before.is_none() {
             return;
         }
         let mut record = current.rebased(self.clock());
         intent::withdraw(&mut record.intents, &run.owner);
         record.not_before = not_before.or(record.not_before);
-        let until = Instant::now() + budget.left().max(LAST_LOOK).min(LONGEST_SAVE);
+        let until = Instant::now() + budget.left().max(FINAL_LOAD).min(LONGEST_SAVE);
         if let Err(error) = self.replace(&current.version, &record, until).await {
-            // It ends by its time.
+            // The intent expires.
             tracing::debug!(profile = %self.sign_in.profile(), kind = ?error.kind(), "an intent was not withdrawn");
         }
     }
 
-    /// Writes a record in place of this version; `None` if there is another.
+    /// Replaces this version of the record. `None` after a conflict.
     async fn replace(
         &self,
         version: &Version,
@@ -448,14 +444,14 @@ impl Refresher {
         self.sign_in.write(Some(version), &write, until).await
     }
 
-    /// Loads what is stored, and says what to do with it.
+    /// Loads the record and decides what to do.
     pub(super) async fn look(&self, mode: RefreshMode, budget: &Budget) -> Result<Look> {
         let clock = self.clock();
         loop {
             let asked = Moment::now(clock);
             let until = budget.for_the_store();
             let puts = self.sign_in.puts();
-            let loaded = self.sign_in.look(until).await.map_err(store_error)?;
+            let loaded = self.sign_in.look(until).await?;
             {
                 let mut state = self.state();
                 state.puts = puts;
@@ -469,14 +465,14 @@ impl Refresher {
             let (record, stored) = match loaded {
                 Some((Entry::Record(record), stored)) => (*record, stored),
                 Some((Entry::Damaged(error), _)) => return Err(self.sign_in.damaged(&error)),
-                Some((Entry::Tombstone(_), _)) | None => return Err(self.nobody()),
+                Some((Entry::Tombstone(_), _)) | None => return Err(self.not_signed_in()),
             };
             self.expect_of_this_app(&record)?;
             if self.restore(&record, until).await? {
                 continue;
             }
-            if record.ended().is_some() {
-                return Err(self.over(&record));
+            if record.has_ended() {
+                return Err(self.sign_in_ended(&record));
             }
             let current = Current {
                 record,
@@ -496,7 +492,7 @@ impl Refresher {
         let is_served = {
             let state = self.state();
             if state.is_refused(record) {
-                // An API that refuses every token must not cause a refresh for each call.
+                // Prevents one refresh per call if the API refuses every token.
                 state.has_just_refreshed_for_refusal()
             } else if state.is_given(record) {
                 false
@@ -504,7 +500,7 @@ impl Refresher {
                 mode == RefreshMode::InBackground || life > refresh_window(lifetime)
             }
         };
-        if is_served && life > LEAST_LIFE && record.access_token().is_some() {
+        if is_served && life > MIN_REMAINING && record.access_token().is_some() {
             return self.reuse(record, life).map(Look::Use);
         }
         let not_before = now.not_before.as_ref();
@@ -515,13 +511,13 @@ impl Refresher {
         }))
     }
 
-    /// Uses a token that is stored.
+    /// Builds the stored token for reuse.
     fn reuse(&self, record: &Record, life: Duration) -> Result<Token> {
         let token = record.token(life, self.clock())?;
         let mut state = self.state();
         if !state.is_given(record) {
             self.loaded.fetch_add(1, Ordering::Relaxed);
-            tracing::debug!(profile = %self.sign_in.profile(), ?life, "using the token that is stored");
+            tracing::debug!(profile = %self.sign_in.profile(), ?life, "reusing the stored token");
         }
         state.given = Some(print(token.access_token().expose()));
         state.was_signed_out = false;
@@ -530,7 +526,7 @@ impl Refresher {
         Ok(token)
     }
 
-    /// Remembers the refresh token that is current, in case the store loses it.
+    /// Remembers the current refresh token, in case a failover of the store loses it.
     fn holds(&self, record: Record) {
         let mut state = self.state();
         state.loaded = Some(print(record.refresh_token().expose()));
@@ -541,32 +537,32 @@ impl Refresher {
         }));
     }
 
-    /// What is stored, as long as it is good, though it is time to refresh.
-    fn good(&self, due: &Due) -> Option<Token> {
+    /// The stored token, if it is still valid although it is due for a refresh.
+    fn still_valid(&self, due: &Due) -> Option<Token> {
         let life = due.ends.saturating_duration_since(Instant::now());
         let record = &due.current.record;
-        if life <= LEAST_LIFE || self.state().is_refused(record) {
+        if life <= MIN_REMAINING || self.state().is_refused(record) {
             return None;
         }
         self.reuse(record, life).ok()
     }
 
-    /// What could not be refreshed may still be good. A token that the provider has is served by it anyway, and its callers are to hear of
-    /// the failure.
+    /// After a failed refresh: the stored token if it is still valid. If the provider already serves that token, the
+    /// error is returned, so that the provider backs off.
     fn instead_of(&self, failure: Error, due: &Due) -> Result<Token> {
         if self.state().is_given(&due.current.record) {
             return Err(failure);
         }
-        let token = self.good(due).ok_or_else(|| failure.clone())?;
+        let token = self.still_valid(due).ok_or_else(|| failure.clone())?;
         tracing::warn!(
             profile = %self.sign_in.profile(), kind = ?failure.kind(), what = failure.what(),
-            "the stored token could not be refreshed: it is used as it is"
+            "the stored token could not be refreshed; using it until it expires"
         );
         Ok(token)
     }
 
-    /// Hands a refreshed token to the provider.
-    fn give(&self, redeemed: &Record, token: &Token) {
+    /// Records which token the provider is given.
+    fn note_given(&self, redeemed: &Record, token: &Token) {
         let mut state = self.state();
         if state.is_refused(redeemed) {
             state.refreshed_for_refusal = Some(Instant::now());
@@ -576,8 +572,8 @@ impl Refresher {
         state.was_signed_out = false;
     }
 
-    /// The token of a successor that is unsaved, as long as it is good. Once it is due for a refresh, it has to be saved first: nothing is
-    /// refreshed that could not be saved.
+    /// The token of an unsaved successor, while it is valid. Once it is due for a refresh, the successor must be saved
+    /// first: nothing is refreshed that could not be saved.
     async fn unsaved_token(&self, budget: &Budget) -> Result<Option<Token>> {
         let Some(successor) = self.sign_in.unsaved_successor() else {
             return Ok(None);
@@ -595,37 +591,42 @@ impl Refresher {
             return Ok(None);
         }
         match token {
-            Some(token) if !token.is_expired() => Ok(Some(token.clone())),
+            Some(token) if !token.remaining().is_zero() => Ok(Some(token.clone())),
             _ => self.sign_in.why_unsaved().map_or(Ok(None), Err),
         }
     }
 
-    /// Another owner whose intent holds the sign-in as a lock would: it has lost its lock, or is about to.
+    /// Another owner whose unexpired intent counts as a held lock: it may have lost its lock early, for example in a
+    /// failover.
     fn holder(&self, current: &Current) -> Option<String> {
         let age = current.age(self.clock());
         let now = Instant::now();
         let intents = &current.record.intents;
         let mut state = self.state();
-        let State { holders, over, .. } = &mut *state;
+        let State {
+            holders,
+            ended_runs,
+            ..
+        } = &mut *state;
         holders.retain(|owner, _| intents.iter().any(|intent| intent.owner == *owner));
         let mut held_by = None;
         for intent in intents
             .iter()
-            .filter(|intent| !over.contains(&intent.owner))
+            .filter(|intent| !ended_runs.contains(&intent.owner))
         {
             let left = intent.holds(age);
-            // It waits at most that long from first sight, whatever ages the store tells.
+            // The wait is limited by this process's clock, whatever age the store reports.
             let until = holders
                 .entry(intent.owner.clone())
                 .or_insert_with(|| now + left.min(LONGEST_DEADLINE));
             if !left.is_zero() && *until > now {
-                held_by.get_or_insert_with(|| presentable_name(&intent.name));
+                held_by.get_or_insert_with(|| crate::error::store::presentable_name(&intent.name));
             }
         }
         held_by
     }
 
-    /// What is known against this refresh token, if Coze has rejected it.
+    /// The earlier refusal of this refresh token by Coze, if there was one.
     fn refused_grant(&self, record: &Record) -> Option<RefusedGrant> {
         let refresh_token = record.fingerprint();
         let state = self.state();
@@ -635,10 +636,15 @@ impl Refresher {
             .cloned()
     }
 
-    /// `invalid_grant` means that the user must sign in, unless another owner has redeemed the refresh token and is about to save: looks
-    /// into the store until that can't be any more.
-    async fn believe(&self, run: &Run, mode: RefreshMode, budget: &Budget) -> Result<Refreshed> {
-        let mut wait = FIRST_LOOK;
+    /// Confirms an `invalid_grant`: the user must sign in, unless another owner has redeemed the refresh token and has
+    /// yet to save the successor. Loads the record until no other owner can.
+    async fn confirm_refusal(
+        &self,
+        run: &Run,
+        mode: RefreshMode,
+        budget: &Budget,
+    ) -> Result<Refreshed> {
+        let mut wait = FIRST_POLL;
         loop {
             let now = match self.look(mode, budget).await? {
                 Look::Use(token) => return Ok(token.into()),
@@ -654,20 +660,21 @@ impl Refresher {
             if !waits_for || left.is_zero() {
                 match self.mark_ended(run, &now, &refused.refusal, budget).await {
                     true => return Err(refused.refusal),
-                    // Somebody else has written: load again.
+                    // Another owner has written: load again.
                     false => continue,
                 }
             }
-            if budget.is_spent() || self.is_closing() {
-                return Err(self.in_doubt(&refused.refusal, left));
+            if budget.is_exhausted() || self.is_closing() {
+                return Err(self.unconfirmed_refusal(&refused.refusal, left));
             }
             sleep(wait.min(budget.left()).min(left)).await;
-            wait = (wait * 2).min(LONGEST_LOOK);
+            wait = (wait * 2).min(LONGEST_POLL);
         }
     }
 
-    /// Whether an owner may still save that had an intent in the record when this process first loaded it after its `invalid_grant`. Where
-    /// the lock ends with its process, they are dead: we hold it.
+    /// Whether another owner may still save. Only owners with an intent count that was present at the first load after
+    /// the `invalid_grant`. With a process-bound lock, which this run holds, the processes of the other owners have
+    /// ended.
     fn waits_for(&self, run: &Run, now: &Current) -> bool {
         let age = now.age(self.clock());
         let others = now
@@ -677,7 +684,7 @@ impl Refresher {
             .filter(|intent| intent.owner != run.owner.id());
         let mut state = self.state();
         let others: Vec<String> = others
-            .filter(|intent| intent.counts(age) && !state.over.contains(&intent.owner))
+            .filter(|intent| intent.counts(age) && !state.ended_runs.contains(&intent.owner))
             .map(|intent| intent.owner.clone())
             .collect();
         let refresh_token = now.record.fingerprint();
@@ -689,7 +696,7 @@ impl Refresher {
         run.lifetime == LockLifetime::Ttl && others.iter().any(|owner| waits_for.contains(owner))
     }
 
-    /// Marks the record that was just loaded as ended. False if another was written in between.
+    /// Marks the loaded record as ended. False after a conflict.
     async fn mark_ended(&self, run: &Run, now: &Current, refusal: &Error, budget: &Budget) -> bool {
         let mut record = now.rebased(self.clock()).with_ended(refusal);
         intent::withdraw(&mut record.intents, &run.owner);
@@ -704,13 +711,13 @@ impl Refresher {
             "the sign-in has ended: the user must sign in again"
         );
         if let Err(error) = marked {
-            tracing::warn!(profile = %self.sign_in.profile(), kind = ?error.kind(), "that could not be stored");
+            tracing::warn!(profile = %self.sign_in.profile(), kind = ?error.kind(), "the ended sign-in could not be marked");
         }
         true
     }
 
     fn held_back(&self, not_before: &NotBefore) -> Error {
-        let left = Duration::from_millis(not_before.ms).min(LONGEST_NOT_BEFORE);
+        let left = retry::capped_not_before(Duration::from_millis(not_before.ms));
         let profile = self.sign_in.profile();
         let status = not_before
             .status
@@ -718,13 +725,15 @@ impl Refresher {
         let error = match status {
             Some(status) => Error::new(
                 ErrorKind::Refused,
-                format!("the server has just refused to refresh the sign-in of profile {profile}"),
+                format!(
+                    "the server has recently refused to refresh the sign-in of profile {profile}"
+                ),
             )
             .with_status(status),
             None => Error::new(
                 ErrorKind::Connect,
                 format!(
-                    "the server could not be reached just now to refresh the sign-in of profile {profile}"
+                    "the server was recently unreachable for a refresh of the sign-in of profile {profile}"
                 ),
             ),
         };
@@ -748,17 +757,17 @@ impl Run {
         failures.no_connection += u32::from(error.kind() == ErrorKind::Connect);
     }
 
-    /// How long others are to leave the server alone after this last failure, if it said so.
+    /// "Not before" for other owners, if this last failure was one of the server.
     fn not_before(&self, error: &Error) -> Option<NotBefore> {
         let failures = lock(&self.failures);
         let all = |count: u32| failures.attempts > 0 && count == failures.attempts;
         let status = error.status().map(|status| status.as_u16());
-        // Any other error, such as a lock that ended while the system slept, says nothing about the server.
+        // Other errors, such as a lock that ended while the system was suspended, are not failures of the server.
         let holds_back = match status {
             Some(429) => true,
             Some(503) if error.retry_after().is_some() => true,
             Some(_) => all(failures.server_errors),
-            // A connection that one machine can't make says nothing about others.
+            // A single failed connection may be a problem of this machine only.
             None => {
                 error.kind() == ErrorKind::Connect
                     && self.lifetime == LockLifetime::ProcessBound
@@ -766,25 +775,20 @@ impl Run {
             }
         };
         holds_back.then(|| NotBefore {
-            ms: millis(
-                error
-                    .retry_after()
-                    .unwrap_or(NOT_BEFORE)
-                    .min(LONGEST_NOT_BEFORE),
-            ),
+            ms: millis(retry::not_before(error)),
             status,
         })
     }
 }
 
-/// A lock that is held.
+/// A held lock, released when dropped.
 pub(super) struct Lock {
-    /// None once it is released.
+    /// `None` once it is released.
     store: Option<Arc<dyn Store>>,
     key: Key,
     owner: Owner,
     lifetime: LockLifetime,
-    /// It ends this long after it was asked for, if it does not end with its process.
+    /// When it was requested. Unless it is bound to the process, it ends `ttl` after that.
     began: Moment,
     ttl: Duration,
 }
@@ -794,19 +798,19 @@ impl Lock {
         let Some(store) = self.store.take() else {
             return;
         };
-        // If it fails, it ends by itself.
+        // The lock ends with its TTL or its process.
         if !matches!(
             timeout(LONGEST_RELEASE, store.unlock(&self.key, &self.owner)).await,
             Ok(Ok(()))
         ) {
-            tracing::debug!(profile = %self.key.profile(), "a lock was not released");
+            tracing::debug!(profile = %self.key.profile(), "a lock could not be released");
         }
     }
 }
 
 impl Drop for Lock {
-    /// A run that was cut off, with its runtime or because its answer did not come in time, must not leave a lock behind that lasts as
-    /// long as the process.
+    /// Releases the lock of a cancelled run: its runtime ended, or the lock's response did not arrive in time. A
+    /// process-bound lock would otherwise remain held until the process ends.
     fn drop(&mut self) {
         let Some(store) = self.store.take() else {
             return;
@@ -824,7 +828,7 @@ fn changed(what: &str) -> Error {
 }
 
 fn no_answer() -> Error {
-    store_error(StoreError::new(
+    Error::from(StoreError::new(
         StoreErrorKind::Transient,
         "the store of sign-ins did not answer before the deadline",
     ))

@@ -72,7 +72,7 @@ impl Successor {
             .unwrap_or(self.redeemed.refresh_token())
     }
 
-    /// The record that would replace `stored` now.
+    /// The record that would replace `stored`.
     pub(super) fn replacing(&self, stored: &Record) -> Record {
         let mut record = stored.successor(Some(self.refresh_token()), self.generation);
         if let Some(token) = &self.token {

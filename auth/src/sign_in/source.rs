@@ -1,6 +1,6 @@
-//! A stored sign-in as a source of tokens: what one provider knows of it.
+//! The `Source` of a provider whose sign-in is stored, and what this process remembers about that sign-in.
 //!
-//! How old a stored token is, the store's clock tells; this process's own is not asked.
+//! The age of a stored token is measured by the store's clock, never by a local clock.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -17,60 +17,52 @@ use tokio::time::{Instant, timeout};
 use super::{
     Record, SignIn,
     record::hash,
-    refresh::{Budget, LAST_LOOK},
+    refresh::{Budget, FINAL_LOAD},
     save::Successor,
-    store_error,
 };
 use crate::{
-    AccessToken, Error, ErrorCode, ErrorKind, Flow, OAuthClient, RefreshMode, RefreshToken, Result,
-    StoreErrorKind, Token,
-    clock::Clock,
-    flow::app::App,
-    provider::{
-        circuit_breaker::CircuitBreaker,
-        retry::BETWEEN_INVALIDATIONS,
-        source::{Source, SourceFuture},
-    },
-    runtime::lock,
+    AccessToken, Error, ErrorKind, RefreshToken, Result, StoreErrorKind, Token, clock::Clock,
+    flow::app::App, refresh_window::RefreshMode, retry::BETWEEN_INVALIDATIONS,
+    retry::circuit_breaker::CircuitBreaker, runtime::lock,
 };
 
-/// The tokens of a stored sign-in.
+/// The stored sign-in of a provider.
 pub struct StoredSource(Arc<Refresher>);
 
-/// One of those who may refresh the sign-in.
+/// Refreshes the sign-in for one provider; other providers and processes may share the sign-in.
 pub(super) struct Refresher {
     pub(super) app: Arc<App>,
     pub(super) sign_in: SignIn,
     pub(super) breaker: Arc<CircuitBreaker>,
-    /// No refresh is begun any more.
+    /// No further refresh is started.
     pub(super) is_closing: AtomicBool,
     state: Mutex<State>,
     pub(super) loaded: AtomicU64,
 }
 
-/// Tells access tokens apart without keeping them.
+/// The hash of an access token: compares tokens without keeping them.
 pub(super) type Print = Box<str>;
 
 #[derive(Default)]
 pub(super) struct State {
-    /// The token that the provider was given last.
+    /// The token that the provider serves.
     pub(super) given: Option<Print>,
-    /// The token that the API refused last, and when it would have ended.
+    /// The token that the API refused most recently, and when it would have expired.
     pub(super) refused: Option<(Print, Instant)>,
-    /// When a token was last refreshed because the API refused the one before.
+    /// When the last refresh because of a refusal by the API took place.
     pub(super) refreshed_for_refusal: Option<Instant>,
-    /// The successor that was saved last: a failover may lose it.
+    /// The successor saved most recently, in case a failover of the store loses it.
     pub(super) saved: Option<Box<SavedLast>>,
-    /// Refresh tokens that got `invalid_grant`, the last one last.
+    /// Refresh tokens that were refused with `invalid_grant`, oldest first.
     pub(super) refused_grants: VecDeque<RefusedGrant>,
-    /// Our own owners whose runs ended without a successor: what intents they left behind hold nobody up.
-    pub(super) over: VecDeque<String>,
-    /// Owners whose intents hold the lock, and until when at most, by this process's clock.
+    /// Owner ids of this process's runs that ended without a successor: nobody has to wait for their intents.
+    pub(super) ended_runs: VecDeque<String>,
+    /// Owners whose intents count as held locks, and the end of the wait for each, by this process's clock.
     pub(super) holders: HashMap<String, Instant>,
-    /// The refresh token that was loaded last, and how often this process had put the sign-in then.
+    /// The refresh token loaded most recently, and the number of `put` calls of this process at that time.
     pub(super) loaded: Option<Print>,
     pub(super) puts: u64,
-    /// A successor of ours came after the user had signed out.
+    /// The last successor arrived after the user had signed out.
     pub(super) was_signed_out: bool,
 }
 
@@ -80,45 +72,27 @@ pub(super) struct SavedLast {
     pub(super) refresh_token: RefreshToken,
 }
 
-/// A refresh token that Coze rejected, though another owner may have redeemed it, and still save. It is never sent again.
+/// A refresh token that was refused with `invalid_grant`. It is never sent again. Another owner may have redeemed it
+/// and may still save the successor.
 #[derive(Clone)]
 pub(super) struct RefusedGrant {
     pub(super) refresh_token: String,
     pub(super) refusal: Error,
-    /// Until then other owners have time to save.
+    /// Other owners have until then to save.
     pub(super) grace_until: Instant,
-    /// The owners whose intents stood in the record when it was loaded after that; not known before.
+    /// The owners with an intent at the first load after the refusal. `None` before that load.
     pub(super) waits_for: Option<Vec<String>>,
 }
 
-/// So many refused grants, and ended runs, are remembered.
+/// The maximum number of remembered refusals, and of remembered runs.
 const MOST_REMEMBERED: usize = 8;
 
-/// Remembers one more, and forgets the oldest of too many.
+/// Appends an item, and removes the oldest one at the maximum.
 pub(super) fn remember<T>(known: &mut VecDeque<T>, new: T) {
     if known.len() == MOST_REMEMBERED {
         known.pop_front();
     }
     known.push_back(new);
-}
-
-impl Source for StoredSource {
-    fn flow(&self) -> Option<Flow> {
-        Some(self.0.app.flow())
-    }
-
-    fn client(&self) -> Option<&OAuthClient> {
-        Some(self.0.app.client())
-    }
-
-    fn mint(&self, mode: RefreshMode, deadline: Instant) -> SourceFuture<'_, Result<Token>> {
-        let budget = Budget::until(deadline, self.0.app.client().request_timeout());
-        Box::pin(async move { self.0.get(mode, &budget).await })
-    }
-
-    fn stored(&self) -> Option<&StoredSource> {
-        Some(self)
-    }
 }
 
 impl StoredSource {
@@ -133,26 +107,37 @@ impl StoredSource {
         }))
     }
 
-    /// Whether another sign-in is stored than the last `mint` knew, so that a backoff after that is over. It loads, and
-    /// sends nothing.
+    pub(crate) fn app(&self) -> &App {
+        &self.0.app
+    }
+
+    /// Returns a token before the deadline, from the store or from Coze.
+    pub(crate) async fn mint(&self, mode: RefreshMode, deadline: Instant) -> Result<Token> {
+        let budget = Budget::until(deadline, self.0.app.client().request_timeout());
+        self.0.get(mode, &budget).await
+    }
+
+    /// Whether the store holds another sign-in than at the last `mint`, which ends the backoff. Only loads; no request
+    /// is sent.
     pub(crate) async fn has_fresh_sign_in(&self) -> bool {
         self.0.has_fresh_sign_in().await
     }
 
-    /// Whether this process has put a fresh sign-in there since the last load.
+    /// Whether this process has put a fresh sign-in since the last load.
     pub(crate) fn has_news(&self) -> bool {
         let known = self.0.state().puts;
         self.0.sign_in.puts() != known
     }
 
-    /// Hears, when it is made, which token is served: a stored one that is the same is due for its refresh.
+    /// Tells the source which token the provider serves, at its creation: if that token is stored, it is due for a
+    /// refresh.
     pub(crate) fn serves(&self, current: &AccessToken) {
         self.0.state().given = Some(print(current.expose()));
     }
 
-    /// Hears that the API refused a token, which would have been valid until then. It limits how often it gets another for
-    /// that.
-    pub(crate) fn heed_refusal(&self, refused: &AccessToken, valid_until: Instant) {
+    /// Records that the API refused a token, and when that would have expired. Refreshes because of refusals are
+    /// rate-limited.
+    pub(crate) fn note_refused_token(&self, refused: &AccessToken, valid_until: Instant) {
         self.0.state().refused = Some((print(refused.expose()), valid_until));
     }
 
@@ -160,17 +145,17 @@ impl StoredSource {
         &self.0.sign_in
     }
 
-    /// Begins no more refreshes.
+    /// Stops new refreshes.
     pub(crate) fn close(&self) {
         self.0.is_closing.store(true, Ordering::Relaxed);
     }
 
-    /// How many of the tokens it got were loaded from the store: no request was sent for them.
+    /// The number of tokens that were loaded from the store, without a request.
     pub(crate) fn loaded(&self) -> u64 {
         self.0.loaded.load(Ordering::Relaxed)
     }
 
-    /// Whether nothing is lost when it is dropped, and made again by the next caller.
+    /// Whether no state is lost if the source is dropped and recreated for the next caller.
     pub(crate) fn is_idle(&self) -> bool {
         let now = Instant::now();
         let state = self.0.state();
@@ -198,12 +183,13 @@ impl Refresher {
         self.is_closing.load(Ordering::Relaxed)
     }
 
-    /// Another app's refresh token would be rejected, and its sign-in marked as ended though it lives.
+    /// Fails if the record belongs to another app, whose refresh token this app can't redeem: the refusal would mark a
+    /// live sign-in as ended.
     pub(super) fn expect_of_this_app(&self, record: &Record) -> Result<()> {
         let ours = self.app.client_id();
         match record.client_id() {
             Some(theirs) if theirs != ours => Err(Error::invalid_input(format!(
-                "profile {} holds the sign-in of another app: its client id is {}, not {ours}; name another profile, \
+                "profile {} holds the sign-in of another app: its client id is {}, not {ours}; use another profile, \
                  or sign out of that one first",
                 self.sign_in.profile(),
                 sanitize(theirs, &[])
@@ -212,19 +198,20 @@ impl Refresher {
         }
     }
 
-    /// Whether another sign-in that lives is stored than the one that was loaded last.
+    /// Whether the store holds a live sign-in other than the one loaded last.
     async fn has_fresh_sign_in(&self) -> bool {
         let puts = self.sign_in.puts();
-        let loaded = timeout(LAST_LOOK, self.sign_in.load()).await;
+        let loaded = timeout(FINAL_LOAD, self.sign_in.load()).await;
         let mut state = self.state();
         state.puts = puts;
         let Ok(Ok(Some(record))) = loaded else {
             return false;
         };
-        record.ended().is_none() && state.loaded != Some(print(record.refresh_token().expose()))
+        !record.has_ended() && state.loaded != Some(print(record.refresh_token().expose()))
     }
 
-    /// A failover rolled back a save that was acknowledged: saves it again, without its access token. True if it did.
+    /// Saves the successor again if a failover of the store has rolled back an acknowledged save. The access token is
+    /// no longer known. Returns whether it did so.
     pub(super) async fn restore(&self, stored: &Record, until: Instant) -> Result<bool> {
         let lost = {
             let state = self.state();
@@ -244,10 +231,10 @@ impl Refresher {
         };
         tracing::warn!(
             profile = %self.sign_in.profile(),
-            "the store holds an earlier refresh token than was saved: the later one is saved again"
+            "the store holds an older refresh token than the one that was saved; saving the newer one again"
         );
         let saved = self.sign_in.save(&lost, None, until).await;
-        saved.map(|_| true).map_err(store_error)
+        saved.map(|_| true).map_err(Error::from)
     }
 
     pub(super) fn busy(&self, by: Option<String>) -> Error {
@@ -262,37 +249,27 @@ impl Refresher {
         )
     }
 
-    pub(super) fn nobody(&self) -> Error {
+    pub(super) fn not_signed_in(&self) -> Error {
         let profile = self.sign_in.profile();
         let what = if self.state().was_signed_out {
-            format!("profile {profile} was signed out while its sign-in was refreshed")
+            format!("profile {profile} was signed out during a refresh")
         } else {
             format!("nobody is signed in under profile {profile}")
         };
         Error::new(ErrorKind::NotSignedIn, what)
     }
 
-    pub(super) fn over(&self, record: &Record) -> Error {
-        let ended = record.ended();
-        let log_id = ended.and_then(|ended| ended.log_id.as_deref());
-        let code = ended.map(|ended| ErrorCode::from_word(&ended.code));
-        Error::new(
-            ErrorKind::NotSignedIn,
-            format!(
-                "the sign-in of profile {} has ended",
-                self.sign_in.profile()
-            ),
-        )
-        .with_code(code.unwrap_or(ErrorCode::InvalidGrant))
-        .with_log_id(log_id.map(str::to_owned))
+    pub(super) fn sign_in_ended(&self, record: &Record) -> Error {
+        let profile = self.sign_in.profile();
+        record.end(format!("the sign-in of profile {profile} has ended"))
     }
 
-    /// Coze has rejected the refresh token, but that is not believed yet.
-    pub(super) fn in_doubt(&self, refusal: &Error, left: Duration) -> Error {
+    /// Coze has refused the refresh token, but the refusal is not confirmed.
+    pub(super) fn unconfirmed_refusal(&self, refusal: &Error, left: Duration) -> Error {
         Error::new(
             ErrorKind::Store(StoreErrorKind::Busy),
             format!(
-                "Coze rejected the refresh token of profile {}; another owner may have redeemed it, and still save its successor",
+                "Coze refused the refresh token of profile {}; another owner may have redeemed it and may still save the successor",
                 self.sign_in.profile()
             ),
         )
@@ -329,7 +306,7 @@ pub(super) fn shut_down() -> Error {
     Error::new(ErrorKind::ShutDown, "the provider was shut down")
 }
 
-/// A moment on both clocks: the monotonic one stands still while the machine is suspended.
+/// A moment on both clocks, because the monotonic clock may stop while the machine is suspended.
 #[derive(Clone, Copy)]
 pub(super) struct Moment {
     monotonic: std::time::Instant,
@@ -344,7 +321,7 @@ impl Moment {
         }
     }
 
-    /// How long ago it was, by the clock that says more.
+    /// The elapsed time: the larger of the two clocks' values.
     pub(super) fn elapsed(self, clock: &Clock) -> Duration {
         let monotonic = clock.monotonic().saturating_duration_since(self.monotonic);
         let wall = clock.wall().duration_since(self.wall);

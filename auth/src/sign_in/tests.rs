@@ -1,4 +1,4 @@
-//! Records, puts, saves, sign-outs and the quarantine: each rule by name. What happens over time is in `tests/flows`.
+//! Tests of records, puts, saves, sign-outs and the quarantine. Behaviour over time is tested in `tests/flows`.
 
 use std::sync::atomic::AtomicUsize;
 
@@ -9,16 +9,16 @@ use super::{
     *,
 };
 use crate::{
-    RefreshToken,
+    ErrorKind, RefreshToken,
     clock::Clock,
     store::{LockLifetime, Owner, StoreFuture, TryLock},
 };
 
-/// A store in memory that loses answers, or whose quarantine can't be written.
+/// A store in memory that loses responses, or whose quarantine can't be written.
 #[derive(Clone, Default)]
 struct Flaky {
     store: MemoryStore,
-    /// So many answers to the next writes of the record are lost after they were made.
+    /// The number of upcoming writes of the record whose responses are lost after the write.
     loses: Arc<AtomicUsize>,
     has_no_quarantine: bool,
 }
@@ -36,14 +36,14 @@ impl Store for Flaky {
     ) -> StoreFuture<'a, CompareAndSet> {
         Box::pin(async move {
             if self.has_no_quarantine && key.slot().is_some() {
-                return Err(StoreError::new(StoreErrorKind::Full, "no room").with_source("test"));
+                return Err(StoreError::new(StoreErrorKind::Full, "full").with_source("test"));
             }
             let set = self.store.compare_and_set(key, expected, new).await?;
             let loses = |left: usize| left.checked_sub(1);
             let ordering = Ordering::SeqCst;
             if key.slot().is_none() && self.loses.fetch_update(ordering, ordering, loses).is_ok() {
                 return Err(
-                    StoreError::new(StoreErrorKind::Transient, "the answer is lost")
+                    StoreError::new(StoreErrorKind::Transient, "the response is lost")
                         .with_source("test"),
                 );
             }
@@ -123,7 +123,7 @@ async fn quarantined(sign_in: &SignIn) -> Vec<String> {
     records.iter().map(token).collect()
 }
 
-/// Writes a record behind everybody's back.
+/// Writes a record directly to the store.
 async fn store(sign_in: &SignIn, record: &Record) {
     let now = sign_in.look(soon()).await.unwrap();
     let version = now.map(|now| now.1.version);
@@ -184,7 +184,7 @@ fn a_hand_edited_record_is_detected() {
 }
 
 #[test]
-fn what_is_not_a_record_is_an_error_that_quotes_nothing_of_it() {
+fn invalid_contents_are_an_error_that_does_not_quote_them() {
     let sealed = |record: &str| {
         let checksum = super::record::hash(record.as_bytes());
         format!(r#"{{"checksum":"{checksum}","record":{record}}}"#)
@@ -192,8 +192,8 @@ fn what_is_not_a_record_is_an_error_that_quotes_nothing_of_it() {
     let whole =
         String::from_utf8(record("hush").write(0).unwrap().contents.expose().to_vec()).unwrap();
     for (bad, what) in [
-        (String::new(), "cut short"),
-        (whole[..whole.len() / 2].to_owned(), "cut short"),
+        (String::new(), "truncated"),
+        (whole[..whole.len() / 2].to_owned(), "truncated"),
         ("hush".to_owned(), "not JSON"),
         ("{}".to_owned(), "field"),
         (sealed("{}"), "field"),
@@ -211,7 +211,7 @@ fn what_is_not_a_record_is_an_error_that_quotes_nothing_of_it() {
 }
 
 #[test]
-fn whatever_json_can_carry_is_stored_and_loaded_unchanged() {
+fn any_refresh_token_that_json_can_represent_is_stored_unchanged() {
     for text in [" a b ", "tab\tand\nline", "\u{7}\u{0}", "不\"\\", "=="] {
         let record = record("a").successor(Some(&refresh_token(text)), 1);
         let Entry::Record(read) = Entry::of(&record.write(0).unwrap().contents) else {
@@ -225,10 +225,10 @@ fn whatever_json_can_carry_is_stored_and_loaded_unchanged() {
     }
 }
 
-// Rule 4 and 5: every write re-bases
+// Rules 4 and 5: every write reduces the durations
 
 #[test]
-fn a_hundred_intents_in_a_row_lengthen_no_life() {
+fn a_hundred_consecutive_intents_extend_no_duration() {
     let mut record = record("a");
     let life = record.life();
     for _ in 0..100 {
@@ -239,12 +239,12 @@ fn a_hundred_intents_in_a_row_lengthen_no_life() {
     assert!(unknown.life().is_zero());
     assert!(
         unknown.rebased(Some(Duration::ZERO)).life().is_zero(),
-        "no later write raises it"
+        "a later write does not increase it"
     );
 }
 
 #[test]
-fn an_unknown_age_ends_not_before_and_reduces_no_intent() {
+fn an_unknown_age_clears_not_before_and_reduces_no_intent() {
     let mut record = record("a");
     record.not_before = Some(super::record::NotBefore {
         ms: 9000,
@@ -271,12 +271,12 @@ fn an_unknown_age_ends_not_before_and_reduces_no_intent() {
     let over = record.rebased(Some(hold + Duration::from_secs(3600)));
     assert!(
         over.intents.is_empty(),
-        "an hour after its lock it counts no more"
+        "an hour after its lock, the intent no longer counts"
     );
 }
 
 #[test]
-fn several_former_owners_are_remembered_the_longest_and_always_the_writer() {
+fn the_intents_with_the_longest_time_and_the_writers_own_are_kept() {
     let mut intents = Vec::new();
     for (number, hold) in [(1, 10), (2, 90), (3, 80), (4, 70), (5, 1)] {
         let own = Intent::new(
@@ -316,7 +316,7 @@ fn a_writer_drops_intents_for_other_refresh_tokens() {
 // Rule 13
 
 #[test]
-fn a_save_is_never_longer_than_the_intent_that_it_replaces() {
+fn a_successor_is_never_longer_than_the_intent_that_it_replaces() {
     let plain = record("a");
     let mut with_intent = plain.rebased(Some(Duration::ZERO));
     let own = Intent::new(&owner(1), plain.fingerprint(), Duration::from_secs(80));
@@ -330,7 +330,7 @@ fn a_save_is_never_longer_than_the_intent_that_it_replaces() {
 // Rule 2: saves
 
 #[tokio::test]
-async fn a_save_is_made_whatever_stands_beside_the_redeemed_refresh_token() {
+async fn a_successor_replaces_the_redeemed_refresh_token_whatever_other_fields_the_record_has() {
     let sign_in = Flaky::default().sign_in();
     let redeemed = record("a");
     let refusal = Error::new(ErrorKind::Refused, "no").with_code(crate::ErrorCode::InvalidGrant);
@@ -343,21 +343,19 @@ async fn a_save_is_made_whatever_stands_beside_the_redeemed_refresh_token() {
     intent::renew(&mut beside.intents, others);
     store(&sign_in, &beside).await;
     let next = successor(&redeemed, "b");
-    // Once more: a save is idempotent.
+    // A save is idempotent.
     for _ in 0..2 {
         let saved = sign_in.save(&next, None, soon()).await.unwrap();
         assert!(matches!(saved, Saved::Stored));
         let record = sign_in.load().await.unwrap().unwrap();
         assert_eq!(record.refresh_token().expose(), "b");
-        assert!(
-            record.ended().is_none() && record.not_before.is_none() && record.intents.is_empty()
-        );
+        assert!(!record.has_ended() && record.not_before.is_none() && record.intents.is_empty());
     }
     assert!(quarantined(&sign_in).await.is_empty());
 }
 
 #[tokio::test]
-async fn a_save_that_conflicts_is_repeated_on_the_version_that_holds_its_refresh_token() {
+async fn a_save_is_retried_after_a_conflict_with_a_record_of_the_same_refresh_token() {
     let sign_in = Flaky::default().sign_in();
     let redeemed = record("a");
     store(&sign_in, &redeemed).await;
@@ -370,7 +368,7 @@ async fn a_save_that_conflicts_is_repeated_on_the_version_that_holds_its_refresh
 }
 
 #[tokio::test]
-async fn what_descends_from_a_successor_is_not_overwritten_by_it() {
+async fn a_successor_does_not_overwrite_its_own_descendant() {
     let sign_in = Flaky::default().sign_in();
     let redeemed = record("a");
     let next = successor(&redeemed, "b");
@@ -388,7 +386,7 @@ async fn what_descends_from_a_successor_is_not_overwritten_by_it() {
 }
 
 #[tokio::test]
-async fn an_ancestor_that_a_failover_brought_back_is_overwritten() {
+async fn an_ancestor_restored_by_a_failover_is_overwritten() {
     let sign_in = Flaky::default().sign_in();
     let first = record("a");
     store(&sign_in, &first).await;
@@ -401,10 +399,10 @@ async fn an_ancestor_that_a_failover_brought_back_is_overwritten() {
 }
 
 #[tokio::test]
-async fn a_successor_whose_place_is_taken_goes_to_quarantine() {
+async fn a_successor_whose_record_was_replaced_goes_to_quarantine() {
     let sign_in = Flaky::default().sign_in();
     let next = successor(&record("a"), "b");
-    // Deleted by hand: never created again.
+    // Deleted by hand: not created again.
     assert!(matches!(
         sign_in.save(&next, None, soon()).await.unwrap(),
         Saved::SignedOut
@@ -429,10 +427,10 @@ async fn a_successor_whose_place_is_taken_goes_to_quarantine() {
     assert_eq!(quarantined(&sign_in).await, ["b", "y"]);
 }
 
-// Rule 3: lost answers
+// Rule 3: lost responses
 
 #[tokio::test]
-async fn a_write_whose_answer_was_lost_is_settled_by_loading() {
+async fn a_write_whose_response_was_lost_is_resolved_by_loading() {
     let flaky = Flaky::default();
     let sign_in = flaky.sign_in();
     let lose = || flaky.loses.store(1, Ordering::SeqCst);
@@ -449,7 +447,7 @@ async fn a_write_whose_answer_was_lost_is_settled_by_loading() {
     let now = sign_in.look(soon()).await.unwrap().unwrap();
     let write = next.record().write(PADDING).unwrap();
     let written = sign_in.write(Some(&now.1.version), &write, soon()).await;
-    assert!(written.unwrap().is_some(), "an intent, or a mark");
+    assert!(written.unwrap().is_some(), "an intent or an ended mark");
     lose();
     sign_in.sign_out().await.unwrap();
     assert_eq!(stored(&sign_in).await, None);
@@ -460,7 +458,7 @@ async fn a_write_whose_answer_was_lost_is_settled_by_loading() {
 // Rule 9: put
 
 #[tokio::test]
-async fn nothing_is_replaced_before_it_is_in_quarantine() {
+async fn a_record_is_quarantined_before_it_is_replaced() {
     let flaky = Flaky {
         has_no_quarantine: true,
         ..Flaky::default()
@@ -471,18 +469,18 @@ async fn nothing_is_replaced_before_it_is_in_quarantine() {
     assert_eq!(stored(&sign_in).await.as_deref(), Some("a"));
     overwrite(&sign_in, b"damaged").await;
     sign_in.put(&token("f")).await.unwrap_err();
-    assert!(sign_in.load().await.is_err(), "it is still there");
+    assert!(sign_in.load().await.is_err(), "the record is unchanged");
     let sign_in = SignIn::new(flaky.store.clone(), "user").unwrap();
     sign_in.put(&token("f")).await.unwrap();
     sign_in.put(&token("g")).await.unwrap();
     assert_eq!(quarantined(&sign_in).await, ["f"]);
-    let slot = Key::quarantine(sign_in.profile(), 0).unwrap();
+    let slot = Key::quarantine_slots(sign_in.profile()).next().unwrap();
     let kept = flaky.store.load_now(&slot).unwrap();
     assert_eq!(kept.contents.expose(), b"damaged");
 }
 
 #[tokio::test]
-async fn a_put_of_what_is_stored_or_has_been_refreshed_since_changes_nothing() {
+async fn a_put_of_a_stored_or_since_refreshed_sign_in_changes_nothing() {
     let sign_in = Flaky::default().sign_in();
     for _ in 0..2 {
         sign_in.put(&token("a")).await.unwrap();
@@ -494,7 +492,7 @@ async fn a_put_of_what_is_stored_or_has_been_refreshed_since_changes_nothing() {
 }
 
 #[tokio::test]
-async fn a_put_that_was_superseded_after_its_answer_was_lost_writes_nothing() {
+async fn a_retried_put_that_was_superseded_writes_nothing() {
     let sign_in = Flaky::default().sign_in();
     let was_sent = std::sync::atomic::AtomicBool::new(true);
     sign_in.put(&token("f")).await.unwrap();
@@ -505,7 +503,7 @@ async fn a_put_that_was_superseded_after_its_answer_was_lost_writes_nothing() {
         .await;
     assert_eq!(late.unwrap(), Some(()));
     assert_eq!(stored(&sign_in).await.as_deref(), Some("h"));
-    // The names are inherited by every save, and by a tombstone.
+    // Every save and every tombstone inherits the names.
     store(&sign_in, &successor(&record("h"), "i").record()).await;
     let now = sign_in.load().await.unwrap().unwrap();
     assert!(now.replaced.is_empty(), "this one was written by hand");
@@ -519,7 +517,7 @@ async fn a_put_that_was_superseded_after_its_answer_was_lost_writes_nothing() {
 }
 
 #[tokio::test]
-async fn the_newest_eight_replaced_sign_ins_are_named_by_every_successor() {
+async fn every_successor_names_the_newest_eight_replaced_sign_ins() {
     let sign_in = Flaky::default().sign_in();
     for number in 0..10 {
         sign_in.put(&token(&format!("t{number}"))).await.unwrap();
@@ -564,7 +562,7 @@ async fn a_sign_out_leaves_a_tombstone_and_no_token() {
     ));
     assert!(
         quarantined(&sign_in).await.is_empty(),
-        "no live token is left behind"
+        "no live token remains"
     );
     assert_eq!(stored(&sign_in).await, None);
     sign_in.put(&token("g")).await.unwrap();
@@ -572,7 +570,7 @@ async fn a_sign_out_leaves_a_tombstone_and_no_token() {
 }
 
 #[tokio::test]
-async fn a_sign_out_makes_its_change_though_there_is_none_or_damage() {
+async fn a_sign_out_of_a_missing_or_damaged_record_leaves_a_tombstone() {
     let flaky = Flaky::default();
     let sign_in = flaky.sign_in();
     let version = || {
@@ -591,7 +589,7 @@ async fn a_sign_out_makes_its_change_though_there_is_none_or_damage() {
 }
 
 #[tokio::test]
-async fn a_put_sweeps_what_the_sign_out_before_it_has_left() {
+async fn a_put_sweeps_the_quarantine_of_the_signed_out_sign_in() {
     let sign_in = Flaky::default().sign_in();
     sign_in.put(&token("a")).await.unwrap();
     sign_in.sign_out().await.unwrap();
@@ -605,7 +603,7 @@ async fn a_put_sweeps_what_the_sign_out_before_it_has_left() {
 // Rule 11: quarantine
 
 #[tokio::test]
-async fn a_full_quarantine_gives_up_the_oldest_that_has_ended_and_only_then_the_oldest() {
+async fn a_full_quarantine_drops_the_oldest_ended_record_and_only_then_the_oldest() {
     tokio::time::pause();
     let sign_in = Flaky::default().sign_in();
     let refusal = Error::new(ErrorKind::Refused, "no");
@@ -622,7 +620,7 @@ async fn a_full_quarantine_gives_up_the_oldest_that_has_ended_and_only_then_the_
     assert_eq!(
         quarantined(&sign_in).await,
         kept,
-        "the same refresh token once"
+        "each refresh token is quarantined once"
     );
     for (new, slot) in [("u", 3), ("v", 5), ("w", 0), ("x", 1)] {
         sign_in.quarantine(&record(new), soon()).await.unwrap();

@@ -1,5 +1,5 @@
-//! A successor that the store did not take, though the intent had shown that it could: it is kept in memory, with the lock, and saved as
-//! soon as possible.
+//! Unsaved successors. If the save fails although the intent could be written, the successor stays in memory and its
+//! lock stays held while the save is retried.
 
 use std::{
     sync::{Arc, Weak},
@@ -13,7 +13,6 @@ use super::{
     SignIn,
     refresh::Lock,
     save::{Saved, Successor},
-    store_error,
 };
 use crate::{
     Error,
@@ -22,38 +21,38 @@ use crate::{
     store::Version,
 };
 
-/// A save that fails is tried for this long before a program ends, and for each try in the background.
+/// A failed save is retried this long at shutdown. It is also the timeout of each retry in the background.
 pub(super) const LONGEST_SAVE: Duration = Duration::from_secs(10);
-/// Callers wait for so long for a save that fails. It goes on in the background.
+/// Callers wait this long for a save. After that it continues in the background.
 const LONGEST_WAIT_FOR_SAVE: Duration = Duration::from_secs(2);
-/// Between two tries: at first, and at most.
+/// The first and the longest delay between two attempts.
 const FIRST_WAIT: Duration = Duration::from_millis(50);
 const LONGEST_WAIT: Duration = Duration::from_secs(10);
 
 pub(super) struct Unsaved {
     successor: Successor,
-    /// Kept, so that nobody else sends the redeemed refresh token.
+    /// Stays held, so that no other owner sends the redeemed refresh token.
     lock: Option<Lock>,
-    /// Why the last try failed; none while the first ones run.
+    /// The error of the last attempt; `None` during the first ones.
     why: Option<Error>,
-    /// Gone when nobody tries to save it in the background.
+    /// Dangling if no background task is saving it.
     saver: Weak<()>,
 }
 
 impl SignIn {
-    /// Why a successor is not saved, if there is one.
+    /// Why the successor is unsaved, if there is one.
     pub(crate) fn why_unsaved(&self) -> Option<Error> {
         self.unsaved().as_ref()?.why.clone()
     }
 
-    /// The successor that is not saved: its token if it can be used, and its record.
+    /// The unsaved successor.
     pub(super) fn unsaved_successor(&self) -> Option<Successor> {
         let unsaved = self.unsaved();
         Some(unsaved.as_ref()?.successor.clone())
     }
 
-    /// Saves a successor, or goes on with that in the background. It stands in memory before the first try, so it outlives a future that is
-    /// dropped.
+    /// Saves a successor; after a timeout, in the background. The successor is kept in memory before the first attempt,
+    /// so it survives if the future is dropped.
     pub(super) async fn keep(
         &self,
         successor: &Successor,
@@ -69,14 +68,14 @@ impl SignIn {
         }));
         let until = Instant::now() + LONGEST_WAIT_FOR_SAVE;
         if let Some(former) = former {
-            // Of a run that had lost its lock. It is stored, or in quarantine.
+            // Left by a run that had lost its lock. It will be stored or quarantined.
             let _ = self.save(&former.successor, None, until).await;
         }
         let mut known = Some(known);
         let mut wait = FIRST_WAIT;
         loop {
             if let Some(saved) = self.save_unsaved(known.take(), until).await {
-                // Without one, somebody else has saved it in between.
+                // `None`: another task has saved it.
                 return saved.unwrap_or(Saved::Stored);
             }
             if Instant::now() + wait >= until {
@@ -87,13 +86,13 @@ impl SignIn {
         }
         tracing::error!(
             profile = %self.profile(),
-            "the refreshed sign-in could not be saved: it is kept in memory, and saved as soon as possible"
+            "the refreshed sign-in could not be saved: it is kept in memory, and the save is retried"
         );
         self.save_in_background(clock);
         Saved::Stored
     }
 
-    /// Tries to save until it works, unless somebody does already. The runtime of an earlier try may have ended.
+    /// Starts a task that saves the successor, unless one is running. An earlier task may have ended with its runtime.
     pub(super) fn save_in_background(&self, clock: &Clock) {
         let mut unsaved = self.unsaved();
         let Some(unsaved) = unsaved.as_mut() else {
@@ -103,31 +102,32 @@ impl SignIn {
             let saver = Arc::new(());
             unsaved.saver = Arc::downgrade(&saver);
             let saving = save_until_it_works(self.clone(), saver);
-            // If there is no runtime for it, the next caller saves it.
+            // Without a runtime, the next caller saves it.
             let _ = runtime::spawn(clock, RunsOn::Process, saving);
         }
     }
 
-    /// Tries once to save what is unsaved. `None` if it still is; what came of it, if there was anything.
+    /// One attempt to save the successor. `None` if it failed; otherwise the result, `Some(None)` if there was no
+    /// unsaved successor.
     pub(super) async fn save_unsaved(
         &self,
         known: Option<(Record, Version)>,
         until: Instant,
     ) -> Option<Option<Saved>> {
-        let _turn = timeout_at(until, self.0.saving.lock()).await.ok()?;
+        let _guard = timeout_at(until, self.0.saving.lock()).await.ok()?;
         let Some(successor) = self.unsaved_successor() else {
             return Some(None);
         };
         match self.save(&successor, known, until).await {
             Ok(saved) => {
-                // Another run's may have taken its place meanwhile.
+                // Another run may have replaced it during the save.
                 let saved_record = successor.record();
                 let unsaved = self
                     .unsaved()
                     .take_if(|unsaved| saved_record.holds(unsaved.successor.refresh_token()));
                 if let Some(unsaved) = unsaved {
                     if unsaved.why.is_some() {
-                        tracing::info!(profile = %self.profile(), "the refreshed sign-in is saved now");
+                        tracing::info!(profile = %self.profile(), "the refreshed sign-in has been saved");
                     }
                     if let Some(lock) = unsaved.lock {
                         lock.release().await;
@@ -137,18 +137,18 @@ impl SignIn {
             }
             Err(why) => {
                 tracing::warn!(
-                    profile = %self.profile(), kind = ?why.kind(), what = why.message(),
-                    "the refreshed sign-in is unsaved"
+                    profile = %self.profile(), kind = ?why.kind(), what = %why,
+                    "the refreshed sign-in could not be saved"
                 );
                 if let Some(unsaved) = self.unsaved().as_mut() {
-                    unsaved.why = Some(store_error(why));
+                    unsaved.why = Some(Error::from(why));
                 }
                 None
             }
         }
     }
 
-    /// Saves what is unsaved before the program ends, if that is possible in bearable time.
+    /// At shutdown: saves the unsaved successor within `LONGEST_SAVE`.
     pub(crate) async fn settle(&self) {
         let until = Instant::now() + LONGEST_SAVE;
         let mut wait = FIRST_WAIT;
@@ -156,7 +156,7 @@ impl SignIn {
             if Instant::now() + wait >= until {
                 tracing::error!(
                     profile = %self.profile(),
-                    "the provider was shut down with a sign-in that could not be saved: it is lost when the program ends"
+                    "the provider was shut down with a sign-in that could not be saved: it is lost when the process exits"
                 );
                 return;
             }
@@ -166,7 +166,7 @@ impl SignIn {
     }
 }
 
-/// It outlives the provider: it has the only live sign-in there is.
+/// Outlives the provider, because it holds the only live refresh token of its family.
 async fn save_until_it_works(sign_in: SignIn, _saver: Arc<()>) {
     let mut wait = FIRST_WAIT;
     loop {

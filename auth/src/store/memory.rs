@@ -1,4 +1,4 @@
-//! A store that ends with its process.
+//! A store in the memory of the process.
 
 use std::{
     collections::HashMap,
@@ -15,7 +15,8 @@ use super::{
 };
 use crate::runtime::lock;
 
-/// Keeps contents in memory: for tests, and for services whose users sign in again after a restart. Clones are the same store.
+/// Keeps contents in memory: for tests, and for services whose users sign in again after a restart. Clones share the
+/// contents.
 #[derive(Clone, Default)]
 pub struct MemoryStore(Arc<Mutex<HashMap<Key, Entry>>>);
 
@@ -25,7 +26,7 @@ struct Entry {
     lock: Option<(Owner, Instant)>,
 }
 
-/// More than this cannot be added to every clock.
+/// The maximum TTL, so that adding it to a clock can't overflow.
 const LONGEST_TTL: Duration = Duration::from_secs(30 * 365 * 24 * 3600);
 
 impl Entry {

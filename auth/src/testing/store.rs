@@ -1,10 +1,10 @@
-//! What every [`Store`] must do: a suite to run on your own.
+//! The test suite for every [`Store`]: [`check`] runs it on your own.
 //!
 //! ```
 //! use std::sync::Arc;
 //! use coze_auth::{store::{MemoryStore, Store}, testing::store::check};
 //!
-//! // In a plain #[test]: the suite runs its own runtimes, because a store must work from any.
+//! // In a plain #[test]: the suite creates its own runtimes, because a store must work on any.
 //! let store = MemoryStore::new();
 //! check(|| {
 //!     let store = store.clone();
@@ -12,15 +12,13 @@
 //! });
 //! ```
 //!
-//! It takes some seconds of real time. It stores made-up contents under profiles whose names begin with `suite`, and deletes
-//! them again. A store whose locks are [bound to a process](LockLifetime::ProcessBound) also runs [`check_killed_owner`].
+//! The suite takes some seconds of real time. It stores made-up contents in profiles whose names begin with `suite`,
+//! and deletes them. For a store with [process-bound locks](LockLifetime::ProcessBound), also run
+//! [`check_killed_owner`].
 //!
-//! No suite can see durability: that what the store has confirmed survives a power failure.
+//! Durability can't be tested here: that confirmed contents survive a power failure.
 
-#![allow(
-    clippy::panic,
-    reason = "this is how a test says that something is wrong"
-)]
+#![allow(clippy::panic, reason = "a test suite reports failures by panics")]
 
 #[cfg(test)]
 mod tests;
@@ -43,20 +41,19 @@ use crate::store::{
     CompareAndSet, Contents, Key, LockLifetime, Owner, Profile, Store, Stored, TryLock, Version,
 };
 
-/// So long may one check take before it counts as stuck.
+/// The timeout of one check.
 const LONGEST_CHECK: Duration = Duration::from_secs(60);
-/// Between two looks at a lock that has to end, and how long that may take beyond its TTL.
+/// The interval between two attempts to acquire a lock that is about to expire, and the tolerance beyond its TTL.
 const LOOK: Duration = Duration::from_millis(50);
 const SLACK: Duration = Duration::from_secs(5);
 
-/// Checks a store. `open` opens it once more: each handle is as independent of the others as if another process had opened it,
-/// and all see the same data.
+/// Runs the suite on a store. `open` opens another handle to the same data, as another process would.
 ///
-/// Call it outside any runtime.
+/// Call it outside of any runtime.
 ///
 /// # Panics
 ///
-/// When the store does something wrong; the message begins with the name of the check.
+/// When a check fails; the message begins with the name of the check.
 pub fn check<F>(open: impl Fn() -> F)
 where
     F: Future<Output = Arc<dyn Store>>,
@@ -72,7 +69,7 @@ where
                 other: runtime.block_on(open()),
             };
             let checked = runtime.block_on(async { timeout(LONGEST_CHECK, $check(&subject)).await });
-            subject.expect(checked.is_ok(), "it is stuck");
+            subject.expect(checked.is_ok(), "the check timed out");
             runtime.shutdown_background();
         )*};
     }
@@ -82,26 +79,26 @@ where
         a_version_is_never_used_again,
         one_of_many_writers_wins,
         an_age_counts_from_the_last_write,
-        keys_do_not_touch_each_other,
+        keys_are_independent,
         profiles_are_listed_without_quarantine,
         a_lock_excludes_other_owners,
-        a_lock_lives_as_long_as_the_store_says,
+        a_lock_has_the_reported_lifetime,
         a_write_needs_no_lock,
-        waiting_for_one_key_blocks_no_other,
+        a_held_lock_does_not_block_other_keys,
     );
     the_runtime_that_opened_it_may_end(&run, open);
 }
 
-/// Checks that a lock which is bound to its process ends when that process is killed. `command` starts a process that calls
+/// Checks that a process-bound lock ends when its process is killed. `command` starts a process that calls
 /// [`hold_lock`] for the same store and profile.
 ///
 /// # Panics
 ///
-/// When it does not.
+/// When the check fails.
 pub async fn check_killed_owner(store: &dyn Store, profile: &Profile, mut command: Command) {
     let fail = |what: &str| -> ! { panic!("check_killed_owner: {what}") };
     let Ok(mut holder) = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn() else {
-        fail("the holder does not start")
+        fail("the holder can't be started")
     };
     let said = holder.stdout.take().is_some_and(|said| {
         let mut lines = BufReader::new(said).lines().map_while(Result::ok);
@@ -111,10 +108,10 @@ pub async fn check_killed_owner(store: &dyn Store, profile: &Profile, mut comman
     let held = store.try_lock(&key, &owner, SLACK).await;
     let killed = holder.kill().and_then(|()| holder.wait());
     if !said || killed.is_err() {
-        fail("the holder did not get the lock");
+        fail("the holder did not acquire the lock");
     }
     if !matches!(held, Ok(TryLock::Held { .. })) {
-        fail("another process got the lock while its owner lived");
+        fail("another process acquired the lock while its owner was alive");
     }
     let killed = Instant::now();
     while !matches!(
@@ -122,19 +119,19 @@ pub async fn check_killed_owner(store: &dyn Store, profile: &Profile, mut comman
         Ok(TryLock::Acquired(_))
     ) {
         if killed.elapsed() > SLACK {
-            fail("the lock did not end with its process");
+            fail("the lock did not end when its process was killed");
         }
         sleep(LOOK).await;
     }
     let _ = store.unlock(&key, &owner).await;
 }
 
-/// Takes the lock of a profile's record, says so on standard output, and holds it until the process is killed or its standard
-/// input ends.
+/// Acquires the lock of a profile's record, reports that on standard output, and holds it until the process is killed
+/// or standard input ends.
 ///
 /// # Panics
 ///
-/// When it does not get the lock.
+/// When the lock can't be acquired.
 pub async fn hold_lock(store: &dyn Store, profile: &Profile) {
     let (key, owner) = (Key::record(profile), owner(2));
     match store.try_lock(&key, &owner, LONGEST_CHECK).await {
@@ -142,19 +139,19 @@ pub async fn hold_lock(store: &dyn Store, profile: &Profile) {
         not => panic!("hold_lock: {not:?}"),
     }
     let mut out = std::io::stdout().lock();
-    // The test harness may have begun a line.
+    // The test harness may have written an incomplete line.
     let _ = writeln!(out, "\n{HOLDING}").and_then(|()| out.flush());
     let _ = std::io::stdin().lines().count();
 }
 
 const HOLDING: &str = "holding the lock";
 
-/// A store under one check.
+/// The store under test, for one check.
 struct Subject<'a> {
     name: &'static str,
     run: &'a str,
     store: Arc<dyn Store>,
-    /// Another handle to the same data.
+    /// A second handle to the same data.
     other: Arc<dyn Store>,
 }
 
@@ -181,7 +178,7 @@ impl Subject<'_> {
     }
 
     async fn load(&self, key: &Key) -> Option<Stored> {
-        // Through the other handle: it reads from where this one writes.
+        // Reads through the other handle: a load must see the writes of every handle.
         self.ok(self.other.load(key).await)
     }
 
@@ -194,11 +191,11 @@ impl Subject<'_> {
         self.ok(self.store.compare_and_set(key, expected, new).await)
     }
 
-    /// A write that has to succeed: its version.
+    /// Writes, and returns the version. The write must succeed.
     async fn write(&self, key: &Key, expected: Option<&Version>, new: &Contents) -> Version {
         match self.set(key, expected, Some(new)).await {
             CompareAndSet::Done(Some(version)) => version,
-            other => panic!("{}: a write came to {other:?}", self.name),
+            other => panic!("{}: a write returned {other:?}", self.name),
         }
     }
 
@@ -207,22 +204,22 @@ impl Subject<'_> {
             let deleted = self.set(key, Some(&stored.version), None).await;
             self.expect(
                 deleted == CompareAndSet::Done(None),
-                "a delete of what was loaded fails, or names a version",
+                "a delete of the loaded version fails, or returns a version",
             );
         }
     }
 
     async fn holds(&self, key: &Key, contents: &Contents, version: &Version) {
         let Some(stored) = self.load(key).await else {
-            panic!("{}: what was written is not there", self.name)
+            panic!("{}: the written contents are missing", self.name)
         };
         self.expect(
             stored.contents.expose() == contents.expose(),
-            "other bytes are loaded than were written",
+            "the loaded contents differ from the written ones",
         );
         self.expect(
             stored.version == *version,
-            "another version is loaded than was written",
+            "the loaded version differs from the written one",
         );
     }
 
@@ -241,7 +238,7 @@ async fn contents_are_created_replaced_and_deleted(subject: &Subject<'_>) {
     let key = subject.key("life");
     subject.expect(
         subject.load(&key).await.is_none(),
-        "there is something before it was created",
+        "a key has contents before it was created",
     );
     let (first, second) = (contents("first"), contents("second"));
     let version = subject.write(&key, None, &first).await;
@@ -251,7 +248,7 @@ async fn contents_are_created_replaced_and_deleted(subject: &Subject<'_>) {
     subject.delete(&key).await;
     subject.expect(
         subject.load(&key).await.is_none(),
-        "there is something after it was deleted",
+        "a key has contents after it was deleted",
     );
 }
 
@@ -264,27 +261,27 @@ async fn a_conflict_changes_nothing(subject: &Subject<'_>) {
     };
     let old = subject.write(&key, None, &first).await;
     let current = subject.write(&key, Some(&old), &second).await;
-    conflicts(None, Some(&third), "created over what is there").await;
-    conflicts(Some(&old), Some(&third), "replaced another version").await;
-    conflicts(Some(&old), None, "deleted another version").await;
-    conflicts(None, None, "said to be absent though it is there").await;
+    conflicts(None, Some(&third), "an existing key was created").await;
+    conflicts(Some(&old), Some(&third), "another version was replaced").await;
+    conflicts(Some(&old), None, "another version was deleted").await;
+    conflicts(None, None, "an existing key was reported as absent").await;
     subject.holds(&key, &second, &current).await;
     subject.delete(&key).await;
     conflicts(
         Some(&current),
         Some(&third),
-        "created though a version was expected",
+        "a missing key was created though a version was expected",
     )
     .await;
     conflicts(
         Some(&current),
         None,
-        "deleted what was not there though a version was expected",
+        "a missing key was deleted though a version was expected",
     )
     .await;
     subject.expect(
         subject.load(&key).await.is_none(),
-        "a conflict created something",
+        "a conflict created the key",
     );
 }
 
@@ -296,12 +293,12 @@ async fn a_version_is_never_used_again(subject: &Subject<'_>) {
         for write in 0..3 {
             let new = contents(&format!("{round} {write}"));
             let version = subject.write(&key, current.as_ref(), &new).await;
-            subject.expect(!seen.contains(&version), "a version names two writes");
+            subject.expect(!seen.contains(&version), "two writes have the same version");
             for old in &seen {
                 let set = subject.set(&key, Some(old), Some(&contents("late"))).await;
                 subject.expect(
                     set == CompareAndSet::Conflict,
-                    "a write that expects an old version succeeds",
+                    "a write with an old version succeeds",
                 );
             }
             seen.push(version.clone());
@@ -335,15 +332,15 @@ async fn one_of_many_writers_wins(subject: &Subject<'_>) {
             match set {
                 Ok(CompareAndSet::Done(Some(version))) => winners.push((version, new)),
                 Ok(CompareAndSet::Done(None)) => {
-                    subject.expect(false, "a write names no version");
+                    subject.expect(false, "a write returned no version");
                 }
-                // A store may be too busy for a writer, but not confirm two.
+                // A busy store may fail a writer, but must not confirm two.
                 Ok(CompareAndSet::Conflict) | Err(_) => {}
             }
         }
         subject.expect(
             winners.len() == 1,
-            &format!("{} writers of one version have won", winners.len()),
+            &format!("{} writers with the same version succeeded", winners.len()),
         );
         if let Some((version, new)) = winners.pop() {
             subject.holds(&key, &new, &version).await;
@@ -359,14 +356,14 @@ async fn an_age_counts_from_the_last_write(subject: &Subject<'_>) {
     let began = Instant::now();
     let old = subject.write(&key, None, &contents("old")).await;
     sleep(pause).await;
-    // Clocks of stores may count whole seconds.
+    // The clock of a store may have a resolution of whole seconds.
     let uneven = Duration::from_millis(1100);
     let plausible = async |at_least: Duration, at_most: Duration| {
         let age = subject.load(&key).await.and_then(|stored| stored.age);
         let fits = age.is_some_and(|age| age + uneven >= at_least && age <= at_most + uneven);
         subject.expect(
             fits,
-            &format!("an age of {age:?}, not {at_least:?} to {at_most:?}"),
+            &format!("the age is {age:?}, not {at_least:?} to {at_most:?}"),
         );
     };
     plausible(pause, began.elapsed()).await;
@@ -376,7 +373,7 @@ async fn an_age_counts_from_the_last_write(subject: &Subject<'_>) {
     subject.delete(&key).await;
 }
 
-async fn keys_do_not_touch_each_other(subject: &Subject<'_>) {
+async fn keys_are_independent(subject: &Subject<'_>) {
     let long = "x".repeat(128 - subject.profile("").name().len());
     let names = [
         "a", "A", "a.", "a/b", "a\\b", "../a", "a:0", "a*", "a ", "用户", "NUL", &long,
@@ -409,10 +406,13 @@ async fn profiles_are_listed_without_quarantine(subject: &Subject<'_>) {
     }
     if let Some(listed) = subject.ok(subject.other.list().await) {
         let count = |profile| listed.iter().filter(|listed| *listed == profile).count();
-        subject.expect(count(&signed_in) == 1, "a record is not listed once");
+        subject.expect(
+            count(&signed_in) == 1,
+            "a profile with a record is not listed once",
+        );
         subject.expect(
             count(&quarantined) == 0,
-            "a profile is listed that has nothing but a quarantine",
+            "a profile with only a quarantine is listed",
         );
     }
     for key in slots.iter().chain([&record]) {
@@ -421,7 +421,7 @@ async fn profiles_are_listed_without_quarantine(subject: &Subject<'_>) {
     if let Some(listed) = subject.ok(subject.other.list().await) {
         subject.expect(
             !listed.contains(&signed_in),
-            "a profile is listed after its record was deleted",
+            "a profile whose record was deleted is listed",
         );
     }
 }
@@ -439,40 +439,46 @@ async fn a_lock_excludes_other_owners(subject: &Subject<'_>) {
             match subject.try_lock(store, &key, &two, ttl).await {
                 TryLock::Held { by } => subject.expect(
                     by.is_none_or(|by| by == one.name()),
-                    "a lock is held by somebody else than its holder",
+                    "the reported owner of a lock is not its owner",
                 ),
                 TryLock::Acquired(_) => subject.expect(false, what),
             }
         }
     };
-    acquired(&subject.store, &key, &one, "a free lock can't be had").await;
-    held("a held lock was taken").await;
+    acquired(&subject.store, &key, &one, "a free lock was not acquired").await;
+    held("a held lock was acquired by another owner").await;
     acquired(
         &subject.store,
         &key,
         &one,
-        "its own lock is denied to an owner that asks again",
+        "the owner of a lock did not acquire it again",
     )
     .await;
     subject.ok(subject.store.unlock(&key, &two).await);
-    held("a lock was released by another owner").await;
+    held("a lock was released for another owner").await;
     acquired(
         &subject.store,
         &subject.key("another lock"),
         &two,
-        "a lock holds another key",
+        "the lock of one key blocks another key",
     )
     .await;
     for _ in 0..2 {
         subject.ok(subject.store.unlock(&key, &one).await);
     }
-    acquired(&subject.other, &key, &two, "a released lock can't be had").await;
+    acquired(
+        &subject.other,
+        &key,
+        &two,
+        "a released lock was not acquired",
+    )
+    .await;
     subject.ok(subject.other.unlock(&key, &two).await);
     let another = subject.key("another lock");
     subject.ok(subject.store.unlock(&another, &two).await);
 }
 
-async fn a_lock_lives_as_long_as_the_store_says(subject: &Subject<'_>) {
+async fn a_lock_has_the_reported_lifetime(subject: &Subject<'_>) {
     let key = subject.key("lifetime");
     let (one, two) = (owner(1), owner(2));
     let ttl = Duration::from_millis(1500);
@@ -482,12 +488,12 @@ async fn a_lock_lives_as_long_as_the_store_says(subject: &Subject<'_>) {
         panic!("{}: a free lock is {lock:?}", subject.name)
     };
     if lifetime == LockLifetime::Ttl {
-        // Its owner asks again: its TTL begins again.
+        // The owner acquires it again, which restarts the TTL.
         sleep(ttl / 2).await;
         let again = subject.try_lock(&subject.store, &key, &one, ttl).await;
         subject.expect(
             again == TryLock::Acquired(lifetime),
-            "an owner that asks again gets something else",
+            "the owner acquires it again, with another lifetime",
         );
     }
     let asked = began.elapsed();
@@ -498,7 +504,7 @@ async fn a_lock_lives_as_long_as_the_store_says(subject: &Subject<'_>) {
         if began.elapsed() > asked + ttl + SLACK {
             subject.expect(
                 lifetime == LockLifetime::ProcessBound,
-                "a lock outlives its TTL",
+                "a lock is held beyond its TTL",
             );
             subject.ok(subject.store.unlock(&key, &one).await);
             return;
@@ -507,13 +513,13 @@ async fn a_lock_lives_as_long_as_the_store_says(subject: &Subject<'_>) {
     }
     subject.expect(
         lifetime == LockLifetime::Ttl,
-        "a lock ends before its owner",
+        "a process-bound lock ended while its owner was alive",
     );
-    // By the store's clock, which is not this one.
+    // Measured by the store's clock, which may differ from this one.
     let early = Duration::from_millis(100);
     subject.expect(
         began.elapsed() + early >= asked + ttl,
-        "a lock ends before its TTL",
+        "a lock ended before its TTL",
     );
     subject.ok(subject.other.unlock(&key, &two).await);
 }
@@ -525,7 +531,7 @@ async fn a_write_needs_no_lock(subject: &Subject<'_>) {
         .await;
     subject.expect(
         matches!(lock, TryLock::Acquired(_)),
-        "a free lock can't be had",
+        "a free lock was not acquired",
     );
     let late = contents("late");
     let version = subject.write(&key, None, &late).await;
@@ -534,14 +540,14 @@ async fn a_write_needs_no_lock(subject: &Subject<'_>) {
     subject.ok(subject.other.unlock(&key, &owner(1)).await);
 }
 
-async fn waiting_for_one_key_blocks_no_other(subject: &Subject<'_>) {
+async fn a_held_lock_does_not_block_other_keys(subject: &Subject<'_>) {
     let (stuck, free) = (subject.key("stuck"), subject.key("free"));
     let lock = subject
         .try_lock(&subject.store, &stuck, &owner(1), LONGEST_CHECK)
         .await;
     subject.expect(
         matches!(lock, TryLock::Acquired(_)),
-        "a free lock can't be had",
+        "a free lock was not acquired",
     );
     let began = Instant::now();
     let mut callers = JoinSet::new();
@@ -556,24 +562,24 @@ async fn waiting_for_one_key_blocks_no_other(subject: &Subject<'_>) {
             let deleted = subject.set(&free, Some(&version), None).await;
             subject.expect(
                 deleted == CompareAndSet::Done(None),
-                "a delete names a version",
+                "a delete returned a version",
             );
         }
     };
     subject.expect(
         timeout(SLACK, work).await.is_ok(),
-        "another key stands still while callers ask for a held lock",
+        "another key is blocked while callers try to acquire a held lock",
     );
     while let Some(caller) = callers.join_next().await {
         let lock = subject.ok(subject.ok(caller));
         subject.expect(
             matches!(lock, TryLock::Held { .. }),
-            "a held lock was taken",
+            "a held lock was acquired by another owner",
         );
     }
     subject.expect(
         began.elapsed() < 2 * SLACK,
-        "a held lock is waited for in the store",
+        "`try_lock` waits for a held lock",
     );
     subject.ok(subject.store.unlock(&stuck, &owner(1)).await);
 }
@@ -596,7 +602,7 @@ where
         let lock = subject.try_lock(&subject.store, &key, &one, LONGEST_CHECK);
         subject.expect(
             matches!(lock.await, TryLock::Acquired(_)),
-            "a free lock can't be had",
+            "a free lock was not acquired",
         );
         subject.write(&key, None, &old).await
     });
@@ -611,7 +617,7 @@ where
     let used = second.block_on(async { timeout(2 * SLACK, work).await });
     subject.expect(
         used.is_ok(),
-        "it stands still after the runtime that opened it has ended",
+        "the store is blocked after the runtime that opened it has ended",
     );
     second.shutdown_background();
 }
@@ -628,7 +634,7 @@ fn owner(number: u8) -> Owner {
     Owner::new([number; 16], &format!("owner {number} of the suite"))
 }
 
-/// As contents of a record are: JSON, with something random, about as long as a sign-in.
+/// Contents like those of a record: JSON, partly random, of the size of a sign-in.
 fn contents(name: &str) -> Contents {
     let text = "\\u0007 不 ".repeat(160);
     format!(

@@ -59,7 +59,7 @@ impl Client {
     /// Starts a chat that is not streamed: its conversation and its id.
     async fn chat(&self, body: Value) -> (String, String) {
         let chat = self.ok(Method::POST, "/v3/chat", body).await["data"].take();
-        assert_eq!(chat["status"], "created");
+        assert_eq!(chat["status"], "in_progress");
         let text = |name: &str| chat[name].as_str().expect("a text").to_owned();
         (text("conversation_id"), text("id"))
     }
@@ -330,6 +330,7 @@ async fn a_chat_waits_for_the_outputs_of_tools() {
     let outputs = json!({"tool_outputs": [output("call_2", "noon"), output("call_1", "21")]});
     let going_on = client.ok(Method::POST, &path, outputs.clone()).await;
     assert_eq!(going_on["data"]["status"], "in_progress");
+    client.about_chat("retrieve", &chat).await;
     let done = client.about_chat("retrieve", &chat).await;
     assert_eq!(done["status"], "completed");
     let messages = client.about_chat("message/list", &chat).await;

@@ -255,6 +255,7 @@ async fn tolerated_request(client: &Client, tolerance: Tolerance) -> Reply {
             body["code_verifier"] = json!(short);
             client.post(TOKEN, "", &body).await
         }
+        other => panic!("no request is known for {other:?}"),
     }
 }
 

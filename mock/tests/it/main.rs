@@ -22,6 +22,7 @@ mod load;
 mod pages;
 #[cfg(feature = "program")]
 mod program;
+mod sdks;
 mod slow;
 mod socket;
 mod strangers;

@@ -136,7 +136,7 @@ impl RedisStoreBuilder {
             (false, None) if is_loopback(&host) || self.allows_plaintext(&host) => None,
             (false, None) => {
                 return Err(unusable(&format!(
-                    "the Redis URL sends tokens in plain text: {host} is not a loopback host; use rediss://, or allow this host by name \
+                    "the Redis URL sends tokens unencrypted: {host} is not a loopback host; use rediss://, or allow this host by name \
                      (allow_plaintext_host)"
                 )));
             }
@@ -297,7 +297,7 @@ mod tests {
             "redis://u:hush@127.0.0.1.example.com",
         ] {
             let error = RedisStore::new(elsewhere).unwrap_err().to_string();
-            assert!(error.contains("in plain text"), "{error}");
+            assert!(error.contains("unencrypted"), "{error}");
             assert!(!error.contains("hush"), "{error}");
         }
         for (host, allowed) in [

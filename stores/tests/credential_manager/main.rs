@@ -1,17 +1,17 @@
 //! `KeyringStore` on the Credential Manager of Windows.
 //!
-//! There is one for each user, and no other one can be had for tests: they run where a variable says that they may write to it, and
-//! delete what they wrote.
+//! There is only one for each user, so the tests can't create their own. They run only if an environment variable allows them to write
+//! to it, and delete what they wrote.
 
 #![cfg(windows)]
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
-    reason = "a test stops at the first surprise"
+    reason = "tests panic on failure"
 )]
 
-#[allow(dead_code, reason = "nothing can be required here")]
+#[allow(dead_code, reason = "these tests are never required")]
 #[path = "../support/left_out.rs"]
 mod left_out;
 
@@ -42,7 +42,7 @@ fn it_passes_the_suite() {
 }
 
 #[tokio::test]
-async fn profiles_that_differ_in_case_are_two() {
+async fn profiles_that_differ_only_in_case_are_separate() {
     let Some(store) = store() else { return };
     let [lower, upper] = ["case", "CASE"].map(|name| {
         let key = Key::record(&Profile::new(name).unwrap());
@@ -64,7 +64,7 @@ async fn profiles_that_differ_in_case_are_two() {
 }
 
 #[tokio::test]
-async fn what_is_too_long_is_refused_and_changes_nothing() {
+async fn a_value_that_is_too_long_is_refused_and_changes_nothing() {
     let Some(store) = store() else { return };
     let key = Key::record(&Profile::new("long").unwrap());
     let fits = Contents::from(vec![b'x'; 2560 - 32]);

@@ -1,7 +1,7 @@
-//! What is refused because others could use it, and file systems that fail.
+//! Files and folders with too open permissions, and file systems that fail.
 //!
-//! Root ignores modes, so what binds it too is used (a full or read-only mount, in a mount namespace that ends with its process), or
-//! an unprivileged user. A test that can't bind says that it was skipped; with the variables below it fails.
+//! File modes do not restrict root. So these tests use full or read-only mounts, in a mount namespace that ends with its process, or an
+//! unprivileged user. A test that can do neither is skipped, or fails if the variables below are set.
 
 use std::{
     io::Write,
@@ -18,9 +18,9 @@ use super::{
     *,
 };
 
-/// Makes a machine on which nothing can be mounted a failure.
+/// If this variable is set, a test that can't mount file systems fails.
 const REQUIRED_MOUNTS: &str = "COZE_TESTS_REQUIRE_MOUNTS";
-/// Makes one a failure on which nothing can be given to, or run by, another user.
+/// If this variable is set, a test that can't use another user fails.
 const REQUIRED_USERS: &str = "COZE_TESTS_REQUIRE_USERS";
 const NOBODY: u32 = 65534;
 
@@ -32,7 +32,7 @@ fn is_root() -> bool {
     fs::metadata("/proc/self").is_ok_and(|process| process.uid() == 0)
 }
 
-/// Whatever changes something, and what each says.
+/// The errors of all operations that write.
 async fn failures(store: &FileStore) -> Vec<StoreError> {
     let (key, version) = (key(), Version::of(&contents("first")));
     let new = contents("second");
@@ -68,7 +68,7 @@ fn assert_told(errors: &[StoreError], kind: StoreErrorKind, says: &[&str]) {
 }
 
 #[tokio::test]
-async fn what_is_created_is_its_owners_alone() {
+async fn only_the_owner_can_access_created_files() {
     let (place, first) = Place::written().await;
     lock(&place.store, 1).await;
     load(&place.store, &key()).await;
@@ -92,7 +92,7 @@ async fn what_is_created_is_its_owners_alone() {
 }
 
 #[tokio::test]
-async fn a_looser_mode_is_refused() {
+async fn too_open_modes_are_refused() {
     for mode in [0o644, 0o640, 0o606, 0o610, 0o666] {
         let (place, first) = Place::written().await;
         let file = place.file("json");
@@ -126,7 +126,7 @@ async fn a_symbolic_link_is_not_followed() {
         fs::symlink_metadata(place.file("json"))
             .unwrap()
             .is_symlink(),
-        "it stays"
+        "the link is not replaced"
     );
 
     let (dangling, _) = Place::written().await;
@@ -172,7 +172,7 @@ async fn a_symbolic_link_is_not_followed() {
 }
 
 #[tokio::test]
-async fn a_folder_that_is_swapped_for_a_link_redirects_nothing() {
+async fn a_folder_that_is_replaced_by_a_link_is_still_used() {
     let (place, mut current) = Place::written().await;
     let elsewhere = place.parent.path().join("elsewhere");
     fs::create_dir(&elsewhere).unwrap();
@@ -181,7 +181,7 @@ async fn a_folder_that_is_swapped_for_a_link_redirects_nothing() {
     fs::rename(place.store.folder(), &moved).unwrap();
     symlink(&elsewhere, place.store.folder()).unwrap();
 
-    // It was opened before: that folder is still the one that is used.
+    // The folder was opened before, and is still used.
     lock(&place.store, 1).await;
     for name in ["second", "third"] {
         let next = contents(name);
@@ -202,7 +202,7 @@ async fn a_folder_that_is_swapped_for_a_link_redirects_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_folder_that_is_swapped_during_writes_redirects_nothing() {
+async fn a_folder_that_is_replaced_during_writes_is_still_used() {
     let (place, _) = Place::written().await;
     let elsewhere = place.parent.path().join("elsewhere");
     fs::create_dir(&elsewhere).unwrap();
@@ -237,7 +237,7 @@ async fn a_folder_that_is_swapped_during_writes_redirects_nothing() {
 }
 
 #[tokio::test]
-async fn what_is_not_a_file_is_refused_and_not_waited_for() {
+async fn folders_and_pipes_are_refused_without_blocking() {
     let (place, _) = Place::written().await;
     fs::remove_file(place.file("json")).unwrap();
     fs::create_dir(place.file("json")).unwrap();
@@ -262,7 +262,7 @@ async fn what_is_not_a_file_is_refused_and_not_waited_for() {
 #[tokio::test]
 async fn a_file_of_another_user_is_refused() {
     if !is_root() {
-        return left_out("only root gives files away", REQUIRED_USERS);
+        return left_out("only root can change the owner of a file", REQUIRED_USERS);
     }
     let (place, _) = Place::written().await;
     for path in [place.file("json"), place.store.folder().to_owned()] {
@@ -274,7 +274,7 @@ async fn a_file_of_another_user_is_refused() {
 }
 
 #[tokio::test]
-async fn a_missing_folder_that_cannot_be_made_is_told() {
+async fn a_folder_that_cannot_be_created_is_an_error_with_advice() {
     let parent = tempfile::tempdir().unwrap();
     let file = parent.path().join("file");
     fs::write(&file, "").unwrap();
@@ -286,7 +286,7 @@ async fn a_missing_folder_that_cannot_be_made_is_told() {
 }
 
 #[tokio::test]
-async fn a_folder_that_vanishes_under_a_lock_is_made_again() {
+async fn a_folder_that_is_removed_while_locked_is_created_again() {
     let (place, first) = Place::written().await;
     lock(&place.store, 1).await;
     fs::remove_dir_all(place.store.folder()).unwrap();
@@ -315,7 +315,7 @@ fn a_read_only_file_system_can_be_read() {
 }
 
 #[test]
-fn a_file_that_is_mounted_by_itself_fails_the_intent() {
+fn a_file_that_is_a_mount_point_fails_the_intent() {
     in_mount_namespace(Role::MeetMountedFile);
 }
 
@@ -332,7 +332,7 @@ fn without_permission_nothing_is_lost() {
     if !is_root() {
         return assert_passed(&Role::MeetNoPermission.command(&folder).output().unwrap());
     }
-    // That user must be able to read the program.
+    // The other user must be able to read the program.
     let program = parent.path().join("program");
     fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
     set_mode(&program, 0o755);
@@ -345,13 +345,13 @@ fn without_permission_nothing_is_lost() {
     match Role::MeetNoPermission.of(command, &folder).output() {
         Ok(output) => assert_passed(&output),
         Err(error) => left_out(
-            &format!("no setpriv here ({error}), and root ignores modes"),
+            &format!("setpriv can't be started ({error}), and modes do not restrict root"),
             REQUIRED_USERS,
         ),
     }
 }
 
-/// What the child mounts is gone when it ends, however it ends.
+/// Mounts of the child end with it, even if it is killed.
 fn in_mount_namespace(role: Role) {
     let parent = tempfile::tempdir().unwrap();
     let unshare = || {
@@ -367,7 +367,7 @@ fn in_mount_namespace(role: Role) {
         .arg(parent.path())
         .output();
     if !mounted.is_ok_and(|mounted| mounted.status.success()) {
-        return left_out("nothing can be mounted here", REQUIRED_MOUNTS);
+        return left_out("file systems can't be mounted here", REQUIRED_MOUNTS);
     }
     let mut command = unshare();
     command.arg(std::env::current_exe().unwrap());
@@ -379,7 +379,7 @@ fn mount(arguments: &[&str], at: &Path) {
     assert!(mounted.unwrap().success());
 }
 
-/// In a mount of its own.
+/// A store on its own file system, with its first value.
 async fn mounted(at: &Path, options: &str) -> (FileStore, Contents) {
     mount(&["-t", "tmpfs", "-o", options, "tmpfs"], at);
     let store = FileStore::new(at.join("sign-ins"));
@@ -388,7 +388,7 @@ async fn mounted(at: &Path, options: &str) -> (FileStore, Contents) {
     (store, first)
 }
 
-/// The intent before a refresh, and the save after it, are both such a change.
+/// A failing change. Both the intent before a refresh and the save after it are such changes.
 async fn change(store: &FileStore, expected: &Contents) -> StoreError {
     let (version, new) = (Version::of(expected), contents("next"));
     let set = store
@@ -412,7 +412,7 @@ pub(crate) async fn meet_full_disk(at: &Path) {
     let left = fs::read_dir(store.folder()).unwrap();
     let left = left.map(|file| file.unwrap().file_name().into_string().unwrap());
     assert!(left.into_iter().all(|name| !name.ends_with(".next")));
-    // It needs no room.
+    // A delete needs no space.
     store.unlock(&key(), &owner(1)).await.unwrap();
     lock(&store, 2).await;
 
@@ -431,7 +431,7 @@ pub(crate) async fn meet_read_only(at: &Path) {
     let folder = at.to_str().unwrap();
     mount(&["--bind", folder], at);
     mount(&["-o", "remount,bind,ro", folder], at);
-    // It is opened anew: a descriptor remembers that its mount was writable.
+    // A new store opens the folder again: the descriptor of the old store belongs to the writable mount.
     let store = FileStore::new(store.folder());
     let mut errors = failures(&store).await;
     errors.extend(failures(&FileStore::new(at.join("other"))).await);
@@ -468,7 +468,7 @@ pub(crate) async fn meet_immutable(at: &Path) {
         let file = store.folder().join(name);
         let immutable = |flag: &str| Command::new("chattr").arg(flag).arg(&file).status();
         if !immutable("+i").is_ok_and(|set| set.success()) {
-            println!("> no file can be made immutable here");
+            println!("> files can't be made immutable here");
             return;
         }
         for _intent_and_save in 0..2 {
@@ -482,13 +482,13 @@ pub(crate) async fn meet_immutable(at: &Path) {
         assert_eq!(held(&store, &key()).await, first.expose());
         assert!(immutable("-i").unwrap().success());
     }
-    // What was written then is finished.
+    // The change that was written is completed.
     lock(&store, 1).await;
     assert_ne!(held(&store, &key()).await, first.expose());
 }
 
 pub(crate) async fn meet_no_permission(at: &Path) {
-    assert!(!is_root(), "root ignores modes");
+    assert!(!is_root(), "modes do not restrict root");
     let store = FileStore::new(at.join("sign-ins"));
     let first = contents("first");
     set(&store, &key(), None, Some(&first)).await;

@@ -1,4 +1,4 @@
-//! What has been confirmed survives a loss of power: by a trace of the system calls of two changes. And what calls that fail do.
+//! A confirmed change survives a power failure: checked by the system calls of two changes. Also tests system calls that fail.
 
 use std::{
     path::Path,
@@ -11,24 +11,24 @@ use super::{
     *,
 };
 
-/// Makes a change that can't be traced a failure.
+/// If this variable is set, a test that can't trace system calls fails.
 const REQUIRED: &str = "COZE_TESTS_REQUIRE_STRACE";
 
-/// Runs two changes under strace; `None` if there is none.
+/// Runs two changes under strace; `None` if strace is not available.
 fn traced(folder: &Path, options: &[&str]) -> Option<Output> {
     let mut command = Command::new("strace");
     command.args(["--follow-forks", "--string-limit=0", "--decode-fds=path"]);
     command.args(options).arg(std::env::current_exe().unwrap());
     let traced = Role::ChangeTwice.of(command, folder).output();
     match traced {
-        Err(error) => left_out(&format!("no strace here ({error})"), REQUIRED),
+        Err(error) => left_out(&format!("strace can't be started ({error})"), REQUIRED),
         Ok(traced) => {
             let said = String::from_utf8_lossy(&traced.stderr);
             if !said.contains("PTRACE_TRACEME") && !said.contains("attach: Operation not permitted")
             {
                 return Some(traced);
             }
-            left_out(&format!("nothing can be traced here: {said}"), REQUIRED);
+            left_out(&format!("processes can't be traced: {said}"), REQUIRED);
         }
     }
     None
@@ -54,25 +54,25 @@ fn a_change_is_written_synced_renamed_and_its_folder_synced() {
     assert_eq!(steps, [change, change].concat(), "{trace}");
 }
 
-/// One step of a change, if the call is one. The names of the holders of locks are none.
+/// One step of a change; `None` for other calls, such as writing the name of a lock's holder.
 fn step(call: &str, folder: &str) -> Option<String> {
     let call = call.trim_start_matches(|c: char| c.is_ascii_digit() || c == ' ');
-    // A call that another thread interrupts is on two lines; the first has its arguments.
+    // strace prints an interrupted call on two lines. The first contains the arguments.
     let (name, arguments) = call.split_once('(')?;
     let file = arguments.split_once('<')?.1.split_once('>')?.0;
     let file = file.strip_prefix(folder)?.trim_start_matches('/');
     match name {
         "write" | "pwrite64" => file.ends_with(".next").then(|| format!("write {file}")),
         "fsync" | "fdatasync" => Some(format!("sync {file}").trim_end().to_owned()),
-        // A rename by the descriptor of the folder.
+        // The rename uses the descriptor of the folder.
         "renameat" | "renameat2" => Some("rename".to_owned()),
         _ => None,
     }
 }
 
 #[test]
-fn a_lock_that_a_signal_interrupts_is_taken() {
-    // Two in three calls.
+fn a_lock_call_that_a_signal_interrupts_is_retried() {
+    // Together they fail two of three calls.
     let inject = "--inject=flock:error=EINTR:when=1+3";
     let inject_next = "--inject=flock:error=EINTR:when=2+3";
     for options in [&[inject][..], &[inject_next]] {
@@ -93,9 +93,9 @@ fn a_lock_that_a_signal_interrupts_is_taken() {
 }
 
 #[test]
-fn what_cannot_be_made_durable_is_not_confirmed_and_not_loaded() {
+fn a_change_that_cannot_be_synced_is_not_confirmed_and_not_loaded() {
     let place = Place::new();
-    // Of the second change: its folder, and again for the load. The parents' folders come before the first.
+    // Fails the folder's sync of the second change, and that of the load. The parent folders are synced before the first change.
     let trace = place.parent.path().join("trace");
     let output = format!("--output={}", trace.display());
     let inject = [

@@ -1,25 +1,25 @@
 //! `FileStore` on real files.
 //!
-//! | module | what |
+//! | module | tests |
 //! |---|---|
-//! | [`store`] | what one process sees |
-//! | [`access`] | what is refused, because others could use it, and file systems that fail |
-//! | [`processes`] | other processes: stopped, stuck and killed |
-//! | [`durability`] | the system calls of a change, and some that fail |
+//! | [`store`] | one process |
+//! | [`access`] | files and folders with too open permissions, and file systems that fail |
+//! | [`processes`] | other processes: stopped, stuck, killed |
+//! | [`durability`] | the system calls of a change, and failing ones |
 
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
     clippy::print_stdout,
-    reason = "a test stops at the first surprise; helpers of tests do too, and processes talk by their standard output"
+    reason = "tests and their helpers panic on failure, and child processes print their results"
 )]
 
 #[cfg(unix)]
 mod access;
 #[cfg(target_os = "linux")]
 mod durability;
-#[cfg_attr(not(unix), allow(dead_code, reason = "of the tests that are for Unix"))]
+#[cfg_attr(not(unix), allow(dead_code, reason = "used by the tests for Unix"))]
 #[path = "../support/left_out.rs"]
 mod left_out;
 #[cfg(unix)]
@@ -41,12 +41,9 @@ use tempfile::TempDir;
 
 const TTL: Duration = Duration::from_secs(60);
 
-/// A store in a folder that does not exist yet.
+/// A store in a folder that does not exist.
 struct Place {
-    #[cfg_attr(
-        not(unix),
-        allow(dead_code, reason = "it is removed when it is dropped")
-    )]
+    #[cfg_attr(not(unix), allow(dead_code, reason = "its drop removes the folder"))]
     parent: TempDir,
     store: FileStore,
 }
@@ -58,7 +55,7 @@ impl Place {
         Self { parent, store }
     }
 
-    /// With contents in it.
+    /// A store that contains a value.
     async fn written() -> (Self, Contents) {
         let place = Self::new();
         let first = contents("first");
@@ -70,7 +67,7 @@ impl Place {
         self.store.folder().join(format!("default.{ending}"))
     }
 
-    /// Leaves what a killed process would.
+    /// Writes a file as a killed process would leave it.
     fn leave(&self, ending: &str, content: &[u8]) {
         let _ = fs::remove_file(self.file(ending));
         fs::write(self.file(ending), content).unwrap();
@@ -106,14 +103,16 @@ fn key() -> Key {
 }
 
 fn slot(number: u8) -> Key {
-    Key::quarantine(&profile(), number).unwrap()
+    Key::quarantine_slots(&profile())
+        .nth(number.into())
+        .unwrap()
 }
 
 fn owner(number: u8) -> Owner {
     Owner::new([number; 16], &format!("owner {number}"))
 }
 
-/// As long as a sign-in, and never the same twice.
+/// Unique contents of the length of a sign-in.
 fn contents(name: &str) -> Contents {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     let count = COUNT.fetch_add(1, Ordering::Relaxed);
@@ -123,10 +122,10 @@ fn contents(name: &str) -> Contents {
     )
 }
 
-/// What a file holds with these contents that replace that version.
+/// The file format of contents that replace this version.
 fn sealed(contents: &Contents, replaces: Option<&Version>) -> Vec<u8> {
     let hex = |version: &Version| {
-        let bytes = version.as_bytes().iter();
+        let bytes = version.as_ref().iter();
         bytes.map(|byte| format!("{byte:02x}")).collect::<String>()
     };
     let replaces = replaces.map_or("null".to_owned(), |version| format!("\"{}\"", hex(version)));
@@ -140,7 +139,7 @@ async fn load(store: &FileStore, key: &Key) -> Option<Stored> {
     store.load(key).await.unwrap()
 }
 
-/// What it holds, or an empty text.
+/// The contents of a key; empty if it does not exist.
 async fn held(store: &FileStore, key: &Key) -> Vec<u8> {
     let stored = load(store, key).await;
     stored.map_or_else(Vec::new, |stored| stored.contents.expose().to_vec())
@@ -161,7 +160,7 @@ async fn lock(store: &FileStore, number: u8) {
     assert!(matches!(lock, TryLock::Acquired(_)), "{lock:?}");
 }
 
-/// The text of an error that holds no secret.
+/// The text of an error, which must not contain a secret.
 fn told(error: &StoreError) -> String {
     let text = format!("{error} {error:?}");
     assert!(!text.contains("hush"), "{text}");

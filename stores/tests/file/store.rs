@@ -1,4 +1,4 @@
-//! What one process sees.
+//! The store in one process.
 
 use std::time::Instant;
 
@@ -8,7 +8,7 @@ use tokio::time::{sleep, timeout};
 use super::{left_out::skipped, *};
 
 #[tokio::test]
-async fn what_is_written_is_loaded_and_a_read_creates_nothing() {
+async fn written_contents_are_loaded_and_a_load_creates_no_folder() {
     let place = Place::new();
     assert!(load(&place.store, &key()).await.is_none());
     assert_eq!(place.store.list().await.unwrap(), Some(Vec::new()));
@@ -26,7 +26,7 @@ async fn what_is_written_is_loaded_and_a_read_creates_nothing() {
 }
 
 #[tokio::test]
-async fn a_hand_edited_file_is_another_version() {
+async fn an_edited_file_is_another_version() {
     let (place, first) = Place::written().await;
     let edited = String::from_utf8(fs::read(place.file("json")).unwrap()).unwrap();
     for (content, holds, has_age) in [
@@ -57,7 +57,7 @@ async fn a_hand_edited_file_is_another_version() {
 }
 
 #[tokio::test]
-async fn a_huge_file_is_damage_that_can_be_replaced() {
+async fn a_huge_file_counts_as_damaged_and_can_be_replaced() {
     let place = Place::written().await.0;
     place.leave("json", &vec![b'x'; 3 << 20]);
     let stored = load(&place.store, &key()).await.unwrap();
@@ -72,7 +72,7 @@ async fn a_huge_file_is_damage_that_can_be_replaced() {
 }
 
 #[tokio::test]
-async fn an_age_is_unknown_if_the_clock_was_set_back() {
+async fn the_age_is_unknown_if_the_clock_was_set_back() {
     let (place, first) = Place::written().await;
     let later = |seconds: u128| {
         let since_epoch = std::time::UNIX_EPOCH.elapsed().unwrap().as_millis();
@@ -98,7 +98,7 @@ async fn an_age_is_unknown_if_the_clock_was_set_back() {
 }
 
 #[tokio::test]
-async fn the_age_counts_from_when_the_store_was_asked() {
+async fn the_age_counts_from_the_call_of_the_store() {
     let (place, first) = Place::written().await;
     let turn = turn(&place);
     let wait = Duration::from_millis(300);
@@ -113,11 +113,11 @@ async fn the_age_counts_from_when_the_store_was_asked() {
         release
     );
     let age = load(&place.store, &key).await.unwrap().age.unwrap();
-    // The clock that stamps files is coarse.
+    // The clock of the file system is coarse.
     assert!(age + Duration::from_millis(20) >= wait, "{age:?}");
 }
 
-/// As another process does that is in a change, or stuck in one.
+/// Locks a key for a change, like another process that is stuck.
 fn turn(place: &Place) -> fs::File {
     let file = fs::File::options()
         .read(true)
@@ -129,7 +129,7 @@ fn turn(place: &Place) -> fs::File {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn waiting_for_a_stuck_key_blocks_nobody_else() {
+async fn waiting_for_a_stuck_key_does_not_block_other_keys() {
     let (place, first) = Place::written().await;
     let turn = turn(&place);
     let began = Instant::now();
@@ -167,7 +167,7 @@ async fn waiting_for_a_stuck_key_blocks_nobody_else() {
     let waited = began.elapsed();
     assert!(
         waited < Duration::from_secs(15),
-        "all know at once that it is stuck: {waited:?}"
+        "all callers fail at the same time: {waited:?}"
     );
     drop(turn);
     set(&place.store, &key(), Some(&Version::of(&first)), None).await;
@@ -180,7 +180,7 @@ async fn lock_of(store: &FileStore, key: &Key) {
 }
 
 #[tokio::test]
-async fn a_leftover_is_finished_if_it_replaces_the_current_version() {
+async fn a_leftover_is_completed_if_it_replaces_the_current_version() {
     for finished_by_lock in [true, false] {
         let (place, first) = Place::written().await;
         let second = contents("second");
@@ -207,7 +207,7 @@ async fn a_leftover_is_finished_if_it_replaces_the_current_version() {
 }
 
 #[tokio::test]
-async fn a_leftover_that_is_cut_short_is_replaced() {
+async fn a_truncated_leftover_is_replaced() {
     let (place, first) = Place::written().await;
     let complete = sealed(&contents("second"), Some(&Version::of(&first)));
     for cut in [&complete[..complete.len() - 1], &complete[..60], b""] {
@@ -224,7 +224,7 @@ async fn a_leftover_that_is_cut_short_is_replaced() {
     .await;
     assert!(
         load(&place.store, &slot(0)).await.is_none(),
-        "nothing is lost with it"
+        "nothing is quarantined"
     );
 }
 
@@ -241,7 +241,7 @@ async fn another_leftover_is_quarantined_before_it_is_replaced() {
             assert_eq!(
                 held(&place.store, &key()).await,
                 current.expose(),
-                "it is not put in place"
+                "the leftover is not put in place"
             );
             let next = contents("next");
             set(
@@ -252,7 +252,7 @@ async fn another_leftover_is_quarantined_before_it_is_replaced() {
             )
             .await;
             current = next;
-            // The same one twice is kept once. Where all slots are taken, the oldest makes room.
+            // The same contents are quarantined only once. If all slots are taken, the oldest is replaced.
             assert_eq!(held(&place.store, &slot(leftover % 8)).await, left.expose());
         }
         sleep(Duration::from_millis(10)).await;
@@ -263,7 +263,7 @@ async fn another_leftover_is_quarantined_before_it_is_replaced() {
 }
 
 #[tokio::test]
-async fn a_delete_takes_a_leftover_with_it() {
+async fn a_delete_removes_a_leftover_too() {
     let elsewhere = Version::of(&contents("elsewhere"));
     let (place, first) = Place::written().await;
     for expected in [Some(&Version::of(&first)), None] {
@@ -272,7 +272,7 @@ async fn a_delete_takes_a_leftover_with_it() {
         assert!(load(&place.store, &key()).await.is_none());
         assert!(!place.file("next").exists());
     }
-    // What was deleted does not come back with a leftover that would have replaced it.
+    // A leftover that replaces the deleted version does not restore the key.
     place.leave(
         "next",
         &sealed(&contents("left"), Some(&Version::of(&first))),
@@ -282,7 +282,7 @@ async fn a_delete_takes_a_leftover_with_it() {
 }
 
 #[tokio::test]
-async fn what_is_in_the_way_of_a_save_fails_its_intent_too() {
+async fn an_obstacle_to_a_save_fails_the_intent_too() {
     let (place, first) = Place::written().await;
     fs::create_dir(place.file("next")).unwrap();
     for _intent_and_save in 0..2 {
@@ -307,7 +307,7 @@ async fn what_is_in_the_way_of_a_save_fails_its_intent_too() {
 }
 
 #[tokio::test]
-async fn a_lock_is_its_owners_until_it_unlocks() {
+async fn a_lock_is_held_until_its_owner_unlocks_it() {
     let (place, _) = Place::written().await;
     let other = FileStore::new(place.store.folder());
     lock(&place.store, 1).await;
@@ -326,7 +326,7 @@ fn assert_held_by(lock: TryLock, number: u8) {
     let TryLock::Held { by } = lock else {
         panic!("{lock:?}");
     };
-    // What is locked can't be read on Windows, but under Wine it can.
+    // On Windows a locked file can't be read, but under Wine it can.
     if by.is_some() || cfg!(unix) {
         assert_eq!(by, Some(format!("owner {number}")));
     }
@@ -339,7 +339,7 @@ async fn a_lock_without_its_file_does_not_count() {
     fs::remove_file(place.file("lock")).unwrap();
     let named = fs::symlink_metadata(place.file("lock"));
     if !named.is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound) {
-        return skipped("here an open file keeps its name until it is closed");
+        return skipped("an open file keeps its name here until it is closed");
     }
     lock(&place.store, 2).await;
     assert_held_by(locked(&place.store, 1).await, 2);
@@ -351,7 +351,7 @@ async fn a_lock_without_its_file_does_not_count() {
 }
 
 #[tokio::test]
-async fn an_owner_that_gave_up_asking_does_not_meet_itself() {
+async fn a_dropped_lock_call_does_not_conflict_with_the_next_one_of_its_owner() {
     let (place, _) = Place::written().await;
     for wait in (0..400).map(Duration::from_micros) {
         let owner = owner(1);
@@ -363,7 +363,7 @@ async fn an_owner_that_gave_up_asking_does_not_meet_itself() {
 }
 
 #[tokio::test]
-async fn what_was_given_up_before_it_was_told_is_not_held() {
+async fn a_lock_is_released_if_its_call_is_dropped() {
     let (place, _) = Place::written().await;
     let turn = turn(&place);
     let (key, owner) = (key(), owner(1));
@@ -374,7 +374,7 @@ async fn what_was_given_up_before_it_was_told_is_not_held() {
 }
 
 #[tokio::test]
-async fn long_names_and_odd_ones_are_listed_and_other_files_are_not() {
+async fn profiles_with_long_and_unusual_names_are_listed_and_other_files_are_not() {
     let place = Place::new();
     let names = [
         "a",
@@ -394,7 +394,7 @@ async fn long_names_and_odd_ones_are_listed_and_other_files_are_not() {
             Some(&contents(name)),
         )
         .await;
-        let slot = Key::quarantine(&profile, 7).unwrap();
+        let slot = Key::quarantine_slots(&profile).nth(7).unwrap();
         set(&place.store, &slot, None, Some(&contents(name))).await;
     }
     for other in [
@@ -470,7 +470,7 @@ async fn a_path_may_be_long() {
 }
 
 #[test]
-fn a_program_has_a_name_that_is_one_of_a_folder() {
+fn the_name_of_a_program_must_be_a_valid_folder_name() {
     for bad in [
         "", ".", "..", ".hidden", "a/b", "a\\b", "a\0", "a\n", "c:", "a:b", "a?", "a.", "a ",
         "con", "NUL", "Aux.d", "prn .d", "COM1", "lpt³", "CONIN$",
@@ -481,14 +481,14 @@ fn a_program_has_a_name_that_is_one_of_a_folder() {
             "{bad}: {error}"
         );
     }
-    for good in [
+    for valid in [
         "my-program",
         "My Program 2.0",
         "console",
         "com10",
         "программа",
     ] {
-        FileStore::in_default_folder(good).unwrap();
+        FileStore::in_default_folder(valid).unwrap();
     }
 }
 

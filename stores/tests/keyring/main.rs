@@ -1,6 +1,6 @@
 //! `KeyringStore` on a real GNOME Keyring.
 //!
-//! No test touches the keyring of the user who runs them. Each starts a D-Bus session with a home folder of its own, and in it
+//! No test uses the keyring of the user who runs the tests. Each test starts a D-Bus session with its own home folder, and in it
 //! this program again, for one of the tests in [`inside`].
 
 #![cfg(target_os = "linux")]
@@ -9,7 +9,7 @@
     clippy::expect_used,
     clippy::panic,
     clippy::print_stdout,
-    reason = "a test stops at the first surprise; helpers of tests do too, and processes talk by their standard output"
+    reason = "tests and their helpers panic on failure, and child processes print their results"
 )]
 
 #[path = "../support/left_out.rs"]
@@ -31,7 +31,7 @@ use tempfile::TempDir;
 
 use crate::left_out::{left_out, skipped};
 
-/// Makes a missing keyring a failure.
+/// If this variable is set, tests fail without a keyring.
 const REQUIRED: &str = "COZE_TESTS_REQUIRE_KEYRING";
 /// Set in the sessions of these tests only.
 const SESSION: &str = "COZE_TESTS_KEYRING_SESSION";
@@ -40,14 +40,14 @@ const PASSWORD: &str = "COZE_TESTS_KEYRING_PASSWORD";
 
 const PROGRAM: &str = "coze-tests";
 
-/// What a session has.
+/// The kind of a session.
 #[derive(Clone, Copy)]
 enum Session {
-    /// A keyring that is unlocked.
+    /// An unlocked keyring.
     Unlocked,
-    /// One that nobody unlocks.
+    /// A keyring that stays locked.
     Locked,
-    /// A bus on which no secret service is, nor can be started.
+    /// A bus without a secret service, on which none can be started.
     WithoutKeyring,
     WithoutBus,
 }
@@ -61,7 +61,7 @@ impl Session {
         };
         match self {
             Self::Unlocked => in_bus(START_AND_LOG),
-            // The bus starts one that is locked.
+            // The bus starts a locked keyring.
             Self::Locked => in_bus("\"$@\""),
             Self::WithoutKeyring => {
                 let config = home.join("bus.conf");
@@ -80,7 +80,7 @@ impl Session {
 
     fn run(self, home: &Path, test: &str) -> Output {
         if matches!(self, Self::Locked) {
-            // In one session there is a user; in the next, nobody who knows the password.
+            // The first session creates the keyring with a password. The next one does not know the password.
             let mut first = Self::Unlocked.command(home);
             first.env(PASSWORD, "password");
             let signed_in = run_in_home(&mut first, home, "writes_for_another_test");
@@ -93,7 +93,7 @@ impl Session {
     }
 }
 
-/// A keyring whose messages can be read.
+/// Starts a keyring whose messages are logged.
 const START_AND_LOG: &str = r#"
 printf "${COZE_TESTS_KEYRING_PASSWORD:-\n}" |
     gnome-keyring-daemon --unlock --components=secrets --foreground >/dev/null 2>"$HOME/keyring.log" &
@@ -105,7 +105,7 @@ tries=0
 until is_there; do
     tries=$((tries + 1))
     if [ $tries -ge 600 ]; then
-        echo "gnome-keyring-daemon does not come to the bus" >&2
+        echo "gnome-keyring-daemon does not appear on the bus" >&2
         cat "$HOME/keyring.log" >&2
         exit 1
     fi
@@ -114,8 +114,8 @@ done
 "$@"
 "#;
 
-/// What a GNOME Keyring says when it crashes because of a bug of its own: it forgets a client when another comes or goes at the same
-/// moment (its issue 196; seen with 42.1, in one of some hundred runs of these tests).
+/// The message of GNOME Keyring when it crashes because of its issue 196: it loses a client when another one connects or disconnects at
+/// the same moment (observed with 42.1, in about one of a hundred runs of these tests).
 const KEYRING_DIED: &str = "gkd_secret_service_get_pkcs11_session: assertion 'client' failed";
 
 const BUS_WITHOUT_SERVICES: &str = r#"<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Configuration 1.0//EN"
@@ -131,7 +131,7 @@ const BUS_WITHOUT_SERVICES: &str = r#"<!DOCTYPE busconfig PUBLIC "-//freedesktop
 </busconfig>
 "#;
 
-/// A user at home there has no display, no bus and no keyring yet.
+/// Sets this home folder, and removes the variables for display, bus and keyring.
 fn in_home(command: &mut Command, home: &Path) {
     for variable in [
         "DBUS_SESSION_BUS_ADDRESS",
@@ -156,7 +156,7 @@ fn in_home(command: &mut Command, home: &Path) {
     }
 }
 
-/// Runs one of the tests in [`inside`] in such a session.
+/// Runs one of the tests in [`inside`] in a session of this kind.
 fn run_inside(session: Session, test: &str) {
     if let Some(missing) = ["dbus-run-session", "gnome-keyring-daemon"]
         .into_iter()
@@ -174,7 +174,7 @@ fn run_inside(session: Session, test: &str) {
         if has_passed(&output) || tries == 6 || !said.contains(KEYRING_DIED) {
             return expect_passed(test, &output);
         }
-        println!("once more, because the keyring has died of its own bug: {KEYRING_DIED}");
+        println!("retrying, because the keyring crashed: {KEYRING_DIED}");
     }
 }
 
@@ -188,7 +188,7 @@ fn run_in_home(session: &mut Command, home: &Path, test: &str) -> Output {
     session.output().unwrap()
 }
 
-/// A home folder whose inhabitants leave with it: a keyring may outlive its session.
+/// A home folder. Its drop also kills processes that run with it, because a keyring may outlive its session.
 struct Home(TempDir);
 
 impl Home {
@@ -265,7 +265,7 @@ in_sessions! {
     Unlocked: passes_the_suite,
     Unlocked: a_lock_ends_with_its_process,
     Unlocked: a_lock_without_its_file_does_not_count,
-    Unlocked: programs_are_told_apart,
+    Unlocked: programs_have_separate_entries,
     Unlocked: one_of_many_processes_writes,
     Unlocked: a_killed_client_has_written_or_not,
     Unlocked: a_killed_keyring_has_the_old_or_the_new,
@@ -313,7 +313,7 @@ async fn create(store: &KeyringStore, number: usize) {
     assert!(matches!(done.unwrap(), CompareAndSet::Done(Some(_))));
 }
 
-/// Whether it replaced that.
+/// Whether the change succeeded.
 async fn replace(store: &KeyringStore, number: usize, new: usize) -> bool {
     let (old, new) = (version(number), contents(new));
     let done = store.compare_and_set(&key(), Some(&old), Some(&new)).await;
@@ -336,7 +336,7 @@ async fn lock(store: &KeyringStore, number: u8) {
     assert!(matches!(lock, TryLock::Acquired(_)), "{lock:?}");
 }
 
-/// What runs in a session of its own, started by its namesake above.
+/// The tests that run in a separate session. Each is started by the test of the same name above.
 mod inside {
     use std::{
         io::{BufRead, BufReader},
@@ -348,11 +348,11 @@ mod inside {
 
     use super::*;
 
-    /// So that `--ignored` does nothing to the keyring of who runs it.
+    /// Protects the keyring of a user who runs the tests with `--ignored`.
     fn is_in_session() -> bool {
         let is = env::var_os(SESSION).is_some();
         if !is {
-            skipped("not in a session of its own");
+            skipped("it needs a separate session");
         }
         is
     }
@@ -361,7 +361,7 @@ mod inside {
         ($($(#[$doc:meta])* async fn $test:ident() $body:block)*) => {
             $($(#[$doc])*
             #[tokio::test(flavor = "multi_thread")]
-            #[ignore = "started by its namesake, in a session of its own"]
+            #[ignore = "started by the test of the same name, in a separate session"]
             async fn $test() {
                 if is_in_session() $body
             })*
@@ -380,7 +380,7 @@ mod inside {
 
     inside! {
         async fn passes_the_suite() {
-            // It runs its own runtimes.
+            // The suite creates its own runtimes.
             let suite = std::thread::spawn(|| {
                 check(|| async { Arc::new(store()) as Arc<dyn Store> });
             });
@@ -406,7 +406,7 @@ mod inside {
             assert!(matches!(try_lock(&store, 1).await, TryLock::Held { .. }));
         }
 
-        async fn programs_are_told_apart() {
+        async fn programs_have_separate_entries() {
             let another = KeyringStore::new("another-program").unwrap();
             create(&store(), 1).await;
             assert!(another.load(&key()).await.unwrap().is_none());
@@ -462,7 +462,7 @@ mod inside {
             }
         }
 
-        /// So the intent is kept in the record: the keyring replaces a credential in one step.
+        /// GNOME Keyring replaces a credential in one step, so the record always holds an intent or a token.
         async fn a_killed_keyring_has_the_old_or_the_new() {
             let store = store();
             create(&store, 0).await;
@@ -470,13 +470,13 @@ mod inside {
             let mut least = 0;
             for round in 0..rounds {
                 let said = killed_after(Duration::from_micros(431 * (round % 60)), least, |child| {
-                    // Together, or the child would ask the bus for another keyring.
+                    // Both at once: otherwise the bus would start another keyring for the child.
                     send("KILL", &[keyrings(), vec![child.id()]].concat());
                 });
                 start_keyring();
                 let found = stored(&store).await;
                 println!("killed after {said}: {found:?}");
-                // A change that it has confirmed is there; the next may be.
+                // A confirmed change is stored, and the next one may be.
                 let found = found.unwrap();
                 assert!(found >= said && found <= said + 1, "{said} {found}");
                 least = found;
@@ -486,7 +486,7 @@ mod inside {
         async fn nothing_is_not_read_during_a_change() {
             let store = store();
             create(&store, 1).await;
-            // As a service does that deletes and creates, in another process that is in the middle of a change.
+            // Simulates another process in the middle of a change, with a service that deletes and creates.
             let change = fs::read_dir(lock_folder()).unwrap().map(|file| file.unwrap().path());
             let change = change.filter(|file| file.extension().is_some_and(|e| e == "change"));
             let change: Vec<_> = change.map(|file| fs::File::open(file).unwrap()).collect();
@@ -499,13 +499,13 @@ mod inside {
             change[0].lock().unwrap();
             let loading = tokio::spawn(async { super::store().load(&key()).await });
             tokio::time::sleep(Duration::from_millis(300)).await;
-            assert!(!loading.is_finished(), "it waits for the change");
+            assert!(!loading.is_finished(), "the load waits for the change");
             change[0].unlock().unwrap();
             assert!(loading.await.unwrap().unwrap().is_none());
         }
 
         async fn a_keyring_that_waits_does_not_keep_the_program() {
-            // Ending at all shows it: the tests' runtime waits for its own threads.
+            // The test fails by not ending: its runtime waits for its blocking threads.
             let store = store().answer_within(Duration::from_secs(2));
             let asked = (0..40).map(|_| {
                 let store = store.clone();
@@ -521,10 +521,10 @@ mod inside {
         async fn a_keyring_that_hung_is_used_again() {
             create(&store(), 1).await;
             signal_keyring("STOP");
-            let impatient = store().answer_within(Duration::from_secs(2));
-            // More than may ask at the same time.
+            let short_timeout = store().answer_within(Duration::from_secs(2));
+            // More than the limit of concurrent calls.
             let asked = (0..20).map(|_| {
-                let store = impatient.clone();
+                let store = short_timeout.clone();
                 tokio::spawn(async move { store.load(&key()).await.map(drop) })
             });
             for hung in asked.collect::<Vec<_>>() {
@@ -532,7 +532,7 @@ mod inside {
                 assert!(error.to_string().contains("has not answered"), "{error}");
             }
             let (old, new) = (version(1), contents(2));
-            impatient.compare_and_set(&key(), Some(&old), Some(&new)).await.unwrap_err();
+            short_timeout.compare_and_set(&key(), Some(&old), Some(&new)).await.unwrap_err();
             signal_keyring("CONT");
             while asking_threads() > 0 {
                 tokio::time::sleep(Duration::from_millis(20)).await;
@@ -580,7 +580,7 @@ mod inside {
         }
     }
 
-    /// Kills something while another process counts up, from that number; the last number that it has said to be written.
+    /// Kills something while another process counts up from a number. Returns the last number that it reported as written.
     fn killed_after(wait: Duration, from: usize, kill: impl FnOnce(&mut Child)) -> usize {
         let mut command = another_process("counts_up_for_another_test", from);
         let mut child = command
@@ -595,7 +595,7 @@ mod inside {
         }
         std::thread::sleep(wait);
         kill(&mut child);
-        // The last line may be cut.
+        // The last line may be incomplete.
         let rest = lines.map_while(Result::ok);
         let last = rest.filter_map(|line| said_in(&line)).last();
         let _ = child.wait();
@@ -626,12 +626,12 @@ mod inside {
         name.trim().to_owned()
     }
 
-    /// To the keyring of this session.
+    /// Sends a signal to the keyring of this session.
     fn signal_keyring(signal: &str) {
         send(signal, &keyrings());
     }
 
-    /// With one that makes room for another, there are two.
+    /// The keyring processes of this session. There are two while one replaces the other.
     fn keyrings() -> Vec<u32> {
         let home = env::var("HOME").unwrap();
         let processes = fs::read_dir("/proc").unwrap().flatten();
@@ -655,7 +655,7 @@ mod inside {
         Path::new(&state).join("coze-auth").join("keyring-locks")
     }
 
-    /// Whatever is asked, it says what to do. Only a lock needs no keyring.
+    /// Every operation must fail with this advice, except for locks, which need no keyring.
     async fn expect_error_everywhere(advice: &str) {
         let store = store().answer_within(Duration::from_secs(5));
         lock(&store, 1).await;

@@ -1,4 +1,4 @@
-//! Servers that are slow, full, stopped, or replaced by another; answers that are lost.
+//! Servers that are slow, full, stopped or replaced after a failover; lost responses.
 
 use super::*;
 
@@ -15,19 +15,19 @@ async fn write_error(store: &RedisStore, expected: Option<&Version>) -> StoreErr
     error.unwrap_err()
 }
 
-/// One that gives up soon. Even an unharmed Redis may be too slow for it, on a machine that is busy.
-fn hasty(server: &RedisServer) -> RedisStore {
-    let hasty = RedisStore::builder(server.url())
+/// A store with short timeouts. On a busy machine, they may elapse even without a fault.
+fn short_timeouts(server: &RedisServer) -> RedisStore {
+    let store = RedisStore::builder(server.url())
         .connect_timeout(Duration::from_millis(200))
         .response_timeout(Duration::from_millis(200));
-    hasty.build().unwrap()
+    store.build().unwrap()
 }
 
-/// What a hasty store finds as soon as it has an answer.
-async fn number_at_last(hasty: &RedisStore) -> Option<u32> {
+/// The number, after retries of loads that time out.
+async fn eventual_number(store: &RedisStore) -> Option<u32> {
     let began = Instant::now();
     loop {
-        match hasty.load(&ann()).await {
+        match store.load(&ann()).await {
             Ok(stored) => return stored.as_ref().map(number_in),
             Err(error) => assert!(began.elapsed() < Duration::from_secs(10), "{error}"),
         }
@@ -35,7 +35,7 @@ async fn number_at_last(hasty: &RedisStore) -> Option<u32> {
 }
 
 #[tokio::test]
-async fn a_change_whose_answer_was_lost_is_repeated_without_harm() {
+async fn a_change_whose_response_is_lost_is_retried_safely() {
     let Some(server) = RedisServer::start() else {
         return;
     };
@@ -48,7 +48,7 @@ async fn a_change_whose_answer_was_lost_is_repeated_without_harm() {
         assert!(proxy.has_lost_answer());
         match done.unwrap() {
             CompareAndSet::Done(version) => version,
-            _ => panic!("it conflicts with its own first attempt"),
+            _ => panic!("the retry conflicts with its own first attempt"),
         }
     };
     let created = losing(None, Some(1)).await.unwrap();
@@ -60,7 +60,7 @@ async fn a_change_whose_answer_was_lost_is_repeated_without_harm() {
 }
 
 #[tokio::test]
-async fn a_repeat_is_no_excuse_for_a_conflict() {
+async fn a_retry_still_detects_conflicts() {
     let Some(server) = RedisServer::start() else {
         return;
     };
@@ -82,30 +82,33 @@ async fn a_repeat_is_no_excuse_for_a_conflict() {
 }
 
 #[tokio::test]
-async fn a_change_that_redis_makes_later_is_an_error_and_then_found() {
+async fn a_change_that_redis_makes_after_the_timeout_is_an_error_and_loaded_later() {
     let Some(server) = RedisServer::start() else {
         return;
     };
     let store = store(&server);
     let first = create(&store, 1).await;
-    let impatient = RedisStore::builder(server.url())
+    let short_timeout = RedisStore::builder(server.url())
         .response_timeout(Duration::from_millis(100))
         .build()
         .unwrap();
-    // The server gets it, and does it when the pause is over.
+    // The server receives the change, and executes it after the pause.
     server.tell("CLIENT PAUSE 30000 WRITE");
-    let error = write_error(&impatient, Some(&first)).await;
+    let error = write_error(&short_timeout, Some(&first)).await;
     assert_says(&error, StoreErrorKind::Transient, "no answer within 100ms");
     server.tell("CLIENT UNPAUSE");
     let began = Instant::now();
     while number(&store).await != Some(9) {
-        assert!(began.elapsed() < Duration::from_secs(10), "it is lost");
+        assert!(
+            began.elapsed() < Duration::from_secs(10),
+            "the change is lost"
+        );
     }
     assert_eq!(write(&store, Some(&first), 3).await, None);
 }
 
 #[tokio::test]
-async fn after_a_failover_that_took_back_a_write_its_ancestor_can_be_replaced() {
+async fn after_a_failover_that_lost_a_write_the_previous_version_can_be_replaced() {
     let (Some(primary), Some(replica)) = (RedisServer::start(), RedisServer::start()) else {
         return;
     };
@@ -120,11 +123,11 @@ async fn after_a_failover_that_took_back_a_write_its_ancestor_can_be_replaced() 
     {
         assert!(
             began.elapsed() < Duration::from_secs(20),
-            "it does not follow"
+            "the replica does not synchronize"
         );
         sleep(Duration::from_millis(10)).await;
     }
-    // It lags behind.
+    // The replica misses all later writes.
     replica.tell("REPLICAOF NO ONE");
     let second = write(&store, Some(&first), 2).await.unwrap();
     assert!(matches!(lock(&store).await, Ok(TryLock::Acquired(_))));
@@ -150,10 +153,10 @@ async fn a_replica_is_neither_read_nor_written_until_it_is_promoted() {
     };
     let store = store(&server);
     let first = create(&store, 1).await;
-    // Of a primary that is down, so what it holds stays as it is.
-    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = nobody.local_addr().unwrap().port();
-    drop(nobody);
+    // The replica of a primary that is down keeps its data.
+    let unused = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = unused.local_addr().unwrap().port();
+    drop(unused);
     server.tell(&format!("REPLICAOF 127.0.0.1 {port}"));
     for error in [
         store.load(&ann()).await.map(drop).unwrap_err(),
@@ -169,7 +172,7 @@ async fn a_replica_is_neither_read_nor_written_until_it_is_promoted() {
 }
 
 #[tokio::test]
-async fn a_full_redis_takes_what_does_not_grow_a_record_and_what_is_quarantined() {
+async fn out_of_memory_redis_accepts_writes_that_do_not_grow_a_record_and_the_quarantine() {
     let Some(server) = RedisServer::start() else {
         return;
     };
@@ -183,8 +186,8 @@ async fn a_full_redis_takes_what_does_not_grow_a_record_and_what_is_quarantined(
         assert!(replaced.is_some());
         assert_eq!(number_in(&load(&store, &slot).await.unwrap()), 4);
     }
-    assert_eq!(number(&store).await, Some(2), "what is there can be read");
-    // A conflict is one, and not a lack of memory.
+    assert_eq!(number(&store).await, Some(2), "loads succeed");
+    // A conflict is not reported as a lack of memory.
     assert_eq!(write(&store, Some(&first), 5).await, None);
 
     let why = "out of memory (OOM)";
@@ -203,7 +206,7 @@ async fn a_full_redis_takes_what_does_not_grow_a_record_and_what_is_quarantined(
 }
 
 #[tokio::test]
-async fn a_full_redis_takes_an_unlock() {
+async fn out_of_memory_redis_accepts_an_unlock() {
     let Some(server) = RedisServer::start() else {
         return;
     };
@@ -215,13 +218,13 @@ async fn a_full_redis_takes_an_unlock() {
 }
 
 #[tokio::test]
-async fn a_redis_that_can_not_write_its_disk_takes_no_write() {
+async fn a_redis_that_cannot_save_to_disk_rejects_writes() {
     let Some(server) = RedisServer::start() else {
         return;
     };
     let store = store(&server);
     let first = create(&store, 1).await;
-    // Not a matter of permissions: the folder is gone.
+    // Removes the folder. Permissions would not restrict root.
     std::fs::remove_dir_all(server.folder()).unwrap();
     let _: String = server.ask_words(&["CONFIG", "SET", "save", "3600 1"]);
     server.tell("BGSAVE");
@@ -230,7 +233,10 @@ async fn a_redis_that_can_not_write_its_disk_takes_no_write() {
         .ask::<String>("INFO persistence")
         .contains("rdb_last_bgsave_status:err")
     {
-        assert!(began.elapsed() < Duration::from_secs(10), "it can save");
+        assert!(
+            began.elapsed() < Duration::from_secs(10),
+            "the save succeeds"
+        );
         sleep(Duration::from_millis(20)).await;
     }
     let error = write_error(&store, Some(&first)).await;
@@ -239,7 +245,7 @@ async fn a_redis_that_can_not_write_its_disk_takes_no_write() {
 }
 
 #[tokio::test]
-async fn a_primary_that_wants_replicas_takes_no_write_without() {
+async fn a_primary_with_too_few_replicas_rejects_writes() {
     let Some(server) = RedisServer::start() else {
         return;
     };
@@ -252,7 +258,7 @@ async fn a_primary_that_wants_replicas_takes_no_write_without() {
 }
 
 #[tokio::test]
-async fn a_restart_of_redis_goes_unnoticed_and_a_stop_does_not() {
+async fn a_restart_of_redis_causes_no_error_and_a_stop_does() {
     let Some(mut server) = RedisServer::start() else {
         return;
     };
@@ -265,11 +271,11 @@ async fn a_restart_of_redis_goes_unnoticed_and_a_stop_does_not() {
     let error = store.load(&ann()).await.unwrap_err();
     assert_says(&error, StoreErrorKind::Transient, "refused");
     server.start_again();
-    assert_eq!(number(&store).await, None, "nothing is persisted here");
+    assert_eq!(number(&store).await, None, "this server does not persist");
 }
 
 #[tokio::test]
-async fn what_was_written_survives_a_kill_as_the_readme_has_redis_run() {
+async fn writes_survive_a_kill_with_the_documented_configuration() {
     let options = ["--appendonly", "yes", "--appendfsync", "always"];
     let Some(mut server) = RedisServer::start_with(&options) else {
         return;
@@ -286,7 +292,7 @@ async fn what_was_written_survives_a_kill_as_the_readme_has_redis_run() {
 }
 
 #[tokio::test]
-async fn a_connection_that_is_closed_while_idle_goes_unnoticed() {
+async fn a_connection_that_is_closed_while_idle_causes_no_error() {
     let Some(server) = RedisServer::start() else {
         return;
     };
@@ -306,7 +312,7 @@ fn runtime() -> tokio::runtime::Runtime {
 }
 
 #[test]
-fn a_store_outlives_the_runtime_that_it_connected_in() {
+fn a_store_outlives_the_runtime_on_which_it_connected() {
     let Some(server) = RedisServer::start() else {
         return;
     };
@@ -323,7 +329,7 @@ fn a_store_outlives_the_runtime_that_it_connected_in() {
 }
 
 #[test]
-fn a_runtime_waits_for_no_other_that_is_not_running() {
+fn a_runtime_does_not_wait_for_another_one_that_is_not_running() {
     let Some(server) = RedisServer::start() else {
         return;
     };
@@ -331,7 +337,7 @@ fn a_runtime_waits_for_no_other_that_is_not_running() {
     let store = store(&server);
     let idle = runtime();
     let first = idle.block_on(create(&store, 1));
-    // Another has begun to connect there, and goes no further.
+    // This task does not run until its runtime does.
     let connecting = idle.spawn({
         let store = store.clone();
         async move { number(&store).await }
@@ -343,41 +349,41 @@ fn a_runtime_waits_for_no_other_that_is_not_running() {
 }
 
 #[test]
-fn without_a_runtime_there_is_an_error() {
+fn a_call_outside_a_runtime_is_an_error() {
     let store = RedisStore::new("redis://127.0.0.1").unwrap();
     let key = ann();
     let mut load = store.load(&key);
     let mut context = std::task::Context::from_waker(std::task::Waker::noop());
     let std::task::Poll::Ready(Err(error)) = load.as_mut().poll(&mut context) else {
-        panic!("it waits, or loads");
+        panic!("the load is pending, or succeeds");
     };
     assert_says(&error, StoreErrorKind::Other, "runtime");
 }
 
 #[tokio::test]
-async fn a_slow_redis_is_given_up_in_time() {
+async fn a_slow_redis_times_out() {
     let Some(server) = RedisServer::start() else {
         return;
     };
     create(&store(&server), 1).await;
-    let hasty = hasty(&server);
-    assert_eq!(number_at_last(&hasty).await, Some(1));
+    let store = short_timeouts(&server);
+    assert_eq!(eventual_number(&store).await, Some(1));
     server.freeze();
     let began = Instant::now();
-    let error = hasty.load(&ann()).await.unwrap_err();
+    let error = store.load(&ann()).await.unwrap_err();
     assert_says(&error, StoreErrorKind::Transient, "no answer within 200ms");
-    let error = lock(&hasty).await.unwrap_err();
+    let error = lock(&store).await.unwrap_err();
     assert_says(&error, StoreErrorKind::Transient, "within 200ms");
     let took = began.elapsed();
     assert!(took < Duration::from_secs(10), "{took:?}");
     server.thaw();
-    assert_eq!(number_at_last(&hasty).await, Some(1));
+    assert_eq!(eventual_number(&store).await, Some(1));
 }
 
 #[tokio::test]
-async fn many_callers_of_a_silent_redis_do_not_wait_in_line() {
+async fn many_callers_of_an_unresponsive_redis_time_out_together() {
     const CALLERS: usize = 50;
-    // It accepts connections, and says nothing: the login gets no answer.
+    // It accepts connections, and does not respond to the login.
     let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("redis://:hush@{}", silent.local_addr().unwrap());
     let store = RedisStore::builder(url).connect_timeout(Duration::from_millis(300));

@@ -29,14 +29,17 @@ async fn a_lock_excludes_others_and_names_its_owner() {
     let left: u64 = server.ask(&format!("PTTL {LOCK}"));
     assert!(left > 25_000 && left <= 30_000, "{left}");
     other.unlock(&ann(), &owner(2)).await.unwrap();
-    assert!(!is_free(&other, 2, TTL).await, "another owner unlocked it");
+    assert!(
+        !is_free(&other, 2, TTL).await,
+        "another owner has unlocked it"
+    );
     one.unlock(&ann(), &owner(1)).await.unwrap();
     one.unlock(&ann(), &owner(1)).await.unwrap();
     assert!(is_free(&other, 2, TTL).await);
 }
 
 #[tokio::test]
-async fn the_same_owner_gets_its_lock_again_and_its_ttl_begins_again() {
+async fn an_owner_can_acquire_its_lock_again_which_renews_the_ttl() {
     let Some(server) = RedisServer::start() else {
         return;
     };
@@ -48,7 +51,7 @@ async fn the_same_owner_gets_its_lock_again_and_its_ttl_begins_again() {
 }
 
 #[tokio::test]
-async fn a_lock_ends_with_its_ttl_and_its_former_owner_can_still_write() {
+async fn a_lock_expires_with_its_ttl_and_its_previous_owner_can_still_write() {
     let Some(server) = RedisServer::start() else {
         return;
     };
@@ -64,7 +67,7 @@ async fn a_lock_ends_with_its_ttl_and_its_former_owner_can_still_write() {
     former.unlock(&ann(), &owner(1)).await.unwrap();
     assert!(
         !is_free(&former, 1, TTL).await,
-        "the former owner unlocked the lock of the next"
+        "the previous owner has unlocked the lock of the next one"
     );
 }
 
@@ -87,7 +90,7 @@ async fn the_name_of_a_holder_is_filtered() {
 }
 
 #[tokio::test]
-async fn a_lock_whose_answer_was_lost_is_acquired_again() {
+async fn a_lock_whose_response_is_lost_is_acquired_again() {
     let Some(server) = RedisServer::start() else {
         return;
     };

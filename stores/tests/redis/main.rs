@@ -1,13 +1,13 @@
 //! `RedisStore` against a real `redis-server`.
 //!
-//! Each test starts its own. Where none is installed, the tests say that they are left out, and pass; with
+//! Each test starts its own server. If `redis-server` is not installed, the tests are skipped; with
 //! `COZE_TESTS_REQUIRE_REDIS=1` they fail.
 
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
-    reason = "a test stops at the first surprise"
+    reason = "tests panic on failure"
 )]
 
 mod failures;
@@ -47,14 +47,16 @@ fn ann() -> Key {
 }
 
 fn slot(slot: u8) -> Key {
-    Key::quarantine(&profile("ann"), slot).unwrap()
+    Key::quarantine_slots(&profile("ann"))
+        .nth(slot.into())
+        .unwrap()
 }
 
 fn store(server: &RedisServer) -> RedisStore {
     tolerant(server.url()).build().unwrap()
 }
 
-/// One that a machine which stalls for seconds does not make fail.
+/// A store with timeouts that tolerate a machine which stalls for seconds.
 fn tolerant(url: String) -> RedisStoreBuilder {
     RedisStore::builder(url)
         .connect_timeout(TOLERANT)
@@ -88,7 +90,7 @@ async fn change(
     store.compare_and_set(key, expected, new.as_ref()).await
 }
 
-/// Writes this to a key, and returns the version; or nothing after a conflict.
+/// Writes to a key, and returns the version; `None` after a conflict.
 async fn write_to(
     store: &RedisStore,
     key: &Key,
@@ -97,7 +99,7 @@ async fn write_to(
 ) -> Option<Version> {
     let done = change(store, key, expected, Some(contents(new))).await;
     match done.unwrap() {
-        CompareAndSet::Done(version) => Some(version.expect("it was not deleted")),
+        CompareAndSet::Done(version) => Some(version.expect("a write has a version")),
         _ => None,
     }
 }
@@ -107,7 +109,7 @@ async fn write(store: &RedisStore, expected: Option<&Version>, new: u32) -> Opti
 }
 
 async fn create(store: &RedisStore, new: u32) -> Version {
-    write(store, None, new).await.expect("it was absent")
+    write(store, None, new).await.expect("the key was absent")
 }
 
 async fn delete(store: &RedisStore, expected: &Version) -> bool {
@@ -115,7 +117,7 @@ async fn delete(store: &RedisStore, expected: &Version) -> bool {
     done.unwrap() == CompareAndSet::Done(None)
 }
 
-/// It says what failed, where and why, and nothing that is secret.
+/// The error must name the server and the cause, and must not contain a secret.
 #[track_caller]
 fn assert_says(error: &StoreError, kind: StoreErrorKind, cause: &str) {
     let text = error.to_string();
@@ -126,7 +128,7 @@ fn assert_says(error: &StoreError, kind: StoreErrorKind, cause: &str) {
 }
 
 #[tokio::test]
-async fn contents_come_back_with_their_version() {
+async fn contents_are_loaded_with_their_version() {
     let Some(server) = RedisServer::start() else {
         return;
     };
@@ -144,7 +146,7 @@ async fn contents_come_back_with_their_version() {
 }
 
 #[tokio::test]
-async fn the_age_is_by_the_clock_of_redis() {
+async fn the_age_is_measured_with_the_clock_of_redis() {
     let Some(server) = RedisServer::start() else {
         return;
     };
@@ -163,15 +165,15 @@ async fn the_age_is_by_the_clock_of_redis() {
     };
     let hours = shifted(written_at - 3_600_000).await.unwrap().as_secs() / 3600;
     assert_eq!(hours, 1);
-    assert_eq!(shifted(now() + 3_600_000).await, None, "it is unknown");
+    assert_eq!(shifted(now() + 3_600_000).await, None, "the age is unknown");
 }
 
 #[tokio::test]
-async fn the_age_counts_from_when_the_store_was_asked() {
+async fn the_age_counts_from_the_call_of_the_store() {
     let Some(server) = RedisServer::start() else {
         return;
     };
-    // A connection to this database is not ready before the server has answered.
+    // Connecting to this database requires a response of the server.
     let store = tolerant(format!("{}/5", server.url())).build().unwrap();
     server.freeze();
     let began = Instant::now();
@@ -184,12 +186,12 @@ async fn the_age_counts_from_when_the_store_was_asked() {
     writing.await.unwrap();
     let age = load(&store, &ann()).await.unwrap().age.unwrap();
     assert!(age >= Duration::from_millis(450), "{age:?}");
-    // Redis tells whole milliseconds, of another clock.
+    // Redis measures whole milliseconds, with another clock.
     assert!(age <= began.elapsed() + Duration::from_millis(5), "{age:?}");
 }
 
 #[tokio::test]
-async fn each_write_renews_the_time_to_live() {
+async fn each_write_renews_the_ttl() {
     let Some(server) = RedisServer::start() else {
         return;
     };
@@ -209,7 +211,7 @@ async fn each_write_renews_the_time_to_live() {
 }
 
 #[tokio::test]
-async fn of_many_writers_one_wins() {
+async fn one_of_many_concurrent_writers_succeeds() {
     const WRITERS: u32 = 8;
     let Some(server) = RedisServer::start() else {
         return;
@@ -276,7 +278,7 @@ async fn a_key_of_another_type_can_be_quarantined_and_replaced() {
 }
 
 #[tokio::test]
-async fn profiles_of_odd_names_do_not_meet_and_are_listed() {
+async fn profiles_with_unusual_names_are_separate_and_are_listed() {
     let Some(server) = RedisServer::start() else {
         return;
     };
@@ -307,7 +309,7 @@ async fn profiles_of_odd_names_do_not_meet_and_are_listed() {
 }
 
 #[tokio::test]
-async fn the_list_holds_records_only_however_many_other_keys_there_are() {
+async fn only_records_are_listed_among_many_other_keys() {
     let Some(server) = RedisServer::start() else {
         return;
     };
@@ -328,7 +330,7 @@ async fn the_list_holds_records_only_however_many_other_keys_there_are() {
 }
 
 #[tokio::test]
-async fn stores_of_another_prefix_or_database_are_apart() {
+async fn stores_with_another_prefix_or_database_are_separate() {
     let Some(server) = RedisServer::start() else {
         return;
     };

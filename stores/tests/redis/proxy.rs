@@ -1,4 +1,4 @@
-//! What stands between a store and its Redis, and loses an answer, or leads to another server after a failover.
+//! A proxy between a store and its Redis that can lose a response, or switch to another server like a failover.
 
 use std::sync::{
     Arc,
@@ -47,7 +47,7 @@ impl Proxy {
         format!("redis://127.0.0.1:{}", self.port)
     }
 
-    /// Redis does what it is asked next, and its answer is lost with the connection.
+    /// Redis executes the next command; then the connection is closed without the response.
     pub(crate) fn lose_next_answer(&self) {
         self.loses_answer.store(true, Ordering::SeqCst);
     }
@@ -56,7 +56,7 @@ impl Proxy {
         !self.loses_answer.load(Ordering::SeqCst)
     }
 
-    /// Closes the connections; new ones lead to this server.
+    /// Closes the connections. New ones go to this server.
     pub(crate) fn fail_over_to(&self, server: &RedisServer) {
         self.target.send_replace(server.port());
     }

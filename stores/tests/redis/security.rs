@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// The ACL rule of the README. It must be enough, and no word of it too much.
+/// The documented ACL rule. It must be sufficient, and every part of it necessary.
 const ACL: &str = "~coze-auth:* +eval +time +type +dump +get +set +pexpire +del +scan";
 
 async fn use_all(store: &RedisStore, server: &RedisServer) -> Result<(), StoreError> {
@@ -26,7 +26,7 @@ async fn use_all(store: &RedisStore, server: &RedisServer) -> Result<(), StoreEr
 }
 
 #[tokio::test]
-async fn the_documented_permissions_are_enough_and_none_is_too_much() {
+async fn the_documented_permissions_are_sufficient_and_all_necessary() {
     let Some(server) = RedisServer::start() else {
         return;
     };
@@ -52,7 +52,7 @@ async fn the_documented_permissions_are_enough_and_none_is_too_much() {
 }
 
 #[tokio::test]
-async fn a_user_who_may_not_write_changes_nothing() {
+async fn a_user_without_write_permission_changes_nothing() {
     let Some(server) = RedisServer::start() else {
         return;
     };
@@ -66,7 +66,7 @@ async fn a_user_who_may_not_write_changes_nothing() {
     let why = "lacks a permission (NOPERM)";
     for store in [
         user("reader", "+@read +time"),
-        // What it may do must not remove what it may not write.
+        // Its permissions to delete and expire must not remove a value either.
         user("remover", "+@read +time +del +pexpire"),
     ] {
         assert_eq!(number(&store).await, Some(1));
@@ -100,7 +100,7 @@ async fn a_wrong_password_is_an_error_that_does_not_show_it() {
 }
 
 #[tokio::test]
-async fn tls_with_an_authority_of_ones_own() {
+async fn tls_with_a_custom_certificate_authority() {
     let issued = Issued::for_host("localhost");
     let Some(server) = RedisServer::start_with_tls(&issued.certificate, &issued.key) else {
         return;
@@ -108,7 +108,7 @@ async fn tls_with_an_authority_of_ones_own() {
     let builder = || tolerant(server.tls_url());
     let store = builder().root_certificates(issued.authority).build();
     create(&store.unwrap(), 1).await;
-    // Neither the system's authorities nor another one signed it.
+    // The certificate is signed neither by an authority of the system nor by `other`.
     let other = Issued::for_host("localhost").authority;
     for builder in [builder(), builder().root_certificates(other)] {
         let error = builder.build().unwrap().load(&ann()).await.unwrap_err();
@@ -127,7 +127,7 @@ async fn tls_checks_the_name_of_the_host() {
     assert_says(&error, StoreErrorKind::Other, "certificate");
 }
 
-/// A certificate for a host, by an authority of its own; all as PEM.
+/// A certificate for a host, and the new authority that signed it, as PEM.
 struct Issued {
     authority: String,
     certificate: String,

@@ -1,4 +1,4 @@
-//! A `redis-server` of a test's own, on a free port of this machine. It ends with the test.
+//! A `redis-server` for one test, on a free port of this machine. It ends with the test.
 
 use std::{
     net::TcpListener,
@@ -12,7 +12,7 @@ use tempfile::TempDir;
 
 use crate::left_out::left_out;
 
-/// Makes a missing server a failure.
+/// If this variable is set, tests fail without `redis-server`.
 const REQUIRED: &str = "COZE_TESTS_REQUIRE_REDIS";
 const STARTS_WITHIN: Duration = Duration::from_secs(10);
 /// Between the search for a free port and its use, another program may take it.
@@ -27,24 +27,23 @@ pub(crate) struct RedisServer {
 }
 
 impl RedisServer {
-    /// A server, or nothing where `redis-server` is not installed; then that is said on standard error, past the
-    /// capture of test output, unless the tests of Redis must not be left out.
+    /// Starts a server. If `redis-server` is not installed, reports that the test is skipped, and returns `None`.
     pub(crate) fn start() -> Option<Self> {
         Self::start_with(&[])
     }
 
-    /// One with these options: the last of a kind counts.
+    /// Starts a server with these options, which override the defaults.
     pub(crate) fn start_with(arguments: &[&str]) -> Option<Self> {
         is_installed().then(|| Self::start_on_free_ports(false, arguments))
     }
 
-    /// One that also speaks TLS, with the certificate and the key in these files of its folder.
+    /// Starts a server that also supports TLS, with this certificate and key.
     pub(crate) fn start_with_tls(certificate_pem: &str, key_pem: &str) -> Option<Self> {
         if !is_installed() {
             return None;
         }
         if !is_built_with_tls() {
-            left_out("this redis-server is built without TLS", REQUIRED);
+            left_out("redis-server is built without TLS", REQUIRED);
             return None;
         }
         let folder = tempfile::tempdir().unwrap();
@@ -83,20 +82,20 @@ impl RedisServer {
                 return server;
             }
         }
-        panic!("redis-server ends as soon as it is started");
+        panic!("redis-server exits after its start");
     }
 
-    /// On the same port, with nothing in it but what it has written to its folder.
+    /// Starts it again on the same port. Only data that it has written to its folder is kept.
     pub(crate) fn start_again(&mut self) {
         let began = Instant::now();
-        // Until whoever has its port meanwhile gives it back.
+        // Another program may have taken the port for a moment.
         while !self.has_started() {
-            assert!(began.elapsed() < STARTS_WITHIN, "its port is taken");
+            assert!(began.elapsed() < STARTS_WITHIN, "the port is taken");
             thread::sleep(Duration::from_millis(10));
         }
     }
 
-    /// Starts it, and tells whether it has its ports; else it has ended.
+    /// Starts it, and returns whether it got its ports. Otherwise it has exited.
     fn has_started(&mut self) -> bool {
         // A server that is built without TLS does not know the option.
         let tls_port = self
@@ -133,12 +132,12 @@ impl RedisServer {
         process.is_none_or(|process| process.try_wait().unwrap().is_some())
     }
 
-    /// From now on it takes connections and requests, and says nothing. (`CLIENT PAUSE ... ALL` can't be ended early.)
+    /// Suspends the process: it still accepts connections, but does not respond. (`CLIENT PAUSE ... ALL` can't be ended early.)
     pub(crate) fn freeze(&self) {
         self.signal("STOP");
     }
 
-    /// It answers again, what it was asked meanwhile too.
+    /// Resumes the process. It also processes the commands that it received while suspended.
     pub(crate) fn thaw(&self) {
         self.signal("CONT");
     }
@@ -165,7 +164,7 @@ impl RedisServer {
     }
 
     pub(crate) fn tls_url(&self) -> String {
-        let port = self.tls_port.expect("it was started with TLS");
+        let port = self.tls_port.expect("the server was started with TLS");
         format!("rediss://localhost:{port}")
     }
 
@@ -177,7 +176,7 @@ impl RedisServer {
         self.folder.path()
     }
 
-    /// Asks the server, past the store: `ask("GET key")`.
+    /// Sends a command to the server directly, without the store: `ask("GET key")`.
     pub(crate) fn ask<T: FromRedisValue>(&self, words: &str) -> T {
         self.ask_words(&words.split(' ').collect::<Vec<_>>())
     }
@@ -196,12 +195,12 @@ impl RedisServer {
         answer.unwrap_or_else(|error| panic!("{:?}: {error}", asked()))
     }
 
-    /// Tells the server to do something whose answer does not matter.
+    /// Sends a command whose response does not matter.
     pub(crate) fn tell(&self, words: &str) {
         self.ask::<redis::Value>(words);
     }
 
-    /// The process id of whoever answers at its port, once it has loaded its data.
+    /// The process id of the server at this port, after it has loaded its data.
     fn ask_for_id(&self) -> redis::RedisResult<Option<u32>> {
         let client = redis::Client::open(self.url())?;
         let mut connection = client.get_connection_with_timeout(Duration::from_secs(1))?;
@@ -226,7 +225,7 @@ fn is_installed() -> bool {
     if version().is_some() {
         return true;
     }
-    left_out("no redis-server on PATH", REQUIRED);
+    left_out("redis-server is not installed", REQUIRED);
     false
 }
 
@@ -238,7 +237,7 @@ fn version() -> Option<String> {
     String::from_utf8(output.stdout).ok()
 }
 
-/// It does not say; but it does not start with an option that it does not know.
+/// There is no option to query it. But redis-server does not start with an unknown option.
 fn is_built_with_tls() -> bool {
     let output = Command::new("redis-server")
         .args(["--port", "0", "--tls-port", "0", "--tls-protocols", "none"])

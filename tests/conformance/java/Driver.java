@@ -5,6 +5,14 @@ import com.coze.openapi.client.auth.GetJWTAccessTokenReq;
 import com.coze.openapi.client.auth.GetPKCEAuthURLResp;
 import com.coze.openapi.client.auth.OAuthToken;
 import com.coze.openapi.client.auth.scope.Scope;
+import com.coze.openapi.client.chat.CreateChatReq;
+import com.coze.openapi.client.chat.model.ChatEventType;
+import com.coze.openapi.client.chat.model.ChatPoll;
+import com.coze.openapi.client.chat.model.ChatStatus;
+import com.coze.openapi.client.connversations.CreateConversationReq;
+import com.coze.openapi.client.connversations.message.ListMessageReq;
+import com.coze.openapi.client.connversations.message.model.Message;
+import com.coze.openapi.client.connversations.message.model.MessageType;
 import com.coze.openapi.client.exception.AuthErrorCode;
 import com.coze.openapi.client.exception.CozeApiException;
 import com.coze.openapi.client.exception.CozeAuthException;
@@ -50,6 +58,10 @@ public class Driver {
     /** The tokens of the sign-ins, for the refreshes and the API calls that follow them. */
     final Map<String, OAuthToken> signedIn = new HashMap<>();
 
+    /** What was created, for the flows that follow. */
+    String conversation;
+    String answer;
+
     final Map<String, Callable<Result>> flows = new LinkedHashMap<>();
 
     /** What a flow did, in words, and the access token that came of it. */
@@ -94,7 +106,12 @@ public class Driver {
         flows.put("jwt_account", this::jwtAccount);
         flows.put("jwt_enterprise", this::jwtEnterprise);
         flows.put("api_call", this::apiCall);
+        flows.put("create_conversation", this::createConversation);
+        flows.put("create_chat", this::createChat);
+        flows.put("stream_chat", this::streamChat);
+        flows.put("list_messages", this::listMessages);
         flows.put("api_expired", this::apiExpired);
+        flows.put("stream", this::stream);
     }
 
     JsonNode app(String clientType) {
@@ -249,10 +266,96 @@ public class Driver {
         return new Result("token for an enterprise", jwt.getAccessToken(request).getAccessToken());
     }
 
+    CozeAPI apiWith(String accessToken) {
+        return new CozeAPI.Builder().baseURL(base).auth(new TokenAuth(accessToken)).build();
+    }
+
+    CozeAPI api() {
+        return apiWith(config.at("/access_tokens/0").asText());
+    }
+
+    Message question() {
+        return Message.buildUserQuestionText(inputs.get("question").asText());
+    }
+
+    /** What every chat of this driver is about. */
+    CreateChatReq chat(String conversation) {
+        return CreateChatReq.builder()
+                .botID(inputs.at("/bot_ids/0").asText())
+                .userID(inputs.get("user_id").asText())
+                .conversationID(conversation)
+                .messages(List.of(question()))
+                .build();
+    }
+
+    Result createConversation() {
+        CreateConversationReq request = CreateConversationReq.builder()
+                .botID(inputs.at("/bot_ids/0").asText())
+                .messages(List.of(question()))
+                .build();
+        conversation = api().conversations().create(request).getConversation().getId();
+        check(conversation != null && !conversation.isEmpty(), "the conversation has no id");
+        return new Result("conversations().create", null);
+    }
+
+    Result createChat() throws Exception {
+        ChatPoll poll = api().chat().createAndPoll(chat(null), 30L);
+        check(ChatStatus.COMPLETED.equals(poll.getChat().getStatus()), "the chat is " + poll.getChat().getStatus());
+        check(poll.getMessages().stream().anyMatch(message -> MessageType.ANSWER.equals(message.getType())),
+                "there is no answer");
+        return new Result("chat().createAndPoll", null);
+    }
+
+    Result streamChat() {
+        StringBuilder said = new StringBuilder();
+        api().chat().stream(chat(conversation)).blockingForEach(event -> {
+            if (ChatEventType.CONVERSATION_MESSAGE_DELTA.equals(event.getEvent())) {
+                said.append(event.getMessage().getContent());
+            }
+            if (ChatEventType.CONVERSATION_MESSAGE_COMPLETED.equals(event.getEvent())
+                    && MessageType.ANSWER.equals(event.getMessage().getType())) {
+                answer = event.getMessage().getContent();
+            }
+        });
+        check(said.toString().equals(answer), "the parts are " + said + ", the message is " + answer);
+        return new Result("chat().stream", null);
+    }
+
+    Result listMessages() {
+        ListMessageReq request = ListMessageReq.builder().conversationID(conversation).build();
+        List<String> contents = new ArrayList<>();
+        for (Message message : api().conversations().messages().list(request).getItems()) {
+            contents.add(message.getContent());
+        }
+        for (String content : List.of(inputs.get("question").asText(), answer)) {
+            check(contents.contains(content), content + " is not in " + contents);
+        }
+        return new Result("conversations().messages().list", null);
+    }
+
+    /** What a caller gets to see of a stream that the mock was told to send otherwise. */
+    Result stream() throws Exception {
+        List<String> events = new ArrayList<>();
+        Map<String, Object> seen = new HashMap<>();
+        seen.put("events", events);
+        seen.put("error", null);
+        api().chat().stream(chat(null)).blockingSubscribe(
+                event -> events.add(event.getEvent().getValue()),
+                error -> {
+                    boolean isApi = error instanceof CozeApiException;
+                    Map<String, Object> told = new HashMap<>();
+                    told.put("type", error.getClass().getSimpleName());
+                    told.put("message", String.valueOf(isApi ? ((CozeApiException) error).getMsg() : error.getMessage()));
+                    told.put("code", isApi ? ((CozeApiException) error).getCode() : null);
+                    told.put("log_id", isApi && ((CozeApiException) error).getLogID() != null);
+                    seen.put("error", told);
+                });
+        return new Result(JSON.writeValueAsString(seen), null);
+    }
+
     /** The SDK has no call for `users/me`. */
     int countWorkspaces(String accessToken) {
-        CozeAPI api = new CozeAPI.Builder().baseURL(base).auth(new TokenAuth(accessToken)).build();
-        return api.workspaces().list(ListWorkspaceReq.of(1, 10)).getItems().size();
+        return apiWith(accessToken).workspaces().list(ListWorkspaceReq.of(1, 10)).getItems().size();
     }
 
     Result apiCall() {

@@ -22,7 +22,7 @@ const { inputs, coze_api_base: baseURL } = config;
 const apps = Object.fromEntries(config.apps.map((app) => [app.client_type, app]));
 const at = (type) => ({ baseURL, clientId: apps[type].client_id });
 
-/** The tokens of the sign-ins, for the refreshes and the API calls that follow them. */
+/** The tokens of the sign-ins, and what was created, for the flows that follow them. */
 const signedIn = {};
 
 /** The SDK has no way to do it. */
@@ -161,6 +161,58 @@ async function apiCall() {
   return ["users.me", token];
 }
 
+const api = () => apiWith(config.access_tokens[0]);
+const question = { role: "user", type: "question", content: inputs.question, content_type: "text" };
+
+/** What every chat of this driver is about. */
+const chat = { bot_id: inputs.bot_ids[0], user_id: inputs.user_id, additional_messages: [question] };
+
+async function createConversation() {
+  const created = await api().conversations.create({ bot_id: inputs.bot_ids[0], messages: [question] });
+  check(created.id, "the conversation has no id");
+  signedIn.conversation = created.id;
+  return ["conversations.create"];
+}
+
+async function createChat() {
+  const { chat: done, messages } = await api().chat.createAndPoll(chat);
+  check(done.status === "completed", `the chat is ${done.status}`);
+  check(messages.some(({ type, content }) => type === "answer" && content), "there is no answer");
+  return ["chat.createAndPoll"];
+}
+
+async function streamChat() {
+  let [said, whole] = ["", null];
+  for await (const { event, data } of api().chat.stream({ ...chat, conversation_id: signedIn.conversation })) {
+    if (event === "conversation.message.delta") said += data.content;
+    if (event === "conversation.message.completed" && data.type === "answer") whole = data.content;
+  }
+  check(whole && said === whole, `the parts are ${said}, the message is ${whole}`);
+  signedIn.answer = whole;
+  return ["chat.stream"];
+}
+
+async function listMessages() {
+  const { data } = await api().conversations.messages.list(signedIn.conversation);
+  const contents = data.map(({ content }) => content);
+  for (const content of [inputs.question, signedIn.answer]) {
+    check(contents.includes(content), `${content} is not in ${contents}`);
+  }
+  return ["conversations.messages.list"];
+}
+
+/** What a caller gets to see of a stream that the mock was told to send otherwise. */
+async function stream() {
+  const seen = { events: [], error: null };
+  try {
+    for await (const { event } of api().chat.stream(chat)) seen.events.push(event);
+  } catch (error) {
+    const { message, code = null, logid } = error;
+    seen.error = { type: error.constructor.name, message, code, log_id: Boolean(logid) };
+  }
+  return [JSON.stringify(seen)];
+}
+
 async function apiExpired() {
   const token = signedIn.web.access_token;
   await control("clock/advance", { seconds: inputs.until_expired });
@@ -183,7 +235,12 @@ const flows = {
   jwt_account: () => jwt("token for another account", { accountId: inputs.account_id }),
   jwt_enterprise: jwtEnterprise,
   api_call: apiCall,
+  create_conversation: createConversation,
+  create_chat: createChat,
+  stream_chat: streamChat,
+  list_messages: listMessages,
   api_expired: apiExpired,
+  stream,
 };
 
 const say = (line) => process.stdout.write(`${JSON.stringify(line)}\n`);

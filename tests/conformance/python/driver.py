@@ -18,6 +18,8 @@ from cozepy import (
     CozePKCEAuthErrorType,
     DeviceOAuthApp,
     JWTOAuthApp,
+    Message,
+    MessageType,
     PKCEOAuthApp,
     Scope,
     TokenAuth,
@@ -39,7 +41,7 @@ jwt = JWTOAuthApp(
     base_url=BASE,
 )
 
-# The tokens of the sign-ins, for the refreshes and the API calls that follow them.
+# The tokens of the sign-ins, and what was created, for the flows that follow them.
 signed_in = {}
 
 
@@ -177,6 +179,66 @@ def run_api_call():
     return "users.me", token
 
 
+def api():
+    return api_with(CONFIG["access_tokens"][0])
+
+
+def chat():
+    """What every chat of this driver is about."""
+    question = Message.build_user_question_text(INPUTS["question"])
+    return {"bot_id": INPUTS["bot_ids"][0], "user_id": INPUTS["user_id"], "additional_messages": [question]}
+
+
+def run_create_conversation():
+    question = Message.build_user_question_text(INPUTS["question"])
+    signed_in["conversation"] = api().conversations.create(bot_id=INPUTS["bot_ids"][0], messages=[question]).id
+    check(signed_in["conversation"], "the conversation has no id")
+    return "conversations.create", None
+
+
+def run_create_chat():
+    poll = api().chat.create_and_poll(**chat(), poll_timeout=30)
+    check(poll.chat.status == "completed", f"the chat is {poll.chat.status}")
+    check(any(m.type == MessageType.ANSWER and m.content for m in poll.messages), "there is no answer")
+    return "chat.create_and_poll", None
+
+
+def run_stream_chat():
+    said, whole = "", None
+    for event in api().chat.stream(**chat(), conversation_id=signed_in["conversation"]):
+        if event.event == "conversation.message.delta":
+            said += event.message.content
+        elif event.event == "conversation.message.completed" and event.message.type == MessageType.ANSWER:
+            whole = event.message.content
+    check(whole and said == whole, f"the parts are {said!r}, the message is {whole!r}")
+    signed_in["answer"] = whole
+    return "chat.stream", None
+
+
+def run_list_messages():
+    messages = api().conversations.messages.list(conversation_id=signed_in["conversation"])
+    contents = [message.content for message in messages]
+    for content in (INPUTS["question"], signed_in["answer"]):
+        check(content in contents, f"{content!r} is not in {contents}")
+    return "conversations.messages.list", None
+
+
+def run_stream():
+    """What a caller gets to see of a stream that the mock was told to send otherwise."""
+    seen = {"events": [], "error": None}
+    try:
+        for event in api().chat.stream(**chat()):
+            seen["events"].append(event.event.value)
+    except Exception as error:
+        seen["error"] = {
+            "type": type(error).__name__,
+            "message": str(error),
+            "code": getattr(error, "code", None),
+            "log_id": bool(getattr(error, "logid", None)),
+        }
+    return json.dumps(seen), None
+
+
 def run_api_expired():
     token = signed_in["web"].access_token
     control("clock/advance", {"seconds": INPUTS["until_expired"]})
@@ -199,7 +261,12 @@ FLOWS = {
     "jwt_account": lambda: without_argument("account_id"),
     "jwt_enterprise": lambda: without_argument("enterprise_id"),
     "api_call": run_api_call,
+    "create_conversation": run_create_conversation,
+    "create_chat": run_create_chat,
+    "stream_chat": run_stream_chat,
+    "list_messages": run_list_messages,
     "api_expired": run_api_expired,
+    "stream": run_stream,
 }
 
 

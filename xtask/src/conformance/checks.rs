@@ -38,6 +38,9 @@ pub(super) fn confirm(
             let still = mock.inspect(token()?)?;
             ensure!(still.is_null(), "the token is still valid");
         }
+        "create_conversation" => was_answered(requests, "/v1/conversation/create")?,
+        "create_chat" | "stream_chat" => was_answered(requests, "/v3/chat")?,
+        "list_messages" => was_answered(requests, "/v1/conversation/message/list")?,
         "web_refresh" | "pkce_refresh" | "device_refresh" => {
             let granted = granted(mock, token()?)?;
             let client_type = flow.trim_end_matches("_refresh");
@@ -158,6 +161,19 @@ fn was_sent(request: &Value, granted: &Value, mock: &Mock) -> Result<()> {
     let sent = header_of(request, "authorization").unwrap_or_default();
     ensure!(sent.contains(fingerprint), "the call sent another token");
     Ok(())
+}
+
+/// There was a request for this path, and each was answered without an error.
+fn was_answered(requests: &[Value], path: &str) -> Result<()> {
+    let mut requests = requests.iter().filter(|request| request["path"] == path);
+    ensure!(
+        requests.clone().count() > 0,
+        "there was no request for {path}"
+    );
+    match requests.find(|request| status_of(request) != 200 || !error_of(request).is_empty()) {
+        Some(refused) => anyhow::bail!("{path} ended with {}", refused["outcome"]),
+        None => Ok(()),
+    }
 }
 
 pub(super) fn status_of(request: &Value) -> u64 {

@@ -75,6 +75,21 @@ impl Mock {
         self.list(&format!("requests?since={number}"), "requests")
     }
 
+    /// How many requests there were.
+    pub(super) fn request_count(&self) -> Result<u64> {
+        let requests = json_of(self.agent.get(self.url("requests")).call())?;
+        requests["ever"]
+            .as_u64()
+            .context("the mock does not count requests")
+    }
+
+    /// Plans a fault, for one request.
+    pub(super) fn plan(&self, fault: &Value) -> Result<()> {
+        let request = self.agent.post(self.url("faults"));
+        let request = request.content_type("application/json");
+        json_of(request.send(fault.to_string())).map(drop)
+    }
+
     pub(super) fn findings(&self) -> Result<Findings> {
         Ok(Findings {
             violations: self.list("violations", "violations")?,

@@ -1,16 +1,13 @@
-//! The violations in the requests of each SDK: `tests/conformance/violations.json`. Those of an SDK that did not
-//! run are kept.
+//! The violations in the requests of each SDK: `tests/conformance/violations.json`.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use similar::TextDiff;
 
 use super::mock::Findings;
-use super::{OURS, Row, SDKS};
+use super::{Row, recorded};
 
 /// The mock's observations of one SDK.
 #[derive(Default)]
@@ -38,36 +35,11 @@ impl Seen {
     }
 }
 
-/// The current and the expected contents of the file.
-pub(super) struct File {
-    pub(super) present: String,
-    pub(super) wanted: String,
-}
-
-impl File {
-    pub(super) fn of(path: &Path, rows: &[Row]) -> Result<Self> {
-        let present = match std::fs::read_to_string(path) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => "{}".to_owned(),
-            read => read.with_context(|| format!("cannot read {}", path.display()))?,
-        };
-        let mut sdks: BTreeMap<String, Objections> = serde_json::from_str(&present)
-            .with_context(|| format!("{} is damaged: run with --update", path.display()))?;
-        for row in rows {
-            sdks.insert(row.name.to_owned(), objections(&row.seen));
-        }
-        sdks.retain(|sdk, _| sdk == OURS || SDKS.iter().any(|known| known.name == sdk));
-        let mut wanted = serde_json::to_string_pretty(&sdks)?;
-        wanted.push('\n');
-        Ok(Self { present, wanted })
-    }
-
-    pub(super) fn diff(&self) -> String {
-        TextDiff::from_lines(&self.present, &self.wanted)
-            .unified_diff()
-            .context_radius(3)
-            .header("current", "expected")
-            .to_string()
-    }
+/// Compares the violations with those that are recorded, or records them if `update`.
+pub(super) fn check(folder: &Path, rows: &[Row], update: bool) -> Result<bool> {
+    let path = folder.join("violations.json");
+    let sdks = recorded::with(&path, rows, |row| objections(&row.seen))?;
+    recorded::check(&path, &recorded::json(&sdks)?, update)
 }
 
 /// The recorded violations.

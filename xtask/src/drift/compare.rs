@@ -8,7 +8,7 @@ use serde::Deserialize;
 use super::facts::{AGAIN, ANY, Facts, Operations};
 use super::snapshot::Snapshot;
 
-/// What one side has where only the other has something.
+/// The type of the side on which something is absent.
 const ABSENT: &str = "absent";
 
 /// The place of a finding about an operation as a whole, and its type.
@@ -28,7 +28,7 @@ pub(crate) struct Finding {
 }
 
 impl Finding {
-    /// What `at` of an entry has to match.
+    /// The text that `at` of an entry is matched against.
     fn subject(&self) -> String {
         format!("{} {}", self.operation, self.place)
     }
@@ -52,10 +52,10 @@ impl std::fmt::Display for Finding {
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Differences {
-    /// Places at which a source is wrong: what it says there and below is ignored.
+    /// Places at which a source is wrong: its facts there and below are ignored.
     #[serde(default)]
     wrong_sources: Vec<WrongSource>,
-    /// Findings that are meant.
+    /// Deliberate findings.
     #[serde(default)]
     differences: Vec<Difference>,
 }
@@ -80,7 +80,7 @@ struct Difference {
     source: String,
 }
 
-/// The findings that are not listed, and the complaints about the list.
+/// The findings that are not listed, and the errors of the list.
 pub(crate) struct Outcome {
     pub(crate) findings: Vec<Finding>,
     /// Entries that no longer apply.
@@ -159,7 +159,7 @@ impl Differences {
     }
 }
 
-/// The part of the snapshot about operations that we describe.
+/// The part of the snapshot about operations in our description.
 fn relevant(ours: &Operations, snapshot: &Snapshot) -> Snapshot {
     let described = snapshot.iter().filter(|(name, _)| ours.contains_key(*name));
     described
@@ -167,7 +167,7 @@ fn relevant(ours: &Operations, snapshot: &Snapshot) -> Snapshot {
         .collect()
 }
 
-/// `snapshot` without what `source` says at and below `at`.
+/// `snapshot` without the facts of `source` at and below `at`.
 fn without(mut snapshot: Snapshot, source: &str, at: &str) -> Snapshot {
     for (operation, sources) in &mut snapshot {
         for (name, facts) in sources.iter_mut() {
@@ -184,7 +184,7 @@ fn without(mut snapshot: Snapshot, source: &str, at: &str) -> Snapshot {
     snapshot
 }
 
-/// All differences, in order. Below one, nothing more is reported.
+/// All differences, in order. Nothing is reported below a difference.
 fn findings(ours: &Operations, snapshot: &Snapshot) -> Vec<Finding> {
     let mut found = Vec::new();
     for (operation, facts) in ours {
@@ -255,7 +255,7 @@ fn is_below(place: &str, above: &str) -> bool {
         .is_some_and(|rest| rest.starts_with([' ', '.', '[', '{']))
 }
 
-/// Whether `text` is of the form `pattern`, in which `*` stands for any text.
+/// Whether `text` matches `pattern`, in which `*` stands for any text.
 fn matches(pattern: &str, text: &str) -> bool {
     match pattern.split_once('*') {
         None => pattern == text,

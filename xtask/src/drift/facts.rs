@@ -9,9 +9,9 @@
 //! - `stream event`, `stream data.id`: a field of the events in an event stream.
 //! - `request order = desc`: a word of an enum.
 //!
-//! This reads documents that are not valid OpenAPI. Formats are ignored, except `binary`: Coze's own are no formats of OpenAPI, and its
-//! documents disagree about 32 and 64 bits. A reference that leads nowhere is [`ANY`]; one that leads to a schema
-//! around it is [`AGAIN`].
+//! Documents that are not valid OpenAPI are read, too. Formats are ignored, except `binary`: Coze's own are not formats
+//! of OpenAPI, and its documents disagree about 32 and 64 bits. A reference that does not resolve is [`ANY`]; one to an
+//! enclosing schema is [`AGAIN`].
 
 use std::collections::BTreeMap;
 
@@ -25,10 +25,10 @@ pub(crate) type Facts = BTreeMap<String, String>;
 /// The facts of each operation, `POST /v3/chat`.
 pub(crate) type Operations = BTreeMap<String, Facts>;
 
-/// The type where a document does not tell any.
+/// The type of a fact whose document gives none.
 pub(crate) const ANY: &str = "any";
 
-/// The type of an object that is inside an object of the same schema. What it holds is not repeated.
+/// The type of an object inside an object of the same schema. Its contents are not repeated.
 pub(crate) const AGAIN: &str = "object, again";
 
 /// The type of an enum's word, and of a media type.
@@ -36,7 +36,7 @@ pub(crate) const WORD: &str = "word";
 
 const METHODS: &[&str] = &["delete", "get", "patch", "post", "put"];
 
-/// Parameters that OpenAPI ignores, because it describes them elsewhere.
+/// Parameters that OpenAPI ignores, because it describes them in other ways.
 const NOT_PARAMETERS: &[&str] = &["Accept", "Authorization", "Content-Type"];
 
 /// The facts of all operations of `document`.
@@ -64,8 +64,8 @@ pub(crate) fn of(document: &Value) -> Operations {
     operations
 }
 
-/// `/v1/bots/:bot_id` of a documentation page is `/v1/bots/{bot_id}`. The fragment that tells two operations of a path apart is
-/// not sent.
+/// `/v1/bots/:bot_id` of a documentation page is `/v1/bots/{bot_id}`. A fragment that distinguishes two operations of a
+/// path is removed.
 fn readable_path(path: &str) -> String {
     let path = path.split('#').next().unwrap_or(path);
     let steps = path.split('/').map(|step| match step.strip_prefix(':') {
@@ -78,7 +78,7 @@ fn readable_path(path: &str) -> String {
 struct Reader<'a> {
     document: &'a Value,
     facts: Facts,
-    /// The references that lead to the present schema.
+    /// The references that lead to the current schema.
     open: Vec<String>,
 }
 
@@ -105,7 +105,7 @@ impl<'a> Reader<'a> {
             return;
         };
         for (media_type, content) in entries(body.get("content")) {
-            // The merged document has an empty object where nothing is sent.
+            // The merged document has an empty object for an empty body.
             if root == "request" && self.is_empty(content.get("schema")) {
                 continue;
             }
@@ -115,14 +115,14 @@ impl<'a> Reader<'a> {
                 ("text/event-stream", Some(schema)) => ("stream", schema),
                 (_, Some(schema)) => (root, schema),
             };
-            // A stream that is described as text says nothing about its events.
+            // A stream that is described as a string has no events.
             if (root, type_of(schema)) != ("stream", Some("string")) {
                 self.schema(Some(schema), root);
             }
         }
     }
 
-    /// The events of our own description, which are in an extension.
+    /// The events in our own description, which are in an extension.
     fn events(&mut self, operation: &'a Value) {
         let name = operation.get(STREAM).and_then(|form| text(form, "events"));
         let Some(stream) =
@@ -133,7 +133,7 @@ impl<'a> Reader<'a> {
         self.insert("stream".to_owned(), "object");
         self.insert("stream event".to_owned(), "string");
         for key in ["end", "error"] {
-            if let Some(event) = text(stream, key) {
+            for event in items(stream.get(key)).iter().filter_map(Value::as_str) {
                 self.insert(format!("stream event = {event}"), WORD);
             }
         }
@@ -189,7 +189,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Adds a fact. A place that is described twice has both types.
+    /// Adds a fact. A place with two descriptions has both types.
     fn insert(&mut self, place: String, type_: &str) {
         let types = self.facts.entry(place).or_default();
         if types.split(" or ").all(|known| known != type_) {
@@ -200,7 +200,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// `node`, or what it refers to.
+    /// `node`, or the target of its reference.
     fn resolved(&self, node: &'a Value) -> Option<&'a Value> {
         match text(node, "$ref") {
             Some(target) => self.target(target),
@@ -208,7 +208,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Whether `schema` is of an object without a field.
+    /// Whether `schema` is an object without fields.
     fn is_empty(&self, schema: Option<&'a Value>) -> bool {
         let Some(schema) = schema.and_then(|schema| self.resolved(schema)) else {
             return true;
@@ -295,8 +295,8 @@ paths:
 components:
   x-coze-events:
     ChatEvent:
-      end: done
-      error: error
+      end: [done]
+      error: [error]
       events:
         created: {data: {type: object, properties: {status: {type: string}}}}
         delta: {data: {type: object, properties: {content: {type: string}}}}

@@ -1,4 +1,4 @@
-//! What Coze's own documents say, as committed under `spec/upstream/`: facts only, one on each line.
+//! The facts of Coze's own documents, as committed under `spec/upstream/`, one per line.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -12,13 +12,13 @@ use super::facts::{self, Facts};
 /// The folder of the snapshot, relative to the workspace.
 pub(crate) const FOLDER: &str = "spec/upstream";
 
-/// The name of the merged document among the sources.
+/// The name of the merged document as a source.
 pub(crate) const MERGED: &str = "merged";
 
-/// The files of the snapshot, from the documentation pages and from the merged document.
+/// The files of the snapshot: from the documentation pages, and from the merged document.
 const FILES: [&str; 2] = ["pages.json", "merged.json"];
 
-/// For each operation its sources, the name of a documentation page or [`MERGED`], each with its facts.
+/// The sources of each operation, each with its facts: the name of a documentation page, or [`MERGED`].
 pub(crate) type Snapshot = BTreeMap<String, BTreeMap<String, Facts>>;
 
 /// Where Coze's documents are.
@@ -32,7 +32,7 @@ pub(crate) struct Documents {
     merged: std::path::PathBuf,
 }
 
-/// Replaces the snapshot by the facts of `documents`.
+/// Replaces the snapshot with the facts of `documents`.
 pub(crate) fn import(root: &Path, documents: &Documents) -> Result<()> {
     let mut pages = Snapshot::new();
     let entries = std::fs::read_dir(&documents.pages)
@@ -44,7 +44,7 @@ pub(crate) fn import(root: &Path, documents: &Documents) -> Result<()> {
         }
     }
     if pages.is_empty() {
-        bail!("no page in {}", documents.pages.display());
+        bail!("there is no page in {}", documents.pages.display());
     }
     let mut merged = Snapshot::new();
     add(&mut merged, MERGED, &documents.merged)?;

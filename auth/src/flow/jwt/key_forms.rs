@@ -1,7 +1,7 @@
-//! The forms in which users have an RSA private key, and what they have instead of one.
+//! Parses the encodings in which users have an RSA private key, and describes what they have instead of one.
 //!
-//! Whatever holds a part of the key here is wiped, and has its final size from the beginning: growing would leave a copy
-//! behind.
+//! Every buffer with a part of the key is wiped, and is allocated in its final size: growth would leave copies that are
+//! not wiped.
 
 use aws_lc_rs::signature::RsaKeyPair;
 use base64::{
@@ -19,8 +19,8 @@ use crate::input::{
     misfit, misplaced, unescaped,
 };
 
-/// Finds the private key in what a user has: PEM text, the base64 within it, base64 of all of it, or DER. The error says what
-/// it is instead, and what to do; it holds nothing of it.
+/// Parses a private key: PEM, the base64 inside it, base64 of all of it, or DER. The error says what the input is
+/// instead and what to do, without quoting it.
 pub(super) fn read(key: &[u8]) -> Result<RsaKeyPair, String> {
     if key.len() > FILE_LIMIT {
         return Err(format!("it has more than {FILE_LIMIT} bytes"));
@@ -28,7 +28,7 @@ pub(super) fn read(key: &[u8]) -> Result<RsaKeyPair, String> {
     read_nested(key, DEEPEST)
 }
 
-/// How many layers of base64 are taken off, and of escapes.
+/// The maximum number of nested base64 encodings, and of nested escapes.
 const DEEPEST: usize = 3;
 
 fn read_nested(key: &[u8], depth: usize) -> Result<RsaKeyPair, String> {
@@ -43,7 +43,7 @@ fn read_nested(key: &[u8], depth: usize) -> Result<RsaKeyPair, String> {
             text = unescaped(&text);
         }
     }
-    // What chats and web pages put between the characters: zero-width spaces, soft hyphens.
+    // Zero-width spaces and soft hyphens, which chats and web pages insert.
     text.retain(|c| c.is_ascii() || !is_invisible(c));
     let blocks = blocks(&text);
     if blocks.is_empty() {
@@ -64,7 +64,7 @@ fn read_nested(key: &[u8], depth: usize) -> Result<RsaKeyPair, String> {
         .iter()
         .map(|(label, why)| format!("{label} is {why}"));
     Err(format!(
-        "none of its blocks is an RSA private key: {}",
+        "none of the blocks is an RSA private key: {}",
         each.collect::<Vec<_>>().join("; ")
     ))
 }
@@ -72,11 +72,11 @@ fn read_nested(key: &[u8], depth: usize) -> Result<RsaKeyPair, String> {
 /// A part of a PEM text (RFC 7468).
 struct Block<'t> {
     label: &'t str,
-    /// `None` when the text ends before the block does.
+    /// `None` if the block has no end.
     body: Option<&'t str>,
 }
 
-/// How many blocks without an end are looked at: each is looked for in all of the rest.
+/// The maximum number of blocks without an end: for each, the rest of the text is searched.
 const MOST_ENDLESS: usize = 32;
 
 fn blocks(text: &str) -> Vec<Block<'_>> {
@@ -104,7 +104,7 @@ fn blocks(text: &str) -> Vec<Block<'_>> {
     blocks
 }
 
-/// Whether a label may be shown, because it is one.
+/// Whether a label has the form of one, so that it may be shown.
 fn is_label(label: &str) -> bool {
     let of_label =
         |c: char| c.is_ascii_uppercase() || c.is_ascii_digit() || matches!(c, ' ' | '\u{a0}');
@@ -113,11 +113,11 @@ fn is_label(label: &str) -> bool {
 
 impl Block<'_> {
     fn read(&self) -> Result<RsaKeyPair, String> {
-        // Some lose all white space, that of the labels too.
+        // Some inputs have lost all white space, including that in labels.
         let label = self.label.replace(char::is_whitespace, "");
         let Some(body) = self.body else {
             let label = self.label;
-            return Err(format!("cut short: there is no -----END {label}----- line"));
+            return Err(format!("truncated: there is no -----END {label}----- line"));
         };
         let is_legacy_encrypted = body.contains("Proc-Type:") || body.contains("DEK-Info:");
         let what = match &*label {
@@ -138,7 +138,7 @@ impl Block<'_> {
             _ => {
                 let label = self.label;
                 return Err(format!(
-                    "a block {label}, where PRIVATE KEY (PKCS#8) or RSA PRIVATE KEY (PKCS#1) is wanted"
+                    "a block {label}; PRIVATE KEY (PKCS#8) or RSA PRIVATE KEY (PKCS#1) is expected"
                 ));
             }
         };
@@ -149,21 +149,21 @@ impl Block<'_> {
 const ENCRYPTED: &str =
     "encrypted; decrypt it first (openssl pkcs8 -in key.pem -out private_key.pem)";
 const ELLIPTIC_CURVE: &str =
-    "an elliptic curve key (EC), and Coze wants RSA; make a key pair in the Coze console";
-const EDWARDS: &str = "an Ed25519 or another key of RFC 8410, and Coze wants RSA; make a key pair in the Coze console";
+    "an elliptic curve key (EC), but Coze requires RSA; make a key pair in the Coze console";
+const EDWARDS: &str = "an Ed25519 or another key of RFC 8410, but Coze requires RSA; make a key pair in the Coze console";
 const OTHER_KEY: &str = "not an RSA key; make a key pair in the Coze console";
 const OPENSSH: &str = "an OpenSSH key; convert it (ssh-keygen -p -m PEM -f key)";
 const OPENSSH_NOT_RSA: &str =
-    "an OpenSSH key, and not of RSA, which Coze wants; make a key pair in the Coze console";
+    "an OpenSSH key, but not of RSA, which Coze requires; make a key pair in the Coze console";
 const PUTTY: &str = "a PuTTY key; convert it (puttygen key.ppk -O private-openssh -o key, then ssh-keygen -p -m PEM -f key)";
-const PUBLIC: &str = "a public key, and the private one is wanted; the Coze console offers it once as private_key.pem, when the key pair is made";
-const CERTIFICATE: &str = "a certificate, and the private key is wanted; the Coze console offers it once as private_key.pem, when the key pair is made";
-const REQUEST: &str = "a certificate request, and the private key is wanted; the Coze console offers it once as private_key.pem, when the key pair is made";
+const PUBLIC: &str = "a public key, but the private key is required; the Coze console offers it once as private_key.pem, when the key pair is made";
+const CERTIFICATE: &str = "a certificate, but the private key is required; the Coze console offers it once as private_key.pem, when the key pair is made";
+const REQUEST: &str = "a certificate request, but the private key is required; the Coze console offers it once as private_key.pem, when the key pair is made";
 const JWK: &str = "a JSON Web Key (JWK); convert it to PEM, or make a key pair in the Coze console";
-const PKCS12: &str = "a PKCS#12 archive; take the key out of it (openssl pkcs12 -in key.p12 -nocerts -nodes -out private_key.pem)";
+const PKCS12: &str = "a PKCS#12 archive; extract the key (openssl pkcs12 -in key.p12 -nocerts -nodes -out private_key.pem)";
 const DAMAGED: &str = "damaged, or not an RSA key: its body can't be read";
 
-/// Says where a body stops being base64.
+/// Describes where a body is not base64.
 fn why_not_base64(body: &str) -> String {
     let of_base64 = |c: char| c.is_ascii_alphanumeric() || c.is_whitespace() || "+/-_=".contains(c);
     let why = misfit(body.trim(), of_base64);
@@ -195,7 +195,7 @@ fn read_without_blocks(text: &str, depth: usize) -> Result<RsaKeyPair, String> {
         }
         _ if text.starts_with('{') && text.contains("\"kty\"") => format!("it is {JWK}"),
         _ if text.starts_with(['{', '[']) => {
-            "it is JSON; give the value of its private_key alone, or read all of it as the configuration (OAuthConfig::from_file)".to_owned()
+            "it is JSON; give only the value of its private_key, or load all of it as the configuration (OAuthConfig::from_file)".to_owned()
         }
         _ if ["-----BEGIN", "BEGIN ", "begin "].iter().any(|word| text.contains(word)) => {
             "its -----BEGIN line is damaged; it should read -----BEGIN PRIVATE KEY-----".to_owned()
@@ -204,37 +204,37 @@ fn read_without_blocks(text: &str, depth: usize) -> Result<RsaKeyPair, String> {
             "its first line is missing: -----BEGIN PRIVATE KEY-----".to_owned()
         }
         _ if is_path() => {
-            "it looks like a path, not a key; give the text of that file, or the path where one is read (from_pem_file, COZE_JWT_OAUTH_PRIVATE_KEY_FILE_PATH)".to_owned()
+            "it looks like a path, not a key; give the text of that file, or use an option that takes a path (from_pem_file, COZE_JWT_OAUTH_PRIVATE_KEY_FILE_PATH)".to_owned()
         }
         _ => match decoded(text).filter(|bytes| is_binary(bytes) || is_text_of_key(bytes)) {
             Some(bytes) if depth > 0 => return read_nested(&bytes, depth - 1),
-            _ => "there is no -----BEGIN PRIVATE KEY----- line in it, and it is not the base64 of a key; give the whole text of private_key.pem".to_owned(),
+            _ => "it has no -----BEGIN PRIVATE KEY----- line and is not the base64 of a key; give the whole text of private_key.pem".to_owned(),
         },
     })
 }
 
-/// Whether these bytes, which were base64, are PEM text, JSON, or base64 once more.
+/// Whether decoded bytes are PEM, JSON, or base64 again.
 fn is_text_of_key(bytes: &[u8]) -> bool {
     text(bytes).is_some_and(|text| {
         text.contains("-----BEGIN") || text.starts_with('{') || decoded(cleaned(&text)).is_some()
     })
 }
 
-/// Whether it is a key in bytes: of OpenSSH, or in DER, because it begins as a sequence does that is longer than 127 bytes or
-/// begins with a version, which no text does.
+/// Whether the bytes are a binary key: of OpenSSH, or DER. DER is recognized by a sequence that is longer than 127
+/// bytes or starts with a version, which no text does.
 fn is_binary(bytes: &[u8]) -> bool {
     matches!(bytes, [0x30, 0x81..=0x84, ..] | [0x30, _, 0x02, 0x01, ..])
         || bytes.starts_with(OPENSSH_MAGIC)
 }
 
-/// How the body of a key of OpenSSH begins.
+/// The first bytes of an OpenSSH key.
 const OPENSSH_MAGIC: &[u8] = b"openssh-key-v1\0";
 
 fn holds(bytes: &[u8], part: &[u8]) -> bool {
     bytes.windows(part.len()).any(|window| window == part)
 }
 
-/// Decodes base64, of either alphabet, with or without padding, whatever white space is in it.
+/// Decodes base64 of both alphabets, with or without padding, ignoring white space.
 fn decoded(text: &str) -> Option<Zeroizing<Vec<u8>>> {
     const BASE64: GeneralPurpose = GeneralPurpose::new(
         &STANDARD,
@@ -256,7 +256,7 @@ fn decoded(text: &str) -> Option<Zeroizing<Vec<u8>>> {
     Some(bytes)
 }
 
-/// Reads PKCS#8 or PKCS#1, whatever its label said.
+/// Parses PKCS#8 or PKCS#1, independent of the label.
 fn read_der(der: &[u8]) -> Result<RsaKeyPair, &'static str> {
     let read = match PrivateKeyDer::try_from(der) {
         Ok(PrivateKeyDer::Pkcs8(key)) => RsaKeyPair::from_pkcs8(key.secret_pkcs8_der()),
@@ -264,7 +264,7 @@ fn read_der(der: &[u8]) -> Result<RsaKeyPair, &'static str> {
         Ok(PrivateKeyDer::Sec1(_)) => return Err(ELLIPTIC_CURVE),
         _ => return Err(what_der_is(der)),
     };
-    // The reasons that aws-lc-rs names; anything else is a key that it can't read.
+    // The reasons that aws-lc-rs reports; any other means that it can't parse the key.
     read.map_err(|rejected| match rejected.to_string().as_str() {
         "TooSmall" => "an RSA key with fewer than 2048 bits; make a key pair in the Coze console",
         "TooLarge" => "an RSA key with more than 8192 bits; make a key pair in the Coze console",
@@ -272,11 +272,11 @@ fn read_der(der: &[u8]) -> Result<RsaKeyPair, &'static str> {
     })
 }
 
-/// Says what DER is that is not an RSA private key, from how it begins: the tags, and the algorithm's identifier.
+/// Describes DER that is not an RSA private key, by its first tags and the algorithm's identifier.
 fn what_der_is(der: &[u8]) -> &'static str {
     const ENCRYPTIONS: [&[u8]; 2] = [
         b"\x2a\x86\x48\x86\xf7\x0d\x01\x05", // PKCS#5
-        b"\x2a\x86\x48\x86\xf7\x0d\x01\x0c", // PKCS#12's own
+        b"\x2a\x86\x48\x86\xf7\x0d\x01\x0c", // PKCS#12's identifiers
     ];
     const PKCS7_DATA: &[u8] = b"\x2a\x86\x48\x86\xf7\x0d\x01\x07";
     const RSA: &[u8] = b"\x2a\x86\x48\x86\xf7\x0d\x01\x01\x01";
@@ -294,12 +294,12 @@ fn what_der_is(der: &[u8]) -> &'static str {
     let has = |part| holds(head, part);
     let content = content(head);
     match content {
-        // A version and a name; a serial number and an algorithm.
+        // A version and a name: a request. A serial number and an algorithm: a certificate.
         Some(inner @ [0x30, ..]) if begins_with_number(inner) => {
             let is_version = self::content(inner).is_some_and(|c| c.starts_with(b"\x02\x01\x00"));
             if is_version { REQUEST } else { CERTIFICATE }
         }
-        // A version, or the modulus of a public key of PKCS#1.
+        // A version: a private key. A modulus: a PKCS#1 public key.
         Some([0x02, length, ..]) if *length != 1 => PUBLIC,
         Some([0x02, ..]) if has(PKCS7_DATA) => PKCS12,
         Some([0x02, ..]) if has(ELLIPTIC) => ELLIPTIC_CURVE,
@@ -312,7 +312,7 @@ fn what_der_is(der: &[u8]) -> &'static str {
     }
 }
 
-/// What is in a DER value, behind its tag and its length.
+/// The content of a DER value, after its tag and length.
 fn content(der: &[u8]) -> Option<&[u8]> {
     let length_bytes = match der.get(1)? {
         length @ 0x81..=0x84 => usize::from(length - 0x80),
@@ -339,7 +339,7 @@ pub(super) mod tests {
     use super::*;
     use crate::{ErrorKind, PrivateKey};
 
-    /// A key made for this run, as DER.
+    /// A key generated for this test run, as DER.
     pub(in super::super) static PKCS8: LazyLock<Vec<u8>> = LazyLock::new(|| {
         let key_pair = RsaKeyPair::generate(KeySize::Rsa2048).unwrap();
         AsDer::<Pkcs8V1Der<'_>>::as_der(&key_pair)
@@ -361,13 +361,13 @@ pub(super) mod tests {
         )
     }
 
-    /// The PKCS#1 key that a PKCS#8 key of aws-lc-rs wraps: version, algorithm (26 bytes with both
-    /// headers) come first.
+    /// The PKCS#1 key inside a PKCS#8 key of aws-lc-rs: after the version and the algorithm (26 bytes with both
+    /// headers).
     fn pkcs1() -> &'static [u8] {
         &PKCS8[26..]
     }
 
-    /// Lines of 64, as `base64 -w 64` writes them.
+    /// Lines of 64 characters, as `base64 -w 64` writes them.
     fn lines(text: impl AsRef<[u8]>) -> String {
         let body = BASE64.encode(text);
         let lines: Vec<_> = body.as_bytes().chunks(64).collect();
@@ -380,7 +380,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn every_form_in_which_users_have_the_key_is_read() {
+    fn all_encodings_that_users_have_are_parsed() {
         let pkcs8 = pem("PRIVATE KEY", &PKCS8);
         let certificate = pem("CERTIFICATE", CERTIFICATE_HEAD);
         let json = |text: &str| serde_json::to_string(text).unwrap();
@@ -425,7 +425,7 @@ pub(super) mod tests {
             ("no white space", pkcs8.replace(['\n', ' '], "")),
             ("indented", pkcs8.replace('\n', "\n    ")),
             (
-                "a block of YAML",
+                "a YAML block",
                 format!("private_key: |\n  {}", pkcs8.replace('\n', "\n  ")),
             ),
             ("the base64 within", lines(&*PKCS8)),
@@ -442,7 +442,7 @@ pub(super) mod tests {
             ("base64 of the whole", BASE64.encode(&pkcs8)),
             ("base64 of the whole, in lines", lines(&pkcs8)),
             (
-                "base64 of the whole with a mark",
+                "base64 of the whole with a byte order mark",
                 lines(format!("\u{feff}{pkcs8}")),
             ),
             (
@@ -454,26 +454,26 @@ pub(super) mod tests {
                 BASE64.encode(BASE64.encode(&pkcs8)),
             ),
             ("base64 twice", BASE64.encode(BASE64.encode(&*PKCS8))),
-            ("behind a certificate", format!("{certificate}{pkcs8}")),
+            ("after a certificate", format!("{certificate}{pkcs8}")),
             ("before a certificate", format!("{pkcs8}{certificate}")),
             (
-                "behind parameters",
+                "after parameters",
                 format!("{}{pkcs8}", pem("EC PARAMETERS", b"p256")),
             ),
             (
-                "behind a public key",
+                "after a public key",
                 format!("{}{pkcs8}", pem("PUBLIC KEY", b"x")),
             ),
             (
-                "behind a key that is damaged",
+                "after a damaged key",
                 format!("{}{pkcs8}", pem("PRIVATE KEY", b"x")),
             ),
             (
-                "behind a key of EC",
+                "after an EC key",
                 format!("{}{pkcs8}", pem("EC PRIVATE KEY", b"x")),
             ),
             (
-                "behind a certificate that is cut",
+                "after a truncated certificate",
                 format!("-----BEGIN CERTIFICATE-----\nMII\n{pkcs8}"),
             ),
             (
@@ -481,7 +481,7 @@ pub(super) mod tests {
                 BASE64.encode(utf16(&pkcs8)),
             ),
             (
-                "base64 of the whole in UTF-16 without a mark",
+                "base64 of the whole in UTF-16 without a byte order mark",
                 BASE64.encode(&utf16(&pkcs8)[2..]),
             ),
             ("base64 thrice", BASE64.encode(lines(lines(&pkcs8)))),
@@ -496,11 +496,11 @@ pub(super) mod tests {
                 pkcs8.replace(' ', "\u{a0}").replace('\n', "\u{a0}\n"),
             ),
             (
-                "behind attributes",
+                "after attributes",
                 format!("Bag Attributes\n  friendlyName: x\n{pkcs8}"),
             ),
             (
-                "several, escaped",
+                "several blocks, escaped",
                 format!("{certificate}{pkcs8}").replace('\n', "\\n"),
             ),
         ] {
@@ -512,10 +512,10 @@ pub(super) mod tests {
         assert!(PrivateKey::from_pem(pkcs1()).is_ok(), "DER, PKCS#1");
     }
 
-    /// How a certificate begins: version 3, a serial number, signed with SHA-256 and RSA.
+    /// The first bytes of a certificate: version 3, a serial number, signed with SHA-256 and RSA.
     const CERTIFICATE_HEAD: &[u8] = b"\x30\x82\x03\x0b\x30\x82\x01\xf3\xa0\x03\x02\x01\x02\x02\x01\x07\x30\x0d\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x01\x0b\x05\x00";
 
-    /// A sequence with this in it.
+    /// A sequence that contains these parts.
     fn sequence(parts: &[&[u8]]) -> Vec<u8> {
         let content = parts.concat();
         let length = u16::try_from(content.len()).unwrap().to_be_bytes();
@@ -523,7 +523,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_bad_key_is_told_what_it_is_and_not_printed() {
+    fn an_invalid_key_is_described_and_not_printed() {
         use aws_lc_rs::signature::KeyPair as _;
 
         let pkcs8 = pem("PRIVATE KEY", &PKCS8);
@@ -683,7 +683,7 @@ pub(super) mod tests {
             ),
             (
                 pkcs8[..pkcs8.len() / 2].into(),
-                &["cut short", "-----END PRIVATE KEY-----"],
+                &["truncated", "-----END PRIVATE KEY-----"],
             ),
             (pkcs8[28..].into(), &["first line is missing"]),
             (
@@ -701,7 +701,7 @@ pub(super) mod tests {
             (
                 format!("{}{}", pem("CERTIFICATE", b"x"), pem("PUBLIC KEY", b"x")).into(),
                 &[
-                    "none of its blocks is an RSA private key: CERTIFICATE is a certificate",
+                    "none of the blocks is an RSA private key: CERTIFICATE is a certificate",
                     "; PUBLIC KEY is a public key",
                 ],
             ),
@@ -711,7 +711,7 @@ pub(super) mod tests {
             ),
         ] {
             let error = PrivateKey::from_pem(&key).unwrap_err();
-            assert_eq!(error.kind(), ErrorKind::PrivateKey);
+            assert_eq!(error.kind(), ErrorKind::Configuration);
             let shown = format!("{error} {error:?}");
             for expected in expected {
                 assert!(shown.contains(expected), "{expected}: {shown}");
@@ -724,7 +724,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn nothing_that_is_not_a_key_ends_in_a_panic() {
+    fn invalid_input_does_not_panic() {
         let pkcs8 = pem("PRIVATE KEY", &PKCS8);
         for end in 0..pkcs8.len() {
             let _ = PrivateKey::from_pem(&pkcs8[..end]);
@@ -745,14 +745,14 @@ pub(super) mod tests {
             assert!(PrivateKey::from_pem(text).is_err(), "{text}");
         }
         let nested = (0..6).fold(pkcs8, |text, _| BASE64.encode(text));
-        assert!(PrivateKey::from_pem(nested).is_err(), "too deep");
+        assert!(PrivateKey::from_pem(nested).is_err(), "nested too deeply");
     }
 
     fn weak_key() -> Vec<u8> {
         BASE64.decode(WEAK_KEY).unwrap()
     }
 
-    /// A PKCS#8 key of 1,024 bits, made for this test and used nowhere: aws-lc-rs makes no such key.
+    /// A PKCS#8 key of 1,024 bits, generated for this test and used nowhere else: aws-lc-rs can't generate one.
     const WEAK_KEY: &str = "\
         MIICdgIBADANBgkqhkiG9w0BAQEFAASCAmAwggJcAgEAAoGBALOtPsLvAakXoaQ+\
         82fV8ONaNbXBcZsc76waD+cUe7KXc9BFCNWOwtFw6gCytslTWoVVXL8WNr8Aebby\

@@ -1,10 +1,10 @@
-//! The provider in a time of its own: tokio's is paused, and the source is a script.
+//! Tests of the provider with tokio's paused time and a scripted source.
 
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
-    reason = "clippy does not see that a module with two conditions is one of tests"
+    reason = "clippy does not recognize a module with two conditions as one of tests"
 )]
 
 use std::{collections::VecDeque, sync::Mutex, time::SystemTime};
@@ -13,14 +13,13 @@ use super::*;
 use tokio::{runtime::Handle, time::Instant};
 
 use crate::{
-    DeviceFlow, Error, ErrorKind,
-    provider::{retry::FIRST_BACKOFF, source::SourceFuture},
+    DeviceFlow, Error, ErrorKind, provider::source::SourceFuture, retry::FIRST_BACKOFF,
     testing::TestClock,
 };
 
-/// What the server does for one request.
+/// The response to one request.
 enum Act {
-    /// A token that lives so many seconds.
+    /// A token with this lifetime in seconds.
     Grant(u64),
     Fail(ErrorKind),
     Panic,
@@ -40,9 +39,12 @@ impl Source for Arc<Script> {
             let act = self.acts.lock().unwrap().pop_front();
             let took = tokio::time::timeout_at(deadline, tokio::time::sleep(self.takes)).await;
             if took.is_err() {
-                return Err(Error::new(ErrorKind::Timeout, "no token came in time"));
+                return Err(Error::new(
+                    ErrorKind::Timeout,
+                    "no token before the deadline",
+                ));
             }
-            match act.expect("the script has an act for this request") {
+            match act.expect("the script has a response for this request") {
                 Act::Grant(lifetime) => Ok(token(number, lifetime, &self.clock)),
                 Act::Fail(kind) => Err(Error::new(kind, "scripted")),
                 Act::Panic => panic!("scripted"),
@@ -53,7 +55,7 @@ impl Source for Arc<Script> {
 
 fn token(number: u64, lifetime: u64, clock: &Clock) -> Token {
     let lifetime = Duration::from_secs(lifetime);
-    Token::living(&format!("czs_{number}"), lifetime, clock)
+    Token::for_test(&format!("czs_{number}"), lifetime, clock)
 }
 
 struct Stage {
@@ -62,7 +64,7 @@ struct Stage {
     clock: TestClock,
 }
 
-/// A provider whose server takes 100 ms for each answer.
+/// A provider whose server takes 100 ms for each response.
 fn stage(acts: impl IntoIterator<Item = Act>) -> Stage {
     stage_with(acts, Duration::from_millis(100), |builder| builder)
 }
@@ -92,7 +94,7 @@ impl Stage {
         self.script.requests.load(Ordering::SeqCst)
     }
 
-    /// The number of the token that is served.
+    /// The number of the served token.
     async fn served(&self) -> Result<u64> {
         let token = self.provider.token().await?;
         Ok(token
@@ -143,7 +145,7 @@ async fn callers_on_an_expired_cache_share_one_request_and_its_error() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_caller_who_goes_away_stops_nobody_elses_request() {
+async fn a_cancelled_caller_does_not_cancel_the_request_of_others() {
     let stage = stage([Act::Grant(900)]);
     let impatient = tokio::time::timeout(Duration::from_millis(10), stage.provider.token()).await;
     assert!(impatient.is_err());
@@ -192,38 +194,38 @@ fn a_runtime_that_is_shut_down_does_not_wedge_the_cache() {
     assert_eq!(
         stage.provider.stats().failures,
         1,
-        "it was abandoned when it was dropped"
+        "the request was abandoned when its runtime was dropped"
     );
 }
 
 #[tokio::test(start_paused = true)]
-async fn after_an_error_callers_get_it_at_once_with_the_time_of_the_next_try() {
+async fn after_an_error_callers_get_it_immediately_with_the_time_of_the_next_attempt() {
     let stage = stage([Act::Fail(ErrorKind::Connect), Act::Grant(900)]);
     stage.served().await.unwrap_err();
     for _ in 0..100 {
         let error = stage.served().await.unwrap_err();
         assert_eq!(error.retry_after(), Some(FIRST_BACKOFF));
     }
-    assert_eq!(stage.requests(), 1, "a dead server is not hammered");
+    assert_eq!(stage.requests(), 1, "no request during the backoff");
     pass(secs(1)).await;
     assert_eq!(stage.served().await.unwrap(), 2);
 }
 
 #[tokio::test(start_paused = true)]
-async fn inside_the_window_the_old_token_is_served_while_one_request_runs() {
+async fn in_the_refresh_window_the_old_token_is_served_while_one_request_runs() {
     let stage = stage([Act::Grant(100), Act::Grant(100)]);
     stage.served().await.unwrap();
     pass(secs(60)).await;
     assert!(stage.provider.cached().is_some());
     pass(Duration::ZERO).await;
-    assert_eq!(stage.requests(), 1, "not yet");
+    assert_eq!(stage.requests(), 1, "not due");
 
     pass(secs(30)).await;
     for _ in 0..100 {
         assert_eq!(
             stage.provider.cached().unwrap().expose(),
             "czs_1",
-            "nobody waits"
+            "no caller waits"
         );
     }
     pass(Duration::from_millis(150)).await;
@@ -232,7 +234,7 @@ async fn inside_the_window_the_old_token_is_served_while_one_request_runs() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_failing_refresh_keeps_the_old_token_until_it_ends_and_is_tried_again() {
+async fn a_failing_refresh_is_retried_and_the_old_token_is_served_until_it_expires() {
     let failures = std::iter::repeat_with(|| Act::Fail(ErrorKind::Timeout)).take(50);
     let stage = stage([Act::Grant(100)].into_iter().chain(failures));
     stage.served().await.unwrap();
@@ -243,25 +245,29 @@ async fn a_failing_refresh_keeps_the_old_token_until_it_ends_and_is_tried_again(
         pass(Duration::from_millis(100)).await;
     }
     assert!((70..=100).contains(&served), "{served}");
-    // At 90 s, then after pauses of 0.5, 1 and 2 s, then after half of what is left, but half a second at the least.
-    assert_eq!(stage.requests(), 1 + 7, "with growing pauses");
-    assert!(stage.served().await.is_err(), "never an expired one");
+    // At 90 s, then after backoffs of 0.5, 1 and 2 s, then after half of the remaining lifetime, but at least half a
+    // second.
+    assert_eq!(stage.requests(), 1 + 7, "with growing backoff");
+    assert!(
+        stage.served().await.is_err(),
+        "an expired token is not served"
+    );
     let stats = stage.provider.stats();
     assert_eq!(stats.last_error.unwrap().kind(), ErrorKind::Timeout);
     assert_eq!(stats.expires_in, None);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_life_shorter_than_any_margin_is_served_to_its_end() {
+async fn a_lifetime_shorter_than_any_margin_is_served_until_it_ends() {
     let stage = stage([Act::Grant(1), Act::Grant(1)]);
     stage.served().await.unwrap();
     pass(Duration::from_millis(700)).await;
     assert_eq!(stage.served().await.unwrap(), 1);
-    assert_eq!(stage.requests(), 1, "no request per call");
+    assert_eq!(stage.requests(), 1, "not one request per call");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_token_that_is_dead_on_arrival_is_an_error_and_not_served() {
+async fn a_token_that_has_expired_on_arrival_is_an_error_and_not_served() {
     let stage = stage([Act::Grant(0)]);
     let error = stage.served().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidAnswer);
@@ -269,20 +275,20 @@ async fn a_token_that_is_dead_on_arrival_is_an_error_and_not_served() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn in_line_the_caller_waits_for_the_new_token_and_gets_the_old_if_that_fails() {
+async fn on_demand_the_caller_waits_for_the_new_token_and_gets_the_old_if_the_refresh_fails() {
     let acts = [
         Act::Grant(100),
         Act::Fail(ErrorKind::Connect),
         Act::Grant(100),
     ];
     let stage = stage_with(acts, Duration::from_millis(100), |builder| {
-        builder.refresh(RefreshMode::InLine)
+        builder.refresh(crate::RefreshMode::InLine)
     });
     stage.served().await.unwrap();
     pass(secs(90)).await;
-    assert!(stage.provider.cached().is_none(), "it is time to wait");
+    assert!(stage.provider.cached().is_none(), "the refresh is due");
     assert_eq!(stage.served().await.unwrap(), 1, "the refresh failed");
-    assert_eq!(stage.served().await.unwrap(), 1, "and pauses");
+    assert_eq!(stage.served().await.unwrap(), 1, "during the backoff");
     assert_eq!(stage.requests(), 2);
     pass(secs(1)).await;
     assert_eq!(stage.served().await.unwrap(), 3);
@@ -299,7 +305,7 @@ async fn an_invalidated_token_is_replaced_and_a_stale_one_is_ignored() {
     assert_eq!(
         stage.served().await.unwrap(),
         2,
-        "the first is not current any more"
+        "the first token is no longer current"
     );
     assert_eq!(stage.requests(), 2);
 }
@@ -320,7 +326,7 @@ async fn an_api_that_refuses_every_token_does_not_cause_a_request_for_each_call(
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_callers_own_mistake_holds_nobody_else_back() {
+async fn a_callers_invalid_input_causes_no_backoff_for_others() {
     let stage = stage([Act::Fail(ErrorKind::InvalidInput), Act::Grant(900)]);
     let error = stage.served().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidInput);
@@ -340,14 +346,14 @@ fn outside_of_any_runtime_there_is_an_error_and_no_backoff() {
         .as_mut()
         .poll(&mut std::task::Context::from_waker(std::task::Waker::noop()));
     let std::task::Poll::Ready(Err(error)) = polled else {
-        panic!("it waits for nothing");
+        panic!("the future should be ready");
     };
     assert_eq!(error.kind(), ErrorKind::System);
     assert_eq!(runtime.block_on(stage.served()).unwrap(), 1);
 }
 
 #[tokio::test(start_paused = true)]
-async fn shutdown_waits_for_the_running_request_and_begins_no_other() {
+async fn shutdown_waits_for_the_request_in_flight_and_starts_no_other() {
     let stage = stage([Act::Grant(100), Act::Grant(100)]);
     stage.served().await.unwrap();
     pass(secs(90)).await;
@@ -362,7 +368,7 @@ async fn shutdown_waits_for_the_running_request_and_begins_no_other() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_suspended_system_wakes_up_without_an_expired_token() {
+async fn an_expired_token_is_not_served_after_a_system_suspend() {
     let stage = stage([Act::Grant(900), Act::Grant(900)]);
     stage.served().await.unwrap();
     stage.clock.set_wall_offset_secs(3600);
@@ -371,12 +377,12 @@ async fn a_suspended_system_wakes_up_without_an_expired_token() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn while_idle_there_is_no_task() {
+async fn no_task_runs_while_idle() {
     let stage = stage([Act::Grant(100), Act::Grant(100)]);
     let tasks = || Handle::current().metrics().num_alive_tasks();
     stage.served().await.unwrap();
     pass(secs(90)).await;
-    assert_eq!(tasks(), 0, "not even inside the window, before a call");
+    assert_eq!(tasks(), 0, "not even in the refresh window, before a call");
     stage.provider.cached().unwrap();
     assert_eq!(tasks(), 1);
     pass(secs(1)).await;
@@ -384,25 +390,21 @@ async fn while_idle_there_is_no_task() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn reads_are_counted_and_nothing_shows_a_token() {
+async fn reads_are_counted_and_debug_prints_no_token() {
     let stage = stage([Act::Grant(900)]);
     stage.served().await.unwrap();
     for _ in 0..3 {
         stage.provider.cached().unwrap();
-        assert_eq!(stage.provider.borrow().unwrap().expose(), "czs_1");
+        assert_eq!(stage.provider.cached().unwrap().expose(), "czs_1");
     }
     let stats = stage.provider.stats();
     assert_eq!(stats.served_from_cache, 6);
-    let shown = format!(
-        "{:?} {stats:?} {:?}",
-        stage.provider,
-        stage.provider.borrow()
-    );
+    let shown = format!("{:?} {stats:?}", stage.provider);
     assert!(!shown.contains("czs_"), "{shown}");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_sign_in_without_a_refresh_token_serves_its_token_and_then_asks_for_a_person() {
+async fn a_sign_in_without_a_refresh_token_serves_its_token_and_then_requires_a_sign_in() {
     let clock = TestClock::starting_at(SystemTime::UNIX_EPOCH + secs(1_800_000_000));
     let client = crate::OAuthClient::builder()
         .test_clock(clock.clone())

@@ -1,4 +1,4 @@
-//! The suite passes a right store, and each of its checks fails a wrong one.
+//! Tests of the suite: a correct store passes, and each check fails for a faulty store.
 
 use std::{
     collections::HashMap,
@@ -10,9 +10,9 @@ use std::{
 use super::*;
 use crate::store::{Blocking, BlockingStore, MemoryStore, StoreError, StoreErrorKind, StoreFuture};
 
-/// What a store in memory does wrong.
+/// The fault of a store in memory.
 #[derive(Debug, Clone, Copy, PartialEq)]
-enum Wrong {
+enum Fault {
     Nothing,
     ChangesBytes,
     CreatesThoughExpected,
@@ -39,7 +39,7 @@ enum Wrong {
 
 #[derive(Clone)]
 struct Subjected {
-    wrong: Wrong,
+    fault: Fault,
     store: MemoryStore,
     counters: Arc<Mutex<HashMap<Key, u64>>>,
     turn: Arc<tokio::sync::Mutex<()>>,
@@ -48,9 +48,9 @@ struct Subjected {
 }
 
 impl Subjected {
-    fn new(wrong: Wrong) -> Self {
+    fn new(fault: Fault) -> Self {
         Self {
-            wrong,
+            fault,
             store: MemoryStore::new(),
             counters: Arc::default(),
             turn: Arc::default(),
@@ -69,16 +69,18 @@ impl Subjected {
 
     fn key(&self, key: &Key) -> Key {
         let name = key.profile().name();
-        match (self.wrong, key.slot()) {
-            (Wrong::FoldsNames, None) => Key::record(&Profile::new(name.to_lowercase()).unwrap()),
-            (Wrong::SharesSlots, Some(slot)) => Key::quarantine(key.profile(), slot / 2).unwrap(),
+        match (self.fault, key.slot()) {
+            (Fault::FoldsNames, None) => Key::record(&Profile::new(name.to_lowercase()).unwrap()),
+            (Fault::SharesSlots, Some(slot)) => Key::quarantine_slots(key.profile())
+                .nth(usize::from(slot / 2))
+                .unwrap(),
             _ => key.clone(),
         }
     }
 
-    /// The row's counter, which a delete starts again.
+    /// A row counter, which restarts after a delete.
     fn version(&self, key: &Key, stored: &Stored) -> Version {
-        if self.wrong == Wrong::CountsRowsFromOne {
+        if self.fault == Fault::CountsRowsFromOne {
             let counters = self.counters.lock().unwrap();
             let count = counters.get(key).copied().unwrap_or_default();
             return Version::new(count.to_be_bytes());
@@ -91,16 +93,16 @@ impl Store for Subjected {
     fn load<'a>(&'a self, key: &'a Key) -> StoreFuture<'a, Option<Stored>> {
         Box::pin(async move {
             let key = self.key(key);
-            if self.wrong == Wrong::ReadsAReplica {
+            if self.fault == Fault::ReadsAReplica {
                 return Ok(self.copies.lock().unwrap().get(&key).cloned());
             }
             let mut stored = self.store.load(&key).await?;
             if let Some(stored) = &mut stored {
                 stored.version = self.version(&key, stored);
-                match self.wrong {
-                    Wrong::ChangesBytes => stored.contents = b"{}".to_vec().into(),
-                    Wrong::NeverGrowsOld => stored.age = Some(Duration::ZERO),
-                    Wrong::KnowsNoAge => stored.age = None,
+                match self.fault {
+                    Fault::ChangesBytes => stored.contents = b"{}".to_vec().into(),
+                    Fault::NeverGrowsOld => stored.age = Some(Duration::ZERO),
+                    Fault::KnowsNoAge => stored.age = None,
                     _ => {}
                 }
             }
@@ -116,15 +118,15 @@ impl Store for Subjected {
     ) -> StoreFuture<'a, CompareAndSet> {
         Box::pin(async move {
             let key = self.key(key);
-            if self.wrong == Wrong::WaitsInside {
+            if self.fault == Fault::WaitsInside {
                 drop(self.turn.lock().await);
             }
             let now = self.store.load(&key).await?;
-            if let (Wrong::ReadsAReplica, Some(now)) = (self.wrong, &now) {
-                // It lags one write behind.
+            if let (Fault::ReadsAReplica, Some(now)) = (self.fault, &now) {
+                // The replica is one write behind.
                 self.copies.lock().unwrap().insert(key.clone(), now.clone());
             }
-            if self.wrong == Wrong::WritesUnderLock {
+            if self.fault == Fault::WritesUnderLock {
                 let owner = owner(200);
                 match self.store.try_lock(&key, &owner, SLACK).await? {
                     TryLock::Acquired(_) => self.store.unlock(&key, &owner).await?,
@@ -133,7 +135,7 @@ impl Store for Subjected {
                     }
                 }
             }
-            if self.wrong == Wrong::SwapsInTwoSteps {
+            if self.fault == Fault::SwapsInTwoSteps {
                 let version = now.as_ref().map(|now| &now.version);
                 if version != expected {
                     return Ok(CompareAndSet::Conflict);
@@ -150,17 +152,17 @@ impl Store for Subjected {
             let real = now.as_ref().map(|now| now.version.clone());
             let shown = now.as_ref().map(|now| self.version(&key, now));
             let fits = shown.as_ref() == expected
-                || match self.wrong {
-                    Wrong::CreatesThoughExpected => now.is_none() && new.is_some(),
-                    Wrong::CreatesOverWhatIsThere => expected.is_none() && new.is_some(),
-                    Wrong::DeletesAnyVersion => new.is_none(),
+                || match self.fault {
+                    Fault::CreatesThoughExpected => now.is_none() && new.is_some(),
+                    Fault::CreatesOverWhatIsThere => expected.is_none() && new.is_some(),
+                    Fault::DeletesAnyVersion => new.is_none(),
                     _ => false,
                 };
             if !fits {
                 return Ok(CompareAndSet::Conflict);
             }
             let set = self.store.compare_and_set(&key, real.as_ref(), new).await?;
-            if self.wrong != Wrong::CountsRowsFromOne {
+            if self.fault != Fault::CountsRowsFromOne {
                 return Ok(set);
             }
             let mut counters = self.counters.lock().unwrap();
@@ -183,19 +185,19 @@ impl Store for Subjected {
         ttl: Duration,
     ) -> StoreFuture<'a, TryLock> {
         Box::pin(async move {
-            let key = match self.wrong {
-                Wrong::LocksAllKeys => Key::record(&Profile::new("all").unwrap()),
+            let key = match self.fault {
+                Fault::LocksAllKeys => Key::record(&Profile::new("all").unwrap()),
                 _ => key.clone(),
             };
-            let ttl = match self.wrong {
-                Wrong::ForgetsTheTtl => LONGEST_CHECK,
+            let ttl = match self.fault {
+                Fault::ForgetsTheTtl => LONGEST_CHECK,
                 _ => ttl,
             };
             let mut waited = false;
             let lock = loop {
                 let turn = self.turn.lock().await;
                 let lock = self.store.try_lock(&key, owner, ttl).await?;
-                let waits = self.wrong == Wrong::WaitsInside
+                let waits = self.fault == Fault::WaitsInside
                     && matches!(lock, TryLock::Held { .. })
                     && !waited;
                 if !waits {
@@ -206,12 +208,12 @@ impl Store for Subjected {
                 drop(turn);
             };
             let acquired = TryLock::Acquired(LockLifetime::Ttl);
-            Ok(match self.wrong {
-                Wrong::LocksForAll => acquired,
-                Wrong::IsNotBoundToItsProcess if lock == acquired => {
+            Ok(match self.fault {
+                Fault::LocksForAll => acquired,
+                Fault::IsNotBoundToItsProcess if lock == acquired => {
                     TryLock::Acquired(LockLifetime::ProcessBound)
                 }
-                Wrong::DeniesItsOwner if lock == acquired => {
+                Fault::DeniesItsOwner if lock == acquired => {
                     let mut counters = self.counters.lock().unwrap();
                     if counters.insert(key, 1).is_some() {
                         TryLock::Held { by: None }
@@ -226,21 +228,21 @@ impl Store for Subjected {
 
     fn unlock<'a>(&'a self, key: &'a Key, by: &'a Owner) -> StoreFuture<'a, ()> {
         Box::pin(async move {
-            if self.wrong == Wrong::BelongsToItsRuntime {
-                // Whoever drives its connection has ended with that runtime.
+            if self.fault == Fault::BelongsToItsRuntime {
+                // The task of its connection has ended with its runtime.
                 let runtime = self.runtime.clone().unwrap();
                 let driven = runtime.spawn(async {});
                 driven.await.map_err(|error| {
-                    StoreError::new(StoreErrorKind::Transient, "the connection is gone")
+                    StoreError::new(StoreErrorKind::Transient, "the connection is closed")
                         .with_source(error)
                 })?;
             }
-            if self.wrong == Wrong::UnlocksForAll {
+            if self.fault == Fault::UnlocksForAll {
                 for number in 0..=100 {
                     self.store.unlock(key, &owner(number)).await?;
                 }
             }
-            if self.wrong == Wrong::LocksAllKeys {
+            if self.fault == Fault::LocksAllKeys {
                 let all = Key::record(&Profile::new("all").unwrap());
                 return self.store.unlock(&all, by).await;
             }
@@ -251,7 +253,7 @@ impl Store for Subjected {
     fn list(&self) -> StoreFuture<'_, Option<Vec<Profile>>> {
         Box::pin(async move {
             let mut listed = self.store.list().await?;
-            if let (Wrong::ListsQuarantine, Some(listed)) = (self.wrong, &mut listed) {
+            if let (Fault::ListsQuarantine, Some(listed)) = (self.fault, &mut listed) {
                 let again = listed.clone();
                 listed.extend(again);
             }
@@ -260,8 +262,8 @@ impl Store for Subjected {
     }
 }
 
-fn checked(wrong: Wrong) -> Result<(), String> {
-    let subject = Subjected::new(wrong);
+fn checked(fault: Fault) -> Result<(), String> {
+    let subject = Subjected::new(fault);
     let checked = catch_unwind(AssertUnwindSafe(|| {
         check(|| async { subject.opened() });
     }));
@@ -272,46 +274,46 @@ fn checked(wrong: Wrong) -> Result<(), String> {
 }
 
 #[test]
-fn a_right_store_passes() {
-    checked(Wrong::Nothing).unwrap();
+fn a_correct_store_passes() {
+    checked(Fault::Nothing).unwrap();
 }
 
 #[test]
-fn each_check_fails_a_wrong_store() {
-    let wrong = [
-        (Wrong::ChangesBytes, "contents_are_created_replaced"),
-        (Wrong::ReadsAReplica, "contents_are_created_replaced"),
-        (Wrong::CreatesThoughExpected, "a_conflict_changes_nothing"),
-        (Wrong::CreatesOverWhatIsThere, "a_conflict_changes_nothing"),
-        (Wrong::DeletesAnyVersion, "a_conflict_changes_nothing"),
-        (Wrong::CountsRowsFromOne, "a_version_is_never_used_again"),
-        (Wrong::SwapsInTwoSteps, "one_of_many_writers_wins"),
-        (Wrong::NeverGrowsOld, "an_age_counts"),
-        (Wrong::KnowsNoAge, "an_age_counts"),
-        (Wrong::FoldsNames, "keys_do_not_touch"),
-        (Wrong::SharesSlots, "keys_do_not_touch"),
-        (Wrong::ListsQuarantine, "profiles_are_listed"),
-        (Wrong::LocksForAll, "a_lock_excludes"),
-        (Wrong::DeniesItsOwner, "a_lock_excludes"),
-        (Wrong::UnlocksForAll, "a_lock_excludes"),
-        (Wrong::LocksAllKeys, "a_lock_excludes"),
-        (Wrong::ForgetsTheTtl, "a_lock_lives"),
-        (Wrong::IsNotBoundToItsProcess, "a_lock_lives"),
-        (Wrong::WritesUnderLock, "a_write_needs_no_lock"),
-        (Wrong::WaitsInside, "waiting_for_one_key"),
-        (Wrong::BelongsToItsRuntime, "the_runtime_that_opened_it"),
+fn each_check_fails_a_faulty_store() {
+    let faults = [
+        (Fault::ChangesBytes, "contents_are_created_replaced"),
+        (Fault::ReadsAReplica, "contents_are_created_replaced"),
+        (Fault::CreatesThoughExpected, "a_conflict_changes_nothing"),
+        (Fault::CreatesOverWhatIsThere, "a_conflict_changes_nothing"),
+        (Fault::DeletesAnyVersion, "a_conflict_changes_nothing"),
+        (Fault::CountsRowsFromOne, "a_version_is_never_used_again"),
+        (Fault::SwapsInTwoSteps, "one_of_many_writers_wins"),
+        (Fault::NeverGrowsOld, "an_age_counts"),
+        (Fault::KnowsNoAge, "an_age_counts"),
+        (Fault::FoldsNames, "keys_are_independent"),
+        (Fault::SharesSlots, "keys_are_independent"),
+        (Fault::ListsQuarantine, "profiles_are_listed"),
+        (Fault::LocksForAll, "a_lock_excludes"),
+        (Fault::DeniesItsOwner, "a_lock_excludes"),
+        (Fault::UnlocksForAll, "a_lock_excludes"),
+        (Fault::LocksAllKeys, "a_lock_excludes"),
+        (Fault::ForgetsTheTtl, "a_lock_has_the_reported"),
+        (Fault::IsNotBoundToItsProcess, "a_lock_has_the_reported"),
+        (Fault::WritesUnderLock, "a_write_needs_no_lock"),
+        (Fault::WaitsInside, "a_held_lock_does_not_block"),
+        (Fault::BelongsToItsRuntime, "the_runtime_that_opened_it"),
     ];
-    // All at once: most of their time they sleep.
-    let checks = wrong.map(|(wrong, by)| (wrong, by, thread::spawn(move || checked(wrong))));
-    for (wrong, by, check) in checks {
+    // Concurrently: the checks mostly sleep.
+    let checks = faults.map(|(fault, by)| (fault, by, thread::spawn(move || checked(fault))));
+    for (fault, by, check) in checks {
         match check.join().unwrap() {
-            Ok(()) => panic!("{wrong:?} passes"),
-            Err(said) => assert!(said.starts_with(by), "{wrong:?}: {said}"),
+            Ok(()) => panic!("{fault:?} passes"),
+            Err(said) => assert!(said.starts_with(by), "{fault:?}: {said}"),
         }
     }
 }
 
-/// A store whose client blocks.
+/// A store with a blocking client.
 struct Slow(MemoryStore);
 
 fn wait<T>(future: StoreFuture<'_, T>) -> Result<T, StoreError> {
@@ -347,7 +349,7 @@ impl BlockingStore for Slow {
 }
 
 #[test]
-fn a_blocking_store_passes_through_its_adapter() {
+fn a_blocking_store_passes_with_the_adapter() {
     let store = Blocking::new(Slow(MemoryStore::new()));
     check(|| async { Arc::new(store.clone()) as Arc<dyn Store> });
 }

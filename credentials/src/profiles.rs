@@ -1,0 +1,591 @@
+//! [`Profiles`]: the files of the profiles, and the stores of their sign-ins.
+
+use std::{
+    fs,
+    io::{self, Read, Write},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use coze_auth::{
+    ConfiguredFlow, Error, ErrorKind, OAuthClient, Result, Secret, SignIn, Token,
+    store::{CompareAndSet, Contents, Key, Profile, Store, StoreError, StoreErrorKind},
+};
+use coze_auth_stores::FileStore;
+use etcetera::BaseStrategy;
+
+use crate::{ProfileConfig, SecretPlace, StoreKind};
+
+/// The most that is read of a profile's file.
+const LONGEST_FILE: u64 = 64 * 1024;
+/// The longest name of a profile, in characters.
+const LONGEST_NAME: usize = 64;
+/// How often a value is written again after a conflict with another process.
+const ATTEMPTS: usize = 10;
+
+/// The profiles of one user: for each, a small file with its [`ProfileConfig`], and its sign-in in a store. Clones share the stores.
+///
+/// | | profiles | sign-ins |
+/// |---|---|---|
+/// | Linux and others | `$XDG_CONFIG_HOME/coze/profiles`, by default under `~/.config` | `$XDG_STATE_HOME/coze/sign-ins`, by default under `~/.local/state` |
+/// | macOS | `~/Library/Application Support/coze/profiles` | `~/Library/Application Support/coze/sign-ins` |
+/// | Windows | `%LOCALAPPDATA%\coze\profiles` | `%LOCALAPPDATA%\coze\sign-ins` |
+///
+/// A program that signs users in, start to end:
+///
+/// ```no_run
+/// # async fn example(device: coze_auth::DeviceFlow) -> coze_auth::Result<()> {
+/// use coze_auth::{Endpoint, Flow};
+/// use coze_credentials::{ProfileConfig, Profiles, StoreKind};
+///
+/// let profiles = Profiles::in_default_folder("my-program")?;
+/// let config = ProfileConfig::new(Flow::Device, "client-id", Endpoint::COM)?;
+///
+/// // Before the user signs in: a store that does not work must not cost a sign-in.
+/// profiles.check_store(config.store()).await?;
+/// let authorization = device.start().await?;
+/// println!("open {}", authorization.verification_url());
+/// let token = device.poll(&authorization).await?;
+/// profiles.put("default", &config, None, &token).await?;
+/// # Ok(()) }
+/// ```
+///
+/// The name of a profile has at most 64 of the characters `a-z`, `0-9`, `.`, `_` and `-`, and begins with a letter or a digit.
+#[derive(Debug, Clone)]
+pub struct Profiles {
+    folder: PathBuf,
+    files: FileStore,
+    program: String,
+}
+
+impl Profiles {
+    /// The profiles of this program, in the platform's default folders. Those of the program `coze` are the profiles of `coze`.
+    ///
+    /// # Errors
+    ///
+    /// If the program's name is not a valid folder name, or the user has no home folder: those of
+    /// [`FileStore::in_default_folder`].
+    pub fn in_default_folder(program: &str) -> Result<Self> {
+        let files = FileStore::in_default_folder(program)?;
+        let platform = etcetera::base_strategy::choose_native_strategy().map_err(|error| {
+            let what = "there is no home folder for profiles: set HOME";
+            StoreError::new(StoreErrorKind::Other, what).with_source(error)
+        })?;
+        let folder = if cfg!(windows) {
+            // The data folder roams to the user's other machines, and the sign-ins don't.
+            platform.cache_dir()
+        } else if cfg!(target_vendor = "apple") {
+            platform.data_dir()
+        } else {
+            platform.config_dir()
+        };
+        Ok(Self {
+            folder: folder.join(program).join("profiles"),
+            files,
+            program: program.to_owned(),
+        })
+    }
+
+    /// Profiles in another folder, whose sign-ins are in the folder `sign-ins` in it. `program` is the service under which a
+    /// keyring shows them. No I/O happens here.
+    #[must_use]
+    pub fn in_folder(folder: impl Into<PathBuf>, program: &str) -> Self {
+        let folder = folder.into();
+        Self {
+            files: FileStore::new(folder.join("sign-ins")),
+            folder: folder.join("profiles"),
+            program: program.to_owned(),
+        }
+    }
+
+    /// The file of a profile, which need not exist.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidInput`](ErrorKind::InvalidInput) if this can't be the name of a profile.
+    pub fn path(&self, name: &str) -> Result<PathBuf> {
+        require_name(name)?;
+        Ok(self.folder.join(format!("{name}.json")))
+    }
+
+    /// Loads the configuration of a profile; `None` if there is no such profile.
+    ///
+    /// # Errors
+    ///
+    /// [`Configuration`](ErrorKind::Configuration), which names the file, if it can't be read, is not valid, or if other users of
+    /// the system may change it: they could redirect the refresh token.
+    pub fn load(&self, name: &str) -> Result<Option<ProfileConfig>> {
+        let path = self.path(name)?;
+        let text = match read(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(failed("read", &path, &error)),
+        };
+        ProfileConfig::from_json(&path.display().to_string(), &text).map(Some)
+    }
+
+    /// Saves the configuration of a profile: the file is replaced as a whole, and has mode 0600.
+    ///
+    /// # Errors
+    ///
+    /// [`Configuration`](ErrorKind::Configuration), which names the file, if it can't be written;
+    /// [`InvalidInput`](ErrorKind::InvalidInput) if the name can't be that of a profile, or the endpoint is plain `http` on another
+    /// machine.
+    pub fn save(&self, name: &str, config: &ProfileConfig) -> Result<()> {
+        let path = self.path(name)?;
+        let json = config.to_json()?;
+        write(&self.folder, &path, json.as_bytes())
+            .map_err(|error| failed("written", &path, &error))
+    }
+
+    /// The names of the profiles, sorted.
+    ///
+    /// # Errors
+    ///
+    /// [`Configuration`](ErrorKind::Configuration) if the folder can't be read.
+    pub fn list(&self) -> Result<Vec<String>> {
+        let entries = match fs::read_dir(&self.folder) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(failed("read", &self.folder, &error)),
+        };
+        let mut names = Vec::new();
+        for entry in entries {
+            let entry = entry.map_err(|error| failed("read", &self.folder, &error))?;
+            let file = entry.file_name();
+            let name = file.to_str().and_then(|file| file.strip_suffix(".json"));
+            names.extend(name.filter(|name| is_name(name)).map(str::to_owned));
+        }
+        names.sort();
+        Ok(names)
+    }
+
+    /// Removes the configuration of a profile, but not its sign-in: see [`sign_out`](Self::sign_out). `false` if there was none.
+    ///
+    /// # Errors
+    ///
+    /// [`Configuration`](ErrorKind::Configuration) if the file can't be removed.
+    pub fn remove(&self, name: &str) -> Result<bool> {
+        let path = self.path(name)?;
+        match fs::remove_file(&path) {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(failed("removed", &path, &error)),
+        }
+    }
+
+    /// The sign-in of a profile. Does not access the store.
+    ///
+    /// # Errors
+    ///
+    /// [`Configuration`](ErrorKind::Configuration) if this program was built without this kind of store.
+    pub fn sign_in(&self, name: &str, store: StoreKind) -> Result<SignIn> {
+        self.path(name)?;
+        SignIn::new(self.store(store)?, name)
+    }
+
+    /// Keeps a fresh sign-in: its configuration, the client secret of a web app, and the token. Call it again with the same token if
+    /// it fails.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidInput`](ErrorKind::InvalidInput), before anything is written, if the store is the place of the client secret and none is
+    /// given; those of [`save`](Self::save), [`SignIn::put`] and the store.
+    pub async fn put(
+        &self,
+        name: &str,
+        config: &ProfileConfig,
+        client_secret: Option<&Secret>,
+        token: &Token,
+    ) -> Result<SignIn> {
+        let sign_in = self.sign_in(name, config.store())?;
+        let secret = match (config.client_secret_place(), client_secret) {
+            (Some(SecretPlace::Store), Some(secret)) => {
+                Some(Contents::from(secret.expose().as_bytes().to_vec()))
+            }
+            (Some(SecretPlace::Store), None) => {
+                let what = "the client secret of the web app is missing";
+                return Err(Error::new(ErrorKind::InvalidInput, what));
+            }
+            _ => None,
+        };
+        config.to_json()?;
+        // First what can't be had again.
+        sign_in.put(token).await?;
+        if let Some(secret) = secret {
+            set(sign_in.store(), &secret_key(name)?, Some(&secret)).await?;
+        }
+        self.save(name, config)?;
+        Ok(sign_in)
+    }
+
+    /// Signs the user of a profile out: deletes its tokens and the client secret from the store, and then its configuration.
+    /// `false` if there was no such profile. Coze has no endpoint to revoke tokens, so they stay valid until they expire.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`load`](Self::load), [`SignIn::sign_out`] and [`remove`](Self::remove). What is left can be deleted by another call.
+    pub async fn sign_out(&self, name: &str) -> Result<bool> {
+        let Some(config) = self.load(name)? else {
+            return Ok(false);
+        };
+        let sign_in = self.sign_in(name, config.store())?;
+        sign_in.sign_out().await?;
+        if config.client_secret_place().is_some() {
+            set(sign_in.store(), &secret_key(name)?, None).await?;
+        }
+        self.remove(name)
+    }
+
+    /// The client secret of a profile's web app; `None` if the app has none, or if it is not where the configuration says.
+    /// `variable` returns the value of an environment variable.
+    ///
+    /// # Errors
+    ///
+    /// Those of the store; [`Configuration`](ErrorKind::Configuration) if the value is not valid text.
+    pub async fn client_secret(
+        &self,
+        name: &str,
+        config: &ProfileConfig,
+        variable: impl Fn(&str) -> Option<std::ffi::OsString>,
+    ) -> Result<Option<Secret>> {
+        let not_text = |_| {
+            let what = format!("profile {name}: the client secret is not valid text");
+            Error::new(ErrorKind::Configuration, what)
+        };
+        match config.client_secret_place() {
+            None => Ok(None),
+            Some(SecretPlace::Variable(variable_name)) => {
+                let value = variable(variable_name).filter(|value| !value.is_empty());
+                let value = value.map(|value| value.into_string().map_err(|_| not_text(())));
+                Ok(value.transpose()?.map(Secret::from))
+            }
+            Some(SecretPlace::Store) => {
+                let stored = self.store(config.store())?.load(&secret_key(name)?).await;
+                let stored = stored?;
+                let Some(stored) = stored else {
+                    return Ok(None);
+                };
+                let text = std::str::from_utf8(stored.contents.expose());
+                text.map(|text| Some(Secret::from(text)))
+                    .map_err(|_| not_text(()))
+            }
+        }
+    }
+
+    /// Builds the flow of a profile's app, with its client secret if it has one, on a client for the profile's endpoint.
+    ///
+    /// # Errors
+    ///
+    /// [`Configuration`](ErrorKind::Configuration), which says where the client secret was looked for, if it is missing; else those of
+    /// [`client_secret`](Self::client_secret) and [`ProfileConfig::build`].
+    pub async fn flow(
+        &self,
+        name: &str,
+        config: &ProfileConfig,
+        client: &OAuthClient,
+        variable: impl Fn(&str) -> Option<std::ffi::OsString>,
+    ) -> Result<ConfiguredFlow> {
+        let secret = self.client_secret(name, config, variable).await?;
+        if let (None, Some(place)) = (&secret, config.client_secret_place()) {
+            let place = match place {
+                SecretPlace::Variable(name) => {
+                    format!("the environment variable {name} is not set")
+                }
+                SecretPlace::Store => {
+                    format!("it is not in the store ({}); sign in again", config.store())
+                }
+            };
+            let what =
+                format!("profile {name}: the client secret of the web app is missing: {place}");
+            return Err(Error::new(ErrorKind::Configuration, what));
+        }
+        config.build(client, secret)
+    }
+
+    /// Checks that a store works before a user signs in: writes a value, loads it, and deletes it.
+    ///
+    /// # Errors
+    ///
+    /// Those of the store; [`Configuration`](ErrorKind::Configuration) if this program was built without this kind of store.
+    pub async fn check_store(&self, kind: StoreKind) -> Result<()> {
+        let store = self.store(kind)?;
+        // A space keeps it apart from the names of profiles.
+        let key = Key::record(&Profile::new(format!(
+            "store check {}",
+            std::process::id()
+        ))?);
+        let contents = Contents::from(b"{}".to_vec());
+        set(&store, &key, Some(&contents)).await?;
+        let loaded = store.load(&key).await?;
+        set(&store, &key, None).await?;
+        if loaded.is_some_and(|loaded| loaded.contents.expose() == contents.expose()) {
+            return Ok(());
+        }
+        let what = "the store has lost a value that it had confirmed";
+        Err(Error::new(ErrorKind::Store(StoreErrorKind::Other), what))
+    }
+
+    /// A store of the sign-ins.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`sign_in`](Self::sign_in).
+    pub fn store(&self, kind: StoreKind) -> Result<Arc<dyn Store>> {
+        match kind {
+            StoreKind::File => Ok(Arc::new(self.files.clone())),
+            #[cfg(feature = "keyring")]
+            StoreKind::Keyring => {
+                let store = coze_auth_stores::KeyringStore::new(self.program.as_str());
+                Ok(Arc::new(store?))
+            }
+            #[cfg(not(feature = "keyring"))]
+            StoreKind::Keyring => Err(Error::new(
+                ErrorKind::Configuration,
+                format!("{} was built without the keyring", self.program),
+            )),
+        }
+    }
+
+    /// Where a store keeps the sign-ins, for messages.
+    pub(crate) fn shown_store(&self, kind: StoreKind) -> String {
+        match kind {
+            StoreKind::File => self.files.folder().display().to_string(),
+            StoreKind::Keyring => "the keyring".to_owned(),
+        }
+    }
+}
+
+/// Where the store keeps the client secret of a profile. A space keeps it apart from the names of profiles.
+fn secret_key(profile: &str) -> Result<Key> {
+    let name = format!("{profile} client secret");
+    Ok(Key::record(&Profile::new(name)?))
+}
+
+/// Sets or deletes a value, whatever is there.
+async fn set(store: &Arc<dyn Store>, key: &Key, new: Option<&Contents>) -> Result<()> {
+    for _ in 0..ATTEMPTS {
+        let stored = store.load(key).await?;
+        if stored.is_none() && new.is_none() {
+            return Ok(());
+        }
+        let version = stored.as_ref().map(|stored| &stored.version);
+        let written = store.compare_and_set(key, version, new).await;
+        if let CompareAndSet::Done(_) = written? {
+            return Ok(());
+        }
+    }
+    let what = "other processes change the value faster than it can be written";
+    Err(Error::new(ErrorKind::Store(StoreErrorKind::Busy), what))
+}
+
+pub(crate) fn require_name(name: &str) -> Result<()> {
+    if is_name(name) {
+        return Ok(());
+    }
+    let what = format!(
+        "the name of a profile has at most {LONGEST_NAME} of the characters a-z, 0-9, ., _ and -, and begins with a letter or a digit"
+    );
+    Err(Error::new(ErrorKind::InvalidInput, what))
+}
+
+/// A valid file name on every platform, with or without case.
+fn is_name(name: &str) -> bool {
+    const DEVICES: [&str; 4] = ["con", "prn", "aux", "nul"];
+    let stem = name.split('.').next().unwrap_or_default();
+    let is_numbered = |device: &str| {
+        let number = stem.strip_prefix(device).map(str::as_bytes);
+        matches!(number, Some([b'0'..=b'9']))
+    };
+    name.len() <= LONGEST_NAME
+        && name.starts_with(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit())
+        && !name.ends_with('.')
+        && name
+            .bytes()
+            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"._-".contains(&b))
+        && !DEVICES.contains(&stem)
+        && !is_numbered("com")
+        && !is_numbered("lpt")
+}
+
+fn read(path: &Path) -> io::Result<String> {
+    // A pipe would block.
+    if !fs::metadata(path)?.is_file() {
+        return Err(io::Error::other("it is not a regular file"));
+    }
+    let file = fs::File::open(path)?;
+    refuse_writable_by_others(&file.metadata()?)?;
+    let mut text = String::new();
+    file.take(LONGEST_FILE).read_to_string(&mut text)?;
+    Ok(text)
+}
+
+#[cfg(unix)]
+fn refuse_writable_by_others(metadata: &fs::Metadata) -> io::Result<()> {
+    use std::os::unix::fs::MetadataExt;
+
+    let is_ours = [0, rustix::process::geteuid().as_raw()].contains(&metadata.uid());
+    if is_ours && metadata.mode() & 0o022 == 0 {
+        return Ok(());
+    }
+    let what = "other users may change it: give it to this user, with mode 600";
+    Err(io::Error::other(what))
+}
+
+#[cfg(not(unix))]
+fn refuse_writable_by_others(_: &fs::Metadata) -> io::Result<()> {
+    Ok(())
+}
+
+/// Replaces a file as a whole. A temporary file has mode 0600.
+fn write(folder: &Path, path: &Path, contents: &[u8]) -> io::Result<()> {
+    create_folder(folder)?;
+    let mut file = tempfile::Builder::new().prefix(".").tempfile_in(folder)?;
+    file.write_all(contents)?;
+    file.as_file().sync_all()?;
+    file.persist(path)?;
+    #[cfg(unix)]
+    fs::File::open(folder)?.sync_all()?;
+    Ok(())
+}
+
+#[cfg(unix)]
+fn create_folder(folder: &Path) -> io::Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(folder)
+}
+
+#[cfg(not(unix))]
+fn create_folder(folder: &Path) -> io::Result<()> {
+    fs::create_dir_all(folder)
+}
+
+fn failed(done: &str, path: &Path, error: &io::Error) -> Error {
+    let what = format!("{} can't be {done}: {error}", path.display());
+    Error::new(ErrorKind::Configuration, what)
+}
+
+#[cfg(test)]
+mod tests {
+    use coze_auth::{Endpoint, Flow};
+
+    use super::*;
+
+    fn config() -> ProfileConfig {
+        ProfileConfig::new(Flow::Pkce, "client-id", Endpoint::CN).unwrap()
+    }
+
+    #[test]
+    fn profiles_are_saved_listed_and_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        let profiles = Profiles::in_folder(folder.path().join("new"), "test");
+        assert_eq!(profiles.load("default").unwrap(), None);
+        assert!(profiles.list().unwrap().is_empty());
+        assert!(!profiles.remove("default").unwrap());
+        for name in ["work", "default", "work"] {
+            profiles.save(name, &config()).unwrap();
+        }
+        fs::write(folder.path().join("new/profiles/NOTES.txt"), "").unwrap();
+        assert_eq!(profiles.list().unwrap(), ["default", "work"]);
+        assert_eq!(profiles.load("work").unwrap(), Some(config()));
+        assert!(profiles.remove("work").unwrap());
+        assert_eq!(profiles.list().unwrap(), ["default"]);
+    }
+
+    #[test]
+    fn a_name_is_a_file_name_everywhere() {
+        let profiles = Profiles::in_folder("x", "test");
+        for name in [
+            "default",
+            "0",
+            "a.b_c-d",
+            &"a".repeat(64),
+            "con2",
+            "com",
+            "comx",
+        ] {
+            assert!(profiles.path(name).is_ok(), "{name}");
+        }
+        for name in [
+            "",
+            ".",
+            "..",
+            "-a",
+            ".a",
+            "a.",
+            "a/b",
+            "a\\b",
+            "A",
+            "ü",
+            "a b",
+            "a\n",
+            "con",
+            "nul.x",
+            "com1",
+            "lpt9.txt",
+            &"a".repeat(65),
+        ] {
+            let error = profiles.path(name).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidInput, "{name}");
+        }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn only_its_owner_can_change_a_profile() {
+        use std::os::unix::fs::PermissionsExt;
+
+        let folder = tempfile::tempdir().unwrap();
+        let profiles = Profiles::in_folder(folder.path(), "test");
+        profiles.save("default", &config()).unwrap();
+        let path = profiles.path("default").unwrap();
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode(&path), 0o600);
+        assert_eq!(mode(path.parent().unwrap()), 0o700);
+        for (mode, is_refused) in [(0o644, false), (0o620, true), (0o602, true)] {
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+            let loaded = profiles.load("default");
+            assert_eq!(loaded.is_err(), is_refused, "{mode:o}");
+            if let Err(error) = loaded {
+                let error = error.to_string();
+                assert!(
+                    error.contains("default.json can't be read: other users"),
+                    "{error}"
+                );
+            }
+        }
+        fs::remove_file(&path).unwrap();
+        fs::create_dir(&path).unwrap();
+        let error = profiles.load("default").unwrap_err().to_string();
+        assert!(error.contains("it is not a regular file"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_store_is_checked_before_anyone_signs_in() {
+        let folder = tempfile::tempdir().unwrap();
+        let profiles = Profiles::in_folder(folder.path(), "test");
+        profiles.check_store(StoreKind::File).await.unwrap();
+        let store = profiles.store(StoreKind::File).unwrap();
+        assert_eq!(store.list().await.unwrap().unwrap_or_default(), []);
+
+        fs::remove_dir_all(folder.path().join("sign-ins")).unwrap();
+        fs::write(folder.path().join("sign-ins"), "").unwrap();
+        let error = profiles.check_store(StoreKind::File).await.unwrap_err();
+        assert!(matches!(error.kind(), ErrorKind::Store(_)), "{error:?}");
+    }
+
+    #[cfg(not(feature = "keyring"))]
+    #[test]
+    fn a_program_without_the_keyring_says_so() {
+        let profiles = Profiles::in_folder("x", "my-program");
+        let error = profiles.sign_in("default", StoreKind::Keyring).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "my-program was built without the keyring"
+        );
+    }
+}
