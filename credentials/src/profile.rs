@@ -386,10 +386,7 @@ mod tests {
                 "is not a valid profile (line",
             ),
             (&good.replace("\"web\"", "\"jwt\""), "for users who sign in"),
-            (
-                &good.replace("\"web\"", "\"hush\""),
-                "unknown flow",
-            ),
+            (&good.replace("\"web\"", "\"hush\""), "unknown flow"),
             (
                 &good.replace("http://127.0.0.1:8930", "http://a.example"),
                 "unencrypted",
