@@ -1,4 +1,4 @@
-//! A chat with a bot: its answer is printed as it is written.
+//! A chat with a bot, whose answer is printed as it arrives.
 //!
 //! Against Coze: set `COZE_API_TOKEN` (and `COZE_API_BASE` for coze.cn) and `COZE_BOT_ID`. The argument is the question.
 

@@ -4,7 +4,7 @@
 
 use anyhow::Context;
 use coze_api::prelude::*;
-use coze_auth::{ConfiguredFlow, FixedToken, Flow};
+use coze_auth::{ConfiguredFlow, FixedToken, Flow, UserFlow};
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
@@ -22,7 +22,10 @@ async fn main() -> anyhow::Result<()> {
     let token = device
         .poll_with(&authorization, |step| {
             let left = step.remaining.as_secs();
-            println!("wait   {:?}, {left} s left", step.status);
+            match &step.error {
+                None => println!("wait   {left} s left"),
+                Some(error) => println!("retry  {left} s left: {error}"),
+            }
         })
         .await?;
     println!("token  for {} s", token.remaining().as_secs());

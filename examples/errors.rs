@@ -2,7 +2,8 @@
 
 use anyhow::Context;
 use coze_auth::{
-    Endpoint, Error, ErrorCode, ErrorKind, JwtFlow, OAuthClient, PrivateKey, RefreshToken, WebFlow,
+    Endpoint, Error, ErrorCode, ErrorKind, JwtFlow, OAuthClient, PrivateKey, RefreshToken,
+    UserFlow, WebFlow,
 };
 use coze_mock::{Endpoint as MockEndpoint, Fault, MockCoze, Times, defaults};
 
@@ -30,11 +31,12 @@ async fn main() -> anyhow::Result<()> {
 
     // The wrong key id.
     let key = PrivateKey::from_pem(mock.default_jwt_private_key_pem()?)?;
-    let jwt = JwtFlow::builder(client)
-        .client_id(defaults::JWT_CLIENT_ID)
-        .key_id("another-key")
-        .signer(key)
-        .build()?;
+    let jwt = JwtFlow::new(
+        client,
+        defaults::JWT_CLIENT_ID.into(),
+        "another-key".into(),
+        key,
+    )?;
     report("a wrong key id", jwt.token().await.err())?;
 
     // A failing gateway.

@@ -25,7 +25,7 @@ async fn main() -> anyhow::Result<()> {
     println!("user   {} ({})", me.user_name, me.user_id);
 
     // For another lifetime, and for a channel app: a token that may only chat with these bots.
-    let mut request = JwtTokenRequest::new().duration(Duration::from_secs(3600));
+    let mut request = JwtTokenRequest::default().duration(Duration::from_secs(3600));
     let bots: Vec<String> = std::env::args().skip(1).collect();
     if !bots.is_empty() {
         request = request.scope(Scope::bot_chat(bots));

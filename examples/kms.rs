@@ -32,11 +32,12 @@ async fn main() -> anyhow::Result<()> {
     let endpoint = Endpoint::custom(mock.url())?;
 
     let key = PrivateKey::from_pem(mock.default_jwt_private_key_pem()?)?;
-    let jwt = JwtFlow::builder(OAuthClient::new(endpoint)?)
-        .client_id(defaults::JWT_CLIENT_ID)
-        .key_id(defaults::JWT_PUBLIC_KEY_ID)
-        .signer(KeyService { key })
-        .build()?;
+    let jwt = JwtFlow::new(
+        OAuthClient::new(endpoint)?,
+        defaults::JWT_CLIENT_ID.into(),
+        defaults::JWT_PUBLIC_KEY_ID.into(),
+        KeyService { key },
+    )?;
 
     // One signature for each token, not for each call.
     let provider = CachedProvider::jwt(jwt).build();

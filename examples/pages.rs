@@ -2,7 +2,7 @@
 //!
 //! Against Coze: as for the example `pat`.
 
-use coze_api::{prelude::*, types::PublishStatus};
+use coze_api::prelude::*;
 use coze_auth::Flow;
 
 #[tokio::main]
@@ -11,7 +11,7 @@ async fn main() -> anyhow::Result<()> {
     let config = coze_examples::mock_unless_configured(Flow::Token).await?;
     let coze = CozeApi::builder(config.build()?.provider(None)?).build()?;
 
-    // The items, whatever page they are on. The next page is requested when its first item is.
+    // The items of all pages. The next page is requested when its first item is.
     let mut workspaces = coze.workspaces().list().by_item();
     while let Some(workspace) = workspaces.try_next().await? {
         println!("workspace {} {}", workspace.id, workspace.name);
@@ -26,7 +26,7 @@ async fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Page by page: each has a log id, and the total if Coze tells it.
+/// By page: each page has a log id, and the total if Coze returns it.
 async fn conversations(coze: &CozeApi, bot_id: &str) -> coze_api::Result<()> {
     let list = coze.conversations().list().bot_id(bot_id).page_size(2);
     let mut pages = list.by_page().take(3);
@@ -43,12 +43,13 @@ async fn conversations(coze: &CozeApi, bot_id: &str) -> coze_api::Result<()> {
     Ok(())
 }
 
-/// The page after a message is asked for with that message's id.
+/// The page after a message is requested with the id of that message.
 async fn messages(coze: &CozeApi, conversation_id: &str) -> coze_api::Result<()> {
     let list = coze.messages().list().conversation_id(conversation_id);
     let mut messages = list.limit(20).by_item().take(100);
     while let Some(message) = messages.try_next().await? {
-        println!("    {:?}: {}", message.role, message.content);
+        let role = message.role.as_ref().map_or("", |role| role.as_str());
+        println!("    {role}: {}", message.content);
     }
     Ok(())
 }

@@ -6,7 +6,7 @@
 
 use anyhow::Context;
 use coze_api::prelude::*;
-use coze_auth::{ConfiguredFlow, FixedToken, Flow};
+use coze_auth::{ConfiguredFlow, FixedToken, Flow, UserFlow};
 use coze_credentials::LoopbackLogin;
 
 #[tokio::main]

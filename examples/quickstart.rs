@@ -1,17 +1,20 @@
-//! Every flow to get a Coze token, in sequence, against a mock of Coze in this process:
-//! no account, no network, no configuration.
+//! Every flow to get a Coze token, in sequence, and a chat with a bot, against a mock of Coze in this process:
+//! no account, no network, no configuration. It fails if anything is not as it should be.
 //!
 //! `cargo run -p coze-examples --example quickstart`
 
-use std::time::Duration;
+use std::{io::Write, time::Duration};
 
-use anyhow::{Context, Result, ensure};
-use coze_api::prelude::*;
-use coze_auth::{
-    DeviceFlow, Endpoint, ErrorCode, FixedToken, JwtFlow, JwtTokenRequest, OAuthClient, PkceFlow,
-    PrivateKey, RefreshToken, Scope, Token, WebFlow,
+use anyhow::{Context, Result, bail, ensure};
+use coze_api::{
+    prelude::*,
+    types::{ChatEvent, MessageType},
 };
-use coze_mock::{Decision, MockCoze, defaults};
+use coze_auth::{
+    CachedProvider, DeviceFlow, Endpoint, ErrorCode, FixedToken, JwtFlow, JwtTokenRequest,
+    OAuthClient, PkceFlow, PrivateKey, RefreshToken, Scope, Token, UserFlow, WebFlow,
+};
+use coze_mock::{Decision, GrantedToken, MockCoze, defaults};
 
 const REDIRECT_URI: &str = "http://127.0.0.1:8080/callback";
 
@@ -66,7 +69,8 @@ async fn main() -> Result<()> {
     let mut polls = 0;
     let token = device
         .poll_with(&authorization, |poll| {
-            step("poll", format!("{:?}", poll.status));
+            let error = poll.error.as_ref().map(ToString::to_string);
+            step("poll", error.as_deref().unwrap_or("pending"));
             polls += 1;
             if polls == 1 {
                 let approved = mock.approve_device(user_code);
@@ -79,20 +83,36 @@ async fn main() -> Result<()> {
     call_api(&client, FixedToken::from(next)).await?;
 
     heading("JWT: a service acts as the application");
-    let jwt = JwtFlow::builder(client.clone())
-        .client_id(defaults::JWT_CLIENT_ID)
-        .key_id(defaults::JWT_PUBLIC_KEY_ID)
-        .signer(PrivateKey::from_pem(mock.default_jwt_private_key_pem()?)?)
-        .build()?;
+    let jwt = JwtFlow::new(
+        client.clone(),
+        defaults::JWT_CLIENT_ID.into(),
+        defaults::JWT_PUBLIC_KEY_ID.into(),
+        PrivateKey::from_pem(mock.default_jwt_private_key_pem()?)?,
+    )?;
     show(&jwt.token().await?)?;
-    let an_hour = JwtTokenRequest::new().duration(Duration::from_secs(3600));
-    show(&jwt.token_for(&an_hour).await?)?;
-    let two_bots = JwtTokenRequest::new().scope(Scope::bot_chat(defaults::BOT_IDS));
-    show(&jwt.token_for(&two_bots).await?)?;
+    let an_hour = JwtTokenRequest::default().duration(Duration::from_secs(3600));
+    let token = jwt.token_for(&an_hour).await?;
+    show(&token)?;
+    ensure!(
+        token.remaining().as_secs() > 3500,
+        "an hour was not granted"
+    );
+    let two_bots = JwtTokenRequest::default().scope(Scope::bot_chat(defaults::BOT_IDS));
+    let token = jwt.token_for(&two_bots).await?;
+    show(&token)?;
+    ensure!(
+        granted(&mock, &token)?.scope.is_some(),
+        "the scope was not granted"
+    );
     step("channel app", "only chats with two bots");
-    let alice = JwtTokenRequest::new().session_name("alice");
+    let alice = JwtTokenRequest::default().session_name("alice");
     let token = jwt.token_for(&alice).await?;
     show(&token)?;
+    let session = granted(&mock, &token)?.session_name;
+    ensure!(
+        session.as_deref() == Some("alice"),
+        "the session is {session:?}"
+    );
     step("session", "only alice's conversations");
     call_api(&client, FixedToken::from(token)).await?;
 
@@ -102,6 +122,33 @@ async fn main() -> Result<()> {
     let error = refused.context("an unknown refresh token was accepted")?;
     ensure!(error.code() == Some(&ErrorCode::InvalidGrant), "{error}");
     step("an unknown refresh token", error.hint());
+
+    heading("Chat: the answer as the bot writes it, with a token that is kept valid");
+    let coze = CozeApi::new(client, CachedProvider::jwt(jwt).build());
+    let chat = coze
+        .chat()
+        .stream()
+        .bot_id(defaults::BOT_IDS[0])
+        .user_id("alice");
+    let mut events = chat.message("Will it rain in Oslo?").send().await?;
+    let mut parts = Vec::new();
+    print!("  ");
+    while let Some(event) = events.try_next().await? {
+        match event {
+            ChatEvent::MessageDelta(part) => {
+                print!("{}", part.content);
+                std::io::stdout().flush()?;
+                parts.push(part.content);
+            }
+            ChatEvent::MessageCompleted(message) if message.type_ == Some(MessageType::Answer) => {
+                ensure!(message.content == parts.concat(), "parts are missing");
+            }
+            ChatEvent::ChatFailed(chat) => bail!("the chat failed: {:?}", chat.last_error),
+            _ => {}
+        }
+    }
+    println!();
+    ensure!(parts.len() > 1, "the answer was not streamed");
 
     let violations = mock.violations();
     ensure!(violations.is_empty(), "violations: {violations:?}");
@@ -125,6 +172,12 @@ fn show(token: &Token) -> Result<()> {
     let seconds = token.remaining().as_secs();
     step("token", format!("for {seconds} s (log id {log_id})"));
     Ok(())
+}
+
+/// What the mock says of a token.
+fn granted(mock: &MockCoze, token: &Token) -> Result<GrantedToken> {
+    let granted = mock.granted(token.access_token().expose());
+    granted.context("the mock does not know its token")
 }
 
 fn refresh_token(token: &Token) -> Result<&RefreshToken> {

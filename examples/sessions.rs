@@ -3,7 +3,7 @@
 //!
 //! Against Coze: as for the example `jwt`.
 
-use coze_auth::{ConfiguredFlow, Flow, JwtTokenRequest, SessionContext, SessionPool};
+use coze_auth::{ConfiguredFlow, Flow, JwtTokenRequest, SessionPool};
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
@@ -15,9 +15,9 @@ async fn main() -> anyhow::Result<()> {
     let pool = SessionPool::builder(jwt).build();
 
     for user in ["alice", "bob", "alice"] {
-        let request = JwtTokenRequest::new()
+        let request = JwtTokenRequest::default()
             .session_name(user)
-            .session_context(SessionContext::new().device_id(format!("{user}-laptop")));
+            .device_id(format!("{user}-laptop"));
         pool.provider(request).token().await?;
         println!("{user:<7} has a token; {} requests", pool.stats().requests);
     }

@@ -1,6 +1,8 @@
-//! A chat in which the bot asks the program to run a tool. Its output is submitted, and the answer streams on.
+//! A chat in which the bot calls a tool of the program. The program submits the output, and the answer continues as a
+//! stream.
 //!
-//! Against Coze: as for the example `chat`, with a bot that has a function of the client, such as one named `read_thermometer`.
+//! Against Coze: set `COZE_API_TOKEN` (and `COZE_API_BASE` for coze.cn), and `COZE_TOOL_BOT_ID` to a bot that has a function of the client's,
+//! such as `read_thermometer`.
 
 use std::io::Write;
 
@@ -8,24 +10,26 @@ use anyhow::Context;
 use coze_api::{
     EventStream,
     prelude::*,
-    types::{Chat, ChatEvent, ChatToolCall, ToolOutput},
+    types::{Chat, ChatEvent, ChatToolCall, MessageType, ToolOutput},
 };
 use coze_auth::Flow;
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    // In your program: OAuthConfig::from_env_for(Flow::Token)? and std::env::var("COZE_BOT_ID")?
+    // In your program: OAuthConfig::from_env_for(Flow::Token)? and std::env::var("COZE_TOOL_BOT_ID")?
     let config = coze_examples::mock_unless_configured(Flow::Token).await?;
-    let bot_id = coze_examples::variable("COZE_BOT_ID")?;
+    let bot_id = coze_examples::variable("COZE_TOOL_BOT_ID")?;
     let coze = CozeApi::builder(config.build()?.provider(None)?).build()?;
 
     let chat = coze.chat().stream().bot_id(bot_id).user_id("user_1");
     let mut events = chat.message("How warm is it in the hall?").send().await?;
     // A bot may need a tool more than once.
     while let Some(chat) = print_answer(&mut events).await? {
-        let action = chat.required_action.context("no action")?;
-        let calls = action.submit_tool_outputs.context("no calls of tools")?;
-        let outputs: Vec<_> = calls.tool_calls.iter().map(run_tool).collect();
+        let action = chat.required_action.context("there is no action")?;
+        let calls = action
+            .submit_tool_outputs
+            .and_then(|calls| calls.tool_calls);
+        let outputs: Vec<_> = calls.iter().flatten().map(run_tool).collect();
         let submit = coze.chat().stream_tool_outputs().tool_outputs(outputs);
         let submit = submit
             .conversation_id(chat.conversation_id)
@@ -35,7 +39,7 @@ async fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Prints the answer as it is written, up to its end, or until the chat waits for tools: then it is returned.
+/// Prints the answer as it arrives, to its end or until the chat requires tools, and returns the chat in that case.
 async fn print_answer(events: &mut EventStream<ChatEvent>) -> anyhow::Result<Option<Chat>> {
     let mut waiting = None;
     while let Some(event) = events.try_next().await? {
@@ -44,12 +48,14 @@ async fn print_answer(events: &mut EventStream<ChatEvent>) -> anyhow::Result<Opt
                 print!("{}", part.content);
                 std::io::stdout().flush()?;
             }
+            ChatEvent::MessageCompleted(message) if message.type_ == Some(MessageType::Answer) => {
+                println!();
+            }
             ChatEvent::ChatRequiresAction(chat) => waiting = Some(chat),
             ChatEvent::ChatFailed(chat) => anyhow::bail!("the chat failed: {:?}", chat.last_error),
             _ => {}
         }
     }
-    println!();
     Ok(waiting)
 }
 

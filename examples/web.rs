@@ -19,7 +19,9 @@ use axum::{
 };
 use axum_extra::extract::cookie::{Cookie, CookieJar, SameSite};
 use coze_api::prelude::*;
-use coze_auth::{ConfiguredFlow, Error, Flow, Login, Url, UserPool, UserProvider, WebFlow};
+use coze_auth::{
+    ConfiguredFlow, Error, Flow, Login, Url, UserFlow, UserPool, UserProvider, WebFlow,
+};
 use coze_auth_stores::FileStore;
 use tokio::net::TcpListener;
 

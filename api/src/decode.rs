@@ -98,12 +98,15 @@ impl<E: StreamEvent> Decode for Events<E> {
         match body {
             Body::Events {
                 response,
-                log_id,
                 deadline,
                 limits,
-            } => Ok(EventStream::new(origin, response, log_id, deadline, limits)),
+            } => Ok(EventStream::new(origin, response, deadline, limits)),
             Body::Read(captured) => {
-                Err(origin.call.unexpected(&captured, "an event stream").into())
+                // An error that it holds, first.
+                let read = origin.call.read::<serde::de::IgnoredAny>(&captured);
+                let what = "the response is JSON; expected an event stream";
+                let unexpected = || origin.call.error(ErrorKind::InvalidAnswer, what);
+                Err(read.err().unwrap_or_else(unexpected).into())
             }
         }
     }
@@ -130,7 +133,7 @@ impl Answered {
             None => call.read(captured).map(value),
         };
         match read {
-            Ok(value) => Ok(Reply::new(value, call.log_id(captured))),
+            Ok(value) => Ok(Reply::new(value, call.log_id(Some(captured)))),
             Err(error) => Err(error.into()),
         }
     }

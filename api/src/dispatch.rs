@@ -6,7 +6,9 @@ use std::{
 };
 
 use coze_auth::{AccessToken, ApiCall, Error as AuthError, ErrorCode, ErrorKind, OAuthClient};
-use coze_wire::{Call, CallOptions, Captured, OperationInfo, Retry, sanitize};
+use coze_wire::{
+    Call, CallOptions, Captured, OperationInfo, Retry, SendError, SendErrorKind, sanitize,
+};
 use reqwest::{Request, Response, StatusCode, header::CONTENT_TYPE};
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
@@ -64,7 +66,6 @@ pub(crate) enum Body {
     Read(Captured),
     Events {
         response: Response,
-        log_id: Option<String>,
         /// When the first byte must have arrived.
         deadline: Instant,
         limits: Limits,
@@ -192,11 +193,9 @@ impl Dispatch {
             let response = origin.call.open(request).await?;
             let status = response.status();
             if has_events && status.is_success() && is_event_stream(&response) {
-                let log_id = origin.call.log_id_of(response.headers());
                 return Ok((
                     status,
                     Body::Events {
-                        log_id,
                         response,
                         deadline,
                         limits,
@@ -209,7 +208,7 @@ impl Dispatch {
         let in_time = timeout_at(deadline, answered).await;
         let (status, body) = in_time.unwrap_or_else(|_| {
             let what = format!("nothing within {:?}", limits.timeout);
-            Err(origin.call.timed_out(&what).into())
+            Err(timed_out(&origin.call, &what))
         })?;
         let outcome = read(Answered { origin, body });
         tracing::debug!(
@@ -284,6 +283,11 @@ pub(crate) fn after(now: Instant, duration: Duration) -> Instant {
     now.checked_add(duration).unwrap_or(now + NEVER)
 }
 
+pub(crate) fn timed_out(call: &ApiCall, what: &str) -> Error {
+    let error = SendError::new(SendErrorKind::Timeout, what);
+    call.unanswered(error).into()
+}
+
 fn is_event_stream(response: &Response) -> bool {
     let content_type = response.headers().get(CONTENT_TYPE);
     let content_type = content_type.and_then(|value| value.to_str().ok());
@@ -294,7 +298,7 @@ fn is_event_stream(response: &Response) -> bool {
 /// Whether a call is retried. Not after a timeout: the caller has waited as long as it was willing to.
 fn is_retried(retry: Retry, error: &Error) -> bool {
     match retry {
-        Retry::Write => matches!(error.kind(), ErrorKind::Connect | ErrorKind::NotProcessed),
+        Retry::Write => error.kind() == ErrorKind::Connect,
         Retry::Read => error.is_retryable() && error.kind() != ErrorKind::Timeout,
     }
 }
@@ -302,7 +306,11 @@ fn is_retried(retry: Retry, error: &Error) -> bool {
 /// Whether the server may have processed a request that failed with this error.
 fn may_be_processed(error: &Error) -> bool {
     match error.kind() {
-        ErrorKind::Timeout | ErrorKind::Interrupted | ErrorKind::InvalidAnswer => true,
+        ErrorKind::Timeout | ErrorKind::Interrupted => true,
+        ErrorKind::InvalidAnswer => {
+            let status = error.status();
+            !status.is_some_and(|status| status.is_redirection())
+        }
         ErrorKind::Refused => {
             error.code().is_none()
                 && error

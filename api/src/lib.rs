@@ -6,22 +6,34 @@
 //! # let mock = coze_mock::MockCoze::start().await?;
 //! # let endpoint = coze_auth::Endpoint::custom(mock.url())?;
 //! # let token = coze_mock::defaults::PERSONAL_ACCESS_TOKEN;
-//! use coze_api::{CozeApi, SendExt};
+//! # let [bot_id, _] = coze_mock::defaults::BOT_IDS;
+//! use coze_api::{prelude::*, types::ChatEvent};
 //! use coze_auth::FixedToken;
 //!
 //! let coze = CozeApi::builder(FixedToken::new(token)?)
 //!     .endpoint(endpoint) // Endpoint::COM by default
 //!     .build()?;
 //!
-//! let me = coze.users().me().send().await?;
-//! println!("{} (log id {:?})", me.user_name, me.log_id());
-//!
-//! let page = coze.bots().list().workspace_id("7001").page_size(20).send().await?;
-//! for bot in &page.items {
-//!     println!("{} {}", bot.id, bot.name);
+//! let chat = coze.chat().stream().bot_id(bot_id).user_id("user_1").message("Will it rain in Oslo?");
+//! let mut events = chat.send().await?;
+//! while let Some(event) = events.try_next().await? {
+//!     if let ChatEvent::MessageDelta(part) = event {
+//!         print!("{}", part.content);
+//!     }
 //! }
+//! # assert!(mock.violations().is_empty());
 //! # Ok(()) }
 //! ```
+//!
+//! | | |
+//! |---|---|
+//! | a call | `coze.users().me().send()`: a [`Reply`], the answer with its log id |
+//! | a stream | `coze.chat().stream()…send()`: an [`EventStream`], which ends with its end marker or with an error |
+//! | a chat that is waited for | `coze.chat().create()…and_wait().send()`: [`WaitExt`] |
+//! | a list | `coze.bots().list()…by_item()` and `by_page()`: [`SendExt`] |
+//! | a message of texts, images and files | [`MessageParts`] |
+//! | limits of one call | `coze.users().me().timeout(…).retries(0).send()`: [`SendExt`] |
+//! | limits of all calls | [`CozeApi::builder`] |
 //!
 //! The builders of the operations are those of `coze-api-client`, which is generated from a description of the API.
 //! [`send`](SendExt::send) adds:

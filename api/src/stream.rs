@@ -19,7 +19,7 @@ use futures_util::{
     Stream, StreamExt,
     stream::{BoxStream, FusedStream},
 };
-use reqwest::{Response, StatusCode};
+use reqwest::Response;
 use serde::Deserialize;
 use serde_json::Value;
 use sse_stream::{Sse, SseByteStream};
@@ -27,7 +27,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::{
     Error, Result,
-    dispatch::{Limits, Origin, after},
+    dispatch::{Limits, Origin, after, timed_out},
 };
 
 /// The events of a response, as they arrive.
@@ -60,7 +60,6 @@ pub struct EventStream<E> {
     arrived: Arc<Arrived>,
     event_limit: usize,
     origin: Origin,
-    status: StatusCode,
     log_id: Option<String>,
     chat_id: Option<String>,
     conversation_id: Option<String>,
@@ -80,12 +79,11 @@ impl<E: StreamEvent> EventStream<E> {
     pub(crate) fn new(
         origin: Origin,
         response: Response,
-        log_id: Option<String>,
         deadline: Instant,
         limits: Limits,
     ) -> Self {
+        let log_id = origin.call.log_id(None);
         let arrived = Arc::<Arrived>::default();
-        let status = response.status();
         let arriving = Arriving {
             body: response.bytes_stream().boxed(),
             arrived: Arc::clone(&arrived),
@@ -101,7 +99,6 @@ impl<E: StreamEvent> EventStream<E> {
             arrived,
             event_limit: limits.event_limit,
             origin,
-            status,
             log_id,
             chat_id: None,
             conversation_id: None,
@@ -247,10 +244,10 @@ impl<E: StreamEvent> EventStream<E> {
         match cause.downcast_ref() {
             Some(Fault::Transport(error)) => self.error(self.call().unanswered(error.clone())),
             Some(Fault::Silent(after)) => {
-                self.error(self.call().timed_out(&format!("nothing for {after:?}")))
+                self.of_chat(timed_out(self.call(), &format!("nothing for {after:?}")))
             }
             Some(Fault::NoFirstByte) => {
-                self.error(self.call().timed_out("the stream did not begin"))
+                self.of_chat(timed_out(self.call(), "the stream did not begin"))
             }
             Some(Fault::TooLong) | None => self.too_long(),
         }
@@ -274,8 +271,11 @@ impl<E: StreamEvent> EventStream<E> {
     }
 
     fn error(&self, error: AuthError) -> Error {
-        let error = error.with_status(self.status);
-        Error::from(error.with_log_id(self.log_id.clone()))
+        self.of_chat(error.into())
+    }
+
+    fn of_chat(&self, error: Error) -> Error {
+        error
             .in_operation(self.origin.operation)
             .of_chat(self.chat_id.clone(), self.conversation_id.clone())
     }

@@ -20,11 +20,11 @@ use serde_json::{Value, value::RawValue};
 use zeroize::Zeroizing;
 
 use crate::{
-    Error, ErrorCode, ErrorKind, RefreshToken, Result, Token,
+    AccessToken, Error, ErrorCode, ErrorKind, RefreshToken, Result, Token,
     clock::Clock,
     error::Meaning,
     expiry::{Granted, Timing},
-    provider::retry::capped_retry_after,
+    retry::capped_retry_after,
 };
 
 /// The members of a body, possibly truncated.
@@ -219,11 +219,10 @@ impl Answer<'_> {
         self.read(|object| {
             let refresh_token = object.text("refresh_token").map(RefreshToken::of_answer);
             match usable_access_token(object) {
-                Ok((access_token, bearer)) => {
+                Ok(access_token) => {
                     let life = granted.life(object.value("expires_in").as_ref(), self.timing);
                     Ok(Token::received(
                         access_token,
-                        bearer,
                         refresh_token,
                         life,
                         self.timing,
@@ -376,7 +375,7 @@ impl Answer<'_> {
         if self.captured.status().is_redirection() {
             let elsewhere = self.captured.headers().contains_key(LOCATION);
             return Error::new(
-                ErrorKind::Redirected,
+                ErrorKind::InvalidAnswer,
                 if elsewhere {
                     "the server redirected the request; credentials follow no redirect"
                 } else {
@@ -477,17 +476,17 @@ fn integral(number: f64) -> Option<i64> {
     (number.fract() == 0.0 && number.abs() <= 9_007_199_254_740_992.0).then_some(number as i64)
 }
 
-/// The access token of a success and its `Authorization` header value. `token_type` may be missing or empty, otherwise
-/// it must be `Bearer`.
-fn usable_access_token(object: &Object<'_>) -> Result<(Secret, Bearer), String> {
+/// The access token of a success. `token_type` may be missing or empty, otherwise it must be `Bearer`.
+fn usable_access_token(object: &Object<'_>) -> Result<AccessToken, String> {
     let Some(access_token) = object.text("access_token") else {
         return Err(object.mismatch("access_token", "a string"));
     };
     let access_token = Secret::from(access_token.to_string());
-    let bearer =
-        Bearer::new(&access_token).map_err(|why| format!("the answer's access token {why}"))?;
+    let access_token = Bearer::new(&access_token)
+        .map(AccessToken::of_bearer)
+        .map_err(|why| format!("the answer's access token {why}"))?;
     let Some(token_type) = object.get("token_type") else {
-        return Ok((access_token, bearer));
+        return Ok(access_token);
     };
     match serde_json::from_str(token_type.get()) {
         Ok(Value::Null) => {}
@@ -499,7 +498,7 @@ fn usable_access_token(object: &Object<'_>) -> Result<(Secret, Bearer), String> 
         // Any other type, or a string that can't be represented.
         Ok(_) | Err(_) => return Err(object.mismatch("token_type", "the string Bearer")),
     }
-    Ok((access_token, bearer))
+    Ok(access_token)
 }
 
 /// Describes a member that could not be deserialized: its path, the expected type and the actual type, but not its

@@ -1,19 +1,14 @@
 //! [`ApiCall`]: one attempt of a call to Coze's API.
 
-use std::time::Duration;
+use std::{sync::OnceLock, time::Duration};
 
-use coze_wire::{
-    Captured, LOG_ID_HEADER, Secret, SendError, SendErrorKind, sanitize, sanitize_log_id,
-};
-use http::HeaderMap;
+use coze_wire::{Captured, LOG_ID_HEADER, Secret, SendError, sanitize, sanitize_log_id};
+use http::StatusCode;
 use serde::de::DeserializeOwned;
 
 use crate::{
-    AccessToken, Error, ErrorCode, ErrorKind, OAuthClient, Result,
-    answer::{Answer, not_as_described},
-    client::Call,
-    error::Meaning,
-    expiry::Timing,
+    AccessToken, Error, ErrorCode, ErrorKind, OAuthClient, Result, answer::Answer, client::Call,
+    error::Meaning, expiry::Timing,
 };
 
 /// A timeout that never fires, in place of reqwest's own, which would end a long stream and can't be removed: 100
@@ -49,15 +44,23 @@ const NO_TIMEOUT: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 pub struct ApiCall {
     client: OAuthClient,
     call: Call,
+    head: OnceLock<Head>,
+}
+
+/// What is known of a response before its body.
+struct Head {
+    status: StatusCode,
+    log_id: Option<String>,
 }
 
 impl OAuthClient {
-    /// Starts a call to Coze's API with this token.
+    /// Starts a call to Coze's API with this token: an [`AccessToken`], or the [`Token`](crate::Token) of a flow.
     #[must_use]
-    pub fn api_call(&self, token: &AccessToken) -> ApiCall {
+    pub fn api_call(&self, token: impl Into<AccessToken>) -> ApiCall {
         ApiCall {
             client: self.clone(),
-            call: self.call_with(token),
+            call: self.call_with(&token.into()),
+            head: OnceLock::new(),
         }
     }
 }
@@ -72,7 +75,14 @@ impl ApiCall {
     pub async fn open(&self, mut request: reqwest::Request) -> Result<reqwest::Response> {
         *request.timeout_mut() = Some(NO_TIMEOUT);
         let opened = self.call.exchange.open(self.client.http(), request).await;
-        opened.map_err(|error| self.unanswered(error))
+        let response = opened.map_err(|error| self.unanswered(error))?;
+        let log_id = response.headers().get(LOG_ID_HEADER);
+        let log_id = log_id.and_then(|log_id| log_id.to_str().ok());
+        self.head.get_or_init(|| Head {
+            status: response.status(),
+            log_id: log_id.and_then(|log_id| sanitize_log_id(log_id, self.secrets())),
+        });
+        Ok(response)
     }
 
     /// Reads the body of a response, at most `limit` bytes of it.
@@ -90,33 +100,12 @@ impl ApiCall {
             .map_err(|error| self.locate(error))
     }
 
-    /// The error in a response that is not what was `expected`, such as "an event stream".
+    /// Coze's log id of the response: its header's, or else that in the body, if that has been captured.
     #[must_use]
-    pub fn unexpected(&self, captured: &Captured, expected: &str) -> Error {
-        let read = self.with_answer(captured, |answer| {
-            answer.read(|_| {
-                let what = format!("the response is JSON; expected {expected}");
-                Err::<std::convert::Infallible, _>(not_as_described(what))
-            })
-        });
-        match read {
-            Err(error) => self.locate(error),
-            Ok(never) => match never {},
-        }
-    }
-
-    /// The log id of a response: the header's, or else the body's.
-    #[must_use]
-    pub fn log_id(&self, captured: &Captured) -> Option<String> {
-        let header = captured.log_id().map(str::to_owned);
-        header.or_else(|| self.with_answer(captured, |answer| answer.log_id_of_whole()))
-    }
-
-    /// The log id in the headers of a response.
-    #[must_use]
-    pub fn log_id_of(&self, headers: &HeaderMap) -> Option<String> {
-        let log_id = headers.get(LOG_ID_HEADER)?.to_str().ok()?;
-        sanitize_log_id(log_id, self.secrets())
+    pub fn log_id(&self, captured: Option<&Captured>) -> Option<String> {
+        let header = self.head.get().and_then(|head| head.log_id.clone());
+        let of_body = |captured| self.with_answer(captured, |answer| answer.log_id_of_whole());
+        header.or_else(|| of_body(captured?))
     }
 
     /// The secrets of this call, which must not be displayed.
@@ -125,7 +114,7 @@ impl ApiCall {
         self.call.exchange.secrets()
     }
 
-    /// An error of this call. `what` may contain untrusted text.
+    /// An error of this call, with the status and the log id of its response, if there is one. `what` may contain untrusted text.
     #[must_use]
     pub fn error(&self, kind: ErrorKind, what: &str) -> Error {
         self.locate(Error::new(kind, sanitize(what, self.secrets())))
@@ -135,12 +124,6 @@ impl ApiCall {
     #[must_use]
     pub fn unanswered(&self, error: SendError) -> Error {
         self.locate(Error::unanswered(error))
-    }
-
-    /// A timeout.
-    #[must_use]
-    pub fn timed_out(&self, what: &str) -> Error {
-        self.unanswered(SendError::new(SendErrorKind::Timeout, what))
     }
 
     /// An error that Coze reported with this code and message, such as the event `error` of a stream.
@@ -159,7 +142,11 @@ impl ApiCall {
     }
 
     fn locate(&self, error: Error) -> Error {
-        self.call.locate(error)
+        let error = self.call.locate(error);
+        match self.head.get() {
+            Some(head) => error.at_head(head.status, head.log_id.as_deref()),
+            None => error,
+        }
     }
 
     fn with_answer<T>(&self, captured: &Captured, read: impl FnOnce(&Answer<'_>) -> T) -> T {

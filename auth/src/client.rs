@@ -332,9 +332,7 @@ impl OAuthClient {
     ) -> Result<Token> {
         for wait in CONNECT_AGAIN_AFTER {
             match self.issue_token(credentials, grant.clone().into()).await {
-                Err(error)
-                    if matches!(error.kind(), ErrorKind::Connect | ErrorKind::NotProcessed) =>
-                {
+                Err(error) if error.kind() == ErrorKind::Connect => {
                     self.clock().sleep(wait).await;
                 }
                 outcome => return outcome.map(|token| token.issued_to(&grant.client_id)),

@@ -128,7 +128,7 @@ mod testing {
     /// A clock that follows tokio's paused time and whose wall clock can be skewed.
     ///
     /// Use it with `#[tokio::test(start_paused = true)]` (which needs tokio's feature `test-util`) and an in-process transport
-    /// ([`ServiceTransport`](crate::testing::ServiceTransport)): then sleeping takes no time, and
+    /// ([`in_process`](crate::testing::in_process)): then sleeping takes no time, and
     /// every lifetime is exact. Clones are the same clock.
     ///
     /// `coze-mock`'s `MockClock::following_tokio_from(clock.wall())` follows tokio's time too, so one
@@ -183,8 +183,7 @@ mod testing {
         }
 
         /// Tokio's time.
-        #[must_use]
-        pub fn monotonic(&self) -> Instant {
+        pub(super) fn monotonic(&self) -> Instant {
             tokio::time::Instant::now().into_std()
         }
 

@@ -121,10 +121,9 @@ impl FromStr for Flow {
 pub enum ErrorKind {
     /// A value from the caller can't be used. Nothing was sent.
     InvalidInput,
-    /// The configuration file or the environment is incomplete or contradictory. Nothing was sent.
+    /// The configuration file or the environment is incomplete or contradictory, or the private key can't be used. Nothing
+    /// was sent.
     Configuration,
-    /// The private key can't be used. Nothing was sent.
-    PrivateKey,
     /// The signer failed. Nothing was sent.
     Signing,
     /// The system lacks something: random bytes, CA certificates or a tokio runtime. Nothing was sent.
@@ -141,24 +140,22 @@ pub enum ErrorKind {
     Refused,
     /// The device code expired before the user decided.
     DeviceCodeExpired,
-    /// The connection could not be established: nothing was sent.
+    /// The connection could not be established, or the server did not process the request (HTTP/2 `REFUSED_STREAM`, RFC
+    /// 9113 section 8.7): Coze has not acted on it.
     Connect,
-    /// The server did not process the request (HTTP/2 `REFUSED_STREAM`, RFC 9113 section 8.7).
-    NotProcessed,
     /// No response before the timeout; Coze may have processed the request.
     Timeout,
     /// The connection was closed before the response was complete; Coze may have processed the request.
     Interrupted,
-    /// The server sent a redirect. Credentials are never sent to another address.
-    Redirected,
     /// The response is not one of Coze's: not JSON, empty, truncated, too long, without a token, or with a member of
-    /// another type than documented.
+    /// another type than documented. Or the server sent a redirect, which is never followed with credentials: then the
+    /// [status](Error::status) is a redirection.
     InvalidAnswer,
     /// The request succeeded, but the access token in the response can't be used. Its refresh token, if there is one,
     /// is kept: in the store, or in [`Error::refresh_token`].
     UnusableToken,
-    /// No user is signed in, or the sign-in has ended: the user must sign in. Nothing was sent. Also if no
-    /// credentials were found.
+    /// No user is signed in, the sign-in has ended, or no credentials were found anywhere: the user must sign in. Nothing
+    /// was sent.
     NotSignedIn,
     /// The store failed, or its contents can't be used: see the message.
     Store(StoreErrorKind),
@@ -170,7 +167,6 @@ impl fmt::Display for ErrorKind {
         f.pad(match self {
             Self::InvalidInput => "invalid input",
             Self::Configuration => "configuration",
-            Self::PrivateKey => "private key",
             Self::Signing => "signing",
             Self::System => "system",
             Self::ShutDown => "shut down",
@@ -180,10 +176,8 @@ impl fmt::Display for ErrorKind {
             Self::Refused => "refused",
             Self::DeviceCodeExpired => "device code expired",
             Self::Connect => "connect",
-            Self::NotProcessed => "not processed",
             Self::Timeout => "timeout",
             Self::Interrupted => "interrupted",
-            Self::Redirected => "redirected",
             Self::InvalidAnswer => "invalid answer",
             Self::UnusableToken => "unusable token",
             Self::NotSignedIn => "not signed in",
@@ -254,9 +248,8 @@ impl ErrorCode {
         words.find_map(|(known, code)| (known == word).then_some(code))
     }
 
-    /// The word or number, as Coze writes it.
-    #[must_use]
-    pub fn as_str(&self) -> Cow<'_, str> {
+    /// The word or number as Coze writes it.
+    fn as_str(&self) -> Cow<'_, str> {
         match self {
             Self::Api(number) => Cow::Owned(number.to_string()),
             Self::Other(word) => Cow::Borrowed(word),
@@ -310,6 +303,8 @@ pub(crate) enum Meaning {
     ClientSecret,
     /// Not from a message: the members of a success are not as documented.
     NotAsDescribed,
+    /// Not a message: the private key of the configuration can't be used.
+    PrivateKey,
 }
 
 impl Meaning {
@@ -450,9 +445,9 @@ impl Error {
     /// may have redeemed its code. A device poll or a JWT exchange can be repeated.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
-        use ErrorKind::{Connect, Interrupted, InvalidAnswer, NotProcessed, Refused, Timeout};
+        use ErrorKind::{Connect, Interrupted, InvalidAnswer, Refused, Timeout};
         match self.0.kind {
-            Connect | NotProcessed | Timeout | Interrupted => true,
+            Connect | Timeout | Interrupted => true,
             Refused | InvalidAnswer => {
                 let by_status = self.0.status.is_some_and(|status| {
                     status.is_server_error()
@@ -495,6 +490,10 @@ impl Error {
             || self.0.meaning == Meaning::LoginInvalid
     }
 
+    fn is_redirect(&self) -> bool {
+        self.0.status.is_some_and(|status| status.is_redirection())
+    }
+
     fn lacks_certificates(&self) -> bool {
         let source = self.0.source.as_deref();
         source
@@ -513,9 +512,6 @@ impl Error {
             (ErrorKind::InvalidInput, ..) => "correct the value and try again",
             (ErrorKind::Configuration, ..) => {
                 "complete the configuration; the console offers it as coze_oauth_config.json"
-            }
-            (ErrorKind::PrivateKey, ..) => {
-                "use the RSA key that the Coze console offered as private_key.pem (BEGIN PRIVATE KEY), or make a new key pair there"
             }
             (ErrorKind::Signing, ..) => {
                 "check the signer: the key service, its key and permissions"
@@ -536,11 +532,10 @@ impl Error {
             (ErrorKind::Connect, ..) => {
                 "check the network, the proxy and the base URL, then try again"
             }
-            (ErrorKind::NotProcessed, ..) => "try again",
             (ErrorKind::Timeout | ErrorKind::Interrupted, ..) => {
                 "try again; a code or refresh token in the request may have been redeemed"
             }
-            (ErrorKind::Redirected, ..) => {
+            (ErrorKind::InvalidAnswer, ..) if self.is_redirect() => {
                 "check the API base URL: Coze's endpoints do not redirect"
             }
             (ErrorKind::UnusableToken, ..) if self.0.refresh_token.is_some() => {
@@ -630,6 +625,9 @@ impl Error {
             Meaning::Nothing | Meaning::WrongToken => return None,
             Meaning::NotAsDescribed => {
                 "Coze's response is not as documented: update this crate, or report it with the log id"
+            }
+            Meaning::PrivateKey => {
+                "use the RSA key that the Coze console offered as private_key.pem (BEGIN PRIVATE KEY), or make a new key pair there"
             }
             Meaning::Unbound => "bind the channel app to its channel in the Coze console",
             Meaning::LoginInvalid => "the login session has ended: sign in again",
@@ -837,7 +835,7 @@ impl Error {
         let (kind, what) = match error.kind() {
             SendErrorKind::Connect => (ErrorKind::Connect, "no connection to the server"),
             SendErrorKind::NotProcessed => (
-                ErrorKind::NotProcessed,
+                ErrorKind::Connect,
                 "the server has not processed the request",
             ),
             SendErrorKind::Timeout => (ErrorKind::Timeout, "no answer in time"),
@@ -873,6 +871,16 @@ impl Error {
     #[must_use]
     pub fn with_status(self, status: StatusCode) -> Self {
         self.with(|d| d.status = Some(status))
+    }
+
+    /// The status and the log id of the response, where none are known yet.
+    pub(crate) fn at_head(self, status: StatusCode, log_id: Option<&str>) -> Self {
+        self.with(|d| {
+            d.status.get_or_insert(status);
+            if d.log_id.is_none() {
+                d.log_id = log_id.map(str::to_owned);
+            }
+        })
     }
 
     pub(crate) fn with_code(self, code: ErrorCode) -> Self {
@@ -1164,7 +1172,8 @@ mod tests {
                 .with_code(ErrorCode::from_word(&odd))
                 .at_endpoint(odd.clone()),
             Error::unanswered(SendError::new(SendErrorKind::Connect, &odd)),
-            Error::invalid_input("x").with_source(StoreError::other(&odd, io())),
+            Error::invalid_input("x")
+                .with_source(StoreError::new(StoreErrorKind::Other, &odd).with_source(io())),
             Error::invalid_input("x").with_source(StoreError::busy(&odd, Some(&odd))),
         ];
         for error in errors {

@@ -57,16 +57,26 @@ ids! {
     /// let client_id = ClientId::from("8173420653665306615182245269.app.coze");
     /// assert_eq!(client_id.to_string(), "8173420653665306615182245269.app.coze");
     /// ```
+    ///
+    /// It can't be swapped with the client secret:
+    ///
+    /// ```compile_fail,E0308
+    /// use coze_auth::{ClientId, OAuthClient, Secret, WebFlow};
+    ///
+    /// fn flow(client: OAuthClient, client_id: ClientId, client_secret: Secret) {
+    ///     let _ = WebFlow::new(client, client_secret, client_id);
+    /// }
+    /// ```
     ClientId: "client id";
     /// The id of a key of a JWT app: the fingerprint of its public key, as the console shows it.
     ///
     /// A client id is not accepted in its place:
     ///
-    /// ```compile_fail,E0277
-    /// use coze_auth::{ClientId, JwtFlowBuilder};
+    /// ```compile_fail,E0308
+    /// use coze_auth::{ClientId, JwtFlow, KeyId, OAuthClient, PrivateKey};
     ///
-    /// fn with(builder: JwtFlowBuilder, client_id: ClientId) -> JwtFlowBuilder {
-    ///     builder.key_id(client_id)
+    /// fn flow(client: OAuthClient, client_id: ClientId, key_id: KeyId, key: PrivateKey) {
+    ///     let _ = JwtFlow::new(client, key_id, client_id, key);
     /// }
     /// ```
     KeyId: "key id (public key fingerprint)";

@@ -15,11 +15,9 @@
 //! # async fn main() -> coze_auth::Result<()> {
 //! use coze_auth::{CachedProvider, Endpoint, JwtFlow, OAuthClient, PrivateKey};
 //!
-//! let jwt = JwtFlow::builder(OAuthClient::new(Endpoint::COM)?)
-//!     .client_id("client-id")
-//!     .key_id("public key fingerprint")
-//!     .signer(PrivateKey::from_pem_file("private_key.pem")?)
-//!     .build()?;
+//! let key = PrivateKey::from_pem_file("private_key.pem")?;
+//! let client = OAuthClient::new(Endpoint::COM)?;
+//! let jwt = JwtFlow::new(client, "client-id".into(), "public key fingerprint".into(), key)?;
 //! let provider = CachedProvider::jwt(jwt).build();
 //!
 //! // On every request; waits only if there is no valid token:
@@ -77,6 +75,7 @@
 #![deny(missing_docs)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+mod access_token;
 mod answer;
 mod api_call;
 mod client;
@@ -90,6 +89,9 @@ mod ids;
 mod input;
 mod provider;
 mod random;
+mod refresh_token;
+mod refresh_window;
+mod retry;
 mod runtime;
 pub mod sign_in;
 pub mod store;
@@ -98,6 +100,7 @@ pub mod testing;
 mod token;
 mod user_agent;
 
+pub use access_token::AccessToken;
 pub use api_call::ApiCall;
 pub use client::{OAuthClient, OAuthClientBuilder};
 pub use config::{ConfiguredFlow, OAuthConfig};
@@ -106,23 +109,21 @@ pub use error::{Error, ErrorCode, ErrorKind, Flow, Result};
 pub use flow::{
     app::UserFlow,
     authorization_code::{Login, LoginBuilder},
-    device::{DeviceAuthorization, DeviceFlow, Poll, PollStatus, PollStep},
-    jwt::{
-        JwtFlow, JwtFlowBuilder, JwtTokenRequest, PrivateKey, Scope, SessionContext, SignFuture,
-        Signer,
-    },
-    pkce::{CodeVerifier, PkceFlow},
+    device::{DeviceAuthorization, DeviceFlow, Poll, PollStep},
+    jwt::{JwtFlow, JwtTokenRequest, PrivateKey, Scope, SignFuture, Signer},
+    pkce::PkceFlow,
     web::WebFlow,
 };
 pub use ids::{ClientId, KeyId};
 pub use provider::{
-    AccessToken, BorrowedToken, CachedProvider, CachedProviderBuilder, FixedToken, GetToken,
-    PoolBuilder, RefreshMode, SessionPool, SessionProvider, Stats, TokenFuture, TokenProvider,
-    UserPool, UserProvider,
+    BorrowedToken, CachedProvider, CachedProviderBuilder, FixedToken, GetToken, PoolBuilder,
+    SessionPool, SessionProvider, Stats, TokenFuture, TokenProvider, UserPool, UserProvider,
 };
+pub use refresh_token::RefreshToken;
+pub use refresh_window::RefreshMode;
 pub use sign_in::SignIn;
 pub use store::StoreErrorKind;
-pub use token::{RefreshToken, Token};
+pub use token::Token;
 
 pub use coze_wire::{ForeignError, Secret};
 pub use reqwest;

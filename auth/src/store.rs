@@ -50,7 +50,8 @@ use zeroize::Zeroizing;
 
 pub use memory::MemoryStore;
 
-pub use crate::error::store::{StoreError, StoreErrorKind, presentable_name};
+use crate::error::store::presentable_name;
+pub use crate::error::store::{StoreError, StoreErrorKind};
 
 use coze_wire::sanitize_sentence;
 
@@ -209,20 +210,16 @@ impl<S: BlockingStore> Blocking<S> {
         Self(Arc::new(store))
     }
 
-    /// The wrapped store.
-    #[must_use]
-    pub fn get(&self) -> &S {
-        &self.0
-    }
-
     fn run<'a, T: Send + 'static>(
         &self,
         call: impl FnOnce(&S) -> Result<T, StoreError> + Send + 'static,
     ) -> StoreFuture<'a, T> {
         let store = Arc::clone(&self.0);
         Box::pin(async move {
-            let runtime = tokio::runtime::Handle::try_current()
-                .map_err(|error| StoreError::other("there is no tokio runtime", error))?;
+            let runtime = tokio::runtime::Handle::try_current().map_err(|error| {
+                StoreError::new(StoreErrorKind::Other, "there is no tokio runtime")
+                    .with_source(error)
+            })?;
             let called = runtime.spawn_blocking(move || call(&store)).await;
             called.unwrap_or_else(|error| {
                 let what = "the call to the store was cancelled";
@@ -266,7 +263,10 @@ impl<S: BlockingStore> Store for Blocking<S> {
         });
         Box::pin(async move {
             locking.await?;
-            let gone = |error| StoreError::other("the call to the store was cancelled", error);
+            let gone = |error| {
+                StoreError::new(StoreErrorKind::Other, "the call to the store was cancelled")
+                    .with_source(error)
+            };
             receiver.await.map_err(gone)?
         })
     }
@@ -389,19 +389,12 @@ impl Key {
         }
     }
 
-    /// The key of a quarantine slot, which keeps a replaced record or a late successor. `None` if there is no such
-    /// slot.
-    #[must_use]
-    pub fn quarantine(profile: &Profile, slot: u8) -> Option<Self> {
-        (slot < Self::SLOTS).then(|| Self {
+    /// The keys of a profile's quarantine slots, in order. A slot keeps a replaced record or a late successor.
+    pub fn quarantine_slots(profile: &Profile) -> impl Iterator<Item = Self> + '_ {
+        (0..Self::SLOTS).map(|slot| Self {
             profile: profile.clone(),
             slot: Some(slot),
         })
-    }
-
-    /// The quarantine slots of a profile, in order.
-    pub fn quarantine_slots(profile: &Profile) -> impl Iterator<Item = Self> + '_ {
-        (0..Self::SLOTS).filter_map(|slot| Self::quarantine(profile, slot))
     }
 
     /// The profile.
@@ -462,7 +455,7 @@ impl From<Zeroizing<Vec<u8>>> for Contents {
 ///
 /// let contents = Contents::from(b"{}".to_vec());
 /// assert_eq!(Version::of(&contents), Version::of(&contents));
-/// assert_eq!(Version::of(&contents).as_bytes().len(), 32);
+/// assert_eq!(Version::of(&contents).as_ref().len(), 32);
 /// ```
 #[derive(Clone, PartialEq, Eq)]
 pub struct Version(Box<[u8]>);
@@ -478,10 +471,11 @@ impl Version {
     pub fn of(contents: &Contents) -> Self {
         Self::new(digest(&SHA256, contents.expose()).as_ref())
     }
+}
 
-    /// The bytes that the store created it from.
-    #[must_use]
-    pub fn as_bytes(&self) -> &[u8] {
+/// The bytes that the store created it from.
+impl AsRef<[u8]> for Version {
+    fn as_ref(&self) -> &[u8] {
         &self.0
     }
 }

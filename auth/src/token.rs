@@ -6,13 +6,8 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use coze_wire::{Bearer, Secret};
-use http::HeaderValue;
-use serde::{Deserialize, Serialize};
-use zeroize::Zeroizing;
-
 use crate::{
-    Error, Result,
+    AccessToken, Error, RefreshToken, Result,
     clock::Clock,
     expiry::{Life, Timing},
     input::cleaned,
@@ -24,12 +19,19 @@ use crate::{
 /// [`SignIn::put`](crate::SignIn::put). It converts into an [`AccessToken`](crate::AccessToken) and a
 /// [`FixedToken`](crate::FixedToken) with `From`.
 ///
-/// `Debug` prints no secret. Send the token as [`authorization`](Token::authorization), or [`expose`](Secret::expose)
-/// it for a library that expects the bare string.
+/// `Debug` prints no secret. It is accepted wherever an [`AccessToken`](crate::AccessToken) is, and sent as its
+/// [`authorization`](crate::AccessToken::authorization).
+///
+/// ```no_run
+/// # async fn example(jwt: coze_auth::JwtFlow) -> coze_auth::Result<()> {
+/// let token = jwt.token().await?;
+/// let call = jwt.client().api_call(&token);
+/// let header = token.access_token().authorization();
+/// # Ok(()) }
+/// ```
 #[derive(Clone)]
 pub struct Token {
-    access_token: Secret,
-    authorization: Bearer,
+    access_token: AccessToken,
     pub(crate) refresh_token: Option<RefreshToken>,
     pub(crate) expires_at: SystemTime,
     lifetime: Duration,
@@ -42,16 +44,10 @@ pub struct Token {
 }
 
 impl Token {
-    /// The access token.
+    /// The access token, ready to be sent.
     #[must_use]
-    pub fn access_token(&self) -> &Secret {
+    pub fn access_token(&self) -> &AccessToken {
         &self.access_token
-    }
-
-    /// The `Authorization` header value, `Bearer …`, marked as sensitive.
-    #[must_use]
-    pub fn authorization(&self) -> &HeaderValue {
-        self.authorization.header_value()
     }
 
     /// The refresh token, if the flow returns one: web, PKCE and device do, JWT does not. It is single-use: each
@@ -67,21 +63,16 @@ impl Token {
         self.expires_at
     }
 
-    /// The lifetime of the access token when it was received: the granted lifetime minus network latency. Independent
-    /// of the local wall clock.
-    #[must_use]
-    pub fn lifetime(&self) -> Duration {
+    pub(crate) fn lifetime(&self) -> Duration {
         self.lifetime
     }
 
-    /// Whether `expires_in` of the response could not be parsed, or was longer than Coze grants. The
-    /// [lifetime](Self::lifetime) is then Coze's default of 15 minutes, or the requested one if that is shorter.
-    #[must_use]
-    pub fn is_lifetime_assumed(&self) -> bool {
+    pub(crate) fn is_lifetime_assumed(&self) -> bool {
         self.is_lifetime_assumed
     }
 
-    /// The remaining lifetime; zero if the token has expired.
+    /// The remaining lifetime; zero if the token has expired. If `expires_in` of the response could not be parsed, or was
+    /// longer than Coze grants, the lifetime is Coze's default of 15 minutes, or the requested one if that is shorter.
     ///
     /// Measured on the monotonic and the wall clock, because the monotonic clock may stop while the system is
     /// suspended. The clock with the longer elapsed time counts.
@@ -99,20 +90,10 @@ impl Token {
         self.lifetime.saturating_sub(monotonic.max(wall))
     }
 
-    /// Whether the token has expired.
-    #[must_use]
-    pub fn is_expired(&self) -> bool {
-        self.remaining().is_zero()
-    }
-
     /// Coze's log id of the response.
     #[must_use]
     pub fn log_id(&self) -> Option<&str> {
         self.log_id.as_deref()
-    }
-
-    pub(crate) fn bearer(&self) -> &Bearer {
-        &self.authorization
     }
 
     /// The client id of the app that can redeem the refresh token.
@@ -128,6 +109,18 @@ impl Token {
     }
 }
 
+impl From<&Token> for AccessToken {
+    fn from(token: &Token) -> Self {
+        token.access_token().clone()
+    }
+}
+
+impl From<Token> for AccessToken {
+    fn from(token: Token) -> Self {
+        Self::from(&token)
+    }
+}
+
 impl fmt::Debug for Token {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Token")
@@ -139,14 +132,6 @@ impl fmt::Debug for Token {
             .finish_non_exhaustive()
     }
 }
-
-/// A refresh token of the web, PKCE and device flows. It is valid for 30 days, and single-use.
-///
-/// A separate type, so that an access token can't be passed in its place. It serialises as a plain string, for your own
-/// storage; `Debug` prints no secret.
-#[derive(Clone, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct RefreshToken(Secret);
 
 impl RefreshToken {
     /// Wraps a stored refresh token. Surrounding white space and one pair of quotation marks are removed; `Deserialize`
@@ -160,36 +145,14 @@ impl RefreshToken {
         if refresh_token.is_empty() {
             return Err(Error::invalid_input("the refresh token is empty"));
         }
-        Ok(Self(Secret::from(refresh_token)))
-    }
-
-    /// The refresh token of a response, unchanged, because a request can send any string.
-    pub(crate) fn of_answer(mut refresh_token: Zeroizing<String>) -> Self {
-        Self(Secret::from(std::mem::take(&mut *refresh_token)))
-    }
-
-    /// The refresh token itself.
-    #[must_use]
-    pub fn expose(&self) -> &str {
-        self.0.expose()
-    }
-
-    pub(crate) fn secret(&self) -> &Secret {
-        &self.0
-    }
-}
-
-impl fmt::Debug for RefreshToken {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("RefreshToken(****)")
+        Ok(Self::of(refresh_token.into()))
     }
 }
 
 impl Token {
     /// Creates a token from the members of a response.
     pub(crate) fn received(
-        access_token: Secret,
-        authorization: Bearer,
+        access_token: AccessToken,
         refresh_token: Option<RefreshToken>,
         life: Life,
         timing: &Timing,
@@ -198,7 +161,6 @@ impl Token {
     ) -> Self {
         Self {
             access_token,
-            authorization,
             refresh_token,
             expires_at: life.expires_at,
             lifetime: life.lifetime,
@@ -213,15 +175,13 @@ impl Token {
 
     /// Creates a token with this remaining lifetime, without refresh token and log id.
     pub(crate) fn valid_from_now(
-        access_token: Secret,
-        authorization: Bearer,
+        access_token: AccessToken,
         lifetime: Duration,
         clock: &Clock,
     ) -> Self {
         let now = clock.wall();
         Self {
             access_token,
-            authorization,
             refresh_token: None,
             expires_at: now.checked_add(lifetime).unwrap_or(now),
             lifetime,
@@ -239,9 +199,8 @@ impl Token {
 impl Token {
     /// A token that was just received, without a refresh token.
     pub(crate) fn for_test(access_token: &str, lifetime: Duration, clock: &Clock) -> Self {
-        let access_token = Secret::from(access_token);
-        let authorization = Bearer::new(&access_token).unwrap();
-        Self::valid_from_now(access_token, authorization, lifetime, clock)
+        let access_token = AccessToken::new(access_token).unwrap();
+        Self::valid_from_now(access_token, lifetime, clock)
     }
 }
 

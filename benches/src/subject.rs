@@ -12,11 +12,7 @@ use crate::{keys, server::TokenServer};
 /// If there is no key.
 pub fn jwt_flow(server: &TokenServer) -> Result<JwtFlow> {
     let client = OAuthClient::new(Endpoint::custom(server.base())?)?;
-    let flow = JwtFlow::builder(client)
-        .client_id("1234567890123")
-        .key_id("AbCdEfGhIjKlMnOpQrStUvWxYz0123456789-_AbCdE")
-        .signer(PrivateKey::from_pem(keys::private_key_pem()?)?)
-        .build()?;
+    let flow = JwtFlow::new(client, "1234567890123".into(), "AbCdEfGhIjKlMnOpQrStUvWxYz0123456789-_AbCdE".into(), PrivateKey::from_pem(keys::private_key_pem()?)?)?;
     Ok(flow)
 }
 

@@ -494,7 +494,10 @@ async fn require_signed_in(sign_in: &SignIn, store: &str) -> Result<()> {
         None => format!("there is no sign-in in {store}"),
         Some(record) => match record.ended() {
             None => return Ok(()),
-            Some(ended) => format!("the sign-in has ended ({})", ended.code),
+            Some(ended) => match ended.code() {
+                Some(code) => format!("the sign-in has ended ({code})"),
+                None => "the sign-in has ended".to_owned(),
+            },
         },
     };
     let what = format!("profile {name}: {why}");
@@ -509,24 +512,26 @@ fn credentials(
     source: Source,
     refresh: Option<RefreshMode>,
 ) -> Result<DefaultCredentials> {
-    let stored = |flow: &dyn UserFlow| {
+    fn stored(
+        flow: &impl UserFlow,
+        sign_in: Option<SignIn>,
+        refresh: Option<RefreshMode>,
+    ) -> Result<Arc<dyn TokenProvider>> {
         let what = "this flow needs the sign-in of a user";
         let missing = || Error::new(ErrorKind::NotSignedIn, what);
         let builder = CachedProvider::stored(flow, sign_in.ok_or_else(missing)?);
-        let provider = builder
-            .refresh(refresh.unwrap_or(RefreshMode::InLine))
-            .build();
-        Ok::<Arc<dyn TokenProvider>, Error>(Arc::new(provider))
-    };
+        let refresh = refresh.unwrap_or(RefreshMode::InLine);
+        Ok(Arc::new(builder.refresh(refresh).build()))
+    }
     let (provider, flow): (Arc<dyn TokenProvider>, _) = match flow {
         ConfiguredFlow::Token(token) => (Arc::new(token), Flow::Token),
         ConfiguredFlow::Jwt(jwt) => {
             let builder = CachedProvider::jwt(jwt).refresh(refresh.unwrap_or_default());
             (Arc::new(builder.build()), Flow::Jwt)
         }
-        ConfiguredFlow::Web(web) => (stored(&web)?, Flow::Web),
-        ConfiguredFlow::Pkce(pkce) => (stored(&pkce)?, Flow::Pkce),
-        ConfiguredFlow::Device(device) => (stored(&device)?, Flow::Device),
+        ConfiguredFlow::Web(web) => (stored(&web, sign_in, refresh)?, Flow::Web),
+        ConfiguredFlow::Pkce(pkce) => (stored(&pkce, sign_in, refresh)?, Flow::Pkce),
+        ConfiguredFlow::Device(device) => (stored(&device, sign_in, refresh)?, Flow::Device),
         _ => {
             let what = "this flow is not known to the default credentials";
             return Err(Error::new(ErrorKind::Configuration, what));

@@ -66,12 +66,10 @@ impl Profiles {
     /// If the program's name is not a valid folder name, or the user has no home folder: those of
     /// [`FileStore::in_default_folder`].
     pub fn in_default_folder(program: &str) -> Result<Self> {
-        let files = FileStore::in_default_folder(program).map_err(of_store)?;
+        let files = FileStore::in_default_folder(program)?;
         let platform = etcetera::base_strategy::choose_native_strategy().map_err(|error| {
-            of_store(StoreError::other(
-                "there is no home folder for profiles: set HOME",
-                error,
-            ))
+            let what = "there is no home folder for profiles: set HOME";
+            StoreError::new(StoreErrorKind::Other, what).with_source(error)
         })?;
         let folder = if cfg!(windows) {
             // The data folder roams to the user's other machines, and the sign-ins don't.
@@ -264,7 +262,7 @@ impl Profiles {
             }
             Some(SecretPlace::Store) => {
                 let stored = self.store(config.store())?.load(&secret_key(name)?).await;
-                let stored = stored.map_err(of_store)?;
+                let stored = stored?;
                 let Some(stored) = stored else {
                     return Ok(None);
                 };
@@ -319,7 +317,7 @@ impl Profiles {
         ))?);
         let contents = Contents::from(b"{}".to_vec());
         set(&store, &key, Some(&contents)).await?;
-        let loaded = store.load(&key).await.map_err(of_store)?;
+        let loaded = store.load(&key).await?;
         set(&store, &key, None).await?;
         if loaded.is_some_and(|loaded| loaded.contents.expose() == contents.expose()) {
             return Ok(());
@@ -339,7 +337,7 @@ impl Profiles {
             #[cfg(feature = "keyring")]
             StoreKind::Keyring => {
                 let store = coze_auth_stores::KeyringStore::new(self.program.as_str());
-                Ok(Arc::new(store.map_err(of_store)?))
+                Ok(Arc::new(store?))
             }
             #[cfg(not(feature = "keyring"))]
             StoreKind::Keyring => Err(Error::new(
@@ -367,13 +365,13 @@ fn secret_key(profile: &str) -> Result<Key> {
 /// Sets or deletes a value, whatever is there.
 async fn set(store: &Arc<dyn Store>, key: &Key, new: Option<&Contents>) -> Result<()> {
     for _ in 0..ATTEMPTS {
-        let stored = store.load(key).await.map_err(of_store)?;
+        let stored = store.load(key).await?;
         if stored.is_none() && new.is_none() {
             return Ok(());
         }
         let version = stored.as_ref().map(|stored| &stored.version);
         let written = store.compare_and_set(key, version, new).await;
-        if let CompareAndSet::Done(_) = written.map_err(of_store)? {
+        if let CompareAndSet::Done(_) = written? {
             return Ok(());
         }
     }
@@ -464,17 +462,6 @@ fn create_folder(folder: &Path) -> io::Result<()> {
 #[cfg(not(unix))]
 fn create_folder(folder: &Path) -> io::Result<()> {
     fs::create_dir_all(folder)
-}
-
-/// The error of a store, as the sign-ins report it.
-fn of_store(error: StoreError) -> Error {
-    let mut what = error.message().to_owned();
-    let by = error.by().map(|by| format!("{by} keeps it"));
-    let cause = std::error::Error::source(&error).map(ToString::to_string);
-    for more in by.into_iter().chain(cause) {
-        what = format!("{what}: {more}");
-    }
-    Error::new(ErrorKind::Store(error.kind()), what)
 }
 
 fn failed(done: &str, path: &Path, error: &io::Error) -> Error {

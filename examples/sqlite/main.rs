@@ -8,7 +8,7 @@ mod store;
 use std::path::PathBuf;
 
 use coze_auth::{
-    CachedProvider, ConfiguredFlow, Flow, RefreshMode, SignIn, TokenProvider,
+    CachedProvider, ConfiguredFlow, Flow, SignIn, TokenProvider,
     store::{Blocking, Store},
 };
 use store::SqliteStore;
@@ -38,7 +38,7 @@ async fn main() -> anyhow::Result<()> {
     }
 
     let provider = CachedProvider::stored(device, sign_in)
-        .refresh(RefreshMode::InLine)
+        .refresh(coze_auth::RefreshMode::InLine)
         .build();
     let token = provider.token().await?;
     // As if the API had refused it.

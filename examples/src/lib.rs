@@ -1,11 +1,14 @@
-//! The mock behind the examples: without an account, [`mock_unless_configured`] starts a mock of Coze in this process, and
-//! [`open_in_browser`] and [`visit`] act as the user. Your own program calls `OAuthConfig::from_env_for` instead, and has users.
+//! The mock behind the examples: without an account, [`mock_unless_configured`] starts a mock of Coze in this process,
+//! [`variable`] names a bot of it, and [`open_in_browser`] and [`visit`] act as the user. Your own program calls `OAuthConfig::from_env_for` instead, and has users.
 
 use std::{ffi::OsString, net::TcpListener, sync::OnceLock, time::Duration};
 
 use anyhow::{Context, Result, bail, ensure};
-use coze_auth::{Flow, OAuthConfig, Url};
-use coze_mock::{Decision, MockCoze, defaults};
+use coze_api::prelude::*;
+use coze_auth::{Endpoint, FixedToken, Flow, OAuthConfig, Url};
+use coze_mock::{
+    Decision, Endpoint as MockEndpoint, MockCoze, ScriptedReply, ScriptedStream, Times, defaults,
+};
 use reqwest::{
     Method,
     header::{COOKIE, HeaderValue, LOCATION, SET_COOKIE},
@@ -27,6 +30,9 @@ pub async fn mock_unless_configured(flow: Flow) -> Result<OAuthConfig> {
         mock = mock.access_token_lifetime(TOKEN_LIFETIME);
     }
     let mock = mock.start().await?;
+    if flow == Flow::Token {
+        talk(&mock).await?;
+    }
     println!("(No account is configured: this runs against a mock of Coze.)\n");
 
     let mut variables = mock_variables(flow, mock.default_jwt_private_key_pem()?)?;
@@ -40,14 +46,37 @@ pub async fn mock_unless_configured(flow: Flow) -> Result<OAuthConfig> {
     Ok(config)
 }
 
-/// `std::env::var(name)`, or with the mock what stands for it there: a bot of the mock for `COZE_BOT_ID`.
-pub fn variable(name: &str) -> Result<String> {
-    if MOCK.get().is_none() {
-        return std::env::var(name).with_context(|| format!("the environment has no {name}"));
+/// Starts conversations with a bot of the mock, so that there is something to list.
+async fn talk(mock: &MockCoze) -> Result<()> {
+    let token = FixedToken::new(defaults::PERSONAL_ACCESS_TOKEN)?;
+    let coze = CozeApi::builder(token).endpoint(Endpoint::custom(mock.url())?);
+    let coze = coze.build()?;
+    for town in ["Oslo", "Bergen", "Tromsø"] {
+        let conversation = coze.conversations().create().bot_id(defaults::BOT_IDS[0]);
+        let question = format!("Will it rain in {town}?");
+        conversation.message(&*question).send().await?;
     }
+    Ok(())
+}
+
+/// `std::env::var(name)`, or with the mock a bot of it: for `COZE_BOT_ID` one that writes slowly, for `COZE_TOOL_BOT_ID` one that needs a
+/// tool for its next answer.
+pub fn variable(name: &str) -> Result<String> {
+    let Some(mock) = MOCK.get() else {
+        return std::env::var(name).with_context(|| format!("the environment has no {name}"));
+    };
+    let chats = MockEndpoint::CreateChat;
     match name {
-        "COZE_BOT_ID" => Ok(defaults::BOT_IDS[0].to_owned()),
-        "COZE_WORKSPACE_ID" => Ok(defaults::WORKSPACE_ID.to_owned()),
+        "COZE_BOT_ID" => {
+            let slow = ScriptedStream::reply().pause(Duration::from_millis(100));
+            mock.faults().add(slow, chats, Times::Forever);
+            Ok(defaults::BOT_IDS[0].to_owned())
+        }
+        "COZE_TOOL_BOT_ID" => {
+            let reply = ScriptedReply::new().tool_call("read_thermometer", r#"{"room":"hall"}"#);
+            mock.faults().add(reply, chats, Times::ONCE);
+            Ok(defaults::BOT_IDS[1].to_owned())
+        }
         _ => bail!("the mock has no {name}"),
     }
 }
@@ -170,6 +199,8 @@ impl Browser {
 mod documentation {
     #[doc = include_str!("../../README.md")]
     mod readme {}
+    #[doc = include_str!("../../docs/api.md")]
+    mod api {}
     #[doc = include_str!("../../docs/credentials.md")]
     mod credentials {}
     #[doc = include_str!("../../docs/errors.md")]

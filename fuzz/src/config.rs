@@ -53,7 +53,7 @@ pub fn json(text: &str) {
         Ok(Value::Object(fields)) => fields,
         _ => Map::new(),
     };
-    let outcome = OAuthConfig::from_json(text);
+    let outcome = text.parse::<OAuthConfig>();
     let known = |name: &str| fields.get(name).and_then(Value::as_str).map(str::trim);
     judge(
         &outcome,

@@ -1,6 +1,6 @@
 //! Error responses: what is parsed, which action the error suggests, and what it shows.
 
-use coze_auth::{Error, ErrorCode, ErrorKind, RefreshToken};
+use coze_auth::{Error, ErrorCode, ErrorKind, RefreshToken, UserFlow};
 use coze_wire::{Secret, sanitize, sanitize_log_id};
 
 use super::{
@@ -57,7 +57,7 @@ pub fn check(answer: &Answer) {
 }
 
 fn code(error: &Error) -> Option<String> {
-    error.code().map(|code| code.as_str().into_owned())
+    error.code().map(ToString::to_string)
 }
 
 fn shown_code(code: Code, body: &Body) -> String {

@@ -74,7 +74,7 @@ pub fn any(text: &str) -> bool {
             true
         }
         Err(error) => {
-            assert_eq!(error.kind(), ErrorKind::PrivateKey, "{text:?}");
+            assert_eq!(error.kind(), ErrorKind::Configuration, "{text:?}");
             assert_fit_to_be_shown(&error, &[HUSH], &text);
             let shown = format!("{error} {error:?}");
             assert!(!shows_key(&shown), "{shown} {text:?}");

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use coze_auth::{CachedProvider, Error, ErrorKind, RefreshToken, Token, TokenProvider};
+use coze_auth::{CachedProvider, Error, ErrorKind, RefreshToken, Token, TokenProvider, UserFlow};
 
 use super::{
     oracle::{self, Body, CAP, Clocks, State},
@@ -81,7 +81,7 @@ fn lives(answer: &Answer, body: &Body) -> Vec<oracle::Lives> {
 
 fn assert_lives_as_granted(token: &Token, answer: &Answer, body: &Body) {
     let lives = lives(answer, body);
-    let lifetime = token.lifetime().as_secs_f64();
+    let lifetime = token.remaining().as_secs_f64();
     assert!(
         lives.iter().any(|lives| lives.contains(&lifetime)) && lifetime <= CAP,
         "{lifetime} s is not in {lives:?}: {answer:?}"

@@ -10,6 +10,7 @@ use std::fmt;
 /// An error code that Coze documents for its OAuth endpoints.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum OAuthErrorCode {
     /// The user has not decided yet.
     AuthorizationPending,
@@ -86,6 +87,7 @@ impl fmt::Display for OAuthErrorCode {
 /// The shapes of error body that Coze sends or documents.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum ErrorShape {
     /// `{"error_code": code, "error": code, "error_message": text, "error_description": text}`: the real token endpoint repeats
     /// the error code, and no other body makes all official SDKs continue to poll. The default of the OAuth endpoints.

@@ -1,95 +1,30 @@
-//! Coze's API: the envelope, the access token, and users, workspaces and bots. What has state is in `chats`.
+//! Coze's API: the envelope, the access token, and users, workspaces and bots. Operations with state are in `chats.rs`.
 
 use crate::answer::Answer;
 use crate::chats;
 use crate::context::{RequestContext, text};
 use crate::endpoint::Endpoint;
+use crate::envelope::{Contents, Refused};
 use crate::options::Options;
 use crate::request::{Credential, credential};
 use crate::resources::Bot;
 use crate::state::GrantedToken;
-use bytes::Bytes;
-use http::StatusCode;
 use serde_json::{Value, json};
 
-/// Why an API call is refused.
-pub(crate) enum Refused {
-    /// It names something that does not exist, or that the token may not use.
-    Unknown,
-    /// HTTP status, error code, message.
-    With(StatusCode, i64, String),
-}
-
-impl Refused {
-    pub(crate) fn bad_request(message: impl Into<String>) -> Self {
-        Self::With(StatusCode::BAD_REQUEST, BAD_REQUEST, message.into())
-    }
-
-    fn no_permission() -> Self {
-        Self::With(StatusCode::FORBIDDEN, NO_PERMISSION, FORBIDDEN.to_owned())
-    }
-
-    fn unauthorized(code: i64, message: &str) -> Self {
-        Self::With(StatusCode::UNAUTHORIZED, code, message.to_owned())
-    }
-}
-
-/// What the envelope of an answer holds.
-pub(crate) enum Contents {
-    /// Its field `data`.
-    Data(Value),
-    /// Its fields besides `code`, `msg` and `detail`.
-    Whole(Value),
-    Nothing,
-    /// An event stream instead, and whether it falls silent.
-    Stream(Bytes, bool),
-}
-
-const BAD_REQUEST: i64 = 4000;
-const FORBIDDEN: &str = "no permission for this resource";
-const AUTHENTICATION_INVALID: i64 = 4100;
-const NO_PERMISSION: i64 = 4101;
-const BOT_NOT_FOUND: i64 = 4200;
-const ACCESS_TOKEN_INVALID: i64 = 700_012_006;
-
 pub(crate) fn answer(context: &mut RequestContext<'_>) -> Answer {
-    let log_id = context.log_id;
     let contents = authorize(context).and_then(|token| call(context, &token));
-    let mut envelope = json!({"code": 0, "msg": "", "detail": {"logid": log_id}});
+    let contents = contents.or_else(|refused| match (&refused, example(context)) {
+        (Refused::Unknown, Some(example)) => Ok(example),
+        _ => Err(refused),
+    });
     match contents {
-        Ok(Contents::Stream(events, stalls)) => {
-            return Answer {
-                stalls,
-                ..Answer::stream(events)
-            };
-        }
-        Ok(Contents::Data(data)) => envelope["data"] = data,
-        Ok(Contents::Whole(fields)) => join(&mut envelope, &fields),
-        Ok(Contents::Nothing) => {}
-        Err(Refused::Unknown) => match example(context) {
-            Some(example) => {
-                join(&mut envelope, example);
-                envelope["detail"]["logid"] = log_id.into();
-            }
-            None => {
-                return Answer::api_error(StatusCode::FORBIDDEN, NO_PERMISSION, FORBIDDEN, log_id);
-            }
-        },
-        Err(Refused::With(status, code, message)) => {
-            return Answer::api_error(status, code, &message, log_id);
-        }
-    }
-    Answer::json(StatusCode::OK, &envelope)
-}
-
-fn join(envelope: &mut Value, fields: &Value) {
-    for (name, field) in fields.as_object().into_iter().flatten() {
-        envelope[name] = field.clone();
+        Ok(contents) => contents.answer(context.log_id),
+        Err(refused) => refused.answer(context.log_id),
     }
 }
 
-/// The described answer, if the request has the ids of the description's examples.
-fn example(context: &RequestContext<'_>) -> Option<&'static Value> {
+/// The example response of the description, if the request has the ids of the description's examples.
+fn example(context: &RequestContext<'_>) -> Option<Contents> {
     let query = context.incoming.query.iter().chain(context.path_ids);
     let mut ids: Vec<&str> = query
         .filter(|(name, _)| name.ends_with("_id"))
@@ -98,7 +33,15 @@ fn example(context: &RequestContext<'_>) -> Option<&'static Value> {
     if let (Endpoint::CancelChat, Some(body)) = (context.endpoint, context.body) {
         ids.extend([text(body, "conversation_id"), text(body, "chat_id")]);
     }
-    context.core.contract.example(context.endpoint, &ids)
+    let mut example = context
+        .core
+        .contract
+        .example(context.endpoint, &ids)?
+        .clone();
+    let fields = example.as_object_mut()?;
+    // The log id is that of this answer.
+    fields.remove("detail");
+    Some(Contents::Whole(example))
 }
 
 fn authorize(context: &mut RequestContext<'_>) -> Result<GrantedToken, Refused> {
@@ -107,35 +50,30 @@ fn authorize(context: &mut RequestContext<'_>) -> Result<GrantedToken, Refused> 
         // The bot is looked up before the token.
         let bot_id = body.get("bot_id").and_then(Value::as_str);
         if bot_id.is_some_and(|id| !is_bot(context, id)) {
-            let message = "the bot does not exist".to_owned();
-            return Err(Refused::With(StatusCode::OK, BOT_NOT_FOUND, message));
+            return Err(Refused::bot_not_found());
         }
     }
     let Credential::Bearer(token) = credential(&context.incoming.headers) else {
         context
             .findings
             .violation("header/Authorization", "an access token as a bearer token");
-        let message = "authentication is invalid";
-        return Err(Refused::unauthorized(AUTHENTICATION_INVALID, message));
+        return Err(Refused::no_authentication());
     };
     let state = context.core.state();
     let granted = state.tokens.access(token, context.now).cloned();
     granted.ok_or_else(|| match starts_chat {
-        true => {
-            let message = "The token you entered is incorrect.".to_owned();
-            Refused::With(StatusCode::OK, NO_PERMISSION, message)
-        }
-        false => Refused::unauthorized(ACCESS_TOKEN_INVALID, "access token invalid"),
+        true => Refused::incorrect_token(),
+        false => Refused::access_token_invalid(),
     })
 }
 
-/// Whether there is such a bot: of the mock, or of the description's examples.
+/// Whether the bot exists: in the mock, or in the description's examples.
 fn is_bot(context: &RequestContext<'_>, id: &str) -> bool {
     context.core.options.bots.iter().any(|bot| bot.id == id)
         || context.core.contract.is_example_id(id)
 }
 
-/// The body as the contract allows it; null for an operation without one.
+/// The validated body; null for an operation without one.
 fn checked_body(context: &mut RequestContext<'_>) -> Result<Value, Refused> {
     let checked = if context.core.contract.takes_body(context.endpoint) {
         context.checked_body()
@@ -195,9 +133,11 @@ fn call(context: &mut RequestContext<'_>, token: &GrantedToken) -> Result<Conten
             let id = context.path_id().or_else(|| parameter("bot_id"));
             let id = id.unwrap_or_default();
             let bot = options.bots.iter().find(|bot| bot.id == id);
-            let bot =
-                bot.filter(|bot| may_enter(token, &bot.workspace_id) && may_use(token, &bot.id));
-            bot.map(|bot| bot.in_full(user)).ok_or(Refused::Unknown)?
+            let bot = bot.ok_or(Refused::Unknown)?;
+            if !may_enter(token, &bot.workspace_id) || !may_use(token, &bot.id) {
+                return Err(Refused::Forbidden);
+            }
+            bot.in_full(user)
         }
         Endpoint::UsersMe => json!({
             "user_id": user.user_id,
@@ -210,8 +150,11 @@ fn call(context: &mut RequestContext<'_>, token: &GrantedToken) -> Result<Conten
             if let Some(id) = bot_id {
                 let bot = options.bots.iter().find(|bot| bot.id == id);
                 let enters = bot.is_none_or(|bot| may_enter(token, &bot.workspace_id));
-                if !is_bot(context, id) || !enters || !may_use(token, id) {
-                    return Err(Refused::no_permission());
+                if !is_bot(context, id) {
+                    return Err(Refused::Unknown);
+                }
+                if !enters || !may_use(token, id) {
+                    return Err(Refused::Forbidden);
                 }
             }
             return chats::call(context, &body);
@@ -229,8 +172,10 @@ fn visible_bots<'o>(
     let mut workspaces = options.workspaces.iter();
     let workspace = workspaces
         .find(|known| Some(known.id.as_str()) == workspace_id)
-        .filter(|workspace| may_enter(token, &workspace.id))
         .ok_or(Refused::Unknown)?;
+    if !may_enter(token, &workspace.id) {
+        return Err(Refused::Forbidden);
+    }
     let bots = options
         .bots
         .iter()

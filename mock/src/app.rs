@@ -9,6 +9,7 @@ use std::fmt;
 /// The type of an app, which decides its flow. An app has exactly one type, as in Coze's console.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum ClientType {
     /// Authorization code with a client secret.
     Web,

@@ -11,6 +11,7 @@ use crate::state::{AuthorizationCode, AuthorizeRequest, Challenge};
 /// The user's decision on the consent page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum Decision {
     /// Grants access.
     Approve,

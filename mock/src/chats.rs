@@ -1,8 +1,8 @@
 //! Conversations, messages and chats: the operations of the API that have state.
 
-use crate::api::{Contents, Refused};
 use crate::context::{RequestContext, text};
 use crate::endpoint::Endpoint;
+use crate::envelope::{Contents, Refused};
 use crate::state::{
     Chat, Conversation, Conversations, Event, Ids, Listing, NewChat, NewConversation, NewMessage,
 };
@@ -11,7 +11,8 @@ use bytes::{Bytes, BytesMut};
 use serde_json::{Value, json};
 use std::time::Duration;
 
-/// Performs an operation, whose parameters and body the contract has checked. The bot is known, and the token may use it.
+/// Executes an operation. The contract has validated its parameters and body, the bot exists, and the token may access
+/// it.
 pub(crate) fn call(context: &mut RequestContext<'_>, body: &Value) -> Result<Contents, Refused> {
     let (now, endpoint) = (context.now, context.endpoint);
     let core = context.core;
@@ -91,7 +92,7 @@ pub(crate) fn call(context: &mut RequestContext<'_>, body: &Value) -> Result<Con
                             Contents::Stream(stream_of(&events, &chat), chat.is_silent())
                         }),
                     };
-                    // Its memory is counted since it was started.
+                    // Its memory has been counted since its start.
                     conversation.chats.insert(chat_id, chat);
                     done?
                 }
@@ -104,7 +105,7 @@ pub(crate) fn call(context: &mut RequestContext<'_>, body: &Value) -> Result<Con
     Ok(data)
 }
 
-/// Creates a conversation, with this id if there is one.
+/// Creates a conversation, with this id if one is given.
 fn create<'c>(
     all: &'c mut Conversations,
     id: Option<u64>,
@@ -151,7 +152,7 @@ fn create_chat(
     let known = id.filter(|id| all.get(*id).is_some());
     let (conversation, ids) = match (known, id, asked) {
         (Some(id), ..) => all.get_mut(id).ok_or(Refused::Unknown)?,
-        // The conversation of the description's examples exists as soon as it is needed.
+        // The conversation of the description's examples is created on demand.
         (None, Some(_), Some(asked)) if !context.core.contract.is_example_id(asked) => {
             return Err(Refused::Unknown);
         }
@@ -185,6 +186,7 @@ fn create_chat(
         let events = chat.run(conversation, ids, now);
         Contents::Stream(stream_of(&events, &chat), chat.is_silent())
     } else {
+        chat.begin();
         Contents::Data(chat.json())
     };
     let id = conversation.id;
@@ -195,7 +197,7 @@ fn create_chat(
     Ok(contents)
 }
 
-/// The messages of a chat that the bot wrote.
+/// The messages of the bot in a chat.
 fn written(conversation: &Conversation, chat: &Chat) -> Value {
     let messages = conversation.messages();
     let of_chat = messages.filter(|message| message.chat_id == Some(chat.id));
@@ -221,7 +223,7 @@ fn submit(chat: &mut Chat, body: &Value, now: Duration) -> Result<(), Refused> {
     chat.submit(&outputs, now).map_err(Refused::bad_request)
 }
 
-/// The events as they are sent, with the end marker unless the stream falls silent.
+/// The events of a stream, with the end marker unless the stream falls silent.
 fn stream_of(events: &[Event], chat: &Chat) -> Bytes {
     let mut bytes = BytesMut::new();
     for (name, data) in events {
@@ -257,7 +259,7 @@ fn page(all: &Conversations, context: &RequestContext<'_>, creator_id: &str) -> 
 }
 
 fn listing(body: &Value) -> Result<Listing, Refused> {
-    // "0" and an empty text stand for no position.
+    // "0" and an empty string mean no position.
     let position = |name: &str| match text(body, name) {
         "" | "0" => Ok(None),
         id => id
@@ -285,14 +287,14 @@ fn list<'b>(body: &'b Value, name: &str) -> &'b [Value] {
     list.map_or(&[], Vec::as_slice)
 }
 
-/// A parameter in the query.
+/// A query parameter.
 fn parameter<'r>(context: &RequestContext<'r>, name: &str) -> Option<&'r str> {
     let query = context.incoming.query.iter();
     let mut values = query.filter(|(known, value)| known == name && !value.is_empty());
     values.next().map(|(_, value)| value.as_str())
 }
 
-/// An id in the path, the query or the body.
+/// An id from the path, the query or the body.
 fn id(context: &RequestContext<'_>, body: &Value, name: &str) -> Result<u64, Refused> {
     let in_path = context.path_ids.iter().find(|(known, _)| known == name);
     let id = in_path.map(|(_, id)| id.as_str());

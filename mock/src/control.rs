@@ -262,7 +262,7 @@ static CONTROLS: [Control; 21] = [
     }),
     post(
         "faults",
-        " {\"fault\", \"target\", \"times\"}",
+        " {\"fault\", \"target\", \"times\"}: faults, scripted streams {\"stream\": {..}} and replies {\"reply\": {..}}",
         |core, incoming, _| add_fault(core, incoming),
     ),
     delete("faults", "", |core, _, _| {

@@ -26,6 +26,8 @@ pub const REDIRECT_URIS: [&str; 3] = [
 pub const PERSONAL_ACCESS_TOKEN: &str = "pat_mock_0123456789abcdefghijklmnopqrstuvwxyz";
 /// The workspace.
 pub const WORKSPACE_ID: &str = "7001";
+/// The first bot in it, for programs that need one.
+pub const BOT_ID: &str = BOT_IDS[0];
 /// The bots in it.
 pub const BOT_IDS: [&str; 2] = ["7101", "7102"];
 

@@ -86,7 +86,7 @@ pub(crate) async fn respond(
             findings.violation("header/Host", "exactly one host, with or without a port");
             let message = "the request has no valid host, or more than one";
             let status = StatusCode::BAD_REQUEST;
-            Ending::Answer(Answer::api_error(status, 4000, message, &log_id))
+            Ending::answer(Answer::api_error(status, 4000, message, &log_id))
         }
         Route::Coze(endpoint, path_ids) if double_slash_passes => {
             let mut context = RequestContext {
@@ -112,14 +112,14 @@ pub(crate) async fn respond(
             let message = "this path does not support this method";
             let status = StatusCode::METHOD_NOT_ALLOWED;
             let answer = Answer::api_error(status, 4000, message, &log_id);
-            Ending::Answer(answer.with_header(header::ALLOW, methods))
+            Ending::answer(answer.with_header(header::ALLOW, methods))
         }
         _ => {
             // Browsers request it on their own.
             if incoming.path != "/favicon.ico" && folded.is_none() {
                 findings.violation("path", "one of the documented paths");
             }
-            Ending::Answer(Answer::api_error(
+            Ending::answer(Answer::api_error(
                 StatusCode::NOT_FOUND,
                 4000,
                 "no such path",
@@ -129,7 +129,7 @@ pub(crate) async fn respond(
     };
     close(core, number, &ending, applied.names, findings);
     match ending {
-        Ending::Answer(answer) => Ok(finish(core, answer, &log_id, applied.skew_seconds)),
+        Ending::Answer(answer) => Ok(finish(core, *answer, &log_id, applied.skew_seconds)),
         Ending::Reset => Err(ServiceError::connection_reset()),
         Ending::Never => std::future::pending().await,
     }
@@ -151,7 +151,7 @@ pub(crate) fn body_is_late(core: &Core, incoming: &Incoming) -> Response<MockBod
     let number = core.log.open(record);
     let mut findings = Findings::new(core.options.lenient, number, endpoint);
     findings.violation("body", "a complete body within the timeout");
-    let ending = Ending::Answer(answer.clone());
+    let ending = Ending::answer(answer.clone());
     close(core, number, &ending, Vec::new(), findings);
     finish(core, answer, &log_id, 0)
 }
@@ -159,7 +159,7 @@ pub(crate) fn body_is_late(core: &Core, incoming: &Incoming) -> Response<MockBod
 impl RequestContext<'_> {
     fn end(&mut self, fault: Option<Fault>) -> Ending {
         let Some(fault) = fault else {
-            return Ending::Answer(self.process());
+            return Ending::answer(self.process());
         };
         if let Some(answer) = fault::answer_instead(
             &fault,
@@ -168,7 +168,7 @@ impl RequestContext<'_> {
             self.now,
             self.log_id,
         ) {
-            return Ending::Answer(answer);
+            return Ending::answer(answer);
         }
         match fault {
             Fault::ConnectionReset { when } => {
@@ -184,21 +184,21 @@ impl RequestContext<'_> {
                 if let Some((known, sent)) = edited.apply(&mut answer, self.now) {
                     self.core.state().rename(&known, &sent);
                 }
-                Ending::Answer(answer)
+                Ending::answer(answer)
             }
             Fault::Scripted(scripted) => {
                 self.process_if(scripted.when());
-                Ending::Answer(scripted.answer())
+                Ending::answer(scripted.answer())
             }
             Fault::Stream(stream) => {
                 let instead = stream.answer_instead(self.log_id);
-                Ending::Answer(instead.unwrap_or_else(|| {
+                Ending::answer(instead.unwrap_or_else(|| {
                     let mut answer = self.process();
                     stream.apply(&mut answer);
                     answer
                 }))
             }
-            fault => Ending::Answer(fault::spoil(&fault, self.process())),
+            fault => Ending::answer(fault::spoil(&fault, self.process())),
         }
     }
 

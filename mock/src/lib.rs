@@ -1,4 +1,4 @@
-//! A mock of Coze's OAuth server: contract-test a client without an account, a browser or a user.
+//! A mock of Coze's OAuth server and API: contract-test a client without an account, a browser or a user.
 //!
 //! It keeps state as Coze does: codes, refresh tokens and JWTs are single-use, refresh tokens rotate, device codes wait for a
 //! decision, signatures are verified. It is *strict*: every request is validated by schemas generated from the OpenAPI
@@ -20,6 +20,16 @@
 //! # Ok(()) }
 //! ```
 //!
+//! # Chats
+//!
+//! The operations of chats, messages and conversations have state: what is created can be retrieved, listed page by page,
+//! changed and deleted, until [`MockCoze::reset`]. The bots ([`defaults::BOT_ID`]) echo the question; [`ScriptedReply`] lets them
+//! say something else, call tools, fail, or never end. A chat that is not streamed is completed by the second time that it is
+//! retrieved, or after 2 seconds of the mock's clock. [`ScriptedStream`] decides how an event stream is sent: cut, reset,
+//! slow, in pieces, with comments, with an error, not at all, or as bytes of your own.
+//!
+//! A request with the ids of the OpenAPI description's examples is answered by the description's example.
+//!
 //! # Over a socket or in process
 //!
 //! Use a socket ([`MockCoze::start`], [`Builder::start`]) for any client. Use [`MockCoze::service`], after
@@ -37,7 +47,8 @@
 //! Paths, fields, error codes and lifetimes are those of Coze's documentation. Where it is silent the mock follows the RFCs:
 //! HTTP statuses are RFC 6749's (401 for `invalid_client`, 403 for `access_deny`, else 400); error bodies repeat the error code,
 //! with Coze's messages where they are known ([`ErrorShape`]); an invalid authorize URL is answered by a page, never by a redirect; codes live
-//! 10 minutes; JWTs have 10 s of leeway; the message about an unbound channel comes with `invalid_request`; API calls without permission get HTTP 403. Two behaviours are options, both off by default:
+//! 10 minutes; JWTs have 10 s of leeway; the message about an unbound channel comes with `invalid_request`; API calls without permission, or
+//! with an unknown id, get HTTP 403. As Coze does, `POST /v3/chat` answers a bad token with HTTP 200 and code 4101, and looks the bot up first (code 4200). Two behaviours are options, both off by default:
 //! [`Builder::reuse_revokes_family`] and [`Builder::refresh_revokes_access_token`].
 //!
 //! # Secrets
@@ -70,6 +81,7 @@ pub mod defaults;
 mod device;
 mod dispatch;
 mod endpoint;
+mod envelope;
 mod error;
 mod fault;
 mod host;

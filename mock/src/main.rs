@@ -16,9 +16,9 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-/// A mock of Coze's OAuth server, for contract tests without an account.
+/// A mock of Coze's OAuth server and API, for contract tests without an account.
 #[derive(Debug, Parser)]
-#[command(name = "coze-mock", version)]
+#[command(name = "coze-mock", version, after_help = CONTROL)]
 struct Arguments {
     /// The address to listen on; port 0 means a free port, which the ready line names
     #[arg(long, default_value = "127.0.0.1:0")]
@@ -57,6 +57,17 @@ struct Arguments {
     #[arg(long)]
     quiet: bool,
 }
+
+/// How tests control the mock, for `--help`.
+const CONTROL: &str = r#"Tests control the mock over HTTP: GET /_mock/ lists how. For example, POST these as JSON to /_mock/faults:
+  {"fault": {"stream": {"end": {"cut": 3}}}}           the next stream ends after 3 events, without its end marker
+  {"fault": {"stream": {"end": {"reset": 3}}}}         the connection is reset after 3 events
+  {"fault": {"stream": {"first_event_millis": 2000, "pause_millis": 100, "comments": true,
+    "byte_order_mark": true, "chunk_bytes": 1}}}       slow, with comments, with every character split
+  {"fault": {"reply": {"text": "It is warm.",
+    "tool_calls": [{"name": "read_thermometer", "arguments": "{}"}]}}}
+                                                       the next chat requires an action
+The README of coze-mock describes all of them."#;
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Shape {

@@ -252,6 +252,7 @@ impl RequestRecord {
 /// A deviation that lenient mode accepts, for third-party clients. There are no others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum Tolerance {
     /// An optional field sent as `null`.
     NullOption,

@@ -12,9 +12,15 @@ use http::{HeaderValue, Response, header};
 
 /// The outcome of a request.
 pub(crate) enum Ending {
-    Answer(Answer),
+    Answer(Box<Answer>),
     Reset,
     Never,
+}
+
+impl Ending {
+    pub(crate) fn answer(answer: Answer) -> Self {
+        Self::Answer(Box::new(answer))
+    }
 }
 
 /// Records the outcome of a request and notifies the observer.

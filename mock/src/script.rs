@@ -12,6 +12,7 @@ use std::time::Duration;
 /// Whether a request takes effect before the fault hides its response from the client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum When {
     /// It has no effect: a refresh token in it stays valid.
     BeforeProcessing,
@@ -115,6 +116,7 @@ pub enum Edit {
 /// A position among two members of the same name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum Place {
     /// The first.
     First,
@@ -125,6 +127,7 @@ pub enum Place {
 /// The forms in which a server may write the expiry of a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum ExpiryForm {
     /// Seconds since the UNIX epoch.
     Absolute,
@@ -139,6 +142,7 @@ pub enum ExpiryForm {
 /// The body of a [`ScriptedResponse`], or the bytes of a [`ScriptedStream`](crate::ScriptedStream). In JSON: a string, or a list of bytes (`[255, 123]`) if it is not UTF-8.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged, expecting = "body is text, or a list of bytes from 0 to 255")]
+#[non_exhaustive]
 pub enum ScriptedBody {
     /// Text.
     Text(String),

@@ -1,4 +1,4 @@
-//! What a bot answers, and how its event stream is sent, as a test scripts it.
+//! Scripted replies of the mock's bot, and scripted event streams.
 
 use crate::answer::{Answer, JSON, shape_c};
 use crate::body::Part;
@@ -11,8 +11,8 @@ use serde_json::{Value, json};
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
-/// How an event stream is sent: to its end or not, how fast, in which pieces. Planned like a fault, for the requests that
-/// ask for a stream; others are answered as usual.
+/// A script for an event stream: its end, its timing, and its chunks. Planned like a fault, for requests of a stream;
+/// other requests are answered as usual.
 ///
 /// ```
 /// # fn main() -> Result<(), coze_mock::Error> {
@@ -20,12 +20,12 @@ use std::time::Duration;
 /// use std::time::Duration;
 ///
 /// let mock = MockCoze::builder().build()?;
-/// // The bot's own reply, which breaks off after three events:
+/// // The bot's own reply, cut after three events:
 /// mock.faults().add(ScriptedStream::reply().cut_after(3), Endpoint::CreateChat, Times::ONCE);
 /// // Slow, with comments, every character split:
 /// let slow = ScriptedStream::reply().first_event_after(Duration::from_secs(2)).pause(Duration::from_millis(100));
 /// mock.faults().add(slow.comments().chunks_of(1), Endpoint::CreateChat, Times::ONCE);
-/// // JSON in place of the stream; bytes of your own:
+/// // JSON instead of the stream, and your own bytes:
 /// mock.faults().add(ScriptedStream::refused(4000, "Bad request."), Endpoint::CreateChat, Times::ONCE);
 /// mock.faults().add(ScriptedStream::raw("event:done\ndata:\"[DONE]\"\n\n"), Endpoint::CreateChat, Times::ONCE);
 /// # Ok(()) }
@@ -46,20 +46,20 @@ pub struct ScriptedStream {
     chunk_bytes: Option<NonZeroUsize>,
 }
 
-/// What is sent.
+/// The contents of the stream.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Content {
-    /// The reply of the mock's bot; the request takes effect.
+    /// The reply of the mock's bot. The request takes effect.
     #[default]
     Reply,
-    /// JSON with status 200 in place of a stream; the request has no effect.
+    /// JSON with status 200 instead of a stream. The request has no effect.
     Refused(ReportedError),
     /// These bytes; the request has no effect.
     Raw(ScriptedBody),
 }
 
-/// How the stream ends. The numbers are of events that are sent before.
+/// How the stream ends. The numbers count the events before the end.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum StreamEnd {
@@ -102,13 +102,13 @@ impl ScriptedStream {
         Self::of(Content::Reply)
     }
 
-    /// An error in JSON, with status 200, in place of the stream. The request has no effect.
+    /// An error in JSON, with status 200, instead of the stream. The request has no effect.
     #[must_use]
     pub fn refused(code: i64, msg: impl Into<String>) -> Self {
         Self::of(Content::Refused(ReportedError::new(code, msg)))
     }
 
-    /// These bytes, as `text/event-stream`. The request has no effect. An event is what ends with an empty line.
+    /// These bytes, as `text/event-stream`. The request has no effect. An event ends with an empty line.
     #[must_use]
     pub fn raw(bytes: impl Into<ScriptedBody>) -> Self {
         Self::of(Content::Raw(bytes.into()))
@@ -169,8 +169,8 @@ impl ScriptedStream {
         self
     }
 
-    /// Sends the stream in chunks of this many bytes, each written to the socket on its own; 0 counts as 1. With 1, every
-    /// character of several bytes is split.
+    /// Sends the stream in chunks of this many bytes, with a separate write for each; 0 counts as 1. With 1, every
+    /// multi-byte character is split.
     #[must_use]
     pub fn chunks_of(mut self, bytes: usize) -> Self {
         self.chunk_bytes = Some(NonZeroUsize::new(bytes).unwrap_or(NonZeroUsize::MIN));
@@ -185,7 +185,7 @@ impl ScriptedStream {
         Ok(())
     }
 
-    /// Its approximate memory.
+    /// The approximate memory that it uses.
     pub(crate) fn bytes(&self) -> usize {
         let content = match &self.content {
             Content::Reply => 0,
@@ -199,7 +199,7 @@ impl ScriptedStream {
         content + end
     }
 
-    /// The response of a script that does not need the real one.
+    /// The response of a script that does not use the real one.
     pub(crate) fn answer_instead(&self, log_id: &str) -> Option<Answer> {
         match &self.content {
             Content::Reply => None,
@@ -216,7 +216,7 @@ impl ScriptedStream {
         }
     }
 
-    /// Changes how a stream is sent. An answer that is none, such as a refusal, stays as it is.
+    /// Changes how a stream is sent. A response that is not a stream, such as a refusal, is unchanged.
     pub(crate) fn apply(&self, answer: &mut Answer) {
         if !answer.is_stream {
             return;
@@ -267,8 +267,8 @@ impl ScriptedStream {
     }
 }
 
-/// What the mock's bot answers in a chat, in place of an echo. Planned like a fault, for the requests that start a chat, streamed
-/// or not; it can be combined with any fault and with a [`ScriptedStream`].
+/// The reply of the mock's bot to a chat, instead of an echo. Planned like a fault, for requests that start a chat,
+/// streamed or not. It can be combined with any fault and with a [`ScriptedStream`].
 ///
 /// ```
 /// # fn main() -> Result<(), coze_mock::Error> {
@@ -296,7 +296,7 @@ pub struct ScriptedReply {
     pub(crate) unfinished: bool,
 }
 
-/// A call of a tool that the client is to make.
+/// A tool call for the client.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct ScriptedToolCall {
@@ -319,7 +319,8 @@ impl ScriptedReply {
         self
     }
 
-    /// The bot first needs this tool, so that the chat requires an action. Can be called repeatedly. `arguments` are JSON as text.
+    /// The bot first requires this tool, so the chat requires an action. Can be called repeatedly. `arguments` are JSON
+    /// in a string.
     #[must_use]
     pub fn tool_call(mut self, name: impl Into<String>, arguments: impl Into<String>) -> Self {
         let (name, arguments) = (name.into(), arguments.into());
@@ -341,7 +342,7 @@ impl ScriptedReply {
         self
     }
 
-    /// Its approximate memory.
+    /// The approximate memory that it uses.
     pub(crate) fn bytes(&self) -> usize {
         let call = |call: &ScriptedToolCall| 64 + call.name.len() + call.arguments.len();
         self.text.as_ref().map_or(0, String::len)

@@ -43,7 +43,7 @@ pub(crate) fn authorize(core: &Core, incoming: &Incoming, approve: bool) -> Resu
     close(
         core,
         number,
-        &Ending::Answer(Answer::empty(status)),
+        &Ending::answer(Answer::empty(status)),
         Vec::new(),
         findings,
     );

@@ -27,8 +27,10 @@ impl Threads {
     ) -> impl Future<Output = Result<T>> + Send + 'static {
         let threads = Arc::clone(&self.0);
         async move {
-            let runtime = Handle::try_current()
-                .map_err(|error| StoreError::other("the store needs tokio's runtime", error))?;
+            let runtime = Handle::try_current().map_err(|error| {
+                StoreError::new(StoreErrorKind::Other, "the store needs tokio's runtime")
+                    .with_source(error)
+            })?;
             // The semaphore is never closed.
             let permit = threads.acquire_owned().await.ok();
             let done = runtime.spawn_blocking(move || {
@@ -68,7 +70,7 @@ mod tests {
         let threads = Threads::default();
         let mut work = pin!(threads.run(|| Ok(())));
         match work.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
-            Poll::Ready(Err(error)) => assert!(error.message().contains("runtime"), "{error}"),
+            Poll::Ready(Err(error)) => assert!(error.to_string().contains("runtime"), "{error}"),
             other => panic!("{other:?}"),
         }
     }

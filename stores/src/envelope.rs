@@ -133,7 +133,7 @@ pub(crate) fn hash(text: &str) -> String {
 
 fn hex(version: &Version) -> String {
     version
-        .as_bytes()
+        .as_ref()
         .iter()
         .fold(String::new(), |mut hex, byte| {
             // Writing to a string can't fail.

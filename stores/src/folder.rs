@@ -40,10 +40,11 @@ const IN_USE_TIMEOUT: Duration = Duration::from_secs(2);
 /// The platform's folder for the state of a user's programs on this machine.
 pub(crate) fn state_folder() -> Result<PathBuf> {
     let platform = etcetera::base_strategy::choose_native_strategy().map_err(|error| {
-        StoreError::other(
+        StoreError::new(
+            StoreErrorKind::Other,
             "there is no home folder for sign-ins or their lock files: set HOME",
-            error,
         )
+        .with_source(error)
     })?;
     Ok(platform.state_dir().unwrap_or_else(|| {
         // On Windows, the data folder roams to the user's other machines; that of caches does not.

@@ -47,3 +47,9 @@ pub use keyring::KeyringStore;
 #[cfg(feature = "redis")]
 #[cfg_attr(docsrs, doc(cfg(feature = "redis")))]
 pub use redis::{RedisStore, RedisStoreBuilder};
+
+/// What is shown of a name that was read from a store: one line without invisible characters, at most 100 characters.
+#[cfg(any(feature = "_locks", feature = "redis"))]
+fn shown_name(name: &str) -> String {
+    coze_wire::sanitize_to(name, &[], 99)
+}

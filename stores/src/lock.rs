@@ -14,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-use coze_auth::store::{Key, LockLifetime, Owner, StoreError, TryLock, presentable_name};
+use coze_auth::store::{Key, LockLifetime, Owner, StoreError, TryLock};
 use tokio::{
     sync::{Mutex as AsyncMutex, OwnedMutexGuard},
     time::{Instant, sleep, timeout},
@@ -91,7 +91,7 @@ fn holder(dir: &Dir, name: &str) -> Option<String> {
     let mut line = Vec::new();
     let file = dir.open(name, Open::Read).ok()??;
     file.take(LINE as u64).read_to_end(&mut line).ok()?;
-    let name = presentable_name(String::from_utf8_lossy(&line).trim());
+    let name = crate::shown_name(String::from_utf8_lossy(&line).trim());
     (!name.is_empty()).then_some(name)
 }
 

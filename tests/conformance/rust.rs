@@ -16,7 +16,7 @@ use coze_api::{Endpoint, EventStream};
 use coze_auth::reqwest::Client;
 use coze_auth::{
     ConfiguredFlow, DeviceFlow, Error, ErrorCode, FixedToken, JwtFlow, JwtTokenRequest,
-    OAuthConfig, PkceFlow, RefreshToken, Scope, Token, Url, WebFlow,
+    OAuthConfig, PkceFlow, RefreshToken, Scope, Token, Url, UserFlow, WebFlow,
 };
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -94,7 +94,7 @@ impl Driver {
         let config: Config = serde_json::from_str(config)?;
         let (mut web, mut pkce, mut device, mut jwt) = (None, None, None, None);
         for app in &config.apps {
-            match OAuthConfig::from_json(&app.to_string())?.build()? {
+            match app.to_string().parse::<OAuthConfig>()?.build()? {
                 ConfiguredFlow::Web(flow) => web = Some(flow),
                 ConfiguredFlow::Pkce(flow) => pkce = Some(flow),
                 ConfiguredFlow::Device(flow) => device = Some(flow),
@@ -125,7 +125,7 @@ impl Driver {
     }
 
     async fn run(&mut self, flow: &str) -> Result<Done> {
-        let request = JwtTokenRequest::new;
+        let request = JwtTokenRequest::default;
         let inputs = &self.config.inputs;
         match flow {
             "web" => self.web().await,
@@ -293,7 +293,7 @@ impl Driver {
             .iter()
             .any(|message| message.type_ == Some(MessageType::Answer))
         {
-            return Err("there is no answer".into());
+            return Err("the bot wrote no answer".into());
         }
         Ok("chat().create().and_wait()".into())
     }
@@ -351,7 +351,7 @@ impl Driver {
             json!({
                 "type": format!("{:?}", error.kind()),
                 "message": error.to_string(),
-                "code": error.code().and_then(|code| code.as_str().parse::<i64>().ok()),
+                "code": error.code().and_then(|code| code.to_string().parse::<i64>().ok()),
                 "log_id": error.log_id().is_some(),
                 "chat_id": error.chat_id().is_some(),
             })

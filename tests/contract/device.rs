@@ -10,7 +10,7 @@ use std::{
 };
 
 use coze_auth::{
-    DeviceAuthorization, DeviceFlow, Error, ErrorCode, ErrorKind, Flow, PollStatus, Result, Token,
+    DeviceAuthorization, DeviceFlow, Error, ErrorCode, ErrorKind, Flow, Result, Token,
     testing::SendErrorKind,
 };
 use serde_json::{Value, json};
@@ -467,11 +467,9 @@ async fn the_observer_sees_each_step() {
     sign_in
         .device
         .poll_with(&sign_in.authorization, move |step| {
-            let status = match &step.status {
-                PollStatus::Pending => "pending".to_owned(),
-                PollStatus::SlowDown => "slow down".to_owned(),
-                PollStatus::Failed(error) => format!("failed, HTTP {:?}", error.status()),
-                other => format!("{other:?}"),
+            let status = match &step.error {
+                None => "pending".to_owned(),
+                Some(error) => format!("failed, HTTP {:?}", error.status()),
             };
             notes.lock().unwrap().push((
                 step.requests,
@@ -485,7 +483,7 @@ async fn the_observer_sees_each_step() {
 
     let expected = [
         (1, "pending", 2, 298),
-        (2, "slow down", 7, 296),
+        (2, "pending", 7, 296),
         (3, "failed, HTTP Some(429)", 20, 289),
         (4, "pending", 7, 269),
     ];

@@ -39,8 +39,8 @@ fn every_limit_of_retries_and_calls_is_in_the_table() {
     for file in [
         "api/src/dispatch.rs",
         "api/src/wait.rs",
-        "auth/src/provider/retry.rs",
-        "auth/src/provider/refresh_window.rs",
+        "auth/src/retry.rs",
+        "auth/src/refresh_window.rs",
     ] {
         let code = std::fs::read_to_string(root().join(file)).unwrap();
         let constants = code.lines().filter_map(|line| {

@@ -18,8 +18,8 @@ use coze_api::{
     },
 };
 use coze_auth::{
-    CodeVerifier, ConfiguredFlow, Endpoint, FixedToken, JwtFlow, JwtTokenRequest, OAuthClient,
-    OAuthConfig, Scope, SessionContext, Token, Url, reqwest,
+    ConfiguredFlow, Endpoint, FixedToken, JwtFlow, JwtTokenRequest, OAuthClient, OAuthConfig,
+    Scope, Token, Url, UserFlow, reqwest,
     testing::{SendError, SendFuture, Transport},
 };
 use serde::{Deserialize, de::DeserializeOwned};
@@ -27,8 +27,8 @@ use serde_json::{Value, json};
 
 use crate::support::{
     ACCOUNT, BOTS, CALLBACK, CLIENT_ID, Coze, ENTERPRISE, Jwt, KEY_ID, REDIRECT_URI, SESSION_NAME,
-    STATE, Sent, TestKey, WORKSPACE, device, http_finding, jwt, offline_client, pkce,
-    refresh_token, web,
+    STATE, Sent, TestKey, WORKSPACE, device, http_finding, jwt, login_with, offline_client, pkce,
+    refresh_token, s256, web,
 };
 
 const PYTHON: &str = "cozepy";
@@ -98,11 +98,11 @@ const EXPLAINED: &[Explained] = &[
                  ours is S256.",
     },
     Explained {
-        sdk: NODE,
+        sdk: BOTH,
         scenarios: &["pkce_authorize_url_plain"],
-        fields: &["query.code_challenge"],
-        reason: "Node's `plain` sends the S256 hash, which no server can match with the verifier; plain \
-                 is the verifier itself (RFC 7636 section 4.2).",
+        fields: &["query.code_challenge*"],
+        reason: "The SDKs can be told to use `plain`, which shows the verifier to anyone who sees the URL \
+                 (and Node sends the hash with it, which no server can match); we always use S256.",
     },
     Explained {
         sdk: NODE,
@@ -293,7 +293,8 @@ fn names<'a>(names: impl IntoIterator<Item = &'a String>) -> Vec<String> {
 fn every_part_of_a_call_is_compared() {
     let calls = recorded_calls().into_iter();
     let line = |name: &str| Line::from(calls.clone().find(|call| call.call == name).unwrap());
-    let changes: [(&str, &str, fn(&mut Sent)); 9] = [
+    type Change = (&'static str, &'static str, fn(&mut Sent));
+    let changes: [Change; 9] = [
         ("chat.retrieve", "method", |sent| sent.method = "GET".into()),
         ("chat.cancel", "path", |sent| sent.path.push('/')),
         ("chat.create", "query.conversation_id", |sent| {
@@ -660,8 +661,14 @@ async fn ours(line: &Line, not_called: &mut BTreeSet<String>) -> Option<Sent> {
         "base_url_path_prefix_jwt" => "/pre",
         _ => "",
     };
-    let client = coze.client_at(rest).build().unwrap();
-    let half_an_hour = || JwtTokenRequest::new().duration(Duration::from_secs(1800));
+    let mut endpoint = coze.endpoint_builder(rest);
+    // Node's callers set the audience; Python uses the API host, as we do.
+    if line.sdk == NODE {
+        endpoint = endpoint.audience("api.coze.com");
+    }
+    let client = coze.client_at(rest).endpoint(endpoint.build().unwrap());
+    let client = client.build().unwrap();
+    let half_an_hour = || JwtTokenRequest::default().duration(Duration::from_secs(1800));
     match scenario {
         "web_code_exchange" | "base_url_trailing_slash" => {
             let web = web(client);
@@ -673,9 +680,7 @@ async fn ours(line: &Line, not_called: &mut BTreeSet<String>) -> Option<Sent> {
         }
         "pkce_code_exchange" => {
             let pkce = pkce(client);
-            let verifier = CodeVerifier::new("v".repeat(43)).unwrap();
-            let login = pkce.login(REDIRECT_URI).state(STATE);
-            let (_, login) = login.code_verifier(verifier).begin().unwrap();
+            let login = login_with(&"v".repeat(43));
             pkce.complete(login, CALLBACK).await.unwrap();
         }
         "pkce_refresh" => {
@@ -697,7 +702,7 @@ async fn ours(line: &Line, not_called: &mut BTreeSet<String>) -> Option<Sent> {
             device.poll_once(&authorization).await.unwrap();
         }
         "jwt_default" | "jwt_default_async" | "base_url_path_prefix_jwt" => {
-            jwt_of(line, client).token().await.unwrap();
+            jwt(client).token().await.unwrap();
         }
         // The caller sets no audience.
         "jwt_no_aud" => {
@@ -707,41 +712,40 @@ async fn ours(line: &Line, not_called: &mut BTreeSet<String>) -> Option<Sent> {
             let request = half_an_hour()
                 .scope(Scope::bot_chat(BOTS))
                 .session_name(SESSION_NAME);
-            jwt_of(line, client).token_for(&request).await.unwrap();
+            jwt(client).token_for(&request).await.unwrap();
         }
         "jwt_scope_nobots" => {
-            let scope = Scope::new().account_permissions(["Connector.botChat"]);
+            let scope = Scope::default().account_permissions(["Connector.botChat"]);
             let request = half_an_hour().scope(scope);
-            jwt_of(line, client).token_for(&request).await.unwrap();
+            jwt(client).token_for(&request).await.unwrap();
         }
         "jwt_account" => {
             let request = half_an_hour().account(ACCOUNT);
-            jwt_of(line, client).token_for(&request).await.unwrap();
+            jwt(client).token_for(&request).await.unwrap();
         }
         "jwt_enterprise" => {
             let request = half_an_hour().enterprise(ENTERPRISE);
-            jwt_of(line, client).token_for(&request).await.unwrap();
+            jwt(client).token_for(&request).await.unwrap();
         }
         "jwt_session_context" => {
-            let device = SessionContext::new().device_id("device_1");
-            let request = half_an_hour().session_context(device);
-            jwt_of(line, client).token_for(&request).await.unwrap();
+            let request = half_an_hour().device_id("device_1");
+            jwt(client).token_for(&request).await.unwrap();
         }
         "pat_api" => {
             let token = FixedToken::new("pat_abc").unwrap();
-            call_api(&coze, token.authorization().clone()).await;
+            call_api(&coze, token.access_token().authorization().clone()).await;
         }
         // The SDK's caching helper: a token, then an API call with it.
         "jwtauth_api" => {
-            let two_hours = JwtTokenRequest::new().duration(Duration::from_secs(7200));
-            let token = jwt_of(line, client).token_for(&two_hours).await.unwrap();
-            call_api(&coze, token.authorization().clone()).await;
+            let two_hours = JwtTokenRequest::default().duration(Duration::from_secs(7200));
+            let token = jwt(client).token_for(&two_hours).await.unwrap();
+            call_api(&coze, token.access_token().authorization().clone()).await;
         }
         // A function that returns a token, called once per API call.
         "tokenfn_api" => {
             for _ in 0..2 {
-                let token: Token = jwt_of(line, client.clone()).token().await.unwrap();
-                call_api(&coze, token.authorization().clone()).await;
+                let token: Token = jwt(client.clone()).token().await.unwrap();
+                call_api(&coze, token.access_token().authorization().clone()).await;
             }
         }
         "load_config_jwt" => {
@@ -895,18 +899,6 @@ async fn call_operation(coze: &Coze, call: &str) -> &'static str {
     }
 }
 
-/// Node's callers set the audience; Python uses the API host, as we do.
-fn jwt_of(line: &Line, client: OAuthClient) -> JwtFlow {
-    let mut jwt = JwtFlow::builder(client)
-        .client_id(CLIENT_ID)
-        .key_id(KEY_ID)
-        .signer(TestKey::get().signer());
-    if line.sdk == NODE {
-        jwt = jwt.audience("api.coze.com");
-    }
-    jwt.build().unwrap()
-}
-
 async fn call_api(coze: &Coze, authorization: http::HeaderValue) {
     let http = coze.http().build().unwrap();
     http.get(coze.api_base("/v1/users/me"))
@@ -940,20 +932,22 @@ fn authorize_url(scenario: &str, base: &str, line: &Line) -> Option<Sent> {
         }
         "pkce" => {
             let pkce = pkce(client);
-            let verifier = line.code_verifier.clone().unwrap();
-            let mut login = pkce
-                .login(REDIRECT_URI)
-                .code_verifier(CodeVerifier::new(verifier).unwrap());
+            let mut login = pkce.login(REDIRECT_URI);
             if variant != "_no_state" {
                 login = login.state(STATE);
             }
             if variant == "_workspace" {
                 login = login.workspace(WORKSPACE);
             }
-            if variant == "_plain" {
-                login = login.plain_challenge();
-            }
-            login.begin().unwrap().0
+            let (url, login) = login.begin().unwrap();
+            // The verifier is random: the challenge is compared as that of the recorded one.
+            let ours = serde_json::to_value(&login).unwrap()["code_verifier"].take();
+            let recorded = line.code_verifier.as_deref().unwrap();
+            let compared = url
+                .as_str()
+                .replace(&s256(ours.as_str().unwrap()), &s256(recorded));
+            assert_ne!(compared, url.as_str());
+            compared.parse().unwrap()
         }
         other => panic!("no flow is known as {other}"),
     };
@@ -991,7 +985,7 @@ fn configured_jwt(coze: &Coze) -> JwtFlow {
     let http = coze.http().build().unwrap();
     let transport = ToRecorder(http, coze.address().port());
     let client = OAuthClient::builder().transport(transport);
-    let config = OAuthConfig::from_json(&file.to_string()).unwrap();
+    let config = file.to_string().parse::<OAuthConfig>().unwrap();
     match config.build_with(client).unwrap() {
         ConfiguredFlow::Jwt(jwt) => jwt,
         other => panic!("the file describes a JWT flow, not {other:?}"),

@@ -10,8 +10,7 @@ use std::{
 };
 
 use coze_auth::{
-    Endpoint, ErrorKind, Flow, JwtFlow, JwtFlowBuilder, JwtTokenRequest, OAuthClient,
-    SessionContext, SignFuture, Signer,
+    Endpoint, ErrorKind, Flow, JwtFlow, JwtTokenRequest, OAuthClient, SignFuture, Signer,
 };
 use serde_json::{Value, json};
 
@@ -24,8 +23,8 @@ fn granting() -> InProcess {
     InProcess::start(SystemTime::now(), [Step::json(200, &token_answer())])
 }
 
-fn builder(client: OAuthClient) -> JwtFlowBuilder {
-    JwtFlow::builder(client).client_id(CLIENT_ID).key_id(KEY_ID)
+fn flow(client: OAuthClient, signer: impl Signer) -> JwtFlow {
+    JwtFlow::new(client, CLIENT_ID.into(), KEY_ID.into(), signer).unwrap()
 }
 
 /// The JWTs that were sent as bearer tokens.
@@ -48,10 +47,9 @@ fn claims(jwt: &str) -> Value {
 #[tokio::test]
 async fn a_jwt_verifies_with_the_public_key() {
     let server = granting();
-    let consumer = SessionContext::new().custom_consumer("consumer_1");
-    let request = JwtTokenRequest::new()
+    let request = JwtTokenRequest::default()
         .session_name(SESSION_NAME)
-        .session_context(consumer);
+        .custom_consumer("consumer_1");
     jwt(server.client()).token_for(&request).await.unwrap();
 
     let [jwt] = &jwts(&server)[..] else {
@@ -71,13 +69,14 @@ async fn a_jwt_verifies_with_the_public_key() {
 async fn a_session_context_holds_a_device_a_consumer_or_both() {
     let server = granting();
     let jwt = jwt(server.client());
-    let both = SessionContext::new().device_id("d").custom_consumer("c");
-    for context in [
-        SessionContext::new().device_id("d"),
-        SessionContext::new().custom_consumer("c"),
+    let both = JwtTokenRequest::default()
+        .device_id("d")
+        .custom_consumer("c");
+    for request in [
+        JwtTokenRequest::default().device_id("d"),
+        JwtTokenRequest::default().custom_consumer("c"),
         both,
     ] {
-        let request = JwtTokenRequest::new().session_context(context);
         jwt.token_for(&request).await.unwrap();
     }
     let contexts: Vec<_> = jwts(&server)
@@ -98,10 +97,10 @@ async fn a_session_context_holds_a_device_a_consumer_or_both() {
 async fn a_modified_jwt_does_not_verify() {
     let server = granting();
     let jwt = jwt(server.client());
-    jwt.token_for(&JwtTokenRequest::new().session_name("me"))
+    jwt.token_for(&JwtTokenRequest::default().session_name("me"))
         .await
         .unwrap();
-    jwt.token_for(&JwtTokenRequest::new().session_name("you"))
+    jwt.token_for(&JwtTokenRequest::default().session_name("you"))
         .await
         .unwrap();
 
@@ -138,7 +137,7 @@ async fn a_jwt_is_backdated_30_s_and_valid_for_ten_minutes() {
     let wall = SystemTime::UNIX_EPOCH + Duration::from_millis(1_800_000_000_900);
     let server = InProcess::start(wall, [Step::json(200, &token_answer())]);
     let jwt = jwt(server.client());
-    let day = JwtTokenRequest::new().duration(Duration::from_secs(86_399));
+    let day = JwtTokenRequest::default().duration(Duration::from_secs(86_399));
     jwt.token_for(&day).await.unwrap();
     tokio::time::sleep(Duration::from_secs(60)).await;
     jwt.token().await.unwrap();
@@ -158,14 +157,13 @@ async fn a_jwt_is_backdated_30_s_and_valid_for_ten_minutes() {
 }
 
 #[tokio::test]
-async fn the_audience_is_the_api_host_unless_it_is_set() {
+async fn the_audience_is_the_api_host_or_that_of_the_endpoint() {
     let custom = |base: &str| Endpoint::builder(base);
-    for (endpoint, audience, expected) in [
-        (Endpoint::COM, None, "api.coze.com"),
-        (Endpoint::CN, None, "api.coze.cn"),
+    for (endpoint, expected) in [
+        (Endpoint::COM, "api.coze.com"),
+        (Endpoint::CN, "api.coze.cn"),
         (
             custom("https://api.example.com:8443/pre").build().unwrap(),
-            None,
             "api.example.com",
         ),
         (
@@ -173,13 +171,7 @@ async fn the_audience_is_the_api_host_unless_it_is_set() {
                 .audience("api.coze.cn")
                 .build()
                 .unwrap(),
-            None,
             "api.coze.cn",
-        ),
-        (
-            Endpoint::CN,
-            Some("audience of the flow"),
-            "audience of the flow",
         ),
     ] {
         let server = granting();
@@ -188,15 +180,12 @@ async fn the_audience_is_the_api_host_unless_it_is_set() {
             .endpoint(endpoint.clone())
             .build()
             .unwrap();
-        let mut builder = builder(client).signer(TestKey::get().signer());
-        if let Some(audience) = audience {
-            builder = builder.audience(audience);
-        }
-        builder.build().unwrap().token().await.unwrap();
+        let jwt = flow(client, TestKey::get().signer());
+        jwt.token().await.unwrap();
 
         let jwt = jwts(&server).remove(0);
         let verified = TestKey::get().verify(&jwt, expected);
-        assert!(verified.is_ok(), "{endpoint:?} {audience:?}: {verified:?}");
+        assert!(verified.is_ok(), "{endpoint:?}: {verified:?}");
     }
 }
 
@@ -224,7 +213,7 @@ async fn a_key_service_signs_each_jwt_once() {
         asked: Arc::clone(&asked),
         answer: |message| Ok(TestKey::get().sign(message)),
     };
-    let jwt = builder(server.client()).signer(service).build().unwrap();
+    let jwt = flow(server.client(), service);
     jwt.token().await.unwrap();
     jwt.token().await.unwrap();
 
@@ -241,7 +230,7 @@ async fn a_failing_signer_sends_nothing_and_its_error_is_the_source() {
         asked: Arc::default(),
         answer: |_| Err(std::io::Error::other("the key service is unavailable")),
     };
-    let jwt = builder(server.client()).signer(service).build().unwrap();
+    let jwt = flow(server.client(), service);
     let error = jwt.token().await.unwrap_err();
 
     assert_eq!(error.kind(), ErrorKind::Signing);
@@ -258,7 +247,7 @@ async fn an_empty_signature_is_not_sent() {
         asked: Arc::default(),
         answer: |_| Ok(Vec::new()),
     };
-    let jwt = builder(server.client()).signer(service).build().unwrap();
+    let jwt = flow(server.client(), service);
 
     assert_eq!(jwt.token().await.unwrap_err().kind(), ErrorKind::Signing);
     assert!(server.recorded().is_empty(), "{:?}", server.recorded());
@@ -272,14 +261,14 @@ async fn an_invalid_request_is_neither_signed_nor_sent() {
         asked: Arc::clone(&asked),
         answer: |message| Ok(TestKey::get().sign(message)),
     };
-    let jwt = builder(server.client()).signer(service).build().unwrap();
+    let jwt = flow(server.client(), service);
     for request in [
-        JwtTokenRequest::new().duration(Duration::ZERO),
-        JwtTokenRequest::new().duration(Duration::from_secs(86_400)),
-        JwtTokenRequest::new().account(".."),
-        JwtTokenRequest::new().enterprise(""),
-        JwtTokenRequest::new().session_name("\n"),
-        JwtTokenRequest::new().scope(coze_auth::Scope::new()),
+        JwtTokenRequest::default().duration(Duration::ZERO),
+        JwtTokenRequest::default().duration(Duration::from_secs(86_400)),
+        JwtTokenRequest::default().account(".."),
+        JwtTokenRequest::default().enterprise(""),
+        JwtTokenRequest::default().session_name("\n"),
+        JwtTokenRequest::default().scope(coze_auth::Scope::default()),
     ] {
         let error = jwt.token_for(&request).await.unwrap_err();
         assert_eq!(

@@ -79,7 +79,7 @@ fn child() {
     assert_eq!(found(&needles), [0, 0, 0], "as text, as bytes, as a number");
 
     // Errors leave no copy either.
-    let error = OAuthConfig::from_json("{}").unwrap_err();
+    let error = "{}".parse::<OAuthConfig>().unwrap_err();
     drop(error);
     for _ in 0..3 {
         drop(OAuthConfig::from_file(&path).unwrap().build().unwrap());

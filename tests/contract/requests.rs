@@ -5,16 +5,13 @@
 
 use std::time::Duration;
 
-use coze_auth::{
-    Endpoint, FixedToken, JwtFlow, JwtTokenRequest, OAuthClient, Scope, SessionContext, reqwest,
-};
+use coze_auth::{Endpoint, FixedToken, JwtTokenRequest, OAuthClient, Scope, UserFlow, reqwest};
 
 use tokio::sync::OnceCell;
 
 use crate::support::{
-    ACCOUNT, BOTS, CALLBACK, CLIENT_ID, Coze, ENTERPRISE, KEY_ID, REDIRECT_URI, SESSION_NAME,
-    STATE, Sent, TestKey, WORKSPACE, code_verifier, device, jwt, offline_client, pkce,
-    refresh_token, web,
+    ACCOUNT, BOTS, CALLBACK, Coze, ENTERPRISE, REDIRECT_URI, SESSION_NAME, STATE, Sent, WORKSPACE,
+    device, jwt, offline_client, pkce, pkce_login, refresh_token, web,
 };
 
 /// An id that would change the path if it were not percent-encoded.
@@ -51,7 +48,6 @@ requests![
     web_refresh,
     pkce_authorize_url,
     pkce_authorize_url_for_a_workspace,
-    pkce_authorize_url_plain,
     pkce_authorize_url_with_random_values,
     pkce_exchange,
     pkce_refresh,
@@ -62,7 +58,6 @@ requests![
     device_refresh,
     jwt_plain,
     jwt_duration,
-    jwt_lifetime,
     jwt_scope,
     jwt_full_scope,
     jwt_session_name,
@@ -140,22 +135,15 @@ async fn web_refresh() -> Sent {
 async fn pkce_authorize_url() -> Sent {
     let pkce = pkce(com());
     let login = pkce.login(REDIRECT_URI).state(STATE);
-    let (url, _) = login.code_verifier(code_verifier()).begin().unwrap();
-    Sent::authorize_url(&url)
+    let (url, _) = login.begin().unwrap();
+    Sent::authorize_url(&url).with_random("code_challenge")
 }
 
 async fn pkce_authorize_url_for_a_workspace() -> Sent {
     let pkce = pkce(com());
     let login = pkce.login(REDIRECT_URI).state(STATE).workspace(WORKSPACE);
-    let (url, _) = login.code_verifier(code_verifier()).begin().unwrap();
-    Sent::authorize_url(&url)
-}
-
-async fn pkce_authorize_url_plain() -> Sent {
-    let pkce = pkce(com());
-    let login = pkce.login(REDIRECT_URI).state(STATE).plain_challenge();
-    let (url, _) = login.code_verifier(code_verifier()).begin().unwrap();
-    Sent::authorize_url(&url)
+    let (url, _) = login.begin().unwrap();
+    Sent::authorize_url(&url).with_random("code_challenge")
 }
 
 async fn pkce_authorize_url_with_random_values() -> Sent {
@@ -169,9 +157,7 @@ async fn pkce_authorize_url_with_random_values() -> Sent {
 async fn pkce_exchange() -> Sent {
     let coze = Coze::start().await;
     let pkce = coze.pkce();
-    let login = pkce.login(REDIRECT_URI).state(STATE);
-    let (_, login) = login.code_verifier(code_verifier()).begin().unwrap();
-    pkce.complete(login, CALLBACK).await.unwrap();
+    pkce.complete(pkce_login(), CALLBACK).await.unwrap();
     coze.only_sent().await
 }
 
@@ -227,32 +213,19 @@ async fn jwt_plain() -> Sent {
 }
 
 async fn jwt_duration() -> Sent {
-    jwt_for(JwtTokenRequest::new().duration(Duration::from_secs(1800))).await
-}
-
-async fn jwt_lifetime() -> Sent {
-    let coze = Coze::start().await;
-    let jwt = JwtFlow::builder(coze.client())
-        .client_id(CLIENT_ID)
-        .key_id(KEY_ID)
-        .signer(TestKey::get().signer())
-        .jwt_lifetime(Duration::from_secs(60))
-        .build()
-        .unwrap();
-    jwt.token().await.unwrap();
-    coze.only_sent().await
+    jwt_for(JwtTokenRequest::default().duration(Duration::from_secs(1800))).await
 }
 
 async fn jwt_scope() -> Sent {
-    jwt_for(JwtTokenRequest::new().scope(Scope::bot_chat(BOTS))).await
+    jwt_for(JwtTokenRequest::default().scope(Scope::bot_chat(BOTS))).await
 }
 
 async fn jwt_full_scope() -> Sent {
-    jwt_for(JwtTokenRequest::new().scope(full_scope())).await
+    jwt_for(JwtTokenRequest::default().scope(full_scope())).await
 }
 
 fn full_scope() -> Scope {
-    Scope::new()
+    Scope::default()
         .account_permissions(["Connector.botChat"])
         .bots(BOTS)
         .workspace_permissions([WORKSPACE], ["Bot.getMetadata"])
@@ -260,42 +233,39 @@ fn full_scope() -> Scope {
 }
 
 async fn jwt_session_name() -> Sent {
-    jwt_for(JwtTokenRequest::new().session_name(SESSION_NAME)).await
+    jwt_for(JwtTokenRequest::default().session_name(SESSION_NAME)).await
 }
 
 async fn jwt_session_context_device() -> Sent {
-    let device = SessionContext::new().device_id("device_1");
-    jwt_for(JwtTokenRequest::new().session_context(device)).await
+    jwt_for(JwtTokenRequest::default().device_id("device_1")).await
 }
 
 async fn jwt_session_context_consumer() -> Sent {
-    let consumer = SessionContext::new().custom_consumer("consumer_1");
-    jwt_for(JwtTokenRequest::new().session_context(consumer)).await
+    jwt_for(JwtTokenRequest::default().custom_consumer("consumer_1")).await
 }
 
 async fn jwt_account() -> Sent {
-    jwt_for(JwtTokenRequest::new().account(ACCOUNT)).await
+    jwt_for(JwtTokenRequest::default().account(ACCOUNT)).await
 }
 
 async fn jwt_account_with_an_odd_id() -> Sent {
-    jwt_for(JwtTokenRequest::new().account(ODD_ID)).await
+    jwt_for(JwtTokenRequest::default().account(ODD_ID)).await
 }
 
 async fn jwt_enterprise() -> Sent {
-    jwt_for(JwtTokenRequest::new().enterprise(ENTERPRISE)).await
+    jwt_for(JwtTokenRequest::default().enterprise(ENTERPRISE)).await
 }
 
 async fn jwt_enterprise_with_an_odd_id() -> Sent {
-    jwt_for(JwtTokenRequest::new().enterprise(ODD_ID)).await
+    jwt_for(JwtTokenRequest::default().enterprise(ODD_ID)).await
 }
 
 fn everything() -> JwtTokenRequest {
-    let consumer = SessionContext::new().custom_consumer("consumer_1");
-    JwtTokenRequest::new()
+    JwtTokenRequest::default()
         .duration(Duration::from_secs(86_399))
         .scope(full_scope())
         .session_name(SESSION_NAME)
-        .session_context(consumer)
+        .custom_consumer("consumer_1")
 }
 
 async fn jwt_everything_for_an_enterprise() -> Sent {
@@ -316,7 +286,7 @@ async fn base_url_with_a_trailing_slash() -> Sent {
 async fn base_url_with_a_path() -> Sent {
     let coze = Coze::start().await;
     let jwt = jwt(coze.client_at("/pre/").build().unwrap());
-    let request = JwtTokenRequest::new().account(ACCOUNT);
+    let request = JwtTokenRequest::default().account(ACCOUNT);
     jwt.token_for(&request).await.unwrap();
     coze.only_sent().await
 }
@@ -334,7 +304,7 @@ async fn fixed_token_on_an_api_call() -> Sent {
     let token = FixedToken::new("pat_abc\n").unwrap();
     let http: reqwest::Client = coze.http().build().unwrap();
     http.get(coze.api_base("/v1/users/me"))
-        .header("authorization", token.authorization())
+        .header("authorization", token.access_token().authorization())
         .send()
         .await
         .unwrap();

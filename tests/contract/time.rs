@@ -5,7 +5,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use coze_auth::Token;
+use coze_auth::{Token, UserFlow};
 use serde_json::json;
 
 use crate::support::{InProcess, Step, device, refresh_token};
@@ -49,14 +49,14 @@ async fn token(local_ahead: i64, answer: Step) -> (InProcess, Token) {
 async fn with_a_correct_clock_the_lifetime_is_exact() {
     let (_, token) = token(0, answer(IN_15_MINUTES)).await;
     assert_eq!(token.expires_at(), unix(SERVER_NOW + 900));
-    assert_eq!(token.lifetime(), secs(900));
+    assert_eq!(token.remaining(), secs(900));
 
     tokio::time::sleep(Duration::from_millis(899_999)).await;
     assert_eq!(token.remaining(), Duration::from_millis(1));
-    assert!(!token.is_expired());
+    assert!(!token.remaining().is_zero());
     tokio::time::sleep(Duration::from_millis(1)).await;
     assert_eq!(token.remaining(), Duration::ZERO);
-    assert!(token.is_expired());
+    assert!(token.remaining().is_zero());
 }
 
 #[tokio::test(start_paused = true)]
@@ -67,9 +67,9 @@ async fn with_a_wrong_clock_the_resolution_of_date_is_subtracted() {
         assert_eq!(token.remaining(), secs(899), "{local_ahead}");
 
         tokio::time::sleep(secs(898)).await;
-        assert!(!token.is_expired(), "{local_ahead}");
+        assert!(!token.remaining().is_zero(), "{local_ahead}");
         tokio::time::sleep(secs(1)).await;
-        assert!(token.is_expired(), "{local_ahead}");
+        assert!(token.remaining().is_zero(), "{local_ahead}");
     }
 }
 
@@ -87,7 +87,7 @@ async fn without_a_date_the_local_clock_is_used() {
     for (local_ahead, expected) in [(0, 900), (-60, 960), (60, 840), (3600, 0)] {
         let (_, token) = token(local_ahead, answer_without_date(IN_15_MINUTES)).await;
         assert_eq!(token.remaining(), secs(expected), "{local_ahead}");
-        assert_eq!(token.is_expired(), expected == 0, "{local_ahead}");
+        assert_eq!(token.remaining().is_zero(), expected == 0, "{local_ahead}");
     }
 }
 
@@ -118,7 +118,7 @@ async fn time_passes_while_the_system_is_suspended() {
     server.clock().set_wall_offset_secs(889);
     assert_eq!(token.remaining(), secs(1));
     server.clock().set_wall_offset_secs(890);
-    assert!(token.is_expired());
+    assert!(token.remaining().is_zero());
 }
 
 #[tokio::test(start_paused = true)]
@@ -129,7 +129,7 @@ async fn a_wall_clock_that_is_set_back_does_not_extend_a_lifetime() {
     tokio::time::sleep(secs(899)).await;
     assert_eq!(token.remaining(), secs(1));
     tokio::time::sleep(secs(1)).await;
-    assert!(token.is_expired());
+    assert!(token.remaining().is_zero());
 }
 
 #[tokio::test(start_paused = true)]

@@ -6,7 +6,7 @@ use std::time::Duration;
 use coze_api::{CozeApi, SendExt, types};
 use coze_auth::{
     AccessToken, CachedProvider, Endpoint, Error, ErrorCode, ErrorKind, JwtTokenRequest,
-    OAuthClient, PkceFlow, PollStatus, Result, SignIn, Token, TokenProvider, reqwest,
+    OAuthClient, PkceFlow, Result, SignIn, Token, TokenProvider, UserFlow, reqwest,
     sign_in::Record,
     store::{MemoryStore, Store},
 };
@@ -167,7 +167,7 @@ async fn an_unreadable_expiry_does_not_lose_a_first_login() {
             assert!(faults.pending().is_empty());
             stage.granted(&token);
             assert!(token.refresh_token().is_some());
-            assert_eq!(token.lifetime().as_secs().div_ceil(10), 90);
+            assert_eq!(token.remaining().as_secs().div_ceil(10), 90);
         }
     }
 }
@@ -197,7 +197,7 @@ async fn a_missing_expiry_respects_the_requested_duration() {
         MockEndpoint::Token,
         Times::Forever,
     );
-    let request = JwtTokenRequest::new().duration(secs(60));
+    let request = JwtTokenRequest::default().duration(secs(60));
     let provider = CachedProvider::jwt_for(stage.jwt(), request).build();
     for _ in 0..30 {
         let token = provider.token().await.unwrap();
@@ -506,7 +506,8 @@ async fn a_refresh_token_of_a_wrong_type_keeps_the_stored_one() {
         let token = token.unwrap_or_else(|error| panic!("{why}: {error}"));
         assert!(kept.stage.takes(&token), "{why}");
         let after = kept.record().await;
-        assert!(after.holds(before.refresh_token()), "{why}");
+        let kept = after.refresh_token().expose();
+        assert_eq!(kept, before.refresh_token().expose(), "{why}");
         assert!(after.ended().is_none(), "{why}");
     }
 }
@@ -558,7 +559,7 @@ async fn a_login_continues_for_every_form_of_pending() {
         let mut failed = Vec::new();
         let token = device
             .poll_with(&authorization, |step| {
-                if let PollStatus::Failed(error) = &step.status {
+                if let Some(error) = &step.error {
                     failed.push(error.clone());
                 }
             })
@@ -981,7 +982,7 @@ async fn a_refused_new_token_is_not_reported_as_invalid() {
         .add(refusal, MockEndpoint::UsersMe, Times::Forever);
     let error = call_me(&api).await.unwrap_err();
     let hint = error.hint();
-    assert!(hint.contains("token is not what is wrong"), "{hint}");
+    assert!(hint.contains("token is not the cause"), "{hint}");
 }
 
 #[test]
@@ -1109,7 +1110,7 @@ async fn after_gateway_errors_the_interval_recovers() {
     });
     let mut polls: Vec<(Instant, bool)> = Vec::new();
     let observe = |step: &coze_auth::PollStep| {
-        let failed = matches!(step.status, PollStatus::Failed(_));
+        let failed = step.error.is_some();
         polls.push((Instant::now(), failed));
     };
     let token = device.poll_with(&authorization, observe).await.unwrap();

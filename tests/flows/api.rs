@@ -251,7 +251,7 @@ async fn a_refused_new_token_is_not_renewed_again() {
     let (api, _) = in_process(&stage);
     let error = me(&api).await.unwrap_err();
     let hint = error.hint();
-    assert!(hint.contains("the token is not what is wrong"), "{hint}");
+    assert!(hint.contains("the token is not the cause"), "{hint}");
 }
 
 /// Lets the API refuse every token.
@@ -363,7 +363,7 @@ async fn a_redirect_does_not_leak_the_token() {
     let service = Service::start().await;
     let elsewhere = service.redirects_elsewhere().await;
     let error = me(&service.api()).await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Redirected);
+    assert_eq!(error.kind(), ErrorKind::InvalidAnswer);
     assert_eq!(elsewhere.request_count(), 0);
 }
 

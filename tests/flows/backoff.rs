@@ -182,14 +182,16 @@ impl Signer for FailingSigner {
 }
 
 fn signing(stage: &Stage, failures: u32, transient: bool) -> CachedProvider {
-    let flow = JwtFlow::builder(stage.client())
-        .client_id(defaults::JWT_CLIENT_ID)
-        .key_id(defaults::JWT_PUBLIC_KEY_ID)
-        .signer(FailingSigner {
+    let flow = JwtFlow::new(
+        stage.client(),
+        defaults::JWT_CLIENT_ID.into(),
+        defaults::JWT_PUBLIC_KEY_ID.into(),
+        FailingSigner {
             failures: failures.into(),
             transient,
-        });
-    CachedProvider::jwt(flow.build().unwrap()).build()
+        },
+    );
+    CachedProvider::jwt(flow.unwrap()).build()
 }
 
 #[tokio::test(start_paused = true)]

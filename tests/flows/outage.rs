@@ -255,7 +255,7 @@ async fn invalid_requests_do_not_affect_the_breaker() {
     stage.network.cut(Interruption::Refused);
     let callers: Vec<_> = (0..200)
         .map(|user| {
-            let request = JwtTokenRequest::new().session_name(format!("user-{user}"));
+            let request = JwtTokenRequest::default().session_name(format!("user-{user}"));
             let session = pool.provider(match user % 2 {
                 0 => request,
                 _ => request.duration(Duration::MAX),
@@ -286,7 +286,7 @@ async fn an_error_contains_nothing_of_another_session() {
     let callers: Vec<_> = accounts
         .iter()
         .map(|account| {
-            let request = JwtTokenRequest::new().account(account);
+            let request = JwtTokenRequest::default().account(account);
             let session = pool.provider(request);
             tokio::spawn(async move { session.token().await.map(drop).unwrap_err() })
         })

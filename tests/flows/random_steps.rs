@@ -251,7 +251,7 @@ impl Simulation {
 }
 
 fn jwt_provider(simulation: &Simulation) -> Arc<dyn TokenProvider> {
-    let request = JwtTokenRequest::new().duration(secs(LIFETIME));
+    let request = JwtTokenRequest::default().duration(secs(LIFETIME));
     let provider = CachedProvider::jwt_for(jwt_flow(simulation.client()), request);
     Arc::new(provider.deadline(secs(DEADLINE)).build())
 }
@@ -289,7 +289,7 @@ async fn sessions_never_get_an_expired_token() {
             .deadline(secs(DEADLINE))
             .build();
         let sessions = (0..5).map(|number| {
-            let request = JwtTokenRequest::new().session_name(format!("user-{number}"));
+            let request = JwtTokenRequest::default().session_name(format!("user-{number}"));
             let provider = pool.provider(request.duration(secs(LIFETIME)));
             Arc::new(provider) as Arc<dyn TokenProvider>
         });

@@ -13,7 +13,7 @@ use std::{
 use bytes::Bytes;
 use coze_auth::{
     CachedProvider, Endpoint, Error, ErrorKind, OAuthClient, PkceFlow, SignIn, Token,
-    TokenProvider, UserPool, WebFlow, reqwest, store::MemoryStore,
+    TokenProvider, UserFlow, UserPool, WebFlow, reqwest, store::MemoryStore,
 };
 use coze_mock::{Decision, Endpoint as MockEndpoint, Fault, MockCoze, Target, Times, defaults};
 use tokio::{
@@ -421,10 +421,7 @@ async fn a_code_refused_by_goaway_is_not_resent_either() {
     let outcome = redeem(client).await;
     let error = outcome.unwrap_err();
     assert!(
-        matches!(
-            error.kind(),
-            ErrorKind::Interrupted | ErrorKind::NotProcessed
-        ),
+        matches!(error.kind(), ErrorKind::Interrupted | ErrorKind::Connect),
         "{error} {error:?}"
     );
     assert_eq!(processed.load(Ordering::SeqCst), 0);

@@ -4,8 +4,7 @@
 use std::{collections::HashSet, time::Duration};
 
 use coze_auth::{
-    AccessToken, ErrorKind, JwtTokenRequest, Scope, SessionContext, SessionPool, SessionProvider,
-    TokenProvider,
+    AccessToken, ErrorKind, JwtTokenRequest, Scope, SessionPool, SessionProvider, TokenProvider,
 };
 use coze_mock::{Endpoint as MockEndpoint, Fault, Times};
 use tokio::time::Instant;
@@ -22,9 +21,7 @@ async fn token(pool: &SessionPool, user: &str) -> AccessToken {
 
 /// Requests that all differ.
 fn different_requests() -> Vec<JwtTokenRequest> {
-    let new = JwtTokenRequest::new;
-    let device = |id: &str| SessionContext::new().device_id(id);
-    let consumer = |id: &str| SessionContext::new().custom_consumer(id);
+    let new = JwtTokenRequest::default;
     vec![
         new(),
         new().session_name("a"),
@@ -41,19 +38,19 @@ fn different_requests() -> Vec<JwtTokenRequest> {
         new().session_name("a").scope(Scope::bot_chat(["1\", \"2"])),
         new()
             .session_name("a")
-            .scope(Scope::new().workspace_permissions(["1"], ["p"])),
+            .scope(Scope::default().workspace_permissions(["1"], ["p"])),
         new()
             .session_name("a")
-            .scope(Scope::new().workflow_permissions(["1"], ["p"])),
-        new().session_name("a").session_context(device("d")),
-        new().session_name("a").session_context(consumer("d")),
-        new().session_name("a").session_context(device("e")),
-        new().session_context(device("a")),
+            .scope(Scope::default().workflow_permissions(["1"], ["p"])),
+        new().session_name("a").device_id("d"),
+        new().session_name("a").custom_consumer("d"),
+        new().session_name("a").device_id("e"),
+        new().device_id("a"),
         new().session_name("a").account("1"),
         new().session_name("a").enterprise("1"),
         new().account("a"),
         new().enterprise("a"),
-        new().account("1").session_context(device("d")),
+        new().account("1").device_id("d"),
     ]
 }
 
@@ -85,7 +82,7 @@ async fn a_session_gets_the_token_of_its_request() {
         let granted = stage.mock.granted(token.expose()).unwrap();
         assert_eq!(granted.session_name.as_deref(), Some(user));
     }
-    let request = JwtTokenRequest::new()
+    let request = JwtTokenRequest::default()
         .session_name("carol")
         .account("9001")
         .duration(secs(60));
@@ -349,7 +346,7 @@ async fn the_deadline_can_be_disabled() {
 async fn an_expired_session_gets_a_new_token() {
     let stage = Stage::new();
     let pool = pool(&stage);
-    let request = JwtTokenRequest::new().session_name("alice");
+    let request = JwtTokenRequest::default().session_name("alice");
     let session = pool.provider(request.duration(secs(10)));
     let mut tokens = HashSet::new();
     for _ in 0..600 {
@@ -426,7 +423,7 @@ async fn a_failure_backs_off_only_its_session() {
 async fn an_invalid_request_fails_alone_and_sends_nothing() {
     let stage = Stage::new();
     let pool = pool(&stage);
-    let request = JwtTokenRequest::new().session_name("alice");
+    let request = JwtTokenRequest::default().session_name("alice");
     let endless = pool.provider(request.duration(Duration::MAX));
     let error = endless.token().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidInput);

@@ -8,7 +8,7 @@ use std::{
 };
 
 use coze_auth::{
-    AccessToken, CachedProvider, ErrorKind, RefreshMode, SignIn, Token, TokenProvider,
+    AccessToken, CachedProvider, ErrorCode, ErrorKind, SignIn, Token, TokenProvider,
     sign_in::Record,
     store::{
         CompareAndSet, Contents, Key, LockLifetime, MemoryStore, Owner, Profile, Store, StoreError,
@@ -395,7 +395,7 @@ async fn a_stored_token_is_reused_and_a_one_shot_program_renews_one_near_expiry(
     let before = stage.network.attempts();
     let one_shot = || {
         CachedProvider::stored(stage.web(), store.sign_in())
-            .refresh(RefreshMode::InLine)
+            .refresh(coze_auth::RefreshMode::InLine)
             .build()
     };
     pass(secs(600)).await;
@@ -764,7 +764,7 @@ async fn a_one_shot_program_with_a_valid_token_does_not_wait_for_the_lock() {
     pass(secs(800)).await;
     let _stuck = store.hold_lock(secs(1000)).await;
     let provider = CachedProvider::stored(stage.web(), store.sign_in())
-        .refresh(RefreshMode::InLine)
+        .refresh(coze_auth::RefreshMode::InLine)
         .build();
     for _ in 0..2 {
         let began = Instant::now();
@@ -905,12 +905,15 @@ async fn an_ended_sign_in_is_reported_without_requests_until_a_new_sign_in() {
     }
     assert_eq!(stage.network.attempts(), before, "it is not sent again");
     let ended = store.record().await;
-    assert!(ended.holds(first.refresh_token().unwrap()), "kept");
-    assert_eq!(ended.ended().unwrap().code, "invalid_grant");
+    assert!(holds(&ended, &first), "kept");
+    assert_eq!(
+        ended.ended().unwrap().code(),
+        Some(&ErrorCode::InvalidGrant)
+    );
 
     let fresh = stage.web_sign_in().await;
     store.sign_in().put(&fresh).await.unwrap();
-    assert!(store.quarantined().await[0].holds(first.refresh_token().unwrap()));
+    assert!(holds(&store.quarantined().await[0], &first));
     for provider in [&one, &other] {
         let token = provider.token().await.unwrap();
         assert_eq!(token.expose(), fresh.access_token().expose());
@@ -1224,4 +1227,8 @@ async fn a_new_version_alone_does_not_end_the_wait_for_another_owner() {
     store.unlock(&other).await;
     assert!(stage.takes(&waiting.await.unwrap()));
     assert_eq!(refreshes(&stage, &first), 1);
+}
+
+fn holds(record: &Record, token: &Token) -> bool {
+    token.refresh_token().unwrap().expose() == record.refresh_token().expose()
 }

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use coze_auth::{
     AccessToken, DeviceFlow, Endpoint, Error, JwtFlow, OAuthClient, OAuthClientBuilder, PkceFlow,
     PrivateKey, Token, WebFlow, reqwest,
-    testing::{SendError, SendErrorKind, ServiceTransport, TestClock},
+    testing::{SendError, SendErrorKind, TestClock, in_process},
 };
 use coze_mock::{Builder, Decision, GrantedToken, MockClock, MockCoze, RequestRecord, defaults};
 use http_body_util::{BodyExt, Full, combinators::UnsyncBoxBody};
@@ -74,7 +74,7 @@ impl Stage {
         let service = tower::service_fn(move |request| network.clone().carry(request));
         OAuthClient::builder()
             .endpoint(Endpoint::custom(self.mock.url()).unwrap())
-            .transport(ServiceTransport::new(service))
+            .transport(in_process(service))
             .test_clock(self.clock.clone())
     }
 
@@ -101,12 +101,13 @@ impl Stage {
 
     /// A service that claims to be an app that is not registered.
     pub(crate) fn jwt_of_another_app(&self) -> JwtFlow {
-        JwtFlow::builder(self.client())
-            .client_id("another.app.coze")
-            .key_id(defaults::JWT_PUBLIC_KEY_ID)
-            .signer(signer())
-            .build()
-            .unwrap()
+        JwtFlow::new(
+            self.client(),
+            "another.app.coze".into(),
+            defaults::JWT_PUBLIC_KEY_ID.into(),
+            signer(),
+        )
+        .unwrap()
     }
 
     /// Lets a user approve in a browser, and the web app get its tokens.
@@ -187,12 +188,13 @@ fn signer() -> Arc<PrivateKey> {
 
 /// The service that is the mock's JWT app.
 pub(crate) fn jwt_flow(client: OAuthClient) -> JwtFlow {
-    JwtFlow::builder(client)
-        .client_id(defaults::JWT_CLIENT_ID)
-        .key_id(defaults::JWT_PUBLIC_KEY_ID)
-        .signer(signer())
-        .build()
-        .unwrap()
+    JwtFlow::new(
+        client,
+        defaults::JWT_CLIENT_ID.into(),
+        defaults::JWT_PUBLIC_KEY_ID.into(),
+        signer(),
+    )
+    .unwrap()
 }
 
 /// The status and log id in an error.

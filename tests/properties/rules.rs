@@ -9,7 +9,7 @@
 
 use std::time::Duration;
 
-use coze_auth::{Error, ErrorKind, RefreshToken, Result, Token};
+use coze_auth::{Error, ErrorKind, RefreshToken, Result, Token, UserFlow};
 
 use crate::checks::{
     token_answer::{self, By},
@@ -168,7 +168,7 @@ fn life(expires_in: &str, date: Option<i64>) -> Duration {
         Some(ahead) => answer.dated(ahead),
         None => answer,
     };
-    refreshed(answer).unwrap().lifetime()
+    refreshed(answer).unwrap().remaining()
 }
 
 #[test]
@@ -235,7 +235,7 @@ fn rule_e_absolute_expiry() {
         has_age: true,
         ..Answer::new(200, body).dated(600)
     };
-    assert_eq!(refreshed(cached).unwrap().lifetime().as_secs(), 1500);
+    assert_eq!(refreshed(cached).unwrap().remaining().as_secs(), 1500);
 }
 
 #[test]
@@ -285,7 +285,7 @@ fn rule_g_sign_in_responses() {
     world::run(async |world: &World| {
         for (answer, expected) in answers.into_iter().zip(expected) {
             let read = |outcome: Result<Token>| match outcome {
-                Ok(token) => (token.lifetime().as_secs(), token.refresh_token().cloned()),
+                Ok(token) => (token.remaining().as_secs(), token.refresh_token().cloned()),
                 Err(error) => (0, error.refresh_token().cloned()),
             };
             let assert = |outcome: Result<Token>| {

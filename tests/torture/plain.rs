@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use coze_auth::store::{
-    BlockingStore, CompareAndSet, Contents, Key, LockLifetime, Owner, Profile, StoreError, Stored,
-    TryLock, Version,
+    BlockingStore, CompareAndSet, Contents, Key, LockLifetime, Owner, Profile, StoreError,
+    StoreErrorKind, Stored, TryLock, Version,
 };
 
 /// For comparison only. Every owner gets the lock, and the last write wins.
@@ -33,7 +33,9 @@ impl BlockingStore for PlainStore {
         let path = self.path(key);
         let contents = match std::fs::read(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            read => read.map_err(|error| StoreError::other("the file can't be read", error))?,
+            read => read.map_err(|error| {
+                StoreError::new(StoreErrorKind::Other, "the file can't be read").with_source(error)
+            })?,
         };
         let contents = Contents::from(contents);
         let modified = path.metadata().and_then(|metadata| metadata.modified());
@@ -54,7 +56,9 @@ impl BlockingStore for PlainStore {
             Some(new) => std::fs::write(path, new.expose()),
             None => std::fs::remove_file(path),
         }
-        .map_err(|error| StoreError::other("the file can't be written", error))?;
+        .map_err(|error| {
+            StoreError::new(StoreErrorKind::Other, "the file can't be written").with_source(error)
+        })?;
         Ok(CompareAndSet::Done(new.map(Version::of)))
     }
 

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use coze_auth::{CachedProvider, RefreshMode, SignIn, TokenProvider as _, WebFlow};
+use coze_auth::{CachedProvider, SignIn, TokenProvider as _, WebFlow};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
@@ -61,7 +61,7 @@ pub(crate) async fn run(setup: Setup, options: Options) -> Result<()> {
 /// A new provider each time, because a provider accepts only one refused token in ten seconds.
 async fn refresh(flow: &WebFlow, sign_in: &SignIn, api: Option<&Api>) -> Result<(), String> {
     let provider = coze::provider(flow, sign_in)
-        .refresh(RefreshMode::InLine)
+        .refresh(coze_auth::RefreshMode::InLine)
         .build();
     let old = token_of(&provider).await?;
     provider.invalidate(&old);

@@ -36,7 +36,8 @@ pub(crate) struct Reads {
 }
 
 pub(crate) fn marks(stored: &Record) -> (String, String) {
-    let access_token = stored.access_token().map(|token| token.expose());
+    let fields = serde_json::to_value(stored).unwrap_or_default();
+    let access_token = fields["access_token"].as_str();
     (
         fingerprint(stored.refresh_token().expose()),
         fingerprint(access_token.unwrap_or_default()),

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use clap::Args;
 use coze_auth::testing::TestClock;
-use coze_auth::{AccessToken, CachedProvider, RefreshMode, TokenProvider as _};
+use coze_auth::{AccessToken, CachedProvider, TokenProvider as _};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
@@ -93,12 +93,10 @@ impl Worker {
             client = client.test_clock(clock);
         }
         let flow = coze::flow(setup, client.build()?)?;
-        let refresh = if options.in_line {
-            RefreshMode::InLine
-        } else {
-            RefreshMode::InBackground
-        };
-        let provider = coze::provider(&flow, &setup.sign_in(PROFILE)?).refresh(refresh);
+        let mut provider = coze::provider(&flow, &setup.sign_in(PROFILE)?);
+        if options.in_line {
+            provider = provider.refresh(coze_auth::RefreshMode::InLine);
+        }
         Ok(Self {
             provider: provider.build(),
             api: Api::new(setup)?,

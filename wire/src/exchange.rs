@@ -309,6 +309,7 @@ fn failing_response(status: StatusCode, headers: HeaderMap, error: SendError) ->
 
 /// The outcome of a request.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub enum Outcome {
     /// The server responded, with any status.
     Answered(Captured),

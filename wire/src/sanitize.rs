@@ -1,8 +1,8 @@
 //! Untrusted text made safe to display.
 //!
 //! Text from a server, a proxy, a file, a header, the environment or the operating system may contain terminal control
-//! sequences, invisible characters or a secret of the request, and may be very long. Before such a text gets into an error,
-//! a log line or a `Debug`, it passes [`sanitize`]. An error of another library becomes a [`ForeignError`].
+//! sequences, invisible characters or a secret of the request, and may be very long. [`sanitize`] makes such a text
+//! safe for errors, log lines and `Debug`. An error of another library becomes a [`ForeignError`].
 
 use std::{borrow::Cow, collections::HashSet, error::Error, fmt, ops::Range, sync::Arc};
 
@@ -24,7 +24,8 @@ const SENTENCE_LIMIT: usize = 4000;
 /// Replaces a secret.
 const REDACTED: &str = "****";
 
-/// How many bytes of a text are examined at most. The rest can't be shown anyway, because of [`SHOWN_TEXT_LIMIT`].
+/// The maximum number of bytes of a text that are examined. The rest can't be shown anyway, because of
+/// [`SHOWN_TEXT_LIMIT`].
 const READ_LIMIT: usize = 64 * 1024;
 
 /// A text that contains this many consecutive characters of a secret repeats a part of it.
@@ -33,7 +34,7 @@ const PART_LENGTH: usize = 12;
 /// A shorter secret may occur in a log id by chance.
 const SHORTEST_IN_A_LOG_ID: usize = 6;
 
-/// From this length on, all [`forms`] of a secret are longer than a part of it.
+/// All [`forms`] of a secret of this length or more are longer than a part of it.
 const SHORTEST_WITH_LONG_FORMS: usize = 16;
 
 /// Whether a character is invisible or changes how the others are displayed: control and format characters (Unicode
@@ -108,7 +109,7 @@ pub fn sanitize_sentence(text: String) -> String {
 /// that form is not changed, unless it repeats a secret.
 #[must_use]
 pub fn sanitize_log_id(log_id: &str, secrets: &[Secret]) -> Option<String> {
-    // A bit for each byte fits into 64.
+    // One bit per byte of the log id: a `u64` is large enough.
     let has_form = log_id.len() <= 64
         && log_id
             .bytes()
@@ -131,17 +132,19 @@ pub fn sanitize_log_id(log_id: &str, secrets: &[Secret]) -> Option<String> {
     (!shown.is_empty()).then_some(shown)
 }
 
-/// Whether [`sanitize`] leaves a log id of the usual form as it is, because nothing in it looks like a secret, and no part of it can be a part of
-/// one of these in any of its [`forms`]. Each response has a log id, and each request a token: therefore this makes no form, and
-/// compares bytes and pairs of bytes only. It may be `false` without need, but `true` only if `sanitize` would change nothing.
+/// The fast path for log ids: whether [`sanitize`] would not change this one, because nothing in it looks like a
+/// secret, and it contains no part of one of these in any of its [`forms`]. Every response has a log id and every
+/// request a token, so this allocates no forms, and only compares bytes and pairs of bytes. It may be `false` if
+/// `sanitize` would change nothing, but never `true` if it would change something.
 fn is_unrelated<'s>(log_id: &str, mut secrets: impl Iterator<Item = &'s Secret>) -> bool {
-    // In this form, what looks like a secret begins with the prefix of a token, which has an underscore, or of a JWT.
+    // A log id of the usual form can look like a secret only by the prefix of a token, which has an underscore, or of a
+    // JWT.
     if log_id.contains('_') || log_id.contains("eyJ") {
         return false;
     }
     secrets.all(|secret| {
         let secret = secret.expose().as_bytes();
-        // Other characters have further forms, and a shorter secret has forms that are shorter than a part.
+        // Other characters have further forms, and forms of a shorter secret are shorter than a part.
         let is_plain = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_');
         if secret.len() < SHORTEST_WITH_LONG_FORMS || !secret.iter().all(is_plain) {
             return false;
@@ -153,7 +156,8 @@ fn is_unrelated<'s>(log_id: &str, mut secrets: impl Iterator<Item = &'s Secret>)
             bytes[usize::from(pair[1])] = true;
             pairs[usize::from(pair[0] % 64)] |= 1 << (pair[1] % 64);
         }
-        // A bit for each position of the log id: whether a pair of the secret ends there, a byte of it in hexadecimal, three in Base64.
+        // One bit per position of the log id: whether a pair of the secret ends there, a hexadecimal byte of it, or
+        // three bytes in Base64.
         let (mut plain, mut hexadecimal, mut base64) = (0_u64, 0_u64, 0_u64);
         let (mut last, mut last_digit, mut last_digits) = (0_u8, 0_u32, 0_u32);
         for (at, byte) in log_id.bytes().enumerate() {
@@ -176,7 +180,7 @@ fn is_unrelated<'s>(log_id: &str, mut secrets: impl Iterator<Item = &'s Secret>)
     })
 }
 
-/// Stands for a character that is no hexadecimal digit: no byte has it.
+/// For a character that is not a hexadecimal digit: no byte has this value.
 const NO_DIGIT: u32 = 0x100;
 
 /// Of both alphabets.
@@ -190,7 +194,7 @@ fn base64_digit(digit: u8) -> u32 {
     })
 }
 
-/// Whether so many bits are set, each this far from the one before.
+/// Whether this many bits are set at this distance from each other.
 fn has_run(bits: u64, length: usize, apart: usize) -> bool {
     (1..length).fold(bits, |run, nth| run & bits >> (nth * apart)) != 0
 }
@@ -719,7 +723,7 @@ mod tests {
             assert!(!is_unrelated(suspicious, [].iter()), "{suspicious}");
         }
         assert!(TOKEN_PREFIXES.iter().all(|prefix| prefix.contains('_')));
-        // Those that Coze sends take the short way.
+        // Log ids of the form that Coze sends take the fast path.
         for log_id in [
             "20260722083355ABCDEF0123456789AB",
             "021795266000123",

@@ -194,7 +194,7 @@ fn add_exchange(code: &mut syn::File) {
 }
 
 /// Changes the example of each operation to call `exchange` instead of `send`, because that is what
-/// `CozeApi::call` accepts.
+/// `coze-auth` calls.
 fn show_exchange(code: &mut syn::File) {
     for operation in operations(code) {
         for attribute in &mut operation.attrs {

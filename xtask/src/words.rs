@@ -15,6 +15,7 @@ const CHECKED: &[&str] = &[
     "api",
     "auth",
     "benches",
+    "cli",
     "docs",
     "examples",
     "fuzz",

@@ -8,9 +8,10 @@ use super::{ConfiguredCredentials, OAuthConfig, Problems, jwt_credentials};
 use crate::{
     Error, ErrorKind, FixedToken, Flow, PrivateKey, Result,
     input::{cleaned, cleaned_path, credential, identifier},
-    provider::TOKEN_VARIABLE,
 };
 
+/// A personal or service access token.
+const TOKEN_VARIABLE: &str = "COZE_API_TOKEN";
 const WEB_CLIENT_ID: &str = "COZE_WEB_OAUTH_CLIENT_ID";
 const WEB_CLIENT_SECRET: &str = "COZE_WEB_OAUTH_CLIENT_SECRET";
 const WEB_REDIRECT_URI: &str = "COZE_WEB_OAUTH_REDIRECT_URI";
@@ -350,7 +351,7 @@ mod tests {
         let ConfiguredCredentials::Token(token) = token.credentials else {
             panic!("not a token")
         };
-        assert_eq!(token.authorization(), "Bearer pat_abc");
+        assert_eq!(token.access_token().authorization(), "Bearer pat_abc");
     }
 
     #[test]

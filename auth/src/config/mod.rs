@@ -4,7 +4,7 @@
 mod environment;
 mod file;
 
-use std::{ffi::OsString, path::Path, sync::Arc};
+use std::{ffi::OsString, path::Path, str::FromStr, sync::Arc};
 
 use coze_wire::Secret;
 
@@ -25,12 +25,12 @@ use environment::Environment;
 /// ```
 /// use coze_auth::{ConfiguredFlow, OAuthConfig};
 ///
-/// let config = OAuthConfig::from_json(r#"{
+/// let config: OAuthConfig = r#"{
 ///     "client_type": "device",
 ///     "client_id": "client-id",
 ///     "coze_api_base": "https://api.coze.cn",
 ///     "coze_www_base": "https://www.coze.cn"
-/// }"#)?;
+/// }"#.parse()?;
 /// let ConfiguredFlow::Device(device) = config.build()? else {
 ///     return Err("this program needs an app for the device flow".into());
 /// };
@@ -105,7 +105,7 @@ impl ConfiguredFlow {
                 Error::new(ErrorKind::Configuration, what).in_flow(flow.flow())
             };
             let sign_in = sign_in.ok_or_else(missing)?;
-            Ok(CachedProvider::of_app(flow, sign_in).build())
+            Ok::<_, Error>(CachedProvider::of_app(flow, sign_in).build())
         };
         Ok(Arc::new(match &self {
             Self::Token(token) => return Ok(Arc::new(token.clone())),
@@ -114,6 +114,15 @@ impl ConfiguredFlow {
             Self::Pkce(pkce) => stored(pkce.app())?,
             Self::Device(device) => stored(device.app())?,
         }))
+    }
+}
+
+/// Parses the text of a `coze_oauth_config.json`, as [`from_file`](OAuthConfig::from_file) does.
+impl FromStr for OAuthConfig {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        file::config("coze_oauth_config.json", text)
     }
 }
 
@@ -131,7 +140,7 @@ impl OAuthConfig {
         let name = shown_path(path).ok_or_else(|| {
             Error::new(
                 ErrorKind::Configuration,
-                "the given path is the configuration itself; pass it to from_json",
+                "the given path is the configuration itself; parse it",
             )
         })?;
         let contents = input_file::read(path).map_err(|error| {
@@ -142,15 +151,6 @@ impl OAuthConfig {
             Error::new(ErrorKind::Configuration, what)
         })?;
         file::config(&name, &text)
-    }
-
-    /// Parses the text of a `coze_oauth_config.json`.
-    ///
-    /// # Errors
-    ///
-    /// Those of [`from_file`](Self::from_file).
-    pub fn from_json(text: &str) -> Result<Self> {
-        file::config("coze_oauth_config.json", text)
     }
 
     /// Reads the environment variables that the examples of the official SDKs use, and selects the flow whose variables
@@ -318,14 +318,25 @@ impl OAuthConfig {
                 client_id,
                 key_id,
                 private_key,
-            } => ConfiguredFlow::Jwt(
-                JwtFlow::builder(client)
-                    .client_id(client_id)
-                    .key_id(key_id)
-                    .signer(private_key)
-                    .build()?,
-            ),
+            } => ConfiguredFlow::Jwt(JwtFlow::new(client, client_id, key_id, private_key)?),
         })
+    }
+}
+
+impl FixedToken {
+    /// Takes the token from the environment variable `COZE_API_TOKEN`, and where it is valid from `COZE_API_BASE`, if that is
+    /// set.
+    ///
+    /// # Errors
+    ///
+    /// [`Configuration`](ErrorKind::Configuration) when `COZE_API_TOKEN` is not set, or `COZE_API_BASE` can't be used; else
+    /// as [`new`](Self::new).
+    pub fn from_env() -> Result<Self> {
+        let config = OAuthConfig::from_env_for(Flow::Token);
+        let no_token = || Error::new(ErrorKind::Configuration, "there is no token");
+        config
+            .and_then(|config| config.into_token().ok_or_else(no_token))
+            .map_err(|error| error.in_flow(Flow::Token))
     }
 }
 
@@ -457,14 +468,15 @@ mod tests {
     fn configured(fields: &str) -> ConfiguredFlow {
         let base = r#""coze_api_base":"https://api.coze.cn","coze_www_base":"https://www.coze.cn""#;
         let json = format!(r#"{{{fields},"client_id":"i",{base}}}"#);
-        OAuthConfig::from_json(&json).unwrap().build().unwrap()
+        let config: OAuthConfig = json.parse().unwrap();
+        config.build().unwrap()
     }
 
     #[test]
     fn a_flow_is_built_on_a_client_for_its_endpoint_only() {
         let config = || {
             let json = r#"{"client_type":"web","client_id":"i","client_secret":"s","coze_api_base":"https://api.coze.cn"}"#;
-            OAuthConfig::from_json(json).unwrap()
+            json.parse::<OAuthConfig>().unwrap()
         };
         assert_eq!(config().client_id().unwrap().as_ref(), "i");
         assert!(config().client_secret().unwrap().ct_eq("s"));

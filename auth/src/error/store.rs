@@ -4,12 +4,12 @@ use std::{fmt, sync::Arc};
 
 use coze_wire::{sanitize, sanitize_to};
 
-use super::shown_cause;
+use super::{Error, ErrorKind, shown_cause};
 
 /// A name that was read from a store, made presentable: without [invisible](coze_wire::is_invisible) characters, at
 /// most 100 characters.
 #[must_use]
-pub fn presentable_name(name: &str) -> String {
+pub(crate) fn presentable_name(name: &str) -> String {
     sanitize_to(name, &[], 99)
 }
 
@@ -76,11 +76,6 @@ impl StoreError {
         }
     }
 
-    /// A non-retryable error with its cause.
-    pub fn other(message: &str, source: impl Into<Source>) -> Self {
-        Self::new(StoreErrorKind::Other, message).with_source(source)
-    }
-
     /// Sets the cause.
     #[must_use]
     pub fn with_source(mut self, source: impl Into<Source>) -> Self {
@@ -93,17 +88,19 @@ impl StoreError {
     pub fn kind(&self) -> StoreErrorKind {
         self.kind
     }
+}
 
-    /// The other owner or program, if it is known.
-    #[must_use]
-    pub fn by(&self) -> Option<&str> {
-        self.by.as_deref()
-    }
-
-    /// What happened: a sentence without its full stop.
-    #[must_use]
-    pub fn message(&self) -> &str {
-        &self.message
+impl From<StoreError> for Error {
+    fn from(error: StoreError) -> Self {
+        let what = match &error.by {
+            Some(by) => format!("{error}: {by} is using it"),
+            None => error.to_string(),
+        };
+        let failure = Self::new(ErrorKind::Store(error.kind), what);
+        match error.source {
+            Some(_) => failure.with_source(error),
+            None => failure,
+        }
     }
 }
 

@@ -21,7 +21,23 @@ use crate::{
 ///     CachedProvider::stored(flow, sign_in).build()
 /// }
 /// ```
-pub trait UserFlow: sealed::Sealed {}
+pub trait UserFlow: sealed::Sealed {
+    /// The client that sends this flow's requests. Share it with an API client to use the same endpoint and connections.
+    fn client(&self) -> &OAuthClient {
+        self.app().client()
+    }
+
+    /// Redeems a refresh token. It is invalid afterwards; the returned token contains its successor.
+    ///
+    /// # Errors
+    ///
+    /// [`Refused`](crate::ErrorKind::Refused) with [`InvalidGrant`](crate::ErrorCode::InvalidGrant)
+    /// when the refresh token is invalid, already redeemed or older than 30 days: the user must sign in again.
+    /// Errors of the transport, and invalid responses: the refresh token may have been redeemed.
+    fn refresh(&self, refresh_token: &RefreshToken) -> impl Future<Output = Result<Token>> + Send {
+        self.app().refresh(refresh_token)
+    }
+}
 
 impl<F: sealed::Sealed + ?Sized> UserFlow for F {}
 
@@ -100,15 +116,6 @@ macro_rules! user_flows {
             fn app(&self) -> &Arc<App> {
                 let app: fn(&Self) -> &Arc<App> = $app;
                 app(self)
-            }
-        }
-
-        impl $flow {
-            /// The client that sends this flow's requests. Share it with an API client to use the same endpoint and
-            /// connections.
-            #[must_use]
-            pub fn client(&self) -> &OAuthClient {
-                sealed::Sealed::app(self).client()
             }
         }
     )*};

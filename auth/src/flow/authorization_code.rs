@@ -3,100 +3,46 @@
 //! [`LoginBuilder`] generates `state` and builds the authorize URL. `code_of_callback` parses the callback and compares its
 //! `state` with that of the [`Login`], before it reads anything else.
 
-use std::{marker::PhantomData, sync::Arc};
+use std::sync::Arc;
 
+use aws_lc_rs::digest::{SHA256, digest};
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use coze_oauth_client::types;
 use coze_wire::{Secret, sanitize};
 use serde::{Deserialize, Serialize};
 use url::{Url, form_urlencoded};
-use zeroize::Zeroizing;
 
-use super::{app::App, pkce::CodeVerifier};
+use super::app::App;
 use crate::{
-    Endpoint, Error, ErrorCode, ErrorKind, Result, Token,
+    Endpoint, Error, ErrorCode, ErrorKind, Flow, Result, Token,
     input::{PathId, address},
     random,
 };
 
-/// The proof that the client which redeems a code also started the login: a [`CodeVerifier`](crate::CodeVerifier) for PKCE,
-/// and `()` for a web application, which authenticates with its client secret.
-pub trait Proof: Sized + Send + Sync {
-    fn random() -> Result<Self>;
-
-    fn secret(&self) -> Option<&Secret>;
-
-    /// The `code_challenge` parameter of the authorize URL (RFC 7636 section 4.3).
-    fn challenge(&self, method: CodeChallengeMethod) -> Option<Zeroizing<String>>;
-}
-
-impl Proof for () {
-    fn random() -> Result<Self> {
-        Ok(())
-    }
-
-    fn secret(&self) -> Option<&Secret> {
-        None
-    }
-
-    fn challenge(&self, _: CodeChallengeMethod) -> Option<Zeroizing<String>> {
-        None
-    }
-}
-
-/// The `code_challenge_method` parameter of the authorize URL (RFC 7636 section 4.3).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum CodeChallengeMethod {
-    S256,
-    Plain,
-}
-
-impl CodeChallengeMethod {
-    fn as_str(self) -> &'static str {
-        match self {
-            Self::S256 => "S256",
-            Self::Plain => "plain",
-        }
-    }
-}
-
-/// The authorization code flow of an app, with or without PKCE.
-#[derive(Debug)]
-pub(super) struct AuthorizationCodeFlow<P> {
+/// The authorization code flow of an app, with PKCE or with a client secret.
+#[derive(Debug, Clone)]
+pub(super) struct AuthorizationCodeFlow {
     pub(super) app: Arc<App>,
-    proof: PhantomData<P>,
 }
 
-impl<P> Clone for AuthorizationCodeFlow<P> {
-    fn clone(&self) -> Self {
-        Self::of(Arc::clone(&self.app))
-    }
-}
-
-impl<P> AuthorizationCodeFlow<P> {
-    pub(super) fn of(app: Arc<App>) -> Self {
-        let proof = PhantomData;
-        Self { app, proof }
-    }
-}
-
-impl<P: Proof> AuthorizationCodeFlow<P> {
-    pub(super) fn login(&self, redirect_uri: String) -> LoginBuilder<'_, P> {
+impl AuthorizationCodeFlow {
+    pub(super) fn login(&self, redirect_uri: String) -> LoginBuilder<'_> {
         LoginBuilder {
             app: &self.app,
             redirect_uri,
             workspace: None,
             state: None,
-            code_verifier: None,
-            method: CodeChallengeMethod::S256,
         }
     }
 
     /// Checks the callback and redeems its code.
-    pub(super) async fn complete(&self, login: Login<P>, callback: &str) -> Result<Token> {
+    pub(super) async fn complete(&self, login: Login, callback: &str) -> Result<Token> {
         let app = &*self.app;
-        let code =
-            code_of_callback(callback, &login.state).map_err(|error| error.in_flow(app.flow()))?;
-        let code_verifier = login.code_verifier.secret();
+        let code = login
+            .check_flow(app)
+            .and_then(|()| code_of_callback(callback, &login.state))
+            .map_err(|error| error.in_flow(app.flow()))?;
+        let code_verifier = login.code_verifier.as_ref();
         let grant = types::AuthorizationCodeGrant {
             client_id: app.client_id().to_owned(),
             code: code.clone(),
@@ -113,16 +59,14 @@ impl<P: Proof> AuthorizationCodeFlow<P> {
 /// Configures a login; returned by [`WebFlow::login`](crate::WebFlow::login) and [`PkceFlow::login`](crate::PkceFlow::login).
 #[derive(Debug, Clone)]
 #[must_use = "a login does nothing until `begin` is called"]
-pub struct LoginBuilder<'a, P = ()> {
+pub struct LoginBuilder<'a> {
     app: &'a App,
     redirect_uri: String,
     workspace: Option<String>,
     state: Option<Secret>,
-    code_verifier: Option<P>,
-    method: CodeChallengeMethod,
 }
 
-impl<P: Proof> LoginBuilder<'_, P> {
+impl LoginBuilder<'_> {
     /// Limits the grant to one workspace (enterprise plans).
     pub fn workspace(mut self, workspace_id: impl Into<String>) -> Self {
         self.workspace = Some(workspace_id.into());
@@ -142,16 +86,16 @@ impl<P: Proof> LoginBuilder<'_, P> {
     ///
     /// [`InvalidInput`](crate::ErrorKind::InvalidInput) when the redirect URI is not an absolute URI, the state is empty, or
     /// the workspace id is not valid in a URL path.
-    pub fn begin(self) -> Result<(Url, Login<P>)> {
+    pub fn begin(self) -> Result<(Url, Login)> {
         let flow = self.app.flow();
         self.checked().map_err(|error| error.in_flow(flow))
     }
 
-    fn checked(mut self) -> Result<(Url, Login<P>)> {
+    fn checked(mut self) -> Result<(Url, Login)> {
         let login = Login {
             state: self.take_state()?,
             redirect_uri: self.checked_redirect_uri()?,
-            code_verifier: self.code_verifier.take().map_or_else(P::random, Ok)?,
+            code_verifier: uses_pkce(self.app).then(random::string).transpose()?,
         };
         let mut parameters = vec![
             ("response_type", "code"),
@@ -159,11 +103,11 @@ impl<P: Proof> LoginBuilder<'_, P> {
             ("redirect_uri", &login.redirect_uri),
             ("state", login.state.expose()),
         ];
-        let challenge = login.code_verifier.challenge(self.method);
+        let challenge = login.code_verifier.as_ref().map(s256);
         if let Some(challenge) = &challenge {
             parameters.extend([
                 ("code_challenge", challenge.as_str()),
-                ("code_challenge_method", self.method.as_str()),
+                ("code_challenge_method", "S256"),
             ]);
         }
         let url = self.authorize_url(self.app.client().endpoint(), &parameters)?;
@@ -217,36 +161,45 @@ impl<P: Proof> LoginBuilder<'_, P> {
     }
 }
 
-impl LoginBuilder<'_, CodeVerifier> {
-    /// Uses this verifier instead of a random one.
-    pub fn code_verifier(mut self, code_verifier: CodeVerifier) -> Self {
-        self.code_verifier = Some(code_verifier);
-        self
-    }
+fn uses_pkce(app: &App) -> bool {
+    app.flow() == Flow::Pkce
+}
 
-    /// Sends the verifier itself in the authorize URL instead of its hash (method `plain`).
-    ///
-    /// Anyone who sees the URL can then redeem the code. RFC 7636 section 4.2 allows `plain` only for clients that can't compute
-    /// SHA-256; use it only for a server that refuses `S256`.
-    pub fn plain_challenge(mut self) -> Self {
-        self.method = CodeChallengeMethod::Plain;
-        self
-    }
+/// The code challenge, `BASE64URL-NOPAD(SHA256(ASCII(code_verifier)))` (RFC 7636 section 4.2). The method `plain` would show
+/// the verifier itself to anyone who sees the URL.
+fn s256(code_verifier: &Secret) -> String {
+    URL_SAFE_NO_PAD.encode(digest(&SHA256, code_verifier.expose().as_bytes()))
 }
 
 /// The state of a login between the redirect to the authorize page and the callback: `state`, the redirect URI and, for a
-/// [`PkceFlow`](crate::PkceFlow), the code verifier (`Login<CodeVerifier>`).
+/// [`PkceFlow`](crate::PkceFlow), the code verifier.
 ///
 /// Keep it in memory or, serialised, in the user's session on the server, where nobody else can read or replace it.
 /// `Debug` prints no secret; the serialised form contains the state and the verifier.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Login<P = ()> {
+pub struct Login {
     state: Secret,
     redirect_uri: String,
-    pub(super) code_verifier: P,
+    /// 43 characters (RFC 7636 section 4.1), 256 bits from the operating system's random source.
+    code_verifier: Option<Secret>,
 }
 
-impl<P> Login<P> {
+impl Login {
+    /// A stored login may be passed to another flow than it began with.
+    fn check_flow(&self, app: &App) -> Result<()> {
+        match (uses_pkce(app), &self.code_verifier) {
+            (true, None) => Err(Error::invalid_input(
+                "the login has no code verifier, so it did not begin with this flow",
+            )),
+            (false, Some(_)) => Err(Error::invalid_input(
+                "the login has a code verifier, so it began with PKCE",
+            )),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Login {
     /// Checks whether this callback completes the login, without redeeming its code. A program that listens for callbacks
     /// itself can ignore those that don't belong to the login, instead of ending it.
     ///
@@ -354,9 +307,47 @@ impl Parameters {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{OAuthClient, PkceFlow, WebFlow};
 
     fn code(callback: &str) -> Result<String> {
         code_of_callback(callback, &Secret::from("st/&=")).map(|code| code.expose().to_owned())
+    }
+
+    #[test]
+    fn the_challenge_matches_rfc_7636_appendix_b() {
+        let verifier = Secret::from("dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk");
+        assert_eq!(
+            s256(&verifier),
+            "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_login_survives_serialisation_and_is_completed_only_by_its_flow() {
+        let client = OAuthClient::new(Endpoint::CN).unwrap();
+        let pkce = PkceFlow::new(client.clone(), "id").unwrap();
+        let web = WebFlow::new(client, "id".into(), "secret".into()).unwrap();
+        let login = pkce.login("https://example.com/cb").state("hush-state");
+        let (_, login) = login.begin().unwrap();
+        let verifier = login.code_verifier.as_ref().unwrap().expose();
+        assert_eq!(verifier.len(), 43);
+
+        let stored = serde_json::to_string(&login).unwrap();
+        let again: Login = serde_json::from_str(&stored).unwrap();
+        assert!(again.code_verifier.as_ref().unwrap().ct_eq(verifier));
+        let printed = format!("{again:?}");
+        assert!(
+            !printed.contains(verifier) && !printed.contains("hush"),
+            "{printed}"
+        );
+
+        let callback = "?code=c&state=hush-state";
+        let error = web.complete(again, callback).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidInput);
+        let login = web.login("https://example.com/cb").state("hush-state");
+        let (_, login) = login.begin().unwrap();
+        let error = pkce.complete(login, callback).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidInput);
     }
 
     #[test]
@@ -391,7 +382,7 @@ mod tests {
         let login = Login {
             state: Secret::from("st"),
             redirect_uri: String::new(),
-            code_verifier: (),
+            code_verifier: None,
         };
         assert!(login.check("?code=hush&state=st").is_ok());
         for (callback, kind) in [

@@ -15,8 +15,7 @@ use url::{Host, Url};
 
 use super::app::App;
 use crate::{
-    ClientId, Endpoint, Error, ErrorCode, ErrorKind, Flow, OAuthClient, RefreshToken, Result,
-    Token,
+    ClientId, Endpoint, Error, ErrorCode, ErrorKind, Flow, OAuthClient, Result, Token,
     answer::{Answer, Object, not_as_described},
     clock::Clock,
     expiry::{Granted, poll_interval},
@@ -28,7 +27,7 @@ use crate::{
 ///
 /// 1. [`start`](Self::start) returns a user code and a URL to show to the user.
 /// 2. [`poll`](Self::poll) waits until the user approves or refuses, or the device code expires.
-/// 3. [`refresh`](Self::refresh) gets the next token. Refresh tokens are single-use.
+/// 3. [`refresh`](crate::UserFlow::refresh) gets the next token. Refresh tokens are single-use.
 ///
 /// Sources: RFC 8628; <https://www.coze.cn/open/docs/developer_guides/oauth_device_code>.
 ///
@@ -85,7 +84,7 @@ impl DeviceFlow {
     }
 
     async fn start_for(&self, workspace: Option<&PathId>) -> Result<DeviceAuthorization> {
-        let (client, client_id) = (self.client(), self.0.client_id());
+        let (client, client_id) = (self.0.client(), self.0.client_id());
         let (endpoint, clock) = (client.endpoint(), client.clock());
         client
             .start_device_authorization(client_id, workspace, |answer, object| {
@@ -124,7 +123,7 @@ impl DeviceFlow {
         authorization: &DeviceAuthorization,
         mut observe: impl FnMut(&PollStep) + Send,
     ) -> Result<Token> {
-        let clock = self.client().clock();
+        let clock = self.0.client().clock();
         let mut pace = Pace::new(authorization.interval);
         let mut last_error: Option<Error> = None;
         let mut requests = 0;
@@ -150,29 +149,27 @@ impl DeviceFlow {
                 () = clock.sleep(timeout) => return Err(authorization.expired(last_error)),
             };
             requests += 1;
-            let status = match outcome {
+            let error = match outcome {
                 Ok(Poll::Granted(token)) => return Ok(token),
                 Ok(Poll::Pending) => {
                     pace.reset();
-                    last_error = None;
-                    PollStatus::Pending
+                    None
                 }
                 Ok(Poll::SlowDown) => {
                     pace.slow_down();
-                    last_error = None;
-                    PollStatus::SlowDown
+                    None
                 }
                 Err(error) if ends_polling(&error) => return Err(error),
                 Err(error) => {
                     pace.back_off(error.retry_after());
-                    last_error = Some(error.clone());
-                    PollStatus::Failed(error)
+                    Some(error)
                 }
             };
+            last_error.clone_from(&error);
             let remaining = authorization.remaining();
             observe(&PollStep {
                 requests,
-                status,
+                error,
                 next_in: pace.wait(remaining).duration,
                 remaining,
             });
@@ -192,7 +189,12 @@ impl DeviceFlow {
             grant_type: Default::default(),
         };
         let credentials = self.0.credentials(vec![&authorization.device_code]);
-        match self.client().issue_token(&credentials, grant.into()).await {
+        match self
+            .0
+            .client()
+            .issue_token(&credentials, grant.into())
+            .await
+        {
             Ok(token) => Ok(Poll::Granted(token.issued_to(self.0.client_id()))),
             Err(error) => match error.code() {
                 Some(ErrorCode::AuthorizationPending) => Ok(Poll::Pending),
@@ -200,15 +202,6 @@ impl DeviceFlow {
                 _ => Err(error),
             },
         }
-    }
-
-    /// Redeems a refresh token. It is invalid afterwards; the returned token contains its successor.
-    ///
-    /// # Errors
-    ///
-    /// As [`WebFlow::refresh`](crate::WebFlow::refresh).
-    pub async fn refresh(&self, refresh_token: &RefreshToken) -> Result<Token> {
-        self.0.refresh(refresh_token).await
     }
 }
 
@@ -220,7 +213,6 @@ fn ends_polling(error: &Error) -> bool {
         ErrorKind::Connect
         | ErrorKind::Timeout
         | ErrorKind::Interrupted
-        | ErrorKind::Redirected
         | ErrorKind::InvalidAnswer => error.refresh_token().is_some(),
         _ => true,
     }
@@ -418,12 +410,6 @@ impl DeviceAuthorization {
         monotonic.min(wall.unwrap_or_default())
     }
 
-    /// The log id of Coze's response.
-    #[must_use]
-    pub fn log_id(&self) -> Option<&str> {
-        self.log_id.as_deref()
-    }
-
     fn expired(&self, last_error: Option<Error>) -> Error {
         let error = Error::new(
             ErrorKind::DeviceCodeExpired,
@@ -513,24 +499,13 @@ pub enum Poll {
 pub struct PollStep {
     /// The number of requests so far.
     pub requests: u32,
-    /// The result of the last request.
-    pub status: PollStatus,
-    /// The delay before the next request.
+    /// The transient error of the last request, after which polling continues. `None` if Coze answered that the user has not
+    /// decided yet.
+    pub error: Option<Error>,
+    /// The delay before the next request. It is longer after an error, and after Coze asked to slow down.
     pub next_in: Duration,
     /// The remaining lifetime of the device code.
     pub remaining: Duration,
-}
-
-/// The result of one request of [`DeviceFlow::poll_with`].
-#[derive(Debug, Clone)]
-#[non_exhaustive]
-pub enum PollStatus {
-    /// The user has not decided yet.
-    Pending,
-    /// The user has not decided yet, and polling continues with a longer interval.
-    SlowDown,
-    /// The request failed with a transient error, and polling continues after a backoff.
-    Failed(Error),
 }
 
 #[cfg(test)]

@@ -6,20 +6,20 @@ use super::{
     app::App,
     authorization_code::{AuthorizationCodeFlow, Login, LoginBuilder},
 };
-use crate::{ClientId, Flow, OAuthClient, RefreshToken, Result, Token};
+use crate::{ClientId, Flow, OAuthClient, Result, Token};
 
 /// The authorization code flow of a web application, whose backend keeps a client secret.
 ///
 /// 1. [`login`](Self::login) returns the URL of Coze's authorize page, and a [`Login`] to keep in the user's session.
 /// 2. Coze redirects the browser to the redirect URI; [`complete`](Self::complete) checks `state` and exchanges the code
 ///    for a [`Token`].
-/// 3. [`refresh`](Self::refresh) gets the next token. Refresh tokens are single-use.
+/// 3. [`refresh`](crate::UserFlow::refresh) gets the next token. Refresh tokens are single-use.
 ///
 /// Sources: RFC 6749 section 4.1; <https://www.coze.cn/open/docs/developer_guides/oauth_code>.
 ///
 /// ```no_run
 /// # async fn example() -> coze_auth::Result<()> {
-/// use coze_auth::{Endpoint, OAuthClient, WebFlow};
+/// use coze_auth::{Endpoint, OAuthClient, UserFlow, WebFlow};
 ///
 /// let web = WebFlow::new(OAuthClient::new(Endpoint::COM)?, "client-id".into(), "client-secret".into())?;
 ///
@@ -33,7 +33,7 @@ use crate::{ClientId, Flow, OAuthClient, RefreshToken, Result, Token};
 /// # Ok(()) }
 /// ```
 #[derive(Debug, Clone)]
-pub struct WebFlow(pub(super) AuthorizationCodeFlow<()>);
+pub struct WebFlow(pub(super) AuthorizationCodeFlow);
 
 impl WebFlow {
     /// Creates the flow of one web application.
@@ -44,7 +44,7 @@ impl WebFlow {
     /// be sent. Surrounding white space, a pair of quotation marks and `\n`, as env files leave them, are removed.
     pub fn new(client: OAuthClient, client_id: ClientId, client_secret: Secret) -> Result<Self> {
         let app = App::new(Flow::Web, client, &client_id, Some(&client_secret))?;
-        Ok(Self(AuthorizationCodeFlow::of(app)))
+        Ok(Self(AuthorizationCodeFlow { app }))
     }
 
     /// Starts a login. The redirect URI must be identical to one of those that are registered for the app (at most 3).
@@ -63,16 +63,5 @@ impl WebFlow {
     /// - Errors of the transport, and invalid responses. The code may have been redeemed; start a new login.
     pub async fn complete(&self, login: Login, callback: &str) -> Result<Token> {
         self.0.complete(login, callback).await
-    }
-
-    /// Redeems a refresh token. It is invalid afterwards; the returned token contains its successor.
-    ///
-    /// # Errors
-    ///
-    /// [`Refused`](crate::ErrorKind::Refused) with [`InvalidGrant`](crate::ErrorCode::InvalidGrant)
-    /// when the refresh token is invalid, already redeemed or older than 30 days: the user must sign in again.
-    /// Errors of the transport, and invalid responses: the refresh token may have been redeemed.
-    pub async fn refresh(&self, refresh_token: &RefreshToken) -> Result<Token> {
-        self.0.app.refresh(refresh_token).await
     }
 }

@@ -14,17 +14,18 @@ use std::{
 use arc_swap::{ArcSwapOption, Guard};
 
 use super::{
-    AccessToken, Stats, TokenFuture, TokenProvider,
-    circuit_breaker::CircuitBreaker,
+    Stats, TokenFuture, TokenProvider,
     engine::{self, Engine, Key, Options, Requests, refresh_when_due},
-    refresh_window::Lifespan,
     slot::Slot,
     source::{FnSource, JwtSource, Source},
 };
 use crate::{
-    Endpoint, JwtFlow, JwtTokenRequest, OAuthClient, Result, Token, UserFlow,
+    AccessToken, Endpoint, JwtFlow, JwtTokenRequest, OAuthClient, Result, Token, UserFlow,
     clock::{Clock, Tick},
     flow::app::App,
+    refresh_window::Lifespan,
+    refresh_window::RefreshMode,
+    retry::circuit_breaker::CircuitBreaker,
     sign_in::{SignIn, StoredSource},
 };
 
@@ -61,7 +62,7 @@ use crate::{
 /// let token = provider.token().await?;
 /// let request = coze_auth::reqwest::Client::new()
 ///     .get("https://api.coze.com/v1/users/me")
-///     .header("Authorization", token.into_authorization());
+///     .header("Authorization", token.authorization());
 /// # Ok(()) }
 /// ```
 #[derive(Clone)]
@@ -74,18 +75,6 @@ struct Shared {
     source: Arc<dyn Source>,
     /// Reads of replaced tokens; the reads of the current one are in its slot.
     served_before: AtomicU64,
-}
-
-/// When a token is replaced that is about to expire.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-#[non_exhaustive]
-pub enum RefreshMode {
-    /// In the background, while the old token is still served: for services.
-    #[default]
-    InBackground,
-    /// On demand, by the caller that finds the token due for a refresh, which waits: for short-lived programs. A
-    /// request in the background would end with `main`, and the rotated refresh token would be lost.
-    InLine,
 }
 
 /// How long getting a token may take, including all attempts, by default.
@@ -178,7 +167,7 @@ impl fmt::Debug for CachedProviderBuilder {
 impl CachedProvider {
     /// The application's own tokens, by JWT, with all its permissions.
     pub fn jwt(flow: JwtFlow) -> CachedProviderBuilder {
-        Self::jwt_for(flow, JwtTokenRequest::new())
+        Self::jwt_for(flow, JwtTokenRequest::default())
     }
 
     /// The application's tokens, by JWT, with the parameters of the request: scope, duration, session or account.

@@ -20,16 +20,17 @@ use futures_util::FutureExt;
 use tokio::time::Instant;
 
 use super::{
-    AccessToken, RefreshMode, Stats,
-    circuit_breaker::CircuitBreaker,
-    refresh_window::Lifespan,
-    retry::{CircuitOpen, FIRST_BACKOFF, LONGEST_DEADLINE},
+    Stats,
     single_flight::{Begin, Outcome, Purpose, SingleFlight},
     source::Source,
 };
 use crate::{
-    Error, ErrorKind, Result, Token,
+    AccessToken, Error, ErrorKind, Result, Token,
     clock::{Clock, Tick},
+    refresh_window::Lifespan,
+    refresh_window::RefreshMode,
+    retry::circuit_breaker::CircuitBreaker,
+    retry::{CircuitOpen, FIRST_BACKOFF, LONGEST_DEADLINE},
     runtime::{self, RunsOn, lock},
     sign_in::StoredSource,
 };

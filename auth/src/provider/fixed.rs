@@ -2,14 +2,8 @@
 
 use std::{fmt, sync::Arc};
 
-use coze_wire::Secret;
-use http::HeaderValue;
-
-use super::{AccessToken, TokenFuture, TokenProvider, slot::Copies};
-use crate::{Endpoint, Error, ErrorKind, Flow, OAuthConfig, Result, Token, input::credential};
-
-/// The environment variable that holds a personal or service access token.
-pub(crate) const TOKEN_VARIABLE: &str = "COZE_API_TOKEN";
+use super::{TokenFuture, TokenProvider, slot::Copies};
+use crate::{AccessToken, Endpoint, Error, Flow, Result, Token, input::credential};
 
 /// A personal access token (PAT) or service access token (SAT): created in the Coze console, sent unchanged, never
 /// refreshed.
@@ -21,7 +15,7 @@ pub(crate) const TOKEN_VARIABLE: &str = "COZE_API_TOKEN";
 /// use coze_auth::FixedToken;
 ///
 /// let token = FixedToken::new("pat_abc\n")?;
-/// assert_eq!(token.authorization().as_bytes(), b"Bearer pat_abc");
+/// assert_eq!(token.access_token().authorization().as_bytes(), b"Bearer pat_abc");
 /// assert_eq!(format!("{token:?}"), "FixedToken(****)");
 /// # Ok::<(), coze_auth::Error>(())
 /// ```
@@ -35,7 +29,6 @@ pub(crate) const TOKEN_VARIABLE: &str = "COZE_API_TOKEN";
 /// ```
 #[derive(Clone)]
 pub struct FixedToken {
-    token: Secret,
     copies: Arc<Copies>,
     endpoint: Option<Endpoint>,
 }
@@ -50,21 +43,6 @@ impl FixedToken {
     /// error names the character, never the token.
     pub fn new(token: impl AsRef<str>) -> Result<Self> {
         Self::named("token", token.as_ref())
-    }
-
-    /// Reads the token from the environment variable `COZE_API_TOKEN`, and its endpoint from `COZE_API_BASE`, if that
-    /// is set.
-    ///
-    /// # Errors
-    ///
-    /// [`Configuration`](ErrorKind::Configuration) when `COZE_API_TOKEN` is not set or `COZE_API_BASE` is invalid;
-    /// otherwise as [`new`](Self::new).
-    pub fn from_env() -> Result<Self> {
-        let config = OAuthConfig::from_env_for(Flow::Token);
-        let no_token = || Error::new(ErrorKind::Configuration, "there is no token");
-        config
-            .and_then(|config| config.into_token().ok_or_else(no_token))
-            .map_err(|error| error.in_flow(Flow::Token))
     }
 
     /// Sets the endpoint at which the token is valid. An API client uses it by default.
@@ -82,23 +60,16 @@ impl FixedToken {
         checked().map_err(|error: Error| error.in_flow(Flow::Token))
     }
 
-    /// The token.
+    /// The token, ready to be sent.
     #[must_use]
-    pub fn access_token(&self) -> &Secret {
-        &self.token
-    }
-
-    /// The `Authorization` header value, `Bearer …`, marked as sensitive.
-    #[must_use]
-    pub fn authorization(&self) -> &HeaderValue {
-        self.copies.token().authorization()
+    pub fn access_token(&self) -> &AccessToken {
+        self.copies.token()
     }
 }
 
 impl From<AccessToken> for FixedToken {
     fn from(token: AccessToken) -> Self {
         Self {
-            token: Secret::from(token.expose()),
             copies: Arc::new(Copies::of(&token)),
             endpoint: None,
         }
@@ -135,6 +106,7 @@ impl fmt::Debug for FixedToken {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ErrorKind;
 
     #[test]
     fn a_token_of_a_flow_converts_into_a_fixed_token() {
@@ -149,7 +121,7 @@ mod tests {
     fn a_token_is_trimmed_and_an_invalid_one_is_refused_and_not_printed() {
         let token = FixedToken::new(" \tpat_abc\r\n").unwrap();
         assert_eq!(token.access_token().expose(), "pat_abc");
-        assert!(token.authorization().is_sensitive());
+        assert!(token.access_token().authorization().is_sensitive());
         for bad in ["", " \n", "hush\nhush", "hush hush", "hush\u{e9}"] {
             let error = FixedToken::new(bad).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::InvalidInput);

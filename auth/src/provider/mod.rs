@@ -5,25 +5,21 @@
 //!
 //! | what | file |
 //! |---|---|
-//! | the expiry margin, and when a refresh starts | `refresh_window.rs` |
-//! | retries, backoff, the caps of `Retry-After` | `retry.rs` |
+//! | the expiry margin, and when a refresh starts | `../refresh_window.rs` |
+//! | retries, backoff, the caps of `Retry-After` | `../retry.rs` |
 //! | concurrent callers share one request; a refused token is removed | `single_flight.rs` |
-//! | concurrent requests are limited while the server is down | `circuit_breaker.rs` |
+//! | concurrent requests are limited while the server is down | `../retry/circuit_breaker.rs` |
 //! | the requests of providers and pools | `engine.rs`, `source.rs` |
 //! | where tokens are cached | `slot.rs` (one provider), `token_cache.rs` (pools) |
 
-mod access_token;
 mod cached;
-pub(crate) mod circuit_breaker;
 mod engine;
 mod fixed;
 mod pool;
-pub(crate) mod refresh_window;
-pub(crate) mod retry;
 mod sessions;
 mod single_flight;
 mod slot;
-pub(crate) mod source;
+mod source;
 mod stats;
 mod token_cache;
 mod users;
@@ -36,10 +32,8 @@ use std::{
     task::{Context, Poll},
 };
 
-pub use access_token::AccessToken;
-pub use cached::{BorrowedToken, CachedProvider, CachedProviderBuilder, RefreshMode};
+pub use cached::{BorrowedToken, CachedProvider, CachedProviderBuilder};
 pub use fixed::FixedToken;
-pub(crate) use fixed::TOKEN_VARIABLE;
 pub use pool::PoolBuilder;
 pub use sessions::{SessionPool, SessionProvider};
 pub use stats::Stats;
@@ -47,7 +41,7 @@ pub use users::{UserPool, UserProvider};
 
 use futures_util::future::Either;
 
-use crate::{Endpoint, Result};
+use crate::{AccessToken, Endpoint, Result};
 
 /// The future that [`TokenProvider::fetch`] and [`TokenProvider::shutdown`] return.
 pub type TokenFuture<'a, T = AccessToken> = Pin<Box<dyn Future<Output = Result<T>> + Send + 'a>>;

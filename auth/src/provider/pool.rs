@@ -13,15 +13,16 @@ use std::{
 use futures_util::future::join_all;
 
 use super::{
-    AccessToken, RefreshMode, Stats, TokenFuture, TokenProvider,
+    Stats, TokenFuture, TokenProvider,
     cached::DEFAULT_DEADLINE,
-    circuit_breaker::CircuitBreaker,
     engine::{Engine, Key, Options, Requests, fetch, invalidate, refresh_when_due},
-    refresh_window::Lifespan,
     source::Source,
     token_cache::{AsHashed, Cached, Name, TokenCache},
 };
-use crate::{Endpoint, OAuthClient, Result, Token, clock::Tick, runtime::lock};
+use crate::{
+    AccessToken, Endpoint, OAuthClient, Result, Token, clock::Tick, refresh_window::Lifespan,
+    refresh_window::RefreshMode, retry::circuit_breaker::CircuitBreaker, runtime::lock,
+};
 
 /// The kind of a pool's keys: sessions or users. Declared `pub` because it bounds a public type; it can't be named from
 /// outside the crate.

@@ -4,11 +4,12 @@ use std::{fmt, sync::Arc};
 
 use super::{
     PoolBuilder, Stats,
-    circuit_breaker::CircuitBreaker,
     pool::{Member, Members, Pool},
     source::{JwtSource, Source},
 };
-use crate::{JwtFlow, JwtTokenRequest, OAuthClient, Result};
+use crate::{
+    JwtFlow, JwtTokenRequest, OAuthClient, Result, retry::circuit_breaker::CircuitBreaker,
+};
 
 /// Caches and refreshes the tokens of many sessions: one per session name, scope, session context, duration, and
 /// account or enterprise.
@@ -37,7 +38,7 @@ use crate::{JwtFlow, JwtTokenRequest, OAuthClient, Result};
 /// let token = pool.session("user-42").token().await?;
 ///
 /// // Or with a narrower scope:
-/// let request = JwtTokenRequest::new()
+/// let request = JwtTokenRequest::default()
 ///     .session_name("user-42")
 ///     .scope(Scope::bot_chat(["bot-1"]));
 /// let token = pool.provider(request).token().await?;
@@ -66,7 +67,7 @@ impl Members for Sessions {
         breaker: &Arc<CircuitBreaker>,
     ) -> Result<Arc<dyn Source>> {
         let request = match request {
-            None => JwtTokenRequest::new().session_name(name),
+            None => JwtTokenRequest::default().session_name(name),
             Some(request) => JwtTokenRequest::clone(request),
         };
         Ok(Arc::new(JwtSource {
@@ -91,7 +92,7 @@ impl SessionPool {
     pub fn session(&self, session_name: impl AsRef<str>) -> SessionProvider {
         let session_name = session_name.as_ref();
         if session_name.starts_with(NOT_A_NAME) {
-            return self.provider(JwtTokenRequest::new().session_name(session_name));
+            return self.provider(JwtTokenRequest::default().session_name(session_name));
         }
         self.0.member(session_name, None)
     }

@@ -7,11 +7,11 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
 use tokio::{sync::Notify, time::Instant};
 
-use super::{
-    AccessToken,
+use crate::{
+    AccessToken, Error, Result,
     retry::{BETWEEN_INVALIDATIONS, Backoff},
+    runtime::lock,
 };
-use crate::{Error, Result, runtime::lock};
 
 /// The requests of one key, of which at most one is in flight.
 #[derive(Default)]

@@ -13,8 +13,7 @@ use std::{
     thread::available_parallelism,
 };
 
-use super::{AccessToken, refresh_window::Lifespan};
-use crate::Token;
+use crate::{AccessToken, Token, refresh_window::Lifespan};
 
 /// The number of copies: the number of cores, rounded up to a power of two, so that a mask selects a shard. A division took
 /// longer than the read itself.

@@ -2,16 +2,15 @@
 
 use std::{future::Future, pin::Pin, sync::Arc};
 
-use coze_wire::Secret;
 use tokio::time::Instant;
 
-use super::{
-    AccessToken, RefreshMode,
-    circuit_breaker::CircuitBreaker,
-    retry::{AtDeadline, retrying},
-};
 use crate::{
-    Flow, JwtFlow, JwtTokenRequest, OAuthClient, Result, Token, clock::Clock, sign_in::StoredSource,
+    AccessToken, Flow, JwtFlow, JwtTokenRequest, OAuthClient, Result, Token,
+    clock::Clock,
+    refresh_window::RefreshMode,
+    retry::circuit_breaker::CircuitBreaker,
+    retry::{AtDeadline, retrying},
+    sign_in::StoredSource,
 };
 
 pub(crate) type SourceFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -34,6 +33,24 @@ pub trait Source: Send + Sync + 'static {
     /// The stored sign-in, if its tokens belong to one.
     fn stored(&self) -> Option<&StoredSource> {
         None
+    }
+}
+
+impl Source for StoredSource {
+    fn flow(&self) -> Option<Flow> {
+        Some(self.app().flow())
+    }
+
+    fn client(&self) -> Option<&OAuthClient> {
+        Some(self.app().client())
+    }
+
+    fn mint(&self, mode: RefreshMode, deadline: Instant) -> SourceFuture<'_, Result<Token>> {
+        Box::pin(self.mint(mode, deadline))
+    }
+
+    fn stored(&self) -> Option<&StoredSource> {
+        Some(self)
     }
 }
 
@@ -76,12 +93,7 @@ where
             let exchange = || (self.exchange)();
             let exchanged = retrying(&self.breaker, deadline, AtDeadline::CutOff, exchange);
             let (access_token, life) = exchanged.await?;
-            Ok(Token::valid_from_now(
-                Secret::from(access_token.expose()),
-                access_token.bearer(),
-                life,
-                &Clock::System,
-            ))
+            Ok(Token::valid_from_now(access_token, life, &Clock::System))
         })
     }
 }

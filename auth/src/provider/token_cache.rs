@@ -14,8 +14,8 @@ use std::{
 
 use quick_cache::{UnitWeighter, unsync::Cache};
 
-use super::{AccessToken, refresh_window::Lifespan};
 use crate::clock::Tick;
+use crate::{AccessToken, refresh_window::Lifespan};
 
 /// The name of a key with its precomputed hash.
 #[derive(Clone)]

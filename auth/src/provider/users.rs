@@ -4,13 +4,13 @@ use std::{fmt, sync::Arc};
 
 use super::{
     PoolBuilder, Stats,
-    circuit_breaker::CircuitBreaker,
     pool::{Member, Members, Pool},
     source::Source,
 };
 use crate::{
     OAuthClient, RefreshToken, Result, Token, UserFlow,
     flow::app::App,
+    retry::circuit_breaker::CircuitBreaker,
     sign_in::{SignIn, StoredSource},
     store::Store,
 };

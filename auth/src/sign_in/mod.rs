@@ -7,7 +7,7 @@
 //!
 //! ```no_run
 //! # async fn example(device: coze_auth::DeviceFlow, store: coze_auth::store::MemoryStore) -> coze_auth::Result<()> {
-//! use coze_auth::{CachedProvider, RefreshMode, SignIn};
+//! use coze_auth::{CachedProvider, SignIn};
 //!
 //! let sign_in = SignIn::new(store, "default")?;
 //! if sign_in.requires_sign_in().await? {
@@ -16,7 +16,7 @@
 //!     sign_in.put(&device.poll(&authorization).await?).await?;
 //! }
 //! // In line: a refresh in the background would be lost when the program ends.
-//! let provider = CachedProvider::stored(device, sign_in).refresh(RefreshMode::InLine).build();
+//! let provider = CachedProvider::stored(device, sign_in).refresh_in_line().build();
 //! let token = provider.token().await?;
 //! // Before the program ends: saves a refreshed sign-in that is not saved yet.
 //! provider.shutdown().await?;
@@ -64,14 +64,14 @@ use std::{
 
 use tokio::time::{Instant, timeout_at};
 
-pub use self::record::{Ended, Record};
+pub use self::record::Record;
 pub(crate) use self::source::StoredSource;
 use self::{
     record::{Entry, Write},
     unsaved::Unsaved,
 };
 use crate::{
-    Error, ErrorKind, Result, Token,
+    Error, Result, Token,
     runtime::lock,
     store::{
         CompareAndSet, Contents, Key, MemoryStore, Profile, Store, StoreError, StoreErrorKind,
@@ -166,10 +166,7 @@ impl SignIn {
     /// Those of the store; [`Damaged`](StoreErrorKind::Damaged) when the stored contents can't be read.
     pub async fn load(&self) -> Result<Option<Record>> {
         let asked = Instant::now();
-        let loaded = self
-            .look(asked + LONGEST_CHANGE)
-            .await
-            .map_err(store_error)?;
+        let loaded = self.look(asked + LONGEST_CHANGE).await?;
         match loaded {
             None | Some((Entry::Tombstone(_), _)) => Ok(None),
             Some((Entry::Damaged(error), _)) => Err(self.damaged(&error)),
@@ -210,7 +207,7 @@ impl SignIn {
     /// Those of [`load`](Self::load).
     pub async fn requires_sign_in(&self) -> Result<bool> {
         let record = self.load().await?;
-        Ok(record.is_none_or(|record| record.ended().is_some()))
+        Ok(record.is_none_or(|record| record.has_ended()))
     }
 
     /// The records in quarantine: replaced sign-ins, and successors that were saved too late. For diagnosis.
@@ -220,7 +217,7 @@ impl SignIn {
     /// Those of the store.
     pub async fn quarantined(&self) -> Result<Vec<Record>> {
         let until = Instant::now() + LONGEST_CHANGE;
-        self.in_quarantine(until).await.map_err(store_error)
+        self.in_quarantine(until).await.map_err(Error::from)
     }
 
     /// The number of fresh sign-ins that this process has put here. A provider in backoff loads again when it changes.
@@ -326,19 +323,6 @@ where
         }
         tokio::time::sleep(wait).await;
         wait = (wait * 2).min(LONGEST_WAIT);
-    }
-}
-
-/// Converts an error of the store.
-fn store_error(error: StoreError) -> Error {
-    let what = match error.by() {
-        Some(by) => format!("{}: {by} is using it", error.message()),
-        None => error.message().to_owned(),
-    };
-    let failure = Error::new(ErrorKind::Store(error.kind()), what);
-    match std::error::Error::source(&error) {
-        Some(_) => failure.with_source(error),
-        None => failure,
     }
 }
 

@@ -25,14 +25,15 @@ use tokio::{sync::oneshot, task::JoinHandle, time::Instant};
 
 use super::{SignIn, StoredSource};
 use crate::{
-    Endpoint, OAuthClient, RefreshMode, RefreshToken, Token, WebFlow,
+    Endpoint, OAuthClient, RefreshToken, Token, UserFlow, WebFlow,
     flow::app::sealed::Sealed,
-    provider::{circuit_breaker::CircuitBreaker, source::Source},
+    refresh_window::RefreshMode,
+    retry::circuit_breaker::CircuitBreaker,
     store::{
         CompareAndSet, Contents, Key, LockLifetime, MemoryStore, Owner, Profile, Store, StoreError,
         StoreErrorKind, StoreFuture, Stored, TryLock, Version,
     },
-    testing::{SendError, SendErrorKind, ServiceTransport, TestClock},
+    testing::{SendError, SendErrorKind, TestClock, in_process},
 };
 
 /// The actors and faults of an exploration.
@@ -163,7 +164,7 @@ fn client() -> OAuthClient {
         let start = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
         OAuthClient::builder()
             .endpoint(Endpoint::custom("http://localhost").unwrap())
-            .transport(ServiceTransport::new(tower::service_fn(serve)))
+            .transport(in_process(tower::service_fn(serve)))
             .test_clock(TestClock::starting_at(start))
             .build()
             .unwrap()
@@ -689,7 +690,7 @@ async fn take(world: &World, step: Step) -> Option<usize> {
                 }
                 _ => {}
             }
-            "hears".to_owned()
+            "receives".to_owned()
         }
     };
     let late = if is_late { " late" } else { "" };
@@ -736,7 +737,7 @@ async fn judge(
         }
     }
     if let (Some(record), Some(token)) = (&stored, &stored_token) {
-        if record.ended().is_some() && is_live(token) {
+        if record.has_ended() && is_live(token) {
             return Err(format!("{token} is live and marked as ended"));
         }
         if !is_live(token) && !is_excused && !scenario.is_revoked && scenario.user.is_none() {

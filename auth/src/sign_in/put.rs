@@ -7,9 +7,11 @@ use tokio::time::Instant;
 use super::{
     LONGEST_CHANGE, SignIn, changing,
     record::{Entry, Record, hash},
-    store_error,
 };
-use crate::{RefreshToken, Result, Token, store::StoreError};
+use crate::{
+    RefreshToken, Result, Token,
+    store::{StoreError, StoreErrorKind},
+};
 
 impl SignIn {
     /// Stores the token of a fresh sign-in, and ends the backoff of providers that wait for one. A record that it
@@ -67,9 +69,7 @@ impl SignIn {
     async fn put_record(&self, fresh: impl Fn() -> Result<Record>) -> Result<()> {
         let until = Instant::now() + LONGEST_CHANGE;
         let was_sent = AtomicBool::new(false);
-        changing(until, || self.try_put(&fresh, &was_sent, until))
-            .await
-            .map_err(store_error)?;
+        changing(until, || self.try_put(&fresh, &was_sent, until)).await?;
         self.0.puts.fetch_add(1, Ordering::Release);
         // Move an unsaved successor of the replaced sign-in into quarantine, so that it is not served.
         let _ = self.save_unsaved(None, until).await;
@@ -82,8 +82,9 @@ impl SignIn {
         was_sent: &AtomicBool,
         until: Instant,
     ) -> Result<Option<()>, StoreError> {
-        let mut fresh =
-            fresh().map_err(|error| StoreError::other("there is no refresh token", error))?;
+        let mut fresh = fresh().map_err(|error| {
+            StoreError::new(StoreErrorKind::Other, "there is no refresh token").with_source(error)
+        })?;
         let now = self.look(until).await?;
         // An id that was present before the first write does not show that the write succeeded.
         let mut is_named = false;

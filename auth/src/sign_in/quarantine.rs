@@ -42,7 +42,7 @@ impl SignIn {
                 let mut version = None;
                 if let Some((entry, stored)) = slot {
                     let (held, is_expendable) = match &entry {
-                        Entry::Record(record) => (record.fingerprint(), record.ended().is_some()),
+                        Entry::Record(record) => (record.fingerprint(), record.has_ended()),
                         _ => (hash(stored.contents.expose()), true),
                     };
                     if held == fingerprint {

@@ -22,7 +22,7 @@ use zeroize::Zeroizing;
 
 use super::intent::Intent;
 use crate::{
-    Error, ErrorKind, RefreshToken, Result, Token,
+    AccessToken, Error, ErrorCode, ErrorKind, RefreshToken, Result, Token,
     clock::Clock,
     random,
     store::{Contents, StoreError, StoreErrorKind},
@@ -78,20 +78,19 @@ pub struct Record {
     other: Map<String, Value>,
 }
 
-/// Why a sign-in has ended. The user has to sign in again.
+/// Why a sign-in has ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[non_exhaustive]
-pub struct Ended {
+struct Ended {
     /// Coze's error code.
     #[serde(deserialize_with = "shown_text")]
-    pub code: String,
+    code: String,
     /// Coze's log id of the refusal.
     #[serde(
         default,
         skip_serializing_if = "Option::is_none",
         deserialize_with = "shown_log_id"
     )]
-    pub log_id: Option<String>,
+    log_id: Option<String>,
 }
 
 /// Stored text is shown to users, and anyone with write access to the store may have written it: sanitize it.
@@ -198,7 +197,7 @@ impl Record {
     /// Sets the access token, with its lifetime that remains now.
     pub(super) fn set_access_token(&mut self, token: &Token) {
         let expires_at = token.expires_at().duration_since(SystemTime::UNIX_EPOCH);
-        self.access_token = Some(token.access_token().clone());
+        self.access_token = Some(Secret::from(token.access_token().expose()));
         self.expires_at = expires_at.unwrap_or_default().as_secs();
         self.life_ms = millis(token.remaining());
         self.lifetime_ms = millis(token.lifetime());
@@ -260,7 +259,7 @@ impl Record {
         })
     }
 
-    /// The stored token, of whose life this much is left.
+    /// The stored token, with this remaining lifetime.
     pub(super) fn token(&self, life: Duration, clock: &Clock) -> Result<Token> {
         let unusable = |why: &dyn fmt::Display| {
             Error::new(
@@ -270,10 +269,11 @@ impl Record {
         };
         let access_token = self
             .access_token
-            .clone()
+            .as_ref()
             .ok_or_else(|| unusable(&"is missing"))?;
-        let authorization = Bearer::new(&access_token).map_err(|why| unusable(&why))?;
-        let mut token = Token::valid_from_now(access_token, authorization, life, clock);
+        let access_token = Bearer::new(access_token).map_err(|why| unusable(&why))?;
+        let access_token = AccessToken::of_bearer(access_token);
+        let mut token = Token::valid_from_now(access_token, life, clock);
         token.refresh_token = Some(self.refresh_token.clone());
         token.expires_at = self.expires_at();
         token.log_id.clone_from(&self.log_id);
@@ -313,12 +313,6 @@ impl Record {
         Duration::from_millis(self.lifetime_ms.max(self.life_ms))
     }
 
-    /// Coze's log id of the response with the access token.
-    #[must_use]
-    pub fn log_id(&self) -> Option<&str> {
-        self.log_id.as_deref()
-    }
-
     /// The client id of the app that the sign-in was granted to: no other app can redeem its refresh token. `None` if
     /// it is not known.
     #[must_use]
@@ -326,15 +320,28 @@ impl Record {
         self.client_id.as_deref()
     }
 
-    /// Why the sign-in has ended, if it has. Its refresh token is no longer sent.
+    /// Why the sign-in has ended, if it has: an error with Coze's code and log id. Its refresh token is no longer sent, and the
+    /// user has to sign in again.
     #[must_use]
-    pub fn ended(&self) -> Option<&Ended> {
-        self.ended.as_ref()
+    pub fn ended(&self) -> Option<Error> {
+        self.has_ended().then(|| self.end("the sign-in has ended"))
+    }
+
+    pub(super) fn has_ended(&self) -> bool {
+        self.ended.is_some()
+    }
+
+    /// The error of a sign-in that has ended.
+    pub(super) fn end(&self, what: impl Into<String>) -> Error {
+        let ended = self.ended.as_ref();
+        let code = ended.map(|ended| ErrorCode::from_word(&ended.code));
+        Error::new(ErrorKind::NotSignedIn, what)
+            .with_code(code.unwrap_or(ErrorCode::InvalidGrant))
+            .with_log_id(ended.and_then(|ended| ended.log_id.clone()))
     }
 
     /// Whether it holds this refresh token.
-    #[must_use]
-    pub fn holds(&self, refresh_token: &RefreshToken) -> bool {
+    pub(super) fn holds(&self, refresh_token: &RefreshToken) -> bool {
         self.refresh_token.secret().ct_eq(refresh_token.expose())
     }
 
@@ -453,8 +460,10 @@ impl Entry {
 /// The envelope around a record or a tombstone.
 fn sealed(record: &impl Serialize, padding: usize) -> Result<Contents, StoreError> {
     let record = json(record)?;
-    let raw: &RawValue = serde_json::from_slice(&record)
-        .map_err(|error| StoreError::other("the sign-in's JSON can't be read", error))?;
+    let raw: &RawValue = serde_json::from_slice(&record).map_err(|error| {
+        StoreError::new(StoreErrorKind::Other, "the sign-in's JSON can't be read")
+            .with_source(error)
+    })?;
     let envelope = Envelope {
         checksum: hash(&record),
         record: raw,
@@ -466,8 +475,13 @@ fn sealed(record: &impl Serialize, padding: usize) -> Result<Contents, StoreErro
 /// Serializes into a large buffer: reallocation would leave copies of secrets that are not wiped.
 fn json(value: &impl Serialize) -> Result<Zeroizing<Vec<u8>>, StoreError> {
     let mut json = Zeroizing::new(Vec::with_capacity(USUAL_LENGTH));
-    serde_json::to_writer(&mut *json, value)
-        .map_err(|error| StoreError::other("the sign-in can't be written as JSON", error))?;
+    serde_json::to_writer(&mut *json, value).map_err(|error| {
+        StoreError::new(
+            StoreErrorKind::Other,
+            "the sign-in can't be written as JSON",
+        )
+        .with_source(error)
+    })?;
     Ok(json)
 }
 
@@ -501,7 +515,10 @@ pub(super) fn hash(bytes: &[u8]) -> String {
 }
 
 fn random_bytes<const N: usize>() -> Result<Zeroizing<[u8; N]>, StoreError> {
-    random::bytes().map_err(|error| StoreError::other("the system provided no random bytes", error))
+    random::bytes().map_err(|error| {
+        StoreError::new(StoreErrorKind::Other, "the system provided no random bytes")
+            .with_source(error)
+    })
 }
 
 fn random_id() -> Result<String, StoreError> {

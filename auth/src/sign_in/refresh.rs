@@ -13,22 +13,16 @@ use super::{
     record::{Entry, NotBefore, Record, millis},
     save::{Saved, Successor},
     source::{Moment, Refresher, RefusedGrant, SavedLast, State, print, remember, shut_down},
-    store_error,
     unsaved::LONGEST_SAVE,
 };
 use crate::{
-    Error, ErrorKind, RefreshMode, RefreshToken, Result, Token,
+    Error, ErrorKind, RefreshToken, Result, Token,
     clock::Clock,
-    provider::{
-        refresh_window::{expiry_margin, refresh_window},
-        retry::{self, AtDeadline, LONGEST_DEADLINE, retrying},
-    },
     random,
+    refresh_window::{RefreshMode, expiry_margin, refresh_window},
+    retry::{self, AtDeadline, LONGEST_DEADLINE, retrying},
     runtime::{lock, spawn_on_process},
-    store::{
-        Key, LockLifetime, Owner, Store, StoreError, StoreErrorKind, TryLock, Version,
-        presentable_name,
-    },
+    store::{Key, LockLifetime, Owner, Store, StoreError, StoreErrorKind, TryLock, Version},
 };
 
 /// The first and the longest interval between two loads while another owner holds the lock.
@@ -221,7 +215,7 @@ impl Refresher {
                 lock.store = None;
                 Ok(Err(by))
             }
-            Err(error) => Err(store_error(error)),
+            Err(error) => Err(Error::from(error)),
         }
     }
 
@@ -333,12 +327,12 @@ impl Refresher {
         let until = budget.for_the_store();
         let mut padding = PADDING;
         let written = loop {
-            let write = record.write(padding).map_err(store_error)?;
+            let write = record.write(padding)?;
             let written = self.sign_in.write(Some(&current.version), &write, until);
             match written.await {
                 // A store that limits the size of a record accepts it without padding; a full store rejects both.
                 Err(error) if error.kind() == StoreErrorKind::Full && padding > 0 => padding = 0,
-                written => break written.map_err(store_error)?,
+                written => break written?,
             }
         };
         let version =
@@ -457,7 +451,7 @@ impl Refresher {
             let asked = Moment::now(clock);
             let until = budget.for_the_store();
             let puts = self.sign_in.puts();
-            let loaded = self.sign_in.look(until).await.map_err(store_error)?;
+            let loaded = self.sign_in.look(until).await?;
             {
                 let mut state = self.state();
                 state.puts = puts;
@@ -477,7 +471,7 @@ impl Refresher {
             if self.restore(&record, until).await? {
                 continue;
             }
-            if record.ended().is_some() {
+            if record.has_ended() {
                 return Err(self.sign_in_ended(&record));
             }
             let current = Current {
@@ -597,7 +591,7 @@ impl Refresher {
             return Ok(None);
         }
         match token {
-            Some(token) if !token.is_expired() => Ok(Some(token.clone())),
+            Some(token) if !token.remaining().is_zero() => Ok(Some(token.clone())),
             _ => self.sign_in.why_unsaved().map_or(Ok(None), Err),
         }
     }
@@ -626,7 +620,7 @@ impl Refresher {
                 .entry(intent.owner.clone())
                 .or_insert_with(|| now + left.min(LONGEST_DEADLINE));
             if !left.is_zero() && *until > now {
-                held_by.get_or_insert_with(|| presentable_name(&intent.name));
+                held_by.get_or_insert_with(|| crate::error::store::presentable_name(&intent.name));
             }
         }
         held_by
@@ -834,7 +828,7 @@ fn changed(what: &str) -> Error {
 }
 
 fn no_answer() -> Error {
-    store_error(StoreError::new(
+    Error::from(StoreError::new(
         StoreErrorKind::Transient,
         "the store of sign-ins did not answer before the deadline",
     ))

@@ -10,7 +10,6 @@ use tokio::time::Instant;
 use super::{
     LONGEST_CHANGE, SignIn, changing,
     record::{Entry, Tombstone},
-    store_error,
 };
 use crate::{Result, store::StoreError};
 
@@ -27,9 +26,7 @@ impl SignIn {
     pub async fn sign_out(&self) -> Result<()> {
         let until = Instant::now() + LONGEST_CHANGE;
         let (ends, has_written) = (OnceLock::new(), AtomicBool::new(false));
-        changing(until, || self.try_sign_out(&ends, &has_written, until))
-            .await
-            .map_err(store_error)?;
+        changing(until, || self.try_sign_out(&ends, &has_written, until)).await?;
         // Discard an unsaved successor of the ended sign-in, so that it is not served.
         let _ = self.save_unsaved(None, until).await;
         Ok(())

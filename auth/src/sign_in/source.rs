@@ -19,19 +19,11 @@ use super::{
     record::hash,
     refresh::{Budget, FINAL_LOAD},
     save::Successor,
-    store_error,
 };
 use crate::{
-    AccessToken, Error, ErrorCode, ErrorKind, Flow, OAuthClient, RefreshMode, RefreshToken, Result,
-    StoreErrorKind, Token,
-    clock::Clock,
-    flow::app::App,
-    provider::{
-        circuit_breaker::CircuitBreaker,
-        retry::BETWEEN_INVALIDATIONS,
-        source::{Source, SourceFuture},
-    },
-    runtime::lock,
+    AccessToken, Error, ErrorKind, RefreshToken, Result, StoreErrorKind, Token, clock::Clock,
+    flow::app::App, refresh_window::RefreshMode, retry::BETWEEN_INVALIDATIONS,
+    retry::circuit_breaker::CircuitBreaker, runtime::lock,
 };
 
 /// The stored sign-in of a provider.
@@ -103,25 +95,6 @@ pub(super) fn remember<T>(known: &mut VecDeque<T>, new: T) {
     known.push_back(new);
 }
 
-impl Source for StoredSource {
-    fn flow(&self) -> Option<Flow> {
-        Some(self.0.app.flow())
-    }
-
-    fn client(&self) -> Option<&OAuthClient> {
-        Some(self.0.app.client())
-    }
-
-    fn mint(&self, mode: RefreshMode, deadline: Instant) -> SourceFuture<'_, Result<Token>> {
-        let budget = Budget::until(deadline, self.0.app.client().request_timeout());
-        Box::pin(async move { self.0.get(mode, &budget).await })
-    }
-
-    fn stored(&self) -> Option<&StoredSource> {
-        Some(self)
-    }
-}
-
 impl StoredSource {
     pub(crate) fn new(app: Arc<App>, sign_in: SignIn, breaker: Arc<CircuitBreaker>) -> Self {
         Self(Arc::new(Refresher {
@@ -132,6 +105,16 @@ impl StoredSource {
             state: Mutex::default(),
             loaded: AtomicU64::new(0),
         }))
+    }
+
+    pub(crate) fn app(&self) -> &App {
+        &self.0.app
+    }
+
+    /// Returns a token before the deadline, from the store or from Coze.
+    pub(crate) async fn mint(&self, mode: RefreshMode, deadline: Instant) -> Result<Token> {
+        let budget = Budget::until(deadline, self.0.app.client().request_timeout());
+        self.0.get(mode, &budget).await
     }
 
     /// Whether the store holds another sign-in than at the last `mint`, which ends the backoff. Only loads; no request
@@ -224,7 +207,7 @@ impl Refresher {
         let Ok(Ok(Some(record))) = loaded else {
             return false;
         };
-        record.ended().is_none() && state.loaded != Some(print(record.refresh_token().expose()))
+        !record.has_ended() && state.loaded != Some(print(record.refresh_token().expose()))
     }
 
     /// Saves the successor again if a failover of the store has rolled back an acknowledged save. The access token is
@@ -251,7 +234,7 @@ impl Refresher {
             "the store holds an older refresh token than the one that was saved; saving the newer one again"
         );
         let saved = self.sign_in.save(&lost, None, until).await;
-        saved.map(|_| true).map_err(store_error)
+        saved.map(|_| true).map_err(Error::from)
     }
 
     pub(super) fn busy(&self, by: Option<String>) -> Error {
@@ -277,18 +260,8 @@ impl Refresher {
     }
 
     pub(super) fn sign_in_ended(&self, record: &Record) -> Error {
-        let ended = record.ended();
-        let log_id = ended.and_then(|ended| ended.log_id.as_deref());
-        let code = ended.map(|ended| ErrorCode::from_word(&ended.code));
-        Error::new(
-            ErrorKind::NotSignedIn,
-            format!(
-                "the sign-in of profile {} has ended",
-                self.sign_in.profile()
-            ),
-        )
-        .with_code(code.unwrap_or(ErrorCode::InvalidGrant))
-        .with_log_id(log_id.map(str::to_owned))
+        let profile = self.sign_in.profile();
+        record.end(format!("the sign-in of profile {profile} has ended"))
     }
 
     /// Coze has refused the refresh token, but the refusal is not confirmed.

@@ -9,7 +9,7 @@ use super::{
     *,
 };
 use crate::{
-    RefreshToken,
+    ErrorKind, RefreshToken,
     clock::Clock,
     store::{LockLifetime, Owner, StoreFuture, TryLock},
 };
@@ -349,9 +349,7 @@ async fn a_successor_replaces_the_redeemed_refresh_token_whatever_other_fields_t
         assert!(matches!(saved, Saved::Stored));
         let record = sign_in.load().await.unwrap().unwrap();
         assert_eq!(record.refresh_token().expose(), "b");
-        assert!(
-            record.ended().is_none() && record.not_before.is_none() && record.intents.is_empty()
-        );
+        assert!(!record.has_ended() && record.not_before.is_none() && record.intents.is_empty());
     }
     assert!(quarantined(&sign_in).await.is_empty());
 }
@@ -476,7 +474,7 @@ async fn a_record_is_quarantined_before_it_is_replaced() {
     sign_in.put(&token("f")).await.unwrap();
     sign_in.put(&token("g")).await.unwrap();
     assert_eq!(quarantined(&sign_in).await, ["f"]);
-    let slot = Key::quarantine(sign_in.profile(), 0).unwrap();
+    let slot = Key::quarantine_slots(sign_in.profile()).next().unwrap();
     let kept = flaky.store.load_now(&slot).unwrap();
     assert_eq!(kept.contents.expose(), b"damaged");
 }

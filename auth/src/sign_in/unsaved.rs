@@ -13,7 +13,6 @@ use super::{
     SignIn,
     refresh::Lock,
     save::{Saved, Successor},
-    store_error,
 };
 use crate::{
     Error,
@@ -138,11 +137,11 @@ impl SignIn {
             }
             Err(why) => {
                 tracing::warn!(
-                    profile = %self.profile(), kind = ?why.kind(), what = why.message(),
+                    profile = %self.profile(), kind = ?why.kind(), what = %why,
                     "the refreshed sign-in could not be saved"
                 );
                 if let Some(unsaved) = self.unsaved().as_mut() {
-                    unsaved.why = Some(store_error(why));
+                    unsaved.why = Some(Error::from(why));
                 }
                 None
             }

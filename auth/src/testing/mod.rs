@@ -3,7 +3,7 @@
 //!
 //! With tokio's paused time (`#[tokio::test(start_paused = true)]`, which needs tokio's feature `test-util`), every
 //! timeout of an HTTP client fires at once while a socket is awaited. Tests of behaviour over time therefore call a
-//! service directly: [`ServiceTransport`] adapts any [`tower_service::Service`], such as an axum router or the service
+//! service directly: [`in_process`] adapts any [`tower_service::Service`], such as an axum router or the service
 //! of `coze-mock`. [`TestClock::advance`] then advances the clocks of the client and of the mock.
 
 pub mod store;
@@ -20,13 +20,13 @@ use tower_service::Service;
 pub use crate::clock::TestClock;
 pub use coze_wire::{SendError, SendErrorKind, SendFuture, Transport};
 
-/// A transport that sends requests to a service in the same process.
+/// A transport that sends requests to a service in the same process, which is cloned for each request.
 ///
 /// An error of the service is reported as a connection that was closed after the request was sent
 /// ([`SendErrorKind::Interrupted`]), unless it is a [`SendError`].
 ///
 /// ```
-/// use coze_auth::{DeviceFlow, Endpoint, ErrorKind, OAuthClient, testing::ServiceTransport};
+/// use coze_auth::{DeviceFlow, Endpoint, ErrorKind, OAuthClient, testing::in_process};
 /// use http_body_util::Full;
 /// use bytes::Bytes;
 ///
@@ -36,28 +36,33 @@ pub use coze_wire::{SendError, SendErrorKind, SendFuture, Transport};
 /// });
 /// let client = OAuthClient::builder()
 ///     .endpoint(Endpoint::custom("http://localhost").unwrap())
-///     .transport(ServiceTransport::new(teapot))
+///     .transport(in_process(teapot))
 ///     .build()
 ///     .unwrap();
 /// let device = DeviceFlow::new(client, "client-id").unwrap();
 /// assert_eq!(device.start().await.unwrap_err().kind(), ErrorKind::InvalidAnswer);
 /// # });
 /// ```
-pub struct ServiceTransport<S> {
+pub fn in_process<S, R>(service: S) -> impl Transport
+where
+    S: Service<http::Request<reqwest::Body>, Response = http::Response<R>> + Clone + Send + 'static,
+    S::Future: Send,
+    S::Error: Into<Box<dyn Error + Send + Sync>>,
+    R: http_body::Body + Send + 'static,
+    R::Data: Into<Bytes> + Send,
+    R::Error: Into<Box<dyn Error + Send + Sync>>,
+{
+    InProcess {
+        service: Mutex::new(service),
+    }
+}
+
+struct InProcess<S> {
     // A service need not be `Sync`; it is cloned under the lock.
     service: Mutex<S>,
 }
 
-impl<S> ServiceTransport<S> {
-    /// Wraps a service, which is cloned for each request.
-    pub fn new(service: S) -> Self {
-        Self {
-            service: Mutex::new(service),
-        }
-    }
-}
-
-impl<S, R> Transport for ServiceTransport<S>
+impl<S, R> Transport for InProcess<S>
 where
     S: Service<http::Request<reqwest::Body>, Response = http::Response<R>> + Clone + Send + 'static,
     S::Future: Send,

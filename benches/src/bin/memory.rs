@@ -55,11 +55,7 @@ impl Signer for Unsigned {
 }
 
 fn jwt(base: &str) -> Result<JwtFlow> {
-    let flow = JwtFlow::builder(OAuthClient::new(Endpoint::custom(base)?)?)
-        .client_id("1234567890123")
-        .key_id("AbCdEfGhIjKlMnOpQrStUvWxYz0123456789-_AbCdE")
-        .signer(Unsigned)
-        .build()?;
+    let flow = JwtFlow::new(OAuthClient::new(Endpoint::custom(base)?)?, "1234567890123".into(), "AbCdEfGhIjKlMnOpQrStUvWxYz0123456789-_AbCdE".into(), Unsigned)?;
     Ok(flow)
 }
 

@@ -67,11 +67,7 @@ fn key() -> Result<PrivateKey> {
 
 fn flow(key: impl Signer, message: Option<Arc<Mutex<Vec<u8>>>>) -> Result<JwtFlow> {
     let signer = StopsHere { key, message };
-    let flow = JwtFlow::builder(OAuthClient::new(Endpoint::COM)?)
-        .client_id("1234567890123")
-        .key_id("AbCdEfGhIjKlMnOpQrStUvWxYz0123456789-_AbCdE")
-        .signer(signer)
-        .build()?;
+    let flow = JwtFlow::new(OAuthClient::new(Endpoint::COM)?, "1234567890123".into(), "AbCdEfGhIjKlMnOpQrStUvWxYz0123456789-_AbCdE".into(), signer)?;
     Ok(flow)
 }
 

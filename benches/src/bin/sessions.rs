@@ -52,11 +52,7 @@ fn main() -> Result<()> {
         .enable_all()
         .build()?;
     let client = OAuthClient::new(Endpoint::custom(server.base())?)?;
-    let flow = JwtFlow::builder(client)
-        .client_id("1234567890123")
-        .key_id("AbCdEfGhIjKlMnOpQrStUvWxYz0123456789-_AbCdE")
-        .signer(Unsigned)
-        .build()?;
+    let flow = JwtFlow::new(client, "1234567890123".into(), "AbCdEfGhIjKlMnOpQrStUvWxYz0123456789-_AbCdE".into(), Unsigned)?;
     let new_pool = |capacity| {
         SessionPool::builder(flow.clone())
             .capacity(capacity)

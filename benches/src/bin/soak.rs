@@ -56,12 +56,8 @@ fn main() -> Result<ExitCode> {
         .endpoint(Endpoint::custom(mock.url())?)
         .request_timeout(REQUEST_TIMEOUT)
         .build()?;
-    let flow = JwtFlow::builder(client)
-        .client_id(defaults::JWT_CLIENT_ID)
-        .key_id(defaults::JWT_PUBLIC_KEY_ID)
-        .signer(PrivateKey::from_pem(mock.default_jwt_private_key_pem()?)?)
-        .build()?;
-    let request = JwtTokenRequest::new().duration(TOKEN_LIFE);
+    let flow = JwtFlow::new(client, defaults::JWT_CLIENT_ID.into(), defaults::JWT_PUBLIC_KEY_ID.into(), PrivateKey::from_pem(mock.default_jwt_private_key_pem()?)?)?;
+    let request = JwtTokenRequest::default().duration(TOKEN_LIFE);
     let provider = CachedProvider::jwt_for(flow, request)
         .deadline(DEADLINE)
         .build();

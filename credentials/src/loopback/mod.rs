@@ -14,7 +14,7 @@ mod server;
 
 use std::{fmt, future::Future, io, pin::Pin, sync::Arc, time::Duration};
 
-use coze_auth::{CodeVerifier, Error, ErrorKind, Login, PkceFlow, Result, Token, Url, WebFlow};
+use coze_auth::{Error, ErrorKind, Login, PkceFlow, Result, Token, Url, WebFlow};
 use tokio::{
     task::yield_now,
     time::{Instant, sleep_until, timeout},
@@ -44,32 +44,24 @@ mod sealed {
     use super::{Future, Login, Result, Token, Url};
 
     pub trait Sealed {
-        type Proof: Clone + Send + Sync + 'static;
-
-        fn begin(
-            &self,
-            redirect_uri: &str,
-            workspace: Option<&str>,
-        ) -> Result<(Url, Login<Self::Proof>)>;
+        fn begin(&self, redirect_uri: &str, workspace: Option<&str>) -> Result<(Url, Login)>;
 
         fn redeem(
             &self,
-            login: Login<Self::Proof>,
+            login: Login,
             callback: &str,
         ) -> impl Future<Output = Result<Token>> + Send;
     }
 }
 
 macro_rules! redirect_flows {
-    ($($flow:ident: $proof:ty),*) => {$(
+    ($($flow:ident),*) => {$(
         impl sealed::Sealed for $flow {
-            type Proof = $proof;
-
             fn begin(
                 &self,
                 redirect_uri: &str,
                 workspace: Option<&str>,
-            ) -> Result<(Url, Login<$proof>)> {
+            ) -> Result<(Url, Login)> {
                 let login = self.login(redirect_uri);
                 match workspace {
                     Some(workspace_id) => login.workspace(workspace_id).begin(),
@@ -77,14 +69,14 @@ macro_rules! redirect_flows {
                 }
             }
 
-            async fn redeem(&self, login: Login<$proof>, callback: &str) -> Result<Token> {
+            async fn redeem(&self, login: Login, callback: &str) -> Result<Token> {
                 self.complete(login, callback).await
             }
         }
     )*};
 }
 
-redirect_flows!(PkceFlow: CodeVerifier, WebFlow: ());
+redirect_flows!(PkceFlow, WebFlow);
 
 /// Signs a user in by the browser of this machine: listens on the redirect URI, opens the browser, waits for the callback, redeems its
 /// code, and shows the result in the browser.

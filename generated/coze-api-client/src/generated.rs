@@ -3,7 +3,7 @@
 use crate::Client;
 /// The types of requests and responses.
 pub mod types {
-    /**A bot and how it is set up. Documentation: <https://docs.coze.cn/developer_guides/get_metadata_draft_published>.
+    /**A bot and its configuration. Documentation: <https://docs.coze.cn/developer_guides/get_metadata_draft_published>.
 */
     #[derive(::serde::Deserialize, ::serde::Serialize, Clone, Debug, PartialEq)]
     #[non_exhaustive]
@@ -15,16 +15,16 @@ pub mod types {
         ///How many agents it consists of; 0 for one, 1 for several. Other numbers may come.
         #[serde(skip_serializing_if = "::std::option::Option::is_none")]
         pub bot_mode: ::std::option::Option<i64>,
-        ///When it was made, in UNIX seconds.
+        ///When it was created, in UNIX seconds.
         #[serde(skip_serializing_if = "::std::option::Option::is_none")]
         pub create_time: ::std::option::Option<i64>,
-        ///How people talk to it unless they choose; `text`, for instance.
+        ///The default way for users to talk to it; `text`, for instance.
         #[serde(skip_serializing_if = "::std::option::Option::is_none")]
         pub default_user_input_type: ::std::option::Option<::std::string::String>,
         ///What it does.
         #[serde(skip_serializing_if = "::std::option::Option::is_none")]
         pub description: ::std::option::Option<::std::string::String>,
-        ///Where its icon is.
+        ///The URL of its icon.
         #[serde(skip_serializing_if = "::std::option::Option::is_none")]
         pub icon_url: ::std::option::Option<::std::string::String>,
         #[serde(skip_serializing_if = "::std::option::Option::is_none")]
@@ -36,7 +36,7 @@ pub mod types {
         pub name: ::std::option::Option<::std::string::String>,
         #[serde(skip_serializing_if = "::std::option::Option::is_none")]
         pub onboarding_info: ::std::option::Option<BotOnboardingInfo>,
-        ///User id of who made it.
+        ///User id of the creator.
         #[serde(skip_serializing_if = "::std::option::Option::is_none")]
         pub owner_user_id: ::std::option::Option<::std::string::String>,
         ///The plugins that it can call.
@@ -52,20 +52,20 @@ pub mod types {
         ///When it was last changed, in UNIX seconds.
         #[serde(skip_serializing_if = "::std::option::Option::is_none")]
         pub update_time: ::std::option::Option<i64>,
-        ///The variables that it keeps.
+        ///Its variables.
         #[serde(skip_serializing_if = "::std::option::Option::is_none")]
         pub variables: ::std::option::Option<::std::vec::Vec<BotVariable>>,
         ///Its latest version, an opaque string.
         #[serde(skip_serializing_if = "::std::option::Option::is_none")]
         pub version: ::std::option::Option<::std::string::String>,
-        ///The voices that it speaks with.
+        ///Its voices.
         #[serde(skip_serializing_if = "::std::option::Option::is_none")]
         pub voice_info_list: ::std::option::Option<::std::vec::Vec<BotVoice>>,
         ///The workflows that it can run.
         #[serde(skip_serializing_if = "::std::option::Option::is_none")]
         pub workflow_info_list: ::std::option::Option<::std::vec::Vec<BotWorkflowInfo>>,
     }
-    ///A picture behind the conversation, on wide or on narrow screens.
+    ///A background picture of the conversation, for wide or narrow screens.
     #[derive(::serde::Deserialize, ::serde::Serialize, Clone, Debug, Default, PartialEq)]
     #[non_exhaustive]
     pub struct BotBackgroundImage {
@@ -73,14 +73,14 @@ pub mod types {
         pub canvas_position: ::std::option::Option<CanvasPosition>,
         #[serde(skip_serializing_if = "::std::option::Option::is_none")]
         pub gradient_position: ::std::option::Option<GradientPosition>,
-        ///Where the picture is.
+        ///The URL of the picture.
         #[serde(skip_serializing_if = "::std::option::Option::is_none")]
         pub image_url: ::std::option::Option<::std::string::String>,
-        ///The colour that goes with it, in hexadecimal.
+        ///The colour that matches it, in hexadecimal.
         #[serde(skip_serializing_if = "::std::option::Option::is_none")]
         pub theme_color: ::std::option::Option<::std::string::String>,
     }
-    ///The pictures behind the conversation.
+    ///The background pictures of the conversation.
     #[derive(::serde::Deserialize, ::serde::Serialize, Clone, Debug, Default, PartialEq)]
     #[non_exhaustive]
     pub struct BotBackgroundImageInfo {
@@ -89,7 +89,7 @@ pub mod types {
         #[serde(skip_serializing_if = "::std::option::Option::is_none")]
         pub web_background_image: ::std::option::Option<BotBackgroundImage>,
     }
-    ///What the bot can look up.
+    ///The knowledge of the bot.
     #[derive(::serde::Deserialize, ::serde::Serialize, Clone, Debug, Default, PartialEq)]
     #[non_exhaustive]
     pub struct BotKnowledge {
@@ -108,17 +108,17 @@ pub mod types {
         #[serde(skip_serializing_if = "::std::option::Option::is_none")]
         pub name: ::std::option::Option<::std::string::String>,
     }
-    ///The model behind the bot, and how it is tuned. What is not set is absent.
+    ///The model of the bot, and its parameters. Unset parameters are absent.
     #[derive(::serde::Deserialize, ::serde::Serialize, Clone, Debug, Default, PartialEq)]
     #[non_exhaustive]
     pub struct BotModelInfo {
-        ///How many rounds of the conversation it is shown.
+        ///The number of previous rounds of the conversation in its context.
         #[serde(skip_serializing_if = "::std::option::Option::is_none")]
         pub context_round: ::std::option::Option<i64>,
-        ///What a phrase costs that has come up before.
+        ///The penalty for a phrase that has occurred before (frequency penalty).
         #[serde(skip_serializing_if = "::std::option::Option::is_none")]
         pub frequency_penalty: ::std::option::Option<f64>,
-        ///How long a reply may be, in tokens of the model.
+        ///The maximum length of a reply, in tokens of the model.
         #[serde(skip_serializing_if = "::std::option::Option::is_none")]
         pub max_tokens: ::std::option::Option<i64>,
         ///Id of the model.
@@ -127,19 +127,19 @@ pub mod types {
         ///Its name.
         #[serde(skip_serializing_if = "::std::option::Option::is_none")]
         pub model_name: ::std::option::Option<::std::string::String>,
-        ///What a subject costs that has come up before.
+        ///The penalty for a topic that has occurred before (presence penalty).
         #[serde(skip_serializing_if = "::std::option::Option::is_none")]
         pub presence_penalty: ::std::option::Option<f64>,
-        ///The form of a reply; `text`, `markdown` or `json` as far as is known.
+        ///The form of a reply. Known values are `text`, `markdown` and `json`.
         #[serde(skip_serializing_if = "::std::option::Option::is_none")]
         pub response_format: ::std::option::Option<::std::string::String>,
-        ///How random a reply may be.
+        ///The randomness of replies (temperature).
         #[serde(skip_serializing_if = "::std::option::Option::is_none")]
         pub temperature: ::std::option::Option<f64>,
-        ///Among how many candidates the next token is picked.
+        ///The number of candidates for the next token (top k).
         #[serde(skip_serializing_if = "::std::option::Option::is_none")]
         pub top_k: ::std::option::Option<i64>,
-        ///Among what share of the probability the next token is picked.
+        ///The probability mass of the candidates for the next token (top p).
         #[serde(skip_serializing_if = "::std::option::Option::is_none")]
         pub top_p: ::std::option::Option<f64>,
     }
@@ -147,7 +147,7 @@ pub mod types {
     #[derive(::serde::Deserialize, ::serde::Serialize, Clone, Debug, Default, PartialEq)]
     #[non_exhaustive]
     pub struct BotOnboardingInfo {
-        /**What it says first. A placeholder in it (`{{user_name}}`) is filled in by the client that shows it, not by Coze.
+        /**Its first message. The client that shows it replaces a placeholder in it (`{{user_name}}`), not Coze.
 */
         #[serde(skip_serializing_if = "::std::option::Option::is_none")]
         pub prologue: ::std::option::Option<::std::string::String>,
@@ -163,7 +163,7 @@ pub mod types {
     pub struct BotPage {
         ///The bots on this page.
         pub items: ::std::vec::Vec<SimpleBot>,
-        ///How many bots there are on all pages.
+        ///The number of bots on all pages.
         pub total: i64,
     }
     ///A tool of a plugin.
@@ -190,7 +190,7 @@ pub mod types {
         ///What it does.
         #[serde(skip_serializing_if = "::std::option::Option::is_none")]
         pub description: ::std::option::Option<::std::string::String>,
-        ///Where its icon is.
+        ///The URL of its icon.
         #[serde(skip_serializing_if = "::std::option::Option::is_none")]
         pub icon_url: ::std::option::Option<::std::string::String>,
         ///Its name.
@@ -200,7 +200,7 @@ pub mod types {
         #[serde(skip_serializing_if = "::std::option::Option::is_none")]
         pub plugin_id: ::std::option::Option<::std::string::String>,
     }
-    ///What the bot is told to be.
+    ///The prompt of the bot.
     #[derive(::serde::Deserialize, ::serde::Serialize, Clone, Debug, Default, PartialEq)]
     #[non_exhaustive]
     pub struct BotPromptInfo {
@@ -208,14 +208,14 @@ pub mod types {
         #[serde(skip_serializing_if = "::std::option::Option::is_none")]
         pub prompt: ::std::option::Option<::std::string::String>,
     }
-    ///A shortcut, which turns a few inputs into a question or a tool's call.
+    ///A shortcut, which turns inputs into a question or a tool call.
     #[derive(::serde::Deserialize, ::serde::Serialize, Clone, Debug, Default, PartialEq)]
     #[non_exhaustive]
     pub struct BotShortcutCommand {
         ///Id of the agent that answers it, in a bot of several agents.
         #[serde(skip_serializing_if = "::std::option::Option::is_none")]
         pub agent_id: ::std::option::Option<::std::string::String>,
-        ///What a user types to call it.
+        ///The command that a user types for it.
         #[serde(skip_serializing_if = "::std::option::Option::is_none")]
         pub command: ::std::option::Option<::std::string::String>,
         ///The inputs that it asks for.
@@ -224,13 +224,13 @@ pub mod types {
         ///What it does.
         #[serde(skip_serializing_if = "::std::option::Option::is_none")]
         pub description: ::std::option::Option<::std::string::String>,
-        ///Where its icon is.
+        ///The URL of its icon.
         #[serde(skip_serializing_if = "::std::option::Option::is_none")]
         pub icon_url: ::std::option::Option<::std::string::String>,
         ///Id of the shortcut.
         #[serde(skip_serializing_if = "::std::option::Option::is_none")]
         pub id: ::std::option::Option<::std::string::String>,
-        ///What its button says.
+        ///The label of its button.
         #[serde(skip_serializing_if = "::std::option::Option::is_none")]
         pub name: ::std::option::Option<::std::string::String>,
         ///The question, with places for the inputs.
@@ -243,25 +243,25 @@ pub mod types {
     #[derive(::serde::Deserialize, ::serde::Serialize, Clone, Debug, Default, PartialEq)]
     #[non_exhaustive]
     pub struct BotShortcutComponent {
-        ///The value if a user gives none.
+        ///The default value.
         #[serde(skip_serializing_if = "::std::option::Option::is_none")]
         pub default_value: ::std::option::Option<::std::string::String>,
         ///What it is for.
         #[serde(skip_serializing_if = "::std::option::Option::is_none")]
         pub description: ::std::option::Option<::std::string::String>,
-        ///Whether it is hidden from people.
+        ///Whether it is hidden from users.
         #[serde(skip_serializing_if = "::std::option::Option::is_none")]
         pub is_hide: ::std::option::Option<bool>,
         ///Name of the input.
         #[serde(skip_serializing_if = "::std::option::Option::is_none")]
         pub name: ::std::option::Option<::std::string::String>,
-        ///What one can choose from, for `select`; which kinds of file it takes, for `file`.
+        ///The options, for `select`; the accepted kinds of files, for `file`.
         #[serde(skip_serializing_if = "::std::option::Option::is_none")]
         pub options: ::std::option::Option<::std::vec::Vec<::std::string::String>>,
-        ///The parameter of the tool that takes it.
+        ///The parameter of the tool for it.
         #[serde(skip_serializing_if = "::std::option::Option::is_none")]
         pub tool_parameter: ::std::option::Option<::std::string::String>,
-        ///How it is given; `text`, `select` or `file` as far as is known.
+        ///How it is given. Known values are `text`, `select` and `file`.
         #[serde(rename = "type", skip_serializing_if = "::std::option::Option::is_none")]
         pub type_: ::std::option::Option<::std::string::String>,
     }
@@ -272,7 +272,7 @@ pub mod types {
         ///Its name.
         #[serde(skip_serializing_if = "::std::option::Option::is_none")]
         pub name: ::std::option::Option<::std::string::String>,
-        ///What it is; `workflow` or `plugin` as far as is known.
+        ///What it is. Known values are `workflow` and `plugin`.
         #[serde(rename = "type", skip_serializing_if = "::std::option::Option::is_none")]
         pub type_: ::std::option::Option<::std::string::String>,
     }
@@ -280,7 +280,7 @@ pub mod types {
     #[derive(::serde::Deserialize, ::serde::Serialize, Clone, Debug, Default, PartialEq)]
     #[non_exhaustive]
     pub struct BotVariable {
-        ///Where it comes from; `custom`, `system`, `location`, `feishu` or `app` as far as is known.
+        ///Where it comes from. Known values are `custom`, `system`, `location`, `feishu` and `app`.
         #[serde(skip_serializing_if = "::std::option::Option::is_none")]
         pub channel: ::std::option::Option<::std::string::String>,
         ///Its value before it is set.
@@ -295,7 +295,7 @@ pub mod types {
         ///Its name.
         #[serde(skip_serializing_if = "::std::option::Option::is_none")]
         pub keyword: ::std::option::Option<::std::string::String>,
-        ///Whether the prompt can read it, and not workflows alone.
+        ///Whether the prompt can read it, and not only workflows.
         #[serde(skip_serializing_if = "::std::option::Option::is_none")]
         pub prompt_enable: ::std::option::Option<bool>,
     }
@@ -317,7 +317,7 @@ pub mod types {
         ///What it does.
         #[serde(skip_serializing_if = "::std::option::Option::is_none")]
         pub description: ::std::option::Option<::std::string::String>,
-        ///Where its icon is.
+        ///The URL of its icon.
         #[serde(skip_serializing_if = "::std::option::Option::is_none")]
         pub icon_url: ::std::option::Option<::std::string::String>,
         ///Id of the workflow.
@@ -340,16 +340,16 @@ pub mod types {
     #[derive(::serde::Deserialize, ::serde::Serialize, Clone, Debug, Default, PartialEq)]
     #[non_exhaustive]
     pub struct CanvasPosition {
-        ///How high the part is.
+        ///Its height.
         #[serde(skip_serializing_if = "::std::option::Option::is_none")]
         pub height: ::std::option::Option<f64>,
-        ///From the canvas's left edge to that of the part.
+        ///The distance of its left edge from that of the canvas.
         #[serde(skip_serializing_if = "::std::option::Option::is_none")]
         pub left: ::std::option::Option<f64>,
-        ///From the canvas's upper edge to that of the part.
+        ///The distance of its top edge from that of the canvas.
         #[serde(skip_serializing_if = "::std::option::Option::is_none")]
         pub top: ::std::option::Option<f64>,
-        ///How wide the part is.
+        ///Its width.
         #[serde(skip_serializing_if = "::std::option::Option::is_none")]
         pub width: ::std::option::Option<f64>,
     }
@@ -380,7 +380,7 @@ pub mod types {
         >,
         #[serde(skip_serializing_if = "::std::option::Option::is_none")]
         pub last_error: ::std::option::Option<ChatError>,
-        ///Data of the caller's own, as it was sent.
+        ///The caller's data, unchanged.
         #[serde(skip_serializing_if = "::std::option::Option::is_none")]
         pub meta_data: ::std::option::Option<
             ::serde_json::Map<::std::string::String, ::serde_json::Value>,
@@ -399,14 +399,14 @@ pub mod types {
     #[derive(::serde::Deserialize, ::serde::Serialize, Clone, Debug, Default, PartialEq)]
     #[non_exhaustive]
     pub struct ChatError {
-        ///Number of the error.
+        ///The error code.
         #[serde(skip_serializing_if = "::std::option::Option::is_none")]
         pub code: ::std::option::Option<i64>,
-        ///The message for people.
+        ///The message, for users.
         #[serde(skip_serializing_if = "::std::option::Option::is_none")]
         pub msg: ::std::option::Option<::std::string::String>,
     }
-    ///What a chat waits for.
+    ///The action that a chat requires.
     #[derive(::serde::Deserialize, ::serde::Serialize, Clone, Debug, Default, PartialEq)]
     #[non_exhaustive]
     pub struct ChatRequiredAction {
@@ -423,13 +423,13 @@ pub mod types {
         #[serde(skip_serializing_if = "::std::option::Option::is_none")]
         pub tool_calls: ::std::option::Option<::std::vec::Vec<ChatToolCall>>,
     }
-    ///A call of a tool that the client is to make.
+    ///A tool call for the client.
     #[derive(::serde::Deserialize, ::serde::Serialize, Clone, Debug, PartialEq)]
     #[non_exhaustive]
     pub struct ChatToolCall {
         #[serde(skip_serializing_if = "::std::option::Option::is_none")]
         pub function: ::std::option::Option<ChatToolCallFunction>,
-        ///Id of the call, to be sent with its output.
+        ///Id of the call; send it with the output.
         pub id: ::std::string::String,
         #[serde(rename = "type", skip_serializing_if = "::std::option::Option::is_none")]
         pub type_: ::std::option::Option<crate::types::ChatToolCallType>,
@@ -438,18 +438,18 @@ pub mod types {
     #[derive(::serde::Deserialize, ::serde::Serialize, Clone, Debug, PartialEq)]
     #[non_exhaustive]
     pub struct ChatToolCallFunction {
-        ///Its arguments, a JSON object as text.
+        ///Its arguments, a JSON object in a string.
         #[serde(skip_serializing_if = "::std::option::Option::is_none")]
         pub arguments: ::std::option::Option<::std::string::String>,
         ///Its name.
         pub name: ::std::string::String,
     }
-    /**Tokens of the model that were used. Coze calls this field reserved: what is billed is elsewhere.
+    /**The tokens of the model that were used. Coze calls this field reserved: billing does not use it.
 */
     #[derive(::serde::Deserialize, ::serde::Serialize, Clone, Debug, Default, PartialEq)]
     #[non_exhaustive]
     pub struct ChatUsage {
-        ///Tokens of what the model was given.
+        ///Tokens of the input.
         #[serde(skip_serializing_if = "::std::option::Option::is_none")]
         pub input_count: ::std::option::Option<i64>,
         ///Tokens of the reply.
@@ -477,7 +477,7 @@ pub mod types {
         ///Id of its last section.
         #[serde(skip_serializing_if = "::std::option::Option::is_none")]
         pub last_section_id: ::std::option::Option<::std::string::String>,
-        ///Data of the caller's own, as it was sent.
+        ///The caller's data, unchanged.
         #[serde(skip_serializing_if = "::std::option::Option::is_none")]
         pub meta_data: ::std::option::Option<
             ::serde_json::Map<::std::string::String, ::serde_json::Value>,
@@ -508,14 +508,14 @@ at least one.
 */
         #[serde(skip_serializing_if = "::std::option::Option::is_none")]
         pub additional_messages: ::std::option::Option<::std::vec::Vec<EnterMessage>>,
-        /**Whether the chat is saved in the conversation. A chat that is not saved can't be retrieved, and can't be handed outputs of tools.
-The server takes `true` when it is absent.
+        /**Whether the chat is saved in the conversation. A chat that is not saved can't be retrieved, and accepts no tool outputs.
+The default is `true`.
 */
         #[serde(skip_serializing_if = "::std::option::Option::is_none")]
         pub auto_save_history: ::std::option::Option<bool>,
         ///Id of the bot.
         pub bot_id: ::std::string::String,
-        /**Version of the bot; the latest when it is absent. Not with the draft.
+        /**The version of the bot; the latest by default. Not for the draft.
 */
         #[serde(skip_serializing_if = "::std::option::Option::is_none")]
         pub bot_version: ::std::option::Option<::std::string::String>,
@@ -524,15 +524,15 @@ The server takes `true` when it is absent.
         pub custom_variables: ::std::option::Option<
             ::std::collections::BTreeMap<::std::string::String, ::std::string::String>,
         >,
-        ///Whether questions of a workflow come as cards. The server takes `false` when it is absent.
+        ///Whether questions of a workflow are cards. The default is `false`.
         #[serde(skip_serializing_if = "::std::option::Option::is_none")]
         pub enable_card: ::std::option::Option<bool>,
-        ///Further facts for the model; `latitude` and `longitude` as far as is known.
+        ///Further facts for the model. Known names are `latitude` and `longitude`.
         #[serde(skip_serializing_if = "::std::option::Option::is_none")]
         pub extra_params: ::std::option::Option<
             ::std::collections::BTreeMap<::std::string::String, ::std::string::String>,
         >,
-        ///Data of the caller's own, which comes back with the entry; at most 16 pairs, keys up to 64 characters, values up to 512.
+        ///The caller's data, which is returned with the message; at most 16 pairs, keys up to 64 characters, values up to 512.
         #[serde(skip_serializing_if = "::std::option::Option::is_none")]
         pub meta_data: ::std::option::Option<
             ::std::collections::BTreeMap<::std::string::String, ::std::string::String>,
@@ -542,16 +542,16 @@ The server takes `true` when it is absent.
         pub parameters: ::std::option::Option<
             ::serde_json::Map<::std::string::String, ::serde_json::Value>,
         >,
-        ///Which of the bot's versions answers. The server takes `published_online` when it is absent.
+        ///Whether the published version of the bot answers, or its draft. The default is `published_online`.
         #[serde(skip_serializing_if = "::std::option::Option::is_none")]
         pub publish_status: ::std::option::Option<::std::string::String>,
         #[serde(skip_serializing_if = "::std::option::Option::is_none")]
         pub shortcut_command: ::std::option::Option<ShortcutCommand>,
-        ///Whether the answer is an event stream. The server takes `false` when it is absent.
+        ///Whether the response is an event stream. The default is `false`.
         #[serde(skip_serializing_if = "::std::option::Option::is_none")]
         pub stream: ::std::option::Option<bool>,
-        /**Who talks to the bot, in words of the caller's own; the bot keeps what it remembers of each user apart. Better not an id
-that means something elsewhere.
+        /**An id of the caller's choice for the user; the bot's memory is separate for each. Do not use an id
+with a meaning elsewhere.
 */
         pub user_id: ::std::string::String,
     }
@@ -562,15 +562,15 @@ that means something elsewhere.
         ///Id of the bot. Without it the conversation is in no list.
         #[serde(skip_serializing_if = "::std::option::Option::is_none")]
         pub bot_id: ::std::option::Option<::std::string::String>,
-        /**Id of the channel: 1024 for the API, 999 for the Chat SDK, or that of a channel of the enterprise. The server takes 1024 when it
-is absent.
+        /**Id of the channel: 1024 for the API, 999 for the Chat SDK, or that of a channel of the enterprise. The default is
+1024.
 */
         #[serde(skip_serializing_if = "::std::option::Option::is_none")]
         pub connector_id: ::std::option::Option<::std::string::String>,
-        ///The messages that it begins with.
+        ///Its initial messages.
         #[serde(skip_serializing_if = "::std::option::Option::is_none")]
         pub messages: ::std::option::Option<::std::vec::Vec<EnterMessage>>,
-        ///Data of the caller's own, which comes back with the entry; at most 16 pairs, keys up to 64 characters, values up to 512.
+        ///The caller's data, which is returned with the message; at most 16 pairs, keys up to 64 characters, values up to 512.
         #[serde(skip_serializing_if = "::std::option::Option::is_none")]
         pub meta_data: ::std::option::Option<
             ::std::collections::BTreeMap<::std::string::String, ::std::string::String>,
@@ -583,11 +583,11 @@ is absent.
     #[derive(::serde::Deserialize, ::serde::Serialize, Clone, Debug, PartialEq)]
     #[non_exhaustive]
     pub struct CreateMessageBody {
-        /**What it says. With the content type `object_string`, a JSON array as text: its entries are texts, files and images.
+        /**The content. For the content type `object_string`, a JSON array in a string, whose entries are texts, files and images.
 */
         pub content: ::std::string::String,
         pub content_type: crate::types::MessageContentType,
-        ///Data of the caller's own, which comes back with the entry; at most 16 pairs, keys up to 64 characters, values up to 512.
+        ///The caller's data, which is returned with the message; at most 16 pairs, keys up to 64 characters, values up to 512.
         #[serde(skip_serializing_if = "::std::option::Option::is_none")]
         pub meta_data: ::std::option::Option<
             ::std::collections::BTreeMap<::std::string::String, ::std::string::String>,
@@ -598,11 +598,11 @@ is absent.
     #[derive(::serde::Deserialize, ::serde::Serialize, Clone, Debug, PartialEq)]
     #[non_exhaustive]
     pub struct CreateMessageFeedbackBody {
-        ///Why, in the user's words.
+        ///The reason, in the user's words.
         #[serde(skip_serializing_if = "::std::option::Option::is_none")]
         pub comment: ::std::option::Option<::std::string::String>,
         pub feedback_type: crate::types::FeedbackType,
-        ///Why, in tags of the caller's own.
+        ///The reasons, as tags of the caller's choice.
         #[serde(skip_serializing_if = "::std::option::Option::is_none")]
         pub reason_types: ::std::option::Option<::std::vec::Vec<::std::string::String>>,
     }
@@ -610,12 +610,12 @@ is absent.
     #[derive(::serde::Deserialize, ::serde::Serialize, Clone, Debug, PartialEq)]
     #[non_exhaustive]
     pub struct EnterMessage {
-        /**What it says. With the content type `object_string`, a JSON array as text: its entries are texts, files and images.
+        /**The content. For the content type `object_string`, a JSON array in a string, whose entries are texts, files and images.
 */
         pub content: ::std::string::String,
         #[serde(skip_serializing_if = "::std::option::Option::is_none")]
         pub content_type: ::std::option::Option<crate::types::MessageContentType>,
-        ///Data of the caller's own, which comes back with the entry; at most 16 pairs, keys up to 64 characters, values up to 512.
+        ///The caller's data, which is returned with the message; at most 16 pairs, keys up to 64 characters, values up to 512.
         #[serde(skip_serializing_if = "::std::option::Option::is_none")]
         pub meta_data: ::std::option::Option<
             ::std::collections::BTreeMap<::std::string::String, ::std::string::String>,
@@ -624,7 +624,7 @@ is absent.
         #[serde(rename = "type", skip_serializing_if = "::std::option::Option::is_none")]
         pub type_: ::std::option::Option<crate::types::MessageType>,
     }
-    ///Where the gradient over a picture lies, counted from the canvas's left edge.
+    ///The position of the gradient over a picture, from the left edge of the canvas.
     #[derive(::serde::Deserialize, ::serde::Serialize, Clone, Debug, Default, PartialEq)]
     #[non_exhaustive]
     pub struct GradientPosition {
@@ -642,23 +642,23 @@ is absent.
         ///Id of the message.
         pub id: ::std::string::String,
     }
-    ///Which messages, and where the page begins.
+    ///Selects the messages and the page.
     #[derive(::serde::Deserialize, ::serde::Serialize, Clone, Debug, Default, PartialEq)]
     #[non_exhaustive]
     pub struct ListMessagesBody {
-        ///Only messages after this one in the list; to go on, the `last_id` of the page.
+        ///Only messages after this one in the list; for the next page, the `last_id` of the page.
         #[serde(skip_serializing_if = "::std::option::Option::is_none")]
         pub after_id: ::std::option::Option<::std::string::String>,
-        ///Only messages before this one in the list; to turn back, the `first_id` of the page.
+        ///Only messages before this one in the list; for the previous page, the `first_id` of the page.
         #[serde(skip_serializing_if = "::std::option::Option::is_none")]
         pub before_id: ::std::option::Option<::std::string::String>,
         ///Only messages of this chat.
         #[serde(skip_serializing_if = "::std::option::Option::is_none")]
         pub chat_id: ::std::option::Option<::std::string::String>,
-        ///Whether messages between question and answer are listed too, such as calls of tools.
+        ///Whether to include messages between question and answer, such as tool calls.
         #[serde(skip_serializing_if = "::std::option::Option::is_none")]
         pub include_middle_message: ::std::option::Option<bool>,
-        ///How many messages a page holds at most. The server takes 50 when it is absent.
+        ///The maximum number of messages per page. The default is 50.
         #[serde(skip_serializing_if = "::std::option::Option::is_none")]
         pub limit: ::std::option::Option<i64>,
         #[serde(skip_serializing_if = "::std::option::Option::is_none")]
@@ -674,7 +674,7 @@ is absent.
         ///Id of the chat that it belongs to; empty or absent if it was added outside of a chat.
         #[serde(skip_serializing_if = "::std::option::Option::is_none")]
         pub chat_id: ::std::option::Option<::std::string::String>,
-        ///What it says. In an event of a stream, the part that was added.
+        ///The content. In an event of a stream, the added part.
         #[serde(default)]
         pub content: ::std::string::String,
         #[serde(skip_serializing_if = "::std::option::Option::is_none")]
@@ -688,12 +688,12 @@ is absent.
         ///Id of the message.
         #[serde(skip_serializing_if = "::std::option::Option::is_none")]
         pub id: ::std::option::Option<::std::string::String>,
-        ///Data of the caller's own, as it was sent.
+        ///The caller's data, unchanged.
         #[serde(skip_serializing_if = "::std::option::Option::is_none")]
         pub meta_data: ::std::option::Option<
             ::serde_json::Map<::std::string::String, ::serde_json::Value>,
         >,
-        ///What the model thought before it answered, for models that tell.
+        ///The reasoning of the model, if it has one.
         #[serde(skip_serializing_if = "::std::option::Option::is_none")]
         pub reasoning_content: ::std::option::Option<::std::string::String>,
         #[serde(skip_serializing_if = "::std::option::Option::is_none")]
@@ -723,7 +723,7 @@ is absent.
         #[serde(skip_serializing_if = "::std::option::Option::is_none")]
         pub last_id: ::std::option::Option<::std::string::String>,
     }
-    ///A published bot, as its deprecated list shows it.
+    ///A published bot, as in the deprecated list.
     #[derive(::serde::Deserialize, ::serde::Serialize, Clone, Debug, PartialEq)]
     #[non_exhaustive]
     pub struct PublishedBot {
@@ -734,10 +734,10 @@ is absent.
         ///What it does.
         #[serde(skip_serializing_if = "::std::option::Option::is_none")]
         pub description: ::std::option::Option<::std::string::String>,
-        ///Where its icon is.
+        ///The URL of its icon.
         #[serde(skip_serializing_if = "::std::option::Option::is_none")]
         pub icon_url: ::std::option::Option<::std::string::String>,
-        ///When it was last published, in UNIX seconds, written as text.
+        ///When it was last published, in UNIX seconds, as a string.
         #[serde(skip_serializing_if = "::std::option::Option::is_none")]
         pub publish_time: ::std::option::Option<::std::string::String>,
     }
@@ -747,10 +747,10 @@ is absent.
     pub struct PublishedBotPage {
         ///The bots on this page.
         pub space_bots: ::std::vec::Vec<PublishedBot>,
-        ///How many published bots there are on all pages.
+        ///The number of published bots on all pages.
         pub total: i64,
     }
-    ///A section of a conversation, a context of its own.
+    ///A section of a conversation, which is a separate context.
     #[derive(::serde::Deserialize, ::serde::Serialize, Clone, Debug, PartialEq)]
     #[non_exhaustive]
     pub struct Section {
@@ -772,14 +772,14 @@ is absent.
             ::std::collections::BTreeMap<::std::string::String, ::std::string::String>,
         >,
     }
-    ///A bot, as a list shows it.
+    ///A bot, as in a list.
     #[derive(::serde::Deserialize, ::serde::Serialize, Clone, Debug, PartialEq)]
     #[non_exhaustive]
     pub struct SimpleBot {
         ///What it does.
         #[serde(skip_serializing_if = "::std::option::Option::is_none")]
         pub description: ::std::option::Option<::std::string::String>,
-        ///Where its icon is.
+        ///The URL of its icon.
         #[serde(skip_serializing_if = "::std::option::Option::is_none")]
         pub icon_url: ::std::option::Option<::std::string::String>,
         ///Id of the bot.
@@ -789,7 +789,7 @@ is absent.
         pub is_published: ::std::option::Option<bool>,
         ///Its name.
         pub name: ::std::string::String,
-        ///User id of who made it.
+        ///User id of the creator.
         #[serde(skip_serializing_if = "::std::option::Option::is_none")]
         pub owner_user_id: ::std::option::Option<::std::string::String>,
         ///When it was last published, in UNIX seconds; absent if it never was.
@@ -803,7 +803,7 @@ is absent.
     #[derive(::serde::Deserialize, ::serde::Serialize, Clone, Debug, PartialEq)]
     #[non_exhaustive]
     pub struct SubmitToolOutputsBody {
-        ///Whether the answer is an event stream. The server takes `false` when it is absent.
+        ///Whether the response is an event stream. The default is `false`.
         #[serde(skip_serializing_if = "::std::option::Option::is_none")]
         pub stream: ::std::option::Option<bool>,
         ///The outputs, one for each call.
@@ -813,28 +813,28 @@ is absent.
     #[derive(::serde::Deserialize, ::serde::Serialize, Clone, Debug, PartialEq)]
     #[non_exhaustive]
     pub struct ToolOutput {
-        ///What the tool gave; JSON as text, for instance. For a file, the id that it was uploaded under.
+        ///The output, for example JSON in a string. For a file, the id of its upload.
         pub output: ::std::string::String,
         ///Id of the call, from the chat's `required_action`.
         pub tool_call_id: ::std::string::String,
     }
-    ///What to change.
+    ///The change.
     #[derive(::serde::Deserialize, ::serde::Serialize, Clone, Debug, PartialEq)]
     #[non_exhaustive]
     pub struct UpdateConversationBody {
         ///The new name.
         pub name: ::std::string::String,
     }
-    ///What to change.
+    ///The change.
     #[derive(::serde::Deserialize, ::serde::Serialize, Clone, Debug, Default, PartialEq)]
     #[non_exhaustive]
     pub struct UpdateMessageBody {
-        ///What it is to say.
+        ///The new content.
         #[serde(skip_serializing_if = "::std::option::Option::is_none")]
         pub content: ::std::option::Option<::std::string::String>,
         #[serde(skip_serializing_if = "::std::option::Option::is_none")]
         pub content_type: ::std::option::Option<crate::types::MessageContentType>,
-        ///Data of the caller's own, which comes back with the entry; at most 16 pairs, keys up to 64 characters, values up to 512.
+        ///The caller's data, which is returned with the message; at most 16 pairs, keys up to 64 characters, values up to 512.
         #[serde(skip_serializing_if = "::std::option::Option::is_none")]
         pub meta_data: ::std::option::Option<
             ::std::collections::BTreeMap<::std::string::String, ::std::string::String>,
@@ -850,7 +850,7 @@ is absent.
     #[derive(::serde::Deserialize, ::serde::Serialize, Clone, Debug, PartialEq)]
     #[non_exhaustive]
     pub struct User {
-        ///Where the user's picture is.
+        ///The URL of the user's picture.
         pub avatar_url: ::std::string::String,
         ///The name shown to others.
         pub nick_name: ::std::string::String,
@@ -866,18 +866,18 @@ is absent.
         ///User ids of its administrators.
         #[serde(skip_serializing_if = "::std::option::Option::is_none")]
         pub admin_uids: ::std::option::Option<::std::vec::Vec<::std::string::String>>,
-        ///What it is for.
+        ///Its description.
         #[serde(skip_serializing_if = "::std::option::Option::is_none")]
         pub description: ::std::option::Option<::std::string::String>,
         ///Id of the enterprise that it belongs to; empty for a personal account's.
         #[serde(skip_serializing_if = "::std::option::Option::is_none")]
         pub enterprise_id: ::std::option::Option<::std::string::String>,
-        ///Where its icon is.
+        ///The URL of its icon.
         #[serde(skip_serializing_if = "::std::option::Option::is_none")]
         pub icon_url: ::std::option::Option<::std::string::String>,
         ///Id of the workspace.
         pub id: ::std::string::String,
-        ///Whether the user is in it; `joined`, `applied` or `not_joined` as far as is known.
+        ///The membership of the user. Known values are `joined`, `applied` and `not_joined`.
         #[serde(skip_serializing_if = "::std::option::Option::is_none")]
         pub joined_status: ::std::option::Option<::std::string::String>,
         ///Its name.
@@ -885,10 +885,10 @@ is absent.
         ///User id of its owner.
         #[serde(skip_serializing_if = "::std::option::Option::is_none")]
         pub owner_uid: ::std::option::Option<::std::string::String>,
-        ///What the user is in it; `owner`, `admin` or `member` as far as is known.
+        ///The role of the user in it. Known values are `owner`, `admin` and `member`.
         #[serde(skip_serializing_if = "::std::option::Option::is_none")]
         pub role_type: ::std::option::Option<::std::string::String>,
-        ///What kind it is; `personal` or `team` as far as is known.
+        ///The kind of workspace. Known values are `personal` and `team`.
         #[serde(skip_serializing_if = "::std::option::Option::is_none")]
         pub workspace_type: ::std::option::Option<::std::string::String>,
     }
@@ -896,7 +896,7 @@ is absent.
     #[derive(::serde::Deserialize, ::serde::Serialize, Clone, Debug, PartialEq)]
     #[non_exhaustive]
     pub struct WorkspacePage {
-        ///How many workspaces there are on all pages.
+        ///The number of workspaces on all pages.
         pub total_count: i64,
         ///The workspaces on this page.
         pub workspaces: ::std::vec::Vec<Workspace>,
@@ -924,7 +924,7 @@ is absent.
             self.content_type = ::std::option::Option::Some(content_type.into());
             self
         }
-        ///Data of the caller's own, which comes back with the entry; at most 16 pairs, keys up to 64 characters, values up to 512.
+        ///The caller's data, which is returned with the message; at most 16 pairs, keys up to 64 characters, values up to 512.
         #[must_use]
         pub fn meta_data(
             mut self,
@@ -997,19 +997,19 @@ is absent.
         }
     }
     ::coze_wire::open_enum! {
-        #[doc = "What is to be done."] ChatRequiredActionType { SubmitToolOutputs =
+        #[doc = "The kind of action."] ChatRequiredActionType { SubmitToolOutputs =
         "submit_tool_outputs" }
     }
     ::coze_wire::open_enum! {
         #[doc =
-        "How far a chat is. Final are `completed`, `failed` and `canceled`; with `requires_action` it waits for the outputs of tools."]
+        "The status of a chat. `completed`, `failed` and `canceled` are final; with `requires_action` it waits for the outputs of tools."]
         ChatStatus { Created = "created", InProgress = "in_progress", Completed =
         "completed", Failed = "failed", RequiresAction = "requires_action", Canceled =
         "canceled" }
     }
     ::coze_wire::open_enum! {
         #[doc =
-        "What is called, a function of the client, or a question of a workflow is to be answered."]
+        "Whether the call is of a function of the client or a question of a workflow."]
         ChatToolCallType { Function = "function", ReplyMessage = "reply_message" }
     }
     ::coze_wire::open_enum! {
@@ -1017,34 +1017,34 @@ is absent.
         "unlike" }
     }
     ::coze_wire::open_enum! {
-        #[doc = "What the content of a message is. `card` is never sent."]
+        #[doc = "The type of the content of a message. `card` can't be sent."]
         MessageContentType { Text = "text", ObjectString = "object_string", Card = "card"
         }
     }
     ::coze_wire::open_enum! {
         #[doc =
-        "In which order messages are listed, by time of creation. The server takes `desc`, the newest first, when it is absent."]
+        "The order of messages, by time of creation. The default is `desc`, the newest first."]
         MessageOrder { Desc = "desc", Asc = "asc" }
     }
     ::coze_wire::open_enum! {
-        #[doc = "Who wrote a message."] MessageRole { User = "user", Assistant =
+        #[doc = "The author of a message."] MessageRole { User = "user", Assistant =
         "assistant" }
     }
     ::coze_wire::open_enum! {
         #[doc =
-        "What a message is. Sent can be all but `follow_up` and `verbose`, and only in a chat: `question` with the role `user`; others than\n`question` and `answer` only if the chat is not saved."]
+        "The kind of a message. All but `follow_up` and `verbose` can be sent, only in a chat: `question` with the role `user`; others than\n`question` and `answer` only if the chat is not saved."]
         MessageType { Question = "question", Answer = "answer", FunctionCall =
         "function_call", ToolOutput = "tool_output", ToolResponse = "tool_response",
         FollowUp = "follow_up", Verbose = "verbose" }
     }
     ::coze_wire::open_enum! {
-        #[doc = "Which bots of a workspace are meant, by whether they are published."]
+        #[doc = "Selects the bots of a workspace by their publication status."]
         PublishStatus { All = "all", PublishedOnline = "published_online", PublishedDraft
         = "published_draft", UnpublishedDraft = "unpublished_draft" }
     }
     ::coze_wire::open_enum! {
-        #[doc = "In which order conversations are listed, by time of creation."]
-        SortOrder { Asc = "ASC", Desc = "DESC" }
+        #[doc = "The order of conversations, by time of creation."] SortOrder { Asc =
+        "ASC", Desc = "DESC" }
     }
     /// An event of a chat.
     #[derive(Clone, Debug, PartialEq)]
@@ -1058,13 +1058,13 @@ is absent.
         ChatCreated(Chat),
         /// `conversation.chat.failed`: The chat failed; `last_error` says why.
         ChatFailed(Chat),
-        /// `conversation.chat.in_progress`: The bot has begun.
+        /// `conversation.chat.in_progress`: The bot has started.
         ChatInProgress(Chat),
-        /// `conversation.chat.requires_action`: The chat waits for outputs of tools; `required_action` says for which.
+        /// `conversation.chat.requires_action`: The chat requires outputs of tools; `required_action` lists them.
         ChatRequiresAction(Chat),
-        /// `conversation.message.completed`: A message is complete; `content` holds all of it.
+        /// `conversation.message.completed`: A message is complete; `content` is all of it.
         MessageCompleted(Message),
-        /// `conversation.message.delta`: Another part of a message; `content` holds only this part.
+        /// `conversation.message.delta`: A part of a message; `content` is only this part.
         MessageDelta(Message),
         /// An event that this version does not know, unchanged.
         Other {
@@ -1138,10 +1138,10 @@ is absent.
 /// The operations: each is a request under construction, with a setter for each parameter.
 pub mod builder {
     use super::{Client, types};
-    /// Tell how a published bot is set up (deprecated: use `get_bot`).
+    /// Get a published bot (deprecated: use `get_bot`).
     ///
-    /// Coze has announced the end of this call and names `get_bot` in its place; official SDKs still call it unless they
-    /// are told otherwise.
+    /// Coze has deprecated this endpoint in favour of `get_bot`; official SDKs still call it by
+    /// default.
     ///
     /// Documentation: <https://www.coze.cn/open/docs/developer_guides/get_metadata>.
     ///
@@ -1203,7 +1203,7 @@ pub mod builder {
     }
     /// List the bots of a workspace.
     ///
-    /// Page by page; published bots only, unless `publish_status` says otherwise.
+    /// In pages; only published bots, unless `publish_status` says otherwise.
     ///
     /// Documentation: <https://docs.coze.cn/developer_guides/bots_list_draft_published>.
     ///
@@ -1243,7 +1243,7 @@ pub mod builder {
             self.workspace_id = ::std::option::Option::Some(workspace_id.into());
             self
         }
-        ///Which bots to list. The server takes `published_online` when it is absent.
+        ///Which bots to list. The default is `published_online`.
         #[must_use]
         pub fn publish_status(
             mut self,
@@ -1252,8 +1252,8 @@ pub mod builder {
             self.publish_status = ::std::option::Option::Some(publish_status.into());
             self
         }
-        /**Id of the channel whose versions are meant; for `published_online` and `published_draft` only. The server
-takes 1024, the API itself, when it is absent.*/
+        /**Id of the channel whose versions are listed; only for `published_online` and `published_draft`. The default
+is 1024, the API itself.*/
         #[must_use]
         pub fn connector_id(
             mut self,
@@ -1262,13 +1262,13 @@ takes 1024, the API itself, when it is absent.*/
             self.connector_id = ::std::option::Option::Some(connector_id.into());
             self
         }
-        ///Which page, counted from 1. The server takes the first when it is absent.
+        ///The page number; the first page, 1, by default.
         #[must_use]
         pub fn page_num(mut self, page_num: impl ::std::convert::Into<i64>) -> Self {
             self.page_num = ::std::option::Option::Some(page_num.into());
             self
         }
-        ///How many bots a page holds at most. The server takes 20 when it is absent.
+        ///The maximum number of bots per page. The default is 20.
         #[must_use]
         pub fn page_size(mut self, page_size: impl ::std::convert::Into<i64>) -> Self {
             self.page_size = ::std::option::Option::Some(page_size.into());
@@ -1322,7 +1322,7 @@ takes 1024, the API itself, when it is absent.*/
             }
         }
     }
-    /// Tell how a bot is set up.
+    /// Get a bot.
     ///
     /// The published version of a bot, or its draft.
     ///
@@ -1358,8 +1358,8 @@ takes 1024, the API itself, when it is absent.*/
             self.bot_id = ::std::option::Option::Some(bot_id.into());
             self
         }
-        /**Whether the published version is wanted (`true`) or the draft (`false`). The server takes `true` when it is
-absent.*/
+        /**Whether to return the published version (`true`) or the draft (`false`). The default is
+`true`.*/
         #[must_use]
         pub fn is_published(
             mut self,
@@ -1393,7 +1393,7 @@ absent.*/
     }
     /// Create a conversation.
     ///
-    /// With a bot's id it can be listed later.
+    /// It is in the list of a bot only if it has the bot's id.
     ///
     /// Documentation: <https://www.coze.cn/open/docs/developer_guides/create_conversation>.
     ///
@@ -1435,8 +1435,8 @@ absent.*/
             self.bot_id = ::std::option::Option::Some(bot_id.into());
             self
         }
-        /**Id of the channel: 1024 for the API, 999 for the Chat SDK, or that of a channel of the enterprise. The server takes 1024 when it
-is absent.
+        /**Id of the channel: 1024 for the API, 999 for the Chat SDK, or that of a channel of the enterprise. The default is
+1024.
 */
         #[must_use]
         pub fn connector_id(
@@ -1446,7 +1446,7 @@ is absent.
             self.connector_id = ::std::option::Option::Some(connector_id.into());
             self
         }
-        ///The messages that it begins with.
+        ///Its initial messages.
         #[must_use]
         pub fn messages(
             mut self,
@@ -1459,7 +1459,7 @@ is absent.
             );
             self
         }
-        ///Data of the caller's own, which comes back with the entry; at most 16 pairs, keys up to 64 characters, values up to 512.
+        ///The caller's data, which is returned with the message; at most 16 pairs, keys up to 64 characters, values up to 512.
         #[must_use]
         pub fn meta_data(
             mut self,
@@ -1523,7 +1523,7 @@ is absent.
     }
     /// Add a message to a conversation.
     ///
-    /// It is context for the next chat; the bot does not reply to it.
+    /// It becomes context for the next chat; the bot does not reply to it.
     ///
     /// Documentation: <https://www.coze.cn/open/docs/developer_guides/create_message>.
     ///
@@ -1565,7 +1565,7 @@ is absent.
             self.conversation_id = ::std::option::Option::Some(conversation_id.into());
             self
         }
-        /**What it says. With the content type `object_string`, a JSON array as text: its entries are texts, files and images.
+        /**The content. For the content type `object_string`, a JSON array in a string, whose entries are texts, files and images.
 */
         #[must_use]
         pub fn content(
@@ -1583,7 +1583,7 @@ is absent.
             self.content_type = ::std::option::Option::Some(content_type.into());
             self
         }
-        ///Data of the caller's own, which comes back with the entry; at most 16 pairs, keys up to 64 characters, values up to 512.
+        ///The caller's data, which is returned with the message; at most 16 pairs, keys up to 64 characters, values up to 512.
         #[must_use]
         pub fn meta_data(
             mut self,
@@ -1646,7 +1646,7 @@ is absent.
     }
     /// Delete a message.
     ///
-    /// A question, or an answer together with the calls of tools that led to it.
+    /// A question, or an answer together with its tool calls.
     ///
     /// Documentation: <https://www.coze.cn/open/docs/developer_guides/delete_message>.
     ///
@@ -1725,8 +1725,8 @@ is absent.
     }
     /// List the messages of a conversation.
     ///
-    /// Page by page: what users and bots said to each other. Calls of tools and other messages between question and answer are left out,
-    /// unless `include_middle_message` asks for them; `list_chat_messages` has them too.
+    /// In pages: the questions and answers. Tool calls and other messages between question and answer are omitted,
+    /// unless `include_middle_message` is set; `list_chat_messages` returns them, too.
     ///
     /// Documentation: <https://www.coze.cn/open/docs/developer_guides/list_message>.
     ///
@@ -1770,7 +1770,7 @@ is absent.
             self.conversation_id = ::std::option::Option::Some(conversation_id.into());
             self
         }
-        ///Only messages after this one in the list; to go on, the `last_id` of the page.
+        ///Only messages after this one in the list; for the next page, the `last_id` of the page.
         #[must_use]
         pub fn after_id(
             mut self,
@@ -1779,7 +1779,7 @@ is absent.
             self.after_id = ::std::option::Option::Some(after_id.into());
             self
         }
-        ///Only messages before this one in the list; to turn back, the `first_id` of the page.
+        ///Only messages before this one in the list; for the previous page, the `first_id` of the page.
         #[must_use]
         pub fn before_id(
             mut self,
@@ -1797,7 +1797,7 @@ is absent.
             self.chat_id = ::std::option::Option::Some(chat_id.into());
             self
         }
-        ///Whether messages between question and answer are listed too, such as calls of tools.
+        ///Whether to include messages between question and answer, such as tool calls.
         #[must_use]
         pub fn include_middle_message(
             mut self,
@@ -1808,7 +1808,7 @@ is absent.
             );
             self
         }
-        ///How many messages a page holds at most. The server takes 50 when it is absent.
+        ///The maximum number of messages per page. The default is 50.
         #[must_use]
         pub fn limit(mut self, limit: impl ::std::convert::Into<i64>) -> Self {
             self.limit = ::std::option::Option::Some(limit.into());
@@ -1879,7 +1879,7 @@ is absent.
     }
     /// Change a message.
     ///
-    /// `content`, `meta_data` or both; with `content` its type too.
+    /// Changes `content`, `meta_data` or both; `content` requires its type.
     ///
     /// Documentation: <https://www.coze.cn/open/docs/developer_guides/modify_message>.
     ///
@@ -1930,7 +1930,7 @@ is absent.
             self.message_id = ::std::option::Option::Some(message_id.into());
             self
         }
-        ///What it is to say.
+        ///The new content.
         #[must_use]
         pub fn content(
             mut self,
@@ -1947,7 +1947,7 @@ is absent.
             self.content_type = ::std::option::Option::Some(content_type.into());
             self
         }
-        ///Data of the caller's own, which comes back with the entry; at most 16 pairs, keys up to 64 characters, values up to 512.
+        ///The caller's data, which is returned with the message; at most 16 pairs, keys up to 64 characters, values up to 512.
         #[must_use]
         pub fn meta_data(
             mut self,
@@ -2143,7 +2143,7 @@ is absent.
     }
     /// List the conversations with a bot.
     ///
-    /// Page by page, those that the caller created with the bot's id, through the API or the Chat SDK.
+    /// In pages: those that the caller created with the bot's id, through the API or the Chat SDK.
     ///
     /// Documentation: <https://www.coze.cn/open/docs/developer_guides/list_conversations>.
     ///
@@ -2183,19 +2183,19 @@ is absent.
             self.bot_id = ::std::option::Option::Some(bot_id.into());
             self
         }
-        ///Which page, counted from 1. The server takes the first when it is absent.
+        ///The page number; the first page, 1, by default.
         #[must_use]
         pub fn page_num(mut self, page_num: impl ::std::convert::Into<i64>) -> Self {
             self.page_num = ::std::option::Option::Some(page_num.into());
             self
         }
-        ///How many conversations a page holds at most, 50 at the most. The server takes 50 when it is absent.
+        ///The maximum number of conversations per page, at most 50. The default is 50.
         #[must_use]
         pub fn page_size(mut self, page_size: impl ::std::convert::Into<i64>) -> Self {
             self.page_size = ::std::option::Option::Some(page_size.into());
             self
         }
-        ///In which order, by time of creation. The server takes `DESC`, the newest first, when it is absent.
+        ///The order, by time of creation. The default is `DESC`, the newest first.
         #[must_use]
         pub fn sort_order(
             mut self,
@@ -2204,7 +2204,7 @@ is absent.
             self.sort_order = ::std::option::Option::Some(sort_order.into());
             self
         }
-        ///Id of the channel, 1024 for the API or 999 for the Chat SDK. The server takes 1024 when it is absent.
+        ///Id of the channel, 1024 for the API or 999 for the Chat SDK. The default is 1024.
         #[must_use]
         pub fn connector_id(
             mut self,
@@ -2397,7 +2397,7 @@ is absent.
     }
     /// Clear the context of a conversation.
     ///
-    /// Starts another section: the bot no longer sees earlier messages, which stay in the conversation.
+    /// Starts a new section: the bot no longer sees earlier messages, which stay in the conversation.
     ///
     /// Documentation: <https://www.coze.cn/open/docs/developer_guides/clear_conversation_context>.
     ///
@@ -2455,7 +2455,7 @@ is absent.
             self.client.call(Self::INFO, parts)
         }
     }
-    /// Take feedback back.
+    /// Delete the rating of an answer.
     ///
     /// Documentation: <https://www.coze.cn/open/docs/developer_guides/delete_message_feedback>.
     ///
@@ -2529,9 +2529,9 @@ is absent.
             self.client.call(Self::INFO, parts)
         }
     }
-    /// Say whether an answer is good.
+    /// Rate an answer.
     ///
-    /// For answers of a chat or a chatflow, in text.
+    /// For text answers of a chat or a chatflow.
     ///
     /// Documentation: <https://www.coze.cn/open/docs/developer_guides/message_feedback>.
     ///
@@ -2580,7 +2580,7 @@ is absent.
             self.message_id = ::std::option::Option::Some(message_id.into());
             self
         }
-        ///Why, in the user's words.
+        ///The reason, in the user's words.
         #[must_use]
         pub fn comment(
             mut self,
@@ -2597,7 +2597,7 @@ is absent.
             self.feedback_type = ::std::option::Option::Some(feedback_type.into());
             self
         }
-        ///Why, in tags of the caller's own.
+        ///The reasons, as tags of the caller's choice.
         #[must_use]
         pub fn reason_types(
             mut self,
@@ -2652,8 +2652,8 @@ is absent.
     }
     /// List the published bots of a workspace (deprecated: use `list_bots`).
     ///
-    /// Page by page, the bot that was published last first. Coze has announced the end of this call and names `list_bots`
-    /// in its place; official SDKs still call it unless they are told otherwise.
+    /// In pages, most recently published first. Coze has deprecated this endpoint in favour of `list_bots`;
+    /// official SDKs still call it by default.
     ///
     /// Documentation: <https://www.coze.cn/open/docs/developer_guides/published_bots_list>.
     ///
@@ -2692,13 +2692,13 @@ is absent.
             self.space_id = ::std::option::Option::Some(space_id.into());
             self
         }
-        ///Which page, counted from 1. The server takes the first when it is absent.
+        ///The page number; the first page, 1, by default.
         #[must_use]
         pub fn page_index(mut self, page_index: impl ::std::convert::Into<i64>) -> Self {
             self.page_index = ::std::option::Option::Some(page_index.into());
             self
         }
-        ///How many bots a page holds at most. The server takes 20 when it is absent.
+        ///The maximum number of bots per page. The default is 20.
         #[must_use]
         pub fn page_size(mut self, page_size: impl ::std::convert::Into<i64>) -> Self {
             self.page_size = ::std::option::Option::Some(page_size.into());
@@ -2755,7 +2755,7 @@ is absent.
             }
         }
     }
-    /// Tell whose token this is.
+    /// Get the user of the access token.
     ///
     /// The user that the access token was issued to.
     ///
@@ -2791,9 +2791,9 @@ is absent.
             self.client.call(Self::INFO, parts)
         }
     }
-    /// List the workspaces that the token opens.
+    /// List the workspaces of the access token.
     ///
-    /// Page by page. Coze's document describes the answer, but not this call; the parameters are those of the official
+    /// In pages. Coze's document describes the response, but not the request; the parameters are those of the official
     /// SDKs.
     ///
     /// `GET /v1/workspaces`.
@@ -2823,13 +2823,13 @@ is absent.
                 coze_account_id: ::std::option::Option::None,
             }
         }
-        ///Which page, counted from 1. The server takes the first when it is absent.
+        ///The page number; the first page, 1, by default.
         #[must_use]
         pub fn page_num(mut self, page_num: impl ::std::convert::Into<i64>) -> Self {
             self.page_num = ::std::option::Option::Some(page_num.into());
             self
         }
-        /**How many workspaces a page holds at most. The SDKs disagree about what the server takes when it is absent,
+        /**The maximum number of workspaces per page. The SDKs disagree about the default,
 so send it.*/
         #[must_use]
         pub fn page_size(mut self, page_size: impl ::std::convert::Into<i64>) -> Self {
@@ -2907,8 +2907,8 @@ so send it.*/
     }
     /// Start a chat.
     ///
-    /// Answers as soon as the bot has begun, with the chat and its status. Then poll `retrieve_chat`, at most once a second, until the status
-    /// is final, and read the reply with `list_chat_messages`. Both need the chat to be saved, so leave `auto_save_history` on.
+    /// Returns the chat and its status as soon as the bot has started. Then poll `retrieve_chat`, at most once a second, until the status
+    /// is final, and read the reply with `list_chat_messages`. Both require the chat to be saved, so leave `auto_save_history` on.
     ///
     /// A conversation runs one chat at a time: until it ends or is canceled, another one is refused.
     ///
@@ -2965,7 +2965,7 @@ so send it.*/
                 user_id: ::std::option::Option::None,
             }
         }
-        ///Id of the conversation that the chat continues. The server starts a new one when it is absent.
+        ///Id of the conversation that the chat continues; a new one by default.
         #[must_use]
         pub fn conversation_id(
             mut self,
@@ -2989,8 +2989,8 @@ at least one.
             );
             self
         }
-        /**Whether the chat is saved in the conversation. A chat that is not saved can't be retrieved, and can't be handed outputs of tools.
-The server takes `true` when it is absent.
+        /**Whether the chat is saved in the conversation. A chat that is not saved can't be retrieved, and accepts no tool outputs.
+The default is `true`.
 */
         #[must_use]
         pub fn auto_save_history(
@@ -3011,7 +3011,7 @@ The server takes `true` when it is absent.
             self.bot_id = ::std::option::Option::Some(bot_id.into());
             self
         }
-        /**Version of the bot; the latest when it is absent. Not with the draft.
+        /**The version of the bot; the latest by default. Not for the draft.
 */
         #[must_use]
         pub fn bot_version(
@@ -3040,7 +3040,7 @@ The server takes `true` when it is absent.
             );
             self
         }
-        ///Whether questions of a workflow come as cards. The server takes `false` when it is absent.
+        ///Whether questions of a workflow are cards. The default is `false`.
         #[must_use]
         pub fn enable_card(
             mut self,
@@ -3049,7 +3049,7 @@ The server takes `true` when it is absent.
             self.enable_card = ::std::option::Option::Some(enable_card.into());
             self
         }
-        ///Further facts for the model; `latitude` and `longitude` as far as is known.
+        ///Further facts for the model. Known names are `latitude` and `longitude`.
         #[must_use]
         pub fn extra_params(
             mut self,
@@ -3068,7 +3068,7 @@ The server takes `true` when it is absent.
             );
             self
         }
-        ///Data of the caller's own, which comes back with the entry; at most 16 pairs, keys up to 64 characters, values up to 512.
+        ///The caller's data, which is returned with the message; at most 16 pairs, keys up to 64 characters, values up to 512.
         #[must_use]
         pub fn meta_data(
             mut self,
@@ -3106,7 +3106,7 @@ The server takes `true` when it is absent.
             );
             self
         }
-        ///Which of the bot's versions answers. The server takes `published_online` when it is absent.
+        ///Whether the published version of the bot answers, or its draft. The default is `published_online`.
         #[must_use]
         pub fn publish_status(
             mut self,
@@ -3123,8 +3123,8 @@ The server takes `true` when it is absent.
             self.shortcut_command = ::std::option::Option::Some(shortcut_command.into());
             self
         }
-        /**Who talks to the bot, in words of the caller's own; the bot keeps what it remembers of each user apart. Better not an id
-that means something elsewhere.
+        /**An id of the caller's choice for the user; the bot's memory is separate for each. Do not use an id
+with a meaning elsewhere.
 */
         #[must_use]
         pub fn user_id(
@@ -3179,10 +3179,10 @@ that means something elsewhere.
             self.client.call(Self::INFO, parts)
         }
     }
-    /// Start a chat, and receive the reply as it is written.
+    /// Start a chat, and stream the reply.
     ///
-    /// Answers as soon as the bot has begun, with the chat and its status. Then poll `retrieve_chat`, at most once a second, until the status
-    /// is final, and read the reply with `list_chat_messages`. Both need the chat to be saved, so leave `auto_save_history` on.
+    /// Returns the chat and its status as soon as the bot has started. Then poll `retrieve_chat`, at most once a second, until the status
+    /// is final, and read the reply with `list_chat_messages`. Both require the chat to be saved, so leave `auto_save_history` on.
     ///
     /// A conversation runs one chat at a time: until it ends or is canceled, another one is refused.
     ///
@@ -3239,7 +3239,7 @@ that means something elsewhere.
                 user_id: ::std::option::Option::None,
             }
         }
-        ///Id of the conversation that the chat continues. The server starts a new one when it is absent.
+        ///Id of the conversation that the chat continues; a new one by default.
         #[must_use]
         pub fn conversation_id(
             mut self,
@@ -3263,8 +3263,8 @@ at least one.
             );
             self
         }
-        /**Whether the chat is saved in the conversation. A chat that is not saved can't be retrieved, and can't be handed outputs of tools.
-The server takes `true` when it is absent.
+        /**Whether the chat is saved in the conversation. A chat that is not saved can't be retrieved, and accepts no tool outputs.
+The default is `true`.
 */
         #[must_use]
         pub fn auto_save_history(
@@ -3285,7 +3285,7 @@ The server takes `true` when it is absent.
             self.bot_id = ::std::option::Option::Some(bot_id.into());
             self
         }
-        /**Version of the bot; the latest when it is absent. Not with the draft.
+        /**The version of the bot; the latest by default. Not for the draft.
 */
         #[must_use]
         pub fn bot_version(
@@ -3314,7 +3314,7 @@ The server takes `true` when it is absent.
             );
             self
         }
-        ///Whether questions of a workflow come as cards. The server takes `false` when it is absent.
+        ///Whether questions of a workflow are cards. The default is `false`.
         #[must_use]
         pub fn enable_card(
             mut self,
@@ -3323,7 +3323,7 @@ The server takes `true` when it is absent.
             self.enable_card = ::std::option::Option::Some(enable_card.into());
             self
         }
-        ///Further facts for the model; `latitude` and `longitude` as far as is known.
+        ///Further facts for the model. Known names are `latitude` and `longitude`.
         #[must_use]
         pub fn extra_params(
             mut self,
@@ -3342,7 +3342,7 @@ The server takes `true` when it is absent.
             );
             self
         }
-        ///Data of the caller's own, which comes back with the entry; at most 16 pairs, keys up to 64 characters, values up to 512.
+        ///The caller's data, which is returned with the message; at most 16 pairs, keys up to 64 characters, values up to 512.
         #[must_use]
         pub fn meta_data(
             mut self,
@@ -3380,7 +3380,7 @@ The server takes `true` when it is absent.
             );
             self
         }
-        ///Which of the bot's versions answers. The server takes `published_online` when it is absent.
+        ///Whether the published version of the bot answers, or its draft. The default is `published_online`.
         #[must_use]
         pub fn publish_status(
             mut self,
@@ -3397,8 +3397,8 @@ The server takes `true` when it is absent.
             self.shortcut_command = ::std::option::Option::Some(shortcut_command.into());
             self
         }
-        /**Who talks to the bot, in words of the caller's own; the bot keeps what it remembers of each user apart. Better not an id
-that means something elsewhere.
+        /**An id of the caller's choice for the user; the bot's memory is separate for each. Do not use an id
+with a meaning elsewhere.
 */
         #[must_use]
         pub fn user_id(
@@ -3526,7 +3526,7 @@ that means something elsewhere.
     }
     /// List the messages of a chat.
     ///
-    /// What the bot wrote: its answers, calls of tools and their results, proposed questions; not the user's question. Not paged.
+    /// The messages of the bot: answers, tool calls and their results, proposed questions; not the user's question. Without paging.
     ///
     /// Documentation: <https://www.coze.cn/open/docs/developer_guides/list_chat_messages>.
     ///
@@ -3600,9 +3600,9 @@ that means something elsewhere.
             self.client.call(Self::INFO, parts)
         }
     }
-    /// Tell how far a chat is.
+    /// Get a chat.
     ///
-    /// For chats that are saved (`auto_save_history`). Ask at most once a second.
+    /// For chats that are saved (`auto_save_history`). Poll at most once a second.
     ///
     /// Some official SDKs send POST, which is refused for some tokens.
     ///
@@ -3678,9 +3678,9 @@ that means something elsewhere.
             self.client.call(Self::INFO, parts)
         }
     }
-    /// Hand in the outputs of tools that a chat waits for.
+    /// Submit the outputs of tools that a chat requires.
     ///
-    /// For a chat with the status `requires_action`: its `required_action` lists the calls of tools that the client is to make. The chat must
+    /// For a chat with the status `requires_action`: its `required_action` lists the tool calls for the client. The chat must
     /// be saved (`auto_save_history`).
     ///
     /// Documentation: <https://www.coze.cn/open/docs/developer_guides/chat_submit_tool_outputs>.
@@ -3789,9 +3789,9 @@ that means something elsewhere.
             self.client.call(Self::INFO, parts)
         }
     }
-    /// Hand in the outputs of tools, and receive the rest of the reply as it is written.
+    /// Submit the outputs of tools, and stream the rest of the reply.
     ///
-    /// For a chat with the status `requires_action`: its `required_action` lists the calls of tools that the client is to make. The chat must
+    /// For a chat with the status `requires_action`: its `required_action` lists the tool calls for the client. The chat must
     /// be saved (`auto_save_history`).
     ///
     /// Documentation: <https://www.coze.cn/open/docs/developer_guides/chat_submit_tool_outputs>.
@@ -3904,13 +3904,13 @@ that means something elsewhere.
 }
 /// The groups of operations.
 pub mod group {
-    /// Bots and how they are set up.
+    /// Bots and their configuration.
     #[derive(Clone, Debug)]
     pub struct Bots {
         pub(crate) client: super::Client,
     }
     impl Bots {
-        /// Tell how a published bot is set up (deprecated: use `get_bot`): see [`GetPublishedBot`](super::builder::GetPublishedBot).
+        /// Get a published bot (deprecated: use `get_bot`): see [`GetPublishedBot`](super::builder::GetPublishedBot).
         #[deprecated]
         #[allow(deprecated)]
         #[must_use]
@@ -3922,7 +3922,7 @@ pub mod group {
         pub fn list(&self) -> super::builder::ListBots {
             super::builder::ListBots::new(&self.client)
         }
-        /// Tell how a bot is set up: see [`GetBot`](super::builder::GetBot).
+        /// Get a bot: see [`GetBot`](super::builder::GetBot).
         #[must_use]
         pub fn get(&self) -> super::builder::GetBot {
             super::builder::GetBot::new(&self.client)
@@ -3935,7 +3935,7 @@ pub mod group {
             super::builder::ListPublishedBots::new(&self.client)
         }
     }
-    /// Chats: a user's message and the bot's reply to it. A chat belongs to a conversation, which may hold many.
+    /// Chats: a user's message and the bot's reply to it. A chat belongs to a conversation, which can have many.
     #[derive(Clone, Debug)]
     pub struct Chat {
         pub(crate) client: super::Client,
@@ -3946,7 +3946,7 @@ pub mod group {
         pub fn create(&self) -> super::builder::CreateChat {
             super::builder::CreateChat::new(&self.client)
         }
-        /// Start a chat, and receive the reply as it is written: see [`StreamChat`](super::builder::StreamChat).
+        /// Start a chat, and stream the reply: see [`StreamChat`](super::builder::StreamChat).
         #[must_use]
         pub fn stream(&self) -> super::builder::StreamChat {
             super::builder::StreamChat::new(&self.client)
@@ -3961,23 +3961,23 @@ pub mod group {
         pub fn list_messages(&self) -> super::builder::ListChatMessages {
             super::builder::ListChatMessages::new(&self.client)
         }
-        /// Tell how far a chat is: see [`RetrieveChat`](super::builder::RetrieveChat).
+        /// Get a chat: see [`RetrieveChat`](super::builder::RetrieveChat).
         #[must_use]
         pub fn retrieve(&self) -> super::builder::RetrieveChat {
             super::builder::RetrieveChat::new(&self.client)
         }
-        /// Hand in the outputs of tools that a chat waits for: see [`SubmitToolOutputs`](super::builder::SubmitToolOutputs).
+        /// Submit the outputs of tools that a chat requires: see [`SubmitToolOutputs`](super::builder::SubmitToolOutputs).
         #[must_use]
         pub fn submit_tool_outputs(&self) -> super::builder::SubmitToolOutputs {
             super::builder::SubmitToolOutputs::new(&self.client)
         }
-        /// Hand in the outputs of tools, and receive the rest of the reply as it is written: see [`StreamToolOutputs`](super::builder::StreamToolOutputs).
+        /// Submit the outputs of tools, and stream the rest of the reply: see [`StreamToolOutputs`](super::builder::StreamToolOutputs).
         #[must_use]
         pub fn stream_tool_outputs(&self) -> super::builder::StreamToolOutputs {
             super::builder::StreamToolOutputs::new(&self.client)
         }
     }
-    /// Conversations between a user and a bot. A conversation holds messages; its sections divide it into contexts, and the bot sees the last one.
+    /// Conversations between a user and a bot. A conversation has messages; its sections divide it into contexts, of which the bot sees the last one.
     #[derive(Clone, Debug)]
     pub struct Conversations {
         pub(crate) client: super::Client,
@@ -4045,36 +4045,36 @@ pub mod group {
         pub fn retrieve(&self) -> super::builder::RetrieveMessage {
             super::builder::RetrieveMessage::new(&self.client)
         }
-        /// Take feedback back: see [`DeleteMessageFeedback`](super::builder::DeleteMessageFeedback).
+        /// Delete the rating of an answer: see [`DeleteMessageFeedback`](super::builder::DeleteMessageFeedback).
         #[must_use]
         pub fn delete_feedback(&self) -> super::builder::DeleteMessageFeedback {
             super::builder::DeleteMessageFeedback::new(&self.client)
         }
-        /// Say whether an answer is good: see [`CreateMessageFeedback`](super::builder::CreateMessageFeedback).
+        /// Rate an answer: see [`CreateMessageFeedback`](super::builder::CreateMessageFeedback).
         #[must_use]
         pub fn create_feedback(&self) -> super::builder::CreateMessageFeedback {
             super::builder::CreateMessageFeedback::new(&self.client)
         }
     }
-    /// Who has signed in.
+    /// The user of an access token.
     #[derive(Clone, Debug)]
     pub struct Users {
         pub(crate) client: super::Client,
     }
     impl Users {
-        /// Tell whose token this is: see [`GetCurrentUser`](super::builder::GetCurrentUser).
+        /// Get the user of the access token: see [`GetCurrentUser`](super::builder::GetCurrentUser).
         #[must_use]
         pub fn me(&self) -> super::builder::GetCurrentUser {
             super::builder::GetCurrentUser::new(&self.client)
         }
     }
-    /// Where bots live.
+    /// Workspaces, which contain bots.
     #[derive(Clone, Debug)]
     pub struct Workspaces {
         pub(crate) client: super::Client,
     }
     impl Workspaces {
-        /// List the workspaces that the token opens: see [`ListWorkspaces`](super::builder::ListWorkspaces).
+        /// List the workspaces of the access token: see [`ListWorkspaces`](super::builder::ListWorkspaces).
         #[must_use]
         pub fn list(&self) -> super::builder::ListWorkspaces {
             super::builder::ListWorkspaces::new(&self.client)
@@ -4082,21 +4082,21 @@ pub mod group {
     }
 }
 impl Client {
-    /// Bots and how they are set up.
+    /// Bots and their configuration.
     #[must_use]
     pub fn bots(&self) -> group::Bots {
         group::Bots {
             client: self.clone(),
         }
     }
-    /// Chats: a user's message and the bot's reply to it. A chat belongs to a conversation, which may hold many.
+    /// Chats: a user's message and the bot's reply to it. A chat belongs to a conversation, which can have many.
     #[must_use]
     pub fn chat(&self) -> group::Chat {
         group::Chat {
             client: self.clone(),
         }
     }
-    /// Conversations between a user and a bot. A conversation holds messages; its sections divide it into contexts, and the bot sees the last one.
+    /// Conversations between a user and a bot. A conversation has messages; its sections divide it into contexts, of which the bot sees the last one.
     #[must_use]
     pub fn conversations(&self) -> group::Conversations {
         group::Conversations {
@@ -4110,14 +4110,14 @@ impl Client {
             client: self.clone(),
         }
     }
-    /// Who has signed in.
+    /// The user of an access token.
     #[must_use]
     pub fn users(&self) -> group::Users {
         group::Users {
             client: self.clone(),
         }
     }
-    /// Where bots live.
+    /// Workspaces, which contain bots.
     #[must_use]
     pub fn workspaces(&self) -> group::Workspaces {
         group::Workspaces {

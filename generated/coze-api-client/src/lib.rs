@@ -29,7 +29,7 @@ use coze_wire::{Call, Dispatcher, OperationInfo, RequestParts, Unbuilt, reqwest:
 
 pub use generated::*;
 
-/// Where calls go. Clones are cheap.
+/// The client. Clones are cheap.
 #[derive(Clone, Debug)]
 pub struct Client {
     base_url: Arc<str>,
@@ -37,7 +37,7 @@ pub struct Client {
 }
 
 impl Client {
-    /// A client whose calls go to this base URL, sent by what the dispatcher holds.
+    /// A client for this base URL, whose calls the dispatcher sends.
     #[must_use]
     pub fn new(base_url: impl Into<Arc<str>>, dispatcher: Dispatcher) -> Self {
         Self {
@@ -59,7 +59,7 @@ impl Client {
     }
 }
 
-/// A question of the user.
+/// A message of the user.
 impl From<&str> for types::EnterMessage {
     fn from(text: &str) -> Self {
         Self::new(types::MessageRole::User, text)
@@ -68,7 +68,7 @@ impl From<&str> for types::EnterMessage {
     }
 }
 
-/// A question of the user.
+/// A message of the user.
 impl From<String> for types::EnterMessage {
     fn from(text: String) -> Self {
         Self::from(text.as_str())

@@ -1,7 +1,8 @@
-//! Chats: a question, the bot's reply to it, and how far it is.
+//! Chats: a question, the bot's reply, and the status of the chat.
 //!
-//! A chat that is not streamed goes on by itself with the mock's clock, and also one step with every time that it is
-//! retrieved, so that polling ends under any clock. A streamed chat runs to its end at once.
+//! A chat that is not streamed is in progress from the start, because official SDKs poll only then. It ends with the mock's
+//! clock, or when it is retrieved for the second time, so that polling ends under any clock. A streamed chat is completed
+//! immediately.
 
 use super::conversations::{Conversation, Ids, Message, NewMessage, object};
 use crate::limits::bytes_of;
@@ -11,7 +12,9 @@ use std::time::Duration;
 
 /// How long the bot takes, by the mock's clock.
 const REPLY_TIME: Duration = Duration::from_secs(2);
-/// The most pieces that an answer is streamed in.
+/// After how many polls a chat ends, if the clock has not ended it.
+const POLLS: u8 = 2;
+/// The maximum number of deltas of an answer.
 const MOST_DELTAS: usize = 16;
 
 /// An event of a stream: its name and its data.
@@ -25,22 +28,24 @@ pub(crate) struct Chat {
     bot_id: String,
     meta_data: Value,
     created_at: u64,
-    /// When the bot began, or began again.
+    /// When the bot started or continued.
     running_since: Duration,
+    /// How often it was retrieved since then.
+    polls: u8,
     ended_at: Option<u64>,
     status: Status,
     question: String,
     reply: ScriptedReply,
-    /// The characters of the answer, once there is one.
+    /// The length of the answer in characters, once there is one.
     answered: usize,
-    /// The outputs of tools, once they are submitted.
+    /// The submitted outputs of tools.
     tool_outputs: Option<Vec<String>>,
     inserted: Vec<u64>,
-    /// Whether its messages are kept in the conversation.
+    /// Whether its messages are saved in the conversation.
     is_saved: bool,
 }
 
-/// What a chat is started with.
+/// The parameters of a new chat.
 pub(crate) struct NewChat {
     pub(crate) bot_id: String,
     pub(crate) messages: Vec<NewMessage>,
@@ -73,7 +78,7 @@ impl Status {
 }
 
 impl Chat {
-    /// Starts a chat in a conversation, to which its messages are added.
+    /// Starts a chat in a conversation and adds its messages to it.
     pub(crate) fn start(
         new: NewChat,
         conversation: &mut Conversation,
@@ -92,6 +97,7 @@ impl Chat {
             meta_data: new.meta_data,
             created_at: now.as_secs(),
             running_since: now,
+            polls: 0,
             ended_at: None,
             status: Status::Created,
             question: asked.or(earlier).unwrap_or_default(),
@@ -110,7 +116,7 @@ impl Chat {
         chat
     }
 
-    /// The chat as the API shows it.
+    /// The chat, as in the API's responses.
     pub(crate) fn json(&self) -> Value {
         let (code, msg) = match &self.reply.failure {
             Some(failure) if self.status == Status::Failed => (failure.code, failure.msg.as_str()),
@@ -156,7 +162,7 @@ impl Chat {
         chat
     }
 
-    /// The calls of tools: id, name and arguments.
+    /// The tool calls: id, name and arguments.
     fn tool_calls(&self) -> impl Iterator<Item = (String, &str, &str)> {
         let calls = self.reply.tool_calls.iter().enumerate();
         calls.map(|(at, call)| {
@@ -165,12 +171,12 @@ impl Chat {
         })
     }
 
-    /// Whether this message came with the request that started it.
+    /// Whether this message is from the request that started the chat.
     pub(crate) fn has_inserted(&self, message_id: u64) -> bool {
         self.inserted.contains(&message_id)
     }
 
-    /// Whether the bot works on it, or waits for the outputs of tools.
+    /// Whether the chat is in progress or requires an action.
     pub(crate) fn is_running(&self) -> bool {
         matches!(
             self.status,
@@ -183,7 +189,7 @@ impl Chat {
         self.ended_at = Some(now.as_secs());
     }
 
-    /// Takes the outputs of tools by the ids of their calls, if they are those that the chat waits for.
+    /// Submits the outputs of tools by the ids of their calls, if they match the calls that the chat requires.
     pub(crate) fn submit(
         &mut self,
         outputs: &[(&str, &str)],
@@ -206,10 +212,16 @@ impl Chat {
             Some(submitted.ok_or("one output for each call of a tool is expected")?);
         self.status = Status::InProgress;
         self.running_since = now;
+        self.polls = 0;
         Ok(())
     }
 
-    /// Lets it go on to where it is now; `polled` lets it go on by one step at least.
+    /// Starts the bot.
+    pub(crate) fn begin(&mut self) {
+        self.status = Status::InProgress;
+    }
+
+    /// Updates the chat to the current time; `polled` counts as one of the polls that end it.
     pub(crate) fn advance(
         &mut self,
         conversation: &mut Conversation,
@@ -217,20 +229,17 @@ impl Chat {
         now: Duration,
         polled: bool,
     ) {
+        if self.status != Status::InProgress {
+            return;
+        }
+        self.polls = self.polls.saturating_add(u8::from(polled));
         let is_due = now.saturating_sub(self.running_since) >= REPLY_TIME;
-        match self.status {
-            Status::Created | Status::InProgress if is_due => {
-                self.run(conversation, ids, now);
-            }
-            Status::Created if polled => self.status = Status::InProgress,
-            Status::InProgress if polled => {
-                self.run(conversation, ids, now);
-            }
-            _ => {}
+        if is_due || self.polls >= POLLS {
+            self.run(conversation, ids, now);
         }
     }
 
-    /// Lets the bot go on until it ends, or requires an action. Returns the events of that.
+    /// Continues the chat until it ends or requires an action. Returns the events.
     pub(crate) fn run(
         &mut self,
         conversation: &mut Conversation,
@@ -282,14 +291,14 @@ impl Chat {
         }
         events.push(("conversation.message.completed", answer.json()));
         self.answered = answer.new.content.chars().count();
-        // They are in the conversation, and no longer needed here.
+        // The conversation has them, so they are not needed here.
         self.tool_outputs = Some(Vec::new());
         self.status = Status::Completed;
         events.push(("conversation.chat.completed", self.json()));
         events
     }
 
-    /// Whether a stream of it falls silent.
+    /// Whether the stream of the chat falls silent.
     pub(crate) fn is_silent(&self) -> bool {
         self.status == Status::InProgress
     }
@@ -316,7 +325,7 @@ impl Chat {
         }
     }
 
-    /// Its approximate memory.
+    /// The approximate memory that it uses.
     pub(crate) fn bytes(&self) -> usize {
         512 + self.bot_id.len()
             + self.question.len()
@@ -325,7 +334,7 @@ impl Chat {
     }
 }
 
-/// What a message says: its text, or the texts of a message of several parts.
+/// The text of a message, or the texts of a message with several parts.
 fn said(message: &NewMessage) -> String {
     if message.content_type != "object_string" {
         return message.content.clone();
@@ -335,7 +344,7 @@ fn said(message: &NewMessage) -> String {
     texts.collect::<Vec<_>>().join(" ")
 }
 
-/// The text in pieces that end after white space.
+/// Splits the text into pieces that end after white space.
 fn pieces(text: &str) -> Vec<String> {
     let words: Vec<&str> = text.split_inclusive(char::is_whitespace).collect();
     let words_each = words.len().div_ceil(MOST_DELTAS).max(1);

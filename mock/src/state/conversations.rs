@@ -1,4 +1,4 @@
-//! Conversations and their messages. Ids ascend, so the order of ids is that of time.
+//! Conversations and their messages. Ids ascend, so they are ordered by time.
 
 use super::chats::Chat;
 use crate::limits;
@@ -7,14 +7,14 @@ use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// The first id is one more. It has the length of Coze's ids, and is none of the description's examples.
+/// The first id is one more. Ids have the length of Coze's, and differ from those of the description's examples.
 const BEFORE_FIRST_ID: u64 = 7_400_000_000_000_000_000;
 
 /// All conversations.
 pub(crate) struct Conversations {
     ids: Ids,
     by_id: BTreeMap<u64, Conversation>,
-    /// The memory of all, as far as each has been counted.
+    /// The memory of all conversations, as counted so far.
     bytes: usize,
 }
 
@@ -41,11 +41,11 @@ pub(crate) struct Conversation {
     messages: BTreeMap<u64, Message>,
     pub(crate) chats: BTreeMap<u64, Chat>,
     bytes: usize,
-    /// The part of `bytes` that is in the sum of all.
+    /// Its share of the sum of all.
     counted: usize,
 }
 
-/// What a conversation is created with.
+/// The parameters of a new conversation.
 #[derive(Default)]
 pub(crate) struct NewConversation {
     pub(crate) bot_id: Option<String>,
@@ -67,7 +67,7 @@ pub(crate) struct Message {
     updated_at: u64,
 }
 
-/// What a message is created with.
+/// The parameters of a new message.
 #[derive(Clone)]
 pub(crate) struct NewMessage {
     pub(crate) role: String,
@@ -77,7 +77,7 @@ pub(crate) struct NewMessage {
     pub(crate) meta_data: Value,
 }
 
-/// Which messages of a conversation are listed.
+/// Selects the messages of a conversation.
 pub(crate) struct Listing {
     pub(crate) ascending: bool,
     pub(crate) chat_id: Option<u64>,
@@ -142,7 +142,7 @@ impl Conversations {
         first.is_some_and(|id| self.remove(id))
     }
 
-    /// In the order of their creation.
+    /// In order of creation.
     pub(crate) fn all(&self) -> impl DoubleEndedIterator<Item = &Conversation> {
         self.by_id.values()
     }
@@ -170,7 +170,7 @@ impl NewConversation {
 }
 
 impl Conversation {
-    /// The conversation as the API shows it. Without a name it is named after the first message of the user.
+    /// The conversation, as in the API's responses. Without a name, it is named after the first message of the user.
     pub(crate) fn json(&self, creator_id: &str) -> Value {
         let mut messages = self.messages.values();
         let first = messages.find(|message| message.new.role == "user");
@@ -193,13 +193,13 @@ impl Conversation {
         self.updated_at = now.as_secs();
     }
 
-    /// Starts another section.
+    /// Starts a new section.
     pub(crate) fn clear(&mut self, ids: &mut Ids) -> Value {
         self.section_id = ids.next();
         json!({"id": self.section_id.to_string(), "conversation_id": self.id.to_string()})
     }
 
-    /// Adds a message, which a chat with a bot may have brought.
+    /// Adds a message, possibly from a chat with a bot.
     pub(crate) fn add(
         &mut self,
         ids: &mut Ids,
@@ -280,7 +280,7 @@ impl Conversation {
         Some(message)
     }
 
-    /// Deletes a message; with an answer also the calls of tools that led to it.
+    /// Deletes a message; for an answer, its tool calls, too.
     pub(crate) fn delete(&mut self, id: u64) -> Option<Message> {
         let message = self.drop_message(id)?;
         if message.new.kind == "answer" && message.chat_id.is_some() {
@@ -305,7 +305,7 @@ impl Conversation {
         Some(message)
     }
 
-    /// A page of messages. A position need not be that of a message that still exists.
+    /// A page of messages. The position may be the id of a deleted message.
     pub(crate) fn page(&self, listing: &Listing) -> Value {
         let mut all: Vec<&Message> = self.messages.values().collect();
         if !listing.ascending {
@@ -325,7 +325,7 @@ impl Conversation {
                 && (listing.with_middle_messages || !message.is_middle_message())
         });
         let has_more = all.len() > listing.limit;
-        // Turning back, the page is what comes right before the position.
+        // Backwards, the page is directly before the position.
         if listing.before_id.is_some() && listing.after_id.is_none() {
             all.drain(..all.len().saturating_sub(listing.limit));
         }
@@ -362,7 +362,7 @@ impl Conversation {
 }
 
 impl NewMessage {
-    /// A message in text.
+    /// A text message.
     pub(crate) fn text(role: &str, kind: &str, content: impl Into<String>) -> Self {
         Self {
             role: role.to_owned(),
@@ -373,7 +373,7 @@ impl NewMessage {
         }
     }
 
-    /// A message of a request, which the contract has checked.
+    /// A message of a request, validated by the contract.
     pub(crate) fn of(body: &Value) -> Self {
         let text = |name: &str| body.get(name).and_then(Value::as_str);
         let role = text("role").unwrap_or("user");
@@ -406,12 +406,12 @@ impl Message {
         })
     }
 
-    /// Whether it is neither what a user said nor what a bot answered.
+    /// Whether it is neither a question of a user nor an answer of a bot.
     fn is_middle_message(&self) -> bool {
         !matches!(self.new.kind.as_str(), "question" | "answer")
     }
 
-    /// Its approximate memory.
+    /// The approximate memory that it uses.
     fn bytes(&self) -> usize {
         let new = &self.new;
         let bot_id = self.bot_id.as_ref().map_or(0, String::len);
@@ -423,10 +423,79 @@ impl Message {
     }
 }
 
-/// Meta data as an object, also if there are none.
+/// Meta data as an object, even if there are none.
 pub(crate) fn object(meta_data: &Value) -> Value {
     match meta_data {
         Value::Object(_) => meta_data.clone(),
         _ => Value::Object(Map::new()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Duration = Duration::from_secs(1_800_000_000);
+
+    fn created(all: &mut Conversations) -> u64 {
+        let id = all.create(None, NewConversation::default(), NOW);
+        all.trim(id);
+        id
+    }
+
+    fn add(all: &mut Conversations, id: u64, content: &str) {
+        let (conversation, ids) = all.get_mut(id).expect("a conversation");
+        conversation.add(
+            ids,
+            None,
+            NewMessage::text("user", "question", content),
+            NOW,
+        );
+        all.trim(id);
+    }
+
+    #[test]
+    fn the_oldest_messages_of_a_conversation_are_dropped() {
+        let mut all = Conversations::default();
+        let id = created(&mut all);
+        let empty = all.bytes;
+        for number in 0..=limits::MESSAGES_OF_A_CONVERSATION {
+            add(&mut all, id, &number.to_string());
+        }
+        let conversation = all.get(id).expect("a conversation");
+        assert_eq!(
+            conversation.messages.len(),
+            limits::MESSAGES_OF_A_CONVERSATION
+        );
+        let first = conversation.messages().next().expect("a message").clone();
+        assert_eq!(first.new.content, "1");
+
+        // Whatever is removed is no longer counted.
+        let (conversation, _) = all.get_mut(id).expect("a conversation");
+        let messages: Vec<u64> = conversation.messages.keys().copied().collect();
+        for message in messages {
+            conversation.delete(message);
+        }
+        all.trim(id);
+        assert_eq!(all.bytes, empty);
+        assert!(all.remove(id) && all.bytes == 0);
+    }
+
+    #[test]
+    fn the_oldest_conversations_make_room_for_a_large_one() {
+        let mut all = Conversations::default();
+        let (first, second) = (created(&mut all), created(&mut all));
+        let quarter = "x".repeat(limits::CONVERSATION_BYTES / 4);
+        add(&mut all, first, &quarter);
+        for _ in 0..3 {
+            add(&mut all, second, &quarter);
+        }
+        assert!(all.get(first).is_none() && all.bytes <= limits::CONVERSATION_BYTES);
+        // One that is too large by itself loses its own messages.
+        for _ in 0..3 {
+            add(&mut all, second, &quarter);
+        }
+        let left = all.get(second).expect("a conversation").messages().count();
+        assert_eq!(left, 3);
     }
 }

@@ -12,6 +12,7 @@ use std::time::Duration;
 /// The flow by which a token was obtained.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum Grant {
     /// Authorization code, with a secret or with PKCE.
     AuthorizationCode,

@@ -174,6 +174,7 @@ async fn every_tolerance_is_accepted_in_lenient_mode_only() {
             Tolerance::DoubleSlash,
             Tolerance::ShortVerifier,
             Tolerance::MissingState,
+            Tolerance::PostForGet,
         ] {
             let client = Client::of(MockCoze::builder().lenient(lenient));
             let reply = tolerated_request(&client, tolerance).await;
@@ -238,6 +239,12 @@ async fn tolerated_request(client: &Client, tolerance: Tolerance) -> Reply {
             let path = url.strip_prefix("https://www.coze.test").expect("a path");
             client.call(Method::GET, path, &[], "").await
         }
+        Tolerance::PostForGet => {
+            let chat = "conversation_id=7381473525342978089&chat_id=7382159487131697202";
+            let path = format!("/v3/chat/retrieve?{chat}");
+            let token = defaults::PERSONAL_ACCESS_TOKEN;
+            client.post(&path, token, &json!({})).await
+        }
         Tolerance::ShortVerifier => {
             // The challenge has the full length; the verifier is too short.
             let short = "sixteen-chars-16";
@@ -248,6 +255,7 @@ async fn tolerated_request(client: &Client, tolerance: Tolerance) -> Reply {
             body["code_verifier"] = json!(short);
             client.post(TOKEN, "", &body).await
         }
+        other => panic!("no request is known for {other:?}"),
     }
 }
 

@@ -213,6 +213,7 @@ async fn each_change_to_a_device_flow_has_its_error_in_each_shape() {
                     assert_eq!(fields, ["code", "detail", "msg"]);
                     assert_eq!(reply.json["code"], 4000, "{change:?}");
                 }
+                other => panic!("no fields are known for {other:?}"),
             }
         }
     }

@@ -179,6 +179,7 @@ async fn server_errors_with_json_html_or_no_body() {
                 FaultBody::Empty => {
                     assert!(reply.body.is_empty() && reply.header("content-type").is_none())
                 }
+                other => panic!("no body is known for {other:?}"),
             }
         }
     }

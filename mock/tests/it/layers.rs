@@ -42,7 +42,7 @@ const LAYERS: [(&str, &[&str]); 9] = [
     ),
     (
         "pages, API and control",
-        &["pages", "api", "chats", "visit", "control"],
+        &["pages", "envelope", "chats", "api", "visit", "control"],
     ),
     ("HTTP in", &["dispatch", "service", "server"]),
     ("interface of the library", &["builder", "mock"]),

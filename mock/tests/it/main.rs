@@ -8,6 +8,7 @@
 
 mod answers;
 mod api;
+mod chats;
 mod client;
 mod contract;
 mod control;
@@ -21,6 +22,8 @@ mod load;
 mod pages;
 #[cfg(feature = "program")]
 mod program;
+mod sdks;
 mod slow;
 mod socket;
 mod strangers;
+mod streams;

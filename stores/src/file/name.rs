@@ -137,7 +137,7 @@ mod tests {
     #[test]
     fn a_quarantine_slot_has_its_own_files() {
         let profile = Profile::new("default").unwrap();
-        let slot = Key::quarantine(&profile, 3).unwrap();
+        let slot = Key::quarantine_slots(&profile).nth(3).unwrap();
         assert_eq!(stem(&slot), "default.quarantine-3");
         for invalid in ["%", "%4", "%zz", "%ff"] {
             assert_eq!(decoded(invalid), None, "{invalid}");

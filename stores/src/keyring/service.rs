@@ -260,7 +260,7 @@ mod tests {
             Failure::TooLong("secret".to_owned(), 2560),
         );
         assert_eq!(error.kind(), StoreErrorKind::Full);
-        assert!(error.message().contains("2560 bytes"), "{error}");
+        assert!(error.to_string().contains("2560 bytes"), "{error}");
     }
 
     #[test]

@@ -14,7 +14,7 @@ use std::{
 
 use coze_auth::store::{
     CompareAndSet, Contents, Key, LockLifetime, Owner, Profile, Store, StoreError, StoreFuture,
-    Stored, TryLock, Version, presentable_name,
+    Stored, TryLock, Version,
 };
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use redis::{Cmd, FromRedisValue};
@@ -194,7 +194,7 @@ impl Store for RedisStore {
             let command = |is_repeated: bool| {
                 let mut command = eval(COMPARE_AND_SET, &[&name]);
                 command
-                    .arg(expected.map_or(&[][..], Version::as_bytes))
+                    .arg(expected.map_or(&[][..], Version::as_ref))
                     .arg(u8::from(is_repeated))
                     .arg(u8::from(key.slot().is_some()))
                     .arg(milliseconds(self.keep_for))
@@ -283,7 +283,7 @@ fn literal_in_pattern(text: &str) -> String {
 fn name_of(holder: &[u8]) -> Option<String> {
     let holder = String::from_utf8_lossy(holder);
     let (_, name) = holder.split_once(' ')?;
-    Some(presentable_name(name))
+    Some(crate::shown_name(name))
 }
 
 /// The result of `load.lua`.
@@ -363,7 +363,7 @@ mod tests {
         ] {
             let profile = Profile::new(name).unwrap();
             let key = Key::record(&profile);
-            let slot = Key::quarantine(&profile, 7).unwrap();
+            let slot = Key::quarantine_slots(&profile).nth(7).unwrap();
             assert_eq!(store().key(&key), format!("coze-auth:{tag}"));
             assert_eq!(store().lock_key(&key), format!("coze-auth:{tag}:lock"));
             assert_eq!(store().key(&slot), format!("coze-auth:{tag}:quarantine:7"));
@@ -375,7 +375,7 @@ mod tests {
         for name in ["default", "a}:lock", "扣子 %", "{a}"] {
             let profile = Profile::new(name).unwrap();
             let key = Key::record(&profile);
-            let slot = Key::quarantine(&profile, 0).unwrap();
+            let slot = Key::quarantine_slots(&profile).next().unwrap();
             let named = |key: String| store().profile_of(key.as_bytes());
             assert_eq!(named(store().key(&key)), Some(profile));
             assert_eq!(named(store().lock_key(&key)), None);

@@ -2,7 +2,7 @@
 
 use std::{io, sync::Arc};
 
-use coze_auth::store::StoreError;
+use coze_auth::store::{StoreError, StoreErrorKind};
 use rustls::{ClientConfig, RootCertStore, crypto::CryptoProvider};
 use rustls_pki_types::{CertificateDer, ServerName, pem::PemObject};
 use rustls_platform_verifier::BuilderVerifierExt;
@@ -66,13 +66,13 @@ fn trusting_the_system() -> Result<ClientConfig, StoreError> {
 }
 
 fn no_tls(error: rustls::Error) -> StoreError {
-    StoreError::other("TLS to Redis can't be set up", error)
+    StoreError::new(StoreErrorKind::Other, "TLS to Redis can't be set up").with_source(error)
 }
 
 fn no_certificates(error: rustls::Error) -> StoreError {
     let what = "TLS to Redis needs CA certificates, and this system's can't be used: install them (on Debian, Ubuntu and Alpine: \
                 the package ca-certificates), or give your own (root_certificates)";
-    StoreError::other(what, error)
+    StoreError::new(StoreErrorKind::Other, what).with_source(error)
 }
 
 fn authorities(pem: &[u8]) -> Result<RootCertStore, StoreError> {

@@ -103,7 +103,9 @@ fn key() -> Key {
 }
 
 fn slot(number: u8) -> Key {
-    Key::quarantine(&profile(), number).unwrap()
+    Key::quarantine_slots(&profile())
+        .nth(number.into())
+        .unwrap()
 }
 
 fn owner(number: u8) -> Owner {
@@ -123,7 +125,7 @@ fn contents(name: &str) -> Contents {
 /// The file format of contents that replace this version.
 fn sealed(contents: &Contents, replaces: Option<&Version>) -> Vec<u8> {
     let hex = |version: &Version| {
-        let bytes = version.as_bytes().iter();
+        let bytes = version.as_ref().iter();
         bytes.map(|byte| format!("{byte:02x}")).collect::<String>()
     };
     let replaces = replaces.map_or("null".to_owned(), |version| format!("\"{}\"", hex(version)));

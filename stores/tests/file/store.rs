@@ -394,7 +394,7 @@ async fn profiles_with_long_and_unusual_names_are_listed_and_other_files_are_not
             Some(&contents(name)),
         )
         .await;
-        let slot = Key::quarantine(&profile, 7).unwrap();
+        let slot = Key::quarantine_slots(&profile).nth(7).unwrap();
         set(&place.store, &slot, None, Some(&contents(name))).await;
     }
     for other in [

@@ -47,7 +47,9 @@ fn ann() -> Key {
 }
 
 fn slot(slot: u8) -> Key {
-    Key::quarantine(&profile("ann"), slot).unwrap()
+    Key::quarantine_slots(&profile("ann"))
+        .nth(slot.into())
+        .unwrap()
 }
 
 fn store(server: &RedisServer) -> RedisStore {

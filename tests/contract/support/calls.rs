@@ -2,6 +2,7 @@
 
 use coze_auth::{
     DeviceAuthorization, Flow, JwtTokenRequest, OAuthClient, Poll, RefreshToken, Result, Token,
+    UserFlow,
 };
 use tokio::sync::OnceCell;
 
@@ -131,11 +132,11 @@ impl Call {
             Self::DeviceRefresh => device(client).refresh(&rt).await?,
             Self::Jwt => jwt(client).token().await?,
             Self::JwtForAccount => {
-                let request = JwtTokenRequest::new().account(ACCOUNT);
+                let request = JwtTokenRequest::default().account(ACCOUNT);
                 jwt(client).token_for(&request).await?
             }
             Self::JwtForEnterprise => {
-                let request = JwtTokenRequest::new().enterprise(ENTERPRISE);
+                let request = JwtTokenRequest::default().enterprise(ENTERPRISE);
                 jwt(client).token_for(&request).await?
             }
         };

@@ -7,9 +7,10 @@ use std::{
     sync::atomic::{AtomicUsize, Ordering},
 };
 
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use coze_auth::{
-    CodeVerifier, DeviceFlow, Endpoint, JwtFlow, OAuthClient, OAuthClientBuilder, PkceFlow,
-    RefreshToken, WebFlow, reqwest,
+    DeviceFlow, Endpoint, EndpointBuilder, JwtFlow, Login, OAuthClient, OAuthClientBuilder,
+    PkceFlow, RefreshToken, WebFlow, reqwest,
 };
 use serde_json::{Value, json};
 use wiremock::{Mock, MockServer, Request, ResponseTemplate, matchers::any};
@@ -69,11 +70,12 @@ impl Coze {
         format!("http://{API_HOST}:{}{rest}", self.address().port())
     }
 
+    pub(crate) fn endpoint_builder(&self, rest: &str) -> EndpointBuilder {
+        Endpoint::builder(self.api_base(rest)).allow_http_host(API_HOST)
+    }
+
     pub(crate) fn endpoint(&self, rest: &str) -> Endpoint {
-        Endpoint::builder(self.api_base(rest))
-            .allow_http_host(API_HOST)
-            .build()
-            .unwrap()
+        self.endpoint_builder(rest).build().unwrap()
     }
 
     /// A client whose base URL has a path or a slash.
@@ -141,20 +143,34 @@ pub(crate) fn device(client: OAuthClient) -> DeviceFlow {
 }
 
 pub(crate) fn jwt(client: OAuthClient) -> JwtFlow {
-    JwtFlow::builder(client)
-        .client_id(CLIENT_ID)
-        .key_id(KEY_ID)
-        .signer(TestKey::get().signer())
-        .build()
-        .unwrap()
+    JwtFlow::new(
+        client,
+        CLIENT_ID.into(),
+        KEY_ID.into(),
+        TestKey::get().signer(),
+    )
+    .unwrap()
 }
 
 pub(crate) fn refresh_token() -> RefreshToken {
     RefreshToken::new(REFRESH_TOKEN).unwrap()
 }
 
-pub(crate) fn code_verifier() -> CodeVerifier {
-    CodeVerifier::new(CODE_VERIFIER).unwrap()
+/// A login of the PKCE flow with this verifier, as a session would have kept it.
+pub(crate) fn login_with(code_verifier: &str) -> Login {
+    let login =
+        json!({"state": STATE, "redirect_uri": REDIRECT_URI, "code_verifier": code_verifier});
+    serde_json::from_value(login).unwrap()
+}
+
+pub(crate) fn pkce_login() -> Login {
+    login_with(CODE_VERIFIER)
+}
+
+/// The code challenge of a verifier (RFC 7636 section 4.2).
+pub(crate) fn s256(code_verifier: &str) -> String {
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, code_verifier.as_bytes());
+    URL_SAFE_NO_PAD.encode(digest)
 }
 
 /// Coze's successful response for this path. The token expires in 2100.

@@ -11,7 +11,7 @@ use std::{
 use bytes::Bytes;
 use coze_auth::{
     Endpoint, OAuthClient, OAuthClientBuilder, reqwest,
-    testing::{SendError, SendErrorKind, ServiceTransport, TestClock},
+    testing::{SendError, SendErrorKind, TestClock, in_process},
 };
 use http_body_util::Full;
 use serde_json::Value;
@@ -124,7 +124,7 @@ impl InProcess {
         });
         OAuthClient::builder()
             .endpoint(Endpoint::COM)
-            .transport(ServiceTransport::new(service))
+            .transport(in_process(service))
             .test_clock(self.clock.clone())
     }
 

@@ -1,4 +1,5 @@
-//! What is recorded of each SDK in a file of `tests/conformance/`, by its name. What is recorded of an SDK that did not run is kept.
+//! The recorded results of each SDK in a file of `tests/conformance/`, by its name. The results of an SDK that did not
+//! run are kept.
 
 use std::collections::BTreeMap;
 use std::io::ErrorKind;

@@ -1,5 +1,4 @@
-//! What each SDK makes of an event stream that goes wrong: `tests/conformance/streams.json`, and the same as a table,
-//! `STREAMS.md`.
+//! How each SDK handles a faulty event stream: `tests/conformance/streams.json`, and the same as a table, `STREAMS.md`.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -14,7 +13,7 @@ use super::{Driver, OURS, Outcome, Row, SDKS, recorded};
 /// The flow that a driver runs for each case.
 const FLOW: &str = "stream";
 
-/// The events before a stream goes wrong.
+/// The number of events before the fault.
 const EVENTS_BEFORE: usize = 3;
 
 struct Case {
@@ -41,7 +40,7 @@ const CASES: [Case; 6] = [
     Case {
         name: "reset",
         what: "connection reset after three events",
-        // A client that has not read what came before the reset may lose it.
+        // A client may lose data that arrived before the reset and was not read.
         script: || json!({"end": {"reset": EVENTS_BEFORE}, "pause_millis": 200}),
         ends_well: false,
     },
@@ -65,20 +64,21 @@ const CASES: [Case; 6] = [
     },
 ];
 
-/// What a caller of an SDK got to see, by case.
+/// What a caller of an SDK sees, by case.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 pub(super) struct Seen {
-    version: String,
+    /// The name and the version of the SDK.
+    sdk: String,
     cases: BTreeMap<String, Stream>,
 }
 
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 struct Stream {
-    /// The events that the caller was handed, as the SDK names them.
+    /// The events that the caller receives, as the SDK names them.
     events: Vec<String>,
-    /// The error that the caller got; `null` if the stream ended as one that is complete.
+    /// The error that the caller gets; `null` if the stream ends like a complete one.
     error: Option<Failure>,
-    /// How often the SDK asked for a chat.
+    /// The number of chats that the SDK requested.
     #[serde(default)]
     requests: usize,
 }
@@ -88,9 +88,9 @@ struct Failure {
     #[serde(rename = "type")]
     kind: String,
     message: String,
-    /// Coze's error code, where a caller can ask the error for it.
+    /// Coze's error code, if the error has it as a property.
     code: Value,
-    /// Whether a caller can ask the error for it.
+    /// Whether the error has the property.
     log_id: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     chat_id: Option<bool>,
@@ -98,6 +98,7 @@ struct Failure {
 
 /// Runs every case.
 pub(super) fn run(driver: &mut Driver, mock: &Mock) -> Result<Seen> {
+    let base = mock.ready()["coze_api_base"].as_str().unwrap_or_default();
     let mut cases = BTreeMap::new();
     for case in &CASES {
         let about = || format!("the stream {}", case.name);
@@ -116,17 +117,17 @@ pub(super) fn run(driver: &mut Driver, mock: &Mock) -> Result<Seen> {
         let mut seen: Stream = serde_json::from_str(&answer.detail).with_context(about)?;
         seen.requests = mock.requests_since(before)?.len();
         if let Some(error) = &mut seen.error {
-            error.message = without_ids(&error.message);
+            error.message = without_ids(&error.message.replace(base, "<mock>"));
         }
         cases.insert(case.name.to_owned(), seen);
     }
     Ok(Seen {
-        version: driver.version.clone(),
+        sdk: format!("{} {}", driver.sdk, driver.version),
         cases,
     })
 }
 
-/// What is wrong with ours: a stream that is not complete ends with an error, and a complete one without.
+/// Errors in our own results: an incomplete stream must end with an error, and a complete one without.
 pub(super) fn faults(seen: &Seen) -> Vec<String> {
     let of = |name: &str| seen.cases.get(name);
     let mut faults = Vec::new();
@@ -154,7 +155,7 @@ pub(super) fn faults(seen: &Seen) -> Vec<String> {
     faults
 }
 
-/// Ids differ from run to run.
+/// Ids differ between runs.
 fn without_ids(message: &str) -> String {
     const SHORTEST: usize = 15;
     let mut shown = String::new();
@@ -184,10 +185,10 @@ pub(super) fn check(folder: &Path, rows: &[Row], update: bool) -> Result<bool> {
     Ok(recorded::check(&folder.join("STREAMS.md"), &table(&found), update)? && is_same)
 }
 
-/// The table for people.
+/// The table in Markdown.
 fn table(found: &BTreeMap<String, Seen>) -> String {
-    let ours = found.get_key_value(OURS);
-    let others = SDKS.iter().filter_map(|sdk| found.get_key_value(sdk.name));
+    let ours = found.get(OURS);
+    let others = SDKS.iter().filter_map(|sdk| found.get(sdk.name));
     let columns: Vec<_> = ours.into_iter().chain(others).collect();
     let mut text = String::from(
         "<!-- Written by `cargo xtask conformance --update`. Do not edit. -->\n\n\
@@ -195,14 +196,14 @@ fn table(found: &BTreeMap<String, Seen>) -> String {
          Each SDK asked the mock for a streamed chat, and the mock sent it as in the first column. All that a caller got to see is in \
          [streams.json](streams.json). `done`, where an SDK hands it on, is not counted.\n\n| stream |",
     );
-    for (name, seen) in &columns {
-        text.push_str(&format!(" {name} {} |", seen.version));
+    for seen in &columns {
+        text.push_str(&format!(" {} |", seen.sdk));
     }
     text.push_str("\n|---|");
     text.push_str(&"---|".repeat(columns.len()));
     for case in &CASES {
         text.push_str(&format!("\n| {} |", case.what));
-        for (_, seen) in &columns {
+        for seen in &columns {
             let cell = seen.cases.get(case.name).map_or_else(String::new, cell);
             text.push_str(&format!(" {cell} |"));
         }
@@ -223,7 +224,8 @@ fn cell(stream: &Stream) -> String {
         Some(error) => {
             let message = error.message.replace(['\n', '|', '`'], " ");
             text.push_str(&format!("; then `{}`: `{message}`", error.kind));
-            let missing = error.code.is_null().then_some("code");
+            let has_code = !error.code.is_null() && error.code != 0;
+            let missing = (!has_code).then_some("code");
             let missing: Vec<_> = missing
                 .into_iter()
                 .chain((!error.log_id).then_some("log id"))
@@ -267,7 +269,7 @@ mod tests {
             (case.name.to_owned(), seen(events, !case.ends_well))
         });
         Seen {
-            version: "1".to_owned(),
+            sdk: "coze 1".to_owned(),
             cases: cases.collect(),
         }
     }

@@ -1,6 +1,6 @@
 //! The JWT itself: its header, its claims (`jti`, `iat`, `exp`), and its serialisation (RFC 7515, RFC 7519).
 //!
-//! A JWT's lifetime is decided here: [`DEFAULT_JWT_LIFETIME`], and how far `iat` is backdated. `jti` is a random string, new
+//! A JWT's lifetime is decided here: [`JWT_LIFETIME`], and how far `iat` is backdated. `jti` is a random string, new
 //! for each JWT.
 //!
 //! No JWT library is used: those measured parse the key for every signature, which takes 2.6 times as long.
@@ -63,9 +63,9 @@ struct DeviceInfo<'a> {
     custom_consumer: Option<&'a str>,
 }
 
-/// The default of [`JwtFlowBuilder::jwt_lifetime`](super::JwtFlowBuilder::jwt_lifetime): long enough for a slow exchange and a
+/// The lifetime of a JWT (`exp` minus `iat`): long enough for a slow exchange and a
 /// few minutes of clock skew, short enough to limit the use of a stolen JWT.
-pub(super) const DEFAULT_JWT_LIFETIME: Duration = Duration::from_secs(600);
+const JWT_LIFETIME: Duration = Duration::from_secs(600);
 
 /// `iat` is this long in the past: leeway for a local clock that is fast, if the server has none.
 const BACKDATED: Duration = Duration::from_secs(30);
@@ -76,33 +76,32 @@ impl<'a> Claims<'a> {
         audience: &'a str,
         local_now: SystemTime,
         wall_correction: i64,
-        lifetime: Duration,
         request: &'a JwtTokenRequest,
     ) -> Result<Self> {
-        let backdated = BACKDATED.min(lifetime / 2);
         let iat = local_now
             .duration_since(SystemTime::UNIX_EPOCH)
             .ok()
             .and_then(|since| since.as_secs().checked_add_signed(wall_correction))
-            .and_then(|now| now.checked_sub(backdated.as_secs()))
+            .and_then(|now| now.checked_sub(BACKDATED.as_secs()))
             .ok_or_else(|| Error::invalid_input("the local clock is set before 1970"))?;
+        let device_id = request.device_id.as_deref();
+        let custom_consumer = request.custom_consumer.as_deref();
         Ok(Self {
             iss: client_id.as_ref(),
             aud: audience,
             iat,
-            exp: iat + lifetime.as_secs(),
+            exp: iat + JWT_LIFETIME.as_secs(),
             // 43 characters. Coze recommends more than 32 bytes.
             jti: random::string()?.expose().to_owned(),
             session_name: request.session_name.as_deref(),
-            session_context: request
-                .session_context
-                .as_ref()
-                .map(|context| SessionContextClaim {
+            session_context: (device_id.or(custom_consumer).is_some()).then_some(
+                SessionContextClaim {
                     device_info: DeviceInfo {
-                        device_id: context.device_id.as_deref(),
-                        custom_consumer: context.custom_consumer.as_deref(),
+                        device_id,
+                        custom_consumer,
                     },
-                }),
+                },
+            ),
         })
     }
 }

@@ -10,6 +10,7 @@ use aws_lc_rs::{
 use super::{SignFuture, Signer, key_forms};
 use crate::{
     Error, ErrorKind, Flow, Result,
+    error::Meaning,
     input::file::{self, shown_path},
 };
 
@@ -38,7 +39,7 @@ impl PrivateKey {
     ///
     /// # Errors
     ///
-    /// [`PrivateKey`](ErrorKind::PrivateKey) when there is no private key, or it is encrypted, is not an RSA key, has fewer than
+    /// [`Configuration`](ErrorKind::Configuration) when there is no private key, or it is encrypted, is not an RSA key, has fewer than
     /// 2,048 bits, or is damaged. The message says what was found, and how to get a valid key.
     pub fn from_pem(pem: impl AsRef<[u8]>) -> Result<Self> {
         let key_pair = key_forms::read(pem.as_ref()).map_err(|why| refused(&why))?;
@@ -57,10 +58,11 @@ impl PrivateKey {
             .ok_or_else(|| refused("the path is the text of a key; read it with from_pem"))?;
         let contents = file::read(path).map_err(|error| {
             Error::new(
-                ErrorKind::PrivateKey,
+                ErrorKind::Configuration,
                 format!("the private key file {shown} can't be read"),
             )
             .in_flow(Flow::Jwt)
+            .with_meaning(Meaning::PrivateKey)
             .with_source(error)
         })?;
         let key_pair =
@@ -101,8 +103,9 @@ impl fmt::Debug for PrivateKey {
 }
 
 fn refused(what: &str) -> Error {
-    Error::new(ErrorKind::PrivateKey, "the private key can't be used")
+    Error::new(ErrorKind::Configuration, "the private key can't be used")
         .in_flow(Flow::Jwt)
+        .with_meaning(Meaning::PrivateKey)
         .with_message(Some(what.to_owned()))
 }
 

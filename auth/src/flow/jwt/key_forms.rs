@@ -711,7 +711,7 @@ pub(super) mod tests {
             ),
         ] {
             let error = PrivateKey::from_pem(&key).unwrap_err();
-            assert_eq!(error.kind(), ErrorKind::PrivateKey);
+            assert_eq!(error.kind(), ErrorKind::Configuration);
             let shown = format!("{error} {error:?}");
             for expected in expected {
                 assert!(shown.contains(expected), "{expected}: {shown}");

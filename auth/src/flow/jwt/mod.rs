@@ -1,7 +1,7 @@
 //! [`JwtFlow`]: a service authenticates as the application itself, with a signed JWT.
 //!
-//! The claims, with `jti` and the JWT's `iat` and `exp`, are in `claims.rs`; the default lifetime of a JWT is
-//! `DEFAULT_JWT_LIFETIME` there. The lifetime of the *token* is requested with [`JwtTokenRequest::duration`].
+//! The claims, with `jti` and the JWT's `iat` and `exp`, are in `claims.rs`; the lifetime of a JWT is
+//! `JWT_LIFETIME` there. The lifetime of the *token* is requested with [`JwtTokenRequest::duration`].
 
 mod claims;
 mod key;
@@ -24,9 +24,9 @@ use coze_wire::Secret;
 use crate::{
     ClientId, Error, ErrorCode, Flow, KeyId, OAuthClient, Result, Token,
     client::{Credentials, TokenPath},
-    input::{PathId, address, required},
+    input::{PathId, required},
 };
-use claims::{Claims, DEFAULT_JWT_LIFETIME, Header};
+use claims::{Claims, Header};
 pub use key::PrivateKey;
 pub use scope::Scope;
 pub use signer::{SignFuture, Signer};
@@ -42,11 +42,9 @@ pub use signer::{SignFuture, Signer};
 /// # async fn example() -> coze_auth::Result<()> {
 /// use coze_auth::{Endpoint, JwtFlow, OAuthClient, PrivateKey};
 ///
-/// let jwt = JwtFlow::builder(OAuthClient::new(Endpoint::CN)?)
-///     .client_id("client-id")
-///     .key_id("public key fingerprint")
-///     .signer(PrivateKey::from_pem_file("private_key.pem")?)
-///     .build()?;
+/// let key = PrivateKey::from_pem_file("private_key.pem")?;
+/// let client = OAuthClient::new(Endpoint::CN)?;
+/// let jwt = JwtFlow::new(client, "client-id".into(), "public key fingerprint".into(), key)?;
 /// let token = jwt.token().await?;
 /// # Ok(()) }
 /// ```
@@ -54,9 +52,7 @@ pub use signer::{SignFuture, Signer};
 pub struct JwtFlow {
     client: OAuthClient,
     client_id: ClientId,
-    audience: String,
     key: Arc<RwLock<Key>>,
-    jwt_lifetime: Duration,
     /// The correction of the local clock in seconds, learned from the last refused JWT.
     wall_correction: Arc<AtomicI64>,
 }
@@ -80,17 +76,32 @@ impl Key {
 }
 
 impl JwtFlow {
-    /// Creates a builder; [`client_id`](JwtFlowBuilder::client_id),
-    /// [`key_id`](JwtFlowBuilder::key_id) and [`signer`](JwtFlowBuilder::signer) are required.
-    pub fn builder(client: OAuthClient) -> JwtFlowBuilder {
-        JwtFlowBuilder {
-            client,
-            client_id: ClientId::default(),
-            key_id: KeyId::default(),
-            audience: None,
-            signer: None,
-            jwt_lifetime: DEFAULT_JWT_LIFETIME,
-        }
+    /// Creates the flow of one JWT app. `key_id` is the fingerprint of the public key, as the console shows it; `signer` is a
+    /// [`PrivateKey`], or your own [`Signer`] for a key service.
+    ///
+    /// The audience (claim `aud`) is [that of the endpoint](crate::Endpoint::audience). Each JWT is valid for 10 minutes; its
+    /// `iat` is 30 seconds in the past, as leeway for clock skew. The lifetime of the token is
+    /// [`JwtTokenRequest::duration`].
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) when the client id or the key id is empty or can't be sent.
+    /// Surrounding white space is removed.
+    pub fn new(
+        client: OAuthClient,
+        client_id: ClientId,
+        key_id: KeyId,
+        signer: impl Signer,
+    ) -> Result<Self> {
+        let checked = || {
+            Ok(Self {
+                client,
+                client_id: client_id.checked()?,
+                key: Arc::new(RwLock::new(Key::new(&key_id, Arc::new(signer))?)),
+                wall_correction: Arc::default(),
+            })
+        };
+        checked().map_err(|error: Error| error.in_flow(Flow::Jwt))
     }
 
     /// Gets a token with Coze's defaults: all permissions of the application, valid for 15 minutes.
@@ -99,7 +110,7 @@ impl JwtFlow {
     ///
     /// As [`token_for`](Self::token_for).
     pub async fn token(&self) -> Result<Token> {
-        self.token_for(&JwtTokenRequest::new()).await
+        self.token_for(&JwtTokenRequest::default()).await
     }
 
     /// Gets a token with the parameters of a [`JwtTokenRequest`]: duration, scope, session, account.
@@ -141,7 +152,7 @@ impl JwtFlow {
     ///
     /// # Errors
     ///
-    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) when the session name or context is empty, and
+    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) when the session name, device id or custom consumer is empty, and
     /// [`Signing`](crate::ErrorKind::Signing) when the signer fails.
     pub async fn signed_jwt(&self, request: &JwtTokenRequest) -> Result<Secret> {
         let signed = async {
@@ -199,10 +210,9 @@ impl JwtFlow {
     async fn sign(&self, request: &JwtTokenRequest, wall_correction: i64) -> Result<Secret> {
         let claims = Claims::new(
             &self.client_id,
-            &self.audience,
+            self.client.endpoint().audience(),
             self.client.clock().wall(),
             wall_correction,
-            self.jwt_lifetime,
             request,
         )?;
         let key = self
@@ -224,106 +234,12 @@ impl fmt::Debug for JwtFlow {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("JwtFlow")
             .field("client_id", &self.client_id)
-            .field("audience", &self.audience)
-            .field("jwt_lifetime", &self.jwt_lifetime)
             .finish_non_exhaustive()
     }
 }
 
 /// The largest correction of the clock that a JWT is signed with, in seconds: a day.
 const LARGEST_CORRECTION: u64 = 24 * 3600;
-
-/// Builds a [`JwtFlow`].
-#[must_use]
-pub struct JwtFlowBuilder {
-    client: OAuthClient,
-    client_id: ClientId,
-    key_id: KeyId,
-    audience: Option<String>,
-    signer: Option<Arc<dyn Signer>>,
-    jwt_lifetime: Duration,
-}
-
-impl JwtFlowBuilder {
-    /// The OAuth app's id (claim `iss`).
-    pub fn client_id(mut self, client_id: impl Into<ClientId>) -> Self {
-        self.client_id = client_id.into();
-        self
-    }
-
-    /// The fingerprint of the public key, as the console shows it (header `kid`).
-    pub fn key_id(mut self, key_id: impl Into<KeyId>) -> Self {
-        self.key_id = key_id.into();
-        self
-    }
-
-    /// The signer: a [`PrivateKey`], or your own [`Signer`] for a key service.
-    pub fn signer(mut self, signer: impl Signer) -> Self {
-        self.signer = Some(Arc::new(signer));
-        self
-    }
-
-    /// The audience (claim `aud`); [that of the endpoint](crate::Endpoint::audience) by default.
-    pub fn audience(mut self, audience: impl Into<String>) -> Self {
-        self.audience = Some(audience.into());
-        self
-    }
-
-    /// The lifetime of each JWT (`exp` minus `iat`), in whole seconds; 10 minutes by default. `iat` is 30 seconds in the past
-    /// (or half of the lifetime, if that is less), as leeway for clock skew. The lifetime of the token is
-    /// [`JwtTokenRequest::duration`].
-    pub fn jwt_lifetime(mut self, jwt_lifetime: Duration) -> Self {
-        self.jwt_lifetime = jwt_lifetime;
-        self
-    }
-
-    /// Builds the flow.
-    ///
-    /// # Errors
-    ///
-    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) when the client id, the key id or the signer is
-    /// missing, or the JWT's lifetime is not between a second and a day.
-    pub fn build(self) -> Result<JwtFlow> {
-        self.checked().map_err(|error| error.in_flow(Flow::Jwt))
-    }
-
-    fn checked(self) -> Result<JwtFlow> {
-        let client_id = self.client_id.checked()?;
-        let signer = self
-            .signer
-            .ok_or_else(|| Error::invalid_input("the private key or signer is missing"))?;
-        let key = Key::new(&self.key_id, signer)?;
-        if !(1..=24 * 3600).contains(&self.jwt_lifetime.as_secs()) {
-            return Err(Error::invalid_input(format!(
-                "the JWT's lifetime is {:?}; it must be 1 second to 1 day",
-                self.jwt_lifetime
-            )));
-        }
-        let audience = match self.audience {
-            Some(audience) => address("audience", &audience)?,
-            None => self.client.endpoint().audience().to_owned(),
-        };
-        Ok(JwtFlow {
-            client: self.client,
-            client_id,
-            audience,
-            key: Arc::new(RwLock::new(key)),
-            jwt_lifetime: self.jwt_lifetime,
-            wall_correction: Arc::default(),
-        })
-    }
-}
-
-impl fmt::Debug for JwtFlowBuilder {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("JwtFlowBuilder")
-            .field("client_id", &self.client_id)
-            .field("key_id", &self.key_id)
-            .field("audience", &self.audience)
-            .field("jwt_lifetime", &self.jwt_lifetime)
-            .finish_non_exhaustive()
-    }
-}
 
 /// The parameters of a token request. By default, the token has all permissions of the application, a lifetime of 15
 /// minutes, and access to the application's own resources.
@@ -332,7 +248,7 @@ impl fmt::Debug for JwtFlowBuilder {
 /// use std::time::Duration;
 /// use coze_auth::{JwtTokenRequest, Scope};
 ///
-/// let request = JwtTokenRequest::new()
+/// let request = JwtTokenRequest::default()
 ///     .duration(Duration::from_secs(3600))
 ///     .session_name("user-42")
 ///     .scope(Scope::bot_chat(["bot-1", "bot-2"]));
@@ -343,7 +259,8 @@ pub struct JwtTokenRequest {
     duration: Option<Duration>,
     scope: Option<Scope>,
     session_name: Option<String>,
-    session_context: Option<SessionContext>,
+    device_id: Option<String>,
+    custom_consumer: Option<String>,
     on_behalf_of: Option<OnBehalfOf>,
 }
 
@@ -358,11 +275,6 @@ enum OnBehalfOf {
 const LONGEST_DURATION: u64 = 86_399;
 
 impl JwtTokenRequest {
-    /// Creates a request with the defaults.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
     /// The lifetime of the token, in whole seconds: 1 to 86,399; 900 by default.
     pub fn duration(mut self, duration: Duration) -> Self {
         self.duration = Some(duration);
@@ -382,9 +294,17 @@ impl JwtTokenRequest {
         self
     }
 
-    /// The device or consumer that usage is counted for.
-    pub fn session_context(mut self, session_context: SessionContext) -> Self {
-        self.session_context = Some(session_context);
+    /// The device that usage is counted for, in quotas and billing (`device_id` of the session context). Coze recommends
+    /// setting this or [`custom_consumer`](Self::custom_consumer), and accepts both:
+    /// <https://www.coze.cn/open/docs/developer_guides/oauth_jwt>.
+    pub fn device_id(mut self, device_id: impl Into<String>) -> Self {
+        self.device_id = Some(device_id.into());
+        self
+    }
+
+    /// The consumer that usage is counted for, as you define it (`custom_consumer` of the session context).
+    pub fn custom_consumer(mut self, custom_consumer: impl Into<String>) -> Self {
+        self.custom_consumer = Some(custom_consumer.into());
         self
     }
 
@@ -409,7 +329,8 @@ impl JwtTokenRequest {
                 duration: None,
                 scope: None,
                 session_name: Some(session_name),
-                session_context: None,
+                device_id: None,
+                custom_consumer: None,
                 on_behalf_of: None,
             } => Some(session_name),
             _ => None,
@@ -427,11 +348,14 @@ impl JwtTokenRequest {
     }
 
     fn check_session(&self) -> Result<()> {
-        if let Some(session_name) = &self.session_name {
-            required("session name", session_name)?;
-        }
-        if let Some(session_context) = &self.session_context {
-            session_context.check()?;
+        for (name, value) in [
+            ("session name", &self.session_name),
+            ("device id", &self.device_id),
+            ("custom consumer", &self.custom_consumer),
+        ] {
+            if let Some(value) = value {
+                required(name, value)?;
+            }
         }
         Ok(())
     }
@@ -457,59 +381,6 @@ fn checked_duration(duration: Duration) -> Result<i64> {
         })
 }
 
-/// The device or consumer that usage is counted for, in quotas and billing. Coze recommends setting one of the two, and accepts
-/// both.
-///
-/// Source: <https://www.coze.cn/open/docs/developer_guides/oauth_jwt>.
-///
-/// ```
-/// use coze_auth::{JwtTokenRequest, SessionContext};
-///
-/// let request = JwtTokenRequest::new().session_context(SessionContext::new().device_id("sensor-1"));
-/// ```
-#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
-#[must_use]
-pub struct SessionContext {
-    device_id: Option<String>,
-    custom_consumer: Option<String>,
-}
-
-impl SessionContext {
-    /// Creates an empty context; set at least one of the two.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// The device (`device_id`).
-    pub fn device_id(mut self, device_id: impl Into<String>) -> Self {
-        self.device_id = Some(device_id.into());
-        self
-    }
-
-    /// A consumer that you define (`custom_consumer`).
-    pub fn custom_consumer(mut self, custom_consumer: impl Into<String>) -> Self {
-        self.custom_consumer = Some(custom_consumer.into());
-        self
-    }
-
-    fn check(&self) -> Result<()> {
-        if self.device_id.is_none() && self.custom_consumer.is_none() {
-            return Err(Error::invalid_input(
-                "the session context has neither a device id nor a custom consumer",
-            ));
-        }
-        for (name, value) in [
-            ("device id", &self.device_id),
-            ("custom consumer", &self.custom_consumer),
-        ] {
-            if let Some(value) = value {
-                required(name, value)?;
-            }
-        }
-        Ok(())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
@@ -518,7 +389,7 @@ mod tests {
 
     #[test]
     fn a_duration_outside_the_documented_limits_is_refused_before_sending() {
-        let grant = |duration| JwtTokenRequest::new().duration(duration).grant();
+        let grant = |duration| JwtTokenRequest::default().duration(duration).grant();
         for (duration, expected) in [
             (Duration::from_secs(1), 1),
             (Duration::from_millis(1999), 1),
@@ -539,21 +410,19 @@ mod tests {
 
     #[test]
     fn empty_ids_and_names_are_refused() {
-        let request = JwtTokenRequest::new;
+        let request = JwtTokenRequest::default;
         assert!(request().account("").path().is_err());
         assert!(request().enterprise("..").path().is_err());
         assert!(request().session_name(" ").grant().is_err());
-        for empty in [
-            SessionContext::new(),
-            SessionContext::new().device_id(""),
-            SessionContext::new().device_id("d").custom_consumer("\n"),
-        ] {
-            assert!(request().session_context(empty).grant().is_err());
-        }
+        assert!(request().device_id("").grant().is_err());
+        let blank = request().device_id("d").custom_consumer("\n");
+        assert!(blank.grant().is_err());
     }
 
-    fn client() -> OAuthClient {
-        OAuthClient::new(crate::Endpoint::custom("http://127.0.0.1:9").unwrap()).unwrap()
+    fn flow(client_id: &str, key_id: &str) -> Result<JwtFlow> {
+        let endpoint = crate::Endpoint::custom("http://127.0.0.1:9")?;
+        let client = OAuthClient::new(endpoint)?;
+        JwtFlow::new(client, client_id.into(), key_id.into(), Named("one"))
     }
 
     /// Its signature is its name.
@@ -575,27 +444,25 @@ mod tests {
 
     #[tokio::test]
     async fn signed_jwt_signs_a_new_jwt_each_time() {
-        let jwt = JwtFlow::builder(client()).client_id("id").key_id("kid");
-        let jwt = jwt.signer(Named("one")).build().unwrap();
-        let request = JwtTokenRequest::new().session_name("user-42");
+        let jwt = flow("id", "kid").unwrap();
+        let request = JwtTokenRequest::default().session_name("user-42");
         let (one, other) = (jwt.signed_jwt(&request), jwt.signed_jwt(&request));
         let (one, other) = (parts(&one.await.unwrap()), parts(&other.await.unwrap()));
         assert_eq!(one.1["iss"], "id");
         assert_eq!(one.1["aud"], "127.0.0.1");
         assert_eq!(one.1["session_name"], "user-42");
         assert_ne!(one.1["jti"], other.1["jti"]);
-        let nameless = JwtTokenRequest::new().session_name(" ");
+        let nameless = JwtTokenRequest::default().session_name(" ");
         let error = jwt.signed_jwt(&nameless);
         assert_eq!(error.await.unwrap_err().flow(), Some(Flow::Jwt));
     }
 
     #[tokio::test]
     async fn rotate_key_applies_to_clones_and_an_invalid_key_changes_nothing() {
-        let jwt = JwtFlow::builder(client()).client_id("id").key_id("old");
-        let jwt = jwt.signer(Named("one")).build().unwrap();
+        let jwt = flow("id", "old").unwrap();
         let clone = jwt.clone();
         let signed = async || {
-            let signed = clone.signed_jwt(&JwtTokenRequest::new()).await;
+            let signed = clone.signed_jwt(&JwtTokenRequest::default()).await;
             let (header, _, signature) = parts(&signed.unwrap());
             (header["kid"].as_str().unwrap().to_owned(), signature)
         };
@@ -607,30 +474,11 @@ mod tests {
     }
 
     #[test]
-    fn missing_or_invalid_parameters_are_refused_when_built() {
-        let client = client();
-        let complete = || {
-            JwtFlow::builder(client.clone())
-                .client_id("id")
-                .key_id("kid")
-                .signer(Named("one"))
-        };
-        assert!(complete().build().is_ok());
-        for (builder, missing) in [
-            (complete().client_id(" "), "client id"),
-            (complete().key_id(""), "key id"),
-            (complete().audience(""), "audience"),
-            (complete().jwt_lifetime(Duration::ZERO), "JWT's lifetime"),
-            (complete().jwt_lifetime(Duration::MAX), "JWT's lifetime"),
-            (
-                JwtFlow::builder(client.clone())
-                    .client_id("id")
-                    .key_id("kid"),
-                "private key",
-            ),
-        ] {
-            let error = builder.build().unwrap_err().to_string();
-            assert!(error.contains(missing), "{missing}: {error}");
+    fn invalid_ids_are_refused() {
+        for (client_id, key_id, missing) in [(" ", "kid", "client id"), ("id", "", "key id")] {
+            let error = flow(client_id, key_id).unwrap_err();
+            assert_eq!(error.flow(), Some(Flow::Jwt));
+            assert!(error.to_string().contains(missing), "{missing}: {error}");
         }
     }
 }

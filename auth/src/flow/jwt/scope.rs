@@ -4,7 +4,7 @@ use coze_oauth_client::types;
 
 use crate::{Error, Result, input::required};
 
-/// The permissions that a JWT token is limited to.
+/// The permissions that a JWT token is limited to. A scope that is still empty when it is used is refused.
 ///
 /// Coze documents [`bot_chat`](Self::bot_chat) for channel apps
 /// (<https://www.coze.cn/open/docs/developer_guides/oauth_jwt_channel>); the parts for workspaces and workflows
@@ -17,7 +17,7 @@ use crate::{Error, Result, input::required};
 /// let two_bots = Scope::bot_chat(["bot-1", "bot-2"]);
 ///
 /// // The full form.
-/// let more = Scope::new()
+/// let more = Scope::default()
 ///     .account_permissions(["Connector.botChat"])
 ///     .bots(["bot-1"])
 ///     .workspace_permissions(["7001"], ["Bot.getMetadata"])
@@ -58,14 +58,11 @@ fn strings(items: impl IntoIterator<Item = impl Into<String>>) -> Vec<String> {
 const BOT_CHAT: &str = "Connector.botChat";
 
 impl Scope {
-    /// Creates an empty scope. A scope that is still empty when it is used is refused.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
     /// Limits the token to chatting with these bots.
     pub fn bot_chat(bot_ids: impl IntoIterator<Item = impl Into<String>>) -> Self {
-        Self::new().account_permissions([BOT_CHAT]).bots(bot_ids)
+        Self::default()
+            .account_permissions([BOT_CHAT])
+            .bots(bot_ids)
     }
 
     /// Permissions of the account (`account_permission`).
@@ -105,7 +102,7 @@ impl Scope {
 
     /// Checks the scope and converts it to its wire format.
     pub(super) fn to_wire(&self) -> Result<types::Scope> {
-        if *self == Self::new() {
+        if *self == Self::default() {
             return Err(Error::invalid_input(
                 "the scope is empty; omit it to request all permissions",
             ));
@@ -180,8 +177,8 @@ mod tests {
 
     #[test]
     fn an_empty_scope_is_refused_instead_of_granting_everything() {
-        assert!(Scope::new().to_wire().is_err());
-        let no_bots = Scope::new().bots(Vec::<String>::new());
+        assert!(Scope::default().to_wire().is_err());
+        let no_bots = Scope::default().bots(Vec::<String>::new());
         assert!(no_bots.to_wire().is_err());
         assert!(Scope::bot_chat([" "]).to_wire().is_err());
     }

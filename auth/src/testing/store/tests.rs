@@ -71,7 +71,9 @@ impl Subjected {
         let name = key.profile().name();
         match (self.fault, key.slot()) {
             (Fault::FoldsNames, None) => Key::record(&Profile::new(name.to_lowercase()).unwrap()),
-            (Fault::SharesSlots, Some(slot)) => Key::quarantine(key.profile(), slot / 2).unwrap(),
+            (Fault::SharesSlots, Some(slot)) => Key::quarantine_slots(key.profile())
+                .nth(usize::from(slot / 2))
+                .unwrap(),
             _ => key.clone(),
         }
     }

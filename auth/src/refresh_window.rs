@@ -7,9 +7,21 @@ use std::{
 
 use crate::{Error, ErrorKind, Result, Token, clock::Tick};
 
+/// When a token is replaced that is about to expire.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum RefreshMode {
+    /// In the background, while the old token is still served: for services.
+    #[default]
+    InBackground,
+    /// On demand, by the caller that finds the token due for a refresh, which waits: for short-lived programs. A
+    /// request in the background would end with `main`, and the rotated refresh token would be lost.
+    InLine,
+}
+
 /// The lifetime of one token, on both clocks.
 #[derive(Debug)]
-pub(super) struct Lifespan {
+pub(crate) struct Lifespan {
     /// The token is not served from this moment on.
     ends: Tick,
     /// From this moment, on either clock, the token is still served but should be refreshed. Postponed while a refresh is
@@ -38,7 +50,7 @@ impl Lifespan {
     /// # Errors
     ///
     /// If the token has already expired.
-    pub(super) fn of(token: &Token, now: Tick, jitter: f64) -> Result<Self> {
+    pub(crate) fn of(token: &Token, now: Tick, jitter: f64) -> Result<Self> {
         let life = token.remaining();
         let served = life.saturating_sub(expiry_margin(life));
         if served.is_zero() {
@@ -59,19 +71,19 @@ impl Lifespan {
 
     /// Whether the token may be served and no refresh is due. Called by every read.
     #[inline]
-    pub(super) fn is_fresh(&self, now: Tick) -> bool {
+    pub(crate) fn is_fresh(&self, now: Tick) -> bool {
         now.monotonic < self.refresh_from.load(Ordering::Relaxed)
             && now.wall < self.refresh_from_wall.load(Ordering::Relaxed)
     }
 
     /// Whether the token may be served: it has expired on neither clock.
     #[inline]
-    pub(super) fn is_valid(&self, now: Tick) -> bool {
+    pub(crate) fn is_valid(&self, now: Tick) -> bool {
         now.monotonic < self.ends.monotonic && now.wall < self.ends.wall
     }
 
     /// Claims the refresh, if it is due and not claimed.
-    pub(super) fn claim_refresh(&self, now: Tick) -> bool {
+    pub(crate) fn claim_refresh(&self, now: Tick) -> bool {
         let due = self.refresh_from.load(Ordering::Relaxed);
         let claimed = due < self.ends.monotonic
             && !self.is_fresh(now)
@@ -92,7 +104,7 @@ impl Lifespan {
     }
 
     /// Releases the claim, so that another caller can refresh later.
-    pub(super) fn refresh_again(&self, at: Tick) {
+    pub(crate) fn refresh_again(&self, at: Tick) {
         self.refresh_from_wall
             .store(at.wall.min(self.ends.wall), Ordering::Relaxed);
         self.refresh_from
@@ -100,7 +112,7 @@ impl Lifespan {
     }
 
     /// How long the token may still be served.
-    pub(super) fn remaining(&self, now: Tick) -> Duration {
+    pub(crate) fn remaining(&self, now: Tick) -> Duration {
         let nanos = |end: u64, now: u64| Duration::from_nanos(end.saturating_sub(now));
         nanos(self.ends.monotonic, now.monotonic).min(nanos(self.ends.wall, now.wall))
     }

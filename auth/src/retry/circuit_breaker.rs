@@ -19,8 +19,10 @@ use tokio::{
     time::{Instant, sleep, sleep_until},
 };
 
-use super::retry::{CircuitOpen, after_open_circuit, permit_kept_for};
-use crate::{Error, ErrorKind, Result};
+use crate::{
+    Error, ErrorKind, Result,
+    retry::{CircuitOpen, after_open_circuit, permit_kept_for},
+};
 
 /// Grants a permit for each attempt and records its outcome.
 pub struct CircuitBreaker {
@@ -73,7 +75,7 @@ impl CircuitBreaker {
     }
 
     /// A circuit breaker with this number of permits.
-    pub(super) fn with_permits(most: usize) -> Self {
+    pub(crate) fn with_permits(most: usize) -> Self {
         let most = most.clamp(1, Semaphore::MAX_PERMITS);
         Self {
             limit: Some(Limit {
@@ -85,12 +87,12 @@ impl CircuitBreaker {
         }
     }
 
-    pub(super) fn requests(&self) -> u64 {
+    pub(crate) fn requests(&self) -> u64 {
         self.requests.load(Ordering::Relaxed)
     }
 
     /// The error for a caller that needs a permit, if the circuit is open and all permits are in use.
-    pub(super) fn refusal(&self) -> Option<Error> {
+    pub(crate) fn refusal(&self) -> Option<Error> {
         let limit = self.limit.as_ref()?;
         if limit.permits.available_permits() > 0 {
             return None;
@@ -99,7 +101,7 @@ impl CircuitBreaker {
     }
 
     /// Acquires a permit. Waits for one while the circuit is closed.
-    pub(super) async fn permit(&self, deadline: Instant) -> Result<Permit> {
+    pub(crate) async fn permit(&self, deadline: Instant) -> Result<Permit> {
         let Some(limit) = &self.limit else {
             return Ok(Permit { _held: None });
         };
@@ -119,7 +121,7 @@ impl CircuitBreaker {
     }
 
     /// Records the outcome of an attempt, and releases its permit unless the circuit is open.
-    pub(super) fn record(&self, permit: Permit, failure: Option<&Error>, is_cut_off: bool) {
+    pub(crate) fn record(&self, permit: Permit, failure: Option<&Error>, is_cut_off: bool) {
         use ErrorKind::{Provider, ShutDown, Signing, Store};
         // Errors of these kinds come from the caller's code, the store or a shutdown, before a request is sent. So the
         // attempt is not counted as a request, and says nothing about the server even if it may be retried.

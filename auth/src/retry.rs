@@ -9,8 +9,10 @@ use std::{fmt, future::Future, time::Duration};
 
 use tokio::time::{Instant, sleep, timeout_at};
 
-use super::circuit_breaker::CircuitBreaker;
+pub(crate) mod circuit_breaker;
+
 use crate::{Error, ErrorKind, Result, random};
+use circuit_breaker::CircuitBreaker;
 
 /// The cap on a parsed `Retry-After`, against overflow and implausible values; each use has a lower cap.
 const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(24 * 3600);
@@ -124,20 +126,20 @@ const OPEN_FOR: Duration = Duration::from_secs(1);
 const LONGEST_OPEN: Duration = Duration::from_secs(15);
 
 /// How long the permit of an attempt is kept if the attempt found the server down.
-pub(super) fn permit_kept_for(error: &Error) -> Duration {
+pub(crate) fn permit_kept_for(error: &Error) -> Duration {
     let asked = error.retry_after().unwrap_or_default();
     asked.clamp(OPEN_FOR, LONGEST_OPEN)
 }
 
 /// The suggested delay for a caller that an open circuit rejected: until the next permit may be free, with jitter.
-pub(super) fn after_open_circuit(next_permit: Instant) -> Duration {
+pub(crate) fn after_open_circuit(next_permit: Instant) -> Duration {
     let left = next_permit.saturating_duration_since(Instant::now());
     left.max(FIRST_BACKOFF).mul_f64(random::jitter())
 }
 
 /// The source of a server error that is returned to a caller without a request, because the circuit is open.
 #[derive(Debug)]
-pub(super) struct CircuitOpen;
+pub(crate) struct CircuitOpen;
 
 impl fmt::Display for CircuitOpen {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -148,7 +150,7 @@ impl fmt::Display for CircuitOpen {
 impl std::error::Error for CircuitOpen {}
 
 impl CircuitOpen {
-    pub(super) fn caused(error: &Error) -> bool {
+    pub(crate) fn caused(error: &Error) -> bool {
         std::error::Error::source(error).is_some_and(|source| source.is::<Self>())
     }
 }
@@ -157,7 +159,7 @@ impl CircuitOpen {
 
 /// The failures of one key. During a backoff no request is sent for the key, and callers get the last error.
 #[derive(Default)]
-pub(super) struct Backoff {
+pub(crate) struct Backoff {
     /// Consecutive failures. The count restarts when the old token has expired.
     failures: u32,
     /// Whether the last failure left callers without a token.
@@ -170,7 +172,7 @@ pub(super) struct Backoff {
 
 /// The backoff after the first failure. Each further failure doubles it. It is reset when the old token expires, so that
 /// callers wait for a recovered server no longer than they have already been without a token.
-pub(super) const FIRST_BACKOFF: Duration = Duration::from_millis(500);
+pub(crate) const FIRST_BACKOFF: Duration = Duration::from_millis(500);
 /// The cap while the old token is served, or after a non-retryable refusal.
 const LONGEST_BACKOFF: Duration = Duration::from_secs(60);
 /// The cap while callers have no token and a retry may succeed. A server that is down gets at most five attempts in this
@@ -185,14 +187,14 @@ const BETWEEN_STORE_CHECKS: Duration = Duration::from_secs(1);
 
 impl Backoff {
     /// The last failure, with the remaining backoff as its `retry_after`; `None` if a request may be sent now.
-    pub(super) fn error(&self) -> Option<Error> {
+    pub(crate) fn error(&self) -> Option<Error> {
         let (error, until) = self.last.as_ref()?;
         let left = until.saturating_duration_since(Instant::now());
         (!left.is_zero()).then(|| error.clone().with_retry_after(Some(left)))
     }
 
     /// Whether the store may be checked for a fresh sign-in now. Always, if one `is_known` to have been stored.
-    pub(super) fn may_check_store(&mut self, is_known: bool) -> bool {
+    pub(crate) fn may_check_store(&mut self, is_known: bool) -> bool {
         let now = Instant::now();
         let is_due = |checked: Instant| now.duration_since(checked) >= BETWEEN_STORE_CHECKS;
         let may = is_known || self.checked.is_none_or(is_due);
@@ -204,7 +206,7 @@ impl Backoff {
 
     /// Records a failure and sets the error's `retry_after`. Returns the backoff, if there is one. It ends no later than
     /// the token that is `still_served`.
-    pub(super) fn record(
+    pub(crate) fn record(
         &mut self,
         error: &mut Error,
         still_served: Option<Duration>,

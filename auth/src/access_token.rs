@@ -5,7 +5,7 @@ use std::fmt;
 use coze_wire::{Bearer, InvalidBearer, Secret};
 use http::HeaderValue;
 
-use crate::{Error, Result, Token, input::credential};
+use crate::{Error, Result, input::credential};
 
 /// The prefix of the `Authorization` header value.
 const SCHEME: &str = "Bearer ";
@@ -33,10 +33,14 @@ impl AccessToken {
     }
 
     /// A copy in a separate buffer. Clones share the reference count of their buffer, which cores would contend for.
-    pub(super) fn padded(&self) -> Self {
+    pub(crate) fn padded(&self) -> Self {
         let token = Secret::from(self.expose());
         // It was valid in a header, so this does not fail.
         Bearer::padded(&token).map_or_else(|_| self.clone(), Self)
+    }
+
+    pub(crate) fn of_bearer(bearer: Bearer) -> Self {
+        Self(bearer)
     }
 
     pub(crate) fn bearer(&self) -> Bearer {
@@ -48,12 +52,6 @@ impl AccessToken {
     #[inline]
     pub fn authorization(&self) -> &HeaderValue {
         self.0.header_value()
-    }
-
-    /// Converts it into the `Authorization` header value.
-    #[must_use]
-    pub fn into_authorization(self) -> HeaderValue {
-        self.0.into()
     }
 
     /// The bare token. Keep the borrow short, and never format it.
@@ -73,15 +71,16 @@ impl AccessToken {
     }
 }
 
-impl From<&Token> for AccessToken {
-    fn from(token: &Token) -> Self {
-        Self(token.bearer().clone())
+/// The `Authorization` header value.
+impl From<AccessToken> for HeaderValue {
+    fn from(token: AccessToken) -> Self {
+        token.0.into()
     }
 }
 
-impl From<Token> for AccessToken {
-    fn from(token: Token) -> Self {
-        Self::from(&token)
+impl From<&AccessToken> for AccessToken {
+    fn from(token: &AccessToken) -> Self {
+        token.clone()
     }
 }
 
@@ -98,6 +97,7 @@ impl fmt::Debug for AccessToken {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Token;
 
     #[test]
     fn a_token_of_a_flow_converts_into_an_access_token() {

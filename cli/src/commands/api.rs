@@ -1,0 +1,475 @@
+//! `coze api`: any operation of the API, also those that no crate describes, with the token in it.
+
+mod operations;
+
+use std::{
+    io::{self, Read as _},
+    path::Path,
+};
+
+use clap::{
+    Arg, Command, Error,
+    builder::{PossibleValue, StringValueParser, TypedValueParser, ValueParserFactory},
+};
+use coze_api::SendExt as _;
+use coze_wire::{
+    Call, Dispatcher, EventNames, Events, Operation, OperationInfo, Retry, StreamEvent, Unbuilt,
+    Whole,
+    reqwest::{
+        Method, Request, Url,
+        header::{ACCEPT, CONTENT_TYPE, HeaderValue},
+    },
+};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use serde::Deserializer;
+use serde_json::{Map, Value, json};
+
+use self::operations::{OPERATIONS, Paging, find};
+use crate::{
+    args::Api,
+    failure::{Failure, Result},
+    session::Session,
+    terminal::output_is_terminal,
+};
+
+/// All but the unreserved characters of RFC 3986, section 2.3.
+const ENCODED: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'.')
+    .remove(b'_')
+    .remove(b'~');
+
+pub(crate) async fn run(options: Api, session: &Session<'_>) -> Result<()> {
+    let mut request = RawRequest::new(&options)?;
+    let api = session.api().await?;
+    if options.stream {
+        return print_events(&request, &api.dispatcher(), api.base(), session).await;
+    }
+    let mut pages = options.paginate.then(|| request.pages()).transpose()?;
+    loop {
+        let response = request.send(&api.dispatcher(), api.base()).await?;
+        match options.paginate || !output_is_terminal() {
+            true => session.terminal.print(&response)?,
+            false => session.terminal.print(format_args!("{response:#}"))?,
+        }
+        match pages.as_mut().and_then(|pages| pages.next(&response)) {
+            Some((field, value)) => request.set(field, value)?,
+            None => return Ok(()),
+        }
+    }
+}
+
+async fn print_events(
+    request: &RawRequest,
+    dispatcher: &Dispatcher,
+    base: &str,
+    session: &Session<'_>,
+) -> Result<()> {
+    let http = request.http(base, "text/event-stream")?;
+    let mut events = StreamCall(dispatcher.clone(), http).send().await?;
+    while let Some(RawEvent { event, data }) = events.try_next().await? {
+        let data = serde_json::from_str(&data).unwrap_or(Value::String(data));
+        session
+            .terminal
+            .print(json!({"event": event, "data": data}))?;
+    }
+    Ok(())
+}
+
+/// The path of an operation. All described paths are its possible values, for completion; others are accepted too.
+#[derive(Clone, Debug)]
+pub(crate) struct ApiPath(String);
+
+impl ValueParserFactory for ApiPath {
+    type Parser = ApiPathParser;
+
+    fn value_parser() -> ApiPathParser {
+        ApiPathParser
+    }
+}
+
+#[derive(Clone)]
+pub(crate) struct ApiPathParser;
+
+impl TypedValueParser for ApiPathParser {
+    type Value = ApiPath;
+
+    fn parse_ref(
+        &self,
+        command: &Command,
+        argument: Option<&Arg>,
+        value: &std::ffi::OsStr,
+    ) -> std::result::Result<ApiPath, Error> {
+        let parser = StringValueParser::new().try_map(|text| {
+            if text.contains("://") {
+                return Err("it is a path, such as /v1/users/me: the site is that of the token");
+            }
+            // On Windows, Git Bash turns a leading slash into a folder.
+            Ok(ApiPath(format!("/{}", text.trim_start_matches('/'))))
+        });
+        parser.parse_ref(command, argument, value)
+    }
+
+    fn possible_values(&self) -> Option<Box<dyn Iterator<Item = PossibleValue> + '_>> {
+        let mut paths: Vec<_> = OPERATIONS.iter().map(|operation| operation.path).collect();
+        paths.dedup();
+        Some(Box::new(paths.into_iter().map(PossibleValue::new)))
+    }
+}
+
+/// A request without its site.
+struct RawRequest {
+    method: Method,
+    path: String,
+    query: Vec<(String, String)>,
+    body: Option<Value>,
+    paging: Option<Paging>,
+}
+
+impl RawRequest {
+    fn new(options: &Api) -> Result<Self> {
+        let (path, query) = match options.path.0.split_once('?') {
+            Some((path, query)) => (path, Some(query)),
+            None => (options.path.0.as_str(), None),
+        };
+        let method = options.method.as_deref();
+        let operation = find(method, path);
+        let has_body = !options.fields.is_empty()
+            || !options.json_fields.is_empty()
+            || options.input.is_some();
+        let method = match (method, operation) {
+            (Some(method), _) => method.to_ascii_uppercase(),
+            (None, Some(operation)) => operation.method.to_owned(),
+            (None, None) if has_body => "POST".to_owned(),
+            (None, None) => "GET".to_owned(),
+        };
+        let method = Method::from_bytes(method.as_bytes())
+            .map_err(|_| Failure::usage(format!("{method} is not an HTTP method")))?;
+
+        let input = options.input.as_deref().map(read_input).transpose()?;
+        let mut request = Self {
+            path: String::new(),
+            query: Vec::new(),
+            body: input,
+            paging: operation.and_then(|operation| operation.paging),
+            method,
+        };
+        let mut fields = fields(options)?;
+        request.path = filled(path, &mut fields)?;
+        if let Some(query) = query {
+            let pairs = coze_auth::Url::parse(&format!("http://localhost/?{query}"));
+            let pairs = pairs.map_err(|_| Failure::usage("the query of the path is not valid"))?;
+            request.query.extend(pairs.query_pairs().into_owned());
+        }
+        let in_query = operation.map_or(&[][..], |operation| operation.query);
+        for (key, value) in fields {
+            if in_query.contains(&key.as_str()) {
+                request.set_query(&key, value);
+            } else {
+                request.set(&key, value)?;
+            }
+        }
+        let stream_field = operation.and_then(|operation| operation.stream_field);
+        if let (true, Some(field)) = (options.stream, stream_field) {
+            request.set_body(field, Value::Bool(true))?;
+        }
+        Ok(request)
+    }
+
+    fn set(&mut self, field: &str, value: Value) -> Result<()> {
+        if self.method == Method::GET {
+            self.set_query(field, value);
+            return Ok(());
+        }
+        self.set_body(field, value)
+    }
+
+    fn set_query(&mut self, key: &str, value: Value) {
+        let value = match value {
+            Value::String(text) => text,
+            other => other.to_string(),
+        };
+        self.query.retain(|(name, _)| name != key);
+        self.query.push((key.to_owned(), value));
+    }
+
+    fn set_body(&mut self, key: &str, value: Value) -> Result<()> {
+        let body = self.body.get_or_insert_with(|| Value::Object(Map::new()));
+        let Value::Object(body) = body else {
+            return Err(Failure::usage(
+                "fields can't be added to an input that is not a JSON object",
+            ));
+        };
+        body.insert(key.to_owned(), value);
+        Ok(())
+    }
+
+    fn http(&self, base: &str, accept: &'static str) -> Result<Request> {
+        let url = format!("{}{}", base.trim_end_matches('/'), self.path);
+        let mut url =
+            Url::parse(&url).map_err(|error| Failure::usage(format!("{url}: {error}")))?;
+        if !self.query.is_empty() {
+            url.query_pairs_mut().extend_pairs(&self.query);
+        }
+        let mut request = Request::new(self.method.clone(), url);
+        let headers = request.headers_mut();
+        headers.insert(ACCEPT, HeaderValue::from_static(accept));
+        if let Some(body) = &self.body {
+            headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+            *request.body_mut() = Some(body.to_string().into());
+        }
+        Ok(request)
+    }
+
+    async fn send(&self, dispatcher: &Dispatcher, base: &str) -> Result<Value> {
+        let http = self.http(base, "application/json")?;
+        let dispatcher = dispatcher.clone();
+        let reply = match self.method {
+            Method::GET => ReadCall(dispatcher, http).send().await?,
+            _ => WriteCall(dispatcher, http).send().await?,
+        };
+        Ok(reply.into_inner())
+    }
+
+    fn pages(&self) -> Result<Pages> {
+        let Some(paging) = self.paging else {
+            return Err(Failure::usage(format!(
+                "{} is not known as a list: turn its pages with -f",
+                self.path
+            )));
+        };
+        let first = match paging {
+            Paging::Number(field) => {
+                let given = self.query.iter().find(|(key, _)| key == field);
+                given.map_or(Some(1), |(_, value)| value.parse().ok())
+            }
+            Paging::Cursor(..) => Some(1),
+        };
+        Ok(Pages {
+            paging,
+            number: first.ok_or_else(|| Failure::usage("the page is not a number"))?,
+            items: 0,
+            last: None,
+        })
+    }
+}
+
+/// Turns the pages of a list.
+struct Pages {
+    paging: Paging,
+    number: u64,
+    items: u64,
+    last: Option<Value>,
+}
+
+impl Pages {
+    /// The field that asks for the page after this one; `None` after the last page.
+    fn next(&mut self, response: &Value) -> Option<(&'static str, Value)> {
+        let data = &response["data"];
+        let member = |name: &str| {
+            let inner = data.get(name);
+            inner.or_else(|| response.get(name)).cloned()
+        };
+        let items = items(data);
+        let items_of_page = items.map_or(0, Vec::len) as u64;
+        let is_repeated = self.last.as_ref() == Some(data);
+        self.last = Some(data.clone());
+        self.items += items_of_page;
+        if items_of_page == 0 || is_repeated || member("has_more") == Some(Value::Bool(false)) {
+            return None;
+        }
+        match self.paging {
+            Paging::Number(field) => {
+                let total = member("total").or_else(|| member("total_count"));
+                let total = total
+                    .and_then(|total| total.as_u64())
+                    .filter(|total| *total > 0);
+                if total.is_some_and(|total| self.items >= total) {
+                    return None;
+                }
+                self.number += 1;
+                Some((field, self.number.into()))
+            }
+            Paging::Cursor(field, next) => {
+                let next = member(next)?;
+                (next.as_str() != Some("")).then_some((field, next))
+            }
+        }
+    }
+}
+
+/// The items of a page: its data, or the list in it.
+fn items(data: &Value) -> Option<&Vec<Value>> {
+    let in_object = || data.as_object()?.values().find_map(Value::as_array);
+    data.as_array().or_else(in_object)
+}
+
+fn fields(options: &Api) -> Result<Vec<(String, Value)>> {
+    let texts = options.fields.iter();
+    let texts = texts.map(|(key, value)| Ok((key.clone(), Value::String(value.clone()))));
+    let json = options.json_fields.iter().map(|(key, value)| {
+        let value = serde_json::from_str(value).map_err(|error| {
+            Failure::usage(format!("the field {key} is not JSON: {error}"))
+                .with_hint("use -f for a text")
+        })?;
+        Ok((key.clone(), value))
+    });
+    texts.chain(json).collect()
+}
+
+/// The path with its parameters, which are taken from the fields.
+fn filled(path: &str, fields: &mut Vec<(String, Value)>) -> Result<String> {
+    let segments = path.split('/').map(|segment| {
+        let name = segment
+            .strip_prefix('{')
+            .and_then(|name| name.strip_suffix('}'));
+        let Some(name) = name else {
+            return Ok(segment.to_owned());
+        };
+        let index = fields.iter().position(|(key, _)| key == name);
+        let missing = || Failure::usage(format!("the path needs a value: -f {name}=…"));
+        let value = match fields.remove(index.ok_or_else(missing)?).1 {
+            Value::String(text) => text,
+            other => other.to_string(),
+        };
+        if matches!(value.as_str(), "" | "." | "..") {
+            let message = format!("{name} is empty, or can't be a part of a path");
+            return Err(Failure::usage(message));
+        }
+        Ok(utf8_percent_encode(&value, ENCODED).to_string())
+    });
+    Ok(segments.collect::<Result<Vec<_>>>()?.join("/"))
+}
+
+fn read_input(path: &Path) -> Result<Value> {
+    let mut text = String::new();
+    let read = match path.to_str() {
+        Some("-") => io::stdin().read_to_string(&mut text).map(|_| ()),
+        _ => std::fs::read_to_string(path).map(|read| text = read),
+    };
+    let name = path.display();
+    read.map_err(|error| Failure::io(format_args!("{name} can't be read"), &error))?;
+    serde_json::from_str(&text)
+        .map_err(|error| Failure::usage(format!("{name} is not JSON: {error}")))
+}
+
+/// A call that changes nothing.
+struct ReadCall(Dispatcher, Request);
+/// A call that may change something.
+struct WriteCall(Dispatcher, Request);
+/// A call that answers with events.
+struct StreamCall(Dispatcher, Request);
+
+impl Operation for ReadCall {
+    type Answer = Whole<Value>;
+    const INFO: &'static OperationInfo = &OperationInfo {
+        id: "api",
+        retry: Retry::Read,
+    };
+
+    fn into_call(self) -> std::result::Result<Call, Unbuilt> {
+        Ok(Call::new(self.0, Self::INFO, self.1))
+    }
+}
+
+impl Operation for WriteCall {
+    type Answer = Whole<Value>;
+    const INFO: &'static OperationInfo = &OperationInfo {
+        id: "api",
+        retry: Retry::Write,
+    };
+
+    fn into_call(self) -> std::result::Result<Call, Unbuilt> {
+        Ok(Call::new(self.0, Self::INFO, self.1))
+    }
+}
+
+impl Operation for StreamCall {
+    type Answer = Events<RawEvent>;
+    const INFO: &'static OperationInfo = WriteCall::INFO;
+
+    fn into_call(self) -> std::result::Result<Call, Unbuilt> {
+        Ok(Call::new(self.0, Self::INFO, self.1))
+    }
+}
+
+/// An event, unchanged.
+struct RawEvent {
+    event: String,
+    data: String,
+}
+
+impl StreamEvent for RawEvent {
+    // Those of chats and of workflows.
+    const NAMES: &'static EventNames = &EventNames {
+        end: &["done", "Done"],
+        interrupt: &["Interrupt"],
+        error: &["error", "Error"],
+    };
+
+    fn read<'de, D: Deserializer<'de>>(
+        _: &str,
+        _: D,
+    ) -> std::result::Result<Option<Self>, D::Error> {
+        Ok(None)
+    }
+
+    fn other(event: String, data: String) -> Self {
+        Self { event, data }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn next(pages: &mut Pages, response: Value) -> Option<(&'static str, Value)> {
+        pages.next(&response)
+    }
+
+    fn pages(paging: Paging) -> Pages {
+        Pages {
+            paging,
+            number: 1,
+            items: 0,
+            last: None,
+        }
+    }
+
+    #[test]
+    fn pages_are_counted_until_the_total() {
+        let mut counted = pages(Paging::Number("page_num"));
+        let page = |id: u8| json!({"data": {"items": [id, id], "total": 3}});
+        assert_eq!(next(&mut counted, page(1)), Some(("page_num", 2.into())));
+        assert_eq!(next(&mut counted, page(2)), None);
+    }
+
+    #[test]
+    fn a_repeated_page_is_the_last() {
+        let mut counted = pages(Paging::Number("page_num"));
+        let page = || json!({"data": {"items": [1]}});
+        assert_eq!(next(&mut counted, page()), Some(("page_num", 2.into())));
+        assert_eq!(next(&mut counted, page()), None);
+    }
+
+    #[test]
+    fn a_cursor_leads_on_while_there_is_more() {
+        let mut cursor = pages(Paging::Cursor("after_id", "last_id"));
+        let page =
+            |id: &str, more: bool| json!({"data": [{"id": id}], "last_id": id, "has_more": more});
+        assert_eq!(
+            next(&mut cursor, page("7", true)),
+            Some(("after_id", "7".into()))
+        );
+        assert_eq!(next(&mut cursor, page("8", false)), None);
+    }
+
+    #[test]
+    fn parameters_of_a_path_are_taken_from_the_fields() {
+        let mut fields = vec![("b".to_owned(), "x/y".into()), ("c".to_owned(), 1.into())];
+        assert_eq!(filled("/v1/{b}/d", &mut fields).unwrap(), "/v1/x%2Fy/d");
+        assert_eq!(fields, [("c".to_owned(), Value::from(1))]);
+        assert!(filled("/v1/{b}", &mut fields).is_err());
+        assert!(filled("/v1/{b}", &mut vec![("b".to_owned(), "..".into())]).is_err());
+    }
+}

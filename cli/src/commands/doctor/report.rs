@@ -1,0 +1,136 @@
+//! The lines of the report.
+
+use serde_json::{Value, json};
+
+use crate::{
+    failure::{Exit, Failure, Result},
+    terminal::{BAD, GOOD, Printable, Terminal, UNSURE},
+};
+
+/// A probe that was made, and what was found.
+pub(super) struct Check {
+    name: String,
+    state: State,
+    found: String,
+    advice: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Good,
+    /// It works, or may not matter here.
+    Unsure,
+    Bad(Exit),
+}
+
+impl Check {
+    pub(super) fn good(name: impl Into<String>, found: impl Into<String>) -> Self {
+        Self {
+            name: name.into(),
+            state: State::Good,
+            found: found.into(),
+            advice: None,
+        }
+    }
+
+    pub(super) fn unsure(
+        name: impl Into<String>,
+        found: impl Into<String>,
+        advice: impl Into<String>,
+    ) -> Self {
+        Self {
+            state: State::Unsure,
+            advice: Some(advice.into()),
+            ..Self::good(name, found)
+        }
+    }
+
+    pub(super) fn bad(
+        name: impl Into<String>,
+        found: impl Into<String>,
+        advice: impl Into<String>,
+    ) -> Self {
+        Self {
+            state: State::Bad(Exit::Usage),
+            ..Self::unsure(name, found, advice)
+        }
+    }
+
+    pub(super) fn failed(name: impl Into<String>, failure: &Failure) -> Self {
+        Self {
+            state: State::Bad(failure.exit()),
+            found: failure.message().to_owned(),
+            advice: failure.hint(false).map(str::to_owned),
+            ..Self::good(name, "")
+        }
+    }
+
+    pub(super) fn unreachable(
+        name: impl Into<String>,
+        found: impl Into<String>,
+        advice: impl Into<String>,
+    ) -> Self {
+        Self {
+            state: State::Bad(Exit::Network),
+            ..Self::unsure(name, found, advice)
+        }
+    }
+}
+
+#[derive(Default)]
+pub(super) struct Report(Vec<Check>);
+
+impl Report {
+    pub(super) fn add(&mut self, check: Check) {
+        self.0.push(check);
+    }
+
+    /// Whether no probe of the network failed.
+    pub(super) fn is_network_fine(&self) -> bool {
+        let is_network = |check: &Check| check.state == State::Bad(Exit::Network);
+        !self.0.iter().any(is_network)
+    }
+
+    /// Prints all. The exit code is that of the first problem.
+    pub(super) fn print(&self, as_json: bool, terminal: &Terminal) -> Result<()> {
+        if as_json {
+            terminal.print(format_args!("{:#}", self.json()))?;
+        } else {
+            for check in &self.0 {
+                self.print_line(check, terminal)?;
+            }
+        }
+        let mut states = self.0.iter().map(|check| check.state);
+        let problem = states.find_map(|state| match state {
+            State::Bad(exit) => Some(exit),
+            State::Good | State::Unsure => None,
+        });
+        problem.map_or(Ok(()), |exit| Err(Failure::silent(exit)))
+    }
+
+    fn print_line(&self, check: &Check, terminal: &Terminal) -> Result<()> {
+        let (style, mark) = match check.state {
+            State::Good => (GOOD, "ok"),
+            State::Unsure => (UNSURE, "??"),
+            State::Bad(_) => (BAD, "NO"),
+        };
+        let (name, found) = (&check.name, Printable(&check.found));
+        terminal.print(format_args!("{style}{mark}{style:#}  {name:<14} {found}"))?;
+        match &check.advice {
+            Some(advice) => terminal.print(format_args!("{:19}-> {}", "", Printable(advice))),
+            None => Ok(()),
+        }
+    }
+
+    fn json(&self) -> Value {
+        let checks = self.0.iter().map(|check| {
+            let state = match check.state {
+                State::Good => "ok",
+                State::Unsure => "unsure",
+                State::Bad(_) => "problem",
+            };
+            json!({"check": check.name, "state": state, "found": check.found, "advice": check.advice})
+        });
+        checks.collect()
+    }
+}

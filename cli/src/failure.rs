@@ -1,0 +1,168 @@
+//! What a command fails with: a message, what to do about it, and the exit code.
+
+use std::{borrow::Cow, fmt, io};
+
+use coze_auth::{ErrorCode, ErrorKind};
+
+use crate::hints;
+
+pub(crate) type Result<T, E = Failure> = std::result::Result<T, E>;
+
+/// The exit codes. `coze --help` documents them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Exit {
+    Other = 1,
+    Usage = 2,
+    SignInNeeded = 3,
+    Refused = 4,
+    Network = 5,
+    Server = 6,
+    Interrupted = 130,
+    /// The reader of standard output is gone: 128 + SIGPIPE.
+    OutputClosed = 141,
+    /// 128 + SIGTERM.
+    Terminated = 143,
+}
+
+#[derive(Debug)]
+pub(crate) struct Failure {
+    exit: Exit,
+    /// Empty if nothing is to be printed.
+    message: String,
+    hint: Option<Cow<'static, str>>,
+    hint_in_chinese: Option<&'static str>,
+}
+
+impl Failure {
+    pub(crate) fn new(exit: Exit, message: impl Into<String>) -> Self {
+        Self {
+            exit,
+            message: message.into(),
+            hint: None,
+            hint_in_chinese: None,
+        }
+    }
+
+    pub(crate) fn usage(message: impl Into<String>) -> Self {
+        Self::new(Exit::Usage, message)
+    }
+
+    /// A failure that prints nothing.
+    pub(crate) fn silent(exit: Exit) -> Self {
+        Self::new(exit, String::new())
+    }
+
+    /// A failed input or output, with what was to be done.
+    pub(crate) fn io(what: impl fmt::Display, error: &io::Error) -> Self {
+        Self::new(Exit::Other, format!("{what}: {error}"))
+    }
+
+    #[must_use]
+    pub(crate) fn with_hint(mut self, hint: impl Into<Cow<'static, str>>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    pub(crate) fn exit(&self) -> Exit {
+        self.exit
+    }
+
+    pub(crate) fn message(&self) -> &str {
+        &self.message
+    }
+
+    pub(crate) fn hint(&self, is_chinese: bool) -> Option<&str> {
+        let in_chinese = self.hint_in_chinese.filter(|_| is_chinese);
+        in_chinese.or(self.hint.as_deref())
+    }
+
+    fn of(error: &coze_auth::Error, message: String, hint: &'static str) -> Self {
+        let exit = exit_of(error);
+        let hint = match exit {
+            Exit::SignInNeeded => "sign in: coze login",
+            _ => hint,
+        };
+        Self {
+            exit,
+            message,
+            hint: Some(hint.into()),
+            hint_in_chinese: hints::in_chinese(error),
+        }
+    }
+}
+
+fn exit_of(error: &coze_auth::Error) -> Exit {
+    if error.needs_sign_in() {
+        return Exit::SignInNeeded;
+    }
+    match error.kind() {
+        ErrorKind::InvalidInput | ErrorKind::Configuration => Exit::Usage,
+        ErrorKind::NotSignedIn | ErrorKind::DeviceCodeExpired => Exit::SignInNeeded,
+        ErrorKind::Refused => {
+            let by_status = error
+                .status()
+                .is_some_and(|status| status.is_server_error());
+            match error.code() {
+                Some(ErrorCode::InternalError) => Exit::Server,
+                None if by_status => Exit::Server,
+                _ => Exit::Refused,
+            }
+        }
+        ErrorKind::StateMismatch | ErrorKind::InvalidCallback => Exit::Refused,
+        ErrorKind::Connect | ErrorKind::Timeout | ErrorKind::Interrupted => Exit::Network,
+        ErrorKind::InvalidAnswer | ErrorKind::UnusableToken => Exit::Server,
+        _ => Exit::Other,
+    }
+}
+
+impl From<coze_auth::Error> for Failure {
+    fn from(error: coze_auth::Error) -> Self {
+        Self::of(&error, error.to_string(), error.hint())
+    }
+}
+
+impl From<coze_api::Error> for Failure {
+    fn from(error: coze_api::Error) -> Self {
+        Self::of(&error, error.to_string(), error.hint())
+    }
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        if error.kind() == io::ErrorKind::BrokenPipe {
+            return Self::silent(Exit::OutputClosed);
+        }
+        Self::new(Exit::Other, error.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kinds_of_errors_have_their_exit_codes() {
+        for (kind, exit) in [
+            (ErrorKind::InvalidInput, Exit::Usage),
+            (ErrorKind::Configuration, Exit::Usage),
+            (ErrorKind::NotSignedIn, Exit::SignInNeeded),
+            (ErrorKind::DeviceCodeExpired, Exit::SignInNeeded),
+            (ErrorKind::Refused, Exit::Refused),
+            (ErrorKind::Connect, Exit::Network),
+            (ErrorKind::Timeout, Exit::Network),
+            (ErrorKind::InvalidAnswer, Exit::Server),
+            (ErrorKind::System, Exit::Other),
+        ] {
+            let failure = Failure::from(coze_auth::Error::new(kind, "it failed"));
+            assert_eq!(failure.exit(), exit, "{kind}");
+            assert!(failure.hint(false).is_some(), "{kind}");
+        }
+    }
+
+    #[test]
+    fn a_closed_output_is_silent() {
+        let failure = Failure::from(io::Error::from(io::ErrorKind::BrokenPipe));
+        assert_eq!(failure.exit() as u8, 141);
+        assert_eq!(failure.message(), "");
+    }
+}

@@ -1,0 +1,148 @@
+//! What the commands share: the terminal, where tokens come from, and what has to be finished before the program ends.
+
+use std::cell::{OnceCell, RefCell};
+
+use coze_api::CozeApi;
+use coze_auth::{OAuthClient, OAuthClientBuilder, OAuthConfig, RefreshMode, TokenProvider};
+use coze_credentials::{CredentialsBuilder, DefaultCredentials, Profiles, Source};
+use tokio::task::JoinHandle;
+
+use crate::{
+    failure::{Exit, Failure, Result},
+    terminal::Terminal,
+};
+
+/// At the end of the user agent.
+const PRODUCT: &str = concat!("coze-cli/", env!("CARGO_PKG_VERSION"));
+
+pub(crate) struct Session<'t> {
+    pub(crate) terminal: &'t Terminal,
+    profile: Option<String>,
+    credentials: OnceCell<DefaultCredentials>,
+    saving: RefCell<Option<JoinHandle<Result<()>>>>,
+}
+
+/// Where a token comes from.
+pub(crate) enum Place {
+    /// The environment, or a file.
+    Configuration(Source, Box<OAuthConfig>),
+    /// The sign-in of this profile.
+    Profile(String),
+}
+
+impl<'t> Session<'t> {
+    /// `profile` is the one that the user names on the command line: nothing else is looked at then.
+    pub(crate) fn new(terminal: &'t Terminal, profile: Option<String>) -> Self {
+        Self {
+            terminal,
+            profile,
+            credentials: OnceCell::new(),
+            saving: RefCell::default(),
+        }
+    }
+
+    /// Finishes what must not be lost, also after Ctrl-C: a sign-in that is being saved, and a refresh in flight.
+    pub(crate) async fn close(&self) -> Result<()> {
+        self.saved().await?;
+        match self.credentials.get() {
+            Some(credentials) => Ok(credentials.shutdown().await?),
+            None => Ok(()),
+        }
+    }
+
+    /// Saves something in a task of its own, which also ends if this command is dropped.
+    pub(crate) async fn save(
+        &self,
+        saving: impl Future<Output = Result<()>> + Send + 'static,
+    ) -> Result<()> {
+        self.saving.replace(Some(tokio::spawn(saving)));
+        self.saved().await
+    }
+
+    async fn saved(&self) -> Result<()> {
+        std::future::poll_fn(|context| {
+            let mut saving = self.saving.borrow_mut();
+            let Some(task) = &mut *saving else {
+                return std::task::Poll::Ready(Ok(()));
+            };
+            let saved = std::task::ready!(std::pin::Pin::new(task).poll(context));
+            *saving = None;
+            let failed = |_| Failure::new(Exit::Other, "the sign-in could not be saved");
+            std::task::Poll::Ready(saved.map_err(failed).flatten())
+        })
+        .await
+    }
+
+    pub(crate) fn builder(&self) -> CredentialsBuilder {
+        let builder = DefaultCredentials::builder()
+            .client(client())
+            .refresh(RefreshMode::InLine);
+        match &self.profile {
+            Some(name) => builder.profile(name),
+            None => builder,
+        }
+    }
+
+    /// Where the token comes from. Nothing is built or sent: this must be fast.
+    pub(crate) fn place(&self) -> Result<Place> {
+        if self.profile.is_none()
+            && let Some((source, config)) = self.builder().find_configuration(None)?
+        {
+            return Ok(Place::Configuration(source, Box::new(config)));
+        }
+        Ok(Place::Profile(self.profile_name()?))
+    }
+
+    pub(crate) fn profile_name(&self) -> Result<String> {
+        Ok(self.builder().profile_name()?)
+    }
+
+    /// The credentials that a token comes from.
+    pub(crate) async fn credentials(&self) -> Result<&DefaultCredentials> {
+        if let Some(credentials) = self.credentials.get() {
+            return Ok(credentials);
+        }
+        let found = self.builder().find().await?;
+        Ok(self.credentials.get_or_init(|| found))
+    }
+
+    /// A client for the API, with the user's or the application's token.
+    pub(crate) async fn api(&self) -> Result<Api> {
+        let credentials = self.credentials().await?;
+        let client = credentials.client().clone();
+        Ok(Api {
+            base: client.endpoint().api_base().to_owned(),
+            coze: CozeApi::new(client, credentials.provider()),
+        })
+    }
+}
+
+/// The profiles of this program.
+pub(crate) fn profiles() -> Result<Profiles> {
+    Ok(Profiles::in_default_folder("coze")?)
+}
+
+/// The start of each HTTP client.
+pub(crate) fn client() -> OAuthClientBuilder {
+    OAuthClient::builder().product(PRODUCT)
+}
+
+/// A client for the API.
+pub(crate) struct Api {
+    coze: CozeApi,
+    base: String,
+}
+
+impl Api {
+    pub(crate) fn base(&self) -> &str {
+        &self.base
+    }
+}
+
+impl std::ops::Deref for Api {
+    type Target = CozeApi;
+
+    fn deref(&self) -> &CozeApi {
+        &self.coze
+    }
+}

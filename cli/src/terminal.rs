@@ -1,0 +1,180 @@
+//! What is printed, and where: results on standard output, everything else on standard error; colours on terminals only.
+
+use std::{
+    env,
+    fmt::{self, Display},
+    io::{self, Write as _},
+};
+
+use anstyle::{AnsiColor, Color, Style};
+use coze_wire::is_invisible;
+use tracing_subscriber::{filter::Targets, layer::SubscriberExt, util::SubscriberInitExt};
+
+use crate::{
+    args::Global,
+    failure::{Exit, Failure, Result},
+};
+
+const ERROR: Style = AnsiColor::Red.on_default().bold();
+const HINT: Style = AnsiColor::Cyan.on_default();
+pub(crate) const BLACK_ON_WHITE: Style = AnsiColor::Black
+    .on_default()
+    .bg_color(Some(Color::Ansi(AnsiColor::BrightWhite)));
+pub(crate) const GOOD: Style = AnsiColor::Green.on_default();
+pub(crate) const UNSURE: Style = AnsiColor::Yellow.on_default();
+pub(crate) const BAD: Style = AnsiColor::Red.on_default().bold();
+pub(crate) const STRONG: Style = Style::new().bold();
+
+/// The beginning of the names of the crates whose events `--verbose` logs. Those of HTTP libraries may contain what a server repeats.
+const LOGGED: &str = "coze";
+
+pub(crate) struct Terminal {
+    is_quiet: bool,
+    is_chinese: bool,
+}
+
+impl Terminal {
+    pub(crate) fn new(options: &Global) -> Self {
+        if options.verbose {
+            let output = tracing_subscriber::fmt::layer()
+                .with_writer(anstream::stderr)
+                .without_time();
+            tracing_subscriber::registry()
+                .with(Targets::new().with_target(LOGGED, tracing::Level::DEBUG))
+                .with(output)
+                .init();
+        }
+        Self {
+            is_quiet: options.quiet,
+            is_chinese: is_chinese(|name| env::var(name).ok()),
+        }
+    }
+
+    /// Prints a result, with a line break.
+    pub(crate) fn print(&self, text: impl Display) -> Result<()> {
+        let mut out = anstream::stdout().lock();
+        writeln!(out, "{text}")?;
+        Ok(out.flush()?)
+    }
+
+    /// Prints a part of a result at once.
+    pub(crate) fn print_part(&self, text: impl Display) -> Result<()> {
+        let mut out = anstream::stdout().lock();
+        write!(out, "{text}")?;
+        Ok(out.flush()?)
+    }
+
+    /// Tells the user something that is no result. `--quiet` suppresses it.
+    pub(crate) fn note(&self, text: impl Display) {
+        if !self.is_quiet {
+            // There is nowhere to report it if standard error is closed.
+            let _ = writeln!(anstream::stderr().lock(), "{text}");
+        }
+    }
+
+    /// Tells the user what is needed to go on, even if `--quiet` is given.
+    pub(crate) fn say(&self, text: impl Display) {
+        let _ = writeln!(anstream::stderr().lock(), "{text}");
+    }
+
+    /// Replaces the line that was written by this before, on a terminal. An empty text leaves no line.
+    pub(crate) fn replace_line(&self, text: impl Display) {
+        if messages_are_for_a_terminal() {
+            let _ = write!(io::stderr().lock(), "\r\x1b[2K{text}");
+        }
+    }
+
+    /// Like [`note`](Self::note), without a line break.
+    pub(crate) fn note_part(&self, text: impl Display) {
+        if !self.is_quiet {
+            let _ = write!(anstream::stderr().lock(), "{text}");
+        }
+    }
+
+    pub(crate) fn report(&self, failure: &Failure) {
+        if failure.exit() == Exit::Interrupted && messages_are_for_a_terminal() {
+            // After the characters that the terminal shows for Ctrl-C.
+            self.say("");
+        }
+        if failure.message().is_empty() {
+            return;
+        }
+        let mut err = anstream::stderr().lock();
+        let message = Printable(failure.message());
+        let _ = writeln!(err, "{ERROR}error:{ERROR:#} {message}");
+        if let Some(hint) = failure.hint(self.is_chinese) {
+            let word = if self.is_chinese {
+                "提示："
+            } else {
+                "hint: "
+            };
+            let _ = writeln!(err, "{HINT}{word}{HINT:#}{}", Printable(hint));
+        }
+    }
+}
+
+/// Whether the user reads Chinese: the first of these variables that is set decides, as for all programs (POSIX, section 8.2).
+fn is_chinese(variable: impl Fn(&str) -> Option<String>) -> bool {
+    let names = ["LC_ALL", "LC_MESSAGES", "LANG"].into_iter();
+    let locale = { names }.find_map(|name| variable(name).filter(|value| !value.is_empty()));
+    locale.is_some_and(|locale| locale.starts_with("zh"))
+}
+
+/// A text without characters that control a terminal, or that are not seen.
+pub(crate) struct Printable<'a>(pub(crate) &'a str);
+
+impl Display for Printable<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for character in self.0.chars() {
+            if character == '\n' || character == '\t' {
+                write!(f, "{character}")?;
+            } else if character.is_control() || is_invisible(character) {
+                write!(f, "{}", character.escape_unicode())?;
+            } else {
+                write!(f, "{character}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether standard output is a terminal.
+pub(crate) fn output_is_terminal() -> bool {
+    io::IsTerminal::is_terminal(&io::stdout())
+}
+
+/// Whether standard error is a terminal.
+pub(crate) fn messages_are_for_a_terminal() -> bool {
+    io::IsTerminal::is_terminal(&io::stderr())
+}
+
+/// Whether standard input is a terminal.
+pub(crate) fn input_is_terminal() -> bool {
+    io::IsTerminal::is_terminal(&io::stdin())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_variable_that_is_set_decides_the_language() {
+        let language = |set: &'static [(&str, &str)]| {
+            is_chinese(|name| {
+                let (_, value) = set.iter().find(|(each, _)| *each == name)?;
+                Some((*value).to_owned())
+            })
+        };
+        assert!(language(&[("LANG", "zh_CN.UTF-8")]));
+        assert!(language(&[("LC_ALL", ""), ("LANG", "zh_TW")]));
+        assert!(!language(&[("LC_ALL", "C"), ("LANG", "zh_CN.UTF-8")]));
+        assert!(!language(&[("LANG", "en_US.UTF-8")]));
+        assert!(!language(&[]));
+    }
+
+    #[test]
+    fn control_characters_do_not_reach_the_terminal() {
+        let text = Printable("a\u{1b}[31m\u{202e}b\nc").to_string();
+        assert_eq!(text, "a\\u{1b}[31m\\u{202e}b\nc");
+    }
+}

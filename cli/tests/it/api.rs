@@ -1,0 +1,190 @@
+use coze_mock::{Bot, MockCoze, defaults};
+use serde_json::json;
+use wiremock::{
+    Mock, MockServer, ResponseTemplate,
+    matchers::{body_json, header, method, path, query_param},
+};
+
+use crate::{
+    assert_run,
+    support::{World, events},
+};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operation_is_called_with_the_token() {
+    let mock = MockCoze::start().await.unwrap();
+    let world = World::with_token(&mock);
+    assert_run!(world.run(&["api", "/v1/users/me"]));
+    assert_run!(world.run(&["api", "v1/bots/{bot_id}", "-f", "bot_id=7101"]));
+    mock.assert_clean();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_token_of_a_jwt_app_is_used_too() {
+    let mock = MockCoze::start().await.unwrap();
+    let world = World::with_jwt_app(&mock);
+    assert!(
+        world
+            .run(&["api", "/v1/workspaces"])
+            .success()
+            .contains("7001")
+    );
+    mock.assert_clean();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_pages_are_printed_one_a_line() {
+    let mut mock = MockCoze::builder();
+    for number in 0..5 {
+        let bot = Bot::new(format!("72{number}"), "one more", defaults::WORKSPACE_ID);
+        mock = mock.bot(bot);
+    }
+    let mock = mock.start().await.unwrap();
+    let world = World::with_token(&mock);
+    let run = world.run(&[
+        "api",
+        "/v1/bots",
+        "--paginate",
+        "-f",
+        "workspace_id=7001",
+        "-f",
+        "page_size=3",
+    ]);
+    let pages = run.success().lines().map(|line| {
+        let page: serde_json::Value = serde_json::from_str(line).unwrap();
+        page["data"]["items"].as_array().unwrap().len()
+    });
+    assert_eq!(pages.collect::<Vec<_>>(), [3, 3, 1]);
+    mock.assert_clean();
+}
+
+async fn server(response: ResponseTemplate, matched: impl wiremock::Match + 'static) -> MockServer {
+    let server = MockServer::start().await;
+    Mock::given(matched)
+        .respond_with(response)
+        .mount(&server)
+        .await;
+    server
+}
+
+fn world(server: &MockServer) -> World {
+    World::new()
+        .set("COZE_API_BASE", server.uri())
+        .set("COZE_API_TOKEN", "pat_hush")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn fields_are_in_the_body_or_the_query_as_described() {
+    let server = MockServer::start().await;
+    let answer = ResponseTemplate::new(200).set_body_json(json!({"code": 0, "data": {"id": "8"}}));
+    Mock::given(method("POST"))
+        .and(path("/v1/conversation/message/create"))
+        .and(query_param("conversation_id", "7"))
+        .and(body_json(
+            json!({"role": "user", "content": "12", "meta_data": {"a": true}}),
+        ))
+        .and(header("authorization", "Bearer pat_hush"))
+        .respond_with(answer)
+        .mount(&server)
+        .await;
+    let run = world(&server).run(&[
+        "api",
+        "/v1/conversation/message/create",
+        "-f",
+        "conversation_id=7",
+        "-f",
+        "role=user",
+        "-f",
+        "content=12",
+        "-F",
+        r#"meta_data={"a":true}"#,
+    ]);
+    assert_run!(run);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_input_is_the_body_of_any_operation() {
+    let answer = ResponseTemplate::new(200).set_body_json(json!({"code": 0, "msg": ""}));
+    let server = server(answer, body_json(json!({"not": "described", "more": "1"}))).await;
+    let arguments = ["api", "/v9/unknown", "--input", "-", "-f", "more=1"];
+    let run = world(&server).run_with_input(&arguments, r#"{"not": "described"}"#);
+    assert_run!(run);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn events_are_printed_as_they_come() {
+    let stream = events(&[
+        ("conversation.message.delta", r#"{"content":"Hi"}"#),
+        ("new.event", "no json"),
+        ("done", r#""[DONE]""#),
+    ]);
+    let answer = ResponseTemplate::new(200).set_body_raw(stream, "text/event-stream");
+    let body = json!({"bot_id": "7101", "user_id": "u", "stream": true});
+    let server = server(answer, body_json(body)).await;
+    let arguments = [
+        "api",
+        "/v3/chat",
+        "--stream",
+        "-f",
+        "bot_id=7101",
+        "-f",
+        "user_id=u",
+    ];
+    assert_run!(world(&server).run(&arguments));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_without_its_end_marker_is_a_failure_of_the_network() {
+    let stream = events(&[("conversation.message.delta", r#"{"content":"Hi"}"#)]);
+    let answer = ResponseTemplate::new(200).set_body_raw(stream, "text/event-stream");
+    let server = server(answer, path("/v3/chat")).await;
+    assert_run!(world(&server).run(&["api", "/v3/chat", "--stream"]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn refusals_and_failures_of_the_server_have_their_exit_codes() {
+    let refusal = json!({"code": 4200, "msg": "Requested resource bot_id=1 does not exist", "detail": {"logid": "20260101000000ABC"}});
+    let refusal = ResponseTemplate::new(200).set_body_json(refusal);
+    let refusing = server(refusal, path("/v1/bots/1")).await;
+    assert_run!(world(&refusing).run(&["api", "/v1/bots/1"]));
+
+    let gateway = ResponseTemplate::new(502).set_body_raw("<html>Bad Gateway</html>", "text/html");
+    let failing = server(gateway, path("/v3/chat/cancel")).await;
+    assert_run!(world(&failing).run(&["api", "/v3/chat/cancel"]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wrong_token_is_refused_with_a_hint() {
+    let mock = MockCoze::start().await.unwrap();
+    let world = World::with_token(&mock).set("COZE_API_TOKEN", "pat_wrong");
+    let run = world.run(&["api", "/v1/users/me"]);
+    assert_run!(run);
+    assert!(!run.to_string().contains("pat_wrong"));
+}
+
+#[test]
+fn no_connection_is_a_failure_of_the_network() {
+    let world = World::new()
+        .set("COZE_API_BASE", "http://127.0.0.1:9")
+        .set("COZE_API_TOKEN", "pat_hush");
+    let run = world.run(&["api", "-X", "DELETE", "/v1/conversations/7"]);
+    assert_run!(run);
+}
+
+#[test]
+fn wrong_usage_sends_nothing() {
+    let world = World::new()
+        .set("COZE_API_BASE", "http://127.0.0.1:9")
+        .set("COZE_API_TOKEN", "pat_hush");
+    for (name, arguments) in [
+        ("a_url", &["api", "https://example.com/v1"][..]),
+        ("no_value", &["api", "/v1/bots/{bot_id}"]),
+        ("no_json", &["api", "/v1/bots", "-F", "page_num=x"]),
+        ("no_list", &["api", "/v1/users/me", "--paginate"]),
+        ("no_key", &["api", "/v1/users/me", "-f", "=x"]),
+    ] {
+        let run = world.run(arguments);
+        assert_eq!(run.code, 2, "{name}: {run}");
+        insta::assert_snapshot!(name, run.to_string());
+    }
+}

@@ -1,0 +1,117 @@
+use coze_mock::defaults;
+use serde_json::{Value, json};
+use wiremock::{
+    Mock, MockServer, ResponseTemplate,
+    matchers::{path, query_param, query_param_is_missing},
+};
+
+use crate::{
+    assert_run,
+    support::{World, events, start_mock},
+};
+
+fn chat(id: &str) -> String {
+    json!({"id": id, "conversation_id": "77", "bot_id": "7101", "status": "created"}).to_string()
+}
+
+fn part(kind: &str, content: &str) -> String {
+    json!({"id": "1", "role": "assistant", "type": kind, "content": content, "content_type": "text"}).to_string()
+}
+
+fn answer(parts: &[&str]) -> ResponseTemplate {
+    let created = chat("1");
+    let deltas: Vec<_> = parts.iter().map(|text| part("answer", text)).collect();
+    let mut all = vec![("conversation.chat.created", created.as_str())];
+    all.extend(
+        deltas
+            .iter()
+            .map(|delta| ("conversation.message.delta", delta.as_str())),
+    );
+    let follow_up = part("follow_up", "And then?");
+    all.push(("conversation.message.completed", &follow_up));
+    all.push(("done", r#""[DONE]""#));
+    ResponseTemplate::new(200).set_body_raw(events(&all), "text/event-stream")
+}
+
+fn world(server: &MockServer) -> World {
+    World::new()
+        .set("COZE_API_BASE", server.uri())
+        .set("COZE_API_TOKEN", "pat_hush")
+        .set("COZE_BOT_ID", "7101")
+}
+
+async fn server() -> MockServer {
+    let server = MockServer::start().await;
+    Mock::given(path("/v3/chat"))
+        .and(query_param_is_missing("conversation_id"))
+        .respond_with(answer(&["Hel", "lo\u{1b}[31m"]))
+        .mount(&server)
+        .await;
+    Mock::given(path("/v3/chat"))
+        .and(query_param("conversation_id", "77"))
+        .respond_with(answer(&["Again"]))
+        .mount(&server)
+        .await;
+    server
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_is_printed_without_control_characters() {
+    let server = server().await;
+    assert_run!(world(&server).run(&["chat", "Hi"]));
+    let sent: Value = server.received_requests().await.unwrap()[0]
+        .body_json()
+        .unwrap();
+    assert_eq!(sent["additional_messages"][0]["content"], "Hi");
+    assert_eq!(sent["user_id"], "coze-cli");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lines_are_a_conversation() {
+    let server = server().await;
+    assert_run!(world(&server).run_with_input(&["chat"], "Hi\n\nAnd?\n"));
+    assert_eq!(server.received_requests().await.unwrap().len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bot_of_the_mock_answers() {
+    let mock = start_mock().await;
+    let world = World::signed_in(&mock).set("COZE_BOT_ID", defaults::BOT_IDS[0]);
+    assert!(
+        world
+            .run(&["chat", "Hello, bot!"])
+            .success()
+            .contains("Hello, bot!")
+    );
+    let run = world.run_with_input(&["chat"], "first\nsecond\n");
+    assert_eq!(run.success().lines().count(), 2, "{run}");
+    let run = world.run(&["chat", "--bot", "1", "Hi"]);
+    assert_eq!(run.code, 4, "{run}");
+    assert!(run.stderr.contains("4200"), "{run}");
+    mock.assert_clean();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failed_chat_is_a_refusal() {
+    let server = MockServer::start().await;
+    let created = chat("1");
+    let failed = json!({"id": "1", "conversation_id": "77", "status": "failed",
+        "last_error": {"code": 718010206, "msg": "The balance is insufficient"}})
+    .to_string();
+    let stream = events(&[
+        ("conversation.chat.created", &created),
+        ("conversation.chat.failed", &failed),
+        ("done", r#""[DONE]""#),
+    ]);
+    let response = ResponseTemplate::new(200).set_body_raw(stream, "text/event-stream");
+    Mock::given(path("/v3/chat"))
+        .respond_with(response)
+        .mount(&server)
+        .await;
+    assert_run!(world(&server).run(&["chat", "Hi"]));
+}
+
+#[test]
+fn a_chat_needs_a_bot() {
+    assert_run!(World::new().run(&["chat", "Hi"]));
+}
