@@ -123,7 +123,7 @@ async fn main() -> Result<()> {
     ensure!(error.code() == Some(&ErrorCode::InvalidGrant), "{error}");
     step("an unknown refresh token", error.hint());
 
-    heading("Chat: the answer as the bot writes it, with a token that is kept fresh");
+    heading("Chat: the answer as the bot writes it, with a token that is kept valid");
     let coze = CozeApi::new(client, CachedProvider::jwt(jwt).build());
     let chat = coze
         .chat()

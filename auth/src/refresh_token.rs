@@ -6,10 +6,10 @@ use coze_wire::Secret;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-/// A refresh token of the web, PKCE and device flows. It lives 30 days and works once.
+/// A refresh token of the web, PKCE and device flows. It is valid for 30 days, and single-use.
 ///
 /// A type of its own, so that an access token can't be passed for one. It serialises as the plain
-/// string, for one's own storage; `Debug` prints no secret.
+/// string, for your own storage; `Debug` prints no secret.
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct RefreshToken(Secret);

@@ -81,7 +81,7 @@ pub(crate) enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Show where tokens come from, and whether somebody is signed in
+    /// Show where tokens come from, and whether a user is signed in
     Status {
         /// Print JSON
         #[arg(long)]

@@ -78,7 +78,7 @@ impl std::str::FromStr for StoreKind {
             .into_iter()
             .find(|kind| kind.to_string().eq_ignore_ascii_case(text.trim()));
         known.ok_or_else(|| {
-            let what = "there is no such store; it is file or keyring";
+            let what = "unknown store; it is file or keyring";
             Error::new(ErrorKind::InvalidInput, what)
         })
     }
@@ -386,10 +386,7 @@ mod tests {
                 "is not a valid profile (line",
             ),
             (&good.replace("\"web\"", "\"jwt\""), "for users who sign in"),
-            (
-                &good.replace("\"web\"", "\"hush\""),
-                "there is no such flow",
-            ),
+            (&good.replace("\"web\"", "\"hush\""), "unknown flow"),
             (
                 &good.replace("http://127.0.0.1:8930", "http://a.example"),
                 "unencrypted",

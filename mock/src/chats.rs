@@ -186,10 +186,8 @@ fn create_chat(
         let events = chat.run(conversation, ids, now);
         Contents::Stream(stream_of(&events, &chat), chat.is_silent())
     } else {
-        // Official SDKs poll only a chat that is in progress.
-        let mut shown = chat.json();
-        shown["status"] = "in_progress".into();
-        Contents::Data(shown)
+        chat.begin();
+        Contents::Data(chat.json())
     };
     let id = conversation.id;
     if is_saved {

@@ -334,8 +334,8 @@ pub struct PlannedFault {
     pub remaining: Option<u32>,
 }
 
-/// The planned faults. For a matching request, every latency, skewed date, short lifetime and scripted reply applies (of several
-/// replies the last one), and of all others only the one that was planned first. Each that applies counts down by one.
+/// The planned faults. For a matching request, every latency, skewed date and short lifetime applies, of the scripted replies only
+/// the one that was planned first, and so of all others. Each that applies counts down by one.
 #[derive(Default)]
 pub struct Faults {
     plan: Mutex<Plan>,
@@ -417,9 +417,12 @@ impl Faults {
         }
         for planned in &mut plan.faults {
             let used_up = planned.remaining == Some(0);
-            let second_outcome = !planned.fault.is_modifier() && applied.outcome.is_some();
+            let is_second = match &planned.fault {
+                Fault::Reply(_) => applied.reply.is_some(),
+                fault => !fault.is_modifier() && applied.outcome.is_some(),
+            };
             let applies = planned.target.covers(asked) && planned.fault.suits(asked);
-            if used_up || second_outcome || !applies {
+            if used_up || is_second || !applies {
                 continue;
             }
             planned.remaining = planned.remaining.map(|left| left - 1);

@@ -479,6 +479,7 @@ fn judge(flow: &str, answer: Result<Answer>, requests: &[Value], mock: &Mock) ->
 /// A driver that has sent its hello line.
 struct Driver {
     program: Running,
+    sdk: String,
     version: String,
 }
 
@@ -486,12 +487,14 @@ impl Driver {
     fn start(mut command: Command, folder: &Path) -> Result<Self> {
         #[derive(Deserialize)]
         struct Hello {
+            sdk: String,
             version: String,
         }
         let mut program = Running::start(&mut command, &folder.join("driver.log"))?;
         let hello: Hello = program.json_line("version", START_TIMEOUT)?;
         Ok(Self {
             program,
+            sdk: hello.sdk,
             version: hello.version,
         })
     }

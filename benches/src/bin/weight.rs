@@ -9,7 +9,7 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::{Command, Stdio},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use anyhow::{Context, Result, ensure};
@@ -18,11 +18,19 @@ use coze_benches::{
     rounds::median,
     run::Run,
 };
+use nix::sys::{
+    resource::{UsageWho, getrusage},
+    time::TimeValLike,
+};
 use serde_json::Value;
 
 /// As the toolkit uses it.
 const REQWEST: &str =
     r#"reqwest = { version = "0.13", default-features = false, features = ["rustls", "json"] }"#;
+
+/// Its default features have no API at all, so its smallest build that can chat is measured.
+const OPENAI: &str = r#"async-openai = { version = "0.43", features = ["chat-completion"] }"#;
+const OPENAI_NOTE: &str = "default features, and `chat-completion`: without a group it has no API";
 
 /// The toolkit's crates whose lines are counted.
 const CRATES: [&str; 7] = [
@@ -62,25 +70,28 @@ fn measure(report: &mut Report, root: &Path, folder: &Path, quick: bool) -> Resu
         "default features, the toolkit's own crates included",
         "progenitor's client, which the generated code needs, brings 3; tokio's macros 1",
     );
+    let api = format!("coze-api = {{ path = {:?} }}", root.join("api"));
+    let api = Package::write(folder, "api", &api, root)?;
+    let peer = Package::write(folder, "peer", OPENAI, &root.join("benches"))?;
+    report.figure("crates: coze-api", api.crates()?, "", "default features");
+    report.figure("crates: async-openai", peer.crates()?, "", OPENAI_NOTE);
     if !quick {
         let builds = (0..3)
             .map(|_| Ok((ours.cold_build()?, bare.cold_build()?)))
             .collect::<Result<Vec<_>>>()?;
         let ratios = builds
             .iter()
-            .map(|(ours, bare)| ours.as_secs_f64() / bare.as_secs_f64());
-        let seconds = |pick: fn(&(Duration, Duration)) -> Duration| {
-            median(builds.iter().map(|pair| pick(pair).as_secs_f64()).collect())
-        };
+            .map(|(ours, bare)| ours.elapsed / bare.elapsed);
+        let seconds = |pick: fn(&(Took, Took)) -> f64| median(builds.iter().map(pick).collect());
         report.figure(
             "cold build: bare reqwest",
-            seconds(|pair| pair.1),
+            seconds(|pair| pair.1.elapsed),
             "s",
             "median of three",
         );
         report.figure(
             "cold build: coze-auth",
-            seconds(|pair| pair.0),
+            seconds(|pair| pair.0.elapsed),
             "s",
             "median of three",
         );
@@ -91,6 +102,28 @@ fn measure(report: &mut Report, root: &Path, folder: &Path, quick: bool) -> Resu
             Goal::AtMost(1.2),
             "built in turn, three pairs",
             "the generated client and the JWT's cryptography",
+        );
+
+        let builds = (0..3)
+            .map(|_| Ok((api.cold_build()?, peer.cold_build()?)))
+            .collect::<Result<Vec<_>>>()?;
+        for (name, pick, note) in [
+            (
+                "coze-api",
+                (|pair| pair.0.cpu) as fn(&(Took, Took)) -> f64,
+                "default features",
+            ),
+            ("async-openai", |pair| pair.1.cpu, OPENAI_NOTE),
+        ] {
+            let seconds = median(builds.iter().map(pick).collect());
+            report.figure(format!("cold build: {name}"), seconds, "s of CPU", note);
+        }
+        let ratios = builds.iter().map(|(api, peer)| api.cpu / peer.cpu);
+        report.figure(
+            "cold build: coze-api / async-openai",
+            median(ratios.collect()),
+            "x",
+            "processor time of all processes; built in turn, three pairs",
         );
     }
 
@@ -172,14 +205,33 @@ impl Package {
         Ok(count(crates.len().saturating_sub(1)))
     }
 
-    fn cold_build(&self) -> Result<Duration> {
-        if self.target.exists() {
-            fs::remove_dir_all(&self.target)?;
-        }
-        let start = Instant::now();
+    fn cold_build(&self) -> Result<Took> {
+        let (start, start_cpu) = (Instant::now(), cpu_of_children()?);
         run(self.cargo().args(["build", "--quiet", "--offline"]))?;
-        Ok(start.elapsed())
+        let took = Took {
+            elapsed: start.elapsed().as_secs_f64(),
+            cpu: cpu_of_children()? - start_cpu,
+        };
+        fs::remove_dir_all(&self.target)?;
+        Ok(took)
     }
+}
+
+/// Seconds that a build takes.
+struct Took {
+    elapsed: f64,
+    /// Of the processor time of all its processes.
+    cpu: f64,
+}
+
+/// Seconds of processor time of all processes that have ended.
+fn cpu_of_children() -> Result<f64> {
+    let usage = getrusage(UsageWho::RUSAGE_CHILDREN).context("cannot measure child processes")?;
+    let times = [usage.user_time(), usage.system_time()];
+    Ok(times
+        .iter()
+        .map(|time| time.num_microseconds() as f64 / 1e6)
+        .sum())
 }
 
 /// Runs a command to its end, and returns what it printed.

@@ -393,7 +393,7 @@ impl Operation for StreamCall {
     }
 }
 
-/// An event as it came.
+/// An event, unchanged.
 struct RawEvent {
     event: String,
     data: String,

@@ -1,6 +1,6 @@
 //! `coze login`: signs a user in, and keeps the sign-in in a profile.
 //!
-//! The store is checked before anybody signs in: a sign-in that can't be kept would be lost.
+//! The store is checked before the user signs in: a sign-in that can't be kept would be lost.
 
 mod app;
 mod browser;

@@ -78,7 +78,7 @@ async fn an_interrupted_login_leaves_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_store_that_does_not_work_is_found_before_anybody_signs_in() {
+async fn a_store_that_does_not_work_is_found_before_the_user_signs_in() {
     let mock = start_mock().await;
     let world = World::new();
     std::fs::write(world.path().join("state"), "a file where a folder must be").unwrap();
@@ -90,7 +90,7 @@ async fn a_store_that_does_not_work_is_found_before_anybody_signs_in() {
 
 #[tokio::test(flavor = "multi_thread")]
 #[cfg(target_os = "linux")]
-async fn without_a_keyring_a_file_is_suggested_before_anybody_signs_in() {
+async fn without_a_keyring_a_file_is_suggested_before_the_user_signs_in() {
     let mock = start_mock().await;
     let world = World::new().set("DBUS_SESSION_BUS_ADDRESS", "unix:path=/nonexistent/bus");
     let [login, id, client, site, url] = device(&mock);

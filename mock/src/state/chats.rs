@@ -1,7 +1,8 @@
 //! Chats: a question, the bot's reply, and the status of the chat.
 //!
-//! A chat that is not streamed progresses with the mock's clock, and by one step each time it is retrieved, so that
-//! polling ends under any clock. A streamed chat is completed immediately.
+//! A chat that is not streamed is in progress from the start, because official SDKs poll only then. It ends with the mock's
+//! clock, or when it is retrieved for the second time, so that polling ends under any clock. A streamed chat is completed
+//! immediately.
 
 use super::conversations::{Conversation, Ids, Message, NewMessage, object};
 use crate::limits::bytes_of;
@@ -11,6 +12,8 @@ use std::time::Duration;
 
 /// How long the bot takes, by the mock's clock.
 const REPLY_TIME: Duration = Duration::from_secs(2);
+/// After how many polls a chat ends, if the clock has not ended it.
+const POLLS: u8 = 2;
 /// The maximum number of deltas of an answer.
 const MOST_DELTAS: usize = 16;
 
@@ -27,6 +30,8 @@ pub(crate) struct Chat {
     created_at: u64,
     /// When the bot started or continued.
     running_since: Duration,
+    /// How often it was retrieved since then.
+    polls: u8,
     ended_at: Option<u64>,
     status: Status,
     question: String,
@@ -92,6 +97,7 @@ impl Chat {
             meta_data: new.meta_data,
             created_at: now.as_secs(),
             running_since: now,
+            polls: 0,
             ended_at: None,
             status: Status::Created,
             question: asked.or(earlier).unwrap_or_default(),
@@ -206,10 +212,16 @@ impl Chat {
             Some(submitted.ok_or("one output for each call of a tool is expected")?);
         self.status = Status::InProgress;
         self.running_since = now;
+        self.polls = 0;
         Ok(())
     }
 
-    /// Updates the chat to the current time; `polled` advances it by at least one step.
+    /// Starts the bot.
+    pub(crate) fn begin(&mut self) {
+        self.status = Status::InProgress;
+    }
+
+    /// Updates the chat to the current time; `polled` counts as one of the polls that end it.
     pub(crate) fn advance(
         &mut self,
         conversation: &mut Conversation,
@@ -217,16 +229,13 @@ impl Chat {
         now: Duration,
         polled: bool,
     ) {
+        if self.status != Status::InProgress {
+            return;
+        }
+        self.polls = self.polls.saturating_add(u8::from(polled));
         let is_due = now.saturating_sub(self.running_since) >= REPLY_TIME;
-        match self.status {
-            Status::Created | Status::InProgress if is_due => {
-                self.run(conversation, ids, now);
-            }
-            Status::Created if polled => self.status = Status::InProgress,
-            Status::InProgress if polled => {
-                self.run(conversation, ids, now);
-            }
-            _ => {}
+        if is_due || self.polls >= POLLS {
+            self.run(conversation, ids, now);
         }
     }
 

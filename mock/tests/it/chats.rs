@@ -218,7 +218,7 @@ async fn a_chat_goes_on_while_it_is_polled() {
 }
 
 #[tokio::test]
-async fn a_chat_goes_on_with_the_clock() {
+async fn a_chat_continues_with_the_clock() {
     let client = Client::new();
     let chat = client.chat(question("Will it rain?")).await;
     let path = format!("/v3/chat?conversation_id={}", chat.0);
@@ -330,6 +330,7 @@ async fn a_chat_waits_for_the_outputs_of_tools() {
     let outputs = json!({"tool_outputs": [output("call_2", "noon"), output("call_1", "21")]});
     let going_on = client.ok(Method::POST, &path, outputs.clone()).await;
     assert_eq!(going_on["data"]["status"], "in_progress");
+    client.about_chat("retrieve", &chat).await;
     let done = client.about_chat("retrieve", &chat).await;
     assert_eq!(done["status"], "completed");
     let messages = client.about_chat("message/list", &chat).await;

@@ -274,3 +274,37 @@ fn it_reports_an_invalid_file() {
     assert!(!output.status.success() && output.stdout.is_empty());
     assert!(String::from_utf8_lossy(&output.stderr).contains("cannot read /nowhere/apps.json"));
 }
+
+#[test]
+fn it_sends_scripted_streams() {
+    let mut program = Program::start(&["--quiet"]);
+    let fault = r#"{"fault": {"stream": {"content": {"raw": "event:x\ndata:1\n\nevent:done\n\n"}, "end": {"cut": 1}}}}"#;
+    assert!(program.post("/_mock/faults", fault)["id"].is_u64());
+    let token = program.ready["access_tokens"][0].as_str().expect("a token");
+    let body = format!(
+        r#"{{"bot_id": {}, "user_id": "1", "additional_messages": [{{"role": "user", "content": "Hi"}}], "stream": true}}"#,
+        program.ready["bot_ids"][0]
+    );
+    let headers = format!(
+        "authorization: Bearer {token}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n",
+        body.len()
+    );
+    let cut = program.send("POST /v3/chat", &headers, &body);
+    assert!(
+        cut.contains("event:x\ndata:1\n\n") && !cut.contains("event:done"),
+        "{cut}"
+    );
+    let whole = program.send("POST /v3/chat", &headers, &body);
+    assert!(whole.contains("event:done\ndata:\"[DONE]\"\n\n"), "{whole}");
+    program.stop();
+
+    let help = Command::new(env!("CARGO_BIN_EXE_coze-mock"))
+        .arg("--help")
+        .output()
+        .expect("the program");
+    let help = String::from_utf8(help.stdout).expect("text");
+    assert!(
+        help.contains("/_mock/faults") && help.contains(r#"{"stream": "#),
+        "{help}"
+    );
+}

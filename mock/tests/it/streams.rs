@@ -423,6 +423,34 @@ async fn a_script_applies_only_to_requests_for_a_stream() {
 }
 
 #[tokio::test]
+async fn scripts_apply_to_one_request_after_another() {
+    let client = Client::new();
+    let faults = client.mock.faults();
+    for text in ["First.", "Second."] {
+        let reply = ScriptedReply::new().text(text);
+        faults.add(reply, Endpoint::CreateChat, Times::ONCE);
+    }
+    for events in [9, 3] {
+        let cut = ScriptedStream::reply().cut_after(events);
+        faults.add(cut, Endpoint::CreateChat, Times::ONCE);
+    }
+    let mut replies = Vec::new();
+    for _ in 0..3 {
+        let reply = client.post("/v3/chat", PAT, &streamed("Hi")).await;
+        let text = String::from_utf8_lossy(&reply.body).into_owned();
+        let says = |words: &str| text.contains(&format!("\"content\":\"{words}\""));
+        let said = ["First.", "Second.", "You said: Hi"].map(says);
+        replies.push((said, names(&text).len()));
+    }
+    let expected = [
+        ([true, false, false], 6),
+        ([false, true, false], 3),
+        ([false, false, true], 8),
+    ];
+    assert_eq!(replies, expected);
+}
+
+#[tokio::test]
 async fn scripts_are_planned_over_http() {
     let client = Client::of(MockCoze::builder().control_endpoints(true));
     let plan = async |fault: Value| {

@@ -67,7 +67,8 @@ const CASES: [Case; 6] = [
 /// What a caller of an SDK sees, by case.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 pub(super) struct Seen {
-    version: String,
+    /// The name and the version of the SDK.
+    sdk: String,
     cases: BTreeMap<String, Stream>,
 }
 
@@ -121,7 +122,7 @@ pub(super) fn run(driver: &mut Driver, mock: &Mock) -> Result<Seen> {
         cases.insert(case.name.to_owned(), seen);
     }
     Ok(Seen {
-        version: driver.version.clone(),
+        sdk: format!("{} {}", driver.sdk, driver.version),
         cases,
     })
 }
@@ -186,8 +187,8 @@ pub(super) fn check(folder: &Path, rows: &[Row], update: bool) -> Result<bool> {
 
 /// The table in Markdown.
 fn table(found: &BTreeMap<String, Seen>) -> String {
-    let ours = found.get_key_value(OURS);
-    let others = SDKS.iter().filter_map(|sdk| found.get_key_value(sdk.name));
+    let ours = found.get(OURS);
+    let others = SDKS.iter().filter_map(|sdk| found.get(sdk.name));
     let columns: Vec<_> = ours.into_iter().chain(others).collect();
     let mut text = String::from(
         "<!-- Written by `cargo xtask conformance --update`. Do not edit. -->\n\n\
@@ -195,14 +196,14 @@ fn table(found: &BTreeMap<String, Seen>) -> String {
          Each SDK asked the mock for a streamed chat, and the mock sent it as in the first column. All that a caller got to see is in \
          [streams.json](streams.json). `done`, where an SDK hands it on, is not counted.\n\n| stream |",
     );
-    for (name, seen) in &columns {
-        text.push_str(&format!(" {name} {} |", seen.version));
+    for seen in &columns {
+        text.push_str(&format!(" {} |", seen.sdk));
     }
     text.push_str("\n|---|");
     text.push_str(&"---|".repeat(columns.len()));
     for case in &CASES {
         text.push_str(&format!("\n| {} |", case.what));
-        for (_, seen) in &columns {
+        for seen in &columns {
             let cell = seen.cases.get(case.name).map_or_else(String::new, cell);
             text.push_str(&format!(" {cell} |"));
         }
@@ -268,7 +269,7 @@ mod tests {
             (case.name.to_owned(), seen(events, !case.ends_well))
         });
         Seen {
-            version: "1".to_owned(),
+            sdk: "coze 1".to_owned(),
             cases: cases.collect(),
         }
     }
