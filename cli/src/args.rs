@@ -19,7 +19,9 @@ Exit codes:
   4    refused by Coze or by the user
   5    network
   6    a failure of the server, or a response that is not Coze's
-  130  interrupted by Ctrl-C";
+  130  interrupted by Ctrl-C
+  141  standard output was closed
+  143  ended by SIGTERM";
 
 /// Sign in to Coze, print access tokens, call the API, chat.
 ///

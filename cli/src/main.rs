@@ -1,7 +1,7 @@
 //! The program `coze`: signs in to Coze, prints access tokens, calls the API, chats.
 //!
-//! A command returns what went wrong as a [`Failure`](failure::Failure), which decides the exit code. Ctrl-C and SIGTERM drop the running command;
-//! what must not be lost (a sign-in that is being saved, a refresh in flight) is finished by [`Session::close`](session::Session::close)
+//! A command returns what went wrong as a [`Failure`], which decides the exit code. Ctrl-C and SIGTERM drop the running command;
+//! what must not be lost (a sign-in that is being saved, a refresh in flight) is finished by [`Session::close`]
 //! before the program ends.
 
 #![forbid(unsafe_code)]

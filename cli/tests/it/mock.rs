@@ -1,5 +1,3 @@
-use std::process::Command;
-
 use coze_mock::MockCoze;
 
 use crate::{
@@ -8,6 +6,7 @@ use crate::{
 };
 
 #[test]
+#[cfg(unix)]
 fn the_variables_of_the_mock_give_a_token() {
     let world = World::new();
     let mock = Running::start(
@@ -19,7 +18,7 @@ fn the_variables_of_the_mock_give_a_token() {
         mock.first_lines.join("\n"),
         env!("CARGO_BIN_EXE_coze")
     );
-    let output = Command::new("sh")
+    let output = std::process::Command::new("sh")
         .args(["-c", &script])
         .current_dir(world.path())
         .output()

@@ -95,6 +95,8 @@ impl World {
             .current_dir(self.path())
             .env_clear()
             .env("HOME", self.path())
+            .env("USERPROFILE", self.path())
+            .env("LOCALAPPDATA", self.path().join("state"))
             .env("XDG_CONFIG_HOME", self.path().join("config"))
             .env("XDG_STATE_HOME", self.path().join("state"))
             .env("LANG", "C.UTF-8")

@@ -4,7 +4,7 @@ use coze_mock::{Fault, Target, Times, defaults};
 
 use crate::{
     assert_run,
-    support::{Dialog, World, start_mock},
+    support::{World, start_mock},
 };
 
 #[tokio::test(flavor = "multi_thread")]
@@ -100,7 +100,7 @@ async fn an_interrupted_refresh_is_saved() {
     let world = World::signed_in(&mock);
     let slow = Fault::latency(Duration::from_secs(1));
     mock.faults().add(slow, Target::Any, Times::ONCE);
-    let refresh = Dialog::start(world.command(["token", "--min-validity", "16m"]));
+    let refresh = crate::support::Dialog::start(world.command(["token", "--min-validity", "16m"]));
     let mut waited = 0;
     while !mock.faults().pending().is_empty() {
         waited += 1;

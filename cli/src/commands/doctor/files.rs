@@ -2,11 +2,13 @@
 
 use coze_credentials::Source;
 
-use super::{Check, Report};
+use super::Report;
 
 #[cfg(unix)]
 pub(super) fn permissions(source: &Source, report: &mut Report) {
     use std::{env, os::unix::fs::MetadataExt as _, path::PathBuf};
+
+    use super::Check;
 
     let key_file = || env::var_os("COZE_JWT_OAUTH_PRIVATE_KEY_FILE_PATH").map(PathBuf::from);
     let path = match source {
