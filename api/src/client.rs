@@ -6,7 +6,7 @@ use coze_api_client::Client;
 use coze_auth::{Endpoint, OAuthClient, OAuthClientBuilder, Result, TokenProvider};
 use coze_wire::{CallOptions, Dispatcher};
 
-use crate::{bound::Bound, dispatch::Dispatch};
+use crate::{dispatch::Dispatch, recovery::Bound};
 
 /// A client of the Coze API. Clones are cheap, and share the connections and the token provider.
 #[derive(Clone)]

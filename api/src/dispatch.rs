@@ -12,7 +12,7 @@ use coze_wire::{
 use reqwest::{Request, Response, StatusCode, header::CONTENT_TYPE};
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
-use crate::{Error, Result, bound::Bound, decode::Decode};
+use crate::{Error, Result, decode::Decode, recovery::Bound};
 
 /// How long a stream may be silent, by default.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);

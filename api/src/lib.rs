@@ -77,8 +77,6 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![cfg_attr(not(feature = "client"), allow(rustdoc::broken_intra_doc_links))]
 
-#[cfg(any(feature = "client", feature = "middleware", feature = "tower"))]
-mod bound;
 #[cfg(feature = "client")]
 mod client;
 #[cfg(feature = "client")]
@@ -93,8 +91,10 @@ mod message;
 mod middleware;
 #[cfg(feature = "client")]
 mod pages;
-#[cfg(any(feature = "middleware", feature = "tower"))]
+#[cfg(any(feature = "client", feature = "middleware", feature = "tower"))]
 mod recovery;
+#[cfg(any(feature = "middleware", feature = "tower"))]
+mod refusal;
 #[cfg(feature = "client")]
 mod send;
 #[cfg(feature = "client")]
@@ -115,7 +115,7 @@ pub use self::{
 };
 #[cfg(feature = "tower")]
 pub use self::{
-    recovery::Peeked,
+    refusal::Peeked,
     tower::{TokenLayer, TokenService},
 };
 #[cfg(feature = "client")]

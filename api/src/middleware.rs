@@ -6,8 +6,8 @@ use reqwest::{Body, Request, Response, ResponseBuilderExt};
 use reqwest_middleware::{Error, Middleware, Next, Result};
 
 use crate::{
-    bound::Bound,
-    recovery::{is_refused, peek},
+    recovery::Bound,
+    refusal::{is_refused, peek},
 };
 
 /// Adds a provider's token to the requests of a `reqwest-middleware` client that go to Coze. If the API refuses the token

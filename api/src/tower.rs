@@ -16,8 +16,8 @@ use tower_service::Service;
 use url::Url;
 
 use crate::{
-    bound::Bound,
-    recovery::{Peeked, is_refused, peek},
+    recovery::Bound,
+    refusal::{Peeked, is_refused, peek},
 };
 
 /// Adds a provider's token to the requests of a tower HTTP client that go to Coze. If the API refuses the token, the request

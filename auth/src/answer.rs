@@ -23,7 +23,7 @@ use crate::{
     AccessToken, Error, ErrorCode, ErrorKind, RefreshToken, Result, Token,
     clock::Clock,
     error::Meaning,
-    expiry::{Granted, Timing},
+    expires_in::{Granted, Timing},
     retry::capped_retry_after,
 };
 

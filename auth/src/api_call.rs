@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 
 use crate::{
     AccessToken, Error, ErrorCode, ErrorKind, OAuthClient, Result, answer::Answer, client::Call,
-    error::Meaning, expiry::Timing,
+    error::Meaning, expires_in::Timing,
 };
 
 /// A timeout that never fires, in place of reqwest's own, which would end a long stream and can't be removed: 100

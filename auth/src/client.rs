@@ -16,7 +16,7 @@ use crate::{
     AccessToken, Endpoint, Error, ErrorKind, Flow, RefreshToken, Result, Token,
     answer::{Answer, Object},
     clock::Clock,
-    expiry::{Granted, Timing},
+    expires_in::{Granted, Timing},
     input::PathId,
     runtime,
     user_agent::{self, CLIENT_USER_AGENT},

@@ -83,7 +83,7 @@ mod clock;
 mod config;
 mod endpoint;
 mod error;
-mod expiry;
+mod expires_in;
 mod flow;
 mod ids;
 mod input;

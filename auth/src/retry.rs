@@ -2,8 +2,8 @@
 //! request, "not before" for the other owners of a stored sign-in, and how long the circuit breaker keeps a permit.
 //!
 //! The caps on `Retry-After` are here: of the parsed header (`capped_retry_after`), of a backoff (`LONGEST_ASKED`), of
-//! "not before" (`LONGEST_NOT_BEFORE`) and of a permit (`LONGEST_OPEN`). API calls have their own policy, in the crate
-//! `coze-api`.
+//! "not before" (`LONGEST_NOT_BEFORE`) and of a permit (`LONGEST_OPEN`). API calls have their own policy, in
+//! `api/src/dispatch.rs`.
 
 use std::{fmt, future::Future, time::Duration};
 

@@ -9,7 +9,7 @@ use std::{
 use crate::{
     AccessToken, Error, RefreshToken, Result,
     clock::Clock,
-    expiry::{Life, Timing},
+    expires_in::{Life, Timing},
     input::cleaned,
 };
 

@@ -6,7 +6,8 @@
 //! | [`KeyringStore`] | `keyring` | programs of one user: the operating system's keyring |
 //! | `RedisStore` | `redis` | a service with several replicas |
 //!
-//! All implement [`Store`](coze_auth::store::Store), which you can implement for other databases.
+//! All implement [`Store`](coze_auth::store::Store), which you can implement for other databases. A new store of this crate
+//! is a module here, with a feature of its own; the contract is in `auth/src/store.rs`.
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 #![cfg_attr(docsrs, feature(doc_cfg))]

@@ -18,7 +18,7 @@ use crate::{
     ClientId, Endpoint, Error, ErrorCode, ErrorKind, Flow, OAuthClient, Result, Token,
     answer::{Answer, Object, not_as_described},
     clock::Clock,
-    expiry::{Granted, poll_interval},
+    expires_in::{Granted, poll_interval},
     input::PathId,
 };
 

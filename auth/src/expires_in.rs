@@ -1,7 +1,7 @@
 //! Parses `expires_in` into a lifetime: seconds or milliseconds, a duration or an absolute time. Tolerates clock skew on
 //! either side.
 //!
-//! How long before its expiry a token is refreshed is decided in `provider/refresh_window.rs`.
+//! How long before its expiry a token is refreshed is decided in `refresh_window.rs`.
 
 use std::{
     ops::RangeInclusive,
