@@ -7,7 +7,7 @@
 //!
 //! ```no_run
 //! # async fn example(device: coze_auth::DeviceFlow, store: coze_auth::store::MemoryStore) -> coze_auth::Result<()> {
-//! use coze_auth::{CachedProvider, SignIn};
+//! use coze_auth::{CachedProvider, RefreshMode, SignIn};
 //!
 //! let sign_in = SignIn::new(store, "default")?;
 //! if sign_in.requires_sign_in().await? {
@@ -16,7 +16,7 @@
 //!     sign_in.put(&device.poll(&authorization).await?).await?;
 //! }
 //! // In line: a refresh in the background would be lost when the program ends.
-//! let provider = CachedProvider::stored(device, sign_in).refresh_in_line().build();
+//! let provider = CachedProvider::stored(device, sign_in).refresh(RefreshMode::InLine).build();
 //! let token = provider.token().await?;
 //! // Before the program ends: saves a refreshed sign-in that is not saved yet.
 //! provider.shutdown().await?;
