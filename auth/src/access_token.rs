@@ -17,7 +17,7 @@ pub struct AccessToken(Bearer);
 
 impl AccessToken {
     /// Wraps an existing token, for your own [`TokenProvider`](crate::TokenProvider). Surrounding white space, one pair of
-    /// quotation marks and escaped line breaks, as env files contain them, are removed. For a [`Token`] of a flow, use
+    /// quotation marks and escaped line breaks, as env files contain them, are removed. For a [`Token`](crate::Token) of a flow, use
     /// `From`.
     ///
     /// # Errors

@@ -39,7 +39,7 @@ impl FixedToken {
     ///
     /// # Errors
     ///
-    /// [`InvalidInput`](ErrorKind::InvalidInput) when it is empty or contains a character that no token contains. The
+    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) when it is empty or contains a character that no token contains. The
     /// error names the character, never the token.
     pub fn new(token: impl AsRef<str>) -> Result<Self> {
         Self::named("token", token.as_ref())

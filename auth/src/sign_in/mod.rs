@@ -120,7 +120,7 @@ impl SignIn {
     ///
     /// # Errors
     ///
-    /// [`InvalidInput`](ErrorKind::InvalidInput) when the name is not a valid [profile](Profile::new).
+    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) when the name is not a valid [profile](Profile::new).
     pub fn new(store: impl Store, profile: impl Into<String>) -> Result<Self> {
         Ok(Self::of(Arc::new(store), &Profile::new(profile)?))
     }
