@@ -12,7 +12,12 @@ use crate::{keys, server::TokenServer};
 /// If there is no key.
 pub fn jwt_flow(server: &TokenServer) -> Result<JwtFlow> {
     let client = OAuthClient::new(Endpoint::custom(server.base())?)?;
-    let flow = JwtFlow::new(client, "1234567890123".into(), "AbCdEfGhIjKlMnOpQrStUvWxYz0123456789-_AbCdE".into(), PrivateKey::from_pem(keys::private_key_pem()?)?)?;
+    let flow = JwtFlow::new(
+        client,
+        "1234567890123".into(),
+        "AbCdEfGhIjKlMnOpQrStUvWxYz0123456789-_AbCdE".into(),
+        PrivateKey::from_pem(keys::private_key_pem()?)?,
+    )?;
     Ok(flow)
 }
 

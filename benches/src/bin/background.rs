@@ -44,7 +44,12 @@ fn main() -> Result<()> {
     mock.faults().add(latency, Target::Any, Times::Forever);
 
     let client = OAuthClient::new(Endpoint::custom(mock.url())?)?;
-    let flow = JwtFlow::new(client, defaults::JWT_CLIENT_ID.into(), defaults::JWT_PUBLIC_KEY_ID.into(), PrivateKey::from_pem(mock.default_jwt_private_key_pem()?)?)?;
+    let flow = JwtFlow::new(
+        client,
+        defaults::JWT_CLIENT_ID.into(),
+        defaults::JWT_PUBLIC_KEY_ID.into(),
+        PrivateKey::from_pem(mock.default_jwt_private_key_pem()?)?,
+    )?;
     let request = JwtTokenRequest::default().duration(Duration::from_secs(5));
     let provider = CachedProvider::jwt_for(flow, request).build();
     // The first caller waits.

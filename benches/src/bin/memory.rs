@@ -20,8 +20,8 @@ use std::{
 use anyhow::{Result, ensure};
 use cap::Cap;
 use coze_auth::{
-    Endpoint, JwtFlow, OAuthClient, RefreshToken, SessionPool, SignFuture, Signer, UserPool,
-    WebFlow, store::MemoryStore,
+    Endpoint, JwtFlow, OAuthClient, RefreshToken, SessionPool, SignFuture, Signer, UserFlow,
+    UserPool, WebFlow, store::MemoryStore,
 };
 use coze_benches::{
     report::{Goal, Report},
@@ -55,7 +55,12 @@ impl Signer for Unsigned {
 }
 
 fn jwt(base: &str) -> Result<JwtFlow> {
-    let flow = JwtFlow::new(OAuthClient::new(Endpoint::custom(base)?)?, "1234567890123".into(), "AbCdEfGhIjKlMnOpQrStUvWxYz0123456789-_AbCdE".into(), Unsigned)?;
+    let flow = JwtFlow::new(
+        OAuthClient::new(Endpoint::custom(base)?)?,
+        "1234567890123".into(),
+        "AbCdEfGhIjKlMnOpQrStUvWxYz0123456789-_AbCdE".into(),
+        Unsigned,
+    )?;
     Ok(flow)
 }
 

@@ -67,7 +67,12 @@ fn key() -> Result<PrivateKey> {
 
 fn flow(key: impl Signer, message: Option<Arc<Mutex<Vec<u8>>>>) -> Result<JwtFlow> {
     let signer = StopsHere { key, message };
-    let flow = JwtFlow::new(OAuthClient::new(Endpoint::COM)?, "1234567890123".into(), "AbCdEfGhIjKlMnOpQrStUvWxYz0123456789-_AbCdE".into(), signer)?;
+    let flow = JwtFlow::new(
+        OAuthClient::new(Endpoint::COM)?,
+        "1234567890123".into(),
+        "AbCdEfGhIjKlMnOpQrStUvWxYz0123456789-_AbCdE".into(),
+        signer,
+    )?;
     Ok(flow)
 }
 

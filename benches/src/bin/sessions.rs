@@ -52,7 +52,12 @@ fn main() -> Result<()> {
         .enable_all()
         .build()?;
     let client = OAuthClient::new(Endpoint::custom(server.base())?)?;
-    let flow = JwtFlow::new(client, "1234567890123".into(), "AbCdEfGhIjKlMnOpQrStUvWxYz0123456789-_AbCdE".into(), Unsigned)?;
+    let flow = JwtFlow::new(
+        client,
+        "1234567890123".into(),
+        "AbCdEfGhIjKlMnOpQrStUvWxYz0123456789-_AbCdE".into(),
+        Unsigned,
+    )?;
     let new_pool = |capacity| {
         SessionPool::builder(flow.clone())
             .capacity(capacity)

@@ -56,7 +56,12 @@ fn main() -> Result<ExitCode> {
         .endpoint(Endpoint::custom(mock.url())?)
         .request_timeout(REQUEST_TIMEOUT)
         .build()?;
-    let flow = JwtFlow::new(client, defaults::JWT_CLIENT_ID.into(), defaults::JWT_PUBLIC_KEY_ID.into(), PrivateKey::from_pem(mock.default_jwt_private_key_pem()?)?)?;
+    let flow = JwtFlow::new(
+        client,
+        defaults::JWT_CLIENT_ID.into(),
+        defaults::JWT_PUBLIC_KEY_ID.into(),
+        PrivateKey::from_pem(mock.default_jwt_private_key_pem()?)?,
+    )?;
     let request = JwtTokenRequest::default().duration(TOKEN_LIFE);
     let provider = CachedProvider::jwt_for(flow, request)
         .deadline(DEADLINE)
