@@ -96,10 +96,7 @@ impl ChatIds {
 
 pub(crate) enum Body {
     Read(Captured),
-    Events {
-        body: Chunks,
-        limits: Limits,
-    },
+    Events { body: Chunks, limits: Limits },
 }
 
 /// The body of a response, as it arrives.
@@ -201,7 +198,11 @@ impl Dispatch {
                     return Err(finished(error));
                 }
                 let own = delay.mul_f64(0.75 + random() / 2.0).min(LONGEST_DELAY);
-                let wait = own.max(if asked.is_zero() { asked } else { asked + spread() });
+                let wait = own.max(if asked.is_zero() {
+                    asked
+                } else {
+                    asked + spread()
+                });
                 attempts_left -= 1;
                 delay = (delay * 2).min(LONGEST_DELAY);
                 tracing::debug!(operation = info.id, kind = ?error.kind(), ?wait, "the call failed; retrying");

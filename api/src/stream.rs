@@ -15,10 +15,7 @@ use std::{
 use bytes::{Buf, Bytes};
 use coze_auth::{ApiCall, Error as AuthError, ErrorKind};
 use coze_wire::{Retry, Secret, SendError, StreamEvent};
-use futures_util::{
-    Stream, StreamExt,
-    stream::FusedStream,
-};
+use futures_util::{Stream, StreamExt, stream::FusedStream};
 use serde::{Deserialize, de::IgnoredAny};
 use serde_json::Value;
 use sse_stream::{Sse, SseByteStream};
@@ -74,11 +71,7 @@ enum Step<E> {
 }
 
 impl<E: StreamEvent> EventStream<E> {
-    pub(crate) fn new(
-        origin: Origin,
-        body: Chunks,
-        limits: Limits,
-    ) -> Self {
+    pub(crate) fn new(origin: Origin, body: Chunks, limits: Limits) -> Self {
         let deadline = after(Instant::now(), limits.idle_timeout);
         let log_id = origin.call.log_id(None);
         let arrived = Arc::<Arrived>::default();
@@ -368,8 +361,9 @@ impl<E> fmt::Debug for EventStream<E> {
 const LINE_START: u8 = 0;
 /// After a carriage return, whose line feed may follow.
 const AFTER_CR: u8 = 1;
-const IN_LINE: u8 = 2;
-const IN_COMMENT: u8 = 3;
+const AFTER_COMMENT_CR: u8 = 2;
+const IN_LINE: u8 = 3;
+const IN_COMMENT: u8 = 4;
 
 /// The progress of the parser in the body.
 #[derive(Default)]
@@ -395,10 +389,11 @@ impl Arrived {
         let mut since_event = self.since_event.load(Ordering::Relaxed);
         let mut position = self.position.load(Ordering::Relaxed);
         while let Some(first) = bytes.first() {
-            if position == AFTER_CR {
+            if matches!(position, AFTER_CR | AFTER_COMMENT_CR) {
+                let is_counted = position == AFTER_CR && since_event > 0;
                 position = LINE_START;
                 if *first == b'\n' {
-                    since_event += usize::from(since_event > 0);
+                    since_event += usize::from(is_counted);
                     bytes = &bytes[1..];
                     continue;
                 }
@@ -414,7 +409,11 @@ impl Arrived {
                 since_event += length;
             }
             if let Some(end) = end {
-                position = if bytes[end] == b'\r' { AFTER_CR } else { LINE_START };
+                position = match (bytes[end], is_comment) {
+                    (b'\r', false) => AFTER_CR,
+                    (b'\r', true) => AFTER_COMMENT_CR,
+                    _ => LINE_START,
+                };
             }
             bytes = &bytes[length..];
         }

@@ -7,10 +7,11 @@ use http::StatusCode;
 use serde::de::DeserializeOwned;
 
 use crate::{
-    AccessToken, Error, ErrorCode, ErrorKind, OAuthClient, Result, 
+    AccessToken, Error, ErrorCode, ErrorKind, OAuthClient, Result,
     answer::{Answer, not_as_described, wrong_type},
     client::Call,
-    error::Meaning, expires_in::Timing,
+    error::Meaning,
+    expires_in::Timing,
 };
 
 /// A timeout that never fires, in place of reqwest's own, which would end a long stream and can't be removed: 100
