@@ -74,7 +74,7 @@ impl<O: Operation<Answer = Data<Chat>>> Wait<O> {
         self
     }
 
-    /// Cancels the chat at the deadline, which takes up to 10 seconds more. By default the chat continues.
+    /// Cancels the chat at the deadline, which may last 10 seconds more. By default the chat continues.
     pub fn cancel_at_deadline(mut self) -> Self {
         self.cancels = true;
         self
