@@ -31,9 +31,9 @@ pub trait Decode: Sized + 'static {
     fn decode(answered: Answered) -> Result<Self::Reply>;
 }
 
+/// The usual form of a success. Without a code, or with one that is not a number, the tolerant parser decides.
 #[derive(Deserialize)]
 struct Envelope<T> {
-    #[serde(default)]
     code: i64,
     data: T,
 }
@@ -41,8 +41,13 @@ struct Envelope<T> {
 /// The envelope without its data.
 #[derive(Deserialize)]
 struct Code {
-    #[serde(default)]
     code: i64,
+}
+
+/// The data of a success whose code the tolerant parser has checked.
+#[derive(Deserialize)]
+struct Held<T> {
+    data: T,
 }
 
 impl<T: DeserializeOwned + Send + 'static> Decode for Data<T> {
@@ -54,7 +59,7 @@ impl<T: DeserializeOwned + Send + 'static> Decode for Data<T> {
                 let envelope: Envelope<T> = serde_json::from_slice(body).ok()?;
                 (envelope.code == 0).then_some(envelope.data)
             },
-            |envelope: Envelope<T>| envelope.data,
+            |held: Held<T>| held.data,
         )
     }
 }
@@ -96,11 +101,7 @@ impl<E: StreamEvent> Decode for Events<E> {
     fn decode(answered: Answered) -> Result<EventStream<E>> {
         let Answered { origin, body } = answered;
         match body {
-            Body::Events {
-                response,
-                deadline,
-                limits,
-            } => Ok(EventStream::new(origin, response, deadline, limits)),
+            Body::Events { body, limits } => Ok(EventStream::new(origin, body, limits)),
             Body::Read(captured) => {
                 // An error that it holds, first.
                 let read = origin.call.read::<serde::de::IgnoredAny>(&captured);

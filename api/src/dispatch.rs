@@ -5,9 +5,14 @@ use std::{
     time::Duration,
 };
 
-use coze_auth::{AccessToken, ApiCall, Error as AuthError, ErrorCode, ErrorKind, OAuthClient};
+use bytes::Bytes;
+use coze_auth::{ApiCall, Error as AuthError, ErrorCode, ErrorKind, OAuthClient};
 use coze_wire::{
     Call, CallOptions, Captured, OperationInfo, Retry, SendError, SendErrorKind, sanitize,
+};
+use futures_util::{
+    StreamExt,
+    stream::{self, BoxStream},
 };
 use reqwest::{Request, Response, StatusCode, header::CONTENT_TYPE};
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
@@ -24,7 +29,11 @@ const EVENT_LIMIT: usize = 16 * 1024 * 1024;
 const RETRIES: u32 = 2;
 /// The delay before the first retry, before jitter; each later one doubles.
 const FIRST_DELAY: Duration = Duration::from_millis(500);
-/// The longest delay that a call waits for by itself. With a longer `Retry-After`, it fails, and the caller decides.
+/// The longest delay between two attempts that the server does not ask for.
+const LONGEST_DELAY: Duration = Duration::from_secs(30);
+/// Calls that wait for the same time start within this time after it.
+const LONGEST_SPREAD: Duration = Duration::from_millis(500);
+/// The longest delay that a call waits for because the server asks for it. With a longer `Retry-After`, it fails, and the caller decides.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
 /// A deadline that is never reached: 100 years.
 const NEVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
@@ -60,17 +69,38 @@ pub struct Answered {
 pub(crate) struct Origin {
     pub(crate) call: ApiCall,
     pub(crate) operation: &'static OperationInfo,
+    pub(crate) ids: ChatIds,
+}
+
+/// The ids of a chat and its conversation, as far as they are known.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct ChatIds {
+    pub(crate) chat: Option<String>,
+    pub(crate) conversation: Option<String>,
+}
+
+impl ChatIds {
+    /// Those in the query of a request.
+    pub(crate) fn of(request: &Request) -> Self {
+        let named = |wanted: &str| {
+            let mut query = request.url().query_pairs();
+            let (_, id) = query.find(|(name, _)| name == wanted)?;
+            Some(sanitize(&id, &[])).filter(|id| !id.is_empty())
+        };
+        Self {
+            chat: named("chat_id"),
+            conversation: named("conversation_id"),
+        }
+    }
 }
 
 pub(crate) enum Body {
     Read(Captured),
-    Events {
-        response: Response,
-        /// When the first byte must have arrived.
-        deadline: Instant,
-        limits: Limits,
-    },
+    Events { body: Chunks, limits: Limits },
 }
+
+/// The body of a response, as it arrives.
+pub(crate) type Chunks = BoxStream<'static, reqwest::Result<Bytes>>;
 
 /// Parses a response. Called for each attempt.
 type Read<'r> = dyn FnMut(Answered) -> Result<()> + Send + 'r;
@@ -117,38 +147,42 @@ impl Dispatch {
         let mut delay = FIRST_DELAY;
         let mut attempts_left = limits.retries;
         let mut is_renewed = false;
+        let ids = ChatIds::of(&request);
         let mut token = self.bound.token().await?;
         loop {
             self.wait_until_allowed().await?;
             let again = request.try_clone();
-            // Where there is no second request, this one is gone by then.
-            let named = match &again {
-                None => conversation_id(&request),
-                Some(_) => None,
+            let origin = Origin {
+                call: self.client.api_call(&token),
+                operation: info,
+                ids: ids.clone(),
             };
-            let attempt = self.attempt(&token, info, request, has_events, limits, &mut *read);
+            let attempt = Self::attempt(origin, request, has_events, limits, &mut *read);
             let Err(error) = attempt.await else {
                 return Ok(());
             };
             self.note_rate_limit(&error);
-            let conversation_id = named.or_else(|| conversation_id(again.as_ref()?));
             let finished = |error: Error| {
                 let error = if is_renewed {
                     error.map(AuthError::with_renewed_token)
                 } else {
                     error
                 };
-                let error = error.of_chat(None, conversation_id);
+                let error = error.of_chat(ids.chat.clone(), ids.conversation.clone());
                 if info.retry == Retry::Write && may_be_processed(&error) {
                     error.with_unknown_fate()
                 } else {
                     error
                 }
             };
+            let is_token_refused = error.is_token_refused() && !is_renewed;
             let Some(again) = again else {
+                if is_token_refused {
+                    self.bound.invalidate(&token);
+                }
                 return Err(finished(error));
             };
-            if error.is_token_refused() && !is_renewed {
+            if is_token_refused {
                 match self.bound.token_instead_of(&token).await? {
                     None => return Err(finished(error)),
                     Some(other) => token = other,
@@ -159,13 +193,18 @@ impl Dispatch {
                 );
                 is_renewed = true;
             } else {
-                let wait = error.retry_after().unwrap_or_default();
-                let wait = wait.max(delay.mul_f64(jitter()));
-                if attempts_left == 0 || !is_retried(info.retry, &error) || wait > LONGEST_WAIT {
+                let asked = error.retry_after().unwrap_or_default();
+                if attempts_left == 0 || !is_retried(info.retry, &error) || asked > LONGEST_WAIT {
                     return Err(finished(error));
                 }
+                let own = delay.mul_f64(0.75 + random() / 2.0).min(LONGEST_DELAY);
+                let wait = own.max(if asked.is_zero() {
+                    asked
+                } else {
+                    asked + spread()
+                });
                 attempts_left -= 1;
-                delay *= 2;
+                delay = (delay * 2).min(LONGEST_DELAY);
                 tracing::debug!(operation = info.id, kind = ?error.kind(), ?wait, "the call failed; retrying");
                 sleep(wait).await;
                 token = self.bound.token().await?;
@@ -175,9 +214,7 @@ impl Dispatch {
     }
 
     async fn attempt(
-        &self,
-        token: &AccessToken,
-        operation: &'static OperationInfo,
+        origin: Origin,
         request: Request,
         has_events: bool,
         limits: Limits,
@@ -185,22 +222,23 @@ impl Dispatch {
     ) -> Result<()> {
         let began = Instant::now();
         let deadline = after(began, limits.timeout);
-        let origin = Origin {
-            call: self.client.api_call(token),
-            operation,
-        };
+        let operation = origin.operation;
         let answered = async {
-            let response = origin.call.open(request).await?;
+            let mut response = origin.call.open(request).await?;
             let status = response.status();
-            if has_events && status.is_success() && is_event_stream(&response) {
-                return Ok((
-                    status,
-                    Body::Events {
-                        response,
-                        deadline,
-                        limits,
-                    },
-                ));
+            if has_events && status.is_success() && may_be_event_stream(&response) {
+                let begun = begin(&mut response, &origin.call).await?;
+                let is_json = is_json(&begun);
+                let headers = std::mem::take(response.headers_mut());
+                let begun = stream::iter(begun.into_iter().map(Ok));
+                let body = begun.chain(response.bytes_stream()).boxed();
+                if !is_json {
+                    return Ok((status, Body::Events { body, limits }));
+                }
+                let mut json = http::Response::new(reqwest::Body::wrap_stream(body));
+                *json.status_mut() = status;
+                *json.headers_mut() = headers;
+                response = json.into();
             }
             let captured = origin.call.capture(response, limits.body_limit).await;
             Ok::<_, Error>((status, Body::Read(captured)))
@@ -236,24 +274,27 @@ impl Dispatch {
         }
     }
 
-    /// Waits while the API rate-limits the client, up to `LONGEST_WAIT`.
+    /// Waits while the API rate-limits the client, up to `LONGEST_WAIT`. Calls that wait start one after another, so
+    /// the response to the first one may delay the others again.
     async fn wait_until_allowed(&self) -> Result<()> {
-        let until = *self
-            .not_before
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        let Some(until) = until else { return Ok(()) };
-        let wait = until.saturating_duration_since(Instant::now());
-        if wait > LONGEST_WAIT {
-            let what = "Coze has rate-limited the client: nothing was sent";
-            let error = AuthError::new(ErrorKind::Refused, what);
-            let error = error.with_status(StatusCode::TOO_MANY_REQUESTS);
-            return Err(error.with_retry_after(Some(wait)).into());
+        let began = Instant::now();
+        loop {
+            let until = *self
+                .not_before
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            let now = Instant::now();
+            let Some(until) = until.filter(|until| *until > now) else {
+                return Ok(());
+            };
+            if until.duration_since(began) > LONGEST_WAIT {
+                let what = "Coze has rate-limited the client: nothing was sent";
+                let error = AuthError::new(ErrorKind::Refused, what);
+                let error = error.with_status(StatusCode::TOO_MANY_REQUESTS);
+                return Err(error.with_retry_after(Some(until - now)).into());
+            }
+            sleep_until(until + spread()).await;
         }
-        if !wait.is_zero() {
-            sleep_until(until).await;
-        }
-        Ok(())
     }
 
     fn note_rate_limit(&self, error: &Error) {
@@ -270,13 +311,18 @@ impl Dispatch {
     }
 }
 
-/// A factor between 0.75 and 1.25, so that many clients don't retry at the same time.
-fn jitter() -> f64 {
+/// A random number between 0 and 1, so that many calls don't start at the same time.
+fn random() -> f64 {
     let mut bytes = [0; 2];
     match getrandom::fill(&mut bytes) {
-        Ok(()) => 0.75 + f64::from(u16::from_ne_bytes(bytes)) / f64::from(u16::MAX) / 2.0,
-        Err(_) => 1.25,
+        Ok(()) => f64::from(u16::from_ne_bytes(bytes)) / f64::from(u16::MAX),
+        Err(_) => 1.0,
     }
+}
+
+/// A random delay after the end of a wait that many calls share.
+fn spread() -> Duration {
+    LONGEST_SPREAD.mul_f64(random())
 }
 
 pub(crate) fn after(now: Instant, duration: Duration) -> Instant {
@@ -288,11 +334,41 @@ pub(crate) fn timed_out(call: &ApiCall, what: &str) -> Error {
     call.unanswered(error).into()
 }
 
-fn is_event_stream(response: &Response) -> bool {
-    let content_type = response.headers().get(CONTENT_TYPE);
-    let content_type = content_type.and_then(|value| value.to_str().ok());
-    let media_type = content_type.and_then(|value| value.split(';').next());
+/// Whether the head of a response to an operation with events allows an event stream: its type is that, or missing.
+fn may_be_event_stream(response: &Response) -> bool {
+    let Some(content_type) = response.headers().get(CONTENT_TYPE) else {
+        return true;
+    };
+    let media_type = content_type.to_str().ok();
+    let media_type = media_type.and_then(|value| value.split(';').next());
     media_type.is_some_and(|media_type| media_type.trim().eq_ignore_ascii_case("text/event-stream"))
+}
+
+/// Reads a body until more than a byte order mark and blanks has arrived.
+async fn begin(response: &mut Response, call: &ApiCall) -> Result<Vec<Bytes>> {
+    let mut begun = Vec::new();
+    while first_byte(&begun).is_none() && begun.len() < 64 {
+        match response.chunk().await {
+            Ok(Some(chunk)) => begun.push(chunk),
+            Ok(None) => break,
+            Err(error) => {
+                let error = SendError::from_reqwest(&error, call.secrets());
+                return Err(call.unanswered(error).into());
+            }
+        }
+    }
+    Ok(begun)
+}
+
+/// Whether the body is a JSON object, whatever its type says. No field of an event begins with a brace.
+fn is_json(begun: &[Bytes]) -> bool {
+    first_byte(begun) == Some(b'{')
+}
+
+/// The first byte of a body after a byte order mark and blanks.
+fn first_byte(begun: &[Bytes]) -> Option<u8> {
+    let mut bytes = begun.iter().flatten().copied();
+    bytes.find(|byte| !byte.is_ascii_whitespace() && !b"\xef\xbb\xbf".contains(byte))
 }
 
 /// Whether a call is retried. Not after a timeout: the caller has waited as long as it was willing to.
@@ -304,26 +380,17 @@ fn is_retried(retry: Retry, error: &Error) -> bool {
 }
 
 /// Whether the server may have processed a request that failed with this error.
-fn may_be_processed(error: &Error) -> bool {
+pub(crate) fn may_be_processed(error: &Error) -> bool {
     match error.kind() {
         ErrorKind::Timeout | ErrorKind::Interrupted => true,
         ErrorKind::InvalidAnswer => {
             let status = error.status();
             !status.is_some_and(|status| status.is_redirection())
         }
-        ErrorKind::Refused => {
-            error.code().is_none()
-                && error
-                    .status()
-                    .is_some_and(|status| status.is_server_error())
-        }
+        // A code does not say whether a server, or a gateway in front of it, failed before the change or after it.
+        ErrorKind::Refused => error.status().is_some_and(|status| {
+            status.is_server_error() || status == StatusCode::REQUEST_TIMEOUT
+        }),
         _ => false,
     }
-}
-
-/// The conversation id in the query of a request.
-pub(crate) fn conversation_id(request: &Request) -> Option<String> {
-    let mut query = request.url().query_pairs();
-    let (_, id) = query.find(|(name, _)| name == "conversation_id")?;
-    Some(sanitize(&id, &[])).filter(|id| !id.is_empty())
 }

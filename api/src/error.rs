@@ -11,8 +11,8 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 /// An error of a call: what happened, Coze's response, and the operation and chat concerned.
 ///
 /// It derefs to [`coze_auth::Error`]: [`kind`](coze_auth::Error::kind), [`code`](coze_auth::Error::code),
-/// [`message`](coze_auth::Error::message), [`status`](coze_auth::Error::status), [`log_id`](coze_auth::Error::log_id),
-/// [`is_retryable`](coze_auth::Error::is_retryable).
+/// [`message`](coze_auth::Error::message), [`status`](coze_auth::Error::status), [`log_id`](coze_auth::Error::log_id).
+/// Its [`is_retryable`](Self::is_retryable) is stricter: a request that may have been processed is not retryable.
 #[derive(Clone)]
 pub struct Error(Box<Details>);
 
@@ -52,6 +52,13 @@ impl Error {
         self.0.is_fate_unknown
     }
 
+    /// Whether the same call may succeed later: the cause may be temporary
+    /// ([`coze_auth::Error::is_retryable`]), and its fate is not [unknown](Self::is_fate_unknown).
+    #[must_use]
+    pub fn is_retryable(&self) -> bool {
+        !self.is_fate_unknown() && self.0.error.is_retryable()
+    }
+
     /// What to do about it, for the user who reads the message.
     #[must_use]
     pub fn hint(&self) -> &'static str {
@@ -61,7 +68,7 @@ impl Error {
             details.conversation_id.is_some(),
             details.is_fate_unknown,
         ) {
-            (true, true, _) if self.is_cut() => {
+            (true, true, is_fate_unknown) if is_fate_unknown || self.is_cut() => {
                 "the chat may still be running: retrieve it by its chat id and conversation id, and list its messages"
             }
             (_, true, true) => {

@@ -33,6 +33,11 @@ impl Bound {
         self.provider.token().await
     }
 
+    #[cfg(feature = "client")]
+    pub(crate) fn invalidate(&self, refused: &AccessToken) {
+        self.provider.invalidate(refused);
+    }
+
     /// Invalidates a refused token and gets another one, if there is one.
     pub(crate) async fn token_instead_of(
         &self,

@@ -37,19 +37,21 @@ pub trait SendExt: Operation {
         }
     }
 
-    /// The timeout of an attempt, including the response; of a stream, up to its first byte. By default, that of the
-    /// client.
+    /// The timeout of an attempt, including the response; of a stream, up to its first byte, for which `send` waits. By
+    /// default, that of the client. It does not include getting the token, the delays between attempts, and the wait for
+    /// the API's rate limit, which are up to a minute each.
     fn timeout(self, timeout: Duration) -> Configured<Self> {
         self.configured(|options| options.timeout = Some(timeout))
     }
 
-    /// How long a stream may be silent, without even a comment; 60 seconds by default. The duration of the whole stream
-    /// is not limited.
+    /// How long a stream may be silent, without even a comment; 60 seconds by default. A stream that is polled too late
+    /// gets another second, so that parts that have arrived are read. The duration of the whole stream is not limited.
     fn idle_timeout(self, idle_timeout: Duration) -> Configured<Self> {
         self.configured(|options| options.idle_timeout = Some(idle_timeout))
     }
 
-    /// The maximum number of retries, if they are safe; 2 by default. The retry after a refused token does not count.
+    /// The maximum number of retries, if they are safe; 2 by default. The delay between two attempts doubles up to 30
+    /// seconds, unless the server asks for more. The retry after a refused token does not count.
     fn retries(self, retries: u32) -> Configured<Self> {
         self.configured(|options| options.retries = Some(retries))
     }
@@ -59,7 +61,8 @@ pub trait SendExt: Operation {
         self.configured(|options| options.body_limit = Some(bytes))
     }
 
-    /// The maximum size of an event of a stream, in bytes; 16 MiB by default.
+    /// The maximum size of an event of a stream, in bytes; 16 MiB by default. It counts all lines of the event with their
+    /// ends, but no comments.
     fn event_limit(self, bytes: usize) -> Configured<Self> {
         self.configured(|options| options.event_limit = Some(bytes))
     }
@@ -108,6 +111,12 @@ pub(crate) fn unbuilt(operation: &'static OperationInfo, why: &Unbuilt) -> Error
 pub struct Configured<O> {
     operation: O,
     options: CallOptions,
+}
+
+impl<O> Configured<O> {
+    pub(crate) fn new(operation: O, options: CallOptions) -> Self {
+        Self { operation, options }
+    }
 }
 
 impl<O: Operation> Operation for Configured<O> {

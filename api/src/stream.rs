@@ -6,7 +6,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering},
     },
     task::{Context, Poll, ready},
     time::Duration,
@@ -14,28 +14,25 @@ use std::{
 
 use bytes::{Buf, Bytes};
 use coze_auth::{ApiCall, Error as AuthError, ErrorKind};
-use coze_wire::{Secret, SendError, StreamEvent};
-use futures_util::{
-    Stream, StreamExt,
-    stream::{BoxStream, FusedStream},
-};
-use reqwest::Response;
-use serde::Deserialize;
+use coze_wire::{Retry, Secret, SendError, StreamEvent};
+use futures_util::{Stream, StreamExt, stream::FusedStream};
+use serde::{Deserialize, de::IgnoredAny};
 use serde_json::Value;
 use sse_stream::{Sse, SseByteStream};
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::{
     Error, Result,
-    dispatch::{Limits, Origin, after, timed_out},
+    dispatch::{Chunks, Limits, Origin, after, may_be_processed, timed_out},
 };
 
 /// The events of a response, as they arrive.
 ///
 /// It ends (`None`) only after the end marker, or after an event that interrupts the chat. If the connection is closed
 /// before that or is silent for too long, or Coze reports an error, the stream returns an error and ends. The error has
-/// the log id and, if an event had them, the ids of the [chat](Error::chat_id) and its
-/// [conversation](Error::conversation_id), with which the chat can be retrieved.
+/// the log id and, if the request or an event had them, the ids of the [chat](Error::chat_id) and its
+/// [conversation](Error::conversation_id), with which the chat can be retrieved. If the operation starts or continues a
+/// chat, and the stream was cut, the [fate](Error::is_fate_unknown) of the call is unknown.
 ///
 /// Dropping it closes the connection. The whole stream has no timeout, only its first byte
 /// ([`timeout`](crate::SendExt::timeout)) and the silence between bytes
@@ -61,8 +58,6 @@ pub struct EventStream<E> {
     event_limit: usize,
     origin: Origin,
     log_id: Option<String>,
-    chat_id: Option<String>,
-    conversation_id: Option<String>,
     end_data: Option<String>,
     kind: std::marker::PhantomData<fn() -> E>,
 }
@@ -76,21 +71,17 @@ enum Step<E> {
 }
 
 impl<E: StreamEvent> EventStream<E> {
-    pub(crate) fn new(
-        origin: Origin,
-        response: Response,
-        deadline: Instant,
-        limits: Limits,
-    ) -> Self {
+    pub(crate) fn new(origin: Origin, body: Chunks, limits: Limits) -> Self {
+        let deadline = after(Instant::now(), limits.idle_timeout);
         let log_id = origin.call.log_id(None);
         let arrived = Arc::<Arrived>::default();
         let arriving = Arriving {
-            body: response.bytes_stream().boxed(),
+            body,
             arrived: Arc::clone(&arrived),
             idle_timeout: limits.idle_timeout,
             event_limit: limits.event_limit,
-            has_begun: false,
             deadline,
+            has_grace: true,
             alarm: Box::pin(sleep_until(deadline)),
             secrets: origin.call.secrets().to_vec(),
         };
@@ -100,8 +91,6 @@ impl<E: StreamEvent> EventStream<E> {
             event_limit: limits.event_limit,
             origin,
             log_id,
-            chat_id: None,
-            conversation_id: None,
             end_data: None,
             kind: std::marker::PhantomData,
         }
@@ -136,6 +125,9 @@ impl<E: StreamEvent> EventStream<E> {
             return Ok(Step::End);
         }
         if names.error.contains(&name) {
+            if self.is_cut(data) {
+                return Err(self.cut_short());
+            }
             return Err(self.reported(data));
         }
         if event.data.is_none() {
@@ -146,6 +138,7 @@ impl<E: StreamEvent> EventStream<E> {
         let is_last = names.interrupt.contains(&name);
         let read = match self.read(name, data)? {
             Some(read) => read,
+            None if self.is_cut(data) => return Err(self.cut_short()),
             None => {
                 let data = event.data.unwrap_or_default();
                 E::other(event.event.unwrap_or_else(|| "message".to_owned()), data)
@@ -173,6 +166,11 @@ impl<E: StreamEvent> EventStream<E> {
             // The event is truncated.
             return self.cut_short();
         }
+        let subject = format!("the event {name}");
+        if serde_json::from_str::<IgnoredAny>(data).is_err() {
+            let what = format!("{subject} is not valid JSON");
+            return self.error(self.call().error(ErrorKind::InvalidAnswer, &what));
+        }
         // Parse it again, to get the path of the error.
         let mut json = serde_json::Deserializer::from_str(data);
         let mut track = serde_path_to_error::Track::new();
@@ -180,15 +178,15 @@ impl<E: StreamEvent> EventStream<E> {
             name,
             serde_path_to_error::Deserializer::new(&mut json, &mut track),
         );
-        let why = match read.and_then(|_| json.end()) {
-            Err(why) => why.to_string(),
-            Ok(()) => "it can't be read".to_owned(),
-        };
-        let what = match track.path().to_string().as_str() {
-            "." => format!("the event {name} is not as described: {why}"),
-            path => format!("the event {name} is not as described, at {path}: {why}"),
-        };
-        self.error(self.call().error(ErrorKind::InvalidAnswer, &what))
+        let why = read.err().map(|why| why.to_string()).unwrap_or_default();
+        let path = track.path().to_string();
+        self.error(self.call().not_as_described(&subject, &path, &why, data))
+    }
+
+    /// Whether an event without a description was cut by the end of the body. Coze's events are JSON, so the last one
+    /// is whole if its JSON is.
+    fn is_cut(&self, data: &str) -> bool {
+        self.arrived.is_at_end() && serde_json::from_str::<IgnoredAny>(data).is_err()
     }
 
     /// An error event of Coze's: `{code, msg}`, or `{error_code, error_message}`.
@@ -214,7 +212,8 @@ impl<E: StreamEvent> EventStream<E> {
             #[serde(borrow)]
             conversation_id: Option<Cow<'a, str>>,
         }
-        if self.chat_id.is_some() && self.conversation_id.is_some() {
+        let known = &mut self.origin.ids;
+        if known.chat.is_some() && known.conversation.is_some() {
             return;
         }
         let Ok(ids) = serde_json::from_str::<Ids<'_>>(data) else {
@@ -224,10 +223,10 @@ impl<E: StreamEvent> EventStream<E> {
         let chat_id = ids.chat_id.or(ids.id.filter(|_| is_chat));
         let secrets = self.origin.call.secrets();
         let shown = |id: Cow<'_, str>| coze_wire::sanitize_log_id(&id, secrets);
-        self.chat_id = self.chat_id.take().or_else(|| shown(chat_id?));
+        known.chat = known.chat.take().or_else(|| shown(chat_id?));
         let conversation_id = ids.conversation_id;
-        self.conversation_id = self
-            .conversation_id
+        known.conversation = known
+            .conversation
             .take()
             .or_else(|| shown(conversation_id?));
     }
@@ -245,9 +244,6 @@ impl<E: StreamEvent> EventStream<E> {
             Some(Fault::Transport(error)) => self.error(self.call().unanswered(error.clone())),
             Some(Fault::Silent(after)) => {
                 self.of_chat(timed_out(self.call(), &format!("nothing for {after:?}")))
-            }
-            Some(Fault::NoFirstByte) => {
-                self.of_chat(timed_out(self.call(), "the stream did not begin"))
             }
             Some(Fault::TooLong) | None => self.too_long(),
         }
@@ -275,9 +271,14 @@ impl<E: StreamEvent> EventStream<E> {
     }
 
     fn of_chat(&self, error: Error) -> Error {
-        error
-            .in_operation(self.origin.operation)
-            .of_chat(self.chat_id.clone(), self.conversation_id.clone())
+        let Origin { operation, ids, .. } = &self.origin;
+        let error = error.in_operation(operation);
+        let error = error.of_chat(ids.chat.clone(), ids.conversation.clone());
+        if operation.retry == Retry::Write && may_be_processed(&error) {
+            error.with_unknown_fate()
+        } else {
+            error
+        }
     }
 }
 
@@ -288,16 +289,16 @@ impl<E> EventStream<E> {
         self.log_id.as_deref()
     }
 
-    /// The id of the chat, once an event has contained it.
+    /// The id of the chat: the request's, or else that of the first event that contains it.
     #[must_use]
     pub fn chat_id(&self) -> Option<&str> {
-        self.chat_id.as_deref()
+        self.origin.ids.chat.as_deref()
     }
 
-    /// The id of the conversation, once an event has contained it.
+    /// The id of the conversation: the request's, or else that of the first event that contains it.
     #[must_use]
     pub fn conversation_id(&self) -> Option<&str> {
-        self.conversation_id.as_deref()
+        self.origin.ids.conversation.as_deref()
     }
 
     /// The data of the end marker, once it has arrived: for a chatflow, JSON with a `debug_url`.
@@ -349,18 +350,28 @@ impl<E> fmt::Debug for EventStream<E> {
         f.debug_struct("EventStream")
             .field("operation", &self.origin.operation.id)
             .field("log_id", &self.log_id)
-            .field("chat_id", &self.chat_id)
-            .field("conversation_id", &self.conversation_id)
+            .field("chat_id", &self.chat_id())
+            .field("conversation_id", &self.conversation_id())
             .field("has_ended", &self.events.is_none())
             .finish_non_exhaustive()
     }
 }
 
+// The position in the line that is consumed.
+const LINE_START: u8 = 0;
+/// After a carriage return, whose line feed may follow.
+const AFTER_CR: u8 = 1;
+const AFTER_COMMENT_CR: u8 = 2;
+const IN_LINE: u8 = 3;
+const IN_COMMENT: u8 = 4;
+
 /// The progress of the parser in the body.
 #[derive(Default)]
 struct Arrived {
-    /// The bytes since the last event.
+    /// The bytes since the last event, without comments.
     since_event: AtomicUsize,
+    /// `LINE_START` and so on.
+    position: AtomicU8,
     is_at_end: AtomicBool,
 }
 
@@ -370,6 +381,44 @@ impl Arrived {
         let length = self.since_event.load(Ordering::Relaxed);
         self.since_event.store(0, Ordering::Relaxed);
         length
+    }
+
+    /// Counts bytes that the parser has consumed. Comments, and the empty lines between them, may go on for as long as
+    /// the stream does, so they don't count. No concurrent calls: one task at a time polls the parser and its stream.
+    fn count(&self, mut bytes: &[u8]) {
+        let mut since_event = self.since_event.load(Ordering::Relaxed);
+        let mut position = self.position.load(Ordering::Relaxed);
+        while let Some(first) = bytes.first() {
+            if matches!(position, AFTER_CR | AFTER_COMMENT_CR) {
+                let is_counted = position == AFTER_CR && since_event > 0;
+                position = LINE_START;
+                if *first == b'\n' {
+                    since_event += usize::from(is_counted);
+                    bytes = &bytes[1..];
+                    continue;
+                }
+            }
+            if position == LINE_START {
+                position = if *first == b':' { IN_COMMENT } else { IN_LINE };
+            }
+            let is_comment = position == IN_COMMENT;
+            let end = memchr::memchr2(b'\n', b'\r', bytes);
+            let length = end.map_or(bytes.len(), |end| end + 1);
+            let is_between_events = end == Some(0) && since_event == 0;
+            if !is_comment && !is_between_events {
+                since_event += length;
+            }
+            if let Some(end) = end {
+                position = match (bytes[end], is_comment) {
+                    (b'\r', false) => AFTER_CR,
+                    (b'\r', true) => AFTER_COMMENT_CR,
+                    _ => LINE_START,
+                };
+            }
+            bytes = &bytes[length..];
+        }
+        self.since_event.store(since_event, Ordering::Relaxed);
+        self.position.store(position, Ordering::Relaxed);
     }
 
     /// Whether the body has ended.
@@ -394,25 +443,27 @@ impl Buf for Part {
     }
 
     fn advance(&mut self, count: usize) {
-        // No concurrent writes: one task at a time polls the parser and its stream.
-        let since_event = &self.arrived.since_event;
-        since_event.store(
-            since_event.load(Ordering::Relaxed) + count,
-            Ordering::Relaxed,
-        );
+        self.arrived.count(&self.bytes[..count]);
         self.bytes.advance(count);
     }
 }
 
+/// If a stream is polled late, because its caller was busy or blocked the runtime, parts may have arrived that the
+/// connection has not passed on yet: they get this time.
+const GRACE: Duration = Duration::from_secs(1);
+/// A timer that fires within this time is not late.
+const ON_TIME: Duration = Duration::from_millis(10);
+
 /// The body as it arrives, with its timeouts and its limit.
 struct Arriving {
-    body: BoxStream<'static, reqwest::Result<Bytes>>,
+    body: Chunks,
     arrived: Arc<Arrived>,
     idle_timeout: Duration,
     event_limit: usize,
-    has_begun: bool,
     /// When the next part must have arrived.
     deadline: Instant,
+    /// Whether the deadline may still be extended by `GRACE`.
+    has_grace: bool,
     /// A timer that fires at the deadline or earlier.
     alarm: Pin<Box<Sleep>>,
     secrets: Vec<Secret>,
@@ -422,7 +473,6 @@ struct Arriving {
 #[derive(Debug)]
 enum Fault {
     Transport(SendError),
-    NoFirstByte,
     Silent(Duration),
     TooLong,
 }
@@ -447,7 +497,7 @@ impl Stream for Arriving {
         }
         match self.body.poll_next_unpin(context) {
             Poll::Ready(Some(Ok(bytes))) => {
-                self.has_begun = true;
+                self.has_grace = true;
                 self.deadline = after(Instant::now(), self.idle_timeout);
                 Poll::Ready(Some(Ok(self.part(bytes))))
             }
@@ -467,12 +517,12 @@ impl Stream for Arriving {
                     self.alarm.as_mut().reset(deadline);
                 }
                 ready!(self.alarm.as_mut().poll(context));
-                if Instant::now() >= deadline {
-                    return Poll::Ready(Some(Err(if self.has_begun {
-                        Fault::Silent(self.idle_timeout)
-                    } else {
-                        Fault::NoFirstByte
-                    })));
+                let now = Instant::now();
+                if now > deadline + ON_TIME && self.has_grace {
+                    self.has_grace = false;
+                    self.deadline = after(now, GRACE);
+                } else if now >= deadline {
+                    return Poll::Ready(Some(Err(Fault::Silent(self.idle_timeout))));
                 }
             },
         }

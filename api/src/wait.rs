@@ -7,12 +7,13 @@ use coze_api_client::{
     types::{Chat, ChatStatus},
 };
 use coze_auth::ErrorKind;
-use coze_wire::{Data, Operation};
-use tokio::time::{Instant, sleep_until, timeout_at};
+use coze_wire::{CallOptions, Data, Operation};
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use crate::{
     Error, Reply, Result, SendExt,
-    dispatch::{Dispatch, after, conversation_id},
+    dispatch::{ChatIds, Dispatch, after},
+    send::Configured,
 };
 
 /// The delay before the first poll. Coze asks for at most one poll per second.
@@ -20,6 +21,8 @@ const FIRST_INTERVAL: Duration = Duration::from_secs(1);
 const LONGEST_INTERVAL: Duration = Duration::from_secs(5);
 /// The default deadline.
 const DEADLINE: Duration = Duration::from_secs(600);
+/// How long the cancellation at the deadline may take, beyond the deadline.
+const CANCEL_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Starts or continues a chat and waits for its end.
 pub trait WaitExt: Operation<Answer = Data<Chat>> {
@@ -71,7 +74,7 @@ impl<O: Operation<Answer = Data<Chat>>> Wait<O> {
         self
     }
 
-    /// Cancels the chat at the deadline. By default it continues.
+    /// Cancels the chat at the deadline, which may last 10 seconds more. By default the chat continues.
     pub fn cancel_at_deadline(mut self) -> Self {
         self.cancels = true;
         self
@@ -79,7 +82,7 @@ impl<O: Operation<Answer = Data<Chat>>> Wait<O> {
 
     /// Sends the operation and polls: after one second, then at growing intervals of up to five. The returned chat has
     /// one of the statuses `completed`, `failed` (see its `last_error`), `canceled` and `requires_action` (see its
-    /// `required_action`).
+    /// `required_action`). The operation's own options, such as [`timeout`](SendExt::timeout), apply to the polls too.
     ///
     /// # Errors
     ///
@@ -90,13 +93,16 @@ impl<O: Operation<Answer = Data<Chat>>> Wait<O> {
         let call = self.operation.into_call();
         let call = call.map_err(|why| crate::send::unbuilt(O::INFO, &why))?;
         let dispatcher = call.dispatcher.clone();
-        let conversation_id = conversation_id(&call.request);
+        let options = call.options;
+        let asked = ChatIds::of(&call.request);
         let sent = timeout_at(deadline, crate::dispatch::send::<Data<Chat>>(call)).await;
         let mut chat = sent.map_err(|_| {
             let what = "the chat did not begin before the deadline";
             let error = coze_auth::Error::new(ErrorKind::Timeout, what);
             let error = Error::from(error).in_operation(O::INFO);
-            error.of_chat(None, conversation_id).with_unknown_fate()
+            error
+                .of_chat(asked.chat, asked.conversation)
+                .with_unknown_fate()
         })??;
         let Some(dispatch) = dispatcher.clone().downcast::<Dispatch>() else {
             return Ok(chat);
@@ -107,42 +113,62 @@ impl<O: Operation<Answer = Data<Chat>>> Wait<O> {
         let client = Client::new(dispatch.api_base(), dispatcher);
         let retrieve = client.chat().retrieve();
         let retrieve = retrieve.conversation_id(&conversation_id).chat_id(&chat_id);
+        let retrieve = Configured::new(retrieve, options);
+        // Why the status is unknown: the error of the last poll.
+        let mut failed = None;
         let mut interval = FIRST_INTERVAL;
         while !is_settled(&chat) {
             let next = Instant::now() + interval;
             sleep_until(next.min(deadline)).await;
             if next >= deadline {
-                return Err(about(at_deadline(self.cancels, &client, &chat).await));
+                break;
             }
             interval = interval.mul_f64(1.5).min(LONGEST_INTERVAL);
             match timeout_at(deadline, retrieve.clone().send()).await {
-                Ok(Ok(now)) => chat = now,
+                Ok(Ok(now)) => {
+                    chat = now;
+                    failed = None;
+                }
                 // Retried until the deadline.
-                Ok(Err(error)) if error.is_retryable() => {}
+                Ok(Err(error)) if error.is_retryable() => failed = Some(error.to_string()),
                 Ok(Err(error)) => return Err(about(error)),
-                Err(_) => return Err(about(at_deadline(self.cancels, &client, &chat).await)),
+                Err(_) => {
+                    failed = failed.or_else(|| Some("there was no response in time".to_owned()));
+                    break;
+                }
             }
         }
-        Ok(chat)
+        if is_settled(&chat) {
+            return Ok(chat);
+        }
+        let is_known = failed.is_none();
+        let status = match failed {
+            None => "the chat did not end before the deadline".to_owned(),
+            Some(why) => {
+                format!("the status of the chat at the deadline is unknown: {why}")
+            }
+        };
+        let what = match self.cancels {
+            true => format!("{status}, and {}", cancel(&client, &chat, options).await),
+            false if is_known => format!("{status}, and is still running"),
+            false => status,
+        };
+        let error = Error::from(coze_auth::Error::new(ErrorKind::Timeout, what));
+        Err(about(error.with_log_id(chat.log_id())))
     }
 }
 
-/// The error at the deadline. Cancels the chat first, if requested.
-async fn at_deadline(cancels: bool, client: &Client, chat: &Reply<Chat>) -> Error {
+/// Cancels a chat, and says whether it was canceled.
+async fn cancel(client: &Client, chat: &Chat, options: CallOptions) -> String {
     let cancel = client.chat().cancel();
     let cancel = cancel
         .conversation_id(&chat.conversation_id)
         .chat_id(&chat.id);
-    let what = match cancels {
-        false => "the chat did not end before the deadline, and is still running".to_owned(),
-        true => match cancel.send().await {
-            Ok(_) => "the chat did not end before the deadline, and was canceled".to_owned(),
-            Err(error) => {
-                format!("the chat did not end before the deadline, and was not canceled: {error}")
-            }
-        },
-    };
-    Error::from(coze_auth::Error::new(ErrorKind::Timeout, what)).with_log_id(chat.log_id())
+    match timeout(CANCEL_TIMEOUT, Configured::new(cancel, options).send()).await {
+        Ok(Ok(_)) => "it was canceled".to_owned(),
+        Ok(Err(error)) => format!("it was not canceled: {error}"),
+        Err(_) => format!("nothing within {CANCEL_TIMEOUT:?} says whether it was canceled"),
+    }
 }
 
 /// Whether the chat has ended or requires an action of the caller.

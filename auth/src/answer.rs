@@ -291,7 +291,7 @@ impl Answer<'_> {
             serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
                 let path = error.path().to_string();
                 // The path can contain keys of a map, which come from the response: sanitize it.
-                let what = wrong_type(&path, error.inner(), &text);
+                let what = wrong_type("the answer", &path, error.inner(), &text);
                 not_as_described(sanitize(&what, self.secrets))
             })
         })
@@ -501,9 +501,14 @@ fn usable_access_token(object: &Object<'_>) -> Result<AccessToken, String> {
     Ok(access_token)
 }
 
-/// Describes a member that could not be deserialized: its path, the expected type and the actual type, but not its
-/// value.
-fn wrong_type(path: &str, error: &serde_json::Error, text: &str) -> String {
+/// Describes a member of `subject` that could not be deserialized: its path, the expected type and the actual type, but
+/// not its value.
+pub(crate) fn wrong_type(
+    subject: &str,
+    path: &str,
+    error: &dyn std::fmt::Display,
+    text: &str,
+) -> String {
     // serde's message may quote the value before the last "expected": use only the text after it.
     let said = error.to_string();
     let said = said
@@ -511,8 +516,8 @@ fn wrong_type(path: &str, error: &serde_json::Error, text: &str) -> String {
         .map_or(said.as_str(), |(said, _)| said);
     if let Some(field) = said.strip_prefix("missing field ") {
         return match path {
-            "." => format!("the answer has no {field}"),
-            path => format!("the answer has no {field} in {path}"),
+            "." => format!("{subject} has no {field}"),
+            path => format!("{subject} has no {field} in {path}"),
         };
     }
     let expected = said
@@ -529,8 +534,12 @@ fn wrong_type(path: &str, error: &serde_json::Error, text: &str) -> String {
         })?;
         Some(kind_of(&pointer.to_string()))
     });
+    let member = match path {
+        "." => subject.to_owned(),
+        path => format!("{subject}'s {path}"),
+    };
     match found {
-        Some(found) => format!("the answer's {path} is {found}, where {expected} was expected"),
-        None => format!("the answer's {path} is not what was expected: {expected}"),
+        Some(found) => format!("{member} is {found}, where {expected} was expected"),
+        None => format!("{member} is not what was expected: {expected}"),
     }
 }

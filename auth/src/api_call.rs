@@ -7,8 +7,11 @@ use http::StatusCode;
 use serde::de::DeserializeOwned;
 
 use crate::{
-    AccessToken, Error, ErrorCode, ErrorKind, OAuthClient, Result, answer::Answer, client::Call,
-    error::Meaning, expires_in::Timing,
+    AccessToken, Error, ErrorCode, ErrorKind, OAuthClient, Result,
+    answer::{Answer, not_as_described, wrong_type},
+    client::Call,
+    error::Meaning,
+    expires_in::Timing,
 };
 
 /// A timeout that never fires, in place of reqwest's own, which would end a long stream and can't be removed: 100
@@ -118,6 +121,21 @@ impl ApiCall {
     #[must_use]
     pub fn error(&self, kind: ErrorKind, what: &str) -> Error {
         self.locate(Error::new(kind, sanitize(what, self.secrets())))
+    }
+
+    /// An error for JSON that does not match its description, such as an event of a stream: `why` is the error of
+    /// serde_json, `path` the member that it concerns, and `subject` the name of the JSON in the message. The message names
+    /// the member and its type, but not its value.
+    #[must_use]
+    pub fn not_as_described(
+        &self,
+        subject: &str,
+        path: &str,
+        why: &dyn std::fmt::Display,
+        json: &str,
+    ) -> Error {
+        let what = wrong_type(subject, path, why, json);
+        self.locate(not_as_described(sanitize(&what, self.secrets())))
     }
 
     /// An error of the transport.

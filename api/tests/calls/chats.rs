@@ -190,3 +190,55 @@ async fn tool_outputs_are_submitted_and_the_chat_is_awaited() {
     let output = serde_json::json!([{"tool_call_id": "call_1", "output": "21"}]);
     assert_eq!(sent["tool_outputs"], output);
 }
+
+#[tokio::test(start_paused = true)]
+async fn after_failed_polls_the_status_at_the_deadline_is_unknown() {
+    let down = || Answer::json(502, r#"{"code":5000,"msg":"down"}"#);
+    let polls = |last: Option<Answer>| {
+        let failing = (0..6).map(|_| down());
+        [chat("in_progress")].into_iter().chain(failing).chain(last)
+    };
+    for (answers, expected) in [
+        (Coze::new(polls(None)), "down"),
+        (Coze::new([chat("created"), Answer::Never]), "no response"),
+    ] {
+        let wait = create(&answers.api())
+            .retries(0)
+            .and_wait()
+            .deadline(secs(17));
+        let error = wait.send().await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Timeout);
+        let shown = error.to_string();
+        assert!(
+            shown.contains("unknown") && shown.contains(expected),
+            "{shown}"
+        );
+        assert!(!shown.contains("still running"), "{shown}");
+        assert_eq!(error.chat_id(), Some("7001"));
+    }
+    let coze = Coze::new([chat("created"), down(), chat("in_progress")]);
+    let wait = create(&coze.api()).retries(0).and_wait().deadline(secs(3));
+    let shown = wait.send().await.unwrap_err().to_string();
+    assert!(shown.contains("still running"), "the last poll: {shown}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_cancellation_at_the_deadline_takes_at_most_10_seconds() {
+    let began = tokio::time::Instant::now();
+    let coze = Coze::new([chat("in_progress"), chat("in_progress"), Answer::Never]);
+    let wait = create(&coze.api()).and_wait().deadline(secs(2));
+    let error = wait.cancel_at_deadline().send().await.unwrap_err();
+    assert_eq!(began.elapsed().as_secs(), 12);
+    let shown = error.to_string();
+    assert!(shown.contains("nothing within 10s"), "{shown}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_options_of_the_operation_apply_to_the_polls() {
+    let coze = Coze::new([chat("in_progress"), Answer::Never, chat("completed")]);
+    let wait = create(&coze.api()).timeout(secs(3)).and_wait();
+    wait.send().await.unwrap();
+    let requests = coze.requests();
+    let waited = requests[2].at - requests[1].at;
+    assert_eq!(waited.as_millis(), 3000 + 1500);
+}

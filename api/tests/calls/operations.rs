@@ -40,7 +40,7 @@ impl Client {
     }
 
     pub(crate) fn create_chat(&self) -> CreateChat {
-        CreateChat(self.clone())
+        CreateChat(self.clone(), false)
     }
 
     pub(crate) fn retrieve_chat(&self) -> RetrieveChat {
@@ -135,7 +135,15 @@ impl Operation for StreamChat {
 }
 
 #[derive(Clone)]
-pub(crate) struct CreateChat(Client);
+pub(crate) struct CreateChat(Client, bool);
+
+impl CreateChat {
+    /// With a body that can't be cloned.
+    pub(crate) fn streaming(mut self) -> Self {
+        self.1 = true;
+        self
+    }
+}
 
 impl Operation for CreateChat {
     type Answer = Data<Chat>;
@@ -148,7 +156,12 @@ impl Operation for CreateChat {
     fn into_call(self) -> Result<Call, Unbuilt> {
         let request = self.0.http.post(format!("{BASE}/v3/chat"));
         let request = request.query(&[("conversation_id", "7381")]);
-        let request = request.json(&serde_json::json!({"user_id": "user_1"}));
+        let request = if self.1 {
+            let parts = futures_util::stream::iter([Ok::<_, std::io::Error>("{}")]);
+            request.body(reqwest::Body::wrap_stream(parts))
+        } else {
+            request.json(&serde_json::json!({"user_id": "user_1"}))
+        };
         self.0.call(Self::INFO, request)
     }
 }

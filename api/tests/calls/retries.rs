@@ -185,11 +185,15 @@ async fn a_write_that_may_have_been_processed_says_how_to_check() {
         (Answer::Never, true),
         (cut, true),
         (Answer::json(502, "<html>"), true),
+        (Answer::json(500, r#"{"code":5000,"msg":"failed"}"#), true),
+        (Answer::json(408, r#"{"code":4008,"msg":"late"}"#), true),
+        (Answer::json(408, "{}"), true),
         (Answer::json(400, r#"{"code":4000,"msg":"wrong"}"#), false),
     ] {
         let coze = Coze::new([failure]);
         let error = client(&coze).create_chat().send().await.unwrap_err();
         assert_eq!(error.is_fate_unknown(), is_unknown, "{error:?}");
+        assert!(!error.is_retryable(), "{error:?}");
         assert_eq!(error.conversation_id(), Some("7381"));
         assert_eq!(
             error.hint().contains("conversation id"),
@@ -297,4 +301,97 @@ async fn no_error_shows_the_token() {
             "{error:?}"
         );
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_token_is_invalidated_even_if_the_body_can_not_be_sent_again() {
+    let refused = Answer::json(200, r#"{"code":4100,"msg":"authentication is invalid"}"#);
+    let coze = Coze::new([refused, well()]);
+    let client = client(&coze);
+    let error = client.create_chat().streaming().send().await.unwrap_err();
+    assert!(error.is_token_refused(), "{error}");
+    assert_eq!(error.conversation_id(), Some("7381"));
+    client.create_chat().streaming().send().await.unwrap();
+    assert_eq!(coze.tokens(), ["token-0", "token-1"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_delay_between_retries_grows_to_30_seconds_and_all_retries_are_made() {
+    let coze = Coze::new((0..13).map(|_| Answer::json(502, "no")));
+    let call = client(&coze).retrieve_chat().retries(12);
+    call.send().await.unwrap_err();
+    let requests = coze.requests();
+    assert_eq!(requests.len(), 13);
+    for pair in requests[7..].windows(2) {
+        let waited = pair[1].at.duration_since(pair[0].at).as_millis();
+        assert!((22_499..=30_001).contains(&waited), "{waited}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn calls_that_wait_for_the_rate_limit_start_apart_and_heed_a_new_one() {
+    let busy = |wait| Answer::json(429, "{}").header("retry-after", wait);
+    let coze = Coze::new(
+        [busy("20"), busy("10")]
+            .into_iter()
+            .chain((0..9).map(|_| well())),
+    );
+    let client = client(&coze);
+    assert!(client.create_chat().send().await.is_err());
+    let calls = (0..10).map(|_| client.create_chat().send());
+    let done = futures_util::future::join_all(calls).await;
+    assert_eq!(done.iter().filter(|done| done.is_err()).count(), 1);
+    let requests = coze.requests();
+    let at = |request: &crate::support::Request| request.at - requests[0].at;
+    let second = at(&requests[1]);
+    assert_eq!(second.as_secs(), 20);
+    // Calls that happen to start in the same millisecond don't know of the new limit.
+    let later = requests.iter().map(at).filter(|at| *at > second);
+    let mut starts: Vec<_> = later.collect();
+    for start in &starts {
+        assert_eq!((*start - second).as_secs(), 10, "the new limit is heeded");
+    }
+    starts.dedup();
+    assert!(starts.len() > 1, "{starts:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_success_without_data_needs_a_code_or_no_error() {
+    for (text, expected) in [
+        (r#"{"code":0,"msg":""}"#, Ok(())),
+        (r#"{"code":"0","msg":"","data":null}"#, Ok(())),
+        (r#"{"code":null,"data":{}}"#, Ok(())),
+        (r#"{"error_code":"access_deny"}"#, Err(ErrorKind::Refused)),
+        (r#"{"error":"broken"}"#, Err(ErrorKind::Refused)),
+        (r#"{"code":"4200","msg":"gone"}"#, Err(ErrorKind::Refused)),
+    ] {
+        let coze = Coze::new([Answer::json(200, text)]);
+        let sent = client(&coze).delete().send().await;
+        let outcome = sent.map(|_| ()).map_err(|error| error.kind());
+        assert_eq!(outcome, expected, "{text}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_code_of_a_success_is_read_tolerantly() {
+    for code in [r#""0""#, "null", "0.0", r#""""#] {
+        let data = || {
+            Answer::json(
+                200,
+                &CHAT.replace(r#""code":0"#, &format!("\"code\":{code}")),
+            )
+        };
+        let whole = Answer::json(
+            200,
+            &format!("{{\"code\":{code},\"data\":[],\"has_more\":false}}"),
+        );
+        let coze = Coze::new([data(), whole]);
+        let client = client(&coze);
+        client.retrieve_chat().send().await.unwrap();
+        client.messages().send().await.unwrap();
+    }
+    let refused = r#"{"error_code":"access_deny","data":{"id":"7001","status":"x"}}"#;
+    let coze = Coze::new([Answer::json(200, refused)]);
+    let error = client(&coze).retrieve_chat().send().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Refused, "{error}");
 }

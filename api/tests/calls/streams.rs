@@ -369,8 +369,9 @@ async fn the_timeout_of_a_call_covers_the_head_and_the_first_byte() {
 
     let coze = Coze::new([Answer::events([Part::Wait(secs(8)), CREATED.into()])]);
     let call = Client::new(&coze.api()).stream_chat().timeout(secs(7));
-    let error = call.send().await.unwrap().try_next().await.unwrap_err();
+    let error = call.send().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Timeout);
+    assert_eq!(error.log_id(), Some("log-1"));
     assert_eq!(began.elapsed().as_secs(), 14);
 }
 
@@ -431,4 +432,182 @@ async fn a_missing_parameter_is_named_and_nothing_is_sent() {
     assert_eq!(error.kind(), ErrorKind::InvalidInput);
     assert!(error.to_string().contains("user_id"), "{error}");
     assert!(coze.requests().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cut_stream_of_a_write_is_not_to_be_sent_again() {
+    let undescribed = "event:conversation.message.delta\ndata:{\"content\":[1]}\n\n";
+    let end = |part: &str| vec![Part::from(": hello\n\n"), part.into()];
+    let reset = vec![Part::from(": hello\n\n"), Part::Reset];
+    let silent = vec![Part::from(": hello\n\n"), Part::Wait(secs(61))];
+    for (body, kind) in [
+        (vec![], ErrorKind::Interrupted),
+        (vec![Part::Reset], ErrorKind::Interrupted),
+        (end("event:con"), ErrorKind::Interrupted),
+        (reset, ErrorKind::Interrupted),
+        (silent, ErrorKind::Timeout),
+        (end(undescribed), ErrorKind::InvalidAnswer),
+    ] {
+        let coze = Coze::new([Answer::events(body)]);
+        let error = match Client::new(&coze.api()).stream_chat().send().await {
+            Err(error) => error,
+            Ok(mut events) => {
+                assert_eq!(events.conversation_id(), Some("7381"), "of the request");
+                events.try_next().await.unwrap_err()
+            }
+        };
+        assert_eq!(error.kind(), kind, "{error}");
+        assert!(error.is_fate_unknown(), "{error:?}");
+        assert!(!error.is_retryable(), "{error:?}");
+        assert_eq!(error.conversation_id(), Some("7381"), "{error}");
+        let hint = error.hint();
+        assert!(hint.contains("list the messages"), "{hint}");
+    }
+    let named = [CREATED, undescribed].concat();
+    let error = read([named.as_str().into()]).await.1.unwrap();
+    assert!(error.hint().contains("retrieve"), "{}", error.hint());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_event_that_does_not_match_is_described_without_its_value() {
+    for (data, expected) in [
+        (
+            r#"{"id":"7001","status":["a private text"]}"#,
+            "conversation.chat.created's status is an array, where a string was expected",
+        ),
+        (
+            r#""a private text""#,
+            "conversation.chat.created is a string, where struct Chat was expected",
+        ),
+        (
+            r#"{"id":"7001","mood":"a private text"}"#,
+            "conversation.chat.created has no `status`",
+        ),
+        (
+            r#"{"id":"a private text"#,
+            "conversation.chat.created is not valid JSON",
+        ),
+    ] {
+        let event = format!("event:conversation.chat.created\ndata:{data}\n\n");
+        let error = read([event.as_str().into()]).await.1.unwrap();
+        let shown = format!("{error} {error:?}");
+        assert!(shown.contains(expected), "{shown}");
+        assert!(!shown.contains("private"), "{shown}");
+    }
+}
+
+/// A success without a `Content-Type`.
+fn untyped(body: Vec<Part>) -> Answer {
+    Answer::Response {
+        status: 200,
+        headers: vec![("x-tt-logid", "log-1".to_owned())],
+        body,
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_without_a_content_type_is_read() {
+    let text = whole();
+    for size in [text.len(), 1] {
+        let parts = text.as_bytes().chunks(size);
+        let parts = parts.map(|part| Part::Bytes(Bytes::copy_from_slice(part)));
+        let coze = Coze::new([untyped(parts.collect())]);
+        let events: Vec<_> = stream(&coze).await.try_collect().await.unwrap();
+        assert_eq!(events, all());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn json_that_is_labelled_as_a_stream_or_not_at_all_is_returned_as_its_error() {
+    let json = |code: u32| format!("\u{feff}\r\n {{\"code\":{code},\"msg\":\"no\"}}");
+    for size in [1, 2, 1000] {
+        let parts = |code| -> Vec<Part> {
+            let text = json(code);
+            let parts = text.as_bytes().chunks(size);
+            let parts = parts.map(|part| Part::Bytes(Bytes::copy_from_slice(part)));
+            parts.collect()
+        };
+        for answer in [Answer::events(parts(4000)), untyped(parts(4000))] {
+            let coze = Coze::new([answer]);
+            let sent = Client::new(&coze.api()).stream_chat().send().await;
+            let error = sent.unwrap_err();
+            assert_eq!(error.code(), Some(&ErrorCode::Api(4000)), "{error}");
+            assert_eq!(error.message(), Some("no"));
+            assert_eq!(error.log_id(), Some("log-1"));
+        }
+        for refused in [Answer::events(parts(4100)), untyped(parts(4100))] {
+            let coze = Coze::new([refused, Answer::events([whole().as_str().into()])]);
+            let events: Vec<_> = stream(&coze).await.try_collect().await.unwrap();
+            assert_eq!(events, all());
+            assert_eq!(coze.tokens(), ["token-0", "token-1"]);
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_caller_that_polls_too_late_reads_what_has_arrived() {
+    let soon = || Part::Wait(std::time::Duration::from_millis(500));
+    let body = [
+        CREATED.into(),
+        soon(),
+        delta("a").as_str().into(),
+        soon(),
+        delta("b").as_str().into(),
+        Part::Wait(secs(1000)),
+    ];
+    let coze = Coze::new([Answer::events(body)]);
+    let mut events = stream(&coze).await;
+    assert!(events.try_next().await.unwrap().is_some());
+    for text in ["a", "b"] {
+        tokio::time::advance(secs(100)).await;
+        assert_eq!(events.try_next().await.unwrap(), Some(said(text)));
+    }
+    tokio::time::advance(secs(100)).await;
+    let began = tokio::time::Instant::now();
+    let error = events.try_next().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Timeout);
+    assert_eq!(began.elapsed().as_secs(), 1, "once");
+}
+
+#[tokio::test(start_paused = true)]
+async fn comments_do_not_count_as_a_part_of_an_event() {
+    let event = delta("0123456789");
+    for end in ["\n", "\r\n", "\r"] {
+        let comments = format!(":keepalive{end}{end}").repeat(100);
+        let event = event.replace('\n', end);
+        let within = event.replace("data:", &format!(":{}{end}data:", "x".repeat(1000)));
+        let text = format!("{comments}{event}{comments}{within}{comments}{DONE}");
+        // The line feed of a split CRLF may not be counted.
+        for (limit, fits) in [(event.len(), true), (event.len() - 2, false)] {
+            for size in [1, 7, 100_000] {
+                let parts = text.as_bytes().chunks(size);
+                let parts = parts.map(|part| Part::Bytes(Bytes::copy_from_slice(part)));
+                let coze = Coze::new([Answer::events(parts)]);
+                let call = Client::new(&coze.api()).stream_chat().event_limit(limit);
+                let events: Result<Vec<_>, _> = call.send().await.unwrap().try_collect().await;
+                assert_eq!(events.is_ok(), fits, "{end:?} {size}: {events:?}");
+            }
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_event_that_the_end_of_the_body_cuts_is_not_returned() {
+    for cut in [
+        "event:conversation.mood\ndata:{\"mood\":\"sun",
+        "event:conversation.mood\ndata:{\"mood\":\"sunny\"",
+        "event:error\ndata:{\"code\":40",
+        "event:error\n",
+        "data:bare",
+    ] {
+        let (events, error) = read([CREATED.into(), cut.into()]).await;
+        assert_eq!(events.len(), 1, "{cut}: {events:?}");
+        let error = error.unwrap();
+        assert_eq!(error.kind(), ErrorKind::Interrupted, "{cut}: {error}");
+    }
+    let mood = "event:conversation.mood\ndata:{\"mood\":\"sunny\"}";
+    assert_eq!(read([mood.into()]).await.0.len(), 1, "it is whole");
+    let reported = "event:error\ndata:{\"code\":4016}";
+    let error = read([reported.into()]).await.1.unwrap();
+    assert_eq!(error.code(), Some(&ErrorCode::Api(4016)), "it is whole");
 }
