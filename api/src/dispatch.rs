@@ -139,7 +139,7 @@ impl Dispatch {
                     error
                 };
                 let error = error.of_chat(None, conversation_id);
-                if info.retry == Retry::Write && may_be_processed(&error) {
+                if info.retry != Retry::Read && may_be_processed(&error) {
                     error.with_unknown_fate()
                 } else {
                     error
@@ -298,8 +298,9 @@ fn is_event_stream(response: &Response) -> bool {
 /// Whether a call is retried. Not after a timeout: the caller has waited as long as it was willing to.
 fn is_retried(retry: Retry, error: &Error) -> bool {
     match retry {
-        Retry::Write => error.kind() == ErrorKind::Connect,
         Retry::Read => error.is_retryable() && error.kind() != ErrorKind::Timeout,
+        // A write, and what is not known to be a read.
+        _ => error.kind() == ErrorKind::Connect,
     }
 }
 
