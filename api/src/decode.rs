@@ -1,7 +1,7 @@
 //! Parses a response into the type of its operation.
 
 use coze_auth::ErrorKind;
-use coze_wire::{Data, Empty, Events, StreamEvent, Whole};
+use coze_wire::{Data, Empty, EnvelopeData, Events, StreamEvent, Whole};
 use serde::{Deserialize, de::DeserializeOwned};
 
 use crate::{
@@ -38,6 +38,12 @@ struct Envelope<T> {
     data: T,
 }
 
+/// The envelope of a response whose other members may all be missing.
+#[derive(Deserialize)]
+struct Success {
+    code: i64,
+}
+
 /// The envelope without its data.
 #[derive(Deserialize)]
 struct Code {
@@ -54,7 +60,7 @@ impl<T: DeserializeOwned + Send + 'static> Decode for Data<T> {
                 let envelope: Envelope<T> = serde_json::from_slice(body).ok()?;
                 (envelope.code == 0).then_some(envelope.data)
             },
-            |envelope: Envelope<T>| envelope.data,
+            |envelope: Envelope<EnvelopeData<T>>| envelope.data.0,
         )
     }
 }
@@ -65,7 +71,7 @@ impl<T: DeserializeOwned + Send + 'static> Decode for Whole<T> {
     fn decode(answered: Answered) -> Result<Reply<T>> {
         answered.read(
             |body| {
-                let envelope: Code = serde_json::from_slice(body).ok()?;
+                let envelope: Success = serde_json::from_slice(body).ok()?;
                 (envelope.code == 0).then_some(())?;
                 serde_json::from_slice(body).ok()
             },
