@@ -3,10 +3,11 @@
 //!
 //! Coze has two sources: a documentation page per operation, from which Coze's own generator made an OpenAPI file each,
 //! and one merged OpenAPI document. `drift import` reads both and writes their facts to `spec/upstream/`. `drift`
-//! compares those with our description, for the operations that it contains:
+//! compares those with our description:
 //!
 //! - A field, a parameter, a media type or an enum's word that any source has must be in ours, and vice versa.
 //! - A type must be that of at least one of the sources.
+//! - An operation that a source has beside ours (the first two parts of its path are the same) must be in ours.
 //!
 //! Every other difference is listed in `spec/differences.yaml`, with its reason and its source. An entry that no longer
 //! applies is an error, too.
