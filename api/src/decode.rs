@@ -1,7 +1,7 @@
 //! Parses a response into the type of its operation.
 
 use coze_auth::ErrorKind;
-use coze_wire::{Data, Empty, Events, StreamEvent, Whole};
+use coze_wire::{Data, Empty, EnvelopeData, Events, StreamEvent, Whole};
 use serde::{Deserialize, de::DeserializeOwned};
 
 use crate::{
@@ -59,7 +59,7 @@ impl<T: DeserializeOwned + Send + 'static> Decode for Data<T> {
                 let envelope: Envelope<T> = serde_json::from_slice(body).ok()?;
                 (envelope.code == 0).then_some(envelope.data)
             },
-            |held: Held<T>| held.data,
+            |held: Held<EnvelopeData<T>>| held.data.0,
         )
     }
 }

@@ -169,7 +169,7 @@ impl Dispatch {
                     error
                 };
                 let error = error.of_chat(ids.chat.clone(), ids.conversation.clone());
-                if info.retry == Retry::Write && may_be_processed(&error) {
+                if info.retry != Retry::Read && may_be_processed(&error) {
                     error.with_unknown_fate()
                 } else {
                     error
@@ -374,8 +374,9 @@ fn first_byte(begun: &[Bytes]) -> Option<u8> {
 /// Whether a call is retried. Not after a timeout: the caller has waited as long as it was willing to.
 fn is_retried(retry: Retry, error: &Error) -> bool {
     match retry {
-        Retry::Write => error.kind() == ErrorKind::Connect,
         Retry::Read => error.is_retryable() && error.kind() != ErrorKind::Timeout,
+        // A write, and what is not known to be a read.
+        _ => error.kind() == ErrorKind::Connect,
     }
 }
 

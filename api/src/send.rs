@@ -80,7 +80,8 @@ pub trait SendExt: Operation {
     /// The pages of a list as a stream, from the requested one on. The operation sets the size of a page.
     ///
     /// The stream ends if the response says so, after an empty page, after a page that repeats the previous one, and
-    /// after the first error.
+    /// after the first error. If the response says that there are more pages, but not where the next one begins, the
+    /// stream ends with an error of kind [`InvalidAnswer`](crate::ErrorKind::InvalidAnswer).
     fn by_page(self) -> BoxStream<'static, Result<Reply<Page<Self::Item>>>>
     where
         Self: Paged,

@@ -274,7 +274,7 @@ impl<E: StreamEvent> EventStream<E> {
         let Origin { operation, ids, .. } = &self.origin;
         let error = error.in_operation(operation);
         let error = error.of_chat(ids.chat.clone(), ids.conversation.clone());
-        if operation.retry == Retry::Write && may_be_processed(&error) {
+        if operation.retry != Retry::Read && may_be_processed(&error) {
             error.with_unknown_fate()
         } else {
             error

@@ -10,6 +10,7 @@
 //! | [`refuses_token`] | whether an API error code refuses the access token itself |
 //! | [`operation`] | one call of an operation: what generated builders create, and a client above sends |
 //! | [`RequestParts`], [`open_enum!`] | what generated builders and types are made of |
+//! | [`null_is_default`], [`EnvelopeData`] | responses that leave out a list |
 //! | [`Transport`] | sends a request: through a [`reqwest::Client`], or to a service in the same process |
 //! | [`http_client`], [`http_client_from`] | an HTTP client that follows no redirects, does not retry, and shows no secret to a proxy |
 //!
@@ -19,6 +20,7 @@
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 
+mod absent;
 mod answer;
 mod bearer;
 mod exchange;
@@ -31,6 +33,7 @@ mod sanitize;
 mod secret;
 mod transport;
 
+pub use absent::{EnvelopeData, null_is_default};
 pub use answer::{Answer, NoAnswer};
 pub use bearer::{Bearer, InvalidBearer};
 pub use exchange::{BODY_LIMIT, BodyState, Captured, Exchange, LOG_ID_HEADER, Outcome};

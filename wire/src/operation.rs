@@ -132,6 +132,7 @@ pub struct OperationInfo {
 
 /// When a call may be retried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Retry {
     /// Changes nothing: a GET, or a list that is requested by POST. It is retried after every retryable failure.
     Read,
@@ -247,6 +248,7 @@ pub trait Paged: Operation + Clone {
 
 /// The position of a page in its list.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Position {
     /// A page number; the first page is 1.
     Number(i64),

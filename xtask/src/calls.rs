@@ -1093,6 +1093,41 @@ components:
     }
 
     #[test]
+    fn only_answers_may_leave_out_a_required_list_a_total_and_a_text_with_a_default() {
+        let text = SMALL
+            .replace("has_more: has_more}", "has_more: has_more, total: total}")
+            .replace(
+                "    FilePage:\n      type: object\n",
+                "    FilePage:\n      type: object\n      required: [items, total, size]\n",
+            )
+            .replace(
+                "        next_page_token: {type: string}\n",
+                "        next_page_token: {type: string}
+        total: {type: integer, format: int64}
+        size: {type: integer, format: int64}
+        note: {type: string, default: ''}\n",
+            );
+        let code = code(&text);
+
+        let tolerant = "#[serde(default, deserialize_with = \"::coze_wire::null_is_default\")]";
+        has(
+            &code,
+            &format!("{tolerant} pub items: ::std::vec::Vec<File>"),
+        );
+        has(&code, &format!("{tolerant} pub total: i64"));
+        has(
+            &code,
+            &format!("{tolerant} pub note: ::std::string::String"),
+        );
+        has(&code, "pub size: i64");
+        assert_eq!(
+            code.matches(&compact(tolerant)).count(),
+            3,
+            "neither another number nor a list of a request: {code}"
+        );
+    }
+
+    #[test]
     fn fields_of_the_body_have_setters_and_lists_an_adder() {
         let code = code(SMALL);
         has(

@@ -17,6 +17,7 @@ use serde_json::Value;
 use syn::parse_quote;
 
 use crate::document::Document;
+use crate::expand::{Contents, DATA, PAGING};
 use crate::{generate, normalise, walk};
 
 /// The items of the module `types`.
@@ -88,9 +89,12 @@ impl Types {
         let mut items: Vec<syn::Item> = generate::module(&code, "types").cloned().collect();
         only_structs(&mut items);
         can_be_extended(&mut items);
+        let requests = requests(&tree);
+        let sent = [bodies(&tree), requests.clone()].concat();
+        tolerate_absent(&mut items, &sent, &totals(&document.written));
         let structs = structs(&items);
         let mut types = Self { items, structs };
-        types.constructors(&tree, &requests(&tree));
+        types.constructors(&tree, &requests);
         types.items.extend(enums.values().map(open_enum));
         Ok(types)
     }
@@ -216,6 +220,58 @@ fn can_be_extended(items: &mut [syn::Item]) {
     }
 }
 
+/// Lets an answer leave out a required list or map, the total of a page, or a text with a default, or hold null instead: Coze's servers do so
+/// if they are empty. Types in `sent` stay strict.
+fn tolerate_absent(items: &mut [syn::Item], sent: &[String], totals: &[(String, String)]) {
+    for item in items {
+        let syn::Item::Struct(each) = item else {
+            continue;
+        };
+        let name = each.ident.to_string();
+        if sent.contains(&name) {
+            continue;
+        }
+        for field in &mut each.fields {
+            let Some(read) = self::field(field) else {
+                continue;
+            };
+            let is_total = totals.contains(&(name.clone(), read.wire_name));
+            let is_list = ["Vec", "BTreeMap", "Map"]
+                .iter()
+                .any(|list| argument_of(&read.ty, list).is_some());
+            let has_default = field.attrs.iter().any(is_default);
+            if is_total && argument_of(&read.ty, "Option").is_none() || is_list || has_default {
+                field.attrs.retain(|attribute| !is_default(attribute));
+                field.attrs.push(
+                    parse_quote!(#[serde(default, deserialize_with = "::coze_wire::null_is_default")]),
+                );
+            }
+        }
+    }
+}
+
+/// Whether an attribute is `#[serde(default)]`.
+fn is_default(attribute: &syn::Attribute) -> bool {
+    let word = attribute.path().is_ident("serde");
+    word && attribute
+        .parse_args::<syn::Ident>()
+        .is_ok_and(|word| word == "default")
+}
+
+/// The page and the field of the total of each list that has one.
+fn totals(tree: &Value) -> Vec<(String, String)> {
+    let totals = walk::operations(tree).into_iter().filter_map(|operation| {
+        let total = operation.field(PAGING)["total"].as_str()?;
+        let schema = match Contents::of(&operation.field("responses")["200"][DATA]) {
+            Contents::Data(schema) | Contents::Whole(schema) => schema,
+            Contents::Nothing => return None,
+        };
+        let (_, page) = walk::reference(schema)?.rsplit_once('/')?;
+        Some((page.to_owned(), total.to_owned()))
+    });
+    totals.collect()
+}
+
 fn structs(items: &[syn::Item]) -> BTreeMap<String, Vec<Field>> {
     let structs = items.iter().filter_map(|item| match item {
         syn::Item::Struct(each) => Some(each),
@@ -303,15 +359,19 @@ fn open_enum(each: &Enum) -> syn::Item {
     }
 }
 
+/// The names of the bodies of requests.
+fn bodies(tree: &Value) -> Vec<String> {
+    let schemas = tree["components"]["schemas"].as_object();
+    let names = schemas.into_iter().flatten().map(|(name, _)| name.clone());
+    names.filter(|name| name.ends_with("Body")).collect()
+}
+
 /// The names of the objects in requests, except bodies, which builders build.
 fn requests(tree: &Value) -> Vec<String> {
     let schemas = &tree["components"]["schemas"];
-    let mut waiting: Vec<String> = schemas
-        .as_object()
-        .into_iter()
-        .flatten()
-        .filter(|(name, _)| name.ends_with("Body"))
-        .map(|(name, _)| format!("/components/schemas/{name}"))
+    let bodies = bodies(tree).into_iter();
+    let mut waiting: Vec<String> = bodies
+        .map(|name| format!("/components/schemas/{name}"))
         .collect();
     let mut found = Vec::new();
     while let Some(at) = waiting.pop() {

@@ -1,6 +1,6 @@
 //! Tests of lists: which page is next, and where a list ends.
 
-use coze_api::{ErrorKind, SendExt};
+use coze_api::{Error, ErrorKind, SendExt, types::ChatEvent};
 use futures_util::{StreamExt, TryStreamExt};
 
 use crate::{
@@ -100,6 +100,131 @@ async fn a_repeated_token_ends_the_list() {
         page(&["c"], &next("t1")),
     ]);
     assert_eq!(contents(&coze, true).await, ["a", "b", "c"]);
+}
+
+/// The contents before the end of a list by token, and the error at its end.
+async fn until_error(answers: impl IntoIterator<Item = Answer>) -> (Vec<String>, Error) {
+    let coze = Coze::new(answers);
+    let items: Vec<_> = Client::new(&coze.api()).files().by_item().collect().await;
+    let mut contents = Vec::new();
+    let mut errors = Vec::new();
+    for item in items {
+        match item {
+            Ok(item) => contents.push(item.content),
+            Err(error) => errors.push(error),
+        }
+    }
+    assert_eq!(errors.len(), 1, "{errors:?}");
+    (contents, errors.remove(0))
+}
+
+#[tokio::test(start_paused = true)]
+async fn more_pages_without_a_new_token_are_an_error() {
+    let more = |token: &str| format!(r#","has_more":true{token}"#);
+    let t1 = more(r#","next":"t1""#);
+    for token in ["", r#","next":null"#, r#","next":"""#, r#","next":"t1""#] {
+        let answers = [page(&["a"], &t1), page(&["b"], &more(token))];
+        let (contents, error) = until_error(answers).await;
+        assert_eq!(contents, ["a", "b"], "the pages so far: {token}");
+        assert_eq!(error.kind(), ErrorKind::InvalidAnswer);
+        assert_eq!(error.operation(), Some("list_by_token"));
+        assert_eq!(error.log_id(), Some("log-1"));
+    }
+    let answers = [page(&["a"], &t1), page(&["a"], &more(r#","next":"t2""#))];
+    let (contents, error) = until_error(answers).await;
+    assert_eq!(contents, ["a"], "a repeated page");
+    assert_eq!(error.kind(), ErrorKind::InvalidAnswer);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_empty_page_ends_the_list_whatever_it_says() {
+    let coze = Coze::new([
+        page(&["a"], r#","next":"t1","has_more":true"#),
+        page(&[], r#","has_more":true"#),
+    ]);
+    assert_eq!(contents(&coze, true).await, ["a"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn messages_are_listed_by_the_id_of_the_last_one() {
+    let more = r#"{"code":0,"data":[{"id":"2"},{"id":"1"}],"last_id":"1","has_more":true}"#;
+    let last = r#"{"code":0,"data":[{"id":"0"}],"last_id":"0","has_more":false}"#;
+    let coze = Coze::new([more, last].map(|text| Answer::json(200, text)));
+    let list = coze.api().messages().list().conversation_id("c");
+    let messages: Vec<_> = list.by_item().try_collect().await.unwrap();
+    let ids = messages.iter().filter_map(|each| each.id.as_deref());
+    assert_eq!(ids.collect::<Vec<_>>(), ["2", "1", "0"]);
+    let requests = coze.requests();
+    let bodies = requests.iter().map(|request| request.body.as_str());
+    assert_eq!(bodies.collect::<Vec<_>>(), ["{}", r#"{"after_id":"1"}"#]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_without_its_list_is_an_empty_list() {
+    for text in [
+        r#"{"code":0,"has_more":true,"first_id":"0","last_id":"0"}"#,
+        r#"{"has_more":true,"first_id":"0","last_id":"0"}"#,
+        r#"{"code":0,"data":null,"has_more":true}"#,
+    ] {
+        let coze = Coze::new([Answer::json(200, text)]);
+        let list = coze.api().messages().list().conversation_id("c");
+        let messages: Vec<_> = list.by_item().try_collect().await.unwrap();
+        assert!(messages.is_empty(), "{text}: {messages:?}");
+    }
+    for text in [r#"{"code":0,"msg":""}"#, r#"{"code":0,"data":null}"#] {
+        let coze = Coze::new([Answer::json(200, text)]);
+        let list = coze.api().chat().list_messages();
+        let list = list.conversation_id("c").chat_id("d");
+        assert!(list.send().await.unwrap().is_empty(), "{text}");
+    }
+    let coze = Coze::new([Answer::json(200, r#"{"code":0,"data":{}}"#)]);
+    let bots = coze.api().bots().list().workspace_id("w");
+    assert!(bots.send().await.unwrap().items.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn neither_an_error_nor_a_missing_object_is_an_empty_list() {
+    for text in [
+        r#"{"code":4000,"msg":"no"}"#,
+        r#"{"error_code":"invalid_request","error_message":"no"}"#,
+    ] {
+        let coze = Coze::new([Answer::json(200, text), Answer::json(200, text)]);
+        let api = coze.api();
+        let list = api.chat().list_messages();
+        let list = list.conversation_id("c").chat_id("d");
+        let error = list.retries(0).send().await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Refused, "{text}");
+        let list = api.messages().list().conversation_id("c");
+        let error = list.retries(0).send().await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Refused, "{text}");
+    }
+    let coze = Coze::new([Answer::json(200, r#"{"code":0}"#)]);
+    let error = coze.api().users().me().retries(0).send().await;
+    let error = error.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidAnswer);
+    assert!(error.to_string().contains("no `data`"), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_delta_without_content_does_not_end_a_stream() {
+    let text: String = [
+        r#""content":"a""#,
+        r#""content":null"#,
+        "",
+        r#""content":"b""#,
+    ]
+    .map(|content| format!("event:conversation.message.delta\ndata:{{{content}}}\n\n"))
+    .concat();
+    let text = text + "event:done\ndata:\"[DONE]\"\n\n";
+    let coze = Coze::new([Answer::events([text.as_str().into()])]);
+    let chat = coze.api().chat().stream().bot_id("B").user_id("u");
+    let events = chat.message("Hello").send().await.unwrap();
+    let events: Vec<_> = events.try_collect().await.unwrap();
+    let contents = events.iter().map(|event| match event {
+        ChatEvent::MessageDelta(message) => message.content.as_str(),
+        other => panic!("{other:?}"),
+    });
+    assert_eq!(contents.collect::<Vec<_>>(), ["a", "", "", "b"]);
 }
 
 #[tokio::test(start_paused = true)]

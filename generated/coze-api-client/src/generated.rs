@@ -162,8 +162,10 @@ pub mod types {
     #[non_exhaustive]
     pub struct BotPage {
         ///The bots on this page.
+        #[serde(default, deserialize_with = "::coze_wire::null_is_default")]
         pub items: ::std::vec::Vec<SimpleBot>,
         ///The number of bots on all pages.
+        #[serde(default, deserialize_with = "::coze_wire::null_is_default")]
         pub total: i64,
     }
     ///A tool of a plugin.
@@ -494,6 +496,7 @@ pub mod types {
     #[non_exhaustive]
     pub struct ConversationPage {
         ///The conversations on this page.
+        #[serde(default, deserialize_with = "::coze_wire::null_is_default")]
         pub conversations: ::std::vec::Vec<Conversation>,
         ///Whether there are more.
         #[serde(skip_serializing_if = "::std::option::Option::is_none")]
@@ -675,7 +678,7 @@ with a meaning elsewhere.
         #[serde(skip_serializing_if = "::std::option::Option::is_none")]
         pub chat_id: ::std::option::Option<::std::string::String>,
         ///The content. In an event of a stream, the added part.
-        #[serde(default)]
+        #[serde(default, deserialize_with = "::coze_wire::null_is_default")]
         pub content: ::std::string::String,
         #[serde(skip_serializing_if = "::std::option::Option::is_none")]
         pub content_type: ::std::option::Option<crate::types::MessageContentType>,
@@ -712,6 +715,7 @@ with a meaning elsewhere.
     #[non_exhaustive]
     pub struct MessagePage {
         ///The messages on this page.
+        #[serde(default, deserialize_with = "::coze_wire::null_is_default")]
         pub data: ::std::vec::Vec<Message>,
         ///Id of the first message on this page.
         #[serde(skip_serializing_if = "::std::option::Option::is_none")]
@@ -746,8 +750,10 @@ with a meaning elsewhere.
     #[non_exhaustive]
     pub struct PublishedBotPage {
         ///The bots on this page.
+        #[serde(default, deserialize_with = "::coze_wire::null_is_default")]
         pub space_bots: ::std::vec::Vec<PublishedBot>,
         ///The number of published bots on all pages.
+        #[serde(default, deserialize_with = "::coze_wire::null_is_default")]
         pub total: i64,
     }
     ///A section of a conversation, which is a separate context.
@@ -851,12 +857,15 @@ with a meaning elsewhere.
     #[non_exhaustive]
     pub struct User {
         ///The URL of the user's picture.
+        #[serde(default, deserialize_with = "::coze_wire::null_is_default")]
         pub avatar_url: ::std::string::String,
         ///The name shown to others.
+        #[serde(default, deserialize_with = "::coze_wire::null_is_default")]
         pub nick_name: ::std::string::String,
         ///Id of the user.
         pub user_id: ::std::string::String,
         ///The user's name.
+        #[serde(default, deserialize_with = "::coze_wire::null_is_default")]
         pub user_name: ::std::string::String,
     }
     ///A workspace.
@@ -897,8 +906,10 @@ with a meaning elsewhere.
     #[non_exhaustive]
     pub struct WorkspacePage {
         ///The number of workspaces on all pages.
+        #[serde(default, deserialize_with = "::coze_wire::null_is_default")]
         pub total_count: i64,
         ///The workspaces on this page.
+        #[serde(default, deserialize_with = "::coze_wire::null_is_default")]
         pub workspaces: ::std::vec::Vec<Workspace>,
     }
     impl EnterMessage {

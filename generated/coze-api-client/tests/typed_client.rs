@@ -9,7 +9,8 @@
 use coze_api_client::Client;
 use coze_api_client::types::{
     Bot, BotPage, Chat, ChatEvent, ChatStatus, ConversationPage, EnterMessage, Message,
-    MessageContentType, MessagePage, MessageRole, PublishStatus, SortOrder, ToolOutput,
+    MessageContentType, MessagePage, MessageRole, PublishStatus, PublishedBotPage, SortOrder,
+    SubmitToolOutputsBody, ToolOutput, User, WorkspacePage,
 };
 use coze_wire::reqwest::{Body, Request};
 use coze_wire::{Dispatcher, Operation, Paged, Position, Retry, StreamEvent};
@@ -178,6 +179,41 @@ fn null_and_missing_lists_are_none_and_unknown_fields_are_ignored() {
     assert!(bot.plugin_info_list.is_none() && bot.workflow_info_list.is_none());
     let message: Message = read(json!({}));
     assert_eq!(message.content, "");
+}
+
+#[test]
+fn an_empty_list_may_be_missing_or_null_in_an_answer() {
+    fn is_empty<T: serde::Serialize + serde::de::DeserializeOwned>(fields: &[&str], empty: Value) {
+        let nulls = fields.iter().map(|name| ((*name).to_owned(), Value::Null));
+        for answer in [json!({}), Value::Object(nulls.collect())] {
+            let page: T = read(answer);
+            assert_eq!(serde_json::to_value(page).unwrap(), empty);
+        }
+    }
+    is_empty::<MessagePage>(&["data"], json!({"data": []}));
+    is_empty::<ConversationPage>(&["conversations"], json!({"conversations": []}));
+    is_empty::<BotPage>(&["items", "total"], json!({"items": [], "total": 0}));
+    let published = json!({"space_bots": [], "total": 0});
+    is_empty::<PublishedBotPage>(&["space_bots", "total"], published);
+    let workspaces = json!({"workspaces": [], "total_count": 0});
+    is_empty::<WorkspacePage>(&["workspaces", "total_count"], workspaces);
+    is_empty::<Message>(&["content"], json!({"content": ""}));
+
+    for wrong in [json!({"data": {}}), json!({"data": [1]})] {
+        assert!(serde_json::from_value::<MessagePage>(wrong).is_err());
+    }
+    for sent in [json!({}), json!({"tool_outputs": null})] {
+        let sent = serde_json::from_value::<SubmitToolOutputsBody>(sent);
+        assert!(sent.is_err(), "requests stay strict");
+    }
+}
+
+#[test]
+fn only_the_id_of_a_user_is_required() {
+    let user: User = read(json!({"user_id": "1", "nick_name": null}));
+    assert_eq!(user.user_id, "1");
+    assert!(user.user_name.is_empty() && user.nick_name.is_empty() && user.avatar_url.is_empty());
+    assert!(serde_json::from_value::<User>(json!({"user_name": "ada"})).is_err());
 }
 
 #[test]

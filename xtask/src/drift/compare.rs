@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use anyhow::{Result, bail};
 use serde::Deserialize;
 
-use super::facts::{AGAIN, ANY, Facts, Operations};
+use super::facts::{AGAIN, ANY, Facts, Operations, WORD};
 use super::snapshot::Snapshot;
 
 /// The type of the side on which something is absent.
@@ -48,7 +48,7 @@ impl std::fmt::Display for Finding {
     }
 }
 
-/// The deliberate differences. In `at`, `*` stands for any text.
+/// The deliberate differences. In `at`, `*` stands for any text, but not for a word of an enum.
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Differences {
@@ -74,6 +74,9 @@ struct WrongSource {
 #[serde(deny_unknown_fields)]
 struct Difference {
     at: Vec<String>,
+    /// The words of the enum at each of these places.
+    #[serde(default)]
+    words: Vec<String>,
     ours: String,
     upstream: String,
     reason: String,
@@ -99,7 +102,7 @@ pub(crate) fn compare(
 ) -> Result<Outcome> {
     differences.check()?;
     let mut unneeded = Vec::new();
-    let mut sources = relevant(ours, snapshot);
+    let mut sources = snapshot.clone();
     for entry in &differences.wrong_sources {
         for at in &entry.at {
             let before = findings(ours, &sources);
@@ -112,7 +115,7 @@ pub(crate) fn compare(
     let mut listed = BTreeSet::new();
     let findings = findings(ours, &sources);
     for entry in &differences.differences {
-        for at in &entry.at {
+        for at in &entry.places() {
             let matching = findings.iter().enumerate().filter(|(_, finding)| {
                 finding.ours == entry.ours
                     && finding.upstream == entry.upstream
@@ -137,6 +140,29 @@ pub(crate) fn compare(
     Ok(Outcome { findings, unneeded })
 }
 
+impl Difference {
+    /// The places, each with each of the words.
+    fn places(&self) -> Vec<String> {
+        if self.words.is_empty() {
+            return self.at.clone();
+        }
+        let of_words = |at| self.words.iter().map(move |word| format!("{at} = {word}"));
+        self.at.iter().flat_map(of_words).collect()
+    }
+
+    /// A place at which this entry is about any word of an enum, if there is one.
+    fn any_word(&self) -> Option<String> {
+        let is_about_words = [&self.ours, &self.upstream]
+            .iter()
+            .any(|type_| *type_ == WORD);
+        let is_any = |at: &String| {
+            let word = at.rsplit_once(" = ").map(|(_, word)| word);
+            is_about_words && word.is_none_or(|word| word.contains('*'))
+        };
+        self.places().into_iter().find(is_any)
+    }
+}
+
 impl Differences {
     fn check(&self) -> Result<()> {
         let wrong = self
@@ -155,16 +181,11 @@ impl Differences {
                 );
             }
         }
+        if let Some(at) = self.differences.iter().find_map(Difference::any_word) {
+            bail!("an entry about words needs each word, not `*`: {at}");
+        }
         Ok(())
     }
-}
-
-/// The part of the snapshot about operations in our description.
-fn relevant(ours: &Operations, snapshot: &Snapshot) -> Snapshot {
-    let described = snapshot.iter().filter(|(name, _)| ours.contains_key(*name));
-    described
-        .map(|(name, sources)| (name.clone(), sources.clone()))
-        .collect()
 }
 
 /// `snapshot` without the facts of `source` at and below `at`.
@@ -199,7 +220,23 @@ fn findings(ours: &Operations, snapshot: &Snapshot) -> Vec<Finding> {
             }),
         }
     }
+    let lacking = snapshot
+        .iter()
+        .filter(|(name, _)| !ours.contains_key(*name));
+    found.extend(lacking.map(|(operation, sources)| Finding {
+        operation: operation.clone(),
+        place: OPERATION.to_owned(),
+        ours: ABSENT.to_owned(),
+        upstream: OPERATION.to_owned(),
+        sources: names(sources),
+    }));
     found
+}
+
+/// The names of the sources.
+fn names(sources: &BTreeMap<String, Facts>) -> String {
+    let names: Vec<&str> = sources.keys().map(String::as_str).collect();
+    names.join(", ")
 }
 
 fn of_operation(
@@ -208,7 +245,6 @@ fn of_operation(
     sources: &BTreeMap<String, Facts>,
     found: &mut Vec<Finding>,
 ) {
-    let names: Vec<&str> = sources.keys().map(String::as_str).collect();
     let places: BTreeSet<&String> = sources
         .values()
         .flat_map(Facts::keys)
@@ -240,7 +276,7 @@ fn of_operation(
                         [] => ABSENT.to_owned(),
                         types => types.join(" or "),
                     },
-                    sources: names.join(", "),
+                    sources: names(sources),
                 });
             }
         }
@@ -359,12 +395,72 @@ paths:
     fn a_wrong_method_or_path_is_an_operation_that_coze_does_not_have() {
         assert_eq!(
             drift_of("    get:", "    post:"),
-            ["POST /v1/messages: operation: ours operation, upstream absent"]
+            [
+                "POST /v1/messages: operation: ours operation, upstream absent",
+                "GET /v1/messages: operation: ours absent, upstream operation (page)",
+            ]
         );
         assert_eq!(
             drift_of("/v1/messages:", "/v1/message:"),
-            ["GET /v1/message: operation: ours operation, upstream absent"]
+            [
+                "GET /v1/message: operation: ours operation, upstream absent",
+                "GET /v1/messages: operation: ours absent, upstream operation (page)",
+            ]
         );
+    }
+
+    #[test]
+    fn every_operation_of_coze_is_described_or_listed() {
+        let cancel = OURS.replace("/v1/messages:", "/v1/messages/cancel:");
+        let sources = [("page", OURS), ("cancel", &cancel)];
+
+        assert_eq!(
+            drift(OURS, &sources, "{}"),
+            ["GET /v1/messages/cancel: operation: ours absent, upstream operation (cancel)"]
+        );
+        let listed = "differences: [{at: ['* /v1/messages/* operation'], ours: absent, upstream: operation, reason: r, source: s}]";
+        assert_eq!(drift(OURS, &sources, listed), [""; 0]);
+        assert_eq!(
+            drift(OURS, &[("page", OURS)], listed),
+            ["* /v1/messages/* operation: ours absent, upstream operation"]
+        );
+    }
+
+    #[test]
+    fn the_words_of_an_entry_are_those_that_differ() {
+        let listed = "differences: [{at: ['* query order'], words: [random, newest], ours: word, upstream: absent, reason: r, source: s}]";
+        let ours = |words: &str| OURS.replace("[asc, desc]", words);
+        let sources = [("page", OURS)];
+
+        assert_eq!(
+            drift(&ours("[asc, desc, random, newest]"), &sources, listed),
+            [""; 0]
+        );
+        assert_eq!(
+            drift(&ours("[asc, desc, randon, newest]"), &sources, listed),
+            [
+                "GET /v1/messages: query order = randon: ours word, upstream absent (page)",
+                "* query order = random: ours word, upstream absent",
+            ]
+        );
+    }
+
+    #[test]
+    fn an_entry_about_any_word_is_refused() {
+        for at in ["* query order = *", "* query order = a*", "* query *", "*"] {
+            let entry = format!(
+                "differences: [{{at: ['{at}'], ours: word, upstream: absent, reason: r, source: s}}]"
+            );
+            let differences: Differences = serde_saphyr::from_str(&entry).unwrap();
+
+            let outcome = compare(&operations(OURS), &snapshot(&[]), &differences);
+
+            let error = outcome.err().map(|error| error.to_string());
+            assert!(
+                error.is_some_and(|error| error.contains("needs each word")),
+                "{at}"
+            );
+        }
     }
 
     #[test]
@@ -414,20 +510,23 @@ paths:
     #[test]
     fn a_listed_difference_is_none_until_it_no_longer_applies() {
         let ours = OURS.replace("[asc, desc]", "[asc, desc, random, newest]");
-        let listed = "differences: [{at: ['* query order = *'], ours: word, upstream: absent, reason: r, source: s}]";
+        let listed = "differences: [{at: ['* query order = random', '* query order = newest'], ours: word, upstream: absent, reason: r, source: s}]";
 
         assert_eq!(drift(&ours, &[("page", OURS)], listed), [""; 0]);
         assert_eq!(
             drift(OURS, &[("page", OURS)], listed),
-            ["* query order = *: ours word, upstream absent"]
+            [
+                "* query order = random: ours word, upstream absent",
+                "* query order = newest: ours word, upstream absent",
+            ]
         );
         let other = OURS.replace("{id: {type: string}", "{id: {type: integer}");
-        let other_type = listed.replace("query order = *", "answer data[].id");
+        let other_type = "differences: [{at: ['* answer data[].id'], ours: boolean, upstream: string, reason: r, source: s}]";
         assert_eq!(
-            drift(&other, &[("page", OURS)], &other_type),
+            drift(&other, &[("page", OURS)], other_type),
             [
                 "GET /v1/messages: answer data[].id: ours integer, upstream string (page)",
-                "* answer data[].id: ours word, upstream absent",
+                "* answer data[].id: ours boolean, upstream string",
             ],
             "an entry about something else at the same place"
         );
