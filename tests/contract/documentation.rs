@@ -80,7 +80,9 @@ fn blocks(text: &str) -> Vec<&str> {
 /// The targets of a text's links.
 fn links(text: &str) -> Vec<&str> {
     let targets = text.split("](").skip(1);
-    targets.map(|rest| rest.split(')').next().unwrap()).collect()
+    targets
+        .map(|rest| rest.split(')').next().unwrap())
+        .collect()
 }
 
 /// The rows of a text's tables: how many cells, which code, which links.
@@ -109,18 +111,20 @@ fn tables_of_both_readmes_have_the_same_rows() {
 #[test]
 fn both_readmes_link_to_each_other_and_to_the_same_files() {
     let [english, chinese] = readmes();
-    let other_links = |text, other| {
-        let mut links: BTreeSet<_> = links(text).into_iter().collect();
-        assert!(links.remove(other), "no link to {other}");
-        let start = text.lines().take(3).collect::<String>();
-        assert!(start.contains(&format!("]({other})")), "{start}");
-        for link in links.iter().filter(|link| !link.contains("://")) {
-            assert!(root().join(link).exists(), "{link}");
-        }
-        links
-    };
     assert_eq!(
         other_links(&chinese, README),
         other_links(&english, README_IN_CHINESE)
     );
+}
+
+/// What one of the two links to except the other, which it names in its first lines.
+fn other_links<'t>(text: &'t str, other: &str) -> BTreeSet<&'t str> {
+    let start: String = text.lines().take(3).collect();
+    assert!(start.contains(&format!("]({other})")), "{start}");
+    let mut links: BTreeSet<_> = links(text).into_iter().collect();
+    links.remove(other);
+    for link in links.iter().filter(|link| !link.contains("://")) {
+        assert!(root().join(link).exists(), "{link}");
+    }
+    links
 }
