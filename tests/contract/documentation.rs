@@ -1,6 +1,9 @@
 //! Checks the statements of the documentation against the code.
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+};
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
@@ -58,4 +61,70 @@ fn every_limit_of_retries_and_calls_is_in_the_table() {
             );
         }
     }
+}
+
+const README: &str = "README.md";
+const README_IN_CHINESE: &str = "README.zh-CN.md";
+
+fn readmes() -> [String; 2] {
+    [README, README_IN_CHINESE].map(|name| std::fs::read_to_string(root().join(name)).unwrap())
+}
+
+/// The fenced blocks of code, with their languages.
+fn blocks(text: &str) -> Vec<&str> {
+    let parts: Vec<_> = text.split("```").collect();
+    assert!(parts.len() % 2 == 1, "a block has no end");
+    parts.into_iter().skip(1).step_by(2).collect()
+}
+
+/// The targets of a text's links.
+fn links(text: &str) -> Vec<&str> {
+    let targets = text.split("](").skip(1);
+    targets
+        .map(|rest| rest.split(')').next().unwrap())
+        .collect()
+}
+
+/// The rows of a text's tables: how many cells, which code, which links.
+fn rows(text: &str) -> Vec<(usize, Vec<&str>, Vec<&str>)> {
+    let rows = text.lines().filter(|line| line.starts_with('|'));
+    rows.map(|row| (row.matches('|').count() - 1, quoted(row), links(row)))
+        .collect()
+}
+
+#[test]
+fn both_readmes_have_the_same_code() {
+    let [english, chinese] = readmes();
+    let expected = blocks(&english);
+    assert!(expected.len() > 3, "{} blocks", expected.len());
+    assert_eq!(blocks(&chinese), expected);
+}
+
+#[test]
+fn tables_of_both_readmes_have_the_same_rows() {
+    let [english, chinese] = readmes();
+    let expected = rows(&english);
+    assert!(expected.len() > 5, "{} rows", expected.len());
+    assert_eq!(rows(&chinese), expected);
+}
+
+#[test]
+fn both_readmes_link_to_each_other_and_to_the_same_files() {
+    let [english, chinese] = readmes();
+    assert_eq!(
+        other_links(&chinese, README),
+        other_links(&english, README_IN_CHINESE)
+    );
+}
+
+/// What one of the two links to except the other, which it names in its first lines.
+fn other_links<'t>(text: &'t str, other: &str) -> BTreeSet<&'t str> {
+    let start: String = text.lines().take(3).collect();
+    assert!(start.contains(&format!("]({other})")), "{start}");
+    let mut links: BTreeSet<_> = links(text).into_iter().collect();
+    links.remove(other);
+    for link in links.iter().filter(|link| !link.contains("://")) {
+        assert!(root().join(link).exists(), "{link}");
+    }
+    links
 }

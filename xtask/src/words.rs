@@ -12,6 +12,7 @@ const CHECKED: &[&str] = &[
     "CHANGELOG.md",
     "CONTRIBUTING.md",
     "README.md",
+    "README.zh-CN.md",
     "api",
     "auth",
     "benches",
