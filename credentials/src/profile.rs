@@ -90,7 +90,7 @@ impl ProfileConfig {
     ///
     /// # Errors
     ///
-    /// [`InvalidInput`](ErrorKind::InvalidInput) if the flow is none of these, or the client id is empty.
+    /// [`InvalidInput`](ErrorKind::InvalidInput) if the flow is another one, or the client id is empty.
     pub fn new(flow: Flow, client_id: impl Into<ClientId>, endpoint: Endpoint) -> Result<Self> {
         let client_id = client_id.into();
         let refused = |what: &str| Err(Error::new(ErrorKind::InvalidInput, what));

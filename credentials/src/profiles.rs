@@ -210,7 +210,7 @@ impl Profiles {
             _ => None,
         };
         config.to_json()?;
-        // First what can't be had again.
+        // The token first, because it can't be requested again.
         sign_in.put(token).await?;
         if let Some(secret) = secret {
             set(sign_in.store(), &secret_key(name)?, Some(&secret)).await?;

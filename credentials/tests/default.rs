@@ -388,7 +388,7 @@ async fn a_sign_in_that_is_missing_ended_or_damaged_is_named() {
     assert!(error.to_string().contains("profile default"), "{error}");
 }
 
-/// Otherwise a file in a folder that somebody else has written could send the refresh token to another server.
+/// Otherwise a file in a folder that another person has written could send the refresh token to another server.
 #[tokio::test]
 async fn an_app_of_users_uses_the_profile_of_the_same_app_and_endpoint_only() {
     let machine = Machine::new().await;

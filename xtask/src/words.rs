@@ -17,6 +17,7 @@ const CHECKED: &[&str] = &[
     "auth",
     "benches",
     "cli",
+    "credentials",
     "docs",
     "examples",
     "fuzz",

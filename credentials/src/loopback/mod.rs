@@ -222,7 +222,7 @@ impl<F: RedirectFlow> LoopbackLogin<F> {
     /// # Errors
     ///
     /// - [`Refused`](ErrorKind::Refused): the user refused, or Coze refused the code.
-    /// - [`NotSignedIn`](ErrorKind::NotSignedIn): the time is over, or nothing can be pasted any more without a listener.
+    /// - [`NotSignedIn`](ErrorKind::NotSignedIn): the timeout elapsed, or there is no listener and no further text can be pasted.
     /// - [`InvalidInput`](ErrorKind::InvalidInput): the program can't listen on this redirect URI.
     /// - [`System`](ErrorKind::System): the port is in use, or no browser could be opened.
     /// - Those of the [exchange](PkceFlow::complete). The code may have been redeemed; start a new login.
@@ -278,7 +278,7 @@ impl<F: RedirectFlow> LoopbackLogin<F> {
         let redeeming = self.flow.redeem(login, callback.text());
         let result = tokio::select! {
             result = redeeming => result,
-            // The browser may ask for a favicon meanwhile.
+            // During the exchange the browser may request a favicon.
             never = server.answer_forever() => match never {},
         };
         let shown = callback.show(result.as_ref().map(drop));

@@ -202,7 +202,7 @@ async fn connection(stream: TcpStream, login: Arc<PendingLogin>) {
         .max_headers(MAX_HEADERS)
         .keep_alive(false)
         .serve_connection(TokioIo::new(stream), service);
-    // Requests that are not HTTP are nobody's business. The error's text could contain the request.
+    // Requests that are not HTTP are ignored. The error's text could contain the request.
     let _ = timeout(LONGEST_CONNECTION, connection).await;
 }
 
