@@ -12,7 +12,7 @@ use crate::{
 /// Parses the response of an operation. Implemented for the response forms of `coze-wire`.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a response of the API",
-    note = "the response of an operation is `Data<T>`, `Whole<T>` (`T: DeserializeOwned`), `Empty` or `Events<E>` (`E: StreamEvent`)"
+    note = "the response of an operation is `Data<T>`, `Whole<T>` (`T: DeserializeOwned`), `Empty`, `Raw` or `Events<E>` (`E: StreamEvent`)"
 )]
 pub trait Decode: Sized + 'static {
     /// The type that [`send`](crate::SendExt::send) returns.

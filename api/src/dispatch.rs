@@ -227,11 +227,11 @@ impl Dispatch {
             let mut response = origin.call.open(request).await?;
             let status = response.status();
             if has_events && status.is_success() && may_be_event_stream(&response) {
-                let begun = begin(&mut response, &origin.call).await?;
-                let is_json = is_json(&begun);
+                let chunks = first_chunks(&mut response, &origin.call).await?;
+                let is_json = is_json(&chunks);
                 let headers = std::mem::take(response.headers_mut());
-                let begun = stream::iter(begun.into_iter().map(Ok));
-                let body = begun.chain(response.bytes_stream()).boxed();
+                let chunks = stream::iter(chunks.into_iter().map(Ok));
+                let body = chunks.chain(response.bytes_stream()).boxed();
                 if !is_json {
                     return Ok((status, Body::Events { body, limits }));
                 }
@@ -345,11 +345,11 @@ fn may_be_event_stream(response: &Response) -> bool {
 }
 
 /// Reads a body until more than a byte order mark and blanks has arrived.
-async fn begin(response: &mut Response, call: &ApiCall) -> Result<Vec<Bytes>> {
-    let mut begun = Vec::new();
-    while first_byte(&begun).is_none() && begun.len() < 64 {
+async fn first_chunks(response: &mut Response, call: &ApiCall) -> Result<Vec<Bytes>> {
+    let mut chunks = Vec::new();
+    while first_byte(&chunks).is_none() && chunks.len() < 64 {
         match response.chunk().await {
-            Ok(Some(chunk)) => begun.push(chunk),
+            Ok(Some(chunk)) => chunks.push(chunk),
             Ok(None) => break,
             Err(error) => {
                 let error = SendError::from_reqwest(&error, call.secrets());
@@ -357,17 +357,17 @@ async fn begin(response: &mut Response, call: &ApiCall) -> Result<Vec<Bytes>> {
             }
         }
     }
-    Ok(begun)
+    Ok(chunks)
 }
 
 /// Whether the body is a JSON object, whatever its type says. No field of an event begins with a brace.
-fn is_json(begun: &[Bytes]) -> bool {
-    first_byte(begun) == Some(b'{')
+fn is_json(chunks: &[Bytes]) -> bool {
+    first_byte(chunks) == Some(b'{')
 }
 
 /// The first byte of a body after a byte order mark and blanks.
-fn first_byte(begun: &[Bytes]) -> Option<u8> {
-    let mut bytes = begun.iter().flatten().copied();
+fn first_byte(chunks: &[Bytes]) -> Option<u8> {
+    let mut bytes = chunks.iter().flatten().copied();
     bytes.find(|byte| !byte.is_ascii_whitespace() && !b"\xef\xbb\xbf".contains(byte))
 }
 

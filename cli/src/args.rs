@@ -14,7 +14,7 @@ const EXIT_CODES: &str = "\
 Exit codes:
   0    success
   1    another failure, such as a store that cannot be written
-  2    wrong usage or configuration; nothing was sent
+  2    wrong usage or configuration
   3    sign-in needed
   4    refused by Coze or by the user
   5    network

@@ -23,7 +23,7 @@ use syn::parse_quote;
 
 use crate::document::Document;
 use crate::expand::{Contents, DATA, EVENTS, PAGING, STREAM};
-use crate::types::{Field, Types, argument, argument_of};
+use crate::types::{Field, Types, argument_of, setter};
 use crate::walk;
 
 /// At an operation: its group and method.
@@ -408,18 +408,7 @@ fn builder(tree: &Value, types: &Types, operation: &Operation<'_>) -> Result<Tok
         .collect();
     let idents: Vec<_> = fields.iter().map(|field| &field.ident).collect();
     let inner: Vec<_> = fields.iter().map(|field| field.required_type()).collect();
-    let setters = fields.iter().map(|field| {
-        let (argument, conversion) = argument(field);
-        let Field { ident, docs, .. } = field;
-        quote! {
-            #(#docs)*
-            #[must_use]
-            pub fn #ident(mut self, #argument) -> Self {
-                self.#ident = ::std::option::Option::Some(#conversion);
-                self
-            }
-        }
-    });
+    let setters = fields.iter().map(|field| setter(field));
     let adders = adders(tree, operation, &body)?;
     let (raw_field, raw_new, raw_setter, derives) = match &operation.body {
         Some(Body::Raw(kind)) => {

@@ -129,18 +129,7 @@ impl Types {
             let idents = required.iter().map(|field| &field.ident);
             let unset = fields.iter().filter(|field| !is_required(field));
             let unset_idents = unset.clone().map(|field| &field.ident);
-            let setters = unset.map(|field| {
-                let (argument, conversion) = argument(field);
-                let Field { ident, docs, .. } = field;
-                quote! {
-                    #(#docs)*
-                    #[must_use]
-                    pub fn #ident(mut self, #argument) -> Self {
-                        self.#ident = ::std::option::Option::Some(#conversion);
-                        self
-                    }
-                }
-            });
+            let setters = unset.map(setter);
             let doc = "With what is required.";
             self.items.push(parse_quote! {
                 impl #ident {
@@ -164,8 +153,22 @@ fn is_required(schema: &Value, field: &Field) -> bool {
     required.is_some_and(|names| names.iter().any(|name| *name == field.wire_name))
 }
 
+/// The setter of an optional field of a builder or a type.
+pub(crate) fn setter(field: &Field) -> TokenStream {
+    let (argument, conversion) = argument(field);
+    let Field { ident, docs, .. } = field;
+    quote! {
+        #(#docs)*
+        #[must_use]
+        pub fn #ident(mut self, #argument) -> Self {
+            self.#ident = ::std::option::Option::Some(#conversion);
+            self
+        }
+    }
+}
+
 /// The argument of a setter, and its conversion into the value of the field.
-pub(crate) fn argument(field: &Field) -> (TokenStream, TokenStream) {
+fn argument(field: &Field) -> (TokenStream, TokenStream) {
     let Field { ident, .. } = field;
     let ty = field.required_type();
     if let Some(item) = argument_of(ty, "Vec") {
