@@ -63,7 +63,7 @@ pub(crate) enum Command {
     },
     /// Find out what is wrong: configuration, key, files, clock, network, sites
     Doctor(Doctor),
-    /// Print an Authorization header with an access token, for curl -H
+    /// Print an Authorization header with an access token, for curl -H @-
     Header(Header),
     /// Print a new access token of a JWT app
     Jwt(Jwt),
