@@ -481,6 +481,13 @@ impl Error {
         }
     }
 
+    /// Whether the refused token had been issued immediately before, so that another one would be refused as well: see
+    /// [`with_renewed_token`](Self::with_renewed_token).
+    #[must_use]
+    pub fn has_renewed_token(&self) -> bool {
+        self.0.is_renewed
+    }
+
     /// Whether the user must sign in again: no user is signed in; the refresh token is invalid, redeemed or expired; or
     /// the login session has ended.
     #[must_use]
