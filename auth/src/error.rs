@@ -1164,6 +1164,7 @@ mod tests {
         assert!(!wrong("no permission").is_token_refused());
         let again = wrong("the token is wrong").with_renewed_token();
         assert!(!again.is_token_refused() && again.hint().contains("permission"));
+        assert!(again.has_renewed_token() && !wrong("the token is wrong").has_renewed_token());
     }
 
     #[test]

@@ -51,3 +51,17 @@ pub(crate) fn in_chinese(error: &Error) -> Option<&'static str> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_who_is_not_signed_in_is_told_to_sign_in() {
+        let hint = |kind| in_chinese(&Error::new(kind, "it failed"));
+        let sign_in = hint(ErrorKind::NotSignedIn);
+        assert!(sign_in.is_some_and(|hint| hint.contains("coze login")));
+        // A private key that can't be used, two flows at once, a field that is misspelled: the message says which.
+        assert_eq!(hint(ErrorKind::Configuration), None);
+    }
+}

@@ -503,6 +503,9 @@ mod tests {
         );
         let error = config().build_on(OAuthClient::new(Endpoint::COM).unwrap());
         assert_eq!(error.unwrap_err().kind(), ErrorKind::InvalidInput);
+        let elsewhere = config().with_endpoint(Endpoint::COM);
+        let flow = elsewhere.build_on(OAuthClient::new(Endpoint::COM).unwrap());
+        assert!(matches!(flow, Ok(ConfiguredFlow::Web(_))));
     }
 
     #[tokio::test]

@@ -154,9 +154,9 @@ fn of_another_app(name: &str, config: &ProfileConfig) -> Check {
         found,
         Advice::new(
             format!(
-                "sign in to the configured app: {login}; or use this sign-in instead: --profile {name}"
+                "sign in to the configured app: {login}; or, to use this sign-in, add --profile {name}"
             ),
-            format!("请登录所配置的应用：{login}；或加上 --profile {name}，改用该配置文件的登录"),
+            format!("请登录所配置的应用：{login}；如要使用现有的登录，请加上 --profile {name}"),
         ),
     )
 }

@@ -41,10 +41,13 @@ impl From<Result<()>> for Answer {
     }
 }
 
-/// Whether Coze itself refused the app, not for the moment only.
+/// Whether Coze refused the app: with one of its codes, which a gateway does not have, and not only for the moment.
 fn is_about_the_app(error: &Error) -> bool {
     let is_failure_of_server = { error.status() }.is_some_and(|status| status.is_server_error());
-    error.kind() == ErrorKind::Refused && !is_failure_of_server && !error.is_retryable()
+    error.kind() == ErrorKind::Refused
+        && error.code().is_some()
+        && !is_failure_of_server
+        && !error.is_retryable()
 }
 
 /// Asks each site whether it knows the app. That can be asked about JWT and device apps only.
@@ -82,9 +85,7 @@ fn of_configured(base: &str, answer: &Answer, knowing: Option<&str>) -> Check {
         (Answer::Known, _) => Check::good("app", format!("{base} knows the app")),
         (Answer::Refused(_), Some(knowing)) => Check::bad(
             "app",
-            format!(
-                "{base}, the configured site, does not accept the app, and {knowing} knows it"
-            ),
+            format!("{base}, the configured site, does not accept the app, and {knowing} knows it"),
             Advice::new(
                 format!(
                     "set the base URL: {knowing} (in COZE_API_BASE, or coze_api_base and coze_www_base)"
@@ -101,7 +102,9 @@ fn of_configured(base: &str, answer: &Answer, knowing: Option<&str>) -> Check {
                 "{base}, the configured site, could not be asked: {error}; {knowing} knows the app"
             ),
             Advice::new(
-                format!("try again; if the app belongs to the other site, set the base URL: {knowing}"),
+                format!(
+                    "try again; if the app belongs to the other site, set the base URL: {knowing}"
+                ),
                 format!("请稍后重试；若应用属于另一站点，请将 API 地址改为 {knowing}"),
             ),
         ),

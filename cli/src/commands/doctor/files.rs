@@ -57,9 +57,8 @@ fn of_mode(mode: u32, path: &str, has_secret: bool) -> super::Check {
         return Check::good("permissions", found);
     }
     if is_readable {
-        let found = format!(
-            "{path} has mode {mode:o}: other users of this machine may read its secrets"
-        );
+        let found =
+            format!("{path} has mode {mode:o}: other users of this machine may read its secrets");
         return Check::unsure("permissions", found, advice);
     }
     Check::good("permissions", format!("only its owner may read {path}"))

@@ -78,13 +78,18 @@ fn variables(base: &Url) -> impl Iterator<Item = (&'static str, Option<Intercept
 fn without_proxy(base: &Url) -> Check {
     let direct = format!("requests to {} go directly", host(base));
     if is_never_proxied(base) {
-        let why = match is_loopback(base) {
-            true => "it is this machine",
-            false => "plain http",
+        let which = match is_loopback(base) {
+            true => "to loopback hosts",
+            false => "by plain http",
         };
-        return Check::good("proxy", format!("{direct}: {why}"));
+        return Check::good("proxy", format!("{direct}, like all {which}"));
     }
     let set: Vec<_> = variables(base).collect();
+    if env::var_os("REQUEST_METHOD").is_some() && !set.is_empty() {
+        // In a CGI program, HTTP_PROXY may be a header of the request.
+        let why = "REQUEST_METHOD is set, so proxies are ignored";
+        return Check::good("proxy", format!("{direct}: {why}"));
+    }
     if let Some((name, _)) = set.iter().find(|(_, proxy)| proxy.is_none()) {
         let found = format!("{name} is not the URL of a proxy, and is ignored: {direct}");
         return Check::unsure("proxy", found, correct(Some(name)));

@@ -72,11 +72,7 @@ impl Check {
         }
     }
 
-    pub(super) fn bad(
-        name: impl Into<String>,
-        found: impl Into<String>,
-        advice: Advice,
-    ) -> Self {
+    pub(super) fn bad(name: impl Into<String>, found: impl Into<String>, advice: Advice) -> Self {
         Self {
             state: State::Bad(Exit::Usage),
             ..Self::unsure(name, found, advice)
