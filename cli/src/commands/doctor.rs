@@ -41,10 +41,15 @@ pub(crate) async fn run(options: Doctor, session: &Session<'_>) -> Result<()> {
     for site in options.sites.iter().filter(|site| *site != asked) {
         network::reach("site", site, &mut report).await;
     }
-    if let Ok(Place::Configuration(source, config)) = &place {
+    if let Ok(Place::Configuration(source, config)) = &place
+        && !report.has_problem("key")
+    {
         app::ask_sites(source, config, &options.sites, &mut report).await;
     }
-    if endpoint.is_some() && report.is_network_fine() && !report.has_problem("sign-in") {
+    // It would only repeat what is known to be wrong.
+    let is_known_to_fail =
+        { ["key", "sign-in", "app"].iter() }.any(|name| report.has_problem(name));
+    if endpoint.is_some() && report.is_network_fine() && !is_known_to_fail {
         exchange(session, flow, &mut report).await;
     }
     report.print(options.json, session.terminal)
@@ -104,7 +109,7 @@ async fn sign_in(name: &str, app: Option<&OAuthConfig>, report: &mut Report) -> 
         report.add(of_another_app(name, &config));
         return None;
     }
-    report.add(store(name, &config, &profiles).await);
+    report.add(store(&config, &profiles).await);
     let state = match profiles.sign_in(name, config.store()) {
         Ok(sign_in) => state_of(&sign_in).await,
         Err(error) => Err(error.into()),
@@ -130,7 +135,7 @@ async fn sign_in(name: &str, app: Option<&OAuthConfig>, report: &mut Report) -> 
 }
 
 /// Tries the store of a profile.
-async fn store(_name: &str, config: &ProfileConfig, profiles: &Profiles) -> Check {
+async fn store(config: &ProfileConfig, profiles: &Profiles) -> Check {
     match profiles.check_store(config.store()).await {
         Ok(()) => Check::good(
             "store",

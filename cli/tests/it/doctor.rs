@@ -19,7 +19,7 @@ fn doctor(world: &World, mock: &MockCoze) -> Run {
 
 /// A user with a `coze_oauth_config.json` for the mock's device app.
 fn with_device_file(base: &str) -> World {
-    with_file(&device_file(base))
+    with_file(device_file(base))
 }
 
 fn device_file(base: &str) -> String {
@@ -83,6 +83,8 @@ async fn the_site_that_knows_the_app_is_found() {
     let run = world.run(&arguments);
     assert_eq!(run.code, 2, "{run}");
     assert!(check(&run, "app").contains(&expected), "{run}");
+    // What a token request would say again.
+    assert!(!run.stdout.contains("exchange"), "{run}");
 
     // The same with the console's file.
     let run = with_device_file(configured.url()).run(&arguments);
@@ -248,7 +250,7 @@ fn proxy_with(variables: &[(&str, &str)]) -> String {
         .set("COZE_API_BASE", "https://coze.invalid")
         .set("COZE_API_TOKEN", "pat_abc");
     for (name, value) in variables {
-        world = world.set(*name, *value);
+        world = world.set(name, *value);
     }
     check(
         &world.run(&["doctor", "--site", "https://coze.invalid"]),
