@@ -260,15 +260,15 @@ fn proxy_with(variables: &[(&str, &str)]) -> String {
 
 #[test]
 fn the_variables_of_proxies_count_as_for_the_requests() {
-    let dead = "http://127.0.0.1:9";
+    let closed = "http://127.0.0.1:9";
     for (variables, expected) in [
         (
             &[][..],
             "ok  proxy          requests to coze.invalid go directly: no proxy is set",
         ),
-        (&[("HTTP_PROXY", dead)], "go directly: no proxy is set"),
+        (&[("HTTP_PROXY", closed)], "go directly: no proxy is set"),
         (
-            &[("https_proxy", dead)],
+            &[("https_proxy", closed)],
             "NO  proxy          https_proxy names http://127.0.0.1:9",
         ),
         (
@@ -277,23 +277,26 @@ fn the_variables_of_proxies_count_as_for_the_requests() {
         ),
         // Of each pair, the first that is set counts, even if it is empty.
         (
-            &[("HTTPS_PROXY", ""), ("https_proxy", dead)],
+            &[("HTTPS_PROXY", ""), ("https_proxy", closed)],
             "go directly: no proxy is set",
         ),
         (
-            &[("HTTPS_PROXY", dead), ("NO_PROXY", "example.com")],
+            &[("HTTPS_PROXY", closed), ("NO_PROXY", "example.com")],
             "HTTPS_PROXY names",
         ),
         (
-            &[("HTTPS_PROXY", dead), ("NO_PROXY", "example.com, .invalid")],
+            &[
+                ("HTTPS_PROXY", closed),
+                ("NO_PROXY", "example.com, .invalid"),
+            ],
             "ok  proxy          requests to coze.invalid go directly: NO_PROXY excludes them from HTTPS_PROXY",
         ),
         (
-            &[("ALL_PROXY", dead), ("no_proxy", "*")],
+            &[("ALL_PROXY", closed), ("no_proxy", "*")],
             "NO_PROXY excludes them from ALL_PROXY",
         ),
         (
-            &[("HTTPS_PROXY", dead), ("REQUEST_METHOD", "GET")],
+            &[("HTTPS_PROXY", closed), ("REQUEST_METHOD", "GET")],
             "REQUEST_METHOD is set",
         ),
         (
@@ -301,7 +304,7 @@ fn the_variables_of_proxies_count_as_for_the_requests() {
             "??  proxy          HTTPS_PROXY is not the URL of a proxy, and is ignored",
         ),
         (
-            &[("HTTPS_PROXY", "ftp://127.0.0.1"), ("ALL_PROXY", dead)],
+            &[("HTTPS_PROXY", "ftp://127.0.0.1"), ("ALL_PROXY", closed)],
             "ALL_PROXY names",
         ),
     ] {
@@ -558,7 +561,7 @@ async fn advice_is_in_chinese_too() {
     let other = start_other_site().await;
     let chinese = |world: World| world.set("LANG", "zh_CN.UTF-8");
     let wrong_site = World::with_jwt_app(&mock).set("COZE_API_BASE", other.url());
-    let dead_proxy = World::with_token(&mock)
+    let unreachable_proxy = World::with_token(&mock)
         .set("COZE_API_BASE", "https://coze.invalid")
         .set("HTTPS_PROXY", "http://127.0.0.1:9");
     let unknown_key = World::with_jwt_app(&mock).set("COZE_JWT_OAUTH_PUBLIC_KEY_ID", "other");
@@ -568,7 +571,11 @@ async fn advice_is_in_chinese_too() {
     for (world, name, expected) in [
         (World::new(), "sign-in", "请登录：coze login"),
         (wrong_site, "app", "请将 API 地址改为 http://127.0.0.1:"),
-        (dead_proxy, "proxy", "请更正 HTTPS_PROXY，或取消该变量"),
+        (
+            unreachable_proxy,
+            "proxy",
+            "请更正 HTTPS_PROXY，或取消该变量",
+        ),
         (unknown_key, "app", "该站点未登记此公钥"),
         (another_app, "sign-in", "请登录所配置的应用：coze login"),
     ] {
