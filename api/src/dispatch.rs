@@ -8,7 +8,7 @@ use std::{
 use bytes::Bytes;
 use coze_auth::{ApiCall, Error as AuthError, ErrorCode, ErrorKind, OAuthClient};
 use coze_wire::{
-    Call, CallOptions, Captured, OperationInfo, Retry, SendError, SendErrorKind, sanitize,
+    Call, CallOptions, Captured, OperationInfo, Retry, SendError, SendErrorKind, sanitize_log_id,
 };
 use futures_util::{
     StreamExt,
@@ -85,7 +85,7 @@ impl ChatIds {
         let named = |wanted: &str| {
             let mut query = request.url().query_pairs();
             let (_, id) = query.find(|(name, _)| name == wanted)?;
-            Some(sanitize(&id, &[])).filter(|id| !id.is_empty())
+            sanitize_log_id(&id, &[])
         };
         Self {
             chat: named("chat_id"),

@@ -3,7 +3,7 @@
 use std::{sync::OnceLock, time::Duration};
 
 use coze_wire::{Captured, LOG_ID_HEADER, Secret, SendError, sanitize, sanitize_log_id};
-use http::StatusCode;
+use http::{HeaderValue, StatusCode};
 use serde::de::DeserializeOwned;
 
 use crate::{
@@ -53,7 +53,8 @@ pub struct ApiCall {
 /// What is known of a response before its body.
 struct Head {
     status: StatusCode,
-    log_id: Option<String>,
+    /// As it was received: most responses need it only in the captured form.
+    log_id: Option<HeaderValue>,
 }
 
 impl OAuthClient {
@@ -79,11 +80,9 @@ impl ApiCall {
         *request.timeout_mut() = Some(NO_TIMEOUT);
         let opened = self.call.exchange.open(self.client.http(), request).await;
         let response = opened.map_err(|error| self.unanswered(error))?;
-        let log_id = response.headers().get(LOG_ID_HEADER);
-        let log_id = log_id.and_then(|log_id| log_id.to_str().ok());
         self.head.get_or_init(|| Head {
             status: response.status(),
-            log_id: log_id.and_then(|log_id| sanitize_log_id(log_id, self.secrets())),
+            log_id: response.headers().get(LOG_ID_HEADER).cloned(),
         });
         Ok(response)
     }
@@ -106,9 +105,16 @@ impl ApiCall {
     /// Coze's log id of the response: its header's, or else that in the body, if that has been captured.
     #[must_use]
     pub fn log_id(&self, captured: Option<&Captured>) -> Option<String> {
-        let header = self.head.get().and_then(|head| head.log_id.clone());
         let of_body = |captured| self.with_answer(captured, |answer| answer.log_id_of_whole());
-        header.or_else(|| of_body(captured?))
+        captured
+            .and_then(|captured| captured.log_id().map(str::to_owned))
+            .or_else(|| self.log_id_of_head())
+            .or_else(|| of_body(captured?))
+    }
+
+    fn log_id_of_head(&self) -> Option<String> {
+        let log_id = self.head.get()?.log_id.as_ref()?.to_str().ok()?;
+        sanitize_log_id(log_id, self.secrets())
     }
 
     /// The secrets of this call, which must not be displayed.
@@ -162,7 +168,7 @@ impl ApiCall {
     fn locate(&self, error: Error) -> Error {
         let error = self.call.locate(error);
         match self.head.get() {
-            Some(head) => error.at_head(head.status, head.log_id.as_deref()),
+            Some(head) => error.at_head(head.status, self.log_id_of_head().as_deref()),
             None => error,
         }
     }
