@@ -82,15 +82,15 @@ pub(crate) struct ChatIds {
 impl ChatIds {
     /// Those in the query of a request.
     pub(crate) fn of(request: &Request) -> Self {
-        let named = |wanted: &str| {
-            let mut query = request.url().query_pairs();
-            let (_, id) = query.find(|(name, _)| name == wanted)?;
-            sanitize_log_id(&id, &[])
-        };
-        Self {
-            chat: named("chat_id"),
-            conversation: named("conversation_id"),
+        let mut ids = Self::default();
+        for (name, id) in request.url().query_pairs() {
+            match &*name {
+                "chat_id" => ids.chat = sanitize_log_id(&id, &[]),
+                "conversation_id" => ids.conversation = sanitize_log_id(&id, &[]),
+                _ => {}
+            }
         }
+        ids
     }
 }
 

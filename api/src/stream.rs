@@ -62,14 +62,6 @@ pub struct EventStream<E> {
     kind: std::marker::PhantomData<fn() -> E>,
 }
 
-/// The meaning of an event for its stream.
-enum Step<E> {
-    Event(E),
-    Last(E),
-    Nothing,
-    End,
-}
-
 impl<E: StreamEvent> EventStream<E> {
     pub(crate) fn new(origin: Origin, body: Chunks, limits: Limits) -> Self {
         let deadline = after(Instant::now(), limits.idle_timeout);
@@ -114,50 +106,44 @@ impl<E: StreamEvent> EventStream<E> {
         self.next().await.transpose()
     }
 
+    /// What an event is for the caller; `None` if it is not passed on. An event that ends the stream closes the
+    /// connection.
     // Events are large, and each call that is not inlined copies them.
     #[inline(always)]
-    fn step(&mut self, event: Sse) -> Result<Step<E>> {
+    fn step(&mut self, event: Sse) -> Option<Result<E>> {
         let names = E::NAMES;
         let name = event.event.as_deref().unwrap_or("message");
         let data = event.data.as_deref().unwrap_or_default();
         if names.end.contains(&name) {
             self.end_data = event.data;
-            return Ok(Step::End);
+            self.events = None;
+            return None;
         }
         if names.error.contains(&name) {
             if self.is_cut(data) {
-                return Err(self.cut_short());
+                return Some(Err(self.cut_short()));
             }
-            return Err(self.reported(data));
+            return Some(Err(self.reported(data)));
         }
         if event.data.is_none() {
             // An event without data is ignored (HTML, section 9.2.6).
-            return Ok(Step::Nothing);
+            return None;
         }
         self.note_ids(name, data);
-        let is_last = names.interrupt.contains(&name);
-        let read = match self.read(name, data)? {
-            Some(read) => read,
-            None if self.is_cut(data) => return Err(self.cut_short()),
-            None => {
-                let data = event.data.unwrap_or_default();
-                E::other(event.event.unwrap_or_else(|| "message".to_owned()), data)
-            }
-        };
-        Ok(if is_last {
-            Step::Last(read)
-        } else {
-            Step::Event(read)
-        })
-    }
-
-    #[inline(always)]
-    fn read(&self, name: &str, data: &str) -> Result<Option<E>> {
-        let mut json = serde_json::Deserializer::from_str(data);
-        match E::read(name, &mut json) {
-            Ok(event) if event.is_none() || json.end().is_ok() => Ok(event),
-            _ => Err(self.not_as_described(name, data)),
+        if names.interrupt.contains(&name) {
+            self.events = None;
         }
+        let mut json = serde_json::Deserializer::from_str(data);
+        Some(match E::read(name, &mut json) {
+            Ok(Some(read)) if json.end().is_ok() => Ok(read),
+            Ok(None) if self.is_cut(data) => Err(self.cut_short()),
+            Ok(None) => {
+                let data = event.data.unwrap_or_default();
+                let name = event.event.unwrap_or_else(|| "message".to_owned());
+                Ok(E::other(name, data))
+            }
+            _ => Err(self.not_as_described(name, data)),
+        })
     }
 
     #[cold]
@@ -318,22 +304,16 @@ impl<E: StreamEvent> Stream for EventStream<E> {
             };
             let step = match ready!(events.as_mut().poll_next(context)) {
                 Some(Ok(event)) if self.arrived.take() <= self.event_limit => self.step(event),
-                Some(Ok(_)) => Err(self.too_long()),
-                Some(Err(error)) => Err(self.failed(&error)),
-                None => Err(self.cut_short()),
+                Some(Ok(_)) => Some(Err(self.too_long())),
+                Some(Err(error)) => Some(Err(self.failed(&error))),
+                None => Some(Err(self.cut_short())),
             };
-            match step {
-                Ok(Step::Event(event)) => return Poll::Ready(Some(Ok(event))),
-                Ok(Step::Nothing) => continue,
+            if let Some(Err(_)) = step {
                 // Closes the connection.
-                ended => {
-                    self.events = None;
-                    return Poll::Ready(match ended {
-                        Ok(Step::Last(event)) => Some(Ok(event)),
-                        Err(error) => Some(Err(error)),
-                        _ => None,
-                    });
-                }
+                self.events = None;
+            }
+            if step.is_some() {
+                return Poll::Ready(step);
             }
         }
     }
