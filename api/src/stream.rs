@@ -125,10 +125,8 @@ impl<E: StreamEvent> EventStream<E> {
             }
             return Some(Err(self.reported(data)));
         }
-        if event.data.is_none() {
-            // An event without data is ignored (HTML, section 9.2.6).
-            return None;
-        }
+        // An event without data is ignored (HTML, section 9.2.6).
+        event.data.as_ref()?;
         self.note_ids(name, data);
         if names.interrupt.contains(&name) {
             self.events = None;
