@@ -130,7 +130,9 @@ pub(crate) async fn send<A: Decode>(call: Call) -> Result<A::Reply> {
     let mut parsed = Parsed::<A>(None);
     let done = dispatch.run(call, A::HAS_EVENTS, &mut parsed).await;
     done.map_err(|error| error.in_operation(operation))?;
-    parsed.0.ok_or_else(|| AuthError::new(ErrorKind::InvalidAnswer, "there is no response").into())
+    parsed
+        .0
+        .ok_or_else(|| AuthError::new(ErrorKind::InvalidAnswer, "there is no response").into())
 }
 
 impl Dispatch {

@@ -15,8 +15,7 @@ const CREATED: &str = "event:conversation.chat.created\n\
 const COMPLETED: &str = "event:conversation.chat.completed\n\
     data:{\"id\":\"7001\",\"conversation_id\":\"7381\",\"status\":\"completed\"}\n\n";
 const DONE: &str = "event:done\ndata:\"[DONE]\"\n\n";
-const REFUSED: &str =
-    "event:error\ndata:{\"code\":4100,\"msg\":\"authentication is invalid\"}\n\n";
+const REFUSED: &str = "event:error\ndata:{\"code\":4100,\"msg\":\"authentication is invalid\"}\n\n";
 
 fn delta(content: &str) -> String {
     format!("event:conversation.message.delta\ndata:{{\"content\":\"{content}\"}}\n\n")

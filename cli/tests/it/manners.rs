@@ -1,5 +1,12 @@
-use coze_mock::MockCoze;
+#[cfg(unix)]
+use std::time::Duration;
 
+use coze_mock::MockCoze;
+#[cfg(unix)]
+use coze_mock::{Fault, Target, Times};
+
+#[cfg(unix)]
+use crate::support::{Dialog, Running};
 use crate::{
     assert_run,
     support::{World, start_mock},
@@ -110,7 +117,7 @@ fn the_readme_tells_the_exit_codes_of_the_help() {
         assert!(readme.contains(&row), "{row}");
         count += 1;
     }
-    assert_eq!(count, 10);
+    assert_eq!(count, 11);
 }
 
 /// Without a terminal there are no colours; with one, `NO_COLOR` turns them off.
@@ -118,4 +125,124 @@ fn the_readme_tells_the_exit_codes_of_the_help() {
 fn errors_have_no_colours_without_a_terminal() {
     let run = World::new().run(&["jwt"]);
     assert!(!run.stderr.contains('\u{1b}'), "{run}");
+}
+
+#[test]
+fn hints_name_the_profile_that_the_command_was_given() {
+    let world = World::new();
+    assert_run!(world.run(&["token", "--profile", "work"]));
+    assert_run!(world.run(&["status", "--profile", "work"]));
+    let world = world.set("LANG", "zh_CN.UTF-8");
+    let run = world.run(&["api", "/v1/users/me", "--profile", "work"]);
+    assert_eq!(run.code, 3, "{run}");
+    assert!(
+        run.stderr
+            .contains("请运行 coze login --profile work 重新登录"),
+        "{run}"
+    );
+}
+
+#[test]
+fn variables_of_several_flows_are_explained_to_users() {
+    let world = World::new()
+        .set("COZE_WEB_OAUTH_CLIENT_ID", "a")
+        .set("COZE_WEB_OAUTH_CLIENT_SECRET", "hush")
+        .set("COZE_DEVICE_OAUTH_CLIENT_ID", "b");
+    assert_run!(world.run(&["token"]));
+    for arguments in [
+        &["api", "/v1/users/me"][..],
+        &["chat", "--bot", "1", "Hi"],
+        &["status"],
+        &["login"],
+    ] {
+        let run = world.run(arguments);
+        assert_eq!(run.code, 2, "{run}");
+        assert!(
+            run.stderr.contains("COZE_WEB_OAUTH_…, COZE_DEVICE_OAUTH_…"),
+            "{run}"
+        );
+        assert!(!run.stderr.contains("from_env"), "{run}");
+    }
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn ctrl_c_ends_a_command_that_reads_its_input() {
+    let world = World::new()
+        .set("COZE_API_TOKEN", "pat_hush")
+        .set("COZE_BOT_ID", "7101");
+    for arguments in [&["api", "/v1/nothing", "--input", "-"][..], &["chat"]] {
+        let dialog = Dialog::start(world.command(arguments));
+        dialog.wait_until_it_listens();
+        dialog.interrupt();
+        let run = dialog.end();
+        assert_eq!((run.code, run.stderr.as_str()), (130, ""), "{arguments:?}");
+    }
+}
+
+/// Starts a refresh whose response takes so long.
+#[cfg(unix)]
+async fn refresh(world: &World, mock: &MockCoze, latency: Duration) -> Dialog {
+    mock.faults()
+        .add(Fault::latency(latency), Target::Any, Times::ONCE);
+    let dialog = Dialog::start(world.command(["token", "--min-validity", "16m"]));
+    let mut waited = 0;
+    while !mock.faults().pending().is_empty() {
+        waited += 1;
+        assert!(waited < 6000, "there was no request");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    dialog
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[cfg(unix)]
+async fn a_second_ctrl_c_abandons_what_is_being_saved() {
+    let mock = start_mock().await;
+    let world = World::signed_in(&mock);
+    let mut dialog = refresh(&world, &mock, Duration::from_secs(600)).await;
+    dialog.interrupt();
+    dialog.read_until(|line| line.contains("Ctrl-C again abandons it").then_some(()));
+    dialog.interrupt();
+    let run = dialog.end();
+    assert_eq!(run.code, 130, "{run}");
+    assert!(run.stderr.contains("may be lost"), "{run}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[cfg(unix)]
+async fn what_could_not_be_saved_is_reported_after_ctrl_c() {
+    let mock = start_mock().await;
+    let world = World::signed_in(&mock);
+    let dialog = refresh(&world, &mock, Duration::from_secs(2)).await;
+    dialog.interrupt();
+    let folder = world.path().join("state/coze/sign-ins");
+    std::fs::rename(&folder, world.path().join("moved")).unwrap();
+    std::fs::write(&folder, "a file where a folder must be").unwrap();
+    let run = dialog.end();
+    assert_eq!(run.code, 130, "{run}");
+    assert!(run.stderr.contains("error:"), "{run}");
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_hangup_ends_the_program_unless_it_is_ignored() {
+    let world = World::new();
+    let arguments = ["mock", "--listen", "127.0.0.1:0"];
+    let mock = Running::start(world.command(arguments), 1);
+    assert_eq!(mock.signal("HUP"), Some(129));
+
+    // As nohup does.
+    let mut command = world.command(arguments);
+    let mut ignoring = std::process::Command::new("sh");
+    ignoring.args(["-c", r#"trap "" HUP; exec "$@""#, "sh"]);
+    ignoring.arg(command.get_program()).args(command.get_args());
+    ignoring.env_clear();
+    for (name, value) in command.get_envs() {
+        ignoring.env(name, value.unwrap());
+    }
+    command = ignoring;
+    let mock = Running::start(command, 1);
+    mock.send("HUP");
+    assert_eq!(mock.signal("TERM"), Some(143));
 }

@@ -235,10 +235,15 @@ impl Running {
         Self { child, first_lines }
     }
 
+    #[cfg(unix)]
+    pub(crate) fn send(&self, name: &str) {
+        signal(&self.child, name);
+    }
+
     /// Sends a signal, and waits for the end.
     #[cfg(unix)]
     pub(crate) fn signal(mut self, name: &str) -> Option<i32> {
-        signal(&self.child, name);
+        self.send(name);
         self.child.wait().unwrap().code()
     }
 }
@@ -307,6 +312,21 @@ impl Dialog {
             .unwrap()
             .write_all(text.as_bytes())
             .unwrap();
+    }
+
+    /// Waits until it handles Ctrl-C itself.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn wait_until_it_listens(&self) {
+        let path = format!("/proc/{}/status", self.child.id());
+        let handles = || {
+            let status = std::fs::read_to_string(&path).unwrap();
+            let mask = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
+            // The lowest bit is signal 1, SIGINT is 2.
+            u64::from_str_radix(mask.unwrap().trim(), 16).unwrap() & 2 != 0
+        };
+        while !handles() {
+            std::thread::sleep(Duration::from_millis(10));
+        }
     }
 
     #[cfg(unix)]
