@@ -55,7 +55,11 @@ impl<'t> Session<'t> {
         let mut failures = Vec::from_iter(self.saved().await.err());
         if let Some(credentials) = self.credentials.get() {
             let shut_down = credentials.shutdown().await;
-            failures.extend(shut_down.err().map(Failure::from));
+            failures.extend(shut_down.err().map(|error| {
+                Failure::from(error).with_hint(
+                    "the refreshed sign-in is lost: make the store work, then sign in again: coze login",
+                )
+            }));
         }
         failures
     }

@@ -180,12 +180,12 @@ fn ctrl_c_ends_a_command_that_reads_its_input() {
     }
 }
 
-/// Starts a refresh whose response takes so long.
+/// Starts a command whose first request, a refresh, is answered after so long.
 #[cfg(unix)]
-async fn refresh(world: &World, mock: &MockCoze, latency: Duration) -> Dialog {
-    mock.faults()
-        .add(Fault::latency(latency), Target::Any, Times::ONCE);
-    let dialog = Dialog::start(world.command(["token", "--min-validity", "16m"]));
+async fn refresh(world: &World, mock: &MockCoze, arguments: &[&str], latency: u64) -> Dialog {
+    let latency = Fault::latency(Duration::from_secs(latency));
+    mock.faults().add(latency, Target::Any, Times::ONCE);
+    let dialog = Dialog::start(world.command(arguments));
     let mut waited = 0;
     while !mock.faults().pending().is_empty() {
         waited += 1;
@@ -195,12 +195,15 @@ async fn refresh(world: &World, mock: &MockCoze, latency: Duration) -> Dialog {
     dialog
 }
 
+#[cfg(unix)]
+const REFRESH: &[&str] = &["token", "--min-validity", "16m"];
+
 #[tokio::test(flavor = "multi_thread")]
 #[cfg(unix)]
 async fn a_second_ctrl_c_abandons_what_is_being_saved() {
     let mock = start_mock().await;
     let world = World::signed_in(&mock);
-    let mut dialog = refresh(&world, &mock, Duration::from_secs(600)).await;
+    let mut dialog = refresh(&world, &mock, REFRESH, 600).await;
     dialog.interrupt();
     dialog.read_until(|line| line.contains("Ctrl-C again abandons it").then_some(()));
     dialog.interrupt();
@@ -209,19 +212,44 @@ async fn a_second_ctrl_c_abandons_what_is_being_saved() {
     assert!(run.stderr.contains("may be lost"), "{run}");
 }
 
+/// Makes the store unusable for a program that has it open.
+#[cfg(unix)]
+fn break_store(world: &World) {
+    let folder = world.path().join("state/coze/sign-ins");
+    std::fs::remove_dir_all(&folder).unwrap();
+    std::fs::write(&folder, "a file where a folder must be").unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 #[cfg(unix)]
 async fn what_could_not_be_saved_is_reported_after_ctrl_c() {
     let mock = start_mock().await;
     let world = World::signed_in(&mock);
-    let dialog = refresh(&world, &mock, Duration::from_secs(2)).await;
+    let dialog = refresh(&world, &mock, REFRESH, 2).await;
+    break_store(&world);
     dialog.interrupt();
-    let folder = world.path().join("state/coze/sign-ins");
-    std::fs::rename(&folder, world.path().join("moved")).unwrap();
-    std::fs::write(&folder, "a file where a folder must be").unwrap();
     let run = dialog.end();
     assert_eq!(run.code, 130, "{run}");
-    assert!(run.stderr.contains("error:"), "{run}");
+    assert!(run.stderr.contains("sign-ins can't be opened"), "{run}");
+    assert!(run.stderr.contains("is lost"), "{run}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[cfg(unix)]
+async fn what_could_not_be_saved_is_reported_after_a_failure() {
+    let mock = start_mock().await;
+    let short = Fault::ShortLivedTokens { seconds: 1 };
+    mock.faults().add(short, Target::Any, Times::Forever);
+    let world = World::signed_in(&mock);
+    mock.faults().clear();
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    let dialog = refresh(&world, &mock, &["api", "/v1/bots/1"], 2).await;
+    break_store(&world);
+    let run = dialog.end();
+    // The refreshed token is used, and the API refuses the request.
+    assert_eq!(run.code, 4, "{run}");
+    assert!(run.stderr.contains("sign-ins can't be opened"), "{run}");
+    assert!(run.stderr.contains("is lost"), "{run}");
 }
 
 #[test]
