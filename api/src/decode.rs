@@ -105,6 +105,9 @@ impl Decode for Empty {
 /// The body of a response that is not parsed, such as a file: the reply of an operation with the response form
 /// [`Raw`]. It derefs to its bytes.
 ///
+/// A JSON object with one of Coze's error codes is an error, as for other operations, and so is every status but 2xx. Any
+/// other body is returned, JSON too. Its size is limited by [`body_limit`](crate::SendExt::body_limit).
+///
 /// ```no_run
 /// use coze_api::{
 ///     CozeApi, SendExt,

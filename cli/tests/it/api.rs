@@ -223,6 +223,24 @@ async fn a_response_that_is_not_json_is_printed_as_it_is() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[cfg(unix)]
+async fn bytes_that_are_not_text_are_not_shown_on_a_terminal() {
+    let shown = |body: &'static [u8]| async move {
+        let answer = ResponseTemplate::new(200).set_body_raw(body, "audio/mpeg");
+        let server = server(answer, any()).await;
+        let mut command = world(&server).command(["api", "/v9/file"]);
+        command.stdin(std::process::Stdio::inherit());
+        let mut terminal = rexpect::session::spawn_command(command, Some(60_000)).unwrap();
+        terminal.exp_eof().unwrap()
+    };
+    let binary = shown(b"\x1b[31mID3\x00").await;
+    assert!(binary.contains("11 bytes of audio/mpeg"), "{binary}");
+    assert!(!binary.contains("ID3"), "{binary}");
+    let text = shown(b"\x1b[31mred").await;
+    assert!(text.contains(r"\u{1b}[31mred"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_refusal_is_one_whatever_its_type_is() {
     let body = r#"{"code":4200,"msg":"no such file"}"#;
     for kind in ["application/octet-stream", "application/json"] {

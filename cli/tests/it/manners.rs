@@ -6,7 +6,9 @@ use coze_mock::MockCoze;
 use coze_mock::{Fault, Target, Times};
 
 #[cfg(unix)]
-use crate::support::{Dialog, Running};
+use crate::support::Dialog;
+#[cfg(target_os = "linux")]
+use crate::support::Running;
 use crate::{
     assert_run,
     support::{World, start_mock},
@@ -172,9 +174,10 @@ fn ctrl_c_ends_a_command_that_reads_its_input() {
         .set("COZE_API_TOKEN", "pat_hush")
         .set("COZE_BOT_ID", "7101");
     for arguments in [&["api", "/v1/nothing", "--input", "-"][..], &["chat"]] {
-        let dialog = Dialog::start(world.command(arguments));
+        let mut dialog = Dialog::start(world.command(arguments));
         dialog.wait_until_it_listens();
         dialog.interrupt();
+        dialog.ends();
         let run = dialog.end();
         assert_eq!((run.code, run.stderr.as_str()), (130, ""), "{arguments:?}");
     }

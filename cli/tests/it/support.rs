@@ -334,6 +334,19 @@ impl Dialog {
         signal(&self.child, "INT");
     }
 
+    /// Waits for its end, and fails after a minute.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn ends(&mut self) {
+        for _ in 0..6000 {
+            if self.child.try_wait().unwrap().is_some() {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        self.child.kill().unwrap();
+        panic!("it does not end; it said: {}", self.said);
+    }
+
     /// Waits for its end.
     pub(crate) fn end(mut self) -> Run {
         self.messages.read_to_string(&mut self.said).unwrap();
