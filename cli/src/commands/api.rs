@@ -33,7 +33,7 @@ use crate::{
     args::Api,
     failure::{Exit, Failure, Result},
     session::Session,
-    terminal::{Printable, Terminal, output_is_terminal},
+    terminal::{Printable, output_is_terminal},
 };
 
 /// All but the unreserved characters of RFC 3986, section 2.3.
@@ -47,7 +47,7 @@ pub(crate) async fn run(options: Api, session: &Session<'_>) -> Result<()> {
     let mut request = RawRequest::new(&options).await?;
     let api = session.api().await?;
     if options.stream {
-        return print_events(&request, &api.dispatcher(), api.base(), session).await;
+        return print_events(&request, &api.dispatcher(), api.base()).await;
     }
     let dispatcher = api.dispatcher();
     let mut pages = options.paginate.then(|| request.pages()).transpose()?;
@@ -56,19 +56,18 @@ pub(crate) async fn run(options: Api, session: &Session<'_>) -> Result<()> {
         let response = timeout(options.timeout, sent).await;
         let response = response.map_err(|_| too_slow(&request, options.timeout))??;
         let Some(pages) = &mut pages else {
-            return match is_json(&response) {
-                true => {
-                    let json = parsed(&response)?;
-                    match output_is_terminal() {
-                        true => session.terminal.print(format_args!("{json:#}")),
-                        false => session.terminal.print(json),
-                    }
-                }
-                false => print_raw(&response, session.terminal),
-            };
+            if !is_json(&response) {
+                return print_raw(response.into_inner()).await;
+            }
+            let json = parsed(&response)?;
+            return print(match output_is_terminal() {
+                true => format!("{json:#}\n"),
+                false => format!("{json}\n"),
+            })
+            .await;
         };
         let page = parsed(&response)?;
-        session.terminal.print(&page)?;
+        print(format!("{page}\n")).await?;
         match pages.next(&page) {
             Some((field, value)) => request.set(field, value)?,
             None => return Ok(()),
@@ -111,9 +110,9 @@ fn parsed(response: &Reply<RawBody>) -> Result<Value> {
 }
 
 /// Prints a response that is not JSON as it is; on a terminal, if it is text.
-fn print_raw(response: &RawBody, terminal: &Terminal) -> Result<()> {
+async fn print_raw(response: RawBody) -> Result<()> {
     if output_is_terminal() {
-        let text = std::str::from_utf8(response).ok();
+        let text = std::str::from_utf8(&response).ok();
         let Some(text) = text.filter(|text| !text.contains('\0')) else {
             let kind = response.content_type().unwrap_or("no stated type");
             let message = format!(
@@ -124,27 +123,28 @@ fn print_raw(response: &RawBody, terminal: &Terminal) -> Result<()> {
                 Failure::usage(message).with_hint("write it into a file: coze api PATH > FILE")
             );
         };
-        return terminal.print(Printable(text));
+        return print(format!("{}\n", Printable(text))).await;
     }
-    // Not `anstream`: it would remove escape sequences.
-    let mut out = io::stdout().lock();
-    out.write_all(response)?;
-    Ok(out.flush()?)
+    print(response.into_bytes()).await
 }
 
-async fn print_events(
-    request: &RawRequest,
-    dispatcher: &Dispatcher,
-    base: &str,
-    session: &Session<'_>,
-) -> Result<()> {
+/// Writes to standard output in a thread of its own, because a write to a pipe that nobody reads can't be cancelled. Not with
+/// `anstream`, which removes escape sequences.
+async fn print(bytes: impl AsRef<[u8]> + Send + 'static) -> Result<()> {
+    let written = tokio::task::spawn_blocking(move || {
+        let mut out = io::stdout().lock();
+        out.write_all(bytes.as_ref())?;
+        out.flush()
+    });
+    Ok(written.await.map_err(io::Error::other)??)
+}
+
+async fn print_events(request: &RawRequest, dispatcher: &Dispatcher, base: &str) -> Result<()> {
     let http = request.http(base, "text/event-stream")?;
     let mut events = StreamCall(dispatcher.clone(), http).send().await?;
     while let Some(RawEvent { event, data }) = events.try_next().await? {
         let data = serde_json::from_str(&data).unwrap_or(Value::String(data));
-        session
-            .terminal
-            .print(json!({"event": event, "data": data}))?;
+        print(format!("{}\n", json!({"event": event, "data": data}))).await?;
     }
     Ok(())
 }

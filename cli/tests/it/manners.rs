@@ -183,6 +183,24 @@ fn ctrl_c_ends_a_command_that_reads_its_input() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+#[cfg(target_os = "linux")]
+async fn ctrl_c_ends_a_command_whose_output_is_not_read() {
+    let server = wiremock::MockServer::start().await;
+    let long = wiremock::ResponseTemplate::new(200).set_body_raw("x".repeat(1 << 20), "text/plain");
+    let any = wiremock::Mock::given(wiremock::matchers::any());
+    any.respond_with(long).mount(&server).await;
+    let world = World::new()
+        .set("COZE_API_BASE", server.uri())
+        .set("COZE_API_TOKEN", "pat_hush");
+    let mut dialog = Dialog::start(world.command(["api", "/v9/file"]));
+    // Of the megabyte, it has written what a pipe holds.
+    dialog.wait_for_output();
+    dialog.interrupt();
+    dialog.ends();
+    assert_eq!(dialog.end().code, 130);
+}
+
 /// Starts a command whose first request, a refresh, is answered after so long.
 #[cfg(unix)]
 async fn refresh(world: &World, mock: &MockCoze, arguments: &[&str], latency: u64) -> Dialog {

@@ -334,6 +334,13 @@ impl Dialog {
         signal(&self.child, "INT");
     }
 
+    /// Waits until it has written something, of which one byte is read.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn wait_for_output(&mut self) {
+        let output = self.child.stdout.as_mut().unwrap();
+        output.read_exact(&mut [0]).unwrap();
+    }
+
     /// Waits for its end, and fails after a minute.
     #[cfg(target_os = "linux")]
     pub(crate) fn ends(&mut self) {
