@@ -122,6 +122,9 @@ impl World {
         let folder = self.path().display().to_string();
         for text in [&mut run.stdout, &mut run.stderr] {
             *text = text.replace(&folder, "HOME");
+            if cfg!(windows) {
+                *text = as_on_linux(&text.replace(&folder.replace('\\', r"\\"), "HOME"));
+            }
         }
         run
     }
@@ -178,6 +181,21 @@ impl std::fmt::Display for Run {
     }
 }
 
+/// Paths with slashes, and the name of the program without its ending.
+fn as_on_linux(text: &str) -> String {
+    let text = text.replace("coze.exe", "coze");
+    let mut parts = text.split("HOME");
+    let mut shown = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let ends = |character: char| !(character.is_alphanumeric() || "\\._-".contains(character));
+        let (path, rest) = part.split_at(part.find(ends).unwrap_or(part.len()));
+        let path = path.replace(r"\\", "/").replace('\\', "/");
+        write!(shown, "HOME{path}{rest}").unwrap();
+    }
+    // Windows has one folder for both.
+    shown.replace("HOME/state/coze/profiles", "HOME/config/coze/profiles")
+}
+
 /// Compares a run with its snapshot. What differs between runs is replaced.
 #[macro_export]
 macro_rules! assert_run {
@@ -195,6 +213,9 @@ macro_rules! assert_run {
 
 pub(crate) const FILTERS: &[(&str, &str)] = &[
     (r"127\.0\.0\.1:\d{2,5}", "127.0.0.1:PORT"),
+    // PowerShell.
+    (r"(?m)^\$env:(\w+) = ", "export $1="),
+    (r": [^:]+ \(os error \d+\)", ": SYSTEM ERROR"),
     (r"log id \d[0-9A-Za-z]+", "log id LOG-ID"),
     (r#""(logid|jti)":( ?)"[^"]+""#, r#""$1":$2"RANDOM""#),
     (r"in \d+ ms", "in N ms"),
