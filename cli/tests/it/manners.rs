@@ -138,8 +138,7 @@ fn hints_name_the_profile_that_the_command_was_given() {
     let run = world.run(&["api", "/v1/users/me", "--profile", "work"]);
     assert_eq!(run.code, 3, "{run}");
     assert!(
-        run.stderr
-            .contains("请运行 coze login --profile work 重新登录"),
+        run.stderr.contains("请运行 coze login --profile work"),
         "{run}"
     );
 }
