@@ -14,12 +14,9 @@ use self::report::{Advice, Check, Report};
 use crate::{
     args::Doctor,
     failure::{Exit, Failure, Result},
-    session::{Place, Session, profiles},
+    session::{DEFAULT_PROFILE, Place, Session, profiles},
     token::{State, state_of},
 };
-
-/// The profile of `coze login`, if no other is named.
-const DEFAULT_PROFILE: &str = "default";
 
 pub(crate) async fn run(options: Doctor, session: &Session<'_>) -> Result<()> {
     let mut report = Report::default();

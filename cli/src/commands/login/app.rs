@@ -59,7 +59,7 @@ impl App {
             let secret = None;
             return Ok(Self { config, secret });
         }
-        if let Some((source, app)) = session.builder().find_configuration(flow)? {
+        if let Some((source, app)) = session.find_configuration(flow)? {
             if matches!(app.flow(), Flow::Token | Flow::Jwt) {
                 let flow = app.flow();
                 let message = format!("no user signs in to what {source} describes: flow {flow}");
