@@ -94,7 +94,7 @@ async fn sign_in(name: &str, report: &mut Report) -> Option<Endpoint> {
             return None;
         }
     };
-    let checked = profiles.check_store(config.store()).await;
+    let checked = profiles.check(name, &config).await;
     report.add(match checked.map_err(Failure::from) {
         Ok(()) => Check::good(
             "store",
