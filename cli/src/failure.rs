@@ -129,10 +129,11 @@ impl From<coze_api::Error> for Failure {
 
 impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Self {
-        if error.kind() == io::ErrorKind::BrokenPipe {
-            return Self::silent(Exit::OutputClosed);
+        match error.kind() {
+            io::ErrorKind::BrokenPipe => Self::silent(Exit::OutputClosed),
+            io::ErrorKind::Interrupted => Self::silent(Exit::Interrupted),
+            _ => Self::new(Exit::Other, error.to_string()),
         }
-        Self::new(Exit::Other, error.to_string())
     }
 }
 

@@ -128,7 +128,7 @@ impl Profiles {
         let path = self.path(name)?;
         let text = match read(&path) {
             Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) if is_missing(&error) => return Ok(None),
             Err(error) => return Err(failed("read", &path, &error)),
         };
         ProfileConfig::from_json(&path.display().to_string(), &text).map(Some)
@@ -497,6 +497,12 @@ fn is_name(name: &str) -> bool {
         && !DEVICES.contains(&stem)
         && !is_numbered("com")
         && !is_numbered("lpt")
+}
+
+/// Also if something else is where the folder should be: a check and a save say so.
+fn is_missing(error: &io::Error) -> bool {
+    let kind = error.kind();
+    matches!(kind, io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
 }
 
 fn read(path: &Path) -> io::Result<String> {

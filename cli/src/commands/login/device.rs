@@ -10,7 +10,10 @@ use qrcode::{QrCode, render::unicode::Dense1x2};
 use crate::{
     failure::Result,
     session::Session,
-    terminal::{BLACK_ON_WHITE, Printable, STRONG, Terminal, messages_are_for_a_terminal},
+    terminal::{
+        BLACK_ON_WHITE, Printable, STRONG, Terminal, messages_are_for_a_terminal,
+        messages_have_colours,
+    },
 };
 
 pub(super) async fn sign_in(
@@ -31,11 +34,11 @@ pub(super) async fn sign_in(
             }
         }));
         let mut seconds = tokio::time::interval(Duration::from_secs(1));
-        let is_terminal = messages_are_for_a_terminal();
+        let has_countdown = messages_are_for_a_terminal() && !terminal.is_quiet();
         loop {
             tokio::select! {
                 outcome = &mut polling => break outcome,
-                _ = seconds.tick(), if is_terminal => {
+                _ = seconds.tick(), if has_countdown => {
                     let left = format_duration(whole_seconds(authorization.remaining()));
                     terminal.replace_line(format_args!("Waiting for you to confirm the code; {left} left"));
                 }
@@ -54,10 +57,16 @@ fn show(authorization: &DeviceAuthorization, terminal: &Terminal) {
         framed(code)
     ));
     if messages_are_for_a_terminal()
-        && let Ok(picture) = QrCode::new(&url)
+        && let Ok(code) = QrCode::new(&url)
     {
-        let picture = picture.render::<Dense1x2>().build();
-        for line in picture.lines() {
+        let mut picture = code.render::<Dense1x2>();
+        if !messages_have_colours() {
+            // The characters are light on most terminals, and many scanners refuse a picture that is light on dark.
+            picture
+                .dark_color(Dense1x2::Light)
+                .light_color(Dense1x2::Dark);
+        }
+        for line in picture.build().lines() {
             terminal.say(format_args!("  {BLACK_ON_WHITE}{line}{BLACK_ON_WHITE:#}"));
         }
         terminal.say("");
