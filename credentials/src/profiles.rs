@@ -775,39 +775,62 @@ mod tests {
     async fn a_failed_check_leaves_nothing_in_the_store() {
         for fault in [Fault::SecondLoadFails, Fault::LosesWrites] {
             let folder = tempfile::tempdir().unwrap();
-            let inner = FileStore::new(folder.path().join("sign-ins"));
-            let store: Arc<dyn Store> = Arc::new(Faulty {
-                inner: inner.clone(),
-                fault,
-                loads: AtomicUsize::new(0),
-            });
+            let (inner, store) = faulty(folder.path(), fault);
             let error = check_store(&store).await.unwrap_err();
             assert!(matches!(error.kind(), ErrorKind::Store(_)), "{error:?}");
             let expected = match fault {
                 Fault::SecondLoadFails => "it failed",
-                Fault::LosesWrites => "lost a value",
+                _ => "lost a value",
             };
             assert!(error.to_string().contains(expected), "{error}");
             assert_eq!(inner.list().await.unwrap().unwrap_or_default(), []);
         }
     }
 
-    #[derive(Clone, Copy)]
+    #[tokio::test]
+    async fn a_check_succeeds_while_another_process_checks_the_store() {
+        for fault in [
+            Fault::AnotherDeletesTheFirst,
+            Fault::AnotherReplacesTheFirst,
+        ] {
+            let folder = tempfile::tempdir().unwrap();
+            let (inner, store) = faulty(folder.path(), fault);
+            check_store(&store).await.unwrap();
+            assert_eq!(inner.list().await.unwrap().unwrap_or_default(), []);
+        }
+    }
+
+    #[derive(Clone, Copy, PartialEq)]
     enum Fault {
         SecondLoadFails,
         LosesWrites,
+        AnotherDeletesTheFirst,
+        AnotherReplacesTheFirst,
     }
 
     struct Faulty {
         inner: FileStore,
         fault: Fault,
         loads: AtomicUsize,
+        writes: AtomicUsize,
+    }
+
+    /// A store, and the same with a fault.
+    fn faulty(folder: &Path, fault: Fault) -> (FileStore, Arc<dyn Store>) {
+        let inner = FileStore::new(folder.join("sign-ins"));
+        let store = Faulty {
+            inner: inner.clone(),
+            fault,
+            loads: AtomicUsize::new(0),
+            writes: AtomicUsize::new(0),
+        };
+        (inner, Arc::new(store))
     }
 
     impl Store for Faulty {
         fn load<'a>(&'a self, key: &'a Key) -> StoreFuture<'a, Option<Stored>> {
             let loads = self.loads.fetch_add(1, Ordering::Relaxed);
-            if matches!(self.fault, Fault::SecondLoadFails) && loads == 1 {
+            if self.fault == Fault::SecondLoadFails && loads == 1 {
                 let error = StoreError::new(StoreErrorKind::Other, "it failed");
                 return Box::pin(async { Err(error) });
             }
@@ -822,10 +845,16 @@ mod tests {
         ) -> StoreFuture<'a, CompareAndSet> {
             Box::pin(async move {
                 let written = self.inner.compare_and_set(key, expected, new).await?;
-                if matches!(self.fault, Fault::LosesWrites)
-                    && let CompareAndSet::Done(Some(version)) = &written
-                {
-                    let _ = self.inner.compare_and_set(key, Some(version), None).await?;
+                let is_first = self.writes.fetch_add(1, Ordering::Relaxed) == 0;
+                let other = Contents::from(b"{}".to_vec());
+                let then = match self.fault {
+                    Fault::LosesWrites => None,
+                    Fault::AnotherDeletesTheFirst if is_first => None,
+                    Fault::AnotherReplacesTheFirst if is_first => Some(&other),
+                    _ => return Ok(written),
+                };
+                if let CompareAndSet::Done(Some(version)) = &written {
+                    let _ = self.inner.compare_and_set(key, Some(version), then).await?;
                 }
                 Ok(written)
             })

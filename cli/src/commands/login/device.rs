@@ -34,11 +34,11 @@ pub(super) async fn sign_in(
             }
         }));
         let mut seconds = tokio::time::interval(Duration::from_secs(1));
-        let has_countdown = messages_are_for_a_terminal() && !terminal.is_quiet();
+        let is_terminal = messages_are_for_a_terminal();
         loop {
             tokio::select! {
                 outcome = &mut polling => break outcome,
-                _ = seconds.tick(), if has_countdown => {
+                _ = seconds.tick(), if is_terminal => {
                     let left = format_duration(whole_seconds(authorization.remaining()));
                     terminal.replace_line(format_args!("Waiting for you to confirm the code; {left} left"));
                 }
