@@ -581,7 +581,7 @@ fn failed(done: &str, path: &Path, error: &io::Error) -> Error {
     Error::new(ErrorKind::Configuration, what)
 }
 
-/// The failure of a change, which no input mends.
+/// The failure of a change, which no input fixes.
 fn not_changed(done: &str, path: &Path, error: io::Error) -> Error {
     let kind = match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => StoreErrorKind::Full,

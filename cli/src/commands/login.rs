@@ -12,6 +12,7 @@ use std::time::Duration;
 use coze_api::{CozeApi, SendExt as _};
 use coze_auth::{ConfiguredFlow, ErrorKind, FixedToken, OAuthClient, Token};
 use coze_credentials::{ProfileConfig, Profiles, StoreKind};
+use coze_wire::sanitize_sentence;
 use tokio::{sync::oneshot, time::timeout};
 
 use self::app::App;
@@ -132,5 +133,5 @@ async fn user_name(client: &OAuthClient, token: FixedToken) -> Option<String> {
     let coze = CozeApi::new(client.clone(), token);
     let user = timeout(NAME_TIMEOUT, coze.users().me().send()).await;
     let user = user.ok()?.ok()?;
-    Some(user.user_name.clone()).filter(|name| !name.trim().is_empty())
+    Some(sanitize_sentence(user.user_name.clone())).filter(|name| !name.trim().is_empty())
 }

@@ -5,7 +5,7 @@ use std::env;
 
 use coze_auth::{Endpoint, Flow, Secret, Url};
 use coze_credentials::{ProfileConfig, Source};
-use coze_wire::is_loopback;
+use coze_wire::{is_loopback, sanitize_sentence};
 
 use crate::{
     args::{Login, LoginFlow},
@@ -209,9 +209,10 @@ fn confirmed(is_yes: bool) -> Result<()> {
     }
 }
 
+/// The app and its endpoint, on one line: the id may come from a file of another person.
 fn shown(config: &ProfileConfig) -> String {
-    let (id, endpoint) = (config.client_id().as_ref(), config.endpoint());
-    format!("app {id} at {}", endpoint.api_base())
+    let id = sanitize_sentence(config.client_id().as_ref().to_owned());
+    format!("app {id} at {}", config.endpoint().api_base())
 }
 
 /// Whether an endpoint is coze.com or coze.cn, with its pages.
