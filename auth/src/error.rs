@@ -481,6 +481,13 @@ impl Error {
         }
     }
 
+    /// Whether the refused token had been issued immediately before, so that another one would be refused as well: see
+    /// [`with_renewed_token`](Self::with_renewed_token).
+    #[must_use]
+    pub fn has_renewed_token(&self) -> bool {
+        self.0.is_renewed
+    }
+
     /// Whether the user must sign in again: no user is signed in; the refresh token is invalid, redeemed or expired; or
     /// the login session has ended.
     #[must_use]
@@ -1157,6 +1164,7 @@ mod tests {
         assert!(!wrong("no permission").is_token_refused());
         let again = wrong("the token is wrong").with_renewed_token();
         assert!(!again.is_token_refused() && again.hint().contains("permission"));
+        assert!(again.has_renewed_token() && !wrong("the token is wrong").has_renewed_token());
     }
 
     #[test]

@@ -51,6 +51,11 @@ impl Terminal {
         }
     }
 
+    /// Whether the user reads Chinese.
+    pub(crate) fn is_chinese(&self) -> bool {
+        self.is_chinese
+    }
+
     /// Prints a result, with a line break.
     pub(crate) fn print(&self, text: impl Display) -> Result<()> {
         let mut out = anstream::stdout().lock();

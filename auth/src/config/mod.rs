@@ -236,6 +236,22 @@ impl OAuthConfig {
         &self.endpoint
     }
 
+    /// Replaces the configured endpoint, such as to ask another site about the same app.
+    ///
+    /// ```
+    /// use coze_auth::{Endpoint, OAuthConfig};
+    ///
+    /// let config: OAuthConfig = r#"{"client_type": "device", "client_id": "client-id"}"#.parse()?;
+    /// assert_eq!(config.endpoint(), &Endpoint::COM);
+    /// assert_eq!(config.with_endpoint(Endpoint::CN).endpoint(), &Endpoint::CN);
+    /// # Ok::<(), coze_auth::Error>(())
+    /// ```
+    #[must_use]
+    pub fn with_endpoint(mut self, endpoint: Endpoint) -> Self {
+        self.endpoint = endpoint;
+        self
+    }
+
     /// The client id of the app; a fixed token has none.
     #[must_use]
     pub fn client_id(&self) -> Option<&ClientId> {
@@ -487,6 +503,9 @@ mod tests {
         );
         let error = config().build_on(OAuthClient::new(Endpoint::COM).unwrap());
         assert_eq!(error.unwrap_err().kind(), ErrorKind::InvalidInput);
+        let elsewhere = config().with_endpoint(Endpoint::COM);
+        let flow = elsewhere.build_on(OAuthClient::new(Endpoint::COM).unwrap());
+        assert!(matches!(flow, Ok(ConfiguredFlow::Web(_))));
     }
 
     #[tokio::test]

@@ -75,7 +75,7 @@ pub(super) enum Look {
     /// Use this token.
     Use(Token),
     /// Refresh. The stored token may be used if that fails.
-    Refresh(Due),
+    Refresh(Box<Due>),
 }
 
 /// A stored sign-in that is due for a refresh.
@@ -504,11 +504,11 @@ impl Refresher {
             return self.reuse(record, life).map(Look::Use);
         }
         let not_before = now.not_before.as_ref();
-        Ok(Look::Refresh(Due {
+        Ok(Look::Refresh(Box::new(Due {
             ends: Instant::now() + life,
             held_back: not_before.map(|not_before| self.held_back(not_before)),
             current,
-        }))
+        })))
     }
 
     /// Builds the stored token for reuse.

@@ -5,15 +5,21 @@ mod files;
 mod network;
 mod report;
 
-use coze_auth::{Endpoint, Flow, TokenProvider as _};
+use coze_api::SendExt as _;
+use coze_auth::{Endpoint, Error, ErrorCode, Flow, OAuthConfig, TokenProvider as _};
+use coze_credentials::{ProfileConfig, Profiles};
+use coze_wire::NO_PERMISSION;
 
-use self::report::{Check, Report};
+use self::report::{Advice, Check, Report};
 use crate::{
     args::Doctor,
-    failure::{Failure, Result},
+    failure::{Exit, Failure, Result},
     session::{Place, Session, profiles},
     token::{State, state_of},
 };
+
+/// The profile of `coze login`, if no other is named.
+const DEFAULT_PROFILE: &str = "default";
 
 pub(crate) async fn run(options: Doctor, session: &Session<'_>) -> Result<()> {
     let mut report = Report::default();
@@ -35,10 +41,15 @@ pub(crate) async fn run(options: Doctor, session: &Session<'_>) -> Result<()> {
     for site in options.sites.iter().filter(|site| *site != asked) {
         network::reach("site", site, &mut report).await;
     }
-    if let Ok(Place::Configuration(source, config)) = &place {
+    if let Ok(Place::Configuration(source, config)) = &place
+        && !report.has_problem("key")
+    {
         app::ask_sites(source, config, &options.sites, &mut report).await;
     }
-    if endpoint.is_some() && report.is_network_fine() {
+    // It would only repeat what is known to be wrong.
+    let is_known_to_fail =
+        { ["key", "sign-in", "app"].iter() }.any(|name| report.has_problem(name));
+    if endpoint.is_some() && report.is_network_fine() && !is_known_to_fail {
         exchange(session, flow, &mut report).await;
     }
     report.print(options.json, session.terminal)
@@ -63,30 +74,30 @@ async fn configuration(
                     endpoint.api_base()
                 ),
             ));
-            files::permissions(source, report);
+            files::permissions(source, config.flow(), report);
             match config.flow() {
                 Flow::Jwt => app::sign(source, config, report).await,
                 Flow::Token => {}
                 _ => {
                     if let Ok(name) = session.profile_name() {
-                        sign_in(&name, report).await;
+                        sign_in(&name, Some(config), report).await;
                     }
                 }
             }
             Some(endpoint.clone())
         }
-        Place::Profile(name) => sign_in(name, report).await,
+        Place::Profile(name) => sign_in(name, None, report).await,
     }
 }
 
-/// Looks at a profile, its store and its sign-in. Returns its endpoint.
-async fn sign_in(name: &str, report: &mut Report) -> Option<Endpoint> {
+/// Looks at a profile, its store and its sign-in, which has to be one to `app`. Returns its endpoint.
+async fn sign_in(name: &str, app: Option<&OAuthConfig>, report: &mut Report) -> Option<Endpoint> {
     let loaded = profiles().and_then(|profiles| Ok((profiles.load(name)?, profiles)));
     let (config, profiles) = match loaded {
         Ok((Some(config), profiles)) => (config, profiles),
         Ok((None, _)) => {
-            let what = format!("there is no profile {name}, and no app is configured");
-            report.add(Check::bad("sign-in", what, "sign in: coze login"));
+            let found = format!("there is no profile {name}: nobody has signed in");
+            report.add(Check::signed_out("sign-in", found, log_in(name)));
             return None;
         }
         Err(failure) => {
@@ -94,14 +105,11 @@ async fn sign_in(name: &str, report: &mut Report) -> Option<Endpoint> {
             return None;
         }
     };
-    let checked = profiles.check(name, &config).await;
-    report.add(match checked.map_err(Failure::from) {
-        Ok(()) => Check::good(
-            "store",
-            format!("{}: wrote, read and deleted a value", config.store()),
-        ),
-        Err(failure) => Check::failed("store", &failure),
-    });
+    if app.is_some_and(|app| !config.is_of(app)) {
+        report.add(of_another_app(name, &config));
+        return None;
+    }
+    report.add(store(name, &config, &profiles).await);
     let state = match profiles.sign_in(name, config.store()) {
         Ok(sign_in) => state_of(&sign_in).await,
         Err(error) => Err(error.into()),
@@ -111,22 +119,73 @@ async fn sign_in(name: &str, report: &mut Report) -> Option<Endpoint> {
         config.flow(),
         config.endpoint().api_base()
     );
+    let signed_out = |why: &str| {
+        let found = format!("{about}: {why}");
+        Check::signed_out("sign-in", found, log_in(name))
+    };
     report.add(match state {
         Ok(state @ (State::Valid(_) | State::Expired)) => {
             Check::good("sign-in", format!("{about}: {state}"))
         }
-        Ok(state) => Check::bad(
-            "sign-in",
-            format!("{about}: {state}"),
-            "sign in: coze login",
-        ),
+        Ok(State::SignedOut) => signed_out("nobody has signed in"),
+        Ok(State::Ended(why)) => signed_out(&format!("the sign-in has ended ({why})")),
         Err(failure) => Check::failed("sign-in", &failure),
     });
     Some(config.endpoint().clone())
 }
 
+/// Tries the store of a profile.
+async fn store(name: &str, config: &ProfileConfig, profiles: &Profiles) -> Check {
+    match profiles.check(name, config).await {
+        Ok(()) => Check::good(
+            "store",
+            format!("{}: wrote, read and deleted a value", config.store()),
+        ),
+        Err(error) => Check::failed("store", &error.into()),
+    }
+}
+
+/// The profile of a user who has signed in to another app than the configured one.
+fn of_another_app(name: &str, config: &ProfileConfig) -> Check {
+    let found = format!(
+        "profile {name} is a sign-in to another app than the configured one: flow {} {} at {}",
+        config.flow(),
+        config.client_id().as_ref(),
+        config.endpoint().api_base()
+    );
+    let login = login_command(name);
+    Check::bad(
+        "sign-in",
+        found,
+        Advice::new(
+            format!(
+                "sign in to the configured app: {login}; or, to use this sign-in, add --profile {name}"
+            ),
+            format!("请登录所配置的应用：{login}；如要使用现有的登录，请加上 --profile {name}"),
+        ),
+    )
+}
+
+fn login_command(profile: &str) -> String {
+    match profile {
+        DEFAULT_PROFILE => "coze login".to_owned(),
+        name => format!("coze login --profile {name}"),
+    }
+}
+
+fn log_in(profile: &str) -> Advice {
+    let login = login_command(profile);
+    Advice::new(format!("sign in: {login}"), format!("请登录：{login}"))
+}
+
 /// Gets a token, and calls the API with it.
 async fn exchange(session: &Session<'_>, flow: Option<Flow>, report: &mut Report) {
+    let failed = |name: &str, failure: Failure| match session.profile_name() {
+        Ok(profile) if failure.exit() == Exit::SignInNeeded => {
+            Check::signed_out(name, failure.message(), log_in(&profile))
+        }
+        _ => Check::failed(name, &failure),
+    };
     let token = async {
         let credentials = session.credentials().await?;
         Ok::<_, Failure>(credentials.token().await?)
@@ -136,17 +195,29 @@ async fn exchange(session: &Session<'_>, flow: Option<Flow>, report: &mut Report
             report.add(Check::good("exchange", "the app got a token"))
         }
         Ok(_) => {}
-        Err(failure) => return report.add(Check::failed("exchange", &failure)),
+        Err(failure) => return report.add(failed("exchange", failure)),
     }
-    let user = async {
-        let api = session.api().await?;
-        Ok::<_, Failure>(coze_api::SendExt::send(api.users().me()).await?)
+    let api = match session.api().await {
+        Ok(api) => api,
+        Err(failure) => return report.add(failed("API call", failure)),
     };
-    report.add(match user.await {
+    report.add(match api.users().me().send().await {
         Ok(user) => Check::good(
             "API call",
             format!("the token is that of {}", user.user_name),
         ),
-        Err(failure) => Check::failed("API call", &failure),
+        Err(error) if is_no_permission(&error) => Check::unsure(
+            "API call",
+            format!("the token may not read its user: {error}"),
+            Advice::new(
+                "tokens of channel apps, or with few permissions, may still do their work: grant the permission if this one should read its user",
+                "渠道应用的令牌或权限较少的令牌仍可能正常使用；如需读取用户信息，请为令牌授予相应权限",
+            ),
+        ),
+        Err(error) => failed("API call", error.into()),
     });
+}
+
+fn is_no_permission(error: &Error) -> bool {
+    matches!(error.code(), Some(ErrorCode::Api(NO_PERMISSION)))
 }

@@ -81,10 +81,11 @@ impl Apps<'_> {
         variables
     }
 
-    /// Lines for a POSIX shell.
+    /// Lines for the shell of this system.
     fn exports(&self, flow: MockFlow) -> String {
+        let line = if cfg!(windows) { powershell } else { posix };
         let variables = self.variables(flow).into_iter();
-        let lines = variables.map(|(name, value)| format!("export {name}={}", quoted(value)));
+        let lines = variables.map(|(name, value)| line(name, value));
         lines.collect::<Vec<_>>().join("\n")
     }
 
@@ -145,9 +146,13 @@ impl Apps<'_> {
     }
 }
 
-/// A word of a POSIX shell.
-fn quoted(text: &str) -> String {
-    format!("'{}'", text.replace('\'', r"'\''"))
+/// Sets an environment variable in a POSIX shell.
+fn posix(name: &str, value: &str) -> String {
+    format!("export {name}='{}'", value.replace('\'', r"'\''"))
+}
+
+fn powershell(name: &str, value: &str) -> String {
+    format!("$env:{name} = '{}'", value.replace('\'', "''"))
 }
 
 #[cfg(test)]
@@ -155,8 +160,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn words_of_a_shell_are_quoted() {
-        assert_eq!(quoted("a b"), "'a b'");
-        assert_eq!(quoted("it's $x"), r"'it'\''s $x'");
+    fn values_are_quoted_for_the_shell() {
+        assert_eq!(posix("A", "it's $x"), r"export A='it'\''s $x'");
+        assert_eq!(powershell("A", "it's $x"), "$env:A = 'it''s $x'");
     }
 }

@@ -92,9 +92,10 @@ async fn a_store_that_does_not_work_is_found_before_the_user_signs_in() {
 async fn a_folder_of_profiles_that_does_not_work_is_found_before_the_user_signs_in() {
     let mock = start_mock().await;
     let world = World::new();
-    let folder = world.path().join("config/coze");
-    std::fs::create_dir_all(&folder).unwrap();
-    std::fs::write(folder.join("profiles"), "a file where a folder must be").unwrap();
+    let profile = world.profile();
+    let folder = profile.parent().unwrap();
+    std::fs::create_dir_all(folder.parent().unwrap()).unwrap();
+    std::fs::write(folder, "a file where a folder must be").unwrap();
     let run = world.run(&device(&mock));
     assert_eq!(run.code, 1, "{run}");
     assert!(
@@ -394,7 +395,7 @@ async fn a_profile_of_another_app_or_endpoint_is_not_replaced_by_mistake() {
 async fn a_damaged_profile_is_replaced_on_request() {
     let mock = start_mock().await;
     let world = World::signed_in(&mock);
-    let path = world.path().join("config/coze/profiles/default.json");
+    let path = world.profile();
     std::fs::write(&path, "damaged").unwrap();
     let before = mock.request_count();
     let [login, id, client, site, url] = device(&mock);
@@ -420,7 +421,10 @@ mod keyring {
     };
 
     use super::*;
+    use crate::left_out::left_out;
 
+    /// If this variable is set, the test fails without a keyring.
+    const REQUIRED: &str = "COZE_TESTS_REQUIRE_KEYRING";
     const START: &str = r#"
 printf '\n' | gnome-keyring-daemon --unlock --components=secrets --foreground >/dev/null 2>"$HOME/keyring.log" &
 tries=0
@@ -476,16 +480,13 @@ done
 
     #[tokio::test(flavor = "multi_thread")]
     async fn a_sign_in_moves_between_stores_and_leaves_nothing_behind() {
-        if !["dbus-run-session", "gnome-keyring-daemon"]
-            .into_iter()
-            .all(is_installed)
-        {
-            assert!(std::env::var_os("COZE_TESTS_REQUIRE_KEYRING").is_none());
-            return;
+        let mut programs = ["dbus-run-session", "gnome-keyring-daemon"].into_iter();
+        if let Some(missing) = programs.find(|program| !is_installed(program)) {
+            return left_out(&format!("{missing} is not installed"), REQUIRED);
         }
         let mock = start_mock().await;
         let world = World::signed_in(&mock);
-        let profile = world.path().join("config/coze/profiles/default.json");
+        let profile = world.profile();
         let has_store = |kind: &str| {
             let profile = fs::read_to_string(&profile).unwrap();
             profile.contains(&format!(r#""store": "{kind}""#))

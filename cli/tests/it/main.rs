@@ -7,9 +7,14 @@
 )]
 
 mod api;
+#[cfg(target_os = "linux")]
+mod browser;
 mod chat;
 mod doctor;
 mod jwt;
+#[cfg(target_os = "linux")]
+#[path = "../../../stores/tests/support/left_out.rs"]
+mod left_out;
 mod login;
 mod manners;
 mod mock;

@@ -78,7 +78,7 @@ async fn profiles_are_listed_and_signed_out_of() {
 async fn a_sign_in_without_its_profile_is_signed_out_of() {
     let mock = start_mock().await;
     let world = World::signed_in(&mock);
-    std::fs::remove_file(world.path().join("config/coze/profiles/default.json")).unwrap();
+    std::fs::remove_file(world.profile()).unwrap();
     assert_eq!(world.run(&["token"]).code, 3);
     let logout = world.run(&["logout"]);
     logout.success();

@@ -4,7 +4,7 @@ use std::{
     ffi::OsStr,
     fmt::Write as _,
     io::{BufRead as _, BufReader, Read as _, Write as _},
-    path::Path,
+    path::{Path, PathBuf},
     process::{Child, ChildStderr, Command, Output, Stdio},
     time::Duration,
 };
@@ -116,12 +116,21 @@ impl World {
         SignIn::new(store, "default").unwrap()
     }
 
+    /// The file of the profile `default`.
+    pub(crate) fn profile(&self) -> PathBuf {
+        let folder = if cfg!(windows) { "state" } else { "config" };
+        self.path().join(folder).join("coze/profiles/default.json")
+    }
+
     /// Runs it to its end. Its folder is shown as `HOME`.
     pub(crate) fn run(&self, arguments: &[&str]) -> Run {
         let mut run = Run::of(self.command(arguments).output().unwrap());
         let folder = self.path().display().to_string();
         for text in [&mut run.stdout, &mut run.stderr] {
             *text = text.replace(&folder, "HOME");
+            if cfg!(windows) {
+                *text = as_on_linux(&text.replace(&folder.replace('\\', r"\\"), "HOME"));
+            }
         }
         run
     }
@@ -178,6 +187,21 @@ impl std::fmt::Display for Run {
     }
 }
 
+/// Paths with slashes, and the name of the program without its ending.
+fn as_on_linux(text: &str) -> String {
+    let text = text.replace("coze.exe", "coze");
+    let mut parts = text.split("HOME");
+    let mut shown = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let ends = |character: char| !(character.is_alphanumeric() || "\\._-".contains(character));
+        let (path, rest) = part.split_at(part.find(ends).unwrap_or(part.len()));
+        let path = path.replace(r"\\", "/").replace('\\', "/");
+        write!(shown, "HOME{path}{rest}").unwrap();
+    }
+    // Windows has one folder for both.
+    shown.replace("HOME/state/coze/profiles", "HOME/config/coze/profiles")
+}
+
 /// Compares a run with its snapshot. What differs between runs is replaced.
 #[macro_export]
 macro_rules! assert_run {
@@ -195,6 +219,9 @@ macro_rules! assert_run {
 
 pub(crate) const FILTERS: &[(&str, &str)] = &[
     (r"127\.0\.0\.1:\d{2,5}", "127.0.0.1:PORT"),
+    // PowerShell.
+    (r"(?m)^\$env:(\w+) = ", "export $1="),
+    (r": [^:]+ \(os error \d+\)", ": SYSTEM ERROR"),
     (r"log id \d[0-9A-Za-z]+", "log id LOG-ID"),
     (r#""(logid|jti)":( ?)"[^"]+""#, r#""$1":$2"RANDOM""#),
     (r"in \d+ ms", "in N ms"),

@@ -1,5 +1,7 @@
 //! The lines of the report.
 
+use std::borrow::Cow;
+
 use serde_json::{Value, json};
 
 use crate::{
@@ -12,7 +14,32 @@ pub(super) struct Check {
     name: String,
     state: State,
     found: String,
-    advice: Option<String>,
+    advice: Option<Advice>,
+}
+
+/// What to do about it, in both languages of the program.
+pub(super) struct Advice {
+    english: Cow<'static, str>,
+    chinese: Cow<'static, str>,
+}
+
+impl Advice {
+    pub(super) fn new(
+        english: impl Into<Cow<'static, str>>,
+        chinese: impl Into<Cow<'static, str>>,
+    ) -> Self {
+        Self {
+            english: english.into(),
+            chinese: chinese.into(),
+        }
+    }
+
+    /// The hint of a failure.
+    fn of(failure: &Failure) -> Option<Self> {
+        let english = failure.hint(false)?.to_owned();
+        let chinese = failure.hint(true).unwrap_or(&english).to_owned();
+        Some(Self::new(english, chinese))
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,23 +63,31 @@ impl Check {
     pub(super) fn unsure(
         name: impl Into<String>,
         found: impl Into<String>,
-        advice: impl Into<String>,
+        advice: Advice,
     ) -> Self {
         Self {
             state: State::Unsure,
-            advice: Some(advice.into()),
+            advice: Some(advice),
             ..Self::good(name, found)
         }
     }
 
-    pub(super) fn bad(
-        name: impl Into<String>,
-        found: impl Into<String>,
-        advice: impl Into<String>,
-    ) -> Self {
+    pub(super) fn bad(name: impl Into<String>, found: impl Into<String>, advice: Advice) -> Self {
         Self {
             state: State::Bad(Exit::Usage),
             ..Self::unsure(name, found, advice)
+        }
+    }
+
+    /// The user has to sign in.
+    pub(super) fn signed_out(
+        name: impl Into<String>,
+        found: impl Into<String>,
+        login: Advice,
+    ) -> Self {
+        Self {
+            state: State::Bad(Exit::SignInNeeded),
+            ..Self::unsure(name, found, login)
         }
     }
 
@@ -60,7 +95,7 @@ impl Check {
         Self {
             state: State::Bad(failure.exit()),
             found: failure.message().to_owned(),
-            advice: failure.hint(false).map(str::to_owned),
+            advice: Advice::of(failure),
             ..Self::good(name, "")
         }
     }
@@ -68,7 +103,7 @@ impl Check {
     pub(super) fn unreachable(
         name: impl Into<String>,
         found: impl Into<String>,
-        advice: impl Into<String>,
+        advice: Advice,
     ) -> Self {
         Self {
             state: State::Bad(Exit::Network),
@@ -89,6 +124,12 @@ impl Report {
     pub(super) fn is_network_fine(&self) -> bool {
         let is_network = |check: &Check| check.state == State::Bad(Exit::Network);
         !self.0.iter().any(is_network)
+    }
+
+    /// Whether this check was made, and found a problem.
+    pub(super) fn has_problem(&self, name: &str) -> bool {
+        let is_problem = |check: &Check| matches!(check.state, State::Bad(_));
+        { self.0.iter() }.any(|check| check.name == name && is_problem(check))
     }
 
     /// Prints all. The exit code is that of the first problem.
@@ -116,12 +157,18 @@ impl Report {
         };
         let (name, found) = (&check.name, Printable(&check.found));
         terminal.print(format_args!("{style}{mark}{style:#}  {name:<14} {found}"))?;
-        match &check.advice {
-            Some(advice) => terminal.print(format_args!("{:19}-> {}", "", Printable(advice))),
-            None => Ok(()),
-        }
+        let Some(advice) = &check.advice else {
+            return Ok(());
+        };
+        let advice = if terminal.is_chinese() {
+            &advice.chinese
+        } else {
+            &advice.english
+        };
+        terminal.print(format_args!("{:19}-> {}", "", Printable(advice)))
     }
 
+    /// For programs: in English in every locale.
     fn json(&self) -> Value {
         let checks = self.0.iter().map(|check| {
             let state = match check.state {
@@ -129,7 +176,8 @@ impl Report {
                 State::Unsure => "unsure",
                 State::Bad(_) => "problem",
             };
-            json!({"check": check.name, "state": state, "found": check.found, "advice": check.advice})
+            let advice = check.advice.as_ref().map(|advice| &advice.english);
+            json!({"check": check.name, "state": state, "found": check.found, "advice": advice})
         });
         checks.collect()
     }
