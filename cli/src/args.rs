@@ -209,9 +209,12 @@ pub(crate) struct Login {
     /// Limits the sign-in to this workspace
     #[arg(long, value_name = "ID")]
     pub(crate) workspace: Option<String>,
-    /// Where the sign-in is kept
-    #[arg(long, value_enum, default_value_t = LoginStore::File)]
-    pub(crate) store: LoginStore,
+    /// Where the sign-in is kept; by default where that of the profile is, or else in a file
+    #[arg(long, value_enum)]
+    pub(crate) store: Option<LoginStore>,
+    /// Replace the profile, even if it is a sign-in to another app or at another endpoint
+    #[arg(long)]
+    pub(crate) replace: bool,
     /// The registered address that the browser returns to, on this machine (PKCE, web)
     #[arg(long, value_name = "URL")]
     pub(crate) redirect_uri: Option<String>,

@@ -106,7 +106,7 @@ async fn sign_in(name: &str, app: Option<&OAuthConfig>, report: &mut Report) -> 
         report.add(of_another_app(name, &config));
         return None;
     }
-    report.add(store(&config, &profiles).await);
+    report.add(store(name, &config, &profiles).await);
     let state = match profiles.sign_in(name, config.store()) {
         Ok(sign_in) => state_of(&sign_in).await,
         Err(error) => Err(error.into()),
@@ -132,8 +132,8 @@ async fn sign_in(name: &str, app: Option<&OAuthConfig>, report: &mut Report) -> 
 }
 
 /// Tries the store of a profile.
-async fn store(config: &ProfileConfig, profiles: &Profiles) -> Check {
-    match profiles.check_store(config.store()).await {
+async fn store(name: &str, config: &ProfileConfig, profiles: &Profiles) -> Check {
+    match profiles.check(name, config).await {
         Ok(()) => Check::good(
             "store",
             format!("{}: wrote, read and deleted a value", config.store()),

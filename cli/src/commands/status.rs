@@ -97,7 +97,15 @@ impl Status {
     }
 
     async fn add_profile(&mut self, name: &str, app: Option<&OAuthConfig>) -> Result<()> {
-        let profiles = profiles()?;
+        let profiles = match profiles() {
+            Ok(profiles) => profiles,
+            // There is no home folder.
+            Err(failure) => {
+                self.is_signed_in = false;
+                self.add("state", failure.message());
+                return Ok(());
+            }
+        };
         let config = profiles.load(name)?;
         let Some(config) = config.filter(|config| app.is_none_or(|app| is_of(config, app))) else {
             self.is_signed_in = false;

@@ -4,7 +4,7 @@ use std::{
     ffi::OsStr,
     fmt::Write as _,
     io::{BufRead as _, BufReader, Read as _, Write as _},
-    path::Path,
+    path::{Path, PathBuf},
     process::{Child, ChildStderr, Command, Output, Stdio},
     time::Duration,
 };
@@ -114,6 +114,12 @@ impl World {
     pub(crate) fn sign_in(&self) -> SignIn {
         let store = FileStore::new(self.path().join("state/coze/sign-ins"));
         SignIn::new(store, "default").unwrap()
+    }
+
+    /// The file of the profile `default`.
+    pub(crate) fn profile(&self) -> PathBuf {
+        let folder = if cfg!(windows) { "state" } else { "config" };
+        self.path().join(folder).join("coze/profiles/default.json")
     }
 
     /// Runs it to its end. Its folder is shown as `HOME`.
