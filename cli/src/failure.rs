@@ -35,7 +35,7 @@ impl Exit {
 }
 
 /// The command that hints tell users to run.
-const LOGIN: &str = "coze login";
+pub(crate) const LOGIN: &str = "coze login";
 
 /// A hint for users who named this profile on the command line: they sign in to the same one.
 pub(crate) fn naming_profile(hint: Cow<'static, str>, profile: Option<&str>) -> Cow<'static, str> {

@@ -13,8 +13,8 @@ use coze_wire::NO_PERMISSION;
 use self::report::{Advice, Check, Report};
 use crate::{
     args::Doctor,
-    failure::{Exit, Failure, Result},
-    session::{DEFAULT_PROFILE, Place, Session, profiles},
+    failure::{Exit, Failure, LOGIN, Result, naming_profile},
+    session::{Place, Session, profiles},
     token::{State, state_of},
 };
 
@@ -164,10 +164,7 @@ fn of_another_app(name: &str, config: &ProfileConfig) -> Check {
 }
 
 fn login_command(profile: &str) -> String {
-    match profile {
-        DEFAULT_PROFILE => "coze login".to_owned(),
-        name => format!("coze login --profile {name}"),
-    }
+    naming_profile(LOGIN.into(), Some(profile)).into_owned()
 }
 
 fn log_in(profile: &str) -> Advice {

@@ -78,20 +78,10 @@ fn existing(profiles: &Profiles, name: &str, replace: bool) -> Result<Option<Pro
     match profiles.load(name) {
         Err(error) if error.kind() == ErrorKind::Configuration => match replace {
             true => Ok(None),
-            false => Err(Failure::usage(error.to_string()).with_hint(format!(
-                "replace the profile by a new sign-in: coze login --replace{}",
-                profile_option(name)
-            ))),
+            false => Err(Failure::usage(error.to_string())
+                .with_hint("replace the profile by a new sign-in: coze login --replace")),
         },
         loaded => Ok(loaded?),
-    }
-}
-
-/// What the commands in hints need to be about this profile.
-fn profile_option(name: &str) -> String {
-    match name {
-        "default" => String::new(),
-        name => format!(" --profile {name}"),
     }
 }
 
@@ -104,10 +94,9 @@ async fn unusable_store(
     let failure = Failure::from(error);
     let in_a_file = config.clone().with_store(StoreKind::File);
     if config.store() != StoreKind::File && profiles.check(name, &in_a_file).await.is_ok() {
-        return failure.with_hint(format!(
-            "nobody has signed in yet; keep the sign-in in a file instead: coze login --store file{}",
-            profile_option(name)
-        ));
+        return failure.with_hint(
+            "nobody has signed in yet; keep the sign-in in a file instead: coze login --store file",
+        );
     }
     failure.with_hint("nobody has signed in yet; make the folder usable, then try again")
 }

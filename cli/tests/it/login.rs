@@ -118,7 +118,7 @@ async fn without_a_keyring_a_file_is_suggested_before_the_user_signs_in() {
     assert!(run.stderr.ends_with(": coze login --store file\n"), "{run}");
     let run = world.run(&[&keyring[..], &["--profile", "work"]].concat());
     assert_eq!(run.code, 1, "{run}");
-    let suggestion = ": coze login --store file --profile work\n";
+    let suggestion = ": coze login --profile work --store file\n";
     assert!(run.stderr.ends_with(suggestion), "{run}");
     // A file is not suggested where it would fail, too.
     let sign_ins = world.path().join("state/coze/sign-ins");
