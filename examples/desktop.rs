@@ -42,7 +42,7 @@ async fn sign_in(profiles: &Profiles) -> anyhow::Result<()> {
     };
 
     // A store that does not work must not cost a sign-in.
-    profiles.check_store(profile.store()).await?;
+    profiles.check("default", &profile).await?;
     let login = LoopbackLogin::new(&pkce, redirect_uri).program("the example");
     // In your program: without `open_with`, which opens the user's browser.
     let login = login.open_with(|url| async move {

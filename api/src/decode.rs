@@ -1,8 +1,17 @@
 //! Parses a response into the type of its operation.
 
-use coze_auth::ErrorKind;
-use coze_wire::{Data, Empty, EnvelopeData, Events, StreamEvent, Whole};
-use serde::{Deserialize, de::DeserializeOwned};
+use std::{fmt, future::Future, ops::Deref};
+
+use bytes::Bytes;
+use coze_auth::{ApiCall, ErrorKind, Result as AuthResult};
+use coze_wire::{
+    BodyState, Captured, Data, Empty, EnvelopeData, Events, Raw, StreamEvent, Whole, sanitize,
+};
+use reqwest::header::CONTENT_TYPE;
+use serde::{
+    Deserialize,
+    de::{DeserializeOwned, IgnoredAny},
+};
 
 use crate::{
     EventStream, Reply, Result,
@@ -22,13 +31,13 @@ pub trait Decode: Sized + 'static {
     #[doc(hidden)]
     const HAS_EVENTS: bool = false;
 
-    /// Parses the response.
+    /// Parses the response. Of a stream, it waits for the first event, because that may refuse the token.
     ///
     /// # Errors
     ///
     /// When the response is an error, or does not match the description.
     #[doc(hidden)]
-    fn decode(answered: Answered) -> Result<Self::Reply>;
+    fn decode(answered: Answered) -> impl Future<Output = Result<Self::Reply>> + Send;
 }
 
 /// The usual form of a success. Without a code, or with one that is not a number, the tolerant parser decides.
@@ -53,7 +62,7 @@ struct Held<T> {
 impl<T: DeserializeOwned + Send + 'static> Decode for Data<T> {
     type Reply = Reply<T>;
 
-    fn decode(answered: Answered) -> Result<Reply<T>> {
+    async fn decode(answered: Answered) -> Result<Reply<T>> {
         answered.read(
             |body| {
                 let envelope: Envelope<T> = serde_json::from_slice(body).ok()?;
@@ -67,7 +76,7 @@ impl<T: DeserializeOwned + Send + 'static> Decode for Data<T> {
 impl<T: DeserializeOwned + Send + 'static> Decode for Whole<T> {
     type Reply = Reply<T>;
 
-    fn decode(answered: Answered) -> Result<Reply<T>> {
+    async fn decode(answered: Answered) -> Result<Reply<T>> {
         answered.read(
             |body| {
                 let envelope: Code = serde_json::from_slice(body).ok()?;
@@ -82,15 +91,129 @@ impl<T: DeserializeOwned + Send + 'static> Decode for Whole<T> {
 impl Decode for Empty {
     type Reply = Reply<()>;
 
-    fn decode(answered: Answered) -> Result<Reply<()>> {
+    async fn decode(answered: Answered) -> Result<Reply<()>> {
         answered.read(
             |body| {
                 let envelope: Code = serde_json::from_slice(body).ok()?;
                 (envelope.code == 0).then_some(())
             },
-            |_: serde::de::IgnoredAny| (),
+            |_: IgnoredAny| (),
         )
     }
+}
+
+/// The body of a response that is not parsed, such as a file: the reply of an operation with the response form
+/// [`Raw`]. It derefs to its bytes.
+///
+/// A JSON object with one of Coze's error codes is an error, as for other operations, and so is every status but 2xx. Any
+/// other body is returned, JSON too. Its size is limited by [`body_limit`](crate::SendExt::body_limit).
+///
+/// ```no_run
+/// use coze_api::{
+///     CozeApi, SendExt,
+///     operation::{Call, Dispatcher, Operation, OperationInfo, Raw, Retry, Unbuilt},
+///     reqwest::{Method, Request},
+/// };
+///
+/// /// An operation of your own.
+/// struct Download(Dispatcher, Request);
+///
+/// impl Operation for Download {
+///     type Answer = Raw;
+///
+///     const INFO: &'static OperationInfo = &OperationInfo { id: "download", retry: Retry::Read };
+///
+///     fn into_call(self) -> Result<Call, Unbuilt> {
+///         Ok(Call::new(self.0, Self::INFO, self.1))
+///     }
+/// }
+///
+/// # async fn example(coze: CozeApi, url: coze_api::reqwest::Url) -> Result<(), Box<dyn std::error::Error>> {
+/// let file = Download(coze.dispatcher(), Request::new(Method::GET, url));
+/// let file = file.body_limit(100 * 1024 * 1024).send().await?;
+/// println!("{} bytes of {:?}", file.len(), file.content_type());
+/// std::fs::write("file", file.into_inner().into_bytes())?;
+/// # Ok(()) }
+/// ```
+#[derive(Clone, PartialEq, Eq)]
+pub struct RawBody {
+    content_type: Option<String>,
+    bytes: Bytes,
+}
+
+impl RawBody {
+    /// The value of the `Content-Type` header, such as `audio/mpeg`, if there is one.
+    #[must_use]
+    pub fn content_type(&self) -> Option<&str> {
+        self.content_type.as_deref()
+    }
+
+    /// The bytes, without a copy.
+    #[must_use]
+    pub fn into_bytes(self) -> Bytes {
+        self.bytes
+    }
+}
+
+impl Deref for RawBody {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl fmt::Debug for RawBody {
+    // The bytes may contain anything, secrets included.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RawBody")
+            .field("content_type", &self.content_type)
+            .field("bytes", &format_args!("{} bytes", self.bytes.len()))
+            .finish()
+    }
+}
+
+impl Decode for Raw {
+    type Reply = Reply<RawBody>;
+
+    async fn decode(answered: Answered) -> Result<Reply<RawBody>> {
+        let (call, captured) = answered.captured()?;
+        if !captured.status().is_success() || starts_as_object(captured.body()) {
+            let read = call.read::<IgnoredAny>(&captured);
+            // Any other JSON may be what was asked for.
+            let is_of_coze = |error: &coze_auth::Error| {
+                !captured.status().is_success() || error.code().is_some()
+            };
+            if let Err(error) = read
+                && is_of_coze(&error)
+            {
+                return Err(error.into());
+            }
+        }
+        match captured.body_state() {
+            BodyState::Complete => {}
+            BodyState::Broken(error) => return Err(call.unanswered(error.clone()).into()),
+            // More than the limit.
+            _ => {
+                let what = format!("the answer is longer than {} bytes", captured.body().len());
+                return Err(call.error(ErrorKind::InvalidAnswer, &what).into());
+            }
+        }
+        let log_id = call.log_id(None);
+        let content_type = captured.headers().get(CONTENT_TYPE);
+        let content_type = content_type.and_then(|value| value.to_str().ok());
+        let body = RawBody {
+            content_type: content_type.map(|value| sanitize(value, call.secrets())),
+            bytes: captured.into_body(),
+        };
+        Ok(Reply::new(body, log_id))
+    }
+}
+
+/// Whether a body may be a JSON object: its first byte after a byte order mark and blanks is a brace.
+fn starts_as_object(body: &[u8]) -> bool {
+    let body = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
+    body.trim_ascii_start().starts_with(b"{")
 }
 
 impl<E: StreamEvent> Decode for Events<E> {
@@ -98,13 +221,13 @@ impl<E: StreamEvent> Decode for Events<E> {
 
     const HAS_EVENTS: bool = true;
 
-    fn decode(answered: Answered) -> Result<EventStream<E>> {
+    async fn decode(answered: Answered) -> Result<EventStream<E>> {
         let Answered { origin, body } = answered;
         match body {
-            Body::Events { body, limits } => Ok(EventStream::new(origin, body, limits)),
+            Body::Events { body, limits } => EventStream::open(origin, body, limits).await,
             Body::Read(captured) => {
                 // An error that it holds, first.
-                let read = origin.call.read::<serde::de::IgnoredAny>(&captured);
+                let read = origin.call.read::<IgnoredAny>(&captured);
                 let what = "the response is JSON; expected an event stream";
                 let unexpected = || origin.call.error(ErrorKind::InvalidAnswer, what);
                 Err(read.err().unwrap_or_else(unexpected).into())
@@ -120,22 +243,27 @@ impl Answered {
         quickly: impl FnOnce(&[u8]) -> Option<T>,
         value: impl FnOnce(R) -> T,
     ) -> Result<Reply<T>> {
-        let call = &self.origin.call;
-        let captured = match &self.body {
-            Body::Read(captured) => captured,
-            Body::Events { .. } => {
-                let what = "the response is an event stream; expected JSON";
-                return Err(call.error(ErrorKind::InvalidAnswer, what).into());
-            }
-        };
+        let (call, captured) = self.captured()?;
         let is_success = captured.status().is_success();
         let read = match is_success.then(|| quickly(captured.body())).flatten() {
             Some(value) => Ok(value),
-            None => call.read(captured).map(value),
+            None => call.read(&captured).map(value),
         };
         match read {
-            Ok(value) => Ok(Reply::new(value, call.log_id(Some(captured)))),
+            Ok(value) => Ok(Reply::new(value, call.log_id(Some(&captured)))),
             Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The call and its complete response.
+    fn captured(self) -> AuthResult<(ApiCall, Captured)> {
+        let call = self.origin.call;
+        match self.body {
+            Body::Read(captured) => Ok((call, captured)),
+            Body::Events { .. } => {
+                let what = "the response is an event stream; expected a complete body";
+                Err(call.error(ErrorKind::InvalidAnswer, what))
+            }
         }
     }
 }

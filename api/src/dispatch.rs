@@ -12,6 +12,7 @@ use coze_wire::{
 };
 use futures_util::{
     StreamExt,
+    future::BoxFuture,
     stream::{self, BoxStream},
 };
 use reqwest::{Request, Response, StatusCode, header::CONTENT_TYPE};
@@ -102,8 +103,22 @@ pub(crate) enum Body {
 /// The body of a response, as it arrives.
 pub(crate) type Chunks = BoxStream<'static, reqwest::Result<Bytes>>;
 
-/// Parses a response. Called for each attempt.
-type Read<'r> = dyn FnMut(Answered) -> Result<()> + Send + 'r;
+/// Parses the response of each attempt.
+trait Read: Send {
+    fn read(&mut self, answered: Answered) -> BoxFuture<'_, Result<()>>;
+}
+
+/// The reply of an operation, once there is one.
+struct Parsed<A: Decode>(Option<A::Reply>);
+
+impl<A: Decode> Read for Parsed<A> {
+    fn read(&mut self, answered: Answered) -> BoxFuture<'_, Result<()>> {
+        Box::pin(async {
+            self.0 = Some(A::decode(answered).await?);
+            Ok(())
+        })
+    }
+}
 
 /// Sends a call and parses its response.
 pub(crate) async fn send<A: Decode>(call: Call) -> Result<A::Reply> {
@@ -112,14 +127,12 @@ pub(crate) async fn send<A: Decode>(call: Call) -> Result<A::Reply> {
         return Err(AuthError::new(ErrorKind::InvalidInput, what).into());
     };
     let operation = call.info;
-    let mut reply = None;
-    let mut read = |answered| {
-        reply = Some(A::decode(answered)?);
-        Ok(())
-    };
-    let done = dispatch.run(call, A::HAS_EVENTS, &mut read).await;
+    let mut parsed = Parsed::<A>(None);
+    let done = dispatch.run(call, A::HAS_EVENTS, &mut parsed).await;
     done.map_err(|error| error.in_operation(operation))?;
-    reply.ok_or_else(|| AuthError::new(ErrorKind::InvalidAnswer, "there is no response").into())
+    parsed
+        .0
+        .ok_or_else(|| AuthError::new(ErrorKind::InvalidAnswer, "there is no response").into())
 }
 
 impl Dispatch {
@@ -136,7 +149,7 @@ impl Dispatch {
         self.client.endpoint().api_base()
     }
 
-    async fn run(&self, call: Call, has_events: bool, read: &mut Read<'_>) -> Result<()> {
+    async fn run(&self, call: Call, has_events: bool, parsed: &mut dyn Read) -> Result<()> {
         let Call {
             info,
             mut request,
@@ -157,7 +170,7 @@ impl Dispatch {
                 operation: info,
                 ids: ids.clone(),
             };
-            let attempt = Self::attempt(origin, request, has_events, limits, &mut *read);
+            let attempt = Self::attempt(origin, request, has_events, limits, &mut *parsed);
             let Err(error) = attempt.await else {
                 return Ok(());
             };
@@ -218,7 +231,7 @@ impl Dispatch {
         request: Request,
         has_events: bool,
         limits: Limits,
-        read: &mut Read<'_>,
+        parsed: &mut dyn Read,
     ) -> Result<()> {
         let began = Instant::now();
         let deadline = after(began, limits.timeout);
@@ -248,7 +261,7 @@ impl Dispatch {
             let what = format!("nothing within {:?}", limits.timeout);
             Err(timed_out(&origin.call, &what))
         })?;
-        let outcome = read(Answered { origin, body });
+        let outcome = parsed.read(Answered { origin, body }).await;
         tracing::debug!(
             operation = operation.id,
             status = status.as_u16(),

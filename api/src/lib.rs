@@ -106,7 +106,7 @@ mod wait;
 
 #[cfg(feature = "client")]
 pub use self::{
-    decode::Decode,
+    decode::{Decode, RawBody},
     error::{Error, Result},
     message::MessageParts,
     send::{Configured, SendExt},

@@ -13,13 +13,14 @@ use crate::{Error, Reply, Result, decode::Decode, dispatch, pages};
 /// [`send`](Self::send) handles:
 ///
 /// - the token: it is that of the client's provider. If the API refuses it (HTTP 401, code 4100 or 700012006, or 4101
-///   about the token), it is invalidated, and the request is sent once more with a new token;
+///   about the token), it is invalidated, and the request is sent once more with a new token. For a stream, this
+///   applies to a refusal in place of the stream and to its first event;
 /// - retries: an operation that only reads is retried if the connection failed or was closed, and after 429 and 5xx, no
 ///   sooner than `Retry-After`; an operation that changes something, only if the server did not process it;
 /// - the API's rate limit: after a 429 with `Retry-After`, all requests of the client wait until then;
 /// - limits: a timeout for each attempt, and a maximum size of the response.
 pub trait SendExt: Operation {
-    /// Sends the request and parses the response.
+    /// Sends the request and parses the response. Of a stream, it waits for the first event.
     ///
     /// # Errors
     ///
@@ -37,8 +38,8 @@ pub trait SendExt: Operation {
         }
     }
 
-    /// The timeout of an attempt, including the response; of a stream, up to its first byte, for which `send` waits. By
-    /// default, that of the client. It does not include getting the token, the delays between attempts, and the wait for
+    /// The timeout of an attempt, including the response; of a stream, up to its first byte. By default, that of the
+    /// client. It does not include getting the token, the delays between attempts, and the wait for
     /// the API's rate limit, which are up to a minute each.
     fn timeout(self, timeout: Duration) -> Configured<Self> {
         self.configured(|options| options.timeout = Some(timeout))

@@ -36,7 +36,9 @@ use crate::{
 ///
 /// Dropping it closes the connection. The whole stream has no timeout, only its first byte
 /// ([`timeout`](crate::SendExt::timeout)) and the silence between bytes
-/// ([`idle_timeout`](crate::SendExt::idle_timeout)). An event with an undocumented name is returned unchanged, in the
+/// ([`idle_timeout`](crate::SendExt::idle_timeout)). [`send`](crate::SendExt::send) returns it with its first event: if that
+/// refuses the token, the token is renewed and the request is sent once more, as for other operations. A later event that
+/// refuses it is an error of the stream. An event with an undocumented name is returned unchanged, in the
 /// variant `Other`.
 ///
 /// ```
@@ -54,16 +56,31 @@ use crate::{
 pub struct EventStream<E> {
     /// `None` once it has ended.
     events: Option<Pin<Box<SseByteStream<Arriving>>>>,
+    /// The first event, until the caller takes it.
+    first: Option<Box<Result<E>>>,
     arrived: Arc<Arrived>,
     event_limit: usize,
     origin: Origin,
     log_id: Option<String>,
     end_data: Option<String>,
-    kind: std::marker::PhantomData<fn() -> E>,
 }
 
 impl<E: StreamEvent> EventStream<E> {
-    pub(crate) fn new(origin: Origin, body: Chunks, limits: Limits) -> Self {
+    /// Waits for the first event, because that may refuse the token, which can be renewed before any other event only.
+    ///
+    /// # Errors
+    ///
+    /// If the first event refuses the token. Every other error is that of the first [`next`](Self::next).
+    pub(crate) async fn open(origin: Origin, body: Chunks, limits: Limits) -> Result<Self> {
+        let mut stream = Self::new(origin, body, limits);
+        match stream.next().await {
+            Some(Err(error)) if error.is_token_refused() => return Err(error),
+            first => stream.first = first.map(Box::new),
+        }
+        Ok(stream)
+    }
+
+    fn new(origin: Origin, body: Chunks, limits: Limits) -> Self {
         let deadline = after(Instant::now(), limits.idle_timeout);
         let log_id = origin.call.log_id(None);
         let arrived = Arc::<Arrived>::default();
@@ -79,12 +96,12 @@ impl<E: StreamEvent> EventStream<E> {
         };
         Self {
             events: Some(Box::pin(SseByteStream::new(arriving))),
+            first: None,
             arrived,
             event_limit: limits.event_limit,
             origin,
             log_id,
             end_data: None,
-            kind: std::marker::PhantomData,
         }
     }
 
@@ -290,12 +307,19 @@ impl<E> EventStream<E> {
     pub fn end_data(&self) -> Option<&str> {
         self.end_data.as_deref()
     }
+
+    fn has_ended(&self) -> bool {
+        self.events.is_none() && self.first.is_none()
+    }
 }
 
 impl<E: StreamEvent> Stream for EventStream<E> {
     type Item = Result<E>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<E>>> {
+        if let Some(first) = self.first.take() {
+            return Poll::Ready(Some(*first));
+        }
         loop {
             let Some(events) = &mut self.events else {
                 return Poll::Ready(None);
@@ -319,7 +343,7 @@ impl<E: StreamEvent> Stream for EventStream<E> {
 
 impl<E: StreamEvent> FusedStream for EventStream<E> {
     fn is_terminated(&self) -> bool {
-        self.events.is_none()
+        self.has_ended()
     }
 }
 
@@ -330,7 +354,7 @@ impl<E> fmt::Debug for EventStream<E> {
             .field("log_id", &self.log_id)
             .field("chat_id", &self.chat_id())
             .field("conversation_id", &self.conversation_id())
-            .field("has_ended", &self.events.is_none())
+            .field("has_ended", &self.has_ended())
             .finish_non_exhaustive()
     }
 }

@@ -19,6 +19,7 @@ Exit codes:
   4    refused by Coze or by the user
   5    network
   6    a failure of the server, or a response that is not Coze's
+  129  ended by SIGHUP
   130  interrupted by Ctrl-C
   141  standard output was closed
   143  ended by SIGTERM";
@@ -122,6 +123,9 @@ pub(crate) struct Api {
     /// Print the events of a stream as they come, as one JSON object a line
     #[arg(long)]
     pub(crate) stream: bool,
+    /// How long the whole call may take, with its retries, such as 30s or 1h; of a list, each page
+    #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "10m", conflicts_with = "stream")]
+    pub(crate) timeout: Duration,
 }
 
 #[derive(Debug, Args)]
@@ -205,9 +209,12 @@ pub(crate) struct Login {
     /// Limits the sign-in to this workspace
     #[arg(long, value_name = "ID")]
     pub(crate) workspace: Option<String>,
-    /// Where the sign-in is kept
-    #[arg(long, value_enum, default_value_t = LoginStore::File)]
-    pub(crate) store: LoginStore,
+    /// Where the sign-in is kept; by default where that of the profile is, or else in a file
+    #[arg(long, value_enum)]
+    pub(crate) store: Option<LoginStore>,
+    /// Replace the profile, even if it is a sign-in to another app or at another endpoint
+    #[arg(long)]
+    pub(crate) replace: bool,
     /// The registered address that the browser returns to, on this machine (PKCE, web)
     #[arg(long, value_name = "URL")]
     pub(crate) redirect_uri: Option<String>,

@@ -4,7 +4,7 @@ use std::{borrow::Cow, fmt, io};
 
 use coze_auth::{ErrorCode, ErrorKind};
 
-use crate::hints;
+use crate::{hints, session::DEFAULT_PROFILE};
 
 pub(crate) type Result<T, E = Failure> = std::result::Result<T, E>;
 
@@ -17,11 +17,34 @@ pub(crate) enum Exit {
     Refused = 4,
     Network = 5,
     Server = 6,
+    /// 128 + SIGHUP.
+    HungUp = 129,
+    /// 128 + SIGINT.
     Interrupted = 130,
     /// The reader of standard output is gone: 128 + SIGPIPE.
     OutputClosed = 141,
     /// 128 + SIGTERM.
     Terminated = 143,
+}
+
+impl Exit {
+    /// Whether a signal ended the command.
+    pub(crate) fn is_by_signal(self) -> bool {
+        matches!(self, Self::HungUp | Self::Interrupted | Self::Terminated)
+    }
+}
+
+/// The command that hints tell users to run.
+pub(crate) const LOGIN: &str = "coze login";
+
+/// A hint for users who named this profile on the command line: they sign in to the same one.
+pub(crate) fn naming_profile(hint: Cow<'static, str>, profile: Option<&str>) -> Cow<'static, str> {
+    match profile.filter(|profile| *profile != DEFAULT_PROFILE) {
+        Some(profile) => hint
+            .replace(LOGIN, &format!("{LOGIN} --profile {profile}"))
+            .into(),
+        None => hint,
+    }
 }
 
 #[derive(Debug)]
@@ -30,7 +53,7 @@ pub(crate) struct Failure {
     /// Empty if nothing is to be printed.
     message: String,
     hint: Option<Cow<'static, str>>,
-    hint_in_chinese: Option<&'static str>,
+    hint_in_chinese: Option<Cow<'static, str>>,
 }
 
 impl Failure {
@@ -54,12 +77,24 @@ impl Failure {
 
     /// A failed input or output, with what was to be done.
     pub(crate) fn io(what: impl fmt::Display, error: &io::Error) -> Self {
+        if error.kind() == io::ErrorKind::Interrupted {
+            return Self::silent(Exit::Interrupted);
+        }
         Self::new(Exit::Other, format!("{what}: {error}"))
     }
 
     #[must_use]
     pub(crate) fn with_hint(mut self, hint: impl Into<Cow<'static, str>>) -> Self {
         self.hint = Some(hint.into());
+        self
+    }
+
+    /// The failure of a command that was given this profile.
+    #[must_use]
+    pub(crate) fn for_profile(mut self, profile: Option<&str>) -> Self {
+        for hint in [&mut self.hint, &mut self.hint_in_chinese] {
+            *hint = hint.take().map(|hint| naming_profile(hint, profile));
+        }
         self
     }
 
@@ -72,7 +107,7 @@ impl Failure {
     }
 
     pub(crate) fn hint(&self, is_chinese: bool) -> Option<&str> {
-        let in_chinese = self.hint_in_chinese.filter(|_| is_chinese);
+        let in_chinese = self.hint_in_chinese.as_deref().filter(|_| is_chinese);
         in_chinese.or(self.hint.as_deref())
     }
 
@@ -86,7 +121,7 @@ impl Failure {
             exit,
             message,
             hint: Some(hint.into()),
-            hint_in_chinese: hints::in_chinese(error),
+            hint_in_chinese: hints::in_chinese(error).map(Cow::from),
         }
     }
 }
@@ -129,10 +164,11 @@ impl From<coze_api::Error> for Failure {
 
 impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Self {
-        if error.kind() == io::ErrorKind::BrokenPipe {
-            return Self::silent(Exit::OutputClosed);
+        match error.kind() {
+            io::ErrorKind::BrokenPipe => Self::silent(Exit::OutputClosed),
+            io::ErrorKind::Interrupted => Self::silent(Exit::Interrupted),
+            _ => Self::new(Exit::Other, error.to_string()),
         }
-        Self::new(Exit::Other, error.to_string())
     }
 }
 
@@ -164,5 +200,30 @@ mod tests {
         let failure = Failure::from(io::Error::from(io::ErrorKind::BrokenPipe));
         assert_eq!(failure.exit() as u8, 141);
         assert_eq!(failure.message(), "");
+    }
+
+    #[test]
+    fn an_interrupted_input_has_the_exit_code_of_ctrl_c() {
+        let error = io::Error::from(io::ErrorKind::Interrupted);
+        for failure in [Failure::io("no input", &error), Failure::from(error)] {
+            assert_eq!(failure.exit() as u8, 130);
+            assert_eq!(failure.message(), "");
+        }
+    }
+
+    #[test]
+    fn hints_name_the_profile_of_the_command_line() {
+        let error = || coze_auth::Error::new(ErrorKind::NotSignedIn, "nobody has signed in");
+        let hint = |profile, is_chinese| {
+            let failure = Failure::from(error()).for_profile(profile);
+            failure.hint(is_chinese).unwrap().to_owned()
+        };
+        for is_chinese in [false, true] {
+            let plain = hint(None, is_chinese);
+            assert!(plain.contains("coze login"), "{plain}");
+            assert_eq!(hint(Some("default"), is_chinese), plain);
+            let named = hint(Some("work"), is_chinese);
+            assert!(named.contains("coze login --profile work"), "{named}");
+        }
     }
 }

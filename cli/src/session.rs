@@ -1,9 +1,14 @@
 //! What the commands share: the terminal, where tokens come from, and what has to be finished before the program ends.
 
-use std::cell::{OnceCell, RefCell};
+use std::{
+    cell::{OnceCell, RefCell},
+    env,
+};
 
 use coze_api::CozeApi;
-use coze_auth::{OAuthClient, OAuthClientBuilder, OAuthConfig, RefreshMode, TokenProvider};
+use coze_auth::{
+    ErrorKind, Flow, OAuthClient, OAuthClientBuilder, OAuthConfig, RefreshMode, TokenProvider,
+};
 use coze_credentials::{CredentialsBuilder, DefaultCredentials, Profiles, Source};
 use tokio::task::JoinHandle;
 
@@ -15,9 +20,12 @@ use crate::{
 /// At the end of the user agent.
 const PRODUCT: &str = concat!("coze-cli/", env!("CARGO_PKG_VERSION"));
 
+/// The profile that is used if no other is named.
+pub(crate) const DEFAULT_PROFILE: &str = "default";
+
 pub(crate) struct Session<'t> {
     pub(crate) terminal: &'t Terminal,
-    profile: Option<String>,
+    pub(crate) profile: Option<String>,
     credentials: OnceCell<DefaultCredentials>,
     saving: RefCell<Option<JoinHandle<Result<()>>>>,
 }
@@ -41,13 +49,19 @@ impl<'t> Session<'t> {
         }
     }
 
-    /// Finishes what must not be lost, also after Ctrl-C: a sign-in that is being saved, and a refresh in flight.
-    pub(crate) async fn close(&self) -> Result<()> {
-        self.saved().await?;
-        match self.credentials.get() {
-            Some(credentials) => Ok(credentials.shutdown().await?),
-            None => Ok(()),
+    /// Finishes what must not be lost, also after a signal: a sign-in that is being saved, and a refresh in flight. Returns
+    /// what could not be finished.
+    pub(crate) async fn close(&self) -> Vec<Failure> {
+        let mut failures = Vec::from_iter(self.saved().await.err());
+        if let Some(credentials) = self.credentials.get() {
+            let shut_down = credentials.shutdown().await;
+            failures.extend(shut_down.err().map(|error| {
+                Failure::from(error).with_hint(
+                    "the refreshed sign-in is lost: make the store work, then sign in again: coze login",
+                )
+            }));
         }
+        failures
     }
 
     /// Saves something in a task of its own, which also ends if this command is dropped.
@@ -86,11 +100,20 @@ impl<'t> Session<'t> {
     /// Where the token comes from. Nothing is built or sent: this must be fast.
     pub(crate) fn place(&self) -> Result<Place> {
         if self.profile.is_none()
-            && let Some((source, config)) = self.builder().find_configuration(None)?
+            && let Some((source, config)) = self.find_configuration(None)?
         {
             return Ok(Place::Configuration(source, Box::new(config)));
         }
         Ok(Place::Profile(self.profile_name()?))
+    }
+
+    /// The configuration in the environment or in a file, if there is one: of this flow, or else of any.
+    pub(crate) fn find_configuration(
+        &self,
+        flow: Option<Flow>,
+    ) -> Result<Option<(Source, OAuthConfig)>> {
+        let found = self.builder().find_configuration(flow);
+        found.map_err(|error| explained(error, flow))
     }
 
     pub(crate) fn profile_name(&self) -> Result<String> {
@@ -102,7 +125,11 @@ impl<'t> Session<'t> {
         if let Some(credentials) = self.credentials.get() {
             return Ok(credentials);
         }
-        let found = self.builder().find().await?;
+        let found = self.builder().find().await;
+        let found = found.map_err(|error| match self.profile {
+            Some(_) => error.into(),
+            None => explained(error, None),
+        })?;
         Ok(self.credentials.get_or_init(|| found))
     }
 
@@ -115,6 +142,31 @@ impl<'t> Session<'t> {
             coze: CozeApi::new(client, credentials.provider()),
         })
     }
+}
+
+/// An error of a configuration, for a user. That of variables of several flows tells programmers how to choose one.
+fn explained(error: coze_auth::Error, flow: Option<Flow>) -> Failure {
+    let variables = [
+        (Flow::Web, "COZE_WEB_OAUTH_…"),
+        (Flow::Pkce, "COZE_PKCE_OAUTH_…"),
+        (Flow::Device, "COZE_DEVICE_OAUTH_…"),
+        (Flow::Jwt, "COZE_JWT_OAUTH_…"),
+    ];
+    let is_set = |flow| OAuthConfig::from_variables(|name| env::var_os(name), Some(flow)).is_ok();
+    if error.kind() != ErrorKind::Configuration || flow.is_some() || is_set(Flow::Token) {
+        return error.into();
+    }
+    let set = variables.iter().filter(|(flow, _)| is_set(*flow));
+    let set: Vec<_> = set.map(|(_, names)| *names).collect();
+    if set.len() < 2 {
+        return error.into();
+    }
+    let message = format!(
+        "the environment has the variables of several flows: {}",
+        set.join(", ")
+    );
+    Failure::usage(message)
+        .with_hint("set those of one flow only, or name a sign-in: --profile NAME")
 }
 
 /// The profiles of this program.

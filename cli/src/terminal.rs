@@ -8,6 +8,7 @@ use std::{
 
 use anstyle::{AnsiColor, Color, Style};
 use coze_wire::is_invisible;
+use tokio::sync::oneshot;
 use tracing_subscriber::{filter::Targets, layer::SubscriberExt, util::SubscriberInitExt};
 
 use crate::{
@@ -82,9 +83,21 @@ impl Terminal {
         let _ = writeln!(anstream::stderr().lock(), "{text}");
     }
 
-    /// Replaces the line that was written by this before, on a terminal. An empty text leaves no line.
+    /// Whether `--quiet` suppresses notes.
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.is_quiet
+    }
+
+    /// Asks a question that is answered by yes or no. Anything but a yes is a no.
+    pub(crate) async fn confirm(&self, question: impl Display) -> bool {
+        let _ = write!(anstream::stderr().lock(), "{question} [y/N] ");
+        let answer = line_of_input().await.unwrap_or_default();
+        ["y", "yes", "是"].contains(&answer.trim().to_lowercase().as_str())
+    }
+
+    /// Replaces the line that was written by this before, on a terminal. An empty text leaves no line. `--quiet` suppresses it.
     pub(crate) fn replace_line(&self, text: impl Display) {
-        if messages_are_for_a_terminal() {
+        if !self.is_quiet && messages_are_for_a_terminal() {
             let _ = write!(io::stderr().lock(), "\r\x1b[2K{text}");
         }
     }
@@ -156,6 +169,27 @@ pub(crate) fn messages_are_for_a_terminal() -> bool {
 /// Whether standard input is a terminal.
 pub(crate) fn input_is_terminal() -> bool {
     io::IsTerminal::is_terminal(&io::stdin())
+}
+
+/// Whether the user can answer a question.
+pub(crate) fn can_ask() -> bool {
+    input_is_terminal() && messages_are_for_a_terminal()
+}
+
+/// Whether colours that are written to standard error are shown.
+pub(crate) fn messages_have_colours() -> bool {
+    anstream::AutoStream::choice(&io::stderr()) != anstream::ColorChoice::Never
+}
+
+/// A line of standard input, read in a thread of its own: a read from a terminal can't be cancelled. `None` at the end of the input.
+pub(crate) async fn line_of_input() -> Option<String> {
+    let (sender, receiver) = oneshot::channel();
+    std::thread::spawn(move || {
+        let mut line = String::new();
+        let read = io::stdin().read_line(&mut line);
+        let _ = sender.send(read.ok().filter(|length| *length > 0).map(|_| line));
+    });
+    receiver.await.ok().flatten()
 }
 
 #[cfg(test)]

@@ -134,7 +134,10 @@ struct App(SignIn, ProfileConfig);
 
 /// The sign-in of a profile; `None` if there is no such profile, or if it is not of this app.
 fn sign_in_of(name: &str, app: Option<&OAuthConfig>) -> Result<Option<App>> {
-    let profiles = profiles()?;
+    // Without a home folder there are no profiles: the credentials say so, and where else they looked.
+    let Ok(profiles) = profiles() else {
+        return Ok(None);
+    };
     let Some(config) = profiles.load(name)? else {
         return Ok(None);
     };

@@ -318,18 +318,52 @@ impl CredentialsBuilder {
     ///
     /// [`Configuration`](ErrorKind::Configuration) if the value of `COZE_PROFILE` can't be the name of a profile.
     pub fn profile_name(&self) -> Result<String> {
+        let named = self.named_profile()?;
+        Ok(named.unwrap_or_else(|| DEFAULT_PROFILE.to_owned()))
+    }
+
+    /// The name of the profile, if the caller or `COZE_PROFILE` names one: a program that signs a user in then prefers the app of
+    /// that profile to the environment and to files.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`profile_name`](Self::profile_name).
+    pub fn named_profile(&self) -> Result<Option<String>> {
         if let Some(name) = &self.profile {
-            return Ok(name.clone());
+            return Ok(Some(name.clone()));
         }
-        match self.variable(PROFILE_VARIABLE)? {
-            None => Ok(DEFAULT_PROFILE.to_owned()),
-            Some(name) => match profiles::require_name(&name) {
-                Ok(()) => Ok(name),
-                Err(error) => {
-                    let what = format!("the environment: {PROFILE_VARIABLE}: {error}");
-                    Err(Error::new(ErrorKind::Configuration, what))
-                }
-            },
+        let Some(name) = self.variable(PROFILE_VARIABLE)? else {
+            return Ok(None);
+        };
+        match profiles::require_name(&name) {
+            Ok(()) => Ok(Some(name)),
+            Err(error) => {
+                let what = format!("the environment: {PROFILE_VARIABLE}: {error}");
+                Err(Error::new(ErrorKind::Configuration, what))
+            }
+        }
+    }
+
+    /// The configuration file that `COZE_OAUTH_CONFIG` names, which need not exist. `None` if the variable is not set: a file that is
+    /// found then only lies in the working folder, and may be another person's. A program that signs a user in must not follow such a
+    /// file to any endpoint without asking.
+    ///
+    /// # Errors
+    ///
+    /// [`Configuration`](ErrorKind::Configuration) if the value is not valid Unicode.
+    pub fn named_configuration_file(&self) -> Result<Option<PathBuf>> {
+        let path = self.variable(CONFIG_VARIABLE)?;
+        Ok(path.map(|path| match path {
+            // By mistake the configuration itself, with its secrets: `from_file` says so, and doesn't show it.
+            path if path.starts_with('{') => PathBuf::from(path),
+            path => self.in_working_folder(unquoted(&path)),
+        }))
+    }
+
+    fn in_working_folder(&self, path: &str) -> PathBuf {
+        match &self.working_folder {
+            Some(folder) => folder.join(path),
+            None => PathBuf::from(path),
         }
     }
 
@@ -359,17 +393,11 @@ impl CredentialsBuilder {
             Some(flow) => format!("the environment has no variables of flow {flow}"),
         });
 
-        let in_working_folder = |path: &str| match &self.working_folder {
-            Some(folder) => folder.join(path),
-            None => PathBuf::from(path),
-        };
-        let path = match self.variable(CONFIG_VARIABLE)? {
-            // By mistake the configuration itself, with its secrets: `from_file` says so, and doesn't show it.
-            Some(path) if path.starts_with('{') => PathBuf::from(path),
-            Some(path) => in_working_folder(unquoted(&path)),
+        let path = match self.named_configuration_file()? {
+            Some(path) => path,
             None => {
                 missing.push(format!("{CONFIG_VARIABLE} is not set"));
-                let path = in_working_folder(CONFIG_FILE);
+                let path = self.in_working_folder(CONFIG_FILE);
                 // Anything else than "not found" is reported when the file is read; so is a link to nothing.
                 let found = std::fs::symlink_metadata(&path);
                 if found.is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound) {
@@ -407,14 +435,18 @@ impl CredentialsBuilder {
             Flow::Token | Flow::Jwt => None,
             flow => {
                 let name = self.profile_name()?;
-                let profiles = self.profiles_or_default()?;
+                let nobody = |why: String| {
+                    let what = format!(
+                        "{source} describes an app of flow {flow}, to which a user must sign in, and nobody has: {why}"
+                    );
+                    Error::new(ErrorKind::NotSignedIn, what)
+                };
+                // There may be no home folder.
+                let profiles = self.profiles_or_default();
+                let profiles = profiles.map_err(|error| nobody(error.to_string()))?;
                 let Some(profile) = profiles.load(&name)? else {
                     let path = profiles.path(&name)?;
-                    let what = format!(
-                        "{source} describes an app of flow {flow}, to which a user must sign in, and nobody has: {} does not exist",
-                        path.display()
-                    );
-                    return Err(Error::new(ErrorKind::NotSignedIn, what));
+                    return Err(nobody(format!("{} does not exist", path.display())));
                 };
                 if !profile.is_of(&config) {
                     let what = format!(

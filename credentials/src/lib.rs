@@ -27,7 +27,9 @@
 //! An app of the web, PKCE or device flow (2 and 3) needs a user's sign-in. It uses the sign-in of the profile, but only if the profile
 //! is of this app at this endpoint: a file in the working folder can't send the refresh token elsewhere.
 //!
-//! [`Profiles`] is what the program `coze` keeps between its runs, for a sign-in program of your own.
+//! [`Profiles`] is what the program `coze` keeps between its runs, for a sign-in program of your own. Such a program should not follow a
+//! configuration file to any endpoint, if nobody has [named](CredentialsBuilder::named_configuration_file) the file: it could be another
+//! person's, and would get the sign-in.
 //!
 //! # Features
 //!

@@ -5,6 +5,7 @@ use std::{
     io::{self, Read, Write},
     path::{Path, PathBuf},
     sync::Arc,
+    time::SystemTime,
 };
 
 use coze_auth::{
@@ -20,8 +21,17 @@ use crate::{ProfileConfig, SecretPlace, StoreKind};
 const LONGEST_FILE: u64 = 64 * 1024;
 /// The longest name of a profile, in characters.
 const LONGEST_NAME: usize = 64;
-/// How often a value is written again after a conflict with another process.
-const ATTEMPTS: usize = 10;
+/// How often a value is written again after a conflict with another process. Each conflict is a change of another process, and each
+/// process makes a few.
+const ATTEMPTS: usize = 100;
+/// The key of the value by which a store is checked. A space keeps it apart from the names of profiles.
+const CHECK: &str = "store check";
+/// The stores that this crate was built with.
+const STORES: &[StoreKind] = &[
+    StoreKind::File,
+    #[cfg(feature = "keyring")]
+    StoreKind::Keyring,
+];
 
 /// The profiles of one user: for each, a small file with its [`ProfileConfig`], and its sign-in in a store. Clones share the stores.
 ///
@@ -42,7 +52,7 @@ const ATTEMPTS: usize = 10;
 /// let config = ProfileConfig::new(Flow::Device, "client-id", Endpoint::COM)?;
 ///
 /// // Before the user signs in: a store that does not work must not cost a sign-in.
-/// profiles.check_store(config.store()).await?;
+/// profiles.check("default", &config).await?;
 /// let authorization = device.start().await?;
 /// println!("open {}", authorization.verification_url());
 /// let token = device.poll(&authorization).await?;
@@ -118,7 +128,7 @@ impl Profiles {
         let path = self.path(name)?;
         let text = match read(&path) {
             Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) if is_missing(&error) => return Ok(None),
             Err(error) => return Err(failed("read", &path, &error)),
         };
         ProfileConfig::from_json(&path.display().to_string(), &text).map(Some)
@@ -128,14 +138,13 @@ impl Profiles {
     ///
     /// # Errors
     ///
-    /// [`Configuration`](ErrorKind::Configuration), which names the file, if it can't be written;
-    /// [`InvalidInput`](ErrorKind::InvalidInput) if the name can't be that of a profile, or the endpoint is plain `http` on another
-    /// machine.
+    /// [`Store`](ErrorKind::Store), which names the file, if it can't be written; [`InvalidInput`](ErrorKind::InvalidInput) if the
+    /// name can't be that of a profile, or the endpoint is plain `http` on another machine.
     pub fn save(&self, name: &str, config: &ProfileConfig) -> Result<()> {
         let path = self.path(name)?;
         let json = config.to_json()?;
-        write(&self.folder, &path, json.as_bytes())
-            .map_err(|error| failed("written", &path, &error))
+        let written = write(&self.folder, &path, json.as_bytes());
+        written.map_err(|error| not_changed("written", &path, error))
     }
 
     /// The names of the profiles, sorted.
@@ -164,13 +173,13 @@ impl Profiles {
     ///
     /// # Errors
     ///
-    /// [`Configuration`](ErrorKind::Configuration) if the file can't be removed.
+    /// [`Store`](ErrorKind::Store) if the file can't be removed.
     pub fn remove(&self, name: &str) -> Result<bool> {
         let path = self.path(name)?;
         match fs::remove_file(&path) {
             Ok(()) => Ok(true),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-            Err(error) => Err(failed("removed", &path, &error)),
+            Err(error) => Err(not_changed("removed", &path, error)),
         }
     }
 
@@ -212,29 +221,69 @@ impl Profiles {
         config.to_json()?;
         // The token first, because it can't be requested again.
         sign_in.put(token).await?;
-        if let Some(secret) = secret {
-            set(sign_in.store(), &secret_key(name)?, Some(&secret)).await?;
+        let secret_key = secret_key(name)?;
+        if let Some(secret) = &secret {
+            set(sign_in.store(), &secret_key, Some(secret)).await?;
         }
         self.save(name, config)?;
+        if secret.is_none() {
+            // That of an earlier app.
+            set(sign_in.store(), &secret_key, None).await?;
+        }
         Ok(sign_in)
     }
 
     /// Signs the user of a profile out: deletes its tokens and the client secret from the store, and then its configuration.
-    /// `false` if there was no such profile. Coze has no endpoint to revoke tokens, so they stay valid until they expire.
+    /// `false` if there was nothing to delete. Coze has no endpoint to revoke tokens, so they stay valid until they expire.
+    ///
+    /// Without a configuration (it was lost, or a login was interrupted while it was being saved), it is unknown which store has the
+    /// sign-in. It is then deleted from each store that this crate was built with; a keyring that can't be reached is skipped.
     ///
     /// # Errors
     ///
-    /// Those of [`load`](Self::load), [`SignIn::sign_out`] and [`remove`](Self::remove). What is left can be deleted by another call.
+    /// Those of [`load`](Self::load), [`sign_out_of`](Self::sign_out_of) and [`remove`](Self::remove). What is left can be deleted
+    /// by another call.
     pub async fn sign_out(&self, name: &str) -> Result<bool> {
-        let Some(config) = self.load(name)? else {
-            return Ok(false);
-        };
-        let sign_in = self.sign_in(name, config.store())?;
-        sign_in.sign_out().await?;
-        if config.client_secret_place().is_some() {
-            set(sign_in.store(), &secret_key(name)?, None).await?;
+        if let Some(config) = self.load(name)? {
+            self.sign_out_of(name, config.store()).await?;
+            return self.remove(name);
         }
-        self.remove(name)
+        let mut has_signed_out = false;
+        for &kind in STORES {
+            match self.has_entry(name, kind).await {
+                Ok(false) => {}
+                Ok(true) => {
+                    self.sign_out_of(name, kind).await?;
+                    has_signed_out = true;
+                }
+                Err(error) if kind == StoreKind::File => return Err(error),
+                Err(_) => {}
+            }
+        }
+        Ok(has_signed_out)
+    }
+
+    /// Deletes the tokens and the client secret of a profile from this store, and leaves its configuration: for a profile whose
+    /// sign-in is now in another store.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`sign_in`](Self::sign_in), [`SignIn::sign_out`] and the store. What is left can be deleted by another call.
+    pub async fn sign_out_of(&self, name: &str, kind: StoreKind) -> Result<()> {
+        let sign_in = self.sign_in(name, kind)?;
+        sign_in.sign_out().await?;
+        set(sign_in.store(), &secret_key(name)?, None).await
+    }
+
+    /// Whether a store has a sign-in or a client secret of this profile, which may be damaged.
+    async fn has_entry(&self, name: &str, kind: StoreKind) -> Result<bool> {
+        let sign_in = self.sign_in(name, kind)?;
+        let is_signed_in = match sign_in.load().await {
+            Ok(record) => record.is_some(),
+            Err(error) if error.kind() == ErrorKind::Store(StoreErrorKind::Damaged) => true,
+            Err(error) => return Err(error),
+        };
+        Ok(is_signed_in || sign_in.store().load(&secret_key(name)?).await?.is_some())
     }
 
     /// The client secret of a profile's web app; `None` if the app has none, or if it is not where the configuration says.
@@ -303,27 +352,20 @@ impl Profiles {
         config.build(client, secret)
     }
 
-    /// Checks that a store works before a user signs in: writes a value, loads it, and deletes it.
+    /// Checks, before a user signs in, that the sign-in could be kept: writes a file into the folder of the profiles, and a value into
+    /// the store, and deletes both. A profile that exists is not changed.
     ///
     /// # Errors
     ///
-    /// Those of the store; [`Configuration`](ErrorKind::Configuration) if this program was built without this kind of store.
-    pub async fn check_store(&self, kind: StoreKind) -> Result<()> {
-        let store = self.store(kind)?;
-        // A space keeps it apart from the names of profiles.
-        let key = Key::record(&Profile::new(format!(
-            "store check {}",
-            std::process::id()
-        ))?);
-        let contents = Contents::from(b"{}".to_vec());
-        set(&store, &key, Some(&contents)).await?;
-        let loaded = store.load(&key).await?;
-        set(&store, &key, None).await?;
-        if loaded.is_some_and(|loaded| loaded.contents.expose() == contents.expose()) {
-            return Ok(());
-        }
-        let what = "the store has lost a value that it had confirmed";
-        Err(Error::new(ErrorKind::Store(StoreErrorKind::Other), what))
+    /// [`Store`](ErrorKind::Store) if the file of the profile could not be written, or the store fails;
+    /// [`Configuration`](ErrorKind::Configuration) if this program was built without this kind of store; else those of
+    /// [`save`](Self::save).
+    pub async fn check(&self, name: &str, config: &ProfileConfig) -> Result<()> {
+        let path = self.path(name)?;
+        let json = config.to_json()?;
+        check_file(&self.folder, &path, json.as_bytes())
+            .map_err(|error| not_changed("written", &path, error))?;
+        check_store(&self.store(config.store())?).await
     }
 
     /// A store of the sign-ins.
@@ -375,8 +417,57 @@ async fn set(store: &Arc<dyn Store>, key: &Key, new: Option<&Contents>) -> Resul
             return Ok(());
         }
     }
+    Err(busy())
+}
+
+fn busy() -> Error {
     let what = "other processes change the value faster than it can be written";
-    Err(Error::new(ErrorKind::Store(StoreErrorKind::Busy), what))
+    Error::new(ErrorKind::Store(StoreErrorKind::Busy), what)
+}
+
+/// Writes a value, loads it, and deletes it, also after a failure. Processes may check a store at the same time: they share the key.
+async fn check_store(store: &Arc<dyn Store>) -> Result<()> {
+    let key = Key::record(&Profile::new(CHECK)?);
+    let checked = write_and_load(store, &key).await;
+    let deleted = set(store, &key, None).await;
+    checked.and(deleted)
+}
+
+/// Returns once the store has a value that was not there before: this one, or that of another process.
+async fn write_and_load(store: &Arc<dyn Store>, key: &Key) -> Result<()> {
+    let mut outcome = Err(busy());
+    for attempt in 0..ATTEMPTS {
+        let before = store.load(key).await?;
+        let version = before.as_ref().map(|before| &before.version);
+        let contents = Contents::from(unique_value(attempt));
+        let written = store.compare_and_set(key, version, Some(&contents)).await?;
+        if !matches!(written, CompareAndSet::Done(_)) {
+            continue;
+        }
+        let after = store.load(key).await?.map(|after| after.contents);
+        let before = before.map(|before| before.contents);
+        let bytes = |contents: &Option<Contents>| {
+            let contents = contents.as_ref();
+            contents.map(|contents| contents.expose().to_vec())
+        };
+        match bytes(&after) {
+            Some(after) if Some(&after) != bytes(&before).as_ref() => return Ok(()),
+            // Another process may have deleted it, at the end of its check.
+            _ => {
+                let what = "the store has lost a value that it had confirmed";
+                outcome = Err(Error::new(ErrorKind::Store(StoreErrorKind::Other), what));
+            }
+        }
+    }
+    outcome
+}
+
+/// A value that no other process writes, nor another attempt of this one.
+fn unique_value(attempt: usize) -> Vec<u8> {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    let nanoseconds = now.unwrap_or_default().as_nanos();
+    let process = std::process::id();
+    format!(r#"{{"check":"{process} {nanoseconds} {attempt}"}}"#).into_bytes()
 }
 
 pub(crate) fn require_name(name: &str) -> Result<()> {
@@ -408,6 +499,12 @@ fn is_name(name: &str) -> bool {
         && !is_numbered("lpt")
 }
 
+/// Also if something else is where the folder should be: a check and a save say so.
+fn is_missing(error: &io::Error) -> bool {
+    let kind = error.kind();
+    matches!(kind, io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
+}
+
 fn read(path: &Path) -> io::Result<String> {
     // A pipe would block.
     if !fs::metadata(path)?.is_file() {
@@ -437,16 +534,31 @@ fn refuse_writable_by_others(_: &fs::Metadata) -> io::Result<()> {
     Ok(())
 }
 
-/// Replaces a file as a whole. A temporary file has mode 0600.
+/// Replaces a file as a whole.
 fn write(folder: &Path, path: &Path, contents: &[u8]) -> io::Result<()> {
+    temporary_file(folder, contents)?.persist(path)?;
+    #[cfg(unix)]
+    fs::File::open(folder)?.sync_all()?;
+    Ok(())
+}
+
+/// Does all of [`write`] but the replacement.
+fn check_file(folder: &Path, path: &Path, contents: &[u8]) -> io::Result<()> {
+    temporary_file(folder, contents)?.close()?;
+    match fs::symlink_metadata(path) {
+        Ok(there) if there.is_dir() => Err(io::ErrorKind::IsADirectory.into()),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// A complete file that gets its name later. It has mode 0600.
+fn temporary_file(folder: &Path, contents: &[u8]) -> io::Result<tempfile::NamedTempFile> {
     create_folder(folder)?;
     let mut file = tempfile::Builder::new().prefix(".").tempfile_in(folder)?;
     file.write_all(contents)?;
     file.as_file().sync_all()?;
-    file.persist(path)?;
-    #[cfg(unix)]
-    fs::File::open(folder)?.sync_all()?;
-    Ok(())
+    Ok(file)
 }
 
 #[cfg(unix)]
@@ -469,9 +581,30 @@ fn failed(done: &str, path: &Path, error: &io::Error) -> Error {
     Error::new(ErrorKind::Configuration, what)
 }
 
+/// The failure of a change, which no input fixes.
+fn not_changed(done: &str, path: &Path, error: io::Error) -> Error {
+    let kind = match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => StoreErrorKind::Full,
+        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
+            StoreErrorKind::NotPermitted
+        }
+        _ => StoreErrorKind::Other,
+    };
+    let what = format!("{} can't be {done}", path.display());
+    StoreError::new(kind, &what).with_source(error).into()
+}
+
 #[cfg(test)]
 mod tests {
-    use coze_auth::{Endpoint, Flow};
+    use std::{
+        sync::atomic::{AtomicUsize, Ordering},
+        time::Duration,
+    };
+
+    use coze_auth::{
+        Endpoint, Flow,
+        store::{Owner, StoreFuture, Stored, TryLock, Version},
+    };
 
     use super::*;
 
@@ -565,17 +698,184 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_store_is_checked_before_anyone_signs_in() {
+    async fn folder_and_store_are_checked_before_a_user_signs_in() {
         let folder = tempfile::tempdir().unwrap();
         let profiles = Profiles::in_folder(folder.path(), "test");
-        profiles.check_store(StoreKind::File).await.unwrap();
+        profiles.check("default", &config()).await.unwrap();
         let store = profiles.store(StoreKind::File).unwrap();
         assert_eq!(store.list().await.unwrap().unwrap_or_default(), []);
+        assert_eq!(profiles.load("default").unwrap(), None);
+        let files = || {
+            fs::read_dir(folder.path().join("profiles"))
+                .unwrap()
+                .count()
+        };
+        assert_eq!(files(), 0);
 
-        fs::remove_dir_all(folder.path().join("sign-ins")).unwrap();
-        fs::write(folder.path().join("sign-ins"), "").unwrap();
-        let error = profiles.check_store(StoreKind::File).await.unwrap_err();
-        assert!(matches!(error.kind(), ErrorKind::Store(_)), "{error:?}");
+        profiles.save("default", &config()).unwrap();
+        let other = ProfileConfig::new(Flow::Device, "other", Endpoint::COM).unwrap();
+        profiles.check("default", &other).await.unwrap();
+        assert_eq!(profiles.load("default").unwrap(), Some(config()));
+        assert_eq!(files(), 1);
+
+        fs::create_dir(folder.path().join("profiles/work.json")).unwrap();
+        for (name, is_usable) in [("default", true), ("work", false)] {
+            let checked = profiles.check(name, &other).await;
+            assert_eq!(checked.is_ok(), is_usable, "{checked:?}");
+            let saved = profiles.save(name, &other);
+            assert_eq!(saved.is_ok(), is_usable, "{saved:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_folder_or_a_store_that_can_not_be_written_is_a_failure_of_the_store() {
+        for folder_name in ["profiles", "sign-ins"] {
+            let folder = tempfile::tempdir().unwrap();
+            let profiles = Profiles::in_folder(folder.path(), "test");
+            fs::write(folder.path().join(folder_name), "").unwrap();
+            let error = profiles.check("default", &config()).await.unwrap_err();
+            assert!(matches!(error.kind(), ErrorKind::Store(_)), "{error:?}");
+            assert!(error.to_string().contains(folder_name), "{error}");
+            if folder_name == "profiles" {
+                let error = profiles.save("default", &config()).unwrap_err();
+                assert!(matches!(error.kind(), ErrorKind::Store(_)), "{error:?}");
+            }
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+    async fn many_processes_may_check_a_store_at_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut checks = tokio::task::JoinSet::new();
+        for _ in 0..16 {
+            // With stores of its own, as in a process of its own.
+            let profiles = Profiles::in_folder(folder.path(), "test");
+            checks.spawn(async move { profiles.check("default", &config()).await });
+        }
+        while let Some(checked) = checks.join_next().await {
+            checked.unwrap().unwrap();
+        }
+        let store = FileStore::new(folder.path().join("sign-ins"));
+        assert_eq!(store.list().await.unwrap().unwrap_or_default(), []);
+    }
+
+    #[tokio::test]
+    async fn a_check_deletes_what_another_process_has_left() {
+        let folder = tempfile::tempdir().unwrap();
+        let profiles = Profiles::in_folder(folder.path(), "test");
+        let store = profiles.store(StoreKind::File).unwrap();
+        let key = Key::record(&Profile::new(CHECK).unwrap());
+        let left = Contents::from(b"{}".to_vec());
+        set(&store, &key, Some(&left)).await.unwrap();
+        profiles.check("default", &config()).await.unwrap();
+        assert!(store.load(&key).await.unwrap().is_none());
+    }
+
+    #[tokio::test]
+    async fn a_failed_check_leaves_nothing_in_the_store() {
+        for fault in [Fault::SecondLoadFails, Fault::LosesWrites] {
+            let folder = tempfile::tempdir().unwrap();
+            let (inner, store) = faulty(folder.path(), fault);
+            let error = check_store(&store).await.unwrap_err();
+            assert!(matches!(error.kind(), ErrorKind::Store(_)), "{error:?}");
+            let expected = match fault {
+                Fault::SecondLoadFails => "it failed",
+                _ => "lost a value",
+            };
+            assert!(error.to_string().contains(expected), "{error}");
+            assert_eq!(inner.list().await.unwrap().unwrap_or_default(), []);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_check_succeeds_while_another_process_checks_the_store() {
+        for fault in [
+            Fault::AnotherDeletesTheFirst,
+            Fault::AnotherReplacesTheFirst,
+        ] {
+            let folder = tempfile::tempdir().unwrap();
+            let (inner, store) = faulty(folder.path(), fault);
+            check_store(&store).await.unwrap();
+            assert_eq!(inner.list().await.unwrap().unwrap_or_default(), []);
+        }
+    }
+
+    #[derive(Clone, Copy, PartialEq)]
+    enum Fault {
+        SecondLoadFails,
+        LosesWrites,
+        AnotherDeletesTheFirst,
+        AnotherReplacesTheFirst,
+    }
+
+    struct Faulty {
+        inner: FileStore,
+        fault: Fault,
+        loads: AtomicUsize,
+        writes: AtomicUsize,
+    }
+
+    /// A store, and the same with a fault.
+    fn faulty(folder: &Path, fault: Fault) -> (FileStore, Arc<dyn Store>) {
+        let inner = FileStore::new(folder.join("sign-ins"));
+        let store = Faulty {
+            inner: inner.clone(),
+            fault,
+            loads: AtomicUsize::new(0),
+            writes: AtomicUsize::new(0),
+        };
+        (inner, Arc::new(store))
+    }
+
+    impl Store for Faulty {
+        fn load<'a>(&'a self, key: &'a Key) -> StoreFuture<'a, Option<Stored>> {
+            let loads = self.loads.fetch_add(1, Ordering::Relaxed);
+            if self.fault == Fault::SecondLoadFails && loads == 1 {
+                let error = StoreError::new(StoreErrorKind::Other, "it failed");
+                return Box::pin(async { Err(error) });
+            }
+            self.inner.load(key)
+        }
+
+        fn compare_and_set<'a>(
+            &'a self,
+            key: &'a Key,
+            expected: Option<&'a Version>,
+            new: Option<&'a Contents>,
+        ) -> StoreFuture<'a, CompareAndSet> {
+            Box::pin(async move {
+                let written = self.inner.compare_and_set(key, expected, new).await?;
+                let is_first = self.writes.fetch_add(1, Ordering::Relaxed) == 0;
+                let other = Contents::from(b"{}".to_vec());
+                let then = match self.fault {
+                    Fault::LosesWrites => None,
+                    Fault::AnotherDeletesTheFirst if is_first => None,
+                    Fault::AnotherReplacesTheFirst if is_first => Some(&other),
+                    _ => return Ok(written),
+                };
+                if let CompareAndSet::Done(Some(version)) = &written {
+                    let _ = self.inner.compare_and_set(key, Some(version), then).await?;
+                }
+                Ok(written)
+            })
+        }
+
+        fn try_lock<'a>(
+            &'a self,
+            key: &'a Key,
+            owner: &'a Owner,
+            ttl: Duration,
+        ) -> StoreFuture<'a, TryLock> {
+            self.inner.try_lock(key, owner, ttl)
+        }
+
+        fn unlock<'a>(&'a self, key: &'a Key, owner: &'a Owner) -> StoreFuture<'a, ()> {
+            self.inner.unlock(key, owner)
+        }
+
+        fn list(&self) -> StoreFuture<'_, Option<Vec<Profile>>> {
+            self.inner.list()
+        }
     }
 
     #[cfg(not(feature = "keyring"))]

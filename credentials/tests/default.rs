@@ -466,13 +466,8 @@ async fn the_secret_of_a_web_app_comes_from_the_store_or_a_variable_and_is_in_no
     machine.mock.assert_clean();
 }
 
-#[tokio::test]
-async fn a_user_who_signs_out_leaves_no_secret_behind() {
-    let machine = Machine::new().await;
-    machine.log_in("default", Flow::Web).await;
-    assert!(machine.profiles().sign_out("default").await.unwrap());
-    assert!(!machine.profiles().sign_out("default").await.unwrap());
-    assert_eq!(machine.profiles().list().unwrap(), [""; 0]);
+#[track_caller]
+fn assert_no_secret_is_left(machine: &Machine) {
     for entry in fs::read_dir(machine.folder.path().join("user/sign-ins")).unwrap() {
         let path = entry.unwrap().path();
         let contents = fs::read_to_string(&path).unwrap();
@@ -480,6 +475,16 @@ async fn a_user_who_signs_out_leaves_no_secret_behind() {
             assert!(!contents.contains(secret), "{}", path.display());
         }
     }
+}
+
+#[tokio::test]
+async fn a_user_who_signs_out_leaves_no_secret_behind() {
+    let machine = Machine::new().await;
+    machine.log_in("default", Flow::Web).await;
+    assert!(machine.profiles().sign_out("default").await.unwrap());
+    assert!(!machine.profiles().sign_out("default").await.unwrap());
+    assert_eq!(machine.profiles().list().unwrap(), [""; 0]);
+    assert_no_secret_is_left(&machine);
     assert!(
         machine
             .refusal()
@@ -487,6 +492,81 @@ async fn a_user_who_signs_out_leaves_no_secret_behind() {
             .to_string()
             .contains("no credentials were found")
     );
+}
+
+/// A login that was interrupted while it was being saved, or a profile whose file was deleted.
+#[tokio::test]
+async fn a_sign_in_without_its_profile_can_be_deleted() {
+    let machine = Machine::new().await;
+    machine.log_in("default", Flow::Web).await;
+    assert!(machine.profiles().remove("default").unwrap());
+    assert!(machine.profiles().sign_out("default").await.unwrap());
+    let sign_in = { machine.profiles() }
+        .sign_in("default", StoreKind::File)
+        .unwrap();
+    assert!(sign_in.load().await.unwrap().is_none());
+    assert_no_secret_is_left(&machine);
+    assert!(!machine.profiles().sign_out("default").await.unwrap());
+
+    machine.log_in("default", Flow::Web).await;
+    assert!(machine.profiles().remove("default").unwrap());
+    let store = machine.folder.path().join("user/sign-ins/default.json");
+    fs::write(&store, "damaged").unwrap();
+    assert!(machine.profiles().sign_out("default").await.unwrap());
+    assert_no_secret_is_left(&machine);
+}
+
+#[tokio::test]
+async fn a_sign_in_to_another_app_deletes_the_client_secret_of_the_earlier_one() {
+    let machine = Machine::new().await;
+    machine.log_in("default", Flow::Web).await;
+    let token = machine.log_in("default", Flow::Device).await;
+    let found = machine.find().await.unwrap();
+    assert_eq!(
+        found.token().await.unwrap().expose(),
+        token.access_token().expose()
+    );
+    for entry in fs::read_dir(machine.folder.path().join("user/sign-ins")).unwrap() {
+        let path = entry.unwrap().path();
+        let contents = fs::read_to_string(&path).unwrap();
+        let secret = defaults::WEB_CLIENT_SECRET;
+        assert!(!contents.contains(secret), "{}", path.display());
+    }
+}
+
+#[tokio::test]
+async fn a_store_can_be_signed_out_of_without_losing_the_profile() {
+    let machine = Machine::new().await;
+    machine.log_in("default", Flow::Web).await;
+    let config = machine.profiles().load("default").unwrap();
+    let profiles = machine.profiles();
+    { profiles.sign_out_of("default", StoreKind::File) }
+        .await
+        .unwrap();
+    assert_no_secret_is_left(&machine);
+    assert_eq!(profiles.load("default").unwrap(), config);
+}
+
+#[tokio::test]
+async fn a_program_can_tell_what_was_named_from_what_was_found() {
+    let mut machine = Machine::new().await;
+    let file = machine.working_folder().join("coze_oauth_config.json");
+    machine.write_config(&file, "device", defaults::DEVICE_CLIENT_ID, "");
+    let builder = machine.builder();
+    assert_eq!(builder.named_profile().unwrap(), None);
+    assert_eq!(builder.named_configuration_file().unwrap(), None);
+    let named = builder.profile("work").named_profile().unwrap();
+    assert_eq!(named.as_deref(), Some("work"));
+
+    machine
+        .set("COZE_PROFILE", "home")
+        .set("COZE_OAUTH_CONFIG", "coze_oauth_config.json");
+    let builder = machine.builder();
+    let named = builder.named_profile().unwrap();
+    assert_eq!(named.as_deref(), Some("home"));
+    assert_eq!(builder.named_configuration_file().unwrap(), Some(file));
+    machine.set("COZE_PROFILE", "../home");
+    assert!(machine.builder().named_profile().is_err());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

@@ -374,6 +374,12 @@ impl Captured {
         &self.body
     }
 
+    /// The body, without a copy: it is wiped when its last owner is dropped.
+    #[must_use]
+    pub fn into_body(self) -> Bytes {
+        self.body
+    }
+
     /// Whether the body was read completely.
     #[must_use]
     pub fn body_state(&self) -> &BodyState {

@@ -40,7 +40,7 @@ pub use exchange::{BODY_LIMIT, BodyState, Captured, Exchange, LOG_ID_HEADER, Out
 pub use http_client::{HttpClientError, http_client, http_client_from, is_loopback};
 pub use operation::{
     Call, CallOptions, Data, Dispatcher, Empty, EventNames, Events, Operation, OperationInfo, Page,
-    Paged, Position, Retry, StreamEvent, Unbuilt, Whole,
+    Paged, Position, Raw, Retry, StreamEvent, Unbuilt, Whole,
 };
 pub use refusal::{ACCESS_TOKEN_INVALID, AUTHENTICATION_INVALID, NO_PERMISSION, refuses_token};
 pub use request::{RequestParts, required};

@@ -12,8 +12,8 @@
 //! - Each builder implements [`Operation`]. [`into_call`](Operation::into_call) builds a request with the full URL, the
 //!   query, the documented constant headers, `Accept` and the body, but without `Authorization`, user agent and
 //!   `api-version`.
-//! - [`Operation::Answer`] is one of [`Data`], [`Whole`], [`Empty`] or [`Events`], with the generated type of the
-//!   contents. The client parses the envelope (`code`, `msg`, `detail`); no generated type contains it.
+//! - [`Operation::Answer`] is one of [`Data`], [`Whole`], [`Empty`], [`Raw`] or [`Events`], with the generated type of
+//!   the contents. The client parses the envelope (`code`, `msg`, `detail`); no generated type contains it.
 //! - A list also implements [`Paged`], and the enum of a stream's events implements [`StreamEvent`].
 //! - No setter has the name of a method that every operation has: `send`, `timeout`, `retries`, `body_limit`,
 //!   `event_limit`, `idle_timeout`, `configured`, `by_page`, `by_item`, `and_wait`, `into_call`.
@@ -107,7 +107,7 @@ use crate::sanitize;
     note = "operations are the builders that a client's groups return, such as `coze.chat().create()`"
 )]
 pub trait Operation: Sized + Send + 'static {
-    /// The form of the response: [`Data`], [`Whole`], [`Empty`] or [`Events`].
+    /// The form of the response: [`Data`], [`Whole`], [`Empty`], [`Raw`] or [`Events`].
     type Answer;
 
     /// The description of the operation.
@@ -148,6 +148,30 @@ pub struct Whole<T>(PhantomData<fn() -> T>);
 
 /// The response is the envelope without contents.
 pub struct Empty(Infallible);
+
+/// The response is a body of any type, such as a file, which is not parsed; or an envelope with an error.
+///
+/// ```
+/// use coze_wire::{Call, Dispatcher, Operation, OperationInfo, Raw, Retry, Unbuilt, reqwest};
+///
+/// pub struct DownloadFile {
+///     dispatcher: Dispatcher,
+///     http: reqwest::Client,
+///     url: String,
+/// }
+///
+/// impl Operation for DownloadFile {
+///     type Answer = Raw;
+///
+///     const INFO: &'static OperationInfo = &OperationInfo { id: "download_file", retry: Retry::Read };
+///
+///     fn into_call(self) -> Result<Call, Unbuilt> {
+///         let request = self.http.get(self.url).header("accept", "*/*").build();
+///         Ok(Call::new(self.dispatcher, Self::INFO, request.map_err(Unbuilt::new)?))
+///     }
+/// }
+/// ```
+pub struct Raw(Infallible);
 
 /// The response is a stream of these events, or an envelope with an error.
 pub struct Events<E>(PhantomData<fn() -> E>);

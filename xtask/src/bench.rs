@@ -25,6 +25,7 @@ const PROGRAMS: &[&str] = &[
     "memory",
     "background",
     "soak",
+    "command",
     "weight",
 ];
 

@@ -7,6 +7,7 @@ mod chats;
 mod credentials;
 mod operations;
 mod pages;
+mod raw;
 mod retries;
 mod streams;
 mod support;

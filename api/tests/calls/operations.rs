@@ -4,7 +4,7 @@ use coze_api::{
     CozeApi,
     operation::{
         Call, Data, Dispatcher, Empty, EventNames, Events, Operation, OperationInfo, Page, Paged,
-        Position, Retry, StreamEvent, Unbuilt, Whole,
+        Position, Raw, Retry, StreamEvent, Unbuilt, Whole,
     },
 };
 use serde::{Deserialize, Deserializer, Serialize};
@@ -49,6 +49,10 @@ impl Client {
 
     pub(crate) fn delete(&self) -> DeleteConversation {
         DeleteConversation(self.clone())
+    }
+
+    pub(crate) fn download(&self) -> Download {
+        Download(self.clone())
     }
 
     pub(crate) fn messages(&self) -> MessagesOf {
@@ -196,6 +200,23 @@ impl Operation for DeleteConversation {
 
     fn into_call(self) -> Result<Call, Unbuilt> {
         let request = self.0.http.delete(format!("{BASE}/v1/conversations/7381"));
+        self.0.call(Self::INFO, request)
+    }
+}
+
+#[derive(Clone)]
+pub(crate) struct Download(Client);
+
+impl Operation for Download {
+    type Answer = Raw;
+
+    const INFO: &'static OperationInfo = &OperationInfo {
+        id: "download",
+        retry: Retry::Read,
+    };
+
+    fn into_call(self) -> Result<Call, Unbuilt> {
+        let request = self.0.http.get(format!("{BASE}/v1/download"));
         self.0.call(Self::INFO, request)
     }
 }

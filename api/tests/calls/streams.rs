@@ -15,6 +15,7 @@ const CREATED: &str = "event:conversation.chat.created\n\
 const COMPLETED: &str = "event:conversation.chat.completed\n\
     data:{\"id\":\"7001\",\"conversation_id\":\"7381\",\"status\":\"completed\"}\n\n";
 const DONE: &str = "event:done\ndata:\"[DONE]\"\n\n";
+const REFUSED: &str = "event:error\ndata:{\"code\":4100,\"msg\":\"authentication is invalid\"}\n\n";
 
 fn delta(content: &str) -> String {
     format!("event:conversation.message.delta\ndata:{{\"content\":\"{content}\"}}\n\n")
@@ -183,7 +184,7 @@ async fn an_error_event_is_an_error_with_code_message_and_log_id() {
 #[tokio::test(start_paused = true)]
 async fn an_error_event_that_repeats_the_token_does_not_show_it() {
     let event = "event:error\ndata:{\"code\":4100,\"msg\":\"token-0 is wrong\"}\n\n";
-    let error = read([event.into()]).await.1.unwrap();
+    let error = read([CREATED.into(), event.into()]).await.1.unwrap();
     assert!(
         !format!("{error} {error:?}").contains("token-0"),
         "{error:?}"
@@ -270,6 +271,17 @@ async fn a_refused_token_is_renewed_once_before_the_first_event() {
         ),
         Answer::json(200, r#"{"code":4100,"msg":"authentication is invalid"}"#),
         Answer::json(401, "{}"),
+        Answer::events([REFUSED.into()]),
+        // Neither comments nor an event without data are the first event, and it may arrive in parts.
+        Answer::events([
+            ":ping\n\nevent:nothing\n\n".into(),
+            Part::Wait(secs(50)),
+            ":ping\n\n".into(),
+            Part::Wait(secs(50)),
+            REFUSED[..20].into(),
+            REFUSED[20..].into(),
+            Part::Wait(secs(1000)),
+        ]),
     ] {
         let coze = Coze::new([refusal, Answer::events([whole().as_str().into()])]);
         let events: Vec<_> = stream(&coze).await.try_collect().await.unwrap();
@@ -279,21 +291,34 @@ async fn a_refused_token_is_renewed_once_before_the_first_event() {
         assert_eq!(requests[0].body, requests[1].body, "the same request");
         assert_eq!(requests[0].url, requests[1].url);
     }
-    let refused = || Answer::json(200, r#"{"code":4100,"msg":"authentication is invalid"}"#);
-    let coze = Coze::new([refused(), refused()]);
-    let error = Client::new(&coze.api())
-        .stream_chat()
-        .send()
-        .await
-        .unwrap_err();
-    assert_eq!(error.code(), Some(&ErrorCode::Api(4100)));
-    assert_eq!(coze.tokens().len(), 2, "once");
+    let json = || Answer::json(200, r#"{"code":4100,"msg":"authentication is invalid"}"#);
+    let event = || Answer::events([REFUSED.into()]);
+    for refused in [[json(), json()], [event(), event()], [json(), event()]] {
+        let coze = Coze::new(refused);
+        let sent = Client::new(&coze.api()).stream_chat().send().await;
+        let error = sent.unwrap_err();
+        assert_eq!(error.code(), Some(&ErrorCode::Api(4100)));
+        assert!(!error.is_fate_unknown(), "{error:?}");
+        assert_eq!(coze.tokens().len(), 2, "once");
+        assert_eq!(coze.open_bodies(), 0, "the connections are closed");
+    }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_token_that_is_refused_within_the_stream_is_not_renewed() {
-    let event = "event:error\ndata:{\"code\":4100,\"msg\":\"authentication is invalid\"}\n\n";
-    let coze = Coze::new([Answer::events([CREATED.into(), event.into()])]);
+async fn a_first_event_with_another_error_is_an_error_of_the_stream() {
+    let event = "event:error\ndata:{\"code\":4016,\"msg\":\"busy\"}\n\n";
+    let coze = Coze::new([Answer::events([event.into()])]);
+    let mut events = stream(&coze).await;
+    assert!(!events.is_terminated(), "the error is not read");
+    let error = events.try_next().await.unwrap_err();
+    assert_eq!(error.code(), Some(&ErrorCode::Api(4016)));
+    assert!(events.is_terminated());
+    assert_eq!(coze.tokens().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_that_is_refused_after_the_first_event_is_not_renewed() {
+    let coze = Coze::new([Answer::events([CREATED.into(), REFUSED.into()])]);
     let mut events = stream(&coze).await;
     assert!(events.try_next().await.unwrap().is_some());
     assert!(events.try_next().await.unwrap_err().is_token_refused());
@@ -301,14 +326,14 @@ async fn a_token_that_is_refused_within_the_stream_is_not_renewed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stream_has_its_log_id_before_its_first_event() {
+async fn a_stream_has_its_log_id_and_the_ids_of_its_first_event_from_the_start() {
     let coze = Coze::new([Answer::events([
         Part::Wait(secs(5)),
         whole().as_str().into(),
     ])]);
     let events = stream(&coze).await;
     assert_eq!(events.log_id(), Some("log-1"));
-    assert_eq!(events.chat_id(), None);
+    assert_eq!(events.chat_id(), Some("7001"));
 }
 
 #[tokio::test(start_paused = true)]

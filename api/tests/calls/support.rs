@@ -57,7 +57,7 @@ impl Answer {
         Self::response(status, "application/json", [text.into()])
     }
 
-    fn response(status: u16, kind: &str, body: impl IntoIterator<Item = Part>) -> Self {
+    pub(crate) fn response(status: u16, kind: &str, body: impl IntoIterator<Item = Part>) -> Self {
         Self::Response {
             status,
             headers: vec![

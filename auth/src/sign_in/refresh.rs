@@ -71,11 +71,15 @@ impl Budget {
 }
 
 /// The decision after a load.
+#[allow(
+    clippy::large_enum_variant,
+    reason = "it is returned once per load, and is not kept"
+)]
 pub(super) enum Look {
     /// Use this token.
     Use(Token),
     /// Refresh. The stored token may be used if that fails.
-    Refresh(Box<Due>),
+    Refresh(Due),
 }
 
 /// A stored sign-in that is due for a refresh.
@@ -504,11 +508,11 @@ impl Refresher {
             return self.reuse(record, life).map(Look::Use);
         }
         let not_before = now.not_before.as_ref();
-        Ok(Look::Refresh(Box::new(Due {
+        Ok(Look::Refresh(Due {
             ends: Instant::now() + life,
             held_back: not_before.map(|not_before| self.held_back(not_before)),
             current,
-        })))
+        }))
     }
 
     /// Builds the stored token for reuse.

@@ -3,33 +3,37 @@
 mod operations;
 
 use std::{
-    io::{self, Read as _},
-    path::Path,
+    collections::HashSet,
+    io::{self, Read as _, Write as _},
+    path::{Path, PathBuf},
+    time::Duration,
 };
 
 use clap::{
     Arg, Command, Error,
     builder::{PossibleValue, StringValueParser, TypedValueParser, ValueParserFactory},
 };
-use coze_api::SendExt as _;
+use coze_api::{RawBody, Reply, SendExt as _};
+use coze_auth::ErrorKind;
 use coze_wire::{
-    Call, Dispatcher, EventNames, Events, Operation, OperationInfo, Retry, StreamEvent, Unbuilt,
-    Whole,
+    Call, Dispatcher, EventNames, Events, Operation, OperationInfo, Raw, Retry, StreamEvent,
+    Unbuilt,
     reqwest::{
         Method, Request, Url,
         header::{ACCEPT, CONTENT_TYPE, HeaderValue},
     },
 };
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
-use serde::Deserializer;
+use serde::{Deserializer, de::IgnoredAny};
 use serde_json::{Map, Value, json};
+use tokio::{sync::oneshot, time::timeout};
 
 use self::operations::{OPERATIONS, Paging, find};
 use crate::{
     args::Api,
-    failure::{Failure, Result},
+    failure::{Exit, Failure, Result},
     session::Session,
-    terminal::output_is_terminal,
+    terminal::{Printable, output_is_terminal},
 };
 
 /// All but the unreserved characters of RFC 3986, section 2.3.
@@ -40,38 +44,107 @@ const ENCODED: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'~');
 
 pub(crate) async fn run(options: Api, session: &Session<'_>) -> Result<()> {
-    let mut request = RawRequest::new(&options)?;
+    let mut request = RawRequest::new(&options).await?;
     let api = session.api().await?;
     if options.stream {
-        return print_events(&request, &api.dispatcher(), api.base(), session).await;
+        return print_events(&request, &api.dispatcher(), api.base()).await;
     }
+    let dispatcher = api.dispatcher();
     let mut pages = options.paginate.then(|| request.pages()).transpose()?;
     loop {
-        let response = request.send(&api.dispatcher(), api.base()).await?;
-        match options.paginate || !output_is_terminal() {
-            true => session.terminal.print(&response)?,
-            false => session.terminal.print(format_args!("{response:#}"))?,
-        }
-        match pages.as_mut().and_then(|pages| pages.next(&response)) {
+        let sent = request.send(&dispatcher, api.base());
+        let response = timeout(options.timeout, sent).await;
+        let response = response.map_err(|_| too_slow(&request, options.timeout))??;
+        let Some(pages) = &mut pages else {
+            if !is_json(&response) {
+                return print_raw(response.into_inner()).await;
+            }
+            let json = parsed(&response)?;
+            return print(match output_is_terminal() {
+                true => format!("{json:#}\n"),
+                false => format!("{json}\n"),
+            })
+            .await;
+        };
+        let page = parsed(&response)?;
+        print(format!("{page}\n")).await?;
+        match pages.next(&page) {
             Some((field, value)) => request.set(field, value)?,
             None => return Ok(()),
         }
     }
 }
 
-async fn print_events(
-    request: &RawRequest,
-    dispatcher: &Dispatcher,
-    base: &str,
-    session: &Session<'_>,
-) -> Result<()> {
+fn too_slow(request: &RawRequest, timeout: Duration) -> Failure {
+    let timeout = humantime::format_duration(timeout);
+    let message = format!("the call took longer than {timeout}");
+    Failure::new(Exit::Network, message).with_hint(match request.method {
+        Method::GET => "give it more time: --timeout",
+        _ => {
+            "Coze may have processed the request: check what it was to change before you send it again, with more time: --timeout"
+        }
+    })
+}
+
+/// Whether a response is JSON by its type or, without a type, by its contents.
+fn is_json(response: &RawBody) -> bool {
+    let Some(content_type) = response.content_type() else {
+        return serde_json::from_slice::<IgnoredAny>(response).is_ok();
+    };
+    let media_type = content_type.split(';').next().unwrap_or_default();
+    let media_type = media_type.trim().to_ascii_lowercase();
+    media_type == "application/json" || media_type.ends_with("+json")
+}
+
+/// A response as JSON.
+fn parsed(response: &Reply<RawBody>) -> Result<Value> {
+    let body: &[u8] = response;
+    let body = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
+    serde_json::from_slice(body).map_err(|error| {
+        let what = format!("the response is not JSON: {error}");
+        let error = coze_auth::Error::new(ErrorKind::InvalidAnswer, what);
+        error
+            .with_log_id(response.log_id().map(str::to_owned))
+            .into()
+    })
+}
+
+/// Prints a response that is not JSON as it is; on a terminal, if it is text.
+async fn print_raw(response: RawBody) -> Result<()> {
+    if output_is_terminal() {
+        let text = std::str::from_utf8(&response).ok();
+        let Some(text) = text.filter(|text| !text.contains('\0')) else {
+            let kind = response.content_type().unwrap_or("no stated type");
+            let message = format!(
+                "the response has {} bytes of {kind}, which are not shown on a terminal",
+                response.len()
+            );
+            return Err(
+                Failure::usage(message).with_hint("write it into a file: coze api PATH > FILE")
+            );
+        };
+        return print(format!("{}\n", Printable(text))).await;
+    }
+    print(response.into_bytes()).await
+}
+
+/// Writes to standard output in a thread of its own, because a write to a pipe that nobody reads can't be cancelled. Not with
+/// `anstream`, which removes escape sequences.
+async fn print(bytes: impl AsRef<[u8]> + Send + 'static) -> Result<()> {
+    let written = tokio::task::spawn_blocking(move || {
+        let mut out = io::stdout().lock();
+        out.write_all(bytes.as_ref())?;
+        out.flush()
+    });
+    Ok(written.await.map_err(io::Error::other)??)
+}
+
+async fn print_events(request: &RawRequest, dispatcher: &Dispatcher, base: &str) -> Result<()> {
     let http = request.http(base, "text/event-stream")?;
     let mut events = StreamCall(dispatcher.clone(), http).send().await?;
     while let Some(RawEvent { event, data }) = events.try_next().await? {
         let data = serde_json::from_str(&data).unwrap_or(Value::String(data));
-        session
-            .terminal
-            .print(json!({"event": event, "data": data}))?;
+        print(format!("{}\n", json!({"event": event, "data": data}))).await?;
     }
     Ok(())
 }
@@ -101,7 +174,8 @@ impl TypedValueParser for ApiPathParser {
         value: &std::ffi::OsStr,
     ) -> std::result::Result<ApiPath, Error> {
         let parser = StringValueParser::new().try_map(|text| {
-            if text.contains("://") {
+            let (path, _) = text.split_once('?').unwrap_or((&text, ""));
+            if path.contains("://") {
                 return Err("it is a path, such as /v1/users/me: the site is that of the token");
             }
             // On Windows, Git Bash turns a leading slash into a folder.
@@ -127,7 +201,7 @@ struct RawRequest {
 }
 
 impl RawRequest {
-    fn new(options: &Api) -> Result<Self> {
+    async fn new(options: &Api) -> Result<Self> {
         let (path, query) = match options.path.0.split_once('?') {
             Some((path, query)) => (path, Some(query)),
             None => (options.path.0.as_str(), None),
@@ -146,7 +220,10 @@ impl RawRequest {
         let method = Method::from_bytes(method.as_bytes())
             .map_err(|_| Failure::usage(format!("{method} is not an HTTP method")))?;
 
-        let input = options.input.as_deref().map(read_input).transpose()?;
+        let input = match &options.input {
+            Some(path) => Some(read_input(path).await?),
+            None => None,
+        };
         let mut request = Self {
             path: String::new(),
             query: Vec::new(),
@@ -185,12 +262,8 @@ impl RawRequest {
     }
 
     fn set_query(&mut self, key: &str, value: Value) {
-        let value = match value {
-            Value::String(text) => text,
-            other => other.to_string(),
-        };
         self.query.retain(|(name, _)| name != key);
-        self.query.push((key.to_owned(), value));
+        self.query.push((key.to_owned(), shown(&value)));
     }
 
     fn set_body(&mut self, key: &str, value: Value) -> Result<()> {
@@ -221,14 +294,27 @@ impl RawRequest {
         Ok(request)
     }
 
-    async fn send(&self, dispatcher: &Dispatcher, base: &str) -> Result<Value> {
-        let http = self.http(base, "application/json")?;
+    async fn send(&self, dispatcher: &Dispatcher, base: &str) -> Result<Reply<RawBody>> {
+        let http = self.http(base, "application/json, */*")?;
         let dispatcher = dispatcher.clone();
-        let reply = match self.method {
-            Method::GET => ReadCall(dispatcher, http).send().await?,
-            _ => WriteCall(dispatcher, http).send().await?,
-        };
-        Ok(reply.into_inner())
+        // The caller limits the whole call.
+        let unlimited = Duration::MAX;
+        Ok(match self.method {
+            Method::GET => ReadCall(dispatcher, http).timeout(unlimited).send().await?,
+            _ => {
+                WriteCall(dispatcher, http)
+                    .timeout(unlimited)
+                    .send()
+                    .await?
+            }
+        })
+    }
+
+    /// The value of a field in the query or the body.
+    fn value(&self, field: &str) -> Option<Value> {
+        let in_query = self.query.iter().find(|(key, _)| key == field);
+        let in_query = in_query.map(|(_, value)| Value::String(value.clone()));
+        in_query.or_else(|| self.body.as_ref()?.get(field).cloned())
     }
 
     fn pages(&self) -> Result<Pages> {
@@ -238,19 +324,20 @@ impl RawRequest {
                 self.path
             )));
         };
-        let first = match paging {
+        let mut pages = Pages::new(paging);
+        match paging {
             Paging::Number(field) => {
-                let given = self.query.iter().find(|(key, _)| key == field);
-                given.map_or(Some(1), |(_, value)| value.parse().ok())
+                let given = self.value(field).as_ref().map(shown);
+                let number = given.map_or(Ok(1), |number| number.parse());
+                pages.number = number.map_err(|_| Failure::usage("the page is not a number"))?;
             }
-            Paging::Cursor(..) => Some(1),
-        };
-        Ok(Pages {
-            paging,
-            number: first.ok_or_else(|| Failure::usage("the page is not a number"))?,
-            items: 0,
-            last: None,
-        })
+            Paging::Cursor(field, _) => {
+                pages
+                    .cursors
+                    .extend(self.value(field).as_ref().and_then(cursor));
+            }
+        }
+        Ok(pages)
     }
 }
 
@@ -260,9 +347,21 @@ struct Pages {
     number: u64,
     items: u64,
     last: Option<Value>,
+    /// All that were sent: one that comes again would begin an endless cycle.
+    cursors: HashSet<String>,
 }
 
 impl Pages {
+    fn new(paging: Paging) -> Self {
+        Self {
+            paging,
+            number: 1,
+            items: 0,
+            last: None,
+            cursors: HashSet::new(),
+        }
+    }
+
     /// The field that asks for the page after this one; `None` after the last page.
     fn next(&mut self, response: &Value) -> Option<(&'static str, Value)> {
         let data = &response["data"];
@@ -292,9 +391,27 @@ impl Pages {
             }
             Paging::Cursor(field, next) => {
                 let next = member(next)?;
-                (next.as_str() != Some("")).then_some((field, next))
+                let is_new = self.cursors.insert(cursor(&next)?);
+                is_new.then_some((field, next))
             }
         }
+    }
+}
+
+/// A value that can be a cursor: a number, or a text that is not empty.
+fn cursor(value: &Value) -> Option<String> {
+    match value {
+        Value::String(text) if text.is_empty() => None,
+        Value::String(_) | Value::Number(_) => Some(shown(value)),
+        _ => None,
+    }
+}
+
+/// A value as it is in a query or a path.
+fn shown(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
     }
 }
 
@@ -328,10 +445,7 @@ fn filled(path: &str, fields: &mut Vec<(String, Value)>) -> Result<String> {
         };
         let index = fields.iter().position(|(key, _)| key == name);
         let missing = || Failure::usage(format!("the path needs a value: -f {name}=…"));
-        let value = match fields.remove(index.ok_or_else(missing)?).1 {
-            Value::String(text) => text,
-            other => other.to_string(),
-        };
+        let value = shown(&fields.remove(index.ok_or_else(missing)?).1);
         if matches!(value.as_str(), "" | "." | "..") {
             let message = format!("{name} is empty, or can't be a part of a path");
             return Err(Failure::usage(message));
@@ -341,14 +455,21 @@ fn filled(path: &str, fields: &mut Vec<(String, Value)>) -> Result<String> {
     Ok(segments.collect::<Result<Vec<_>>>()?.join("/"))
 }
 
-fn read_input(path: &Path) -> Result<Value> {
-    let mut text = String::new();
-    let read = match path.to_str() {
-        Some("-") => io::stdin().read_to_string(&mut text).map(|_| ()),
-        _ => std::fs::read_to_string(path).map(|read| text = read),
-    };
+/// Reads an input in a thread of its own: a read from a terminal or a pipe can't be cancelled.
+async fn read_input(path: &Path) -> Result<Value> {
+    let (sender, receiver) = oneshot::channel();
+    let file = PathBuf::from(path);
+    std::thread::spawn(move || {
+        let mut text = String::new();
+        let read = match file.to_str() {
+            Some("-") => io::stdin().read_to_string(&mut text).map(|_| text),
+            _ => std::fs::read_to_string(file),
+        };
+        let _ = sender.send(read);
+    });
+    let read = receiver.await.map_err(io::Error::other).flatten();
     let name = path.display();
-    read.map_err(|error| Failure::io(format_args!("{name} can't be read"), &error))?;
+    let text = read.map_err(|error| Failure::io(format_args!("{name} can't be read"), &error))?;
     serde_json::from_str(&text)
         .map_err(|error| Failure::usage(format!("{name} is not JSON: {error}")))
 }
@@ -361,7 +482,7 @@ struct WriteCall(Dispatcher, Request);
 struct StreamCall(Dispatcher, Request);
 
 impl Operation for ReadCall {
-    type Answer = Whole<Value>;
+    type Answer = Raw;
     const INFO: &'static OperationInfo = &OperationInfo {
         id: "api",
         retry: Retry::Read,
@@ -373,7 +494,7 @@ impl Operation for ReadCall {
 }
 
 impl Operation for WriteCall {
-    type Answer = Whole<Value>;
+    type Answer = Raw;
     const INFO: &'static OperationInfo = &OperationInfo {
         id: "api",
         retry: Retry::Write,
@@ -427,18 +548,9 @@ mod tests {
         pages.next(&response)
     }
 
-    fn pages(paging: Paging) -> Pages {
-        Pages {
-            paging,
-            number: 1,
-            items: 0,
-            last: None,
-        }
-    }
-
     #[test]
     fn pages_are_counted_until_the_total() {
-        let mut counted = pages(Paging::Number("page_num"));
+        let mut counted = Pages::new(Paging::Number("page_num"));
         let page = |id: u8| json!({"data": {"items": [id, id], "total": 3}});
         assert_eq!(next(&mut counted, page(1)), Some(("page_num", 2.into())));
         assert_eq!(next(&mut counted, page(2)), None);
@@ -446,7 +558,7 @@ mod tests {
 
     #[test]
     fn a_repeated_page_is_the_last() {
-        let mut counted = pages(Paging::Number("page_num"));
+        let mut counted = Pages::new(Paging::Number("page_num"));
         let page = || json!({"data": {"items": [1]}});
         assert_eq!(next(&mut counted, page()), Some(("page_num", 2.into())));
         assert_eq!(next(&mut counted, page()), None);
@@ -454,7 +566,7 @@ mod tests {
 
     #[test]
     fn a_cursor_leads_on_while_there_is_more() {
-        let mut cursor = pages(Paging::Cursor("after_id", "last_id"));
+        let mut cursor = Pages::new(Paging::Cursor("after_id", "last_id"));
         let page =
             |id: &str, more: bool| json!({"data": [{"id": id}], "last_id": id, "has_more": more});
         assert_eq!(
@@ -462,6 +574,35 @@ mod tests {
             Some(("after_id", "7".into()))
         );
         assert_eq!(next(&mut cursor, page("8", false)), None);
+    }
+
+    #[test]
+    fn only_texts_and_numbers_are_cursors() {
+        for (last_id, is_cursor) in [
+            (json!("7"), true),
+            (json!(7), true),
+            (json!(""), false),
+            (json!(null), false),
+            (json!(true), false),
+            (json!({"id": 7}), false),
+            (json!(["7"]), false),
+        ] {
+            let mut cursor = Pages::new(Paging::Cursor("after_id", "last_id"));
+            let page = json!({"data": [{"id": 7}], "last_id": last_id, "has_more": true});
+            let expected = is_cursor.then(|| ("after_id", last_id.clone()));
+            assert_eq!(next(&mut cursor, page), expected, "{last_id}");
+        }
+    }
+
+    #[test]
+    fn a_cycle_of_cursors_ends() {
+        let mut cursor = Pages::new(Paging::Cursor("after_id", "last_id"));
+        let page = |id: Value| json!({"data": [id], "last_id": id, "has_more": true});
+        for id in [json!("1"), json!(2), json!("3")] {
+            let expected = Some(("after_id", id.clone()));
+            assert_eq!(next(&mut cursor, page(id)), expected);
+        }
+        assert_eq!(next(&mut cursor, page(json!("2"))), None);
     }
 
     #[test]

@@ -13,13 +13,10 @@ use coze_wire::NO_PERMISSION;
 use self::report::{Advice, Check, Report};
 use crate::{
     args::Doctor,
-    failure::{Exit, Failure, Result},
+    failure::{Exit, Failure, LOGIN, Result, naming_profile},
     session::{Place, Session, profiles},
     token::{State, state_of},
 };
-
-/// The profile of `coze login`, if no other is named.
-const DEFAULT_PROFILE: &str = "default";
 
 pub(crate) async fn run(options: Doctor, session: &Session<'_>) -> Result<()> {
     let mut report = Report::default();
@@ -109,7 +106,7 @@ async fn sign_in(name: &str, app: Option<&OAuthConfig>, report: &mut Report) -> 
         report.add(of_another_app(name, &config));
         return None;
     }
-    report.add(store(&config, &profiles).await);
+    report.add(store(name, &config, &profiles).await);
     let state = match profiles.sign_in(name, config.store()) {
         Ok(sign_in) => state_of(&sign_in).await,
         Err(error) => Err(error.into()),
@@ -135,8 +132,8 @@ async fn sign_in(name: &str, app: Option<&OAuthConfig>, report: &mut Report) -> 
 }
 
 /// Tries the store of a profile.
-async fn store(config: &ProfileConfig, profiles: &Profiles) -> Check {
-    match profiles.check_store(config.store()).await {
+async fn store(name: &str, config: &ProfileConfig, profiles: &Profiles) -> Check {
+    match profiles.check(name, config).await {
         Ok(()) => Check::good(
             "store",
             format!("{}: wrote, read and deleted a value", config.store()),
@@ -167,10 +164,7 @@ fn of_another_app(name: &str, config: &ProfileConfig) -> Check {
 }
 
 fn login_command(profile: &str) -> String {
-    match profile {
-        DEFAULT_PROFILE => "coze login".to_owned(),
-        name => format!("coze login --profile {name}"),
-    }
+    naming_profile(LOGIN.into(), Some(profile)).into_owned()
 }
 
 fn log_in(profile: &str) -> Advice {

@@ -6,7 +6,7 @@ use coze_credentials::{ProfileConfig, Source, StoreKind};
 use serde_json::{Map, Value};
 
 use crate::{
-    failure::{Exit, Failure, Result},
+    failure::{Exit, Failure, Result, naming_profile},
     session::{Place, Session, profiles},
     token::{State, state_of},
 };
@@ -46,6 +46,7 @@ impl Status {
             Place::Profile(name) => {
                 status.add("source", Source::Profile(name.clone()));
                 status.add_profile(&name, None).await?;
+                status.name_profile(session.profile.as_deref());
             }
             Place::Configuration(source, config) => {
                 status.add("source", source);
@@ -80,6 +81,15 @@ impl Status {
         self.facts.push((name.to_owned(), value.to_string().into()));
     }
 
+    /// What is said about signing in names the profile of the command line.
+    fn name_profile(&mut self, profile: Option<&str>) {
+        for (name, value) in &mut self.facts {
+            if let ("state", Value::String(text)) = (name.as_str(), value) {
+                *text = naming_profile(std::mem::take(text).into(), profile).into_owned();
+            }
+        }
+    }
+
     fn add_app(&mut self, flow: Flow, config: &OAuthConfig) {
         self.add("flow", flow);
         self.add("client_id", config.client_id().map_or("", AsRef::as_ref));
@@ -87,7 +97,15 @@ impl Status {
     }
 
     async fn add_profile(&mut self, name: &str, app: Option<&OAuthConfig>) -> Result<()> {
-        let profiles = profiles()?;
+        let profiles = match profiles() {
+            Ok(profiles) => profiles,
+            // There is no home folder.
+            Err(failure) => {
+                self.is_signed_in = false;
+                self.add("state", failure.message());
+                return Ok(());
+            }
+        };
         let config = profiles.load(name)?;
         let Some(config) = config.filter(|config| app.is_none_or(|app| is_of(config, app))) else {
             self.is_signed_in = false;

@@ -1,8 +1,10 @@
+use std::time::Duration;
+
 use coze_mock::{Bot, MockCoze, defaults};
 use serde_json::json;
 use wiremock::{
     Mock, MockServer, ResponseTemplate,
-    matchers::{body_json, header, method, path, query_param},
+    matchers::{any, body_json, header, method, path, query_param},
 };
 
 use crate::{
@@ -182,9 +184,123 @@ fn wrong_usage_sends_nothing() {
         ("no_json", &["api", "/v1/bots", "-F", "page_num=x"]),
         ("no_list", &["api", "/v1/users/me", "--paginate"]),
         ("no_key", &["api", "/v1/users/me", "-f", "=x"]),
+        ("no_duration", &["api", "/v1/users/me", "--timeout", "soon"]),
+        (
+            "timeout_of_a_stream",
+            &["api", "/v3/chat", "--stream", "--timeout", "1m"],
+        ),
     ] {
         let run = world.run(arguments);
         assert_eq!(run.code, 2, "{name}: {run}");
         insta::assert_snapshot!(name, run.to_string());
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_url_in_the_query_is_sent() {
+    let answer = ResponseTemplate::new(200).set_body_json(json!({"code": 0}));
+    let server = server(answer, query_param("from", "https://example.com/a")).await;
+    let run = world(&server).run(&["api", "/v9/copy?from=https://example.com/a"]);
+    run.success();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_response_that_is_not_json_is_printed_as_it_is() {
+    for (kind, body) in [
+        ("image/png", &b"\x89PNG\r\n\x1a\n\x00\xff"[..]),
+        ("text/plain; charset=utf-8", b"\x1b[31mred\r\n"),
+        ("text/csv", b""),
+        ("text/json-lines", b"{\"b\": 1}\n{\"a\": 2}\n"),
+    ] {
+        let answer = ResponseTemplate::new(200).set_body_raw(body, kind);
+        let server = server(answer, any()).await;
+        let output = world(&server).command(["api", "/v9/file"]).output();
+        let output = output.unwrap();
+        assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+        assert!(output.status.success());
+        assert_eq!(output.stdout, body, "{kind}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[cfg(unix)]
+async fn bytes_that_are_not_text_are_not_shown_on_a_terminal() {
+    let shown = |body: &'static [u8]| async move {
+        let answer = ResponseTemplate::new(200).set_body_raw(body, "audio/mpeg");
+        let server = server(answer, any()).await;
+        let world = world(&server);
+        let mut command = world.command(["api", "/v9/file"]);
+        command.stdin(std::process::Stdio::inherit());
+        let mut terminal = rexpect::session::spawn_command(command, Some(60_000)).unwrap();
+        terminal.exp_eof().unwrap()
+    };
+    let binary = shown(b"\x1b[31mID3\x00").await;
+    assert!(binary.contains("9 bytes of audio/mpeg"), "{binary}");
+    assert!(!binary.contains("ID3"), "{binary}");
+    let text = shown(b"\x1b[31mred").await;
+    assert!(text.contains(r"\u{1b}[31mred"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refusal_is_one_whatever_its_type_is() {
+    let body = r#"{"code":4200,"msg":"no such file"}"#;
+    for kind in ["application/octet-stream", "application/json"] {
+        let answer = ResponseTemplate::new(200).set_body_raw(body, kind);
+        let run = world(&server(answer, any()).await).run(&["api", "/v9/file"]);
+        assert_eq!((run.code, run.stdout.as_str()), (4, ""), "{run}");
+        assert!(run.stderr.contains("no such file"), "{run}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn json_that_is_cut_is_a_failure_of_the_server() {
+    let body = r#"{"code":0,"data":{"name":"#;
+    let answer = ResponseTemplate::new(200).set_body_raw(body, "application/json; charset=utf-8");
+    let server = server(answer, any()).await;
+    assert_run!(world(&server).run(&["api", "/v9/file"]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pages_that_are_not_json_are_a_failure_of_the_server() {
+    let answer = ResponseTemplate::new(200).set_body_raw("<html>", "text/html");
+    let run = world(&server(answer, any()).await).run(&["api", "/v1/bots", "--paginate"]);
+    assert_eq!((run.code, run.stdout.as_str()), (6, ""), "{run}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_ends_at_its_timeout() {
+    let answer = ResponseTemplate::new(200).set_delay(Duration::from_secs(600));
+    let server = server(answer, any()).await;
+    assert_run!(world(&server).run(&["api", "/v1/users/me", "--timeout", "1s"]));
+    assert_run!(world(&server).run(&["api", "/v3/chat/cancel", "--timeout", "1"]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cycle_of_cursors_ends() {
+    let server = MockServer::start().await;
+    for (after_id, last_id) in [(None, "1"), (Some("1"), "2"), (Some("2"), "1")] {
+        let page =
+            json!({"code": 0, "data": [{"id": last_id}], "last_id": last_id, "has_more": true});
+        let body = match after_id {
+            Some(after_id) => json!({"limit": 1, "after_id": after_id}),
+            None => json!({"limit": 1}),
+        };
+        Mock::given(body_json(body))
+            .respond_with(ResponseTemplate::new(200).set_body_json(page))
+            .up_to_n_times(1)
+            .mount(&server)
+            .await;
+    }
+    let path = "/v1/conversation/message/list";
+    let arguments = [
+        "api",
+        path,
+        "--paginate",
+        "-F",
+        "limit=1",
+        "-f",
+        "conversation_id=7",
+    ];
+    let run = world(&server).run(&arguments);
+    assert_eq!(run.success().lines().count(), 3);
 }

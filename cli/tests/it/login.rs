@@ -4,11 +4,11 @@ use std::{
     time::Duration,
 };
 
-use coze_mock::{Decision, Fault, MockCoze, Target, Times, defaults};
+use coze_mock::{Decision, Endpoint, Fault, MockCoze, RequestRecord, Target, Times, defaults};
 
 use crate::{
     assert_run,
-    support::{Dialog, World, start_mock},
+    support::{Dialog, Run, World, start_mock},
 };
 
 fn device(mock: &MockCoze) -> [&str; 5] {
@@ -89,14 +89,44 @@ async fn a_store_that_does_not_work_is_found_before_the_user_signs_in() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_folder_of_profiles_that_does_not_work_is_found_before_the_user_signs_in() {
+    let mock = start_mock().await;
+    let world = World::new();
+    let profile = world.profile();
+    let folder = profile.parent().unwrap();
+    std::fs::create_dir_all(folder.parent().unwrap()).unwrap();
+    std::fs::write(folder, "a file where a folder must be").unwrap();
+    let run = world.run(&device(&mock));
+    assert_eq!(run.code, 1, "{run}");
+    assert!(
+        run.stderr.contains("default.json can't be written"),
+        "{run}"
+    );
+    assert!(run.stderr.contains("nobody has signed in yet"), "{run}");
+    assert_eq!(mock.request_count(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 #[cfg(target_os = "linux")]
 async fn without_a_keyring_a_file_is_suggested_before_the_user_signs_in() {
     let mock = start_mock().await;
     let world = World::new().set("DBUS_SESSION_BUS_ADDRESS", "unix:path=/nonexistent/bus");
     let [login, id, client, site, url] = device(&mock);
-    let run = world.run(&[login, id, client, site, url, "--store", "keyring"]);
+    let keyring = [login, id, client, site, url, "--store", "keyring"];
+    let run = world.run(&keyring);
     assert_eq!(run.code, 1, "{run}");
-    assert!(run.stderr.contains("coze login --store file"), "{run}");
+    assert!(run.stderr.ends_with(": coze login --store file\n"), "{run}");
+    let run = world.run(&[&keyring[..], &["--profile", "work"]].concat());
+    assert_eq!(run.code, 1, "{run}");
+    let suggestion = ": coze login --profile work --store file\n";
+    assert!(run.stderr.ends_with(suggestion), "{run}");
+    // A file is not suggested where it would fail, too.
+    let sign_ins = world.path().join("state/coze/sign-ins");
+    std::fs::remove_dir_all(&sign_ins).unwrap();
+    std::fs::write(&sign_ins, "").unwrap();
+    let run = world.run(&keyring);
+    assert_eq!(run.code, 1, "{run}");
+    assert!(!run.stderr.contains("--store file"), "{run}");
     assert_eq!(mock.request_count(), 0);
 }
 
@@ -194,6 +224,296 @@ async fn a_failing_server_does_not_end_a_login() {
     let mut login = Dialog::start(world.command(device(&mock)));
     mock.approve_device(&login.user_code()).unwrap();
     login.end().success();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_login_does_not_depend_on_the_name_of_the_user() {
+    let mock = start_mock().await;
+    let world = World::new();
+    let fault = Fault::status(503);
+    let me = Target::Endpoint(Endpoint::UsersMe);
+    mock.faults().add(fault, me, Times::Forever);
+    let mut login = Dialog::start(world.command(device(&mock)));
+    mock.approve_device(&login.user_code()).unwrap();
+    let run = login.end();
+    run.success();
+    let expected = format!("Signed in at {}, as profile default.\n", mock.url());
+    assert!(run.stderr.ends_with(&expected), "{run}");
+    world.run(&["token"]).success();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_quiet_login_says_what_is_needed_and_no_more() {
+    let mock = start_mock().await;
+    let world = World::new();
+    let [login, id, client, site, url] = device(&mock);
+    let mut login = Dialog::start(world.command([login, id, client, site, url, "--quiet"]));
+    mock.approve_device(&login.user_code()).unwrap();
+    let run = login.end();
+    run.success();
+    let first = format!(
+        "Signing in to app {} at {} (from the command line).\n",
+        defaults::DEVICE_CLIENT_ID,
+        mock.url()
+    );
+    assert!(run.stderr.starts_with(&first), "{run}");
+    assert!(!run.stderr.contains("Signed in"), "{run}");
+    let asked_for_name = |request: &RequestRecord| request.path.contains("users");
+    assert!(!mock.requests().iter().any(asked_for_name));
+}
+
+/// What a stranger may put into a folder: an app, and whose server gets the sign-in.
+fn write_app(world: &World, client_type: &str, client_id: &str, bases: &[&str]) {
+    let bases: String = { ["coze_api_base", "coze_www_base"].iter().zip(bases) }
+        .map(|(name, base)| format!(r#","{name}":"{base}""#))
+        .collect();
+    let app = format!(r#"{{"client_type":"{client_type}","client_id":"{client_id}"{bases}}}"#);
+    std::fs::write(world.path().join("coze_oauth_config.json"), app).unwrap();
+}
+
+/// The PKCE app has no redirect URI, so the login ends before any request.
+#[test]
+fn a_file_that_lies_in_the_working_folder_does_not_choose_who_gets_the_sign_in() {
+    const EVIL: &str = "https://api.evil.example";
+    let goes_on = |run: &Run| {
+        let before = "Signing in to app app-id at https://";
+        run.stderr.starts_with(before) && run.stderr.contains("the redirect URI is missing")
+    };
+    let world = World::new();
+    write_app(&world, "pkce", "app-id", &[EVIL]);
+    let run = world.run(&["login"]);
+    assert!(!goes_on(&run), "{run}");
+    assert_run!(run);
+
+    let named = world.run(&["login", "--site", EVIL]);
+    assert!(goes_on(&named), "{named}");
+    assert!(named.stderr.contains(EVIL), "{named}");
+    let elsewhere = world.run(&["login", "--site", "cn"]);
+    assert!(goes_on(&elsewhere), "{elsewhere}");
+    assert!(!elsewhere.stderr.contains("evil"), "{elsewhere}");
+
+    for (bases, is_trusted) in [
+        (&[][..], true),
+        (&["https://api.coze.cn"], true),
+        (&["https://api.coze.com", "https://www.evil.example"], false),
+        (&["https://api.coze.com.evil.example"], false),
+        (&["https://api.coze.cn:8443"], false),
+        (&["http://127.0.0.1:1", "https://www.evil.example"], false),
+        (&["https://localhost.evil.example"], false),
+    ] {
+        write_app(&world, "pkce", "app-id", bases);
+        let run = world.run(&["login", "--profile", "new"]);
+        assert_eq!(run.code, 2, "{run}");
+        assert_eq!(goes_on(&run), is_trusted, "{bases:?}: {run}");
+    }
+    // What the user names, is trusted.
+    write_app(&world, "pkce", "app-id", &[EVIL]);
+    let world = world.set("COZE_OAUTH_CONFIG", "coze_oauth_config.json");
+    let run = world.run(&["login"]);
+    assert!(goes_on(&run), "{run}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_app_and_its_source_are_told_before_any_request() {
+    let mock = start_mock().await;
+    let world = World::new();
+    std::fs::write(world.path().join("state"), "a file where a folder must be").unwrap();
+    write_app(&world, "device", "app-id", &[mock.url()]);
+    let place = format!("Signing in to app app-id at {} (from ", mock.url());
+    let run = world.run(&["login", "--quiet"]);
+    let expected = format!("{place}coze_oauth_config.json).\n");
+    assert!(run.stderr.starts_with(&expected), "{run}");
+    let world = world
+        .set("COZE_API_BASE", mock.url())
+        .set("COZE_DEVICE_OAUTH_CLIENT_ID", "app-id");
+    let run = world.run(&["login", "--quiet"]);
+    let expected = format!("{place}the environment).\n");
+    assert!(run.stderr.starts_with(&expected), "{run}");
+    assert_eq!(mock.request_count(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_named_profile_comes_before_the_environment_and_files() {
+    let mock = start_mock().await;
+    let world = World::signed_in(&mock);
+    let other = start_mock().await;
+    write_app(&world, "device", defaults::DEVICE_CLIENT_ID, &[other.url()]);
+    let world = world
+        .set("COZE_API_BASE", other.url())
+        .set("COZE_DEVICE_OAUTH_CLIENT_ID", "another-app");
+    let sign_in_again = |world: &World, arguments: &[&str]| {
+        let mut login = Dialog::start(world.command(arguments));
+        mock.approve_device(&login.user_code()).unwrap();
+        let run = login.end();
+        run.success();
+        assert!(run.stderr.contains("(from profile default)"), "{run}");
+    };
+    sign_in_again(&world, &["login", "--profile", "default"]);
+    let world = world.set("COZE_PROFILE", "default");
+    sign_in_again(&world, &["login"]);
+    assert_eq!(other.request_count(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_profile_of_another_app_or_endpoint_is_not_replaced_by_mistake() {
+    let mock = start_mock().await;
+    let world = World::signed_in(&mock);
+    let before = mock.request_count();
+    let other = start_mock().await;
+    let [login, id, client, site, url] = device(&other);
+    assert_run!(world.run(&[login, id, client, site, url]));
+    assert_run!(world.run(&[
+        login,
+        id,
+        "another-app",
+        site,
+        mock.url(),
+        "--profile",
+        "default"
+    ]));
+    write_app(&world, "device", "another-app", &[mock.url()]);
+    let run = world.run(&["login"]);
+    assert_eq!(run.code, 2, "{run}");
+    assert!(
+        run.stderr
+            .contains("(from coze_oauth_config.json) would replace it"),
+        "{run}"
+    );
+    assert_eq!(mock.request_count(), before);
+    assert_eq!(other.request_count(), 0);
+    world.run(&["token", "--profile", "default"]).success();
+
+    let replace = [login, id, client, site, url, "--replace"];
+    let mut login = Dialog::start(world.command(replace));
+    other.approve_device(&login.user_code()).unwrap();
+    login.end().success();
+    let whoami = world.run(&["whoami", "--profile", "default"]);
+    assert!(whoami.success().contains(other.url()), "{whoami}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_profile_is_replaced_on_request() {
+    let mock = start_mock().await;
+    let world = World::signed_in(&mock);
+    let path = world.profile();
+    std::fs::write(&path, "damaged").unwrap();
+    let before = mock.request_count();
+    let [login, id, client, site, url] = device(&mock);
+    let run = world.run(&[login, id, client, site, url]);
+    assert_eq!(run.code, 2, "{run}");
+    assert!(run.stderr.contains("hint: replace the profile"), "{run}");
+    assert!(run.stderr.ends_with(": coze login --replace\n"), "{run}");
+    assert_eq!(mock.request_count(), before);
+    let replace = [login, id, client, site, url, "--replace"];
+    let mut login = Dialog::start(world.command(replace));
+    mock.approve_device(&login.user_code()).unwrap();
+    login.end().success();
+    world.run(&["token"]).success();
+}
+
+/// On a real GNOME Keyring, in a D-Bus session of its own.
+#[cfg(target_os = "linux")]
+mod keyring {
+    use std::{
+        fs::{self, Permissions},
+        os::unix::fs::PermissionsExt as _,
+        process::{Command, Stdio},
+    };
+
+    use super::*;
+    use crate::left_out::left_out;
+
+    /// If this variable is set, the test fails without a keyring.
+    const REQUIRED: &str = "COZE_TESTS_REQUIRE_KEYRING";
+    const START: &str = r#"
+printf '\n' | gnome-keyring-daemon --unlock --components=secrets --foreground >/dev/null 2>"$HOME/keyring.log" &
+tries=0
+until dbus-send --session --print-reply --dest=org.freedesktop.DBus / org.freedesktop.DBus.NameHasOwner \
+    string:org.freedesktop.secrets 2>&1 | grep -q true; do
+    tries=$((tries + 1))
+    [ $tries -lt 600 ]
+    sleep 0.05
+done
+"$@"
+"#;
+
+    fn is_installed(program: &str) -> bool {
+        let mut command = Command::new(program);
+        command.arg("--version").stdout(Stdio::null());
+        command.status().is_ok_and(|status| status.success())
+    }
+
+    /// The program in a session with an unlocked keyring, which later sessions of the same folders share.
+    fn in_session(world: &World, arguments: &[&str]) -> Command {
+        let program = world.command(arguments);
+        let mut session = Command::new("dbus-run-session");
+        session
+            .args(["--", "sh", "-ec", START, "sh"])
+            .arg(program.get_program())
+            .args(arguments)
+            .current_dir(world.path())
+            .env_clear()
+            .stdin(Stdio::null());
+        for (name, value) in program.get_envs() {
+            session.envs(value.map(|value| (name, value)));
+        }
+        for (name, folder) in [("XDG_DATA_HOME", "data"), ("XDG_RUNTIME_DIR", "run")] {
+            let folder = world.path().join(folder);
+            fs::create_dir_all(&folder).unwrap();
+            fs::set_permissions(&folder, Permissions::from_mode(0o700)).unwrap();
+            session.env(name, folder);
+        }
+        session
+    }
+
+    fn sign_in(world: &World, mock: &MockCoze, arguments: &[&str]) {
+        let mut login = Dialog::start(in_session(world, arguments));
+        mock.approve_device(&login.user_code()).unwrap();
+        login.end().success();
+    }
+
+    fn token(world: &World) -> (bool, String) {
+        let output = in_session(world, &["token"]).output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        (output.status.success(), said)
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_sign_in_moves_between_stores_and_leaves_nothing_behind() {
+        let mut programs = ["dbus-run-session", "gnome-keyring-daemon"].into_iter();
+        if let Some(missing) = programs.find(|program| !is_installed(program)) {
+            return left_out(&format!("{missing} is not installed"), REQUIRED);
+        }
+        let mock = start_mock().await;
+        let world = World::signed_in(&mock);
+        let profile = world.profile();
+        let has_store = |kind: &str| {
+            let profile = fs::read_to_string(&profile).unwrap();
+            profile.contains(&format!(r#""store": "{kind}""#))
+        };
+        assert!(has_store("file"));
+        assert!(world.sign_in().load().await.unwrap().is_some());
+
+        sign_in(&world, &mock, &["login", "--store", "keyring"]);
+        assert!(has_store("keyring"));
+        assert!(world.sign_in().load().await.unwrap().is_none());
+        assert!(token(&world).0);
+
+        // The store of the profile is the default.
+        sign_in(&world, &mock, &["login"]);
+        assert!(has_store("keyring"));
+
+        sign_in(&world, &mock, &["login", "--store", "file"]);
+        assert!(has_store("file"));
+        world.run(&["token"]).success();
+        let text = fs::read_to_string(&profile).unwrap();
+        fs::write(&profile, text.replace(r#""file""#, r#""keyring""#)).unwrap();
+        let (is_signed_in, said) = token(&world);
+        assert!(
+            !is_signed_in && said.contains("no sign-in in the keyring"),
+            "{said}"
+        );
+    }
 }
 
 #[test]

@@ -1,5 +1,14 @@
-use coze_mock::MockCoze;
+#[cfg(unix)]
+use std::time::Duration;
 
+use coze_mock::MockCoze;
+#[cfg(unix)]
+use coze_mock::{Fault, Target, Times};
+
+#[cfg(unix)]
+use crate::support::Dialog;
+#[cfg(target_os = "linux")]
+use crate::support::Running;
 use crate::{
     assert_run,
     support::{World, start_mock},
@@ -110,7 +119,7 @@ fn the_readme_tells_the_exit_codes_of_the_help() {
         assert!(readme.contains(&row), "{row}");
         count += 1;
     }
-    assert_eq!(count, 10);
+    assert_eq!(count, 11);
 }
 
 /// Without a terminal there are no colours; with one, `NO_COLOR` turns them off.
@@ -118,4 +127,170 @@ fn the_readme_tells_the_exit_codes_of_the_help() {
 fn errors_have_no_colours_without_a_terminal() {
     let run = World::new().run(&["jwt"]);
     assert!(!run.stderr.contains('\u{1b}'), "{run}");
+}
+
+#[test]
+fn hints_name_the_profile_that_the_command_was_given() {
+    let world = World::new();
+    assert_run!(world.run(&["token", "--profile", "work"]));
+    assert_run!(world.run(&["status", "--profile", "work"]));
+    let world = world.set("LANG", "zh_CN.UTF-8");
+    let run = world.run(&["api", "/v1/users/me", "--profile", "work"]);
+    assert_eq!(run.code, 3, "{run}");
+    assert!(
+        run.stderr.contains("请运行 coze login --profile work"),
+        "{run}"
+    );
+}
+
+#[test]
+fn variables_of_several_flows_are_explained_to_users() {
+    let world = World::new()
+        .set("COZE_WEB_OAUTH_CLIENT_ID", "a")
+        .set("COZE_WEB_OAUTH_CLIENT_SECRET", "hush")
+        .set("COZE_DEVICE_OAUTH_CLIENT_ID", "b");
+    assert_run!(world.run(&["token"]));
+    for arguments in [
+        &["api", "/v1/users/me"][..],
+        &["chat", "--bot", "1", "Hi"],
+        &["status"],
+        &["login"],
+    ] {
+        let run = world.run(arguments);
+        assert_eq!(run.code, 2, "{run}");
+        assert!(
+            run.stderr.contains("COZE_WEB_OAUTH_…, COZE_DEVICE_OAUTH_…"),
+            "{run}"
+        );
+        assert!(!run.stderr.contains("from_env"), "{run}");
+    }
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn ctrl_c_ends_a_command_that_reads_its_input() {
+    let world = World::new()
+        .set("COZE_API_TOKEN", "pat_hush")
+        .set("COZE_BOT_ID", "7101");
+    for arguments in [&["api", "/v1/nothing", "--input", "-"][..], &["chat"]] {
+        let mut dialog = Dialog::start(world.command(arguments));
+        dialog.wait_until_it_listens();
+        dialog.interrupt();
+        dialog.ends();
+        let run = dialog.end();
+        assert_eq!((run.code, run.stderr.as_str()), (130, ""), "{arguments:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[cfg(target_os = "linux")]
+async fn ctrl_c_ends_a_command_whose_output_is_not_read() {
+    let server = wiremock::MockServer::start().await;
+    let long = wiremock::ResponseTemplate::new(200).set_body_raw("x".repeat(1 << 20), "text/plain");
+    let any = wiremock::Mock::given(wiremock::matchers::any());
+    any.respond_with(long).mount(&server).await;
+    let world = World::new()
+        .set("COZE_API_BASE", server.uri())
+        .set("COZE_API_TOKEN", "pat_hush");
+    let mut dialog = Dialog::start(world.command(["api", "/v9/file"]));
+    // Of the megabyte, it has written what a pipe holds.
+    dialog.wait_for_output();
+    dialog.interrupt();
+    dialog.ends();
+    assert_eq!(dialog.end().code, 130);
+}
+
+/// Starts a command whose first request, a refresh, is answered after so long.
+#[cfg(unix)]
+async fn refresh(world: &World, mock: &MockCoze, arguments: &[&str], latency: u64) -> Dialog {
+    let latency = Fault::latency(Duration::from_secs(latency));
+    mock.faults().add(latency, Target::Any, Times::ONCE);
+    let dialog = Dialog::start(world.command(arguments));
+    let mut waited = 0;
+    while !mock.faults().pending().is_empty() {
+        waited += 1;
+        assert!(waited < 6000, "there was no request");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    dialog
+}
+
+#[cfg(unix)]
+const REFRESH: &[&str] = &["token", "--min-validity", "16m"];
+
+#[tokio::test(flavor = "multi_thread")]
+#[cfg(unix)]
+async fn a_second_ctrl_c_abandons_what_is_being_saved() {
+    let mock = start_mock().await;
+    let world = World::signed_in(&mock);
+    let mut dialog = refresh(&world, &mock, REFRESH, 600).await;
+    dialog.interrupt();
+    dialog.read_until(|line| line.contains("Ctrl-C again abandons it").then_some(()));
+    dialog.interrupt();
+    let run = dialog.end();
+    assert_eq!(run.code, 130, "{run}");
+    assert!(run.stderr.contains("may be lost"), "{run}");
+}
+
+/// Makes the store unusable for a program that has it open.
+#[cfg(unix)]
+fn break_store(world: &World) {
+    let folder = world.path().join("state/coze/sign-ins");
+    std::fs::remove_dir_all(&folder).unwrap();
+    std::fs::write(&folder, "a file where a folder must be").unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[cfg(unix)]
+async fn what_could_not_be_saved_is_reported_after_ctrl_c() {
+    let mock = start_mock().await;
+    let world = World::signed_in(&mock);
+    let dialog = refresh(&world, &mock, REFRESH, 2).await;
+    break_store(&world);
+    dialog.interrupt();
+    let run = dialog.end();
+    assert_eq!(run.code, 130, "{run}");
+    assert!(run.stderr.contains("sign-ins can't be opened"), "{run}");
+    assert!(run.stderr.contains("is lost"), "{run}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[cfg(unix)]
+async fn what_could_not_be_saved_is_reported_after_a_failure() {
+    let mock = start_mock().await;
+    let short = Fault::ShortLivedTokens { seconds: 1 };
+    mock.faults().add(short, Target::Any, Times::Forever);
+    let world = World::signed_in(&mock);
+    mock.faults().clear();
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    let dialog = refresh(&world, &mock, &["api", "/v1/bots/1"], 2).await;
+    break_store(&world);
+    let run = dialog.end();
+    // The refreshed token is used, and the API refuses the request.
+    assert_eq!(run.code, 4, "{run}");
+    assert!(run.stderr.contains("sign-ins can't be opened"), "{run}");
+    assert!(run.stderr.contains("is lost"), "{run}");
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_hangup_ends_the_program_unless_it_is_ignored() {
+    let world = World::new();
+    let arguments = ["mock", "--listen", "127.0.0.1:0"];
+    let mock = Running::start(world.command(arguments), 1);
+    assert_eq!(mock.signal("HUP"), Some(129));
+
+    // As nohup does.
+    let mut command = world.command(arguments);
+    let mut ignoring = std::process::Command::new("sh");
+    ignoring.args(["-c", r#"trap "" HUP; exec "$@""#, "sh"]);
+    ignoring.arg(command.get_program()).args(command.get_args());
+    ignoring.env_clear();
+    for (name, value) in command.get_envs() {
+        ignoring.env(name, value.unwrap());
+    }
+    command = ignoring;
+    let mock = Running::start(command, 1);
+    mock.send("HUP");
+    assert_eq!(mock.signal("TERM"), Some(143));
 }

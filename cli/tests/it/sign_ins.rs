@@ -1,5 +1,16 @@
 //! What is said of stored sign-ins, and how they are deleted.
 
+#[cfg(unix)]
+use std::{
+    fs::{self, File},
+    time::Duration,
+};
+
+#[cfg(unix)]
+use coze_mock::{Decision, defaults};
+
+#[cfg(unix)]
+use crate::support::Dialog;
 use crate::{
     assert_run,
     support::{Run, World, start_mock},
@@ -60,4 +71,68 @@ async fn profiles_are_listed_and_signed_out_of() {
     assert_run!(world.run(&["profiles"]));
     assert_run!(world.run(&["logout"]));
     world.run(&["logout", "--all"]).success();
+}
+
+/// A login that ended before its profile was written, or a profile whose file was deleted.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sign_in_without_its_profile_is_signed_out_of() {
+    let mock = start_mock().await;
+    let world = World::signed_in(&mock);
+    std::fs::remove_file(world.profile()).unwrap();
+    assert_eq!(world.run(&["token"]).code, 3);
+    let logout = world.run(&["logout"]);
+    logout.success();
+    assert!(logout.stderr.starts_with("Signed out"), "{logout}");
+    assert!(world.sign_in().load().await.unwrap().is_none());
+    let logout = world.run(&["logout"]);
+    assert!(logout.stderr.starts_with("There is no profile"), "{logout}");
+}
+
+/// Ctrl-C comes after the tokens are deleted, and before the client secret is.
+#[cfg(unix)]
+#[tokio::test(flavor = "multi_thread")]
+async fn an_interrupted_logout_leaves_nothing_behind() {
+    let mock = start_mock().await;
+    let world = World::new()
+        .set("COZE_API_BASE", mock.url())
+        .set("COZE_WEB_OAUTH_CLIENT_ID", defaults::WEB_CLIENT_ID)
+        .set("COZE_WEB_OAUTH_CLIENT_SECRET", defaults::WEB_CLIENT_SECRET)
+        .set(
+            "COZE_WEB_OAUTH_REDIRECT_URI",
+            "https://example.com/callback",
+        );
+    let mut login = Dialog::start(world.command(["login", "--paste"]));
+    let callback = mock.authorize(&login.url(), Decision::Approve).unwrap();
+    login.write(&format!("{callback}\n"));
+    login.end().success();
+
+    let files = || {
+        let files = fs::read_dir(world.path().join("state/coze/sign-ins")).unwrap();
+        files.map(|file| file.unwrap().path())
+    };
+    let is_lock_of_secret = |path: &std::path::PathBuf| {
+        let path = path.display().to_string();
+        path.contains("secret") && path.ends_with(".change")
+    };
+    let lock = files().find(is_lock_of_secret).unwrap();
+    let lock = File::options().read(true).write(true).open(lock).unwrap();
+    lock.lock().unwrap();
+    let logout = Dialog::start(world.command(["logout"]));
+    let mut waited = 0;
+    while world.sign_in().load().await.unwrap().is_some() {
+        waited += 1;
+        assert!(waited < 6000, "the tokens were not deleted");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    logout.interrupt();
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    lock.unlock().unwrap();
+    let run = logout.end();
+    assert_eq!(run.code, 130, "{run}");
+    assert_eq!(world.run(&["profiles", "--json"]).success(), "[]\n");
+    for path in files() {
+        let contents = fs::read_to_string(&path).unwrap();
+        let has_secret = contents.contains(defaults::WEB_CLIENT_SECRET);
+        assert!(!has_secret, "{}", path.display());
+    }
 }

@@ -4,7 +4,7 @@ use std::{
     ffi::OsStr,
     fmt::Write as _,
     io::{BufRead as _, BufReader, Read as _, Write as _},
-    path::Path,
+    path::{Path, PathBuf},
     process::{Child, ChildStderr, Command, Output, Stdio},
     time::Duration,
 };
@@ -114,6 +114,12 @@ impl World {
     pub(crate) fn sign_in(&self) -> SignIn {
         let store = FileStore::new(self.path().join("state/coze/sign-ins"));
         SignIn::new(store, "default").unwrap()
+    }
+
+    /// The file of the profile `default`.
+    pub(crate) fn profile(&self) -> PathBuf {
+        let folder = if cfg!(windows) { "state" } else { "config" };
+        self.path().join(folder).join("coze/profiles/default.json")
     }
 
     /// Runs it to its end. Its folder is shown as `HOME`.
@@ -256,10 +262,15 @@ impl Running {
         Self { child, first_lines }
     }
 
+    #[cfg(unix)]
+    pub(crate) fn send(&self, name: &str) {
+        signal(&self.child, name);
+    }
+
     /// Sends a signal, and waits for the end.
     #[cfg(unix)]
     pub(crate) fn signal(mut self, name: &str) -> Option<i32> {
-        signal(&self.child, name);
+        self.send(name);
         self.child.wait().unwrap().code()
     }
 }
@@ -330,9 +341,44 @@ impl Dialog {
             .unwrap();
     }
 
+    /// Waits until it handles Ctrl-C itself.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn wait_until_it_listens(&self) {
+        let path = format!("/proc/{}/status", self.child.id());
+        let handles = || {
+            let status = std::fs::read_to_string(&path).unwrap();
+            let mask = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
+            // The lowest bit is signal 1, SIGINT is 2.
+            u64::from_str_radix(mask.unwrap().trim(), 16).unwrap() & 2 != 0
+        };
+        while !handles() {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
     #[cfg(unix)]
     pub(crate) fn interrupt(&self) {
         signal(&self.child, "INT");
+    }
+
+    /// Waits until it has written something, of which one byte is read.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn wait_for_output(&mut self) {
+        let output = self.child.stdout.as_mut().unwrap();
+        output.read_exact(&mut [0]).unwrap();
+    }
+
+    /// Waits for its end, and fails after a minute.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn ends(&mut self) {
+        for _ in 0..6000 {
+            if self.child.try_wait().unwrap().is_some() {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        self.child.kill().unwrap();
+        panic!("it does not end; it said: {}", self.said);
     }
 
     /// Waits for its end.

@@ -2,8 +2,11 @@
 
 use std::process::Stdio;
 
-use coze_mock::defaults;
-use rexpect::session::{PtySession, spawn_command};
+use coze_mock::{MockCoze, defaults};
+use rexpect::{
+    process::WaitStatus,
+    session::{PtySession, spawn_command},
+};
 
 use crate::support::{World, start_mock};
 
@@ -14,21 +17,34 @@ fn spawn(world: &World, arguments: &[&str]) -> PtySession {
     spawn_command(command, Some(60_000)).unwrap()
 }
 
+/// The exit code, after all output.
+fn exit_code(mut terminal: PtySession) -> (i32, String) {
+    let said = terminal.exp_eof().unwrap();
+    match terminal.process().wait().unwrap() {
+        WaitStatus::Exited(_, code) => (code, said),
+        other => panic!("{other:?}: {said}"),
+    }
+}
+
+fn login<'a>(mock: &'a MockCoze, more: &[&'a str]) -> Vec<&'a str> {
+    let id = defaults::DEVICE_CLIENT_ID;
+    let login = ["login", "--client-id", id, "--site", mock.url()];
+    [&login[..], more].concat()
+}
+
+/// The user code in the address.
+fn user_code(terminal: &mut PtySession) -> String {
+    let (_, code) = terminal.exp_regex("user_code=[A-Z0-9-]+").unwrap();
+    code.strip_prefix("user_code=").unwrap().to_owned()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_device_login_shows_code_picture_and_time() {
     let mock = start_mock().await;
     let world = World::new().set("TERM", "xterm-256color");
-    let arguments = [
-        "login",
-        "--client-id",
-        defaults::DEVICE_CLIENT_ID,
-        "--site",
-        mock.url(),
-    ];
-    let mut terminal = spawn(&world, &arguments);
+    let mut terminal = spawn(&world, &login(&mock, &[]));
     terminal.exp_string("confirm the code").unwrap();
-    let (_, code) = terminal.exp_regex("user_code=[A-Z0-9-]+").unwrap();
-    let code = code.strip_prefix("user_code=").unwrap().to_owned();
+    let code = user_code(&mut terminal);
     let spaced: String = code.chars().flat_map(|c| [' ', c]).collect();
     terminal.exp_string(spaced.trim()).unwrap();
     // The picture of the address, black on white.
@@ -82,4 +98,116 @@ fn errors_have_colours_unless_they_are_not_wanted() {
         said.contains("error:") && !said.contains("\u{1b}["),
         "{said}"
     );
+}
+
+/// The characters are light on a dark terminal, so the light modules are drawn, and the dark ones left out.
+#[tokio::test(flavor = "multi_thread")]
+async fn without_colours_the_picture_is_dark_on_light() {
+    // The bytes of █: each is read as a character of its own.
+    const BLOCK: &str = "\u{e2}\u{96}\u{88}";
+    let mock = start_mock().await;
+    let world = World::new().set("TERM", "xterm-256color");
+    let coloured = {
+        let mut terminal = spawn(&world, &login(&mock, &[]));
+        let code = user_code(&mut terminal);
+        mock.approve_device(&code).unwrap();
+        terminal.exp_eof().unwrap()
+    };
+    let world = world.set("NO_COLOR", "1");
+    let mut terminal = spawn(&world, &login(&mock, &[]));
+    let code = user_code(&mut terminal);
+    mock.approve_device(&code).unwrap();
+    let said = terminal.exp_eof().unwrap();
+    // Only the margin of the picture has so many modules of one colour.
+    let margin = BLOCK.repeat(20);
+    assert!(said.contains(&margin), "{said}");
+    assert!(!coloured.contains(&margin), "{coloured}");
+    assert!(!said.contains("\u{1b}[30m"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_quiet_login_has_no_countdown() {
+    let mock = start_mock().await;
+    let world = World::new().set("TERM", "xterm-256color");
+    let mut terminal = spawn(&world, &login(&mock, &["--quiet"]));
+    let code = user_code(&mut terminal);
+    mock.approve_device(&code).unwrap();
+    let (exit, said) = exit_code(terminal);
+    assert_eq!(exit, 0, "{said}");
+    assert!(!said.contains("Waiting"), "{said}");
+    assert!(!said.contains("Signed in"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_interrupted_prompt_has_the_exit_code_of_ctrl_c() {
+    let mock = start_mock().await;
+    let world = World::new();
+    let arguments = [
+        "login",
+        "--flow",
+        "web",
+        "--client-id",
+        defaults::WEB_CLIENT_ID,
+        "--site",
+        mock.url(),
+    ];
+    let mut terminal = spawn(&world, &arguments);
+    terminal.exp_string("not shown").unwrap();
+    terminal.send_control('c').unwrap();
+    let (exit, said) = exit_code(terminal);
+    assert_eq!(exit, 130, "{said}");
+    assert!(!said.contains("error"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_user_is_asked_before_a_profile_is_replaced() {
+    let mock = start_mock().await;
+    let world = World::signed_in(&mock);
+    let other = start_mock().await;
+    let ask = || {
+        let mut terminal = spawn(&world, &login(&other, &[]));
+        terminal.exp_string("Replace it? [y/N]").unwrap();
+        terminal
+    };
+    let mut terminal = ask();
+    terminal.send_line("n").unwrap();
+    let (exit, said) = exit_code(terminal);
+    assert_eq!(exit, 4, "{said}");
+    assert!(said.contains("nobody has signed in"), "{said}");
+
+    let mut terminal = ask();
+    terminal.send_control('c').unwrap();
+    assert_eq!(exit_code(terminal).0, 130);
+    assert_eq!(other.request_count(), 0);
+    world.run(&["token"]).success();
+
+    let mut terminal = ask();
+    terminal.send_line("y").unwrap();
+    let code = user_code(&mut terminal);
+    other.approve_device(&code).unwrap();
+    let (exit, said) = exit_code(terminal);
+    assert_eq!(exit, 0, "{said}");
+    assert!(said.contains("Signed in"), "{said}");
+}
+
+#[test]
+fn the_user_is_asked_whether_a_file_of_the_working_folder_is_trusted() {
+    let world = World::new();
+    let app =
+        r#"{"client_type":"pkce","client_id":"id","coze_api_base":"https://api.evil.example"}"#;
+    std::fs::write(world.path().join("coze_oauth_config.json"), app).unwrap();
+    for (answer, expected) in [
+        ("n", (4, "nobody has signed in")),
+        ("", (4, "nobody has signed in")),
+        // The login ends before any request.
+        ("y", (2, "the redirect URI is missing")),
+    ] {
+        let mut terminal = spawn(&world, &["login"]);
+        terminal.exp_string("api.evil.example").unwrap();
+        terminal.exp_string("trust it? [y/N]").unwrap();
+        terminal.send_line(answer).unwrap();
+        let (exit, said) = exit_code(terminal);
+        assert_eq!(exit, expected.0, "{said}");
+        assert!(said.contains(expected.1), "{said}");
+    }
 }

@@ -136,6 +136,70 @@ fn without_credentials_every_place_is_listed() {
     assert_run!(world.run(&["token"]));
 }
 
+/// A user without a home folder, as in some containers: root can be one.
+#[cfg(target_os = "linux")]
+#[test]
+fn without_a_home_folder_every_place_is_listed() {
+    use std::{
+        fs::{self, Permissions},
+        os::unix::{
+            fs::{MetadataExt as _, PermissionsExt as _},
+            process::CommandExt as _,
+        },
+    };
+
+    use crate::left_out::skipped;
+
+    if fs::metadata("/proc/self").unwrap().uid() != 0 {
+        return skipped("only root can be a user without a home folder");
+    }
+    let world = World::new();
+    fs::set_permissions(world.path(), Permissions::from_mode(0o755)).unwrap();
+    let unknown_user = 54_321;
+    for (variables, expected) in [
+        (
+            &[][..],
+            [
+                "no credentials were found: the environment has neither COZE_API_TOKEN",
+                "profile default: there is no home folder",
+            ],
+        ),
+        (
+            &[("COZE_DEVICE_OAUTH_CLIENT_ID", "id")],
+            [
+                "the environment describes an app of flow device",
+                "nobody has: there is no home folder",
+            ],
+        ),
+    ] {
+        for command in ["token", "status"] {
+            let mut command = world.command([command]);
+            command
+                .env_clear()
+                .envs(variables.iter().copied())
+                .uid(unknown_user)
+                .gid(unknown_user);
+            let is_status = command.get_args().any(|argument| argument == "status");
+            let output = match command.output() {
+                Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+                    return skipped("other users may not run the program");
+                }
+                output => output.unwrap(),
+            };
+            assert_eq!(output.status.code(), Some(3), "{output:?}");
+            if is_status {
+                let said = String::from_utf8(output.stdout).unwrap();
+                assert!(said.contains("there is no home folder"), "{said}");
+            } else {
+                let said = String::from_utf8(output.stderr).unwrap();
+                for part in expected {
+                    assert!(said.contains(part), "{said}");
+                }
+            }
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_file_in_the_working_folder_cannot_send_a_sign_in_elsewhere() {
     let mock = start_mock().await;

@@ -15,51 +15,63 @@ pub(super) fn signed_in(program: Option<&str>) -> String {
         Some(program) => format!("You can close this page and return to {program}."),
         None => "You can close this page.".to_owned(),
     };
-    page("Signed in 登录成功", &[&back, "你可以关闭此页面。"])
+    page(
+        ("Signed in", "登录成功"),
+        &[back, chinese("你可以关闭此页面。")],
+    )
 }
 
 pub(super) fn failed(error: &Error) -> String {
-    let why = escaped(&error.to_string());
     page(
-        "Not signed in 登录失败",
+        ("Not signed in", "登录失败"),
         &[
-            &why,
-            "Close this page, and start the sign-in again. 请关闭此页面，重新登录。",
+            escaped(&error.to_string()),
+            "Close this page, and start the sign-in again.".to_owned(),
+            chinese("请关闭此页面，然后重新登录。"),
         ],
     )
 }
 
 pub(super) fn stray() -> String {
     page(
-        "This is not the current sign-in 登录已失效",
+        ("This is not the current sign-in", "这不是当前的登录请求"),
         &[
-            "The program waits for another sign-in: this page may be old. Close it, and use the page that was opened last.",
-            "此页面可能已过期，请使用最后打开的登录页面。",
+            "The program waits for another sign-in: this page may be old. Close it, and use the page that was opened last.".to_owned(),
+            chinese("此页面可能已过期，请使用最近一次打开的登录页面。"),
         ],
     )
 }
 
 pub(super) fn repeated() -> String {
     page(
-        "The sign-in was already received 登录请求已收到",
-        &["You can close this page. 你可以关闭此页面。"],
+        ("The sign-in was already received", "已收到登录结果"),
+        &[
+            "You can close this page.".to_owned(),
+            chinese("你可以关闭此页面。"),
+        ],
     )
 }
 
 pub(super) fn not_found() -> String {
-    page("There is no such page", &["页面不存在。"])
+    page(("There is no such page", "页面不存在"), &[])
 }
 
-/// `paragraphs` are HTML.
-fn page(title: &str, paragraphs: &[&str]) -> String {
+/// Chinese text, marked so that browsers choose its fonts, and screen readers its pronunciation.
+fn chinese(text: &str) -> String {
+    format!("<span lang=\"zh-CN\">{text}</span>")
+}
+
+/// A title in English and in Chinese. `paragraphs` are HTML.
+fn page((title, in_chinese): (&str, &str), paragraphs: &[String]) -> String {
     let paragraphs: String = { paragraphs.iter() }
         .map(|paragraph| format!("<p>{paragraph}</p>"))
         .collect();
+    let heading = format!("{title} {}", chinese(in_chinese));
     format!(
         "<!DOCTYPE html><html lang=\"en\"><head><meta charset=\"utf-8\">\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\
-         <title>{title}</title><style>{STYLE}</style></head>\
-         <body><h1>{title}</h1>{paragraphs}</body></html>"
+         <title>{title} {in_chinese}</title><style>{STYLE}</style></head>\
+         <body><h1>{heading}</h1>{paragraphs}</body></html>"
     )
 }
 
@@ -94,6 +106,37 @@ mod tests {
             "{hash}"
         );
         assert!(POLICY.starts_with("default-src 'none';"));
+    }
+
+    /// Otherwise a browser may choose Japanese fonts for the characters.
+    #[test]
+    fn chinese_text_is_marked_as_chinese() {
+        let error = Error::new(ErrorKind::Refused, "no");
+        for (page, parts) in [
+            (signed_in(None), ["登录成功", "你可以关闭此页面。"]),
+            (failed(&error), ["登录失败", "请关闭此页面，然后重新登录。"]),
+            (
+                stray(),
+                [
+                    "这不是当前的登录请求",
+                    "此页面可能已过期，请使用最近一次打开的登录页面。",
+                ],
+            ),
+            (repeated(), ["已收到登录结果", "你可以关闭此页面。"]),
+            (not_found(), ["页面不存在", ""]),
+        ] {
+            let (_, mut body) = page.split_once("<body>").unwrap();
+            for part in parts {
+                assert!(body.contains(part), "{part}: {page}");
+            }
+            let mut marked = 0;
+            while let Some((before, rest)) = body.split_once("<span lang=\"zh-CN\">") {
+                assert!(before.is_ascii(), "{page}");
+                body = rest.split_once("</span>").unwrap().1;
+                marked += 1;
+            }
+            assert!(body.is_ascii() && marked > 0, "{page}");
+        }
     }
 
     #[test]

@@ -4,13 +4,12 @@ use std::io::{self, Write as _};
 
 use coze_auth::Token;
 use coze_credentials::{LoopbackLogin, ProfileConfig, RedirectFlow, open_browser};
-use tokio::sync::oneshot;
 
 use crate::{
     args::Login,
     failure::{Failure, Result},
     session::Session,
-    terminal::input_is_terminal,
+    terminal::{input_is_terminal, line_of_input},
 };
 
 pub(super) async fn sign_in(
@@ -54,7 +53,7 @@ pub(super) async fn sign_in(
                     "If the browser is on another machine, paste the address that it was sent to, also if it can't load the page:"
                 ),
             };
-            pasted_line().await
+            line_of_input().await
         });
     }
     if options.paste {
@@ -64,15 +63,4 @@ pub(super) async fn sign_in(
         .terminal
         .note("Waiting for the browser; Ctrl-C ends this.");
     Ok(login.run().await?)
-}
-
-/// Reads a line in a thread of its own: a read from a terminal can't be cancelled.
-async fn pasted_line() -> Option<String> {
-    let (sender, receiver) = oneshot::channel();
-    std::thread::spawn(move || {
-        let mut line = String::new();
-        let read = io::stdin().read_line(&mut line);
-        let _ = sender.send(read.ok().filter(|length| *length > 0).map(|_| line));
-    });
-    receiver.await.ok().flatten()
 }

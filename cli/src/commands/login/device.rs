@@ -10,7 +10,10 @@ use qrcode::{QrCode, render::unicode::Dense1x2};
 use crate::{
     failure::Result,
     session::Session,
-    terminal::{BLACK_ON_WHITE, Printable, STRONG, Terminal, messages_are_for_a_terminal},
+    terminal::{
+        BLACK_ON_WHITE, Printable, STRONG, Terminal, messages_are_for_a_terminal,
+        messages_have_colours,
+    },
 };
 
 pub(super) async fn sign_in(
@@ -54,10 +57,16 @@ fn show(authorization: &DeviceAuthorization, terminal: &Terminal) {
         framed(code)
     ));
     if messages_are_for_a_terminal()
-        && let Ok(picture) = QrCode::new(&url)
+        && let Ok(code) = QrCode::new(&url)
     {
-        let picture = picture.render::<Dense1x2>().build();
-        for line in picture.lines() {
+        let mut picture = code.render::<Dense1x2>();
+        if !messages_have_colours() {
+            // The characters are light on most terminals, and many scanners refuse a picture that is light on dark.
+            picture
+                .dark_color(Dense1x2::Light)
+                .light_color(Dense1x2::Dark);
+        }
+        for line in picture.build().lines() {
             terminal.say(format_args!("  {BLACK_ON_WHITE}{line}{BLACK_ON_WHITE:#}"));
         }
         terminal.say("");
