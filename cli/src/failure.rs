@@ -222,7 +222,10 @@ mod tests {
 
     #[test]
     fn another_hint_replaces_both() {
-        let failure = Failure::from(coze_auth::Error::new(ErrorKind::Store, "it is full"));
+        let failure = Failure::from(coze_auth::Error::new(
+            ErrorKind::Store(coze_auth::store::StoreErrorKind::Full),
+            "it is full",
+        ));
         assert!(failure.hint(true).is_some_and(|hint| hint.contains("存储")));
         let failure = failure.with_hint("sign in again");
         assert_eq!(failure.hint(true), Some("sign in again"));

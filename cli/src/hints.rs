@@ -61,7 +61,7 @@ pub(crate) fn in_chinese(error: &Error) -> Option<&'static str> {
         (ErrorKind::Configuration, ..) => {
             Some("请按错误信息更正配置；完整的 coze_oauth_config.json 可从扣子控制台获取")
         }
-        (ErrorKind::Store, ..) => Some("请检查磁盘空间、权限和连接，使存储恢复可用"),
+        (ErrorKind::Store(_), ..) => Some("请检查磁盘空间、权限和连接，使存储恢复可用"),
         _ => None,
     }
 }

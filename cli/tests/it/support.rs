@@ -171,8 +171,8 @@ fn inherit_no_ignored_signal() {
         ];
         // In a thread without a runtime.
         let handling = std::thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all();
-            let runtime = { runtime }.build().unwrap();
+            let mut runtime = tokio::runtime::Builder::new_current_thread();
+            let runtime = runtime.enable_all().build().unwrap();
             let _context = runtime.enter();
             for kind in kinds {
                 if mask >> (kind.as_raw_value() - 1) & 1 == 1 {
