@@ -517,8 +517,9 @@ async fn the_command_that_is_advised_quotes_the_path() {
     let world = world.set("COZE_OAUTH_CONFIG", path.display().to_string());
     let found = check(&doctor(&world, &mock), "permissions");
     let (_, advised) = found.split_once("-> ").unwrap();
+    let advised = advised.replace("HOME", &world.path().display().to_string());
     let run = std::process::Command::new("sh")
-        .args(["-c", advised])
+        .args(["-c", &advised])
         .status()
         .unwrap();
     assert!(run.success(), "{found}");
