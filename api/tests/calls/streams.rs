@@ -639,7 +639,7 @@ async fn an_event_that_the_end_of_the_body_cuts_is_not_returned() {
 
 #[tokio::test(start_paused = true)]
 async fn a_text_of_an_event_is_made_safe_with_the_secrets_of_the_call() {
-    let coze = Coze::new([Answer::events([whole().into()])]);
+    let coze = Coze::new([Answer::events([whole().as_str().into()])]);
     let events = stream(&coze).await;
     let shown = events.sanitized("you sent\u{1b}[31m token-0,\nthat is wrong");
     assert_eq!(shown, "you sent [31m ****, that is wrong");
