@@ -8,8 +8,8 @@ use std::{
 };
 
 use coze_auth::{
-    AccessToken, CachedProvider, DeviceFlow, Endpoint, ErrorCode, ErrorKind, SignIn, Token,
-    TokenProvider,
+    AccessToken, CachedProvider, Endpoint, ErrorCode, ErrorKind, SignIn, Token, TokenProvider,
+    WebFlow,
     sign_in::Record,
     store::{
         CompareAndSet, Contents, Key, LockLifetime, MemoryStore, Owner, Profile, Store, StoreError,
@@ -514,14 +514,16 @@ async fn a_sign_in_is_not_sent_to_another_endpoint() {
     let stage = Stage::new();
     let (store, first) = signed_in(&stage).await;
     let client = stage.client_builder().endpoint(Endpoint::CN).build();
-    let elsewhere = DeviceFlow::new(client.unwrap(), defaults::DEVICE_CLIENT_ID).unwrap();
+    let (id, secret) = (defaults::WEB_CLIENT_ID, defaults::WEB_CLIENT_SECRET);
+    let elsewhere = WebFlow::new(client.unwrap(), id.into(), secret.into()).unwrap();
     let provider = CachedProvider::stored(elsewhere, store.sign_in()).build();
+    let here = stage.mock.url();
     let requests = stage.mock.request_count();
     for _ in 0..2 {
         let error = provider.token().await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidInput);
-        let expected = "its API base is https://api.coze.com, not https://api.coze.cn";
-        assert!(error.to_string().contains(expected), "{error}");
+        let expected = format!("its API base is {here}, not https://api.coze.cn");
+        assert!(error.to_string().contains(&expected), "{error}");
         // Nor when it is due.
         pass(secs(1000)).await;
     }
@@ -530,7 +532,7 @@ async fn a_sign_in_is_not_sent_to_another_endpoint() {
     // Each successor is bound to the endpoint, too.
     replica(&stage, &store).token().await.unwrap();
     let base = store.record().await.api_base().map(str::to_owned);
-    assert_eq!(base.as_deref(), Some(Endpoint::COM.api_base()));
+    assert_eq!(base.as_deref(), Some(here));
     provider.token().await.unwrap_err();
     assert_eq!(refreshes(&stage, &first), 1);
 }
