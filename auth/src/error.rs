@@ -561,9 +561,7 @@ impl Error {
                     StoreErrorKind::Transient | StoreErrorKind::Full | StoreErrorKind::Other,
                 ),
                 ..,
-            ) => {
-                "make the store work again (disk space, permissions, connection)"
-            }
+            ) => "make the store work again (disk space, permissions, connection)",
             (ErrorKind::Store(StoreErrorKind::Busy), ..) => {
                 "wait for the other owner, or end it if it is stuck"
             }

@@ -224,7 +224,13 @@ impl ProfileConfig {
 
     /// Whether both are sign-ins to the same app at the same endpoint.
     pub(crate) fn is_of_same_app(&self, other: &Self) -> bool {
-        let app = |config: &Self| (config.flow, config.client_id.clone(), config.endpoint.clone());
+        let app = |config: &Self| {
+            (
+                config.flow,
+                config.client_id.clone(),
+                config.endpoint.clone(),
+            )
+        };
         app(self) == app(other)
     }
 

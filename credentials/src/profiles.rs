@@ -268,8 +268,7 @@ impl Profiles {
             _ => None,
         };
         config.to_json()?;
-        create_folder(&self.folder)
-            .map_err(|error| not_changed("created", &self.folder, error))?;
+        create_folder(&self.folder).map_err(|error| not_changed("created", &self.folder, error))?;
         let _lock = self.lock(name).await?;
         // The token first, because it can't be requested again. It is not sent to another endpoint.
         match granted {
@@ -582,7 +581,7 @@ async fn check_values(store: &Arc<dyn Store>, name: &str) -> Result<()> {
     let no_version = Version::new(*b"the version of no value");
     for key in [&record, &secret_key(name)?] {
         store.load(key).await?;
-        store.compare_and_set(key, Some(&no_version), None).await?;
+        let _ = store.compare_and_set(key, Some(&no_version), None).await?;
     }
     // What is replaced goes into quarantine, whose slots are all read.
     for slot in Key::quarantine_slots(&profile) {
@@ -979,8 +978,16 @@ mod tests {
     #[tokio::test]
     async fn a_profile_that_can_not_be_loaded_names_the_way_out_and_is_signed_out_of() {
         for (program, name, way_out) in [
-            ("coze", "default", "sign in again to replace it: coze login --replace"),
-            ("coze", "work", "to replace it: coze login --profile work --replace"),
+            (
+                "coze",
+                "default",
+                "sign in again to replace it: coze login --replace",
+            ),
+            (
+                "coze",
+                "work",
+                "to replace it: coze login --profile work --replace",
+            ),
             ("my-program", "work", "or sign in again to replace it"),
         ] {
             let folder = tempfile::tempdir().unwrap();

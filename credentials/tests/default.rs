@@ -587,8 +587,12 @@ async fn a_sign_out_does_not_delete_a_sign_in_that_came_later() {
         .unwrap();
     until(async || sign_in.load().await.unwrap().is_none()).await;
     let (profiles, saved) = (machine.profiles(), config.clone());
-    let later =
-        tokio::spawn(async move { profiles.put("default", &saved, None, &token).await.map(drop) });
+    let later = tokio::spawn(async move {
+        profiles
+            .put("default", &saved, None, &token)
+            .await
+            .map(drop)
+    });
     tokio::time::sleep(Duration::from_millis(500)).await;
     secret.unlock().unwrap();
     assert!(signing_out.await.unwrap().unwrap());
@@ -652,8 +656,7 @@ async fn a_sign_in_is_not_sent_to_the_endpoint_of_another_profile() {
     machine.log_in("default", Flow::Device).await;
     let other = MockCoze::start().await.unwrap();
     let endpoint = Endpoint::custom(other.url()).unwrap();
-    let config =
-        ProfileConfig::new(Flow::Device, defaults::DEVICE_CLIENT_ID, endpoint).unwrap();
+    let config = ProfileConfig::new(Flow::Device, defaults::DEVICE_CLIENT_ID, endpoint).unwrap();
     machine.profiles().save("default", &config).unwrap();
     let found = machine.find().await.unwrap();
     let error = found.token().await.unwrap_err();

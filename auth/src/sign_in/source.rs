@@ -188,8 +188,18 @@ impl Refresher {
     pub(super) fn expect_of_this_app(&self, record: &Record) -> Result<()> {
         let endpoint = self.app.client().endpoint();
         for (whose, what, theirs, ours) in [
-            ("of another app", "client id", record.client_id(), self.app.client_id()),
-            ("at another endpoint", "API base", record.api_base(), endpoint.api_base()),
+            (
+                "of another app",
+                "client id",
+                record.client_id(),
+                self.app.client_id(),
+            ),
+            (
+                "at another endpoint",
+                "API base",
+                record.api_base(),
+                endpoint.api_base(),
+            ),
         ] {
             if let Some(theirs) = theirs.filter(|theirs| *theirs != ours) {
                 return Err(Error::invalid_input(format!(

@@ -9,7 +9,7 @@ use super::{
     *,
 };
 use crate::{
-    CachedProvider, DeviceFlow, Endpoint, ErrorKind, OAuthClient, RefreshToken, TokenProvider,
+    CachedProvider, DeviceFlow, Endpoint, ErrorKind, OAuthClient, RefreshToken,
     clock::Clock,
     store::{LockLifetime, Owner, StoreFuture, TryLock},
 };
@@ -657,7 +657,10 @@ async fn a_lock_is_idempotent_for_its_owner() {
 #[tokio::test]
 async fn a_sign_in_is_used_at_its_own_endpoint_only() {
     let endpoint = |base: &str| Endpoint::custom(base).unwrap();
-    let (here, elsewhere) = (endpoint("http://127.0.0.1:1"), endpoint("http://127.0.0.1:2"));
+    let (here, elsewhere) = (
+        endpoint("http://127.0.0.1:1"),
+        endpoint("http://127.0.0.1:2"),
+    );
     let provider = |sign_in: &SignIn, endpoint: &Endpoint| {
         let client = OAuthClient::new(endpoint.clone()).unwrap();
         let device = DeviceFlow::new(client, "client-id").unwrap();
@@ -672,7 +675,8 @@ async fn a_sign_in_is_used_at_its_own_endpoint_only() {
     assert_eq!(next.api_base(), record.api_base());
     provider(&sign_in, &here).token().await.unwrap();
     let imported = Flaky::default().sign_in();
-    let put = imported.put_refresh_token(&refresh_token("a"), "client-id", &here);
+    let imported_token = refresh_token("a");
+    let put = imported.put_refresh_token(&imported_token, "client-id", &here);
     put.await.unwrap();
     for sign_in in [&sign_in, &imported] {
         let error = provider(sign_in, &elsewhere).token().await.unwrap_err();

@@ -11,9 +11,7 @@ mod secret;
 use std::time::Duration;
 
 use coze_api::{CozeApi, SendExt as _};
-use coze_auth::{
-    ConfiguredFlow, ErrorKind, FixedToken, OAuthClient, RefreshToken, Secret, Token,
-};
+use coze_auth::{ConfiguredFlow, ErrorKind, FixedToken, OAuthClient, RefreshToken, Secret, Token};
 use coze_credentials::{ProfileConfig, Profiles, StoreKind};
 use coze_wire::sanitize_sentence;
 use tokio::{sync::oneshot, time::timeout};
@@ -39,10 +37,12 @@ enum Granted {
 
 impl Granted {
     fn of(outcome: coze_auth::Result<Token>) -> Result<Self> {
-        outcome.map(Self::Token).or_else(|error| match error.refresh_token().cloned() {
-            Some(refresh_token) => Ok(Self::RefreshToken(refresh_token, error)),
-            None => Err(error.into()),
-        })
+        outcome
+            .map(Self::Token)
+            .or_else(|error| match error.refresh_token().cloned() {
+                Some(refresh_token) => Ok(Self::RefreshToken(refresh_token, error)),
+                None => Err(error.into()),
+            })
     }
 }
 

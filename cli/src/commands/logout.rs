@@ -17,8 +17,8 @@ pub(crate) async fn run(all: bool, session: &Session<'_>) -> Result<()> {
         false => vec![session.profile_name()?],
     };
     for name in names {
-        let is_unusable = { profiles.load(&name) }
-            .is_err_and(|error| error.kind() == ErrorKind::Configuration);
+        let is_unusable =
+            { profiles.load(&name) }.is_err_and(|error| error.kind() == ErrorKind::Configuration);
         let (sender, receiver) = oneshot::channel();
         let signing_out = {
             let (profiles, name) = (profiles.clone(), name.clone());
@@ -37,7 +37,9 @@ pub(crate) async fn run(all: bool, session: &Session<'_>) -> Result<()> {
             Ok(true) => session.terminal.note(format!(
                 "Signed out of profile {name}. Its last access token stays valid until it expires."
             )),
-            _ if !all => session.terminal.note(format!("There is no profile {name}.")),
+            _ if !all => session
+                .terminal
+                .note(format!("There is no profile {name}.")),
             // Its user has signed out before.
             _ => {}
         }

@@ -97,7 +97,9 @@ impl Description {
                         format!("{source} has a fixed token, so there is no app to sign in to")
                     }
                     flow => {
-                        format!("{source} describes an app of flow {flow}, to which no user signs in")
+                        format!(
+                            "{source} describes an app of flow {flow}, to which no user signs in"
+                        )
                     }
                 };
                 return Err(Failure::usage(message).with_hint(NAME_AN_APP));
@@ -212,7 +214,10 @@ impl Description {
 fn confirmed(is_yes: bool) -> Result<()> {
     match is_yes {
         true => Ok(()),
-        false => Err(Failure::new(Exit::Refused, "cancelled: nothing was changed")),
+        false => Err(Failure::new(
+            Exit::Refused,
+            "cancelled: nothing was changed",
+        )),
     }
 }
 
