@@ -358,7 +358,7 @@ impl Profiles {
 
     /// Deletes the tokens and the client secret of a profile from this store, and leaves its configuration: for a profile whose
     /// sign-in is now in another store. Nothing is deleted if the sign-in is in this store after all, because another program has
-    /// signed the user in meanwhile.
+    /// signed the user in.
     ///
     /// # Errors
     ///

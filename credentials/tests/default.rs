@@ -544,7 +544,7 @@ async fn a_store_can_be_signed_out_of_without_losing_the_profile() {
         let signed_out = profiles.sign_out_of("default", StoreKind::File);
         signed_out.await.unwrap();
     };
-    // Another program has signed in to this store meanwhile.
+    // Another program has signed in to this store.
     sign_out().await;
     assert!(machine.find().await.is_ok());
 

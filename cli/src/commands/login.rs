@@ -30,7 +30,7 @@ const NAME_TIMEOUT: Duration = Duration::from_secs(5);
 /// What Coze has granted. It can't be requested again.
 #[derive(Clone)]
 enum Granted {
-    Token(Token),
+    Token(Box<Token>),
     /// The rest of the response was unusable, as the error says.
     RefreshToken(RefreshToken, coze_auth::Error),
 }
@@ -38,7 +38,7 @@ enum Granted {
 impl Granted {
     fn of(outcome: coze_auth::Result<Token>) -> Result<Self> {
         outcome
-            .map(Self::Token)
+            .map(|token| Self::Token(token.into()))
             .or_else(|error| match error.refresh_token().cloned() {
                 Some(refresh_token) => Ok(Self::RefreshToken(refresh_token, error)),
                 None => Err(error.into()),
@@ -103,7 +103,7 @@ pub(crate) async fn run(options: Login, session: &Session<'_>) -> Result<()> {
 }
 
 impl FreshSignIn {
-    /// Saves it. If that fails, a user at a terminal can mend the store, and nothing is lost.
+    /// Saves it. If that fails, a user at a terminal can fix the store, and nothing is lost.
     async fn keep(self, session: &Session<'_>) -> Result<()> {
         const LOST: &str =
             "the sign-in is lost: make the store work, then sign in again: coze login";
@@ -129,7 +129,7 @@ impl FreshSignIn {
             }
             session.terminal.report(&failure);
             session.terminal.say(
-                "The sign-in is not kept yet. Mend this, then press Enter to try again; Ctrl-C gives up.",
+                "The sign-in is not kept yet. Fix this, then press Enter to try again; Ctrl-C gives up.",
             );
             if line_of_input().await.is_none() {
                 return Err(failure.with_hint(LOST));

@@ -213,7 +213,7 @@ fn the_user_is_asked_whether_a_file_of_the_working_folder_is_trusted() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_sign_in_that_could_not_be_kept_is_not_lost_while_the_user_mends_the_store() {
+async fn a_sign_in_that_could_not_be_kept_is_not_lost_while_the_user_fixes_the_store() {
     let mock = start_mock().await;
     let world = World::new();
     let mut terminal = spawn(&world, &login(&mock, &[]));
@@ -236,7 +236,8 @@ async fn a_sign_in_that_could_not_be_kept_is_not_lost_while_the_user_mends_the_s
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_signal_ends_the_prompt_for_a_secret_and_the_terminal_shows_what_is_typed_again() {
-    const SHELL: &str = r#"stty echo; sh -c 'echo $$ >pid; exec "$@"' sh "$@"; echo "code $?"; stty -a"#;
+    const SHELL: &str =
+        r#"stty echo; sh -c 'echo $$ >pid; exec "$@"' sh "$@"; echo "code $?"; stty -a"#;
     let mock = start_mock().await;
     let world = World::new();
     let id = defaults::WEB_CLIENT_ID;
