@@ -896,7 +896,8 @@ mod tests {
         };
         let is_folder = |path: &Path| fs::create_dir(path).unwrap();
         let is_link = |path: &Path| symlink("elsewhere", path).unwrap();
-        let cases: [(&str, &dyn Fn(&Path)); 8] = [
+        type Spoil<'a> = &'a dyn Fn(&Path);
+        let cases: [(&str, Spoil<'_>); 8] = [
             ("default.json", &open_to_all),
             ("default.json", &is_folder),
             ("default.json", &is_link),
