@@ -14,7 +14,7 @@ use std::{
 
 use bytes::{Buf, Bytes};
 use coze_auth::{ApiCall, Error as AuthError, ErrorKind};
-use coze_wire::{Retry, Secret, SendError, StreamEvent};
+use coze_wire::{Retry, Secret, SendError, StreamEvent, sanitize};
 use futures_util::{Stream, StreamExt, stream::FusedStream};
 use serde::{Deserialize, de::IgnoredAny};
 use serde_json::Value;
@@ -306,6 +306,13 @@ impl<E> EventStream<E> {
     #[must_use]
     pub fn end_data(&self) -> Option<&str> {
         self.end_data.as_deref()
+    }
+
+    /// Makes a text of an event safe to display, such as the message of a chat's `last_error`, which may repeat the access
+    /// token of the request: see [`sanitize`].
+    #[must_use]
+    pub fn sanitized(&self, text: &str) -> String {
+        sanitize(text, self.origin.call.secrets())
     }
 
     fn has_ended(&self) -> bool {

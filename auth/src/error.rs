@@ -345,6 +345,8 @@ impl Meaning {
 
 /// The API code for "too many requests".
 const RATE_LIMIT: i64 = 4013;
+/// The API code for a bot, or another resource, that does not exist or is not published.
+const NOT_FOUND: i64 = 4200;
 
 impl Error {
     /// An error of your own [`TokenProvider`](crate::TokenProvider). Neither the text nor the source may contain a
@@ -704,6 +706,9 @@ fn hint_for_code(code: &ErrorCode, flow: Option<Flow>) -> &'static str {
             "the access token is missing, expired or revoked; get a new one"
         }
         ErrorCode::Api(RATE_LIMIT) => "too many requests; wait, then try again",
+        ErrorCode::Api(NOT_FOUND) => {
+            "check the id that the message names, and that it is published (a bot: as an API)"
+        }
         ErrorCode::Api(_) | ErrorCode::Other(_) => {
             "see the message; quote the log id to Coze's support"
         }

@@ -40,10 +40,10 @@ pub(crate) struct Arguments {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Options of every command")]
 pub(crate) struct Global {
-    /// Print results and errors only
+    /// Print only results, errors and what a login needs
     #[arg(short, long, global = true, conflicts_with = "verbose")]
     pub(crate) quiet: bool,
-    /// The profile of a sign-in; the environment and files are ignored then. Default: the value of COZE_PROFILE, or default
+    /// The profile of a sign-in; the environment and files are then ignored, except by jwt and by login to a new profile. Default: the value of COZE_PROFILE, or default
     #[arg(long, global = true, value_name = "NAME")]
     pub(crate) profile: Option<String>,
     /// Log the requests, without secrets, to standard error
@@ -123,7 +123,7 @@ pub(crate) struct Api {
     /// Print the events of a stream as they come, as one JSON object a line
     #[arg(long)]
     pub(crate) stream: bool,
-    /// How long the whole call may take, with its retries, such as 30s or 1h; of a list, each page
+    /// How long the whole call may take, with its retries, such as 30s or 1h; of a list, each page; not with --stream
     #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "10m", conflicts_with = "stream")]
     pub(crate) timeout: Duration,
 }
@@ -203,7 +203,7 @@ pub(crate) struct Login {
     /// The client id of the app, instead of a configured one
     #[arg(long, value_name = "ID")]
     pub(crate) client_id: Option<String>,
-    /// com, cn, or the base URL of the API; by default as configured, or com
+    /// com, cn, or the base URL of the API; by default that of the configured app; with --client-id, com
     #[arg(long, value_name = "SITE", value_parser = Endpoint::from_str)]
     pub(crate) site: Option<Endpoint>,
     /// Limits the sign-in to this workspace

@@ -83,9 +83,11 @@ impl Failure {
         Self::new(Exit::Other, format!("{what}: {error}"))
     }
 
+    /// With another hint, in both languages.
     #[must_use]
     pub(crate) fn with_hint(mut self, hint: impl Into<Cow<'static, str>>) -> Self {
         self.hint = Some(hint.into());
+        self.hint_in_chinese = None;
         self
     }
 
@@ -111,7 +113,12 @@ impl Failure {
         in_chinese.or(self.hint.as_deref())
     }
 
-    fn of(error: &coze_auth::Error, message: String, hint: &'static str) -> Self {
+    fn of(
+        error: &coze_auth::Error,
+        message: String,
+        hint: &'static str,
+        in_chinese: Option<&'static str>,
+    ) -> Self {
         let exit = exit_of(error);
         let hint = match exit {
             Exit::SignInNeeded => "sign in: coze login",
@@ -121,7 +128,7 @@ impl Failure {
             exit,
             message,
             hint: Some(hint.into()),
-            hint_in_chinese: hints::in_chinese(error).map(Cow::from),
+            hint_in_chinese: in_chinese.map(Cow::from),
         }
     }
 }
@@ -152,13 +159,15 @@ fn exit_of(error: &coze_auth::Error) -> Exit {
 
 impl From<coze_auth::Error> for Failure {
     fn from(error: coze_auth::Error) -> Self {
-        Self::of(&error, error.to_string(), error.hint())
+        let in_chinese = hints::in_chinese(&error);
+        Self::of(&error, error.to_string(), error.hint(), in_chinese)
     }
 }
 
 impl From<coze_api::Error> for Failure {
     fn from(error: coze_api::Error) -> Self {
-        Self::of(&error, error.to_string(), error.hint())
+        let in_chinese = hints::of_call_in_chinese(&error);
+        Self::of(&error, error.to_string(), error.hint(), in_chinese)
     }
 }
 
@@ -209,6 +218,17 @@ mod tests {
             assert_eq!(failure.exit() as u8, 130);
             assert_eq!(failure.message(), "");
         }
+    }
+
+    #[test]
+    fn another_hint_replaces_both() {
+        let failure = Failure::from(coze_auth::Error::new(
+            ErrorKind::Store(coze_auth::store::StoreErrorKind::Full),
+            "it is full",
+        ));
+        assert!(failure.hint(true).is_some_and(|hint| hint.contains("存储")));
+        let failure = failure.with_hint("sign in again");
+        assert_eq!(failure.hint(true), Some("sign in again"));
     }
 
     #[test]

@@ -2,6 +2,16 @@
 
 use coze_auth::{Error, ErrorCode, ErrorKind, Flow};
 
+/// The hint in Chinese about a call of the API.
+pub(crate) fn of_call_in_chinese(error: &coze_api::Error) -> Option<&'static str> {
+    if error.is_fate_unknown() {
+        return Some(
+            "扣子可能已处理该请求：请勿直接重试，先用对话 ID 和会话 ID 查询对话，或列出该会话的消息",
+        );
+    }
+    in_chinese(error)
+}
+
 /// The hint in Chinese, for the mistakes that have one.
 pub(crate) fn in_chinese(error: &Error) -> Option<&'static str> {
     // The token of an app is not a user's.
@@ -43,11 +53,15 @@ pub(crate) fn in_chinese(error: &Error) -> Option<&'static str> {
         }
         (_, Some(ErrorCode::Api(4013)), _) => Some("请求过于频繁，请稍后再试"),
         (ErrorKind::DeviceCodeExpired, ..) | (_, Some(ErrorCode::ExpiredToken), _) => {
-            Some("用户代码（user_code）已过期，请重新运行 coze login，并在有效期内确认")
+            Some("用户码（user_code）已过期，请重新运行 coze login，并在有效期内确认")
         }
         (ErrorKind::Connect | ErrorKind::Timeout | ErrorKind::Interrupted, ..) => {
             Some("请检查网络、代理和 API 地址，然后重试")
         }
+        (ErrorKind::Configuration, ..) => {
+            Some("请按错误信息更正配置；完整的 coze_oauth_config.json 可从扣子控制台获取")
+        }
+        (ErrorKind::Store(_), ..) => Some("请检查磁盘空间、权限和连接，使存储恢复可用"),
         _ => None,
     }
 }
@@ -62,6 +76,9 @@ mod tests {
         let sign_in = hint(ErrorKind::NotSignedIn);
         assert!(sign_in.is_some_and(|hint| hint.contains("coze login")));
         // A private key that can't be used, two flows at once, a field that is misspelled: the message says which.
-        assert_eq!(hint(ErrorKind::Configuration), None);
+        let correct = hint(ErrorKind::Configuration);
+        assert!(
+            correct.is_some_and(|hint| hint.contains("请按错误信息") && !hint.contains("登录"))
+        );
     }
 }

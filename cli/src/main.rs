@@ -10,6 +10,7 @@ mod args;
 mod commands;
 mod failure;
 mod hints;
+mod json;
 mod session;
 mod signals;
 mod terminal;

@@ -1,20 +1,22 @@
 //! What the commands share: the terminal, where tokens come from, and what has to be finished before the program ends.
 
 use std::{
-    cell::{OnceCell, RefCell},
+    cell::{Cell, OnceCell, RefCell},
     env,
 };
 
 use coze_api::CozeApi;
 use coze_auth::{
-    ErrorKind, Flow, OAuthClient, OAuthClientBuilder, OAuthConfig, RefreshMode, TokenProvider,
+    Endpoint, ErrorKind, Flow, OAuthClient, OAuthClientBuilder, OAuthConfig, RefreshMode,
+    TokenProvider, Url,
 };
 use coze_credentials::{CredentialsBuilder, DefaultCredentials, Profiles, Source};
+use coze_wire::is_loopback;
 use tokio::task::JoinHandle;
 
 use crate::{
     failure::{Exit, Failure, Result},
-    terminal::Terminal,
+    terminal::{Printable, Terminal, shell_word},
 };
 
 /// At the end of the user agent.
@@ -28,6 +30,8 @@ pub(crate) struct Session<'t> {
     pub(crate) profile: Option<String>,
     credentials: OnceCell<DefaultCredentials>,
     saving: RefCell<Option<JoinHandle<Result<()>>>>,
+    /// Whether the user has been warned of a foreign endpoint.
+    is_warned: Cell<bool>,
 }
 
 /// Where a token comes from.
@@ -46,6 +50,7 @@ impl<'t> Session<'t> {
             profile,
             credentials: OnceCell::new(),
             saving: RefCell::default(),
+            is_warned: Cell::default(),
         }
     }
 
@@ -102,6 +107,7 @@ impl<'t> Session<'t> {
         if self.profile.is_none()
             && let Some((source, config)) = self.find_configuration(None)?
         {
+            self.warn_of(&source, config.endpoint())?;
             return Ok(Place::Configuration(source, Box::new(config)));
         }
         Ok(Place::Profile(self.profile_name()?))
@@ -130,7 +136,29 @@ impl<'t> Session<'t> {
             Some(_) => error.into(),
             None => explained(error, None),
         })?;
+        self.warn_of(found.source(), found.client().endpoint())?;
         Ok(self.credentials.get_or_init(|| found))
+    }
+
+    /// Says where requests go, if a file that nobody has named sends them to another endpoint than Coze's.
+    pub(crate) fn warn_of(&self, source: &Source, endpoint: &Endpoint) -> Result<()> {
+        let Source::File(path) = source else {
+            return Ok(());
+        };
+        if !is_foreign(endpoint)
+            || self.builder().named_configuration_file()?.is_some()
+            || self.is_warned.replace(true)
+        {
+            return Ok(());
+        }
+        let (api_base, www_base) = (endpoint.api_base(), endpoint.www_base());
+        let path = path.display().to_string();
+        let warning = format!(
+            "warning: {path} in the working folder sends requests to {api_base}, with the pages of {www_base}, which is neither site of Coze; if you trust it, set COZE_OAUTH_CONFIG={}",
+            shell_word(&path)
+        );
+        self.terminal.say(Printable(&warning));
+        Ok(())
     }
 
     /// A client for the API, with the user's or the application's token.
@@ -167,6 +195,17 @@ fn explained(error: coze_auth::Error, flow: Option<Flow>) -> Failure {
     );
     Failure::usage(message)
         .with_hint("set those of one flow only, or name a sign-in: --profile NAME")
+}
+
+/// Whether an endpoint is neither a site of Coze with its pages, nor on this machine.
+pub(crate) fn is_foreign(endpoint: &Endpoint) -> bool {
+    fn bases(endpoint: &Endpoint) -> [&str; 2] {
+        [endpoint.api_base(), endpoint.www_base()]
+    }
+    let is_here = |base: &str| Url::parse(base).is_ok_and(|url| is_loopback(&url));
+    let sites = [Endpoint::COM, Endpoint::CN];
+    let is_site = sites.iter().any(|site| bases(site) == bases(endpoint));
+    !is_site && !bases(endpoint).into_iter().all(is_here)
 }
 
 /// The profiles of this program.

@@ -8,6 +8,9 @@ use tokio::signal::windows::{CtrlC as Signal, ctrl_c};
 use crate::failure::Exit;
 
 /// Listens from its creation on, so that no signal is missed. What can't be listened to keeps its effect.
+///
+/// A signal that was ignored when the program was started stays so, as SIGHUP after `nohup` or SIGINT in a background job of a script:
+/// listening would undo that. Only Linux tells; elsewhere, SIGHUP is left alone, and the others are listened to.
 pub(crate) struct Signals {
     hangup: Option<Signal>,
     interrupt: Option<Signal>,
@@ -17,13 +20,16 @@ pub(crate) struct Signals {
 impl Signals {
     #[cfg(unix)]
     pub(crate) fn new() -> Self {
-        let listen = |kind| signal(kind).ok();
+        let status = std::fs::read_to_string("/proc/self/status").ok();
+        let listen = |kind: SignalKind, unless_known: bool| {
+            let is_ignored = status.as_deref().and_then(|status| ignores(status, kind));
+            let listens = !is_ignored.unwrap_or(unless_known);
+            listens.then(|| signal(kind).ok()).flatten()
+        };
         Self {
-            hangup: ends_at_hangup()
-                .then(|| listen(SignalKind::hangup()))
-                .flatten(),
-            interrupt: listen(SignalKind::interrupt()),
-            terminate: listen(SignalKind::terminate()),
+            hangup: listen(SignalKind::hangup(), true),
+            interrupt: listen(SignalKind::interrupt(), false),
+            terminate: listen(SignalKind::terminate(), false),
         }
     }
 
@@ -56,21 +62,13 @@ async fn received(signal: &mut Option<Signal>) {
     std::future::pending().await
 }
 
-/// Whether SIGHUP is to end this program. If it was started with `nohup`, SIGHUP is ignored, and listening would undo that.
-/// Only Linux tells.
+/// Whether this status of a process (proc_pid_status(5)) has a signal among the ignored ones.
 #[cfg(unix)]
-fn ends_at_hangup() -> bool {
-    let status = std::fs::read_to_string("/proc/self/status");
-    status.is_ok_and(|status| ignores_hangup(&status) == Some(false))
-}
-
-/// Whether this status of a process (proc_pid_status(5)) has SIGHUP among the ignored signals.
-#[cfg(unix)]
-fn ignores_hangup(status: &str) -> Option<bool> {
+fn ignores(status: &str, kind: SignalKind) -> Option<bool> {
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
     let mask = u128::from_str_radix(mask?.trim(), 16).ok()?;
     // The lowest bit is signal 1.
-    let bit = SignalKind::hangup().as_raw_value() - 1;
+    let bit = kind.as_raw_value() - 1;
     Some(mask >> bit & 1 == 1)
 }
 
@@ -81,9 +79,11 @@ mod tests {
     #[test]
     fn the_status_of_a_process_tells_the_ignored_signals() {
         let status = |mask: &str| format!("SigBlk:\t1\nSigIgn:\t{mask}\nSigCgt:\t1\n");
-        assert_eq!(ignores_hangup(&status("0000000000001001")), Some(true));
-        assert_eq!(ignores_hangup(&status("0000000000001006")), Some(false));
-        assert_eq!(ignores_hangup(&status("?")), None);
-        assert_eq!(ignores_hangup("Name:\tcoze\n"), None);
+        let (hangup, interrupt) = (SignalKind::hangup(), SignalKind::interrupt());
+        assert_eq!(ignores(&status("0000000000001001"), hangup), Some(true));
+        assert_eq!(ignores(&status("0000000000001006"), hangup), Some(false));
+        assert_eq!(ignores(&status("0000000000001006"), interrupt), Some(true));
+        assert_eq!(ignores(&status("?"), hangup), None);
+        assert_eq!(ignores("Name:\tcoze\n", hangup), None);
     }
 }

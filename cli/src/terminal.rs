@@ -1,6 +1,7 @@
 //! What is printed, and where: results on standard output, everything else on standard error; colours on terminals only.
 
 use std::{
+    borrow::Cow,
     env,
     fmt::{self, Display},
     io::{self, Write as _},
@@ -57,17 +58,29 @@ impl Terminal {
     }
 
     /// Prints a result, with a line break.
-    pub(crate) fn print(&self, text: impl Display) -> Result<()> {
-        let mut out = anstream::stdout().lock();
-        writeln!(out, "{text}")?;
-        Ok(out.flush()?)
+    pub(crate) async fn print(&self, text: impl Display) -> Result<()> {
+        self.print_part(format_args!("{text}\n")).await
     }
 
     /// Prints a part of a result at once.
-    pub(crate) fn print_part(&self, text: impl Display) -> Result<()> {
-        let mut out = anstream::stdout().lock();
-        write!(out, "{text}")?;
-        Ok(out.flush()?)
+    pub(crate) async fn print_part(&self, text: impl Display) -> Result<()> {
+        let text = text.to_string();
+        in_thread(move || write_all(anstream::stdout().lock(), text.as_bytes())).await
+    }
+
+    /// Prints JSON, with a line break. On a terminal, the characters that control it or are not seen are escaped.
+    pub(crate) async fn print_json(&self, json: impl Display) -> Result<()> {
+        let mut json = json.to_string();
+        if output_is_terminal() {
+            json = crate::json::escaped(&json);
+        }
+        json.push('\n');
+        self.print_bytes(json).await
+    }
+
+    /// Prints bytes as they are: not with `anstream`, which removes escape sequences.
+    pub(crate) async fn print_bytes(&self, bytes: impl AsRef<[u8]> + Send + 'static) -> Result<()> {
+        in_thread(move || write_all(io::stdout().lock(), bytes.as_ref())).await
     }
 
     /// Tells the user something that is no result. `--quiet` suppresses it.
@@ -131,6 +144,17 @@ impl Terminal {
     }
 }
 
+/// Writes in a thread of its own, because a write to a pipe that nobody reads can't be cancelled.
+async fn in_thread(write: impl FnOnce() -> io::Result<()> + Send + 'static) -> Result<()> {
+    let written = tokio::task::spawn_blocking(write).await;
+    Ok(written.map_err(io::Error::other)??)
+}
+
+fn write_all(mut out: impl io::Write, bytes: &[u8]) -> io::Result<()> {
+    out.write_all(bytes)?;
+    out.flush()
+}
+
 /// Whether the user reads Chinese: the first of these variables that is set decides, as for all programs (POSIX, section 8.2).
 fn is_chinese(variable: impl Fn(&str) -> Option<String>) -> bool {
     let names = ["LC_ALL", "LC_MESSAGES", "LANG"].into_iter();
@@ -138,15 +162,13 @@ fn is_chinese(variable: impl Fn(&str) -> Option<String>) -> bool {
     locale.is_some_and(|locale| locale.starts_with("zh"))
 }
 
-/// A text without characters that control a terminal, or that are not seen.
+/// A text on one line, without characters that control a terminal, or that are not seen.
 pub(crate) struct Printable<'a>(pub(crate) &'a str);
 
 impl Display for Printable<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for character in self.0.chars() {
-            if character == '\n' || character == '\t' {
-                write!(f, "{character}")?;
-            } else if character.is_control() || is_invisible(character) {
+            if is_invisible(character) {
                 write!(f, "{}", character.escape_unicode())?;
             } else {
                 write!(f, "{character}")?;
@@ -154,6 +176,33 @@ impl Display for Printable<'_> {
         }
         Ok(())
     }
+}
+
+/// The same for a text that may have lines and tabs.
+pub(crate) struct PrintableLines<'a>(pub(crate) &'a str);
+
+impl Display for PrintableLines<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for part in self.0.split_inclusive(['\n', '\t']) {
+            let line = part.trim_end_matches(['\n', '\t']);
+            write!(f, "{}{}", Printable(line), &part[line.len()..])?;
+        }
+        Ok(())
+    }
+}
+
+/// A word of a POSIX shell.
+pub(crate) fn shell_word(text: &str) -> Cow<'_, str> {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-+,:@%".contains(c);
+    match !text.is_empty() && text.chars().all(is_plain) {
+        true => text.into(),
+        false => in_quotes(text).into(),
+    }
+}
+
+/// A text in quotes of a POSIX shell.
+pub(crate) fn in_quotes(text: &str) -> String {
+    format!("'{}'", text.replace('\'', r"'\''"))
 }
 
 /// Whether standard output is a terminal.
@@ -213,7 +262,18 @@ mod tests {
 
     #[test]
     fn control_characters_do_not_reach_the_terminal() {
-        let text = Printable("a\u{1b}[31m\u{202e}b\nc").to_string();
-        assert_eq!(text, "a\\u{1b}[31m\\u{202e}b\nc");
+        let text = "a\u{1b}[31m\u{202e}b\n\tc\u{9b}\r\n";
+        let on_one_line = r"a\u{1b}[31m\u{202e}b\u{a}\u{9}c\u{9b}\u{d}\u{a}";
+        assert_eq!(Printable(text).to_string(), on_one_line);
+        let in_lines = "a\\u{1b}[31m\\u{202e}b\n\tc\\u{9b}\\u{d}\n";
+        assert_eq!(PrintableLines(text).to_string(), in_lines);
+    }
+
+    #[test]
+    fn words_of_a_shell_are_quoted_if_need_be() {
+        assert_eq!(shell_word("/etc/my-app_1.json"), "/etc/my-app_1.json");
+        assert_eq!(shell_word("/my files/a"), "'/my files/a'");
+        assert_eq!(shell_word("it's;$x"), r"'it'\''s;$x'");
+        assert_eq!(shell_word(""), "''");
     }
 }

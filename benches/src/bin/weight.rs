@@ -143,7 +143,7 @@ fn measure(report: &mut Report, root: &Path, folder: &Path, quick: bool) -> Resu
             let row = format!("public {what}: {package}");
             match goal {
                 Some(goal) => report.goal(row, count, "", Goal::AtMost(goal), "all features", ""),
-                None => report.figure(row, count, "", "all features"),
+                None => report.figure(row, count, "", "the features that it is used with here"),
             }
         }
     }
@@ -253,14 +253,11 @@ fn public_items(package: &str, workspace: &Path, folder: &Path) -> Result<(f64, 
         // The JSON form of rustdoc is unstable.
         .env("RUSTC_BOOTSTRAP", "1")
         .env("CARGO_TARGET_DIR", &target)
-        .args([
-            "rustdoc",
-            "--quiet",
-            "--locked",
-            "--all-features",
-            "--package",
-            package,
-        ]);
+        .args(["rustdoc", "--quiet", "--locked", "--package", package]);
+    // A dependency has the features that it is used with.
+    if package.starts_with("coze-") {
+        command.arg("--all-features");
+    }
     run(command.args([
         "--",
         "-Zunstable-options",

@@ -4,7 +4,7 @@ mod operations;
 
 use std::{
     collections::HashSet,
-    io::{self, Read as _, Write as _},
+    io::{self, Read as _},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -23,17 +23,21 @@ use coze_wire::{
         header::{ACCEPT, CONTENT_TYPE, HeaderValue},
     },
 };
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
-use serde::{Deserializer, de::IgnoredAny};
-use serde_json::{Map, Value, json};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
+use serde::{
+    Deserializer,
+    de::{DeserializeOwned, IgnoredAny},
+};
+use serde_json::{Map, Value};
 use tokio::{sync::oneshot, time::timeout};
 
 use self::operations::{OPERATIONS, Paging, find};
 use crate::{
     args::Api,
     failure::{Exit, Failure, Result},
+    json,
     session::Session,
-    terminal::{Printable, output_is_terminal},
+    terminal::{PrintableLines, Terminal, output_is_terminal},
 };
 
 /// All but the unreserved characters of RFC 3986, section 2.3.
@@ -46,8 +50,9 @@ const ENCODED: &AsciiSet = &NON_ALPHANUMERIC
 pub(crate) async fn run(options: Api, session: &Session<'_>) -> Result<()> {
     let mut request = RawRequest::new(&options).await?;
     let api = session.api().await?;
+    let terminal = session.terminal;
     if options.stream {
-        return print_events(&request, &api.dispatcher(), api.base()).await;
+        return print_events(&request, &api.dispatcher(), api.base(), terminal).await;
     }
     let dispatcher = api.dispatcher();
     let mut pages = options.paginate.then(|| request.pages()).transpose()?;
@@ -56,18 +61,11 @@ pub(crate) async fn run(options: Api, session: &Session<'_>) -> Result<()> {
         let response = timeout(options.timeout, sent).await;
         let response = response.map_err(|_| too_slow(&request, options.timeout))??;
         let Some(pages) = &mut pages else {
-            if !is_json(&response) {
-                return print_raw(response.into_inner()).await;
-            }
-            let json = parsed(&response)?;
-            return print(match output_is_terminal() {
-                true => format!("{json:#}\n"),
-                false => format!("{json}\n"),
-            })
-            .await;
+            return print_body(response, terminal).await;
         };
         let page = parsed(&response)?;
-        print(format!("{page}\n")).await?;
+        let text = String::from_utf8_lossy(json_of(&response));
+        terminal.print_json(json::on_one_line(&text)).await?;
         match pages.next(&page) {
             Some((field, value)) => request.set(field, value)?,
             None => return Ok(()),
@@ -89,18 +87,21 @@ fn too_slow(request: &RawRequest, timeout: Duration) -> Failure {
 /// Whether a response is JSON by its type or, without a type, by its contents.
 fn is_json(response: &RawBody) -> bool {
     let Some(content_type) = response.content_type() else {
-        return serde_json::from_slice::<IgnoredAny>(response).is_ok();
+        return serde_json::from_slice::<IgnoredAny>(json_of(response)).is_ok();
     };
     let media_type = content_type.split(';').next().unwrap_or_default();
     let media_type = media_type.trim().to_ascii_lowercase();
     media_type == "application/json" || media_type.ends_with("+json")
 }
 
+/// A body without a byte order mark, which is no JSON.
+fn json_of(response: &RawBody) -> &[u8] {
+    response.strip_prefix(b"\xef\xbb\xbf").unwrap_or(response)
+}
+
 /// A response as JSON.
-fn parsed(response: &Reply<RawBody>) -> Result<Value> {
-    let body: &[u8] = response;
-    let body = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
-    serde_json::from_slice(body).map_err(|error| {
+fn parsed<T: DeserializeOwned>(response: &Reply<RawBody>) -> Result<T> {
+    serde_json::from_slice(json_of(response)).map_err(|error| {
         let what = format!("the response is not JSON: {error}");
         let error = coze_auth::Error::new(ErrorKind::InvalidAnswer, what);
         error
@@ -109,42 +110,58 @@ fn parsed(response: &Reply<RawBody>) -> Result<Value> {
     })
 }
 
-/// Prints a response that is not JSON as it is; on a terminal, if it is text.
-async fn print_raw(response: RawBody) -> Result<()> {
-    if output_is_terminal() {
-        let text = std::str::from_utf8(&response).ok();
-        let Some(text) = text.filter(|text| !text.contains('\0')) else {
-            let kind = response.content_type().unwrap_or("no stated type");
-            let message = format!(
-                "the response has {} bytes of {kind}, which are not shown on a terminal",
-                response.len()
-            );
-            return Err(
-                Failure::usage(message).with_hint("write it into a file: coze api PATH > FILE")
-            );
-        };
-        return print(format!("{}\n", Printable(text))).await;
+/// Prints a response as it came, then fails if it was to be JSON and is not. On a terminal, JSON is indented, and what is not text
+/// is not shown.
+async fn print_body(response: Reply<RawBody>, terminal: &Terminal) -> Result<()> {
+    // As of HEAD, or with status 204, whatever its type is.
+    if response.is_empty() {
+        return Ok(());
     }
-    print(response.into_bytes()).await
+    let is_json = is_json(&response);
+    let checked = match is_json && !response.trim_ascii().is_empty() {
+        true => parsed::<IgnoredAny>(&response).map(drop),
+        false => Ok(()),
+    };
+    if !output_is_terminal() {
+        terminal
+            .print_bytes(response.into_inner().into_bytes())
+            .await?;
+        return checked;
+    }
+    let text = std::str::from_utf8(json_of(&response)).ok();
+    let Some(text) = text.filter(|text| !text.contains('\0')) else {
+        let kind = response.content_type().unwrap_or("no stated type");
+        let message = format!(
+            "the response has {} bytes of {kind}, which are not shown on a terminal",
+            response.len()
+        );
+        return Err(Failure::usage(message).with_hint("write it into a file: coze api PATH > FILE"));
+    };
+    if is_json && checked.is_ok() {
+        return terminal.print_json(json::indented(text)).await;
+    }
+    let text = format!("{}\n", PrintableLines(text));
+    terminal.print_bytes(text).await?;
+    checked
 }
 
-/// Writes to standard output in a thread of its own, because a write to a pipe that nobody reads can't be cancelled. Not with
-/// `anstream`, which removes escape sequences.
-async fn print(bytes: impl AsRef<[u8]> + Send + 'static) -> Result<()> {
-    let written = tokio::task::spawn_blocking(move || {
-        let mut out = io::stdout().lock();
-        out.write_all(bytes.as_ref())?;
-        out.flush()
-    });
-    Ok(written.await.map_err(io::Error::other)??)
-}
-
-async fn print_events(request: &RawRequest, dispatcher: &Dispatcher, base: &str) -> Result<()> {
+async fn print_events(
+    request: &RawRequest,
+    dispatcher: &Dispatcher,
+    base: &str,
+    terminal: &Terminal,
+) -> Result<()> {
     let http = request.http(base, "text/event-stream")?;
     let mut events = StreamCall(dispatcher.clone(), http).send().await?;
     while let Some(RawEvent { event, data }) = events.try_next().await? {
-        let data = serde_json::from_str(&data).unwrap_or(Value::String(data));
-        print(format!("{}\n", json!({"event": event, "data": data}))).await?;
+        let data = match serde_json::from_str::<IgnoredAny>(&data) {
+            Ok(_) => json::on_one_line(&data),
+            Err(_) => Value::String(data).to_string(),
+        };
+        let event = Value::String(event);
+        terminal
+            .print_json(format_args!(r#"{{"data":{data},"event":{event}}}"#))
+            .await?;
     }
     Ok(())
 }
@@ -178,6 +195,13 @@ impl TypedValueParser for ApiPathParser {
             if path.contains("://") {
                 return Err("it is a path, such as /v1/users/me: the site is that of the token");
             }
+            // The parser of URLs drops these, or what follows them, or turns them into others.
+            let is_changed = |c: char| matches!(c, '#' | '\\') || c.is_control();
+            if text.contains(is_changed) || text.ends_with(' ') {
+                return Err(
+                    "a URL can't have such a character: write # as %23, \\ as %5C, a blank at the end as %20, and a line break as %0A",
+                );
+            }
             // On Windows, Git Bash turns a leading slash into a folder.
             Ok(ApiPath(format!("/{}", text.trim_start_matches('/'))))
         });
@@ -208,6 +232,11 @@ impl RawRequest {
         };
         let method = options.method.as_deref();
         let operation = find(method, path);
+        if options.stream && operation.is_some_and(|operation| operation.stream_field.is_none()) {
+            return Err(Failure::usage(format!(
+                "{path} is not known as a stream: leave out --stream"
+            )));
+        }
         let has_body = !options.fields.is_empty()
             || !options.json_fields.is_empty()
             || options.input.is_some();
@@ -233,11 +262,15 @@ impl RawRequest {
         };
         let mut fields = fields(options)?;
         request.path = filled(path, &mut fields)?;
-        if let Some(query) = query {
-            let pairs = coze_auth::Url::parse(&format!("http://localhost/?{query}"));
-            let pairs = pairs.map_err(|_| Failure::usage("the query of the path is not valid"))?;
-            request.query.extend(pairs.query_pairs().into_owned());
+        let query = query.unwrap_or_default();
+        let url = Url::parse(&format!("http://localhost{}?{query}", request.path));
+        let url = url.map_err(|_| Failure::usage("the path is not valid"))?;
+        // The parser of URLs removes ".", and ".." with the segment before it.
+        if !percent_decode_str(url.path()).eq(percent_decode_str(&request.path)) {
+            let message = format!("the path {path} would be sent as {}", url.path());
+            return Err(Failure::usage(message).with_hint("name the path that is to be called"));
         }
+        request.query.extend(url.query_pairs().into_owned());
         let in_query = operation.map_or(&[][..], |operation| operation.query);
         for (key, value) in fields {
             if in_query.contains(&key.as_str()) {
@@ -542,6 +575,8 @@ impl StreamEvent for RawEvent {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     fn next(pages: &mut Pages, response: Value) -> Option<(&'static str, Value)> {

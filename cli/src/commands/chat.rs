@@ -1,7 +1,7 @@
 //! `coze chat`: a bot's answers as they are written.
 
 use coze_api::{
-    SendExt,
+    EventStream, SendExt,
     types::{ChatError, ChatEvent, MessageType},
 };
 use tokio::io::{AsyncBufReadExt as _, BufReader};
@@ -10,7 +10,7 @@ use crate::{
     args::Chat,
     failure::{Exit, Failure, Result},
     session::{Api, Session},
-    terminal::{Printable, STRONG, input_is_terminal},
+    terminal::{PrintableLines, STRONG, input_is_terminal},
 };
 
 pub(crate) async fn run(options: Chat, session: &Session<'_>) -> Result<()> {
@@ -65,22 +65,32 @@ impl Conversation<'_> {
             call = call.conversation_id(id);
         }
         let mut events = call.send().await?;
-        let terminal = self.session.terminal;
         let mut has_printed = false;
+        let outcome = self.print_answer(&mut events, &mut has_printed).await;
+        if outcome.is_ok() || has_printed {
+            self.session.terminal.print("").await?;
+        }
+        outcome
+    }
+
+    /// Prints the answer without a line break at its end.
+    async fn print_answer(
+        &mut self,
+        events: &mut EventStream<ChatEvent>,
+        has_printed: &mut bool,
+    ) -> Result<()> {
         while let Some(event) = events.try_next().await? {
             match event {
                 ChatEvent::ChatCreated(chat) => {
                     self.id = Some(chat.conversation_id);
                 }
                 ChatEvent::MessageDelta(message) if message.type_ == Some(MessageType::Answer) => {
-                    terminal.print_part(Printable(&message.content))?;
-                    has_printed = true;
+                    *has_printed = true;
+                    let text = PrintableLines(&message.content);
+                    self.session.terminal.print_part(text).await?;
                 }
                 ChatEvent::ChatFailed(chat) => {
-                    if has_printed {
-                        terminal.print("")?;
-                    }
-                    return Err(failed(chat.last_error));
+                    return Err(failed(chat.last_error, events));
                 }
                 ChatEvent::ChatRequiresAction(_) => {
                     let message =
@@ -90,14 +100,14 @@ impl Conversation<'_> {
                 _ => {}
             }
         }
-        terminal.print("")
+        Ok(())
     }
 }
 
-fn failed(error: Option<ChatError>) -> Failure {
+fn failed(error: Option<ChatError>, events: &EventStream<ChatEvent>) -> Failure {
     let error = error.unwrap_or_default();
     let code = error.code.map(|code| format!(" with code {code}"));
-    let why = error.msg.map(|why| format!(": {why}"));
+    let why = error.msg.map(|why| format!(": {}", events.sanitized(&why)));
     let message = format!(
         "the chat failed{}{}",
         code.unwrap_or_default(),

@@ -14,7 +14,7 @@ use self::report::{Advice, Check, Report};
 use crate::{
     args::Doctor,
     failure::{Exit, Failure, LOGIN, Result, naming_profile},
-    session::{Place, Session, profiles},
+    session::{DEFAULT_PROFILE, Place, Session, profiles},
     token::{State, state_of},
 };
 
@@ -49,7 +49,7 @@ pub(crate) async fn run(options: Doctor, session: &Session<'_>) -> Result<()> {
     if endpoint.is_some() && report.is_network_fine() && !is_known_to_fail {
         exchange(session, flow, &mut report).await;
     }
-    report.print(options.json, session.terminal)
+    report.print(options.json, session.terminal).await
 }
 
 /// Looks at the configuration and its files. Returns the endpoint that it names.
@@ -150,15 +150,27 @@ fn of_another_app(name: &str, config: &ProfileConfig) -> Check {
         config.client_id().as_ref(),
         config.endpoint().api_base()
     );
-    let login = login_command(name);
+    let (english, chinese) = match name {
+        DEFAULT_PROFILE => (
+            format!("sign in to the configured app: {LOGIN}"),
+            format!("请登录所配置的应用：{LOGIN}"),
+        ),
+        // A login to the profile that is named signs in to the app of that profile.
+        _ => (
+            format!(
+                "sign in to the configured app as a new profile: {LOGIN} --profile NEW, then COZE_PROFILE=NEW"
+            ),
+            format!(
+                "请用新的 profile 登录所配置的应用：{LOGIN} --profile NEW，然后设置 COZE_PROFILE=NEW"
+            ),
+        ),
+    };
     Check::bad(
         "sign-in",
         found,
         Advice::new(
-            format!(
-                "sign in to the configured app: {login}; or, to use this sign-in, add --profile {name}"
-            ),
-            format!("请登录所配置的应用：{login}；如要使用现有的登录，请加上 --profile {name}"),
+            format!("{english}; or, to use this sign-in, add --profile {name}"),
+            format!("{chinese}；如要使用现有的登录，请加上 --profile {name}"),
         ),
     )
 }

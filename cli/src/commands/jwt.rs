@@ -16,19 +16,22 @@ pub(crate) async fn run(options: Jwt, session: &Session<'_>) -> Result<()> {
     let request = request(&options);
     if options.print_claims {
         let signed = jwt.signed_jwt(&request).await?;
+        let claims = claims(&signed)?;
         return session
             .terminal
-            .print(format_args!("{:#}", claims(&signed)?));
+            .print_json(format_args!("{claims:#}"))
+            .await;
     }
     let token = jwt.token_for(&request).await?;
     if options.json {
-        return session.terminal.print(as_json(&token.into()));
+        return session.terminal.print_json(as_json(&token.into())).await;
     }
-    session.terminal.print(token.access_token().expose())
+    session.terminal.print(token.access_token().expose()).await
 }
 
 fn flow(session: &Session<'_>) -> Result<JwtFlow> {
-    let (_, config) = session.builder().configuration(Some(Flow::Jwt))?;
+    let (source, config) = session.builder().configuration(Some(Flow::Jwt))?;
+    session.warn_of(&source, config.endpoint())?;
     match config.build_with(client())? {
         ConfiguredFlow::Jwt(jwt) => Ok(jwt),
         _ => Err(Failure::usage("the configuration is not that of a JWT app")),

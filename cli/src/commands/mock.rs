@@ -1,6 +1,10 @@
 //! `coze mock`: the mock of Coze in this process, with ready-made apps.
 
-use std::{fs::OpenOptions, io::Write as _, path::Path};
+use std::{
+    fs::OpenOptions,
+    io::{ErrorKind, Write as _},
+    path::Path,
+};
 
 use coze_mock::{MockCoze, defaults};
 use serde_json::{Value, json};
@@ -9,6 +13,7 @@ use crate::{
     args::{Mock, MockFlow},
     failure::{Exit, Failure, Result},
     session::Session,
+    terminal::in_quotes,
 };
 
 pub(crate) async fn run(options: Mock, session: &Session<'_>) -> Result<()> {
@@ -33,12 +38,16 @@ pub(crate) async fn run(options: Mock, session: &Session<'_>) -> Result<()> {
 
     let terminal = session.terminal;
     match options.flow {
-        Some(flow) => terminal.print(apps.exports(flow))?,
-        None => terminal.print(apps.all_exports())?,
+        Some(flow) => terminal.print(apps.exports(flow)).await?,
+        None => terminal.print(apps.all_exports()).await?,
     }
     let url = mock.url();
+    let lines = match options.flow {
+        Some(_) => "the lines above",
+        None => "the lines of one group above",
+    };
     terminal.note(format_args!(
-        "The mock of Coze listens at {url}. In another terminal, run the lines above, then coze. Ctrl-C stops it."
+        "The mock of Coze listens at {url}. In another terminal, run {lines}, then coze. Ctrl-C stops it."
     ));
     std::future::pending().await
 }
@@ -141,14 +150,17 @@ impl Apps<'_> {
             .and_then(|mut file| file.write_all(format!("{config:#}\n").as_bytes()));
         written.map_err(|error| {
             let what = format!("{} can't be written", path.display());
-            Failure::io(what, &error).with_hint("name a file that does not exist yet")
+            Failure::io(what, &error).with_hint(match error.kind() {
+                ErrorKind::AlreadyExists => "name a file that does not exist yet",
+                _ => "name a file in a folder that exists and that you can write to",
+            })
         })
     }
 }
 
 /// Sets an environment variable in a POSIX shell.
 fn posix(name: &str, value: &str) -> String {
-    format!("export {name}='{}'", value.replace('\'', r"'\''"))
+    format!("export {name}={}", in_quotes(value))
 }
 
 fn powershell(name: &str, value: &str) -> String {

@@ -6,9 +6,9 @@ use coze_credentials::{ProfileConfig, Profiles};
 use serde_json::json;
 
 use crate::{
-    failure::Result,
-    session::{Session, profiles},
-    terminal::STRONG,
+    failure::{LOGIN, Result},
+    session::{DEFAULT_PROFILE, Session, profiles},
+    terminal::{Printable, STRONG},
     token::state_of,
 };
 
@@ -17,7 +17,7 @@ pub(crate) async fn run(as_json: bool, session: &Session<'_>) -> Result<()> {
     let current = session.profile_name()?;
     let mut all = Vec::new();
     for name in profiles.list()? {
-        let row = match row(&profiles, &name).await {
+        let row = match row(&profiles, &name, &current).await {
             Ok((config, state)) => json!({
                 "profile": name,
                 "current": name == current,
@@ -35,7 +35,7 @@ pub(crate) async fn run(as_json: bool, session: &Session<'_>) -> Result<()> {
         all.push(row);
     }
     if as_json {
-        return session.terminal.print(json!(all));
+        return session.terminal.print_json(json!(all)).await;
     }
     if all.is_empty() {
         session
@@ -43,26 +43,33 @@ pub(crate) async fn run(as_json: bool, session: &Session<'_>) -> Result<()> {
             .note("There are no profiles. Sign in: coze login");
     }
     for row in &all {
-        let text = |name: &str| row[name].as_str().unwrap_or("-");
+        let text = |name: &str| Printable(row[name].as_str().unwrap_or("-")).to_string();
         let is_current = row["current"] == true;
         let style = if is_current { STRONG } else { Style::new() };
         let mark = if is_current { '*' } else { ' ' };
-        session.terminal.print(format_args!(
+        let line = format!(
             "{mark} {style}{:<16}{style:#} {:<7} {:<24} {:<8} {}",
             text("profile"),
             text("flow"),
             text("api_base"),
             text("store"),
             text("state"),
-        ))?;
+        );
+        session.terminal.print(line).await?;
     }
     Ok(())
 }
 
-async fn row(profiles: &Profiles, name: &str) -> Result<(ProfileConfig, String)> {
+async fn row(profiles: &Profiles, name: &str, current: &str) -> Result<(ProfileConfig, String)> {
     let missing = || crate::failure::Failure::usage("the profile was removed");
     let config = profiles.load(name)?.ok_or_else(missing)?;
     let sign_in: SignIn = profiles.sign_in(name, config.store())?;
-    let state = state_of(&sign_in).await?;
-    Ok((config, state.to_string()))
+    let state = state_of(&sign_in).await?.to_string();
+    Ok(match (name, current) {
+        (DEFAULT_PROFILE, DEFAULT_PROFILE) => (config, state),
+        _ => (
+            config,
+            state.replace(LOGIN, &format!("{LOGIN} --profile {name}")),
+        ),
+    })
 }

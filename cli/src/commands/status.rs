@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 use crate::{
     failure::{Exit, Failure, Result, naming_profile},
     session::{Place, Session, profiles},
+    terminal::Printable,
     token::{State, state_of},
 };
 
@@ -15,14 +16,16 @@ pub(crate) async fn run(as_json: bool, session: &Session<'_>) -> Result<()> {
     let status = Status::of(session).await?;
     if as_json {
         let facts: Map<_, _> = status.facts.iter().cloned().collect();
-        session.terminal.print(Value::Object(facts))?;
+        session.terminal.print_json(Value::Object(facts)).await?;
     } else {
         for (name, value) in &status.facts {
             let value = value
                 .as_str()
                 .map_or_else(|| value.to_string(), str::to_owned);
             let name = name.replace('_', " ");
-            session.terminal.print(format_args!("{name:<12} {value}"))?;
+            let value = Printable(&value);
+            let line = format!("{name:<12} {value}");
+            session.terminal.print(line).await?;
         }
     }
     match status.is_signed_in {
@@ -54,10 +57,7 @@ impl Status {
                     Flow::Token => {
                         status.add("flow", "token");
                         status.add("api_base", config.endpoint().api_base());
-                        status.add(
-                            "state",
-                            "a fixed token; whether it is valid, tells coze whoami",
-                        );
+                        status.add("state", "a fixed token; coze whoami checks it");
                     }
                     Flow::Jwt => {
                         status.add_app(Flow::Jwt, &config);
@@ -106,12 +106,19 @@ impl Status {
                 return Ok(());
             }
         };
-        let config = profiles.load(name)?;
-        let Some(config) = config.filter(|config| app.is_none_or(|app| is_of(config, app))) else {
+        let Some(config) = profiles.load(name)? else {
             self.is_signed_in = false;
-            self.add("state", "nobody has signed in: coze login");
+            self.add("state", State::SignedOut);
             return Ok(());
         };
+        if app.is_some_and(|app| !is_of(&config, app)) {
+            self.is_signed_in = false;
+            self.add(
+                "state",
+                format!("profile {name} is a sign-in to another app: see coze doctor"),
+            );
+            return Ok(());
+        }
         self.add("flow", config.flow());
         self.add("client_id", config.client_id().as_ref());
         self.add("api_base", config.endpoint().api_base());

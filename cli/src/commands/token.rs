@@ -13,8 +13,8 @@ use crate::{
 pub(crate) async fn run(options: Token, session: &Session<'_>) -> Result<()> {
     let issued = issue(session, options.min_validity).await?;
     match options.json {
-        true => session.terminal.print(as_json(&issued)),
-        false => session.terminal.print(issued.access_token.expose()),
+        true => session.terminal.print_json(as_json(&issued)).await,
+        false => session.terminal.print(issued.access_token.expose()).await,
     }
 }
 
@@ -24,6 +24,7 @@ pub(crate) async fn header(options: Header, session: &Session<'_>) -> Result<()>
     session
         .terminal
         .print(format_args!("Authorization: Bearer {token}"))
+        .await
 }
 
 /// A token and when it expires, in UNIX seconds.

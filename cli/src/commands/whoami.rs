@@ -15,11 +15,12 @@ pub(crate) async fn run(as_json: bool, session: &Session<'_>) -> Result<()> {
             "nick_name": user.nick_name,
             "api_base": api.base(),
         });
-        return session.terminal.print(user);
+        return session.terminal.print_json(user).await;
     }
     let (id, base) = (Printable(&user.user_id), api.base());
     let name = Printable(&user.user_name);
     session
         .terminal
         .print(format_args!("{name} (user id {id}) at {base}"))
+        .await
 }

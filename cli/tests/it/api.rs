@@ -183,6 +183,9 @@ fn wrong_usage_sends_nothing() {
         ("no_value", &["api", "/v1/bots/{bot_id}"]),
         ("no_json", &["api", "/v1/bots", "-F", "page_num=x"]),
         ("no_list", &["api", "/v1/users/me", "--paginate"]),
+        ("no_stream", &["api", "/v1/users/me", "--stream"]),
+        ("a_fragment", &["api", "/v1/conversations/12#34"]),
+        ("a_parent", &["api", "/v1/conversations/12/../34"]),
         ("no_key", &["api", "/v1/users/me", "-f", "=x"]),
         ("no_duration", &["api", "/v1/users/me", "--timeout", "soon"]),
         (
@@ -193,6 +196,47 @@ fn wrong_usage_sends_nothing() {
         let run = world.run(arguments);
         assert_eq!(run.code, 2, "{name}: {run}");
         insta::assert_snapshot!(name, run.to_string());
+    }
+}
+
+#[test]
+fn no_other_path_is_called_than_the_one_that_is_given() {
+    let world = World::new()
+        .set("COZE_API_BASE", "http://127.0.0.1:9")
+        .set("COZE_API_TOKEN", "pat_hush");
+    for path in [
+        "/v1/conversations/12#34",
+        "/v1/conversations/12#",
+        "/v1/conversations/12?a=1#b",
+        "/v1/conversations/12\t34",
+        "/v1/conversations/1\r\n2",
+        "/v1/conversations/12?a=1\n2",
+        "/v1/conversations\\12",
+        "/v1/conversations/12 ",
+        "/v1/conversations/12?a=1 ",
+        "/v1/conversations/./12",
+        "/v1/conversations/12/..",
+        "/v1/conversations/%2e%2E/34",
+    ] {
+        let run = world.run(&["api", "-X", "DELETE", path]);
+        assert_eq!(run.code, 2, "{path:?}: {run}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_path_may_have_any_other_character() {
+    for (given, sent) in [
+        ("/v9/a b/扣", "/v9/a%20b/%E6%89%A3"),
+        ("/v9/a%2Fb%23", "/v9/a%2Fb%23"),
+        ("/v9/a..b/...", "/v9/a..b/..."),
+        ("/v9/\"<>`'|^", "/v9/%22%3C%3E%60'|^"),
+    ] {
+        let answer = ResponseTemplate::new(200).set_body_json(json!({"code": 0}));
+        let server = server(answer, any()).await;
+        world(&server).run(&["api", given]).success();
+        let requests = server.received_requests().await.unwrap();
+        let decoded = |path: &str| path.replace("%7C", "|").replace("%5E", "^");
+        assert_eq!(decoded(requests[0].url.path()), sent);
     }
 }
 
@@ -222,29 +266,140 @@ async fn a_response_that_is_not_json_is_printed_as_it_is() {
     }
 }
 
+/// Bodies whose JSON no type of this program holds, and none.
+const ODD_JSON: &[&str] = &[
+    r#"{"code":0,"data":{"id":123456789012345678901234567890,"z":1,"a":2.50,"a":3}}"#,
+    "{ \"code\" : 0,\r\n\t\"data\": [1e400, -0, 1E5] }\n",
+    r#"{"code":0,"data":"x\ud83d"}"#,
+    r#""text""#,
+    "\u{feff}[\"a\\/b\", \"\u{9b}\u{202e}\"]",
+    "",
+    "\n",
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn json_is_printed_as_it_came() {
+    let deep = format!(
+        r#"{{"code":0,"data":{}{}}}"#,
+        "[".repeat(200),
+        "]".repeat(200)
+    );
+    for body in ODD_JSON.iter().copied().chain([deep.as_str()]) {
+        let answer = ResponseTemplate::new(200).set_body_raw(body, "application/json");
+        let run = world(&server(answer, any()).await).run(&["api", "/v9/any"]);
+        assert_eq!(run.success(), body);
+        assert_eq!(run.stderr, "");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_response_without_a_body_is_a_success() {
+    for (status, arguments) in [
+        (204, &["api", "-X", "DELETE", "/v9/any"][..]),
+        (200, &["api", "-X", "HEAD", "/v1/users/me"]),
+    ] {
+        let answer =
+            ResponseTemplate::new(status).insert_header("content-type", "application/json");
+        let run = world(&server(answer, any()).await).run(arguments);
+        assert_eq!((run.success(), run.stderr.as_str()), ("", ""));
+    }
+    let answer = ResponseTemplate::new(404).insert_header("content-type", "application/json");
+    let run = world(&server(answer, any()).await).run(&["api", "-X", "HEAD", "/v1/users/me"]);
+    assert_ne!(run.code, 0, "{run}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pages_and_events_keep_their_digits() {
+    let page = r#"{"code": 0, "data": {"items": [123456789012345678901234567890, {"a": 2.50, "a": 3}], "total": 2}}"#;
+    let answer = ResponseTemplate::new(200).set_body_raw(page, "application/json");
+    let run = world(&server(answer, any()).await).run(&["api", "/v1/bots", "--paginate"]);
+    let line = page.replace(": ", ":").replace(", ", ",") + "\n";
+    assert_eq!(run.success(), line);
+
+    let stream = events(&[
+        (
+            "new",
+            r#"{"b": 123456789012345678901234567890, "a": "\ud83d"}"#,
+        ),
+        ("done", r#""[DONE]""#),
+    ]);
+    let answer = ResponseTemplate::new(200).set_body_raw(stream, "text/event-stream");
+    let run = world(&server(answer, any()).await).run(&["api", "/v3/chat", "--stream"]);
+    let line = r#"{"data":{"b":123456789012345678901234567890,"a":"\ud83d"},"event":"new"}"#;
+    assert_eq!(run.success(), format!("{line}\n"));
+}
+
+/// What a terminal shows of a call; each byte is read as a character of its own.
+#[cfg(unix)]
+async fn shown(body: impl Into<Vec<u8>>, kind: &str, arguments: &[&str]) -> String {
+    let answer = ResponseTemplate::new(200).set_body_raw(body, kind);
+    let server = server(answer, any()).await;
+    let world = world(&server);
+    let mut command = world.command(arguments);
+    command.stdin(std::process::Stdio::inherit());
+    let mut terminal = rexpect::session::spawn_command(command, Some(60_000)).unwrap();
+    terminal.exp_eof().unwrap()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 #[cfg(unix)]
 async fn bytes_that_are_not_text_are_not_shown_on_a_terminal() {
-    let shown = |body: &'static [u8]| async move {
-        let answer = ResponseTemplate::new(200).set_body_raw(body, "audio/mpeg");
-        let server = server(answer, any()).await;
-        let world = world(&server);
-        let mut command = world.command(["api", "/v9/file"]);
-        command.stdin(std::process::Stdio::inherit());
-        let mut terminal = rexpect::session::spawn_command(command, Some(60_000)).unwrap();
-        terminal.exp_eof().unwrap()
-    };
-    let binary = shown(b"\x1b[31mID3\x00").await;
+    let arguments = ["api", "/v9/file"];
+    let binary = shown(b"\x1b[31mID3\x00", "audio/mpeg", &arguments).await;
     assert!(binary.contains("9 bytes of audio/mpeg"), "{binary}");
     assert!(!binary.contains("ID3"), "{binary}");
-    let text = shown(b"\x1b[31mred").await;
+    let text = shown(b"\x1b[31mred", "audio/mpeg", &arguments).await;
     assert!(text.contains(r"\u{1b}[31mred"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[cfg(unix)]
+async fn json_on_a_terminal_is_indented_and_controls_nothing() {
+    let arguments = ["api", "/v9/file"];
+    for body in ODD_JSON {
+        let shown = shown(*body, "application/json", &arguments).await;
+        // The blanks of these bodies are all between tokens.
+        let without_blanks = |text: &str| text.replace(|c: char| c.is_whitespace(), "");
+        let expected = body.replace('\u{feff}', "");
+        let expected = expected
+            .replace('\u{9b}', r"\u009b")
+            .replace('\u{202e}', r"\u202e");
+        assert_eq!(without_blanks(&shown), without_blanks(&expected), "{shown}");
+    }
+    let shown_json = shown(r#"{"code":0,"data":[1]}"#, "application/json", &arguments).await;
+    assert!(
+        shown_json.contains("\"data\": [\r\n    1\r\n  ]"),
+        "{shown_json}"
+    );
+
+    let user = "{\"code\":0,\"data\":{\"user_id\":\"1\",\"user_name\":\"a\u{9b}31m\u{202e}b\",\"nick_name\":\"\",\"avatar_url\":\"\"}}";
+    let stream = format!("event:new\ndata:{user}\n\nevent:done\ndata:\n\n");
+    for (body, kind, arguments) in [
+        (user, "application/json", &["whoami", "--json"][..]),
+        (
+            &stream,
+            "text/event-stream",
+            &["api", "/v3/chat", "--stream"],
+        ),
+    ] {
+        let shown = shown(body, kind, arguments).await;
+        assert!(shown.contains(r"a\u009b31m\u202eb"), "{shown}");
+    }
+    // Not for programs.
+    let answer = ResponseTemplate::new(200).set_body_raw(user, "application/json");
+    let run = world(&server(answer, any()).await).run(&["whoami", "--json"]);
+    assert!(run.success().contains("a\u{9b}31m\u{202e}b"), "{run}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refusal_is_one_whatever_its_type_is() {
     let body = r#"{"code":4200,"msg":"no such file"}"#;
-    for kind in ["application/octet-stream", "application/json"] {
+    let odd = r#"{"code":4200,"msg":"no such file","data":[1e400,"\ud83d"],"data":1}"#;
+    for (kind, body) in [
+        ("application/octet-stream", body),
+        ("application/json", body),
+        ("application/json", odd),
+    ] {
         let answer = ResponseTemplate::new(200).set_body_raw(body, kind);
         let run = world(&server(answer, any()).await).run(&["api", "/v9/file"]);
         assert_eq!((run.code, run.stdout.as_str()), (4, ""), "{run}");

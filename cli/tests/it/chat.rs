@@ -7,7 +7,7 @@ use wiremock::{
 
 use crate::{
     assert_run,
-    support::{World, events, start_mock},
+    support::{Run, World, events, start_mock},
 };
 
 fn chat(id: &str) -> String {
@@ -109,6 +109,60 @@ async fn a_failed_chat_is_a_refusal() {
         .mount(&server)
         .await;
     assert_run!(world(&server).run(&["chat", "Hi"]));
+}
+
+/// The run of a chat whose answer begins with "Hel", and continues with these events.
+async fn run_of(world_of: impl Fn(&MockServer) -> World, more: &[(&str, &str)]) -> Run {
+    let server = MockServer::start().await;
+    let (created, delta) = (chat("1"), part("answer", "Hel"));
+    let mut all = vec![
+        ("conversation.chat.created", created.as_str()),
+        ("conversation.message.delta", &delta),
+    ];
+    all.extend(more);
+    let response = ResponseTemplate::new(200).set_body_raw(events(&all), "text/event-stream");
+    Mock::given(path("/v3/chat"))
+        .respond_with(response)
+        .mount(&server)
+        .await;
+    world_of(&server).run(&["chat", "Hi"])
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_breaks_off_ends_its_line() {
+    let waits = json!({"id": "1", "conversation_id": "77", "status": "requires_action"});
+    let waits = waits.to_string();
+    for (more, code) in [
+        (&[][..], 5),
+        (&[("error", r#"{"code": 5000, "msg": "it failed"}"#)], 4),
+        (&[("conversation.chat.requires_action", waits.as_str())], 4),
+    ] {
+        let run = run_of(world, more).await;
+        assert_eq!((run.code, run.stdout.as_str()), (code, "Hel\n"), "{run}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_error_of_a_failed_chat_has_no_secret() {
+    let failed = json!({"id": "1", "conversation_id": "77", "status": "failed",
+        "last_error": {"code": 1, "msg": "no: Authorization: Bearer pat_hush\n\u{9b}31m"}});
+    let failed = failed.to_string();
+    let run = run_of(world, &[("conversation.chat.failed", &failed)]).await;
+    assert_eq!((run.code, run.stdout.as_str()), (4, "Hel\n"), "{run}");
+    assert!(
+        run.stderr.contains("with code 1: no: Authorization"),
+        "{run}"
+    );
+    assert!(!run.to_string().contains("hush"), "{run}");
+    assert_eq!(run.stderr.lines().count(), 1, "{run}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_breaks_off_is_not_to_be_asked_for_again() {
+    let chinese = |server: &MockServer| world(server).set("LANG", "zh_CN.UTF-8");
+    let run = run_of(chinese, &[]).await;
+    assert_eq!(run.code, 5, "{run}");
+    assert!(run.stderr.contains("请勿直接重试，先用对话 ID"), "{run}");
 }
 
 #[test]

@@ -346,6 +346,17 @@ async fn a_profile_of_another_app_is_found() {
     // Which ignores the environment.
     let named = ["doctor", "--profile", "default", "--site", mock.url()];
     assert_eq!(world.run(&named).code, 0);
+
+    // A login to the profile that is named would sign in to the app of that profile.
+    let profile = world.profile();
+    std::fs::rename(&profile, profile.with_file_name("work.json")).unwrap();
+    let world = world.set("COZE_PROFILE", "work");
+    let found = check(&doctor(&world, &mock), "sign-in");
+    let advice = "as a new profile: coze login --profile NEW, then COZE_PROFILE=NEW; or, to use this sign-in, add --profile work";
+    assert!(found.ends_with(advice), "{found}");
+    let found = check(&doctor(&world.set("LANG", "zh_CN"), &mock), "sign-in");
+    let advice = "coze login --profile NEW，然后设置 COZE_PROFILE=NEW；如要使用现有的登录，请加上 --profile work";
+    assert!(found.ends_with(advice), "{found}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -492,6 +503,29 @@ async fn a_file_with_a_secret_that_others_may_read_is_found() {
         let found = check(&doctor(&world, &mock), "permissions");
         assert!(found.starts_with("ok"), "{found}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[cfg(unix)]
+async fn the_command_that_is_advised_quotes_the_path() {
+    let mock = start_mock().await;
+    let world = with_jwt_file(&mock);
+    set_mode(&world, 0o644);
+    let name = "it's; $(mine).json";
+    let path = world.path().join(name);
+    std::fs::rename(world.path().join("coze_oauth_config.json"), &path).unwrap();
+    let world = world.set("COZE_OAUTH_CONFIG", path.display().to_string());
+    let found = check(&doctor(&world, &mock), "permissions");
+    let (_, advised) = found.split_once("-> ").unwrap();
+    let advised = advised.replace("HOME", &world.path().display().to_string());
+    let run = std::process::Command::new("sh")
+        .args(["-c", &advised])
+        .status()
+        .unwrap();
+    assert!(run.success(), "{found}");
+    let mode =
+        std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&path).unwrap().permissions());
+    assert_eq!(mode & 0o777, 0o600, "{found}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,14 +1,14 @@
 #[cfg(unix)]
 use std::time::Duration;
 
-use coze_mock::MockCoze;
 #[cfg(unix)]
 use coze_mock::{Fault, Target, Times};
+use coze_mock::{MockCoze, defaults};
 
 #[cfg(unix)]
 use crate::support::Dialog;
 #[cfg(target_os = "linux")]
-use crate::support::Running;
+use crate::support::{Running, events};
 use crate::{
     assert_run,
     support::{World, start_mock},
@@ -198,6 +198,27 @@ async fn ctrl_c_ends_a_command_whose_output_is_not_read() {
     dialog.interrupt();
     dialog.ends();
     assert_eq!(dialog.end().code, 130);
+
+    // Also if the output is printed in parts.
+    let server = wiremock::MockServer::start().await;
+    let part = serde_json::json!({"id": "1", "role": "assistant", "type": "answer",
+        "content": "x".repeat(1 << 10), "content_type": "text"});
+    let part = part.to_string();
+    let stream = events(&vec![
+        ("conversation.message.delta", part.as_str());
+        1 << 10
+    ]);
+    let stream = wiremock::ResponseTemplate::new(200).set_body_raw(stream, "text/event-stream");
+    let any = wiremock::Mock::given(wiremock::matchers::any());
+    any.respond_with(stream).mount(&server).await;
+    let world = world.set("COZE_API_BASE", server.uri());
+    let mut dialog = Dialog::start(world.command(["chat", "--bot", "7101", "Hi"]));
+    dialog.wait_for_output();
+    // It has written what a pipe holds.
+    std::thread::sleep(Duration::from_millis(500));
+    dialog.interrupt();
+    dialog.ends();
+    assert_eq!(dialog.end().code, 130);
 }
 
 /// Starts a command whose first request, a refresh, is answered after so long.
@@ -274,23 +295,150 @@ async fn what_could_not_be_saved_is_reported_after_a_failure() {
 
 #[test]
 #[cfg(target_os = "linux")]
-fn a_hangup_ends_the_program_unless_it_is_ignored() {
+fn a_signal_ends_the_program_unless_it_is_ignored() {
     let world = World::new();
     let arguments = ["mock", "--listen", "127.0.0.1:0"];
     let mock = Running::start(world.command(arguments), 1);
     assert_eq!(mock.signal("HUP"), Some(129));
 
-    // As nohup does.
-    let mut command = world.command(arguments);
-    let mut ignoring = std::process::Command::new("sh");
-    ignoring.args(["-c", r#"trap "" HUP; exec "$@""#, "sh"]);
-    ignoring.arg(command.get_program()).args(command.get_args());
-    ignoring.env_clear();
-    for (name, value) in command.get_envs() {
-        ignoring.env(name, value.unwrap());
+    // As nohup does, or a script with its background jobs.
+    for (ignored, other, code) in [
+        ("HUP", "TERM", 143),
+        ("INT", "TERM", 143),
+        ("TERM", "INT", 130),
+    ] {
+        let command = world.command(arguments);
+        let mut ignoring = std::process::Command::new("sh");
+        let script = format!(r#"trap "" {ignored}; exec "$@""#);
+        ignoring.args(["-c", &script, "sh"]);
+        ignoring.arg(command.get_program()).args(command.get_args());
+        ignoring.env_clear();
+        for (name, value) in command.get_envs() {
+            ignoring.env(name, value.unwrap());
+        }
+        let mock = Running::start(ignoring, 1);
+        mock.send(ignored);
+        std::thread::sleep(Duration::from_millis(200));
+        assert_eq!(mock.signal(other), Some(code), "{ignored}");
     }
-    command = ignoring;
-    let mock = Running::start(command, 1);
-    mock.send("HUP");
-    assert_eq!(mock.signal("TERM"), Some(143));
+}
+
+/// A server that says this of the user of any token.
+async fn server_of_user(user_name: &str) -> (wiremock::MockServer, World) {
+    let server = wiremock::MockServer::start().await;
+    let user = serde_json::json!({"code": 0, "data": {"user_id": "1", "user_name": user_name,
+        "nick_name": user_name, "avatar_url": ""}});
+    let user = wiremock::ResponseTemplate::new(200).set_body_json(user);
+    let any = wiremock::Mock::given(wiremock::matchers::path("/v1/users/me"));
+    any.respond_with(user).mount(&server).await;
+    let world = World::new()
+        .set("COZE_API_BASE", server.uri())
+        .set("COZE_API_TOKEN", "pat_hush");
+    (server, world)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_text_of_the_server_does_not_forge_a_line() {
+    let (server, world) = server_of_user("eve\nNO  key  forged\r\tat\u{2028}x").await;
+    let escaped = r"eve\u{a}NO  key  forged\u{d}\u{9}at\u{2028}x";
+    let run = world.run(&["whoami"]);
+    assert_eq!(run.success().lines().count(), 1, "{run}");
+    assert!(run.stdout.contains(escaped), "{run}");
+    let run = world.run(&["doctor", "--site", &server.uri()]);
+    assert!(run.success().contains(escaped), "{run}");
+    assert!(
+        !run.stdout.lines().any(|line| line.starts_with("NO")),
+        "{run}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_nobody_named_leads_nowhere_else_silently() {
+    let mock = MockCoze::start().await.unwrap();
+    let foreign = "https://api.coze.example";
+    let file = |base: &str| {
+        let file = serde_json::json!({"client_type": "jwt", "client_id": defaults::JWT_CLIENT_ID,
+            "public_key_id": defaults::JWT_PUBLIC_KEY_ID,
+            "private_key": mock.default_jwt_private_key_pem().unwrap(),
+            "coze_api_base": base, "coze_www_base": base});
+        file.to_string()
+    };
+    let world = World::new().set("HTTPS_PROXY", "http://127.0.0.1:9");
+    let path = world.path().join("coze_oauth_config.json");
+    std::fs::write(&path, file(foreign)).unwrap();
+    for arguments in [
+        &["status"][..],
+        &["--quiet", "status"],
+        &["token"],
+        &["jwt"],
+        &["api", "/v1/users/me"],
+    ] {
+        let run = world.run(arguments);
+        let warnings = run.stderr.lines().filter(|line| line.contains("warning: "));
+        let warnings: Vec<_> = warnings.collect();
+        assert_eq!(warnings.len(), 1, "{arguments:?}: {run}");
+        for expected in ["coze_oauth_config.json", foreign, "neither site of Coze"] {
+            assert!(warnings[0].contains(expected), "{arguments:?}: {run}");
+        }
+    }
+    let (sites, here) = (["https://api.coze.com", "https://api.coze.cn"], mock.url());
+    for base in sites.into_iter().chain([here]) {
+        let pages = base.replace("api.coze", "www.coze");
+        let file = file(base).replace(
+            &format!(r#""coze_www_base":"{base}""#),
+            &format!(r#""coze_www_base":"{pages}""#),
+        );
+        std::fs::write(&path, file).unwrap();
+        let run = world.run(&["status"]);
+        run.success();
+        assert_eq!(run.stderr, "", "{base}");
+    }
+    std::fs::write(&path, file(foreign)).unwrap();
+    let world = world.set("COZE_OAUTH_CONFIG", "coze_oauth_config.json");
+    let run = world.run(&["status"]);
+    run.success();
+    assert_eq!(run.stderr, "");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_status_of_a_profile_of_another_app_is_told() {
+    let mock = start_mock().await;
+    let world = World::signed_in(&mock)
+        .set("COZE_API_BASE", mock.url())
+        .set("COZE_PKCE_OAUTH_CLIENT_ID", defaults::PKCE_CLIENT_ID);
+    let run = world.run(&["status"]);
+    assert_eq!(run.code, 3, "{run}");
+    let expected = "profile default is a sign-in to another app: see coze doctor";
+    assert!(run.stdout.contains(expected), "{run}");
+    assert!(!run.stdout.contains("nobody"), "{run}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_list_of_profiles_says_how_to_sign_in_to_each() {
+    let mock = start_mock().await;
+    let world = World::signed_in(&mock);
+    let profile = world.profile();
+    // Whose sign-ins are missing.
+    for name in ["home", "work"] {
+        std::fs::copy(&profile, profile.with_file_name(format!("{name}.json"))).unwrap();
+    }
+    let states = |world: &World| {
+        let run = world.run(&["profiles"]);
+        let lines = run.success().lines().map(|line| {
+            let (_, state) = line.split_once("file ").unwrap();
+            state.trim().to_owned()
+        });
+        lines.collect::<Vec<_>>()
+    };
+    let nobody = |profile: &str| format!("nobody has signed in: coze login --profile {profile}");
+    let found = states(&world);
+    assert!(found[0].starts_with("signed in"), "{found:?}");
+    assert_eq!(found[1..], [nobody("home"), nobody("work")]);
+    world.run(&["logout"]).success();
+    std::fs::copy(profile.with_file_name("home.json"), &profile).unwrap();
+    assert_eq!(states(&world)[0], "nobody has signed in: coze login");
+    // Where the default is another one.
+    let world = world.set("COZE_PROFILE", "work");
+    let expected = ["default", "home", "work"].map(nobody);
+    assert_eq!(states(&world), expected);
 }

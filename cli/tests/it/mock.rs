@@ -1,5 +1,7 @@
 use coze_mock::MockCoze;
 
+#[cfg(unix)]
+use crate::support::Dialog;
 use crate::{
     assert_run,
     support::{Running, World},
@@ -62,6 +64,26 @@ fn a_configuration_file_is_written_for_this_user_only() {
     assert!(world.run(&["jwt"]).success().starts_with("czs_"));
     // A second one is not written over it.
     assert_run!(world.run(&arguments));
+    let arguments = [&arguments[..6], &["nowhere/app.json"]].concat();
+    let run = world.run(&arguments);
+    assert_eq!(run.code, 1, "{run}");
+    assert!(run.stderr.contains("in a folder that exists"), "{run}");
+}
+
+#[test]
+#[cfg(unix)]
+fn the_note_says_which_lines_are_to_be_run() {
+    let world = World::new();
+    for (more, expected) in [
+        (&[][..], "run the lines of one group above, then coze"),
+        (&["--flow", "token"], "run the lines above, then coze"),
+    ] {
+        let arguments = [&["mock", "--listen", "127.0.0.1:0"][..], more].concat();
+        let mut mock = Dialog::start(world.command(arguments));
+        mock.read_until(|line| line.contains(expected).then_some(()));
+        mock.interrupt();
+        assert_eq!(mock.end().code, 130);
+    }
 }
 
 #[test]

@@ -89,6 +89,8 @@ impl World {
         &self,
         arguments: impl IntoIterator<Item = S>,
     ) -> Command {
+        #[cfg(target_os = "linux")]
+        inherit_no_ignored_signal();
         let mut command = Command::new(env!("CARGO_BIN_EXE_coze"));
         command
             .args(arguments)
@@ -149,6 +151,38 @@ impl World {
         drop(stdin);
         Run::of(child.wait_with_output().unwrap())
     }
+}
+
+/// A background job of a script ignores SIGINT, and after `nohup` SIGHUP, and so would the programs that it starts. Signals with a
+/// handler have their default effect there.
+#[cfg(target_os = "linux")]
+fn inherit_no_ignored_signal() {
+    use tokio::signal::unix::{SignalKind, signal};
+
+    static ONCE: std::sync::Once = std::sync::Once::new();
+    ONCE.call_once(|| {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap();
+        let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+        let mask = u64::from_str_radix(mask.unwrap().trim(), 16).unwrap();
+        let kinds = [
+            SignalKind::hangup(),
+            SignalKind::interrupt(),
+            SignalKind::terminate(),
+        ];
+        // In a thread without a runtime.
+        let handling = std::thread::spawn(move || {
+            let mut runtime = tokio::runtime::Builder::new_current_thread();
+            let runtime = runtime.enable_all().build().unwrap();
+            let _context = runtime.enter();
+            for kind in kinds {
+                if mask >> (kind.as_raw_value() - 1) & 1 == 1 {
+                    // The handler stays.
+                    drop(signal(kind).unwrap());
+                }
+            }
+        });
+        handling.join().unwrap();
+    });
 }
 
 /// What the program did.

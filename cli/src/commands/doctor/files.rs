@@ -39,12 +39,13 @@ fn key_file() -> Option<std::path::PathBuf> {
 #[cfg(unix)]
 fn of_mode(mode: u32, path: &str, has_secret: bool) -> super::Check {
     use super::{Advice, Check};
+    use crate::terminal::shell_word;
 
     let is_writable = mode & 0o022 != 0;
     let is_readable = mode & 0o044 != 0;
     let mode = mode & 0o777;
     let change = if has_secret { "600" } else { "go-w" };
-    let command = format!("chmod {change} {path}");
+    let command = format!("chmod {change} {}", shell_word(path));
     let advice = Advice::new(command.clone(), format!("请运行：{command}"));
     if is_writable {
         let found = format!(

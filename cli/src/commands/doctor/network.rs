@@ -172,7 +172,7 @@ async fn dns(base: &Url, goes_through_proxy: bool, report: &mut Report) {
             found,
             Advice::new(
                 "the proxy may know the name: see the connection below",
-                "代理可能认识该域名：请看下面的 connection",
+                "该域名可能由代理解析：请看下面的 connection 一项",
             ),
         ),
         false => Check::unreachable(
@@ -244,7 +244,7 @@ fn clock(response: &reqwest::Response, asked: SystemTime, took: Duration) -> Che
     let Some(date) = date else {
         let advice = Advice::new(
             "compare this machine's clock with another one",
-            "请将本机时间与其他时钟核对",
+            "请核对本机时间是否准确",
         );
         return Check::unsure("clock", "the server did not tell its time", advice);
     };

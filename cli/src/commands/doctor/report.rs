@@ -133,12 +133,14 @@ impl Report {
     }
 
     /// Prints all. The exit code is that of the first problem.
-    pub(super) fn print(&self, as_json: bool, terminal: &Terminal) -> Result<()> {
+    pub(super) async fn print(&self, as_json: bool, terminal: &Terminal) -> Result<()> {
         if as_json {
-            terminal.print(format_args!("{:#}", self.json()))?;
+            terminal
+                .print_json(format_args!("{:#}", self.json()))
+                .await?;
         } else {
             for check in &self.0 {
-                self.print_line(check, terminal)?;
+                self.print_line(check, terminal).await?;
             }
         }
         let mut states = self.0.iter().map(|check| check.state);
@@ -149,14 +151,16 @@ impl Report {
         problem.map_or(Ok(()), |exit| Err(Failure::silent(exit)))
     }
 
-    fn print_line(&self, check: &Check, terminal: &Terminal) -> Result<()> {
+    async fn print_line(&self, check: &Check, terminal: &Terminal) -> Result<()> {
         let (style, mark) = match check.state {
             State::Good => (GOOD, "ok"),
             State::Unsure => (UNSURE, "??"),
             State::Bad(_) => (BAD, "NO"),
         };
         let (name, found) = (&check.name, Printable(&check.found));
-        terminal.print(format_args!("{style}{mark}{style:#}  {name:<14} {found}"))?;
+        terminal
+            .print(format_args!("{style}{mark}{style:#}  {name:<14} {found}"))
+            .await?;
         let Some(advice) = &check.advice else {
             return Ok(());
         };
@@ -165,7 +169,9 @@ impl Report {
         } else {
             &advice.english
         };
-        terminal.print(format_args!("{:19}-> {}", "", Printable(advice)))
+        terminal
+            .print(format_args!("{:19}-> {}", "", Printable(advice)))
+            .await
     }
 
     /// For programs: in English in every locale.

@@ -3,15 +3,15 @@
 
 use std::env;
 
-use coze_auth::{Endpoint, Flow, Secret, Url};
+use coze_auth::{Flow, Secret};
 use coze_credentials::{ProfileConfig, Source};
-use coze_wire::{is_loopback, sanitize_sentence};
+use coze_wire::sanitize_sentence;
 
 use super::secret;
 use crate::{
     args::{Login, LoginFlow},
     failure::{Exit, Failure, Result},
-    session::{Session, profiles},
+    session::{Session, is_foreign, profiles},
     terminal::{Printable, can_ask, input_is_terminal},
 };
 
@@ -159,7 +159,7 @@ impl Description {
     /// A file that lies in the working folder may not choose who gets the sign-in.
     async fn confirm_endpoint(&self, session: &Session<'_>) -> Result<()> {
         let endpoint = self.config.endpoint();
-        if is_site(endpoint) || is_here(endpoint) {
+        if !is_foreign(endpoint) {
             return Ok(());
         }
         let (api_base, www_base) = (endpoint.api_base(), endpoint.www_base());
@@ -225,19 +225,6 @@ fn confirmed(is_yes: bool) -> Result<()> {
 fn shown(config: &ProfileConfig) -> String {
     let id = sanitize_sentence(config.client_id().as_ref().to_owned());
     format!("app {id} at {}", config.endpoint().api_base())
-}
-
-/// Whether an endpoint is coze.com or coze.cn, with its pages.
-fn is_site(endpoint: &Endpoint) -> bool {
-    [Endpoint::COM, Endpoint::CN].iter().any(|site| {
-        (site.api_base(), site.www_base()) == (endpoint.api_base(), endpoint.www_base())
-    })
-}
-
-/// Whether an endpoint is on this machine, with its pages.
-fn is_here(endpoint: &Endpoint) -> bool {
-    let mut bases = [endpoint.api_base(), endpoint.www_base()].into_iter();
-    bases.all(|base| Url::parse(base).is_ok_and(|url| is_loopback(&url)))
 }
 
 /// From the environment, or else from the user, without showing what is typed.
