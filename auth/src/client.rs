@@ -320,7 +320,7 @@ impl OAuthClient {
             body: vec![refresh_token.secret()],
         };
         let token = self.issue_token(&credentials, grant.into()).await?;
-        Ok(token.issued_to(client_id))
+        Ok(token.issued_to(client_id, self.endpoint()))
     }
 
     /// Redeems an authorization code. It is sent again only if the connection could not be established or the server
@@ -335,11 +335,14 @@ impl OAuthClient {
                 Err(error) if error.kind() == ErrorKind::Connect => {
                     self.clock().sleep(wait).await;
                 }
-                outcome => return outcome.map(|token| token.issued_to(&grant.client_id)),
+                outcome => {
+                    let issued = |token: Token| token.issued_to(&grant.client_id, self.endpoint());
+                    return outcome.map(issued);
+                }
             }
         }
         let token = self.issue_token(credentials, grant.clone().into()).await?;
-        Ok(token.issued_to(&grant.client_id))
+        Ok(token.issued_to(&grant.client_id, self.endpoint()))
     }
 
     /// Sends a JWT grant to the token endpoint of the app, an account or an enterprise.

@@ -520,7 +520,7 @@ impl Error {
             (_, Some(code), flow) => hint_for_code(code, flow),
             (ErrorKind::InvalidInput, ..) => "correct the value and try again",
             (ErrorKind::Configuration, ..) => {
-                "complete the configuration; the console offers it as coze_oauth_config.json"
+                "correct what the message names; the console offers a complete coze_oauth_config.json"
             }
             (ErrorKind::Signing, ..) => {
                 "check the signer: the key service, its key and permissions"
@@ -563,9 +563,7 @@ impl Error {
                     StoreErrorKind::Transient | StoreErrorKind::Full | StoreErrorKind::Other,
                 ),
                 ..,
-            ) => {
-                "make the store work again (disk space, permissions, connection); a token in memory is not lost until the program ends"
-            }
+            ) => "make the store work again (disk space, permissions, connection)",
             (ErrorKind::Store(StoreErrorKind::Busy), ..) => {
                 "wait for the other owner, or end it if it is stuck"
             }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use crate::{
-    AccessToken, Error, RefreshToken, Result,
+    AccessToken, Endpoint, Error, RefreshToken, Result,
     clock::Clock,
     expires_in::{Life, Timing},
     input::cleaned,
@@ -40,6 +40,7 @@ pub struct Token {
     received_wall: SystemTime,
     pub(crate) log_id: Option<String>,
     pub(crate) client_id: Option<String>,
+    pub(crate) api_base: Option<String>,
     clock: Clock,
 }
 
@@ -101,9 +102,15 @@ impl Token {
         self.client_id.as_deref()
     }
 
-    pub(crate) fn issued_to(self, client_id: &str) -> Self {
+    /// The API base of the endpoint that can redeem the refresh token.
+    pub(crate) fn api_base(&self) -> Option<&str> {
+        self.api_base.as_deref()
+    }
+
+    pub(crate) fn issued_to(self, client_id: &str, endpoint: &Endpoint) -> Self {
         Self {
             client_id: Some(client_id.to_owned()),
+            api_base: Some(endpoint.api_base().to_owned()),
             ..self
         }
     }
@@ -169,6 +176,7 @@ impl Token {
             received_wall: timing.ended_wall,
             log_id,
             client_id: None,
+            api_base: None,
             clock: clock.clone(),
         }
     }
@@ -190,6 +198,7 @@ impl Token {
             received_wall: now,
             log_id: None,
             client_id: None,
+            api_base: None,
             clock: clock.clone(),
         }
     }

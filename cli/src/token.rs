@@ -148,14 +148,16 @@ fn sign_in_of(name: &str, app: Option<&OAuthConfig>) -> Result<Option<App>> {
     Ok(Some(App(sign_in, config)))
 }
 
-/// The stored token, if the sign-in has not ended and is of the app.
+/// The stored token, if the sign-in has not ended and is of the app, at its endpoint.
 async fn valid(app: Option<&App>) -> Result<Option<Issued>, Failure> {
     let Some(App(sign_in, config)) = app else {
         return Ok(None);
     };
+    let is_of = |theirs: Option<&str>, ours: &str| theirs.is_none_or(|theirs| theirs == ours);
     let record = sign_in.load().await?.filter(|record| {
-        let client_id = record.client_id();
-        record.ended().is_none() && client_id.is_none_or(|id| id == config.client_id().as_ref())
+        record.ended().is_none()
+            && is_of(record.client_id(), config.client_id().as_ref())
+            && is_of(record.api_base(), config.endpoint().api_base())
     });
     Ok(record.as_ref().and_then(Issued::of))
 }

@@ -22,9 +22,9 @@ const CONFIG_VARIABLE: &str = "COZE_OAUTH_CONFIG";
 /// The variable that names a profile.
 const PROFILE_VARIABLE: &str = "COZE_PROFILE";
 /// The profile that is used if no other is named.
-const DEFAULT_PROFILE: &str = "default";
+pub(crate) const DEFAULT_PROFILE: &str = "default";
 /// The program whose profiles are used.
-const PROGRAM: &str = "coze";
+pub(crate) const PROGRAM: &str = "coze";
 
 /// The credentials that this machine has for the Coze API: a token provider, and where it was found. The [crate](crate) lists the
 /// places, in their order. Clones share the provider.

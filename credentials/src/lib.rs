@@ -42,6 +42,7 @@
 #![cfg_attr(not(feature = "loopback"), allow(rustdoc::broken_intra_doc_links))]
 
 mod default;
+mod lock;
 #[cfg(feature = "loopback")]
 mod loopback;
 mod profile;

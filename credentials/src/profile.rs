@@ -222,6 +222,18 @@ impl ProfileConfig {
         })
     }
 
+    /// Whether both are sign-ins to the same app at the same endpoint.
+    pub(crate) fn is_of_same_app(&self, other: &Self) -> bool {
+        let app = |config: &Self| {
+            (
+                config.flow,
+                config.client_id.clone(),
+                config.endpoint.clone(),
+            )
+        };
+        app(self) == app(other)
+    }
+
     /// Whether this is a sign-in to the app that this configuration describes, at the same endpoint.
     #[must_use]
     pub fn is_of(&self, app: &OAuthConfig) -> bool {
@@ -271,7 +283,7 @@ impl ProfileConfig {
             serde_json::from_str(text).map_err(|error| refused(at(&error)))?;
         if version != VERSION {
             return Err(refused(format!(
-                "has version {version} of the format, and this program reads version {VERSION}: update it, or sign in again"
+                "has version {version} of the format, and this program reads version {VERSION}: update it"
             )));
         }
         let file: ProfileFile = serde_json::from_str(text).map_err(|error| refused(at(&error)))?;

@@ -9,13 +9,17 @@ use std::{
 };
 
 use coze_auth::{
-    ConfiguredFlow, Error, ErrorKind, OAuthClient, Result, Secret, SignIn, Token,
-    store::{CompareAndSet, Contents, Key, Profile, Store, StoreError, StoreErrorKind},
+    ConfiguredFlow, Error, ErrorKind, OAuthClient, RefreshToken, Result, Secret, SignIn, Token,
+    store::{CompareAndSet, Contents, Key, Profile, Store, StoreError, StoreErrorKind, Version},
 };
 use coze_auth_stores::FileStore;
 use etcetera::BaseStrategy;
 
-use crate::{ProfileConfig, SecretPlace, StoreKind};
+use crate::{
+    ProfileConfig, SecretPlace, StoreKind,
+    default::{DEFAULT_PROFILE, PROGRAM},
+    lock::{self, ProfileLock},
+};
 
 /// The most that is read of a profile's file.
 const LONGEST_FILE: u64 = 64 * 1024;
@@ -26,6 +30,8 @@ const LONGEST_NAME: usize = 64;
 const ATTEMPTS: usize = 100;
 /// The key of the value by which a store is checked. A space keeps it apart from the names of profiles.
 const CHECK: &str = "store check";
+/// After the name of a profile, in the key of its client secret. The spaces keep it apart from the names of profiles.
+const CLIENT_SECRET: &str = " client secret";
 /// The stores that this crate was built with.
 const STORES: &[StoreKind] = &[
     StoreKind::File,
@@ -61,6 +67,9 @@ const STORES: &[StoreKind] = &[
 /// ```
 ///
 /// The name of a profile has at most 64 of the characters `a-z`, `0-9`, `.`, `_` and `-`, and begins with a letter or a digit.
+///
+/// One program at a time changes a profile: the others wait, for at most 10 s. The lock is the operating system's, on the file
+/// `NAME.lock` beside the profile, which must not be deleted while a program uses it.
 #[derive(Debug, Clone)]
 pub struct Profiles {
     folder: PathBuf,
@@ -126,15 +135,24 @@ impl Profiles {
     /// the system may change it: they could redirect the refresh token.
     pub fn load(&self, name: &str) -> Result<Option<ProfileConfig>> {
         let path = self.path(name)?;
-        let text = match read(&path) {
-            Ok(text) => text,
+        let loaded = match read(&path) {
+            Ok(text) => ProfileConfig::from_json(&path.display().to_string(), &text),
             Err(error) if is_missing(&error) => return Ok(None),
-            Err(error) => return Err(failed("read", &path, &error)),
+            Err(error) => Err(failed("read", &path, &error)),
         };
-        ProfileConfig::from_json(&path.display().to_string(), &text).map(Some)
+        let way_out = match (self.program.as_str(), name) {
+            (PROGRAM, DEFAULT_PROFILE) => ": coze login --replace".to_owned(),
+            (PROGRAM, name) => format!(": coze login --profile {name} --replace"),
+            _ => String::new(),
+        };
+        loaded.map(Some).map_err(|error| {
+            let what = format!("{error}; correct it, or sign in again to replace it{way_out}");
+            Error::new(error.kind(), what)
+        })
     }
 
-    /// Saves the configuration of a profile: the file is replaced as a whole, and has mode 0600.
+    /// Saves the configuration of a profile: the file is replaced as a whole, and has mode 0600. A program that signs a user in calls
+    /// [`put`](Self::put) instead, which waits until no other program changes the profile.
     ///
     /// # Errors
     ///
@@ -178,7 +196,7 @@ impl Profiles {
         let path = self.path(name)?;
         match fs::remove_file(&path) {
             Ok(()) => Ok(true),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) if is_missing(&error) => Ok(false),
             Err(error) => Err(not_changed("removed", &path, error)),
         }
     }
@@ -196,16 +214,47 @@ impl Profiles {
     /// Keeps a fresh sign-in: its configuration, the client secret of a web app, and the token. Call it again with the same token if
     /// it fails.
     ///
+    /// A profile of another app is removed before the client secret is written, so that the secret is never used at another endpoint.
+    ///
     /// # Errors
     ///
     /// [`InvalidInput`](ErrorKind::InvalidInput), before anything is written, if the store is the place of the client secret and none is
-    /// given; those of [`save`](Self::save), [`SignIn::put`] and the store.
+    /// given; [`Busy`](StoreErrorKind::Busy) if another program does not finish its change of the profile in time; those of
+    /// [`save`](Self::save), [`SignIn::put`] and the store.
     pub async fn put(
         &self,
         name: &str,
         config: &ProfileConfig,
         client_secret: Option<&Secret>,
         token: &Token,
+    ) -> Result<SignIn> {
+        self.keep(name, config, client_secret, Granted::Token(token))
+            .await
+    }
+
+    /// The same for a refresh token without an access token, which the first refresh gets: that of
+    /// [`Error::refresh_token`](Error::refresh_token), if the response to the login was unusable otherwise.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`put`](Self::put).
+    pub async fn put_refresh_token(
+        &self,
+        name: &str,
+        config: &ProfileConfig,
+        client_secret: Option<&Secret>,
+        refresh_token: &RefreshToken,
+    ) -> Result<SignIn> {
+        let granted = Granted::RefreshToken(refresh_token);
+        self.keep(name, config, client_secret, granted).await
+    }
+
+    async fn keep(
+        &self,
+        name: &str,
+        config: &ProfileConfig,
+        client_secret: Option<&Secret>,
+        granted: Granted<'_>,
     ) -> Result<SignIn> {
         let sign_in = self.sign_in(name, config.store())?;
         let secret = match (config.client_secret_place(), client_secret) {
@@ -219,71 +268,146 @@ impl Profiles {
             _ => None,
         };
         config.to_json()?;
-        // The token first, because it can't be requested again.
-        sign_in.put(token).await?;
-        let secret_key = secret_key(name)?;
-        if let Some(secret) = &secret {
-            set(sign_in.store(), &secret_key, Some(secret)).await?;
+        create_folder(&self.folder).map_err(|error| not_changed("created", &self.folder, error))?;
+        let _lock = self.lock(name).await?;
+        // The token first, because it can't be requested again. It is not sent to another endpoint.
+        match granted {
+            Granted::Token(token) => sign_in.put(token).await?,
+            Granted::RefreshToken(refresh_token) => {
+                let (client_id, endpoint) = (config.client_id().as_ref(), config.endpoint());
+                let put = sign_in.put_refresh_token(refresh_token, client_id, endpoint);
+                put.await?;
+            }
         }
+        if let Ok(Some(earlier)) = self.load(name)
+            && !earlier.is_of_same_app(config)
+        {
+            self.remove(name)?;
+        }
+        // Or deletes that of an earlier app.
+        set(sign_in.store(), &secret_key(name)?, secret.as_ref()).await?;
         self.save(name, config)?;
-        if secret.is_none() {
-            // That of an earlier app.
-            set(sign_in.store(), &secret_key, None).await?;
-        }
         Ok(sign_in)
+    }
+
+    /// Waits for the lock of a profile. The folder must exist.
+    async fn lock(&self, name: &str) -> Result<ProfileLock> {
+        let path = self.path(name)?.with_extension("lock");
+        ProfileLock::take(&path).await.map_err(|error| match error.kind() {
+            io::ErrorKind::WouldBlock => {
+                let (path, limit) = (path.display(), lock::TIMEOUT.as_secs());
+                let what = format!(
+                    "another program has been changing profile {name} for more than {limit} s: it has locked {path}"
+                );
+                StoreError::new(StoreErrorKind::Busy, &what).into()
+            }
+            _ => not_changed("locked", &path, error),
+        })
+    }
+
+    /// The same for a sign-out. Without a folder that can be written, no program changes the profile.
+    async fn lock_if_possible(&self, name: &str) -> Result<Option<ProfileLock>> {
+        match self.lock(name).await {
+            Ok(lock) => Ok(Some(lock)),
+            Err(error) if error.kind() == ErrorKind::Store(StoreErrorKind::Busy) => Err(error),
+            Err(_) => Ok(None),
+        }
     }
 
     /// Signs the user of a profile out: deletes its tokens and the client secret from the store, and then its configuration.
     /// `false` if there was nothing to delete. Coze has no endpoint to revoke tokens, so they stay valid until they expire.
     ///
-    /// Without a configuration (it was lost, or a login was interrupted while it was being saved), it is unknown which store has the
-    /// sign-in. It is then deleted from each store that this crate was built with; a keyring that can't be reached is skipped.
+    /// Without a configuration (it was lost, or a login was interrupted while it was being saved), or if it can't be
+    /// [loaded](Self::load), it is unknown which store has the sign-in. It is then deleted from each store that this crate was built
+    /// with; a keyring that can't be reached is skipped.
     ///
     /// # Errors
     ///
-    /// Those of [`load`](Self::load), [`sign_out_of`](Self::sign_out_of) and [`remove`](Self::remove). What is left can be deleted
-    /// by another call.
+    /// [`Busy`](StoreErrorKind::Busy) if another program does not finish its change of the profile in time; those of
+    /// [`SignIn::sign_out`], the store and [`remove`](Self::remove). What is left can be deleted by another call.
     pub async fn sign_out(&self, name: &str) -> Result<bool> {
-        if let Some(config) = self.load(name)? {
-            self.sign_out_of(name, config.store()).await?;
-            return self.remove(name);
-        }
-        let mut has_signed_out = false;
+        let _lock = self.lock_if_possible(name).await?;
+        let loaded = self.load(name);
+        let has_file = !matches!(loaded, Ok(None));
+        let has_signed_out = match loaded {
+            Ok(Some(config)) => {
+                let sign_in = self.sign_in(name, config.store())?;
+                delete(&sign_in, name).await?;
+                true
+            }
+            Ok(None) => self.delete_everywhere(name).await?,
+            Err(error) if error.kind() == ErrorKind::Configuration => {
+                self.delete_everywhere(name).await?
+            }
+            Err(error) => return Err(error),
+        };
+        Ok((has_file && self.remove(name)?) || has_signed_out)
+    }
+
+    async fn delete_everywhere(&self, name: &str) -> Result<bool> {
+        let mut outcome = Ok(false);
         for &kind in STORES {
-            match self.has_entry(name, kind).await {
-                Ok(false) => {}
-                Ok(true) => {
-                    self.sign_out_of(name, kind).await?;
-                    has_signed_out = true;
-                }
-                Err(error) if kind == StoreKind::File => return Err(error),
+            match self.delete_if_there(name, kind).await {
+                Ok(is_deleted) => outcome = outcome.map(|others| others || is_deleted),
+                Err(error) if kind == StoreKind::File => outcome = Err(error),
                 Err(_) => {}
             }
         }
-        Ok(has_signed_out)
+        outcome
     }
 
     /// Deletes the tokens and the client secret of a profile from this store, and leaves its configuration: for a profile whose
-    /// sign-in is now in another store.
+    /// sign-in is now in another store. Nothing is deleted if the sign-in is in this store after all, because another program has
+    /// signed the user in.
     ///
     /// # Errors
     ///
-    /// Those of [`sign_in`](Self::sign_in), [`SignIn::sign_out`] and the store. What is left can be deleted by another call.
+    /// [`Busy`](StoreErrorKind::Busy) if another program does not finish its change of the profile in time; those of
+    /// [`sign_in`](Self::sign_in), [`SignIn::sign_out`] and the store. What is left can be deleted by another call.
     pub async fn sign_out_of(&self, name: &str, kind: StoreKind) -> Result<()> {
-        let sign_in = self.sign_in(name, kind)?;
-        sign_in.sign_out().await?;
-        set(sign_in.store(), &secret_key(name)?, None).await
+        let _lock = self.lock_if_possible(name).await?;
+        match self.load(name) {
+            Ok(Some(config)) if config.store() == kind => Ok(()),
+            _ => self.delete_if_there(name, kind).await.map(drop),
+        }
     }
 
-    /// Whether a store has a sign-in or a client secret of this profile, which may be damaged.
-    async fn has_entry(&self, name: &str, kind: StoreKind) -> Result<bool> {
+    /// `false` if the store has no tokens and no client secret of this profile.
+    async fn delete_if_there(&self, name: &str, kind: StoreKind) -> Result<bool> {
         let sign_in = self.sign_in(name, kind)?;
         let is_signed_in = match sign_in.load().await {
             Ok(record) => record.is_some(),
             Err(error) if error.kind() == ErrorKind::Store(StoreErrorKind::Damaged) => true,
             Err(error) => return Err(error),
         };
-        Ok(is_signed_in || sign_in.store().load(&secret_key(name)?).await?.is_some())
+        let is_there = is_signed_in
+            || !sign_in.quarantined().await?.is_empty()
+            || sign_in.store().load(&secret_key(name)?).await?.is_some();
+        if is_there {
+            delete(&sign_in, name).await?;
+        }
+        Ok(is_there)
+    }
+
+    /// The names of the profiles, and of sign-ins whose profile is lost, sorted: for a program that signs out of all. Keyrings can't
+    /// be listed. A user may have signed out of some that are not profiles.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`list`](Self::list) and the stores.
+    pub async fn list_with_sign_ins(&self) -> Result<Vec<String>> {
+        let mut names = self.list()?;
+        for &kind in STORES {
+            let listed = self.store(kind)?.list().await?;
+            for profile in listed.unwrap_or_default() {
+                let name = profile.name();
+                let name = name.strip_suffix(CLIENT_SECRET).unwrap_or(name);
+                names.extend(is_name(name).then(|| name.to_owned()));
+            }
+        }
+        names.sort();
+        names.dedup();
+        Ok(names)
     }
 
     /// The client secret of a profile's web app; `None` if the app has none, or if it is not where the configuration says.
@@ -353,11 +477,12 @@ impl Profiles {
     }
 
     /// Checks, before a user signs in, that the sign-in could be kept: writes a file into the folder of the profiles, and a value into
-    /// the store, and deletes both. A profile that exists is not changed.
+    /// the store, and deletes both. It also takes the locks that a change of this profile needs, and loads what a change replaces. A
+    /// profile that exists is not changed.
     ///
     /// # Errors
     ///
-    /// [`Store`](ErrorKind::Store) if the file of the profile could not be written, or the store fails;
+    /// [`Store`](ErrorKind::Store) if the file of the profile or its sign-in could not be written, or the store fails;
     /// [`Configuration`](ErrorKind::Configuration) if this program was built without this kind of store; else those of
     /// [`save`](Self::save).
     pub async fn check(&self, name: &str, config: &ProfileConfig) -> Result<()> {
@@ -365,7 +490,10 @@ impl Profiles {
         let json = config.to_json()?;
         check_file(&self.folder, &path, json.as_bytes())
             .map_err(|error| not_changed("written", &path, error))?;
-        check_store(&self.store(config.store())?).await
+        drop(self.lock(name).await?);
+        let store = self.store(config.store())?;
+        check_store(&store).await?;
+        check_values(&store, name).await
     }
 
     /// A store of the sign-ins.
@@ -398,10 +526,23 @@ impl Profiles {
     }
 }
 
-/// Where the store keeps the client secret of a profile. A space keeps it apart from the names of profiles.
+/// What a login has got.
+#[derive(Clone, Copy)]
+enum Granted<'a> {
+    Token(&'a Token),
+    RefreshToken(&'a RefreshToken),
+}
+
+/// Where the store keeps the client secret of a profile.
 fn secret_key(profile: &str) -> Result<Key> {
-    let name = format!("{profile} client secret");
+    let name = format!("{profile}{CLIENT_SECRET}");
     Ok(Key::record(&Profile::new(name)?))
+}
+
+/// Deletes the tokens and the client secret.
+async fn delete(sign_in: &SignIn, name: &str) -> Result<()> {
+    sign_in.sign_out().await?;
+    set(sign_in.store(), &secret_key(name)?, None).await
 }
 
 /// Sets or deletes a value, whatever is there.
@@ -431,6 +572,22 @@ async fn check_store(store: &Arc<dyn Store>) -> Result<()> {
     let checked = write_and_load(store, &key).await;
     let deleted = set(store, &key, None).await;
     checked.and(deleted)
+}
+
+/// Checks that the values of a profile could be replaced, and changes none: loads them, and tries changes that can't match.
+async fn check_values(store: &Arc<dyn Store>, name: &str) -> Result<()> {
+    let profile = Profile::new(name)?;
+    let record = Key::record(&profile);
+    let no_version = Version::new(*b"the version of no value");
+    for key in [&record, &secret_key(name)?] {
+        store.load(key).await?;
+        let _ = store.compare_and_set(key, Some(&no_version), None).await?;
+    }
+    // What is replaced goes into quarantine, whose slots are all read.
+    for slot in Key::quarantine_slots(&profile) {
+        store.load(&slot).await?;
+    }
+    Ok(())
 }
 
 /// Returns once the store has a value that was not there before: this one, or that of another process.
@@ -706,9 +863,9 @@ mod tests {
         assert_eq!(store.list().await.unwrap().unwrap_or_default(), []);
         assert_eq!(profiles.load("default").unwrap(), None);
         let files = || {
-            fs::read_dir(folder.path().join("profiles"))
-                .unwrap()
-                .count()
+            let files = fs::read_dir(folder.path().join("profiles")).unwrap();
+            let files = files.map(|file| file.unwrap().file_name().into_string().unwrap());
+            files.filter(|file| !file.ends_with(".lock")).count()
         };
         assert_eq!(files(), 0);
 
@@ -725,6 +882,156 @@ mod tests {
             let saved = profiles.save(name, &other);
             assert_eq!(saved.is_ok(), is_usable, "{saved:?}");
         }
+    }
+
+    /// What would make a save fail after the user has signed in.
+    #[cfg(unix)]
+    #[tokio::test]
+    async fn a_check_fails_if_a_value_of_the_profile_could_not_be_replaced() {
+        use std::os::unix::fs::{PermissionsExt, symlink};
+
+        let open_to_all = |path: &Path| {
+            fs::write(path, "{}").unwrap();
+            fs::set_permissions(path, fs::Permissions::from_mode(0o644)).unwrap();
+        };
+        let is_folder = |path: &Path| fs::create_dir(path).unwrap();
+        let is_link = |path: &Path| symlink("elsewhere", path).unwrap();
+        type Spoil<'a> = &'a dyn Fn(&Path);
+        let cases: [(&str, Spoil<'_>); 8] = [
+            ("default.json", &open_to_all),
+            ("default.json", &is_folder),
+            ("default.json", &is_link),
+            ("default.change", &open_to_all),
+            ("default.change", &is_folder),
+            ("default%20client%20secret.json", &open_to_all),
+            ("default%20client%20secret.change", &is_link),
+            ("default.quarantine-3.json", &open_to_all),
+        ];
+        for (file, spoil) in cases {
+            let folder = tempfile::tempdir().unwrap();
+            let profiles = Profiles::in_folder(folder.path(), "test");
+            profiles.check("other", &config()).await.unwrap();
+            spoil(&folder.path().join("sign-ins").join(file));
+            let error = profiles.check("default", &config()).await.unwrap_err();
+            assert!(matches!(error.kind(), ErrorKind::Store(_)), "{error:?}");
+            assert!(error.to_string().contains(file), "{error}");
+            profiles.check("other", &config()).await.unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn a_check_fails_while_another_process_is_stuck_in_a_change() {
+        let folder = tempfile::tempdir().unwrap();
+        let profiles = Profiles::in_folder(folder.path(), "test");
+        profiles.check("default", &config()).await.unwrap();
+        let change = folder.path().join("sign-ins/default.change");
+        let stuck = fs::File::options().write(true).open(change).unwrap();
+        stuck.lock().unwrap();
+        let error = profiles.check("default", &config()).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Store(StoreErrorKind::Busy));
+        profiles.check("other", &config()).await.unwrap();
+        stuck.unlock().unwrap();
+        profiles.check("default", &config()).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_check_changes_no_value_of_the_profile() {
+        let folder = tempfile::tempdir().unwrap();
+        let profiles = Profiles::in_folder(folder.path(), "test");
+        let store = profiles.store(StoreKind::File).unwrap();
+        let record = Key::record(&Profile::new("default").unwrap());
+        let keys = [record, secret_key("default").unwrap()];
+        for key in &keys {
+            let value = Contents::from(b"a value".to_vec());
+            set(&store, key, Some(&value)).await.unwrap();
+        }
+        profiles.check("default", &config()).await.unwrap();
+        for key in &keys {
+            let stored = store.load(key).await.unwrap().unwrap();
+            assert_eq!(stored.contents.expose(), b"a value");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_program_at_a_time_changes_a_profile() {
+        let folder = tempfile::tempdir().unwrap();
+        let profiles = Profiles::in_folder(folder.path(), "test");
+        profiles.save("default", &config()).unwrap();
+        let lock = profiles.lock("default").await.unwrap();
+        let changes = [
+            profiles.check("default", &config()).await,
+            profiles.sign_out("default").await.map(drop),
+            profiles.sign_out_of("default", StoreKind::File).await,
+        ];
+        for changed in changes {
+            let error = changed.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Store(StoreErrorKind::Busy));
+            let error = error.to_string();
+            assert!(error.contains("another program"), "{error}");
+            assert!(error.contains("default.lock"), "{error}");
+        }
+        assert_eq!(profiles.load("default").unwrap(), Some(config()));
+        profiles.check("other", &config()).await.unwrap();
+        drop(lock);
+        assert!(profiles.sign_out("default").await.unwrap());
+    }
+
+    #[tokio::test]
+    async fn a_profile_that_can_not_be_loaded_names_the_way_out_and_is_signed_out_of() {
+        for (program, name, way_out) in [
+            (
+                "coze",
+                "default",
+                "sign in again to replace it: coze login --replace",
+            ),
+            (
+                "coze",
+                "work",
+                "to replace it: coze login --profile work --replace",
+            ),
+            ("my-program", "work", "or sign in again to replace it"),
+        ] {
+            let folder = tempfile::tempdir().unwrap();
+            let profiles = Profiles::in_folder(folder.path(), program);
+            profiles.save(name, &config()).unwrap();
+            let store = profiles.store(StoreKind::File).unwrap();
+            let key = Key::record(&Profile::new(name).unwrap());
+            let value = Contents::from(b"a damaged record".to_vec());
+            set(&store, &key, Some(&value)).await.unwrap();
+            fs::write(profiles.path(name).unwrap(), "damaged").unwrap();
+            let error = profiles.load(name).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Configuration);
+            assert!(error.to_string().ends_with(way_out), "{error}");
+            assert_eq!(profiles.list_with_sign_ins().await.unwrap(), [name]);
+            assert!(profiles.sign_out(name).await.unwrap());
+            assert_eq!(profiles.load(name).unwrap(), None);
+            let left = store.load(&key).await.unwrap().unwrap();
+            let left = String::from_utf8(left.contents.expose().to_vec()).unwrap();
+            assert!(left.contains("signed_out"), "{left}");
+            assert!(!profiles.sign_out(name).await.unwrap());
+        }
+    }
+
+    #[tokio::test]
+    async fn sign_ins_without_a_profile_are_listed() {
+        let folder = tempfile::tempdir().unwrap();
+        let profiles = Profiles::in_folder(folder.path(), "test");
+        profiles.save("work", &config()).unwrap();
+        let store = profiles.store(StoreKind::File).unwrap();
+        let record = |name| Key::record(&Profile::new(name).unwrap());
+        let value = Contents::from(b"a value".to_vec());
+        for key in [
+            record("lost"),
+            record("work"),
+            secret_key("web").unwrap(),
+            record("Not A Profile"),
+            record(CHECK),
+        ] {
+            set(&store, &key, Some(&value)).await.unwrap();
+        }
+        assert_eq!(profiles.list().unwrap(), ["work"]);
+        let all = profiles.list_with_sign_ins().await.unwrap();
+        assert_eq!(all, ["lost", "web", "work"]);
     }
 
     #[tokio::test]

@@ -538,13 +538,131 @@ async fn a_sign_in_to_another_app_deletes_the_client_secret_of_the_earlier_one()
 async fn a_store_can_be_signed_out_of_without_losing_the_profile() {
     let machine = Machine::new().await;
     machine.log_in("default", Flow::Web).await;
-    let config = machine.profiles().load("default").unwrap();
+    let config = machine.profiles().load("default").unwrap().unwrap();
     let profiles = machine.profiles();
-    { profiles.sign_out_of("default", StoreKind::File) }
-        .await
-        .unwrap();
+    let sign_out = async || {
+        let signed_out = profiles.sign_out_of("default", StoreKind::File);
+        signed_out.await.unwrap();
+    };
+    // Another program has signed in to this store.
+    sign_out().await;
+    assert!(machine.find().await.is_ok());
+
+    let moved = config.with_store(StoreKind::Keyring);
+    profiles.save("default", &moved).unwrap();
+    sign_out().await;
     assert_no_secret_is_left(&machine);
-    assert_eq!(profiles.load("default").unwrap(), config);
+    assert_eq!(profiles.load("default").unwrap(), Some(moved));
+}
+
+/// Holds the lock under which the client secret of the profile `default` is changed.
+fn hold_client_secret(machine: &Machine) -> fs::File {
+    let path = "user/sign-ins/default%20client%20secret.change";
+    let path = machine.folder.path().join(path);
+    let lock = fs::File::options().write(true).open(path).unwrap();
+    lock.lock().unwrap();
+    lock
+}
+
+async fn until(is_so: impl AsyncFn() -> bool) {
+    for _ in 0..400 {
+        if is_so().await {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("it did not happen");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sign_out_does_not_delete_a_sign_in_that_came_later() {
+    let machine = Machine::new().await;
+    machine.log_in("default", Flow::Web).await;
+    let (config, token) = machine.sign_in(Flow::Device).await;
+    let secret = hold_client_secret(&machine);
+    let profiles = machine.profiles();
+    let signing_out = tokio::spawn(async move { profiles.sign_out("default").await });
+    let sign_in = { machine.profiles() }
+        .sign_in("default", StoreKind::File)
+        .unwrap();
+    until(async || sign_in.load().await.unwrap().is_none()).await;
+    let (profiles, saved) = (machine.profiles(), config.clone());
+    let later = tokio::spawn(async move {
+        profiles
+            .put("default", &saved, None, &token)
+            .await
+            .map(drop)
+    });
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    secret.unlock().unwrap();
+    assert!(signing_out.await.unwrap().unwrap());
+    later.await.unwrap().unwrap();
+    assert_eq!(machine.profiles().load("default").unwrap(), Some(config));
+    assert_eq!(machine.find().await.unwrap().flow(), Some(Flow::Device));
+}
+
+/// If the program is killed before the configuration is saved, the earlier one must not use what is new.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_secret_is_never_beside_the_configuration_of_another_app() {
+    let machine = Machine::new().await;
+    let token = machine.log_in("default", Flow::Web).await;
+    let profiles = machine.profiles();
+    let config = profiles.load("default").unwrap().unwrap();
+    let (id, new) = (config.client_id().clone(), Secret::from("the new secret"));
+    let elsewhere = ProfileConfig::new(Flow::Web, id, Endpoint::CN).unwrap();
+    let secret = hold_client_secret(&machine);
+    let putting = {
+        let (profiles, token) = (machine.profiles(), token.clone());
+        let (elsewhere, new) = (elsewhere.clone(), new.clone());
+        tokio::spawn(async move {
+            let put = profiles.put("default", &elsewhere, Some(&new), &token);
+            put.await.map(drop)
+        })
+    };
+    until(async || profiles.load("default").unwrap().is_none()).await;
+    secret.unlock().unwrap();
+    putting.await.unwrap().unwrap();
+    assert_eq!(profiles.load("default").unwrap(), Some(elsewhere));
+
+    // The same app again: its profile is there all the time.
+    let again = machine.log_in("work", Flow::Web).await;
+    let config = profiles.load("work").unwrap();
+    let new = Secret::from(defaults::WEB_CLIENT_SECRET);
+    let put = profiles.put("work", config.as_ref().unwrap(), Some(&new), &again);
+    put.await.unwrap();
+    assert_eq!(profiles.load("work").unwrap(), config);
+}
+
+/// The response to a login was cut after the refresh token.
+#[tokio::test]
+async fn a_refresh_token_is_kept_without_an_access_token() {
+    let machine = Machine::new().await;
+    let (config, token) = machine.sign_in(Flow::Device).await;
+    let refresh_token = token.refresh_token().unwrap();
+    let profiles = machine.profiles();
+    let put = profiles.put_refresh_token("default", &config, None, refresh_token);
+    let record = put.await.unwrap().load().await.unwrap().unwrap();
+    assert_eq!(record.client_id(), Some(defaults::DEVICE_CLIENT_ID));
+    assert_eq!(record.api_base(), Some(machine.mock.url()));
+    let found = machine.find().await.unwrap();
+    assert!(self::token(&found).await.starts_with("czu_"));
+    machine.mock.assert_clean();
+}
+
+/// Two programs signed in at once, and the configuration of one is beside the sign-in of the other.
+#[tokio::test]
+async fn a_sign_in_is_not_sent_to_the_endpoint_of_another_profile() {
+    let machine = Machine::new().await;
+    machine.log_in("default", Flow::Device).await;
+    let other = MockCoze::start().await.unwrap();
+    let endpoint = Endpoint::custom(other.url()).unwrap();
+    let config = ProfileConfig::new(Flow::Device, defaults::DEVICE_CLIENT_ID, endpoint).unwrap();
+    machine.profiles().save("default", &config).unwrap();
+    let found = machine.find().await.unwrap();
+    let error = found.token().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidInput);
+    assert!(error.to_string().contains(other.url()), "{error}");
+    assert_eq!(other.request_count(), 0);
 }
 
 #[tokio::test]

@@ -564,3 +564,28 @@ async fn a_browser_that_can_not_be_opened_ends_the_login() {
         "{error}"
     );
 }
+
+#[tokio::test]
+async fn the_address_is_shown_before_a_callback_is_asked_for() {
+    let mock = mock().await;
+    for _ in 0..20 {
+        let said = Arc::new(Mutex::new(Vec::new()));
+        let (opening, pasting) = (Arc::clone(&said), Arc::clone(&said));
+        let login = LoopbackLogin::new(&pkce(&mock), REDIRECT_URI)
+            .open_with(|_| async move {
+                opening.lock().unwrap().push("the address");
+                Ok(())
+            })
+            .paste_with(move |_| {
+                let said = Arc::clone(&pasting);
+                async move {
+                    said.lock().unwrap().push("the question");
+                    None
+                }
+            })
+            .without_listener();
+        let error = login.run().await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NotSignedIn);
+        assert_eq!(*said.lock().unwrap(), ["the address", "the question"]);
+    }
+}

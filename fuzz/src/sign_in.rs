@@ -1,13 +1,13 @@
 //! A stored sign-in for the checks.
 
-use coze_auth::{RefreshToken, SignIn, store::MemoryStore};
+use coze_auth::{Endpoint, RefreshToken, SignIn, store::MemoryStore};
 
 /// A stored sign-in with an expired access token.
 pub(crate) async fn stale(refresh_token: &str, client_id: &str) -> SignIn {
     let sign_in = SignIn::new(MemoryStore::new(), "default").expect("a valid profile");
     let refresh_token = RefreshToken::new(refresh_token).expect("a valid refresh token");
     sign_in
-        .put_refresh_token(&refresh_token, client_id)
+        .put_refresh_token(&refresh_token, client_id, &Endpoint::COM)
         .await
         .expect("a memory store");
     sign_in

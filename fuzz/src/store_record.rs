@@ -3,7 +3,7 @@
 use aws_lc_rs::digest::{SHA256, digest};
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use coze_auth::{
-    ErrorKind, RefreshToken, SignIn,
+    Endpoint, ErrorKind, RefreshToken, SignIn,
     sign_in::Record,
     store::{CompareAndSet, Contents, Key, MemoryStore, Profile, Store, StoreErrorKind},
 };
@@ -35,7 +35,8 @@ pub fn sealed(record: &str) {
 pub fn edited(at: usize, removed: usize, inserted: &[u8]) {
     let good = json!({
         "version": 1, "write_id": "AAAA", "access_token": "at-hush-1", "refresh_token": "rt-hush-1", "expires_at": 1_800_000_900,
-        "life_ms": 900_000, "lifetime_ms": 900_000, "client_id": CLIENT_ID, "sign_in": "BBBB", "generation": 3,
+        "life_ms": 900_000, "lifetime_ms": 900_000, "client_id": CLIENT_ID, "api_base": "https://api.coze.com",
+        "sign_in": "BBBB", "generation": 3,
     });
     let mut contents = seal(&good.to_string());
     let at = at.min(contents.len());
@@ -93,7 +94,8 @@ fn check(contents: &[u8], record: Option<&Value>) -> bool {
         }
 
         let fresh = RefreshToken::new("the token of a new sign-in").expect("a valid token");
-        let put = sign_in.put_refresh_token(&fresh, CLIENT_ID).await;
+        let put = sign_in.put_refresh_token(&fresh, CLIENT_ID, &Endpoint::COM);
+        let put = put.await;
         put.unwrap_or_else(|error| panic!("{error} {what}"));
         let now = sign_in
             .load()
@@ -145,6 +147,7 @@ fn assert_is(loaded: &Record, record: &Value) {
     let log_id = stored["log_id"].as_str().map(str::to_owned);
     assert_eq!(access_token, text("access_token"), "{record}");
     assert_eq!(loaded.client_id(), text("client_id"), "{record}");
+    assert_eq!(loaded.api_base(), text("api_base"), "{record}");
     assert_eq!(log_id, log_id_of(&record["log_id"]), "{record}");
     assert_eq!(
         Some(loaded.life().as_millis()),
@@ -174,8 +177,15 @@ fn assert_is_copy(copy: &Map<String, Value>, record: &Value) {
     let record = record.as_object().expect("a record is an object");
     for (name, value) in record {
         let is_default = value.is_null() || value.as_array().is_some_and(Vec::is_empty);
-        let is_known =
-            ["access_token", "log_id", "client_id", "ended", "replaced"].contains(&name.as_str());
+        let known = [
+            "access_token",
+            "log_id",
+            "client_id",
+            "api_base",
+            "ended",
+            "replaced",
+        ];
+        let is_known = known.contains(&name.as_str());
         let same = match name.as_str() {
             name if OF_THE_WRITE.contains(&name) => true,
             _ if is_known && is_default => !copy.contains_key(name),
@@ -207,7 +217,7 @@ fn is_complete(value: &Value) -> bool {
         && ["expires_at", "life_ms", "generation"]
             .into_iter()
             .all(is_number)
-        && ["access_token", "log_id", "client_id"]
+        && ["access_token", "log_id", "client_id", "api_base"]
             .into_iter()
             .all(|name| is_none_or(name, optional_text))
         && is_none_or("lifetime_ms", Value::is_u64)

@@ -8,14 +8,15 @@ use std::{
 };
 
 use coze_auth::{
-    AccessToken, CachedProvider, ErrorCode, ErrorKind, SignIn, Token, TokenProvider,
+    AccessToken, CachedProvider, Endpoint, ErrorCode, ErrorKind, SignIn, Token, TokenProvider,
+    WebFlow,
     sign_in::Record,
     store::{
         CompareAndSet, Contents, Key, LockLifetime, MemoryStore, Owner, Profile, Store, StoreError,
         StoreErrorKind, StoreFuture, Stored, TryLock, Version,
     },
 };
-use coze_mock::{Fault, FaultBody, MockCoze, Target, Times, TokenFamily, When};
+use coze_mock::{Fault, FaultBody, MockCoze, Target, Times, TokenFamily, When, defaults};
 use serde_json::Value;
 use tokio::time::Instant;
 
@@ -504,6 +505,34 @@ async fn the_sign_in_of_another_app_is_neither_used_nor_redeemed() {
     // It still belongs to the first app, and so does its successor.
     replica(&stage, &store).token().await.unwrap();
     assert_eq!(store.record().await.client_id(), stored.client_id());
+    provider.token().await.unwrap_err();
+    assert_eq!(refreshes(&stage, &first), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_sign_in_is_not_sent_to_another_endpoint() {
+    let stage = Stage::new();
+    let (store, first) = signed_in(&stage).await;
+    let client = stage.client_builder().endpoint(Endpoint::CN).build();
+    let (id, secret) = (defaults::WEB_CLIENT_ID, defaults::WEB_CLIENT_SECRET);
+    let elsewhere = WebFlow::new(client.unwrap(), id.into(), secret.into()).unwrap();
+    let provider = CachedProvider::stored(elsewhere, store.sign_in()).build();
+    let here = stage.mock.url();
+    let requests = stage.mock.request_count();
+    for _ in 0..2 {
+        let error = provider.token().await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidInput);
+        let expected = format!("its API base is {here}, not https://api.coze.cn");
+        assert!(error.to_string().contains(&expected), "{error}");
+        // Nor when it is due.
+        pass(secs(1000)).await;
+    }
+    assert_eq!(stage.mock.request_count(), requests);
+    assert!(store.record().await.ended().is_none());
+    // Each successor is bound to the endpoint, too.
+    replica(&stage, &store).token().await.unwrap();
+    let base = store.record().await.api_base().map(str::to_owned);
+    assert_eq!(base.as_deref(), Some(here));
     provider.token().await.unwrap_err();
     assert_eq!(refreshes(&stage, &first), 1);
 }

@@ -195,7 +195,10 @@ impl DeviceFlow {
             .issue_token(&credentials, grant.into())
             .await
         {
-            Ok(token) => Ok(Poll::Granted(token.issued_to(self.0.client_id()))),
+            Ok(token) => {
+                let endpoint = self.0.client().endpoint();
+                Ok(Poll::Granted(token.issued_to(self.0.client_id(), endpoint)))
+            }
             Err(error) => match error.code() {
                 Some(ErrorCode::AuthorizationPending) => Ok(Poll::Pending),
                 Some(ErrorCode::SlowDown) => Ok(Poll::SlowDown),

@@ -153,9 +153,11 @@ impl UserProvider {
     ///
     /// As [`SignIn::put_refresh_token`].
     pub async fn put_refresh_token(&self, refresh_token: &RefreshToken) -> Result<()> {
-        let client_id = self.pool.members.app.client_id();
+        let app = &self.pool.members.app;
         let sign_in = self.sign_in()?;
-        let put = sign_in.put_refresh_token(refresh_token, client_id).await;
+        let put =
+            sign_in.put_refresh_token(refresh_token, app.client_id(), app.client().endpoint());
+        let put = put.await;
         self.forget_token();
         put
     }

@@ -88,9 +88,9 @@ const LONGEST_WAIT: Duration = Duration::from_secs(2);
 /// A user's sign-in, kept in a [`Store`] under the name of a profile. Clones share their state: clone a `SignIn`
 /// instead of creating another one for the same profile.
 ///
-/// A sign-in belongs to the app that it was granted to: a provider of another app neither uses nor redeems it, but
-/// fails with an error. Use separate profiles for each app, and so for coze.com and coze.cn. [`Record::client_id`] is
-/// the app of a sign-in.
+/// A sign-in belongs to the app that it was granted to, at one endpoint: a provider of another app, or at another
+/// endpoint, neither uses nor redeems it, but fails with an error. Use separate profiles for each app, and so for
+/// coze.com and coze.cn. [`Record::client_id`] is the app of a sign-in, and [`Record::api_base`] its endpoint.
 ///
 /// ```
 /// use coze_auth::{SignIn, store::MemoryStore};

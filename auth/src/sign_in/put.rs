@@ -9,7 +9,7 @@ use super::{
     record::{Entry, Record, hash},
 };
 use crate::{
-    RefreshToken, Result, Token,
+    Endpoint, RefreshToken, Result, Token,
     store::{StoreError, StoreErrorKind},
 };
 
@@ -33,20 +33,21 @@ impl SignIn {
 
     /// Stores a refresh token without an access token, as [`put`](Self::put) does: one from another SDK, or from
     /// [`Error::refresh_token`](crate::Error::refresh_token). The first refresh gets the access token. `client_id` is
-    /// the app that the refresh token was granted to: no other app can redeem it.
+    /// the app that the refresh token was granted to, and `endpoint` is where: no other app can redeem it, and it is
+    /// sent nowhere else.
     ///
     /// A service that moves from another SDK imports the refresh token of each user: `OAuthToken.refresh_token` of
     /// cozepy, or `OAuthToken.getRefreshToken()` of coze-java:
     ///
     /// ```
-    /// use coze_auth::{RefreshToken, SignIn, store::MemoryStore};
+    /// use coze_auth::{Endpoint, RefreshToken, SignIn, store::MemoryStore};
     ///
     /// # #[tokio::main(flavor = "current_thread")]
     /// # async fn main() -> coze_auth::Result<()> {
     /// # let kept_by_cozepy = "refresh-token";
     /// let sign_in = SignIn::new(MemoryStore::new(), "user-42")?; // or a store of coze-auth-stores
     /// let refresh_token = RefreshToken::new(kept_by_cozepy)?;
-    /// sign_in.put_refresh_token(&refresh_token, "client-id").await?;
+    /// sign_in.put_refresh_token(&refresh_token, "client-id", &Endpoint::COM).await?;
     /// assert!(!sign_in.requires_sign_in().await?);
     /// # Ok(()) }
     /// ```
@@ -61,8 +62,10 @@ impl SignIn {
         &self,
         refresh_token: &RefreshToken,
         client_id: &str,
+        endpoint: &Endpoint,
     ) -> Result<()> {
-        self.put_record(|| Ok(Record::of_refresh_token(refresh_token, Some(client_id))))
+        let app = (Some(client_id), Some(endpoint.api_base()));
+        self.put_record(|| Ok(Record::of_refresh_token(refresh_token, app)))
             .await
     }
 

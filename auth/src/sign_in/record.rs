@@ -61,6 +61,9 @@ pub struct Record {
     log_id: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     client_id: Option<String>,
+    /// The API base of the endpoint that issued it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    api_base: Option<String>,
     /// The id of the sign-in: the fingerprint of its first refresh token.
     pub(super) sign_in: String,
     /// The number of refreshes: of two records of one sign-in, the one with the higher number is the successor.
@@ -154,13 +157,17 @@ impl Record {
             )
             .with_log_id(token.log_id().map(str::to_owned))
         })?;
-        let mut record = Self::of_refresh_token(refresh_token, None);
+        let mut record = Self::of_refresh_token(refresh_token, (None, None));
         record.set_access_token(token);
         Ok(record)
     }
 
-    /// The record of a refresh token without an access token, which the first refresh gets.
-    pub(super) fn of_refresh_token(refresh_token: &RefreshToken, client_id: Option<&str>) -> Self {
+    /// The record of a refresh token without an access token, which the first refresh gets. `app` is the client id, and
+    /// the API base.
+    pub(super) fn of_refresh_token(
+        refresh_token: &RefreshToken,
+        (client_id, api_base): (Option<&str>, Option<&str>),
+    ) -> Self {
         Self {
             version: VERSION,
             write_id: String::new(),
@@ -171,6 +178,7 @@ impl Record {
             lifetime_ms: 0,
             log_id: None,
             client_id: client_id.map(str::to_owned),
+            api_base: api_base.map(str::to_owned),
             sign_in: fingerprint(refresh_token),
             generation: 0,
             replaced: Vec::new(),
@@ -190,7 +198,7 @@ impl Record {
             generation,
             replaced: self.replaced.clone(),
             other: self.other.clone(),
-            ..Self::of_refresh_token(refresh_token, self.client_id())
+            ..Self::of_refresh_token(refresh_token, (self.client_id(), self.api_base()))
         }
     }
 
@@ -204,6 +212,9 @@ impl Record {
         self.log_id = token.log_id().map(str::to_owned);
         if let Some(client_id) = token.client_id() {
             self.client_id = Some(client_id.to_owned());
+        }
+        if let Some(api_base) = token.api_base() {
+            self.api_base = Some(api_base.to_owned());
         }
     }
 
@@ -278,6 +289,7 @@ impl Record {
         token.expires_at = self.expires_at();
         token.log_id.clone_from(&self.log_id);
         token.client_id.clone_from(&self.client_id);
+        token.api_base.clone_from(&self.api_base);
         Ok(token)
     }
 
@@ -318,6 +330,13 @@ impl Record {
     #[must_use]
     pub fn client_id(&self) -> Option<&str> {
         self.client_id.as_deref()
+    }
+
+    /// The [API base](crate::Endpoint::api_base) of the endpoint that issued the tokens: they are sent nowhere else.
+    /// `None` if it is not known, because an earlier version has stored the sign-in.
+    #[must_use]
+    pub fn api_base(&self) -> Option<&str> {
+        self.api_base.as_deref()
     }
 
     /// Why the sign-in has ended, if it has: an error with Coze's code and log id. Its refresh token is no longer sent, and the

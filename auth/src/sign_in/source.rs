@@ -183,19 +183,34 @@ impl Refresher {
         self.is_closing.load(Ordering::Relaxed)
     }
 
-    /// Fails if the record belongs to another app, whose refresh token this app can't redeem: the refusal would mark a
-    /// live sign-in as ended.
+    /// Fails if the record belongs to another app, or to an app at another endpoint: the refresh token would be sent to
+    /// a server that it is not for, and the refusal would mark a live sign-in as ended.
     pub(super) fn expect_of_this_app(&self, record: &Record) -> Result<()> {
-        let ours = self.app.client_id();
-        match record.client_id() {
-            Some(theirs) if theirs != ours => Err(Error::invalid_input(format!(
-                "profile {} holds the sign-in of another app: its client id is {}, not {ours}; use another profile, \
-                 or sign out of that one first",
-                self.sign_in.profile(),
-                sanitize(theirs, &[])
-            ))),
-            _ => Ok(()),
+        let endpoint = self.app.client().endpoint();
+        for (whose, what, theirs, ours) in [
+            (
+                "of another app",
+                "client id",
+                record.client_id(),
+                self.app.client_id(),
+            ),
+            (
+                "at another endpoint",
+                "API base",
+                record.api_base(),
+                endpoint.api_base(),
+            ),
+        ] {
+            if let Some(theirs) = theirs.filter(|theirs| *theirs != ours) {
+                return Err(Error::invalid_input(format!(
+                    "profile {} holds the sign-in {whose}: its {what} is {}, not {ours}; use another profile, or sign \
+                     out of that one first",
+                    self.sign_in.profile(),
+                    sanitize(theirs, &[])
+                )));
+            }
         }
+        Ok(())
     }
 
     /// Whether the store holds a live sign-in other than the one loaded last.

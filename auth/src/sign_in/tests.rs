@@ -9,7 +9,7 @@ use super::{
     *,
 };
 use crate::{
-    ErrorKind, RefreshToken,
+    CachedProvider, DeviceFlow, Endpoint, ErrorKind, OAuthClient, RefreshToken,
     clock::Clock,
     store::{LockLifetime, Owner, StoreFuture, TryLock},
 };
@@ -650,4 +650,43 @@ async fn a_lock_is_idempotent_for_its_owner() {
             .await;
         assert_eq!(lock.unwrap(), TryLock::Acquired(LockLifetime::Ttl));
     }
+}
+
+// The app of a sign-in
+
+#[tokio::test]
+async fn a_sign_in_is_used_at_its_own_endpoint_only() {
+    let endpoint = |base: &str| Endpoint::custom(base).unwrap();
+    let (here, elsewhere) = (
+        endpoint("http://127.0.0.1:1"),
+        endpoint("http://127.0.0.1:2"),
+    );
+    let provider = |sign_in: &SignIn, endpoint: &Endpoint| {
+        let client = OAuthClient::new(endpoint.clone()).unwrap();
+        let device = DeviceFlow::new(client, "client-id").unwrap();
+        CachedProvider::stored(device, sign_in.clone()).build()
+    };
+    let sign_in = Flaky::default().sign_in();
+    let issued = token("a").issued_to("client-id", &here);
+    sign_in.put(&issued).await.unwrap();
+    let record = sign_in.load().await.unwrap().unwrap();
+    assert_eq!(record.api_base(), Some("http://127.0.0.1:1"));
+    let next = record.successor(Some(&refresh_token("b")), 1);
+    assert_eq!(next.api_base(), record.api_base());
+    provider(&sign_in, &here).token().await.unwrap();
+    let imported = Flaky::default().sign_in();
+    let imported_token = refresh_token("a");
+    let put = imported.put_refresh_token(&imported_token, "client-id", &here);
+    put.await.unwrap();
+    for sign_in in [&sign_in, &imported] {
+        let error = provider(sign_in, &elsewhere).token().await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
+        let expected = "its API base is http://127.0.0.1:1, not http://127.0.0.1:2";
+        assert!(error.to_string().contains(expected), "{error}");
+    }
+    // An earlier version has stored it.
+    let unbound = Flaky::default().sign_in();
+    unbound.put(&token("a")).await.unwrap();
+    let token = provider(&unbound, &elsewhere).token().await.unwrap();
+    assert_eq!(token.expose(), "at-a");
 }

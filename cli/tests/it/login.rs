@@ -4,7 +4,10 @@ use std::{
     time::Duration,
 };
 
-use coze_mock::{Decision, Endpoint, Fault, MockCoze, RequestRecord, Target, Times, defaults};
+use coze_mock::{
+    Decision, Edit, EditedResponse, Endpoint, Fault, MockCoze, RequestRecord, Target, Times,
+    defaults,
+};
 
 use crate::{
     assert_run,
@@ -401,7 +404,6 @@ async fn a_damaged_profile_is_replaced_on_request() {
     let [login, id, client, site, url] = device(&mock);
     let run = world.run(&[login, id, client, site, url]);
     assert_eq!(run.code, 2, "{run}");
-    assert!(run.stderr.contains("hint: replace the profile"), "{run}");
     assert!(run.stderr.ends_with(": coze login --replace\n"), "{run}");
     assert_eq!(mock.request_count(), before);
     let replace = [login, id, client, site, url, "--replace"];
@@ -409,6 +411,83 @@ async fn a_damaged_profile_is_replaced_on_request() {
     mock.approve_device(&login.user_code()).unwrap();
     login.end().success();
     world.run(&["token"]).success();
+}
+
+/// Each response has a usable refresh token, and can't be requested again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refresh_token_is_kept_if_the_rest_of_the_response_is_unusable() {
+    let mock = start_mock().await;
+    let bad = Edit::Set {
+        at: "/access_token".to_owned(),
+        value: "not a token".into(),
+    };
+    let fault = || Fault::from(EditedResponse::new([bad.clone()]));
+    let grant = |name: &str| Target::GrantType(name.into());
+    let device_code = grant("urn:ietf:params:oauth:grant-type:device_code");
+    let world = World::new();
+    let mut login = Dialog::start(world.command(device(&mock)));
+    let code = login.user_code();
+    mock.faults().add(fault(), device_code, Times::Forever);
+    mock.approve_device(&code).unwrap();
+    let by_device = login.end();
+
+    let browser = World::new();
+    mock.faults().clear();
+    mock.faults()
+        .add(fault(), grant("authorization_code"), Times::ONCE);
+    let mut login = Dialog::start(browser.command([
+        "login",
+        "--flow",
+        "pkce",
+        "--client-id",
+        defaults::PKCE_CLIENT_ID,
+        "--site",
+        mock.url(),
+        "--no-browser",
+        "--redirect-uri",
+        "http://127.0.0.1:0/callback",
+    ]));
+    visit(&mock.authorize(&login.url(), Decision::Approve).unwrap());
+    mock.faults().clear();
+    for (run, world) in [(by_device, world), (login.end(), browser)] {
+        run.success();
+        assert!(run.stderr.contains("refresh token, which is kept"), "{run}");
+        assert!(world.run(&["token"]).success().starts_with("czu_"));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_program_that_ends_does_not_say_that_its_token_is_kept() {
+    let mock = start_mock().await;
+    let world = World::new();
+    let mut login = Dialog::start(world.command(device(&mock)));
+    let code = login.user_code();
+    std::fs::create_dir(world.path().join("state/coze/sign-ins/default.json")).unwrap();
+    mock.approve_device(&code).unwrap();
+    let run = login.end();
+    assert_eq!(run.code, 1, "{run}");
+    assert!(run.stderr.contains("hint: the sign-in is lost"), "{run}");
+    assert!(!run.stderr.contains("in memory"), "{run}");
+}
+
+/// Two programs signed in at once, and the configuration of one is beside the sign-in of the other.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sign_in_is_not_sent_to_the_endpoint_of_another_profile() {
+    let mock = start_mock().await;
+    let world = World::signed_in(&mock);
+    let other = start_mock().await;
+    let profile = std::fs::read_to_string(world.profile()).unwrap();
+    std::fs::write(world.profile(), profile.replace(mock.url(), other.url())).unwrap();
+    for arguments in [
+        &["token"][..],
+        &["token", "--min-validity", "16m"],
+        &["whoami"],
+    ] {
+        let run = world.run(arguments);
+        assert_eq!(run.code, 2, "{run}");
+        assert!(run.stderr.contains("at another endpoint"), "{run}");
+    }
+    assert_eq!(other.request_count(), 0);
 }
 
 /// On a real GNOME Keyring, in a D-Bus session of its own.
@@ -508,6 +587,20 @@ done
         world.run(&["token"]).success();
         let text = fs::read_to_string(&profile).unwrap();
         fs::write(&profile, text.replace(r#""file""#, r#""keyring""#)).unwrap();
+        let (is_signed_in, said) = token(&world);
+        assert!(
+            !is_signed_in && said.contains("no sign-in in the keyring"),
+            "{said}"
+        );
+
+        // It is not known which store a damaged profile was in.
+        sign_in(&world, &mock, &["login", "--store", "keyring"]);
+        let config = fs::read_to_string(&profile).unwrap();
+        fs::write(&profile, "damaged").unwrap();
+        let [login, id, client, site, url] = device(&mock);
+        sign_in(&world, &mock, &[login, id, client, site, url, "--replace"]);
+        assert!(has_store("file"));
+        fs::write(&profile, config).unwrap();
         let (is_signed_in, said) = token(&world);
         assert!(
             !is_signed_in && said.contains("no sign-in in the keyring"),

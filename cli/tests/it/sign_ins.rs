@@ -6,6 +6,8 @@ use std::{
     time::Duration,
 };
 
+use coze_auth::{Endpoint, SignIn};
+use coze_auth_stores::FileStore;
 #[cfg(unix)]
 use coze_mock::{Decision, defaults};
 
@@ -86,6 +88,71 @@ async fn a_sign_in_without_its_profile_is_signed_out_of() {
     assert!(world.sign_in().load().await.unwrap().is_none());
     let logout = world.run(&["logout"]);
     assert!(logout.stderr.starts_with("There is no profile"), "{logout}");
+}
+
+/// Its file is damaged, or others may change it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_profile_that_can_not_be_used_is_signed_out_of() {
+    let mock = start_mock().await;
+    let damage = |world: &World| std::fs::write(world.profile(), "{").unwrap();
+    #[cfg(unix)]
+    let open_to_others = |world: &World| {
+        use std::os::unix::fs::PermissionsExt as _;
+        fs::set_permissions(world.profile(), fs::Permissions::from_mode(0o660)).unwrap();
+    };
+    let spoils: &[&dyn Fn(&World)] = &[
+        &damage,
+        #[cfg(unix)]
+        &open_to_others,
+    ];
+    for spoil in spoils {
+        let world = World::signed_in(&mock);
+        spoil(&world);
+        let run = world.run(&["token"]);
+        assert_eq!(run.code, 2, "{run}");
+        assert!(run.stderr.contains(": coze login --replace\n"), "{run}");
+        let logout = world.run(&["logout"]);
+        logout.success();
+        assert!(logout.stderr.starts_with("Signed out"), "{logout}");
+        assert!(logout.stderr.contains("could not be used"), "{logout}");
+        assert!(!world.profile().exists());
+        assert!(world.sign_in().load().await.unwrap().is_none());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_sign_ins_are_signed_out_of_and_each_failure_is_reported() {
+    let mock = start_mock().await;
+    let world = World::signed_in(&mock);
+    let store = FileStore::new(world.path().join("state/coze/sign-ins"));
+    let record = world.sign_in().load().await.unwrap().unwrap();
+    let config = std::fs::read_to_string(world.profile()).unwrap();
+    let sign_in = async |name: &str| {
+        let sign_in = SignIn::new(store.clone(), name).unwrap();
+        let endpoint = Endpoint::custom(mock.url()).unwrap();
+        let id = record.client_id().unwrap();
+        let put = sign_in.put_refresh_token(record.refresh_token(), id, &endpoint);
+        put.await.unwrap();
+        sign_in
+    };
+    let lost = sign_in("lost").await;
+    for name in ["first", "second"] {
+        let profile = world.profile().with_file_name(format!("{name}.json"));
+        std::fs::write(profile, &config).unwrap();
+        let in_the_way = format!("state/coze/sign-ins/{name}.json");
+        std::fs::create_dir(world.path().join(in_the_way)).unwrap();
+    }
+    let run = world.run(&["logout", "--all"]);
+    assert_eq!(run.code, 1, "{run}");
+    for name in ["first", "second"] {
+        assert!(run.stderr.contains(&format!("{name}.json is not")), "{run}");
+    }
+    for name in ["default", "lost"] {
+        let signed_out = format!("Signed out of profile {name}.");
+        assert!(run.stderr.contains(&signed_out), "{run}");
+    }
+    assert!(lost.load().await.unwrap().is_none());
+    assert!(world.sign_in().load().await.unwrap().is_none());
 }
 
 /// Ctrl-C comes after the tokens are deleted, and before the client secret is.

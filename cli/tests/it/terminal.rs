@@ -173,7 +173,7 @@ async fn the_user_is_asked_before_a_profile_is_replaced() {
     terminal.send_line("n").unwrap();
     let (exit, said) = exit_code(terminal);
     assert_eq!(exit, 4, "{said}");
-    assert!(said.contains("nobody has signed in"), "{said}");
+    assert!(said.contains("cancelled: nothing was changed"), "{said}");
 
     let mut terminal = ask();
     terminal.send_control('c').unwrap();
@@ -197,8 +197,8 @@ fn the_user_is_asked_whether_a_file_of_the_working_folder_is_trusted() {
         r#"{"client_type":"pkce","client_id":"id","coze_api_base":"https://api.evil.example"}"#;
     std::fs::write(world.path().join("coze_oauth_config.json"), app).unwrap();
     for (answer, expected) in [
-        ("n", (4, "nobody has signed in")),
-        ("", (4, "nobody has signed in")),
+        ("n", (4, "cancelled: nothing was changed")),
+        ("", (4, "cancelled: nothing was changed")),
         // The login ends before any request.
         ("y", (2, "the redirect URI is missing")),
     ] {
@@ -209,5 +209,67 @@ fn the_user_is_asked_whether_a_file_of_the_working_folder_is_trusted() {
         let (exit, said) = exit_code(terminal);
         assert_eq!(exit, expected.0, "{said}");
         assert!(said.contains(expected.1), "{said}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sign_in_that_could_not_be_kept_is_not_lost_while_the_user_fixes_the_store() {
+    let mock = start_mock().await;
+    let world = World::new();
+    let mut terminal = spawn(&world, &login(&mock, &[]));
+    let code = user_code(&mut terminal);
+    // After the check, before the save.
+    let in_the_way = world.path().join("state/coze/sign-ins/default.json");
+    std::fs::create_dir(&in_the_way).unwrap();
+    mock.approve_device(&code).unwrap();
+    terminal.exp_string("press Enter to try again").unwrap();
+    terminal.send_line("").unwrap();
+    terminal.exp_string("press Enter to try again").unwrap();
+    std::fs::remove_dir(&in_the_way).unwrap();
+    terminal.send_line("").unwrap();
+    let (exit, said) = exit_code(terminal);
+    assert_eq!(exit, 0, "{said}");
+    assert!(said.contains("Signed in"), "{said}");
+    assert!(world.run(&["token"]).success().starts_with("czu_"));
+    assert_eq!(mock.ledger().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_signal_ends_the_prompt_for_a_secret_and_the_terminal_shows_what_is_typed_again() {
+    const SHELL: &str =
+        r#"stty echo; sh -c 'echo $$ >pid; exec "$@"' sh "$@"; echo "code $?"; stty -a"#;
+    let mock = start_mock().await;
+    let world = World::new();
+    let id = defaults::WEB_CLIENT_ID;
+    let arguments = [
+        "login",
+        "--flow",
+        "web",
+        "--client-id",
+        id,
+        "--site",
+        mock.url(),
+    ];
+    let program = world.command(arguments);
+    let mut shell = std::process::Command::new("sh");
+    shell
+        .args(["-c", SHELL, "sh"])
+        .arg(program.get_program())
+        .args(arguments)
+        .current_dir(world.path())
+        .env_clear();
+    for (name, value) in program.get_envs() {
+        shell.envs(value.map(|value| (name, value)));
+    }
+    let mut terminal = spawn_command(shell, Some(60_000)).unwrap();
+    terminal.exp_string("not shown").unwrap();
+    let pid = std::fs::read_to_string(world.path().join("pid")).unwrap();
+    let mut kill = std::process::Command::new("kill");
+    let killed = kill.args(["-s", "TERM", pid.trim()]).status().unwrap();
+    assert!(killed.success());
+    terminal.exp_string("code 143").unwrap();
+    let settings = terminal.exp_eof().unwrap();
+    for shown in [" echo ", " icanon "] {
+        assert!(settings.contains(shown), "{settings}");
     }
 }

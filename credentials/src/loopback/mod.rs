@@ -250,7 +250,8 @@ impl<F: RedirectFlow> LoopbackLogin<F> {
                 return Err(Error::new(ErrorKind::NotSignedIn, what));
             }
             tokio::select! {
-                callback = server.callback() => break callback,
+                // The user sees the address before the question for a callback.
+                biased;
                 opened = wait(&mut opening) => {
                     opening = None;
                     opened.map_err(|error| {
@@ -258,6 +259,8 @@ impl<F: RedirectFlow> LoopbackLogin<F> {
                         Error::new(ErrorKind::System, what)
                     })?;
                 }
+                callback = server.callback() => break callback,
+                () = sleep_until(ends) => return Err(server.too_late(self.timeout)),
                 pasted = wait(&mut pasting) => {
                     pasting = None;
                     let Some(text) = pasted else { continue };
@@ -271,7 +274,6 @@ impl<F: RedirectFlow> LoopbackLogin<F> {
                         _ => break Callback::pasted(text),
                     }
                 }
-                () = sleep_until(ends) => return Err(server.too_late(self.timeout)),
             }
         };
 

@@ -7,6 +7,7 @@ use coze_auth::{Flow, Secret};
 use coze_credentials::{ProfileConfig, Source};
 use coze_wire::sanitize_sentence;
 
+use super::secret;
 use crate::{
     args::{Login, LoginFlow},
     failure::{Exit, Failure, Result},
@@ -17,7 +18,7 @@ use crate::{
 /// The official SDKs' variable for the client secret of a web app.
 const SECRET_VARIABLE: &str = "COZE_WEB_OAUTH_CLIENT_SECRET";
 
-const NAME_AN_APP: &str = "name it: coze login --client-id ID --site com (or cn), with --flow pkce or web if it is no device app; or set the variables of the app, or put its coze_oauth_config.json here";
+const NAME_AN_APP: &str = "name it: coze login --client-id ID --site com (or cn), with --flow pkce or web if it is not a device app; or set the variables of the app, or put its coze_oauth_config.json here";
 
 pub(super) struct App {
     pub(super) config: ProfileConfig,
@@ -57,7 +58,7 @@ impl App {
             .say(format_args!("Signing in to {}.", Printable(&shown)));
         let Description { config, secret, .. } = app;
         let secret = match (config.flow(), secret) {
-            (Flow::Web, None) => Some(client_secret()?),
+            (Flow::Web, None) => Some(client_secret().await?),
             (_, secret) => secret,
         };
         Ok(Self { config, secret })
@@ -91,8 +92,16 @@ impl Description {
         }
         if let Some((source, app)) = session.find_configuration(flow)? {
             if matches!(app.flow(), Flow::Token | Flow::Jwt) {
-                let flow = app.flow();
-                let message = format!("no user signs in to what {source} describes: flow {flow}");
+                let message = match app.flow() {
+                    Flow::Token => {
+                        format!("{source} has a fixed token, so there is no app to sign in to")
+                    }
+                    flow => {
+                        format!(
+                            "{source} describes an app of flow {flow}, to which no user signs in"
+                        )
+                    }
+                };
                 return Err(Failure::usage(message).with_hint(NAME_AN_APP));
             }
             let is_named = builder.named_configuration_file()?.is_some();
@@ -205,7 +214,10 @@ impl Description {
 fn confirmed(is_yes: bool) -> Result<()> {
     match is_yes {
         true => Ok(()),
-        false => Err(Failure::new(Exit::Refused, "nobody has signed in")),
+        false => Err(Failure::new(
+            Exit::Refused,
+            "cancelled: nothing was changed",
+        )),
     }
 }
 
@@ -216,7 +228,7 @@ fn shown(config: &ProfileConfig) -> String {
 }
 
 /// From the environment, or else from the user, without showing what is typed.
-fn client_secret() -> Result<Secret> {
+async fn client_secret() -> Result<Secret> {
     let from_env = env::var(SECRET_VARIABLE)
         .ok()
         .filter(|secret| !secret.trim().is_empty());
@@ -229,7 +241,7 @@ fn client_secret() -> Result<Secret> {
                 .with_hint("set COZE_WEB_OAUTH_CLIENT_SECRET, or run this in a terminal"),
         );
     }
-    let typed = rpassword::prompt_password("Client secret (not shown): ")?;
+    let typed = secret::typed("Client secret (not shown): ").await?;
     Ok(Secret::from(typed.trim()))
 }
 

@@ -2,9 +2,9 @@
 
 use std::io::{self, Write as _};
 
-use coze_auth::Token;
 use coze_credentials::{LoopbackLogin, ProfileConfig, RedirectFlow, open_browser};
 
+use super::Granted;
 use crate::{
     args::Login,
     failure::{Failure, Result},
@@ -17,7 +17,7 @@ pub(super) async fn sign_in(
     options: &Login,
     config: &ProfileConfig,
     session: &Session<'_>,
-) -> Result<Token> {
+) -> Result<Granted> {
     let redirect_uri = config.redirect_uri().ok_or_else(|| {
         Failure::usage("the redirect URI is missing").with_hint(
             "give one that is registered for the app, with a port of this machine: --redirect-uri http://127.0.0.1:8080/callback",
@@ -62,5 +62,5 @@ pub(super) async fn sign_in(
     session
         .terminal
         .note("Waiting for the browser; Ctrl-C ends this.");
-    Ok(login.run().await?)
+    Granted::of(login.run().await)
 }

@@ -2,11 +2,12 @@
 
 use std::{pin::pin, time::Duration};
 
-use coze_auth::{DeviceAuthorization, DeviceFlow, Token};
+use coze_auth::{DeviceAuthorization, DeviceFlow};
 use coze_credentials::ProfileConfig;
 use humantime::format_duration;
 use qrcode::{QrCode, render::unicode::Dense1x2};
 
+use super::Granted;
 use crate::{
     failure::Result,
     session::Session,
@@ -20,7 +21,7 @@ pub(super) async fn sign_in(
     flow: &DeviceFlow,
     config: &ProfileConfig,
     session: &Session<'_>,
-) -> Result<Token> {
+) -> Result<Granted> {
     let authorization = match config.workspace() {
         Some(workspace) => flow.start_in_workspace(workspace).await?,
         None => flow.start().await?,
@@ -46,7 +47,7 @@ pub(super) async fn sign_in(
         }
     };
     terminal.replace_line("");
-    Ok(outcome?)
+    Granted::of(outcome)
 }
 
 fn show(authorization: &DeviceAuthorization, terminal: &Terminal) {
