@@ -110,7 +110,7 @@ fn parsed<T: DeserializeOwned>(response: &Reply<RawBody>) -> Result<T> {
     })
 }
 
-/// Prints a response as it came, then fails if it was to be JSON and is not. On a terminal, JSON is indented, and what is not text
+/// Prints a response unchanged, then fails if it was to be JSON and is not. On a terminal, JSON is indented, and what is not text
 /// is not shown.
 async fn print_body(response: Reply<RawBody>, terminal: &Terminal) -> Result<()> {
     // As of HEAD, or with status 204, whatever its type is.

@@ -278,7 +278,7 @@ const ODD_JSON: &[&str] = &[
 ];
 
 #[tokio::test(flavor = "multi_thread")]
-async fn json_is_printed_as_it_came() {
+async fn json_is_printed_unchanged() {
     let deep = format!(
         r#"{{"code":0,"data":{}{}}}"#,
         "[".repeat(200),
