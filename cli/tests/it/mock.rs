@@ -80,7 +80,8 @@ fn the_note_says_which_lines_are_to_be_run() {
     ] {
         let arguments = [&["mock", "--listen", "127.0.0.1:0"][..], more].concat();
         let mut mock = Dialog::start(world.command(arguments));
-        mock.read_until(|line| line.contains(expected).then_some(()));
+        let note = mock.read_until(|line| line.contains("listens").then(|| line.to_owned()));
+        assert!(note.contains(expected), "{note}");
         mock.interrupt();
         assert_eq!(mock.end().code, 130);
     }
