@@ -140,13 +140,10 @@ async fn a_refused_token_is_not_returned_by_the_next_provider() {
     assert_eq!(generations(&stage, &signed_in["user-0"]), 2);
     // The refusal is reported late, after its token was evicted.
     let refused = token(&pool, "user-1").await;
-    // Which entries are evicted depends on the order of the users, which is random.
-    for _ in 0..20 {
-        for user in signed_in.keys().filter(|user| *user != "user-1") {
+    // An entry that is used more often than others stays longer, and the order of the users is random.
+    for user in signed_in.keys().filter(|user| *user != "user-1") {
+        for _ in 0..8 {
             token(&pool, user).await;
-        }
-        if pool.user("user-1").cached().is_none() {
-            break;
         }
     }
     assert!(pool.user("user-1").cached().is_none());
