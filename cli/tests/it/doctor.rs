@@ -258,7 +258,9 @@ fn proxy_with(variables: &[(&str, &str)]) -> String {
     )
 }
 
+// On Windows, the names of variables are not case-sensitive.
 #[test]
+#[cfg(unix)]
 fn the_variables_of_proxies_count_as_for_the_requests() {
     let closed = "http://127.0.0.1:9";
     for (variables, expected) in [
@@ -359,7 +361,9 @@ async fn a_profile_of_another_app_is_found() {
     assert!(found.ends_with(advice), "{found}");
 }
 
+// Windows has other folders.
 #[tokio::test(flavor = "multi_thread")]
+#[cfg(unix)]
 async fn advice_to_sign_in_names_the_profile() {
     let mock = start_mock().await;
     let named = ["doctor", "--profile", "work", "--site", mock.url()];

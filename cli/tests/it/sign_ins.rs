@@ -120,7 +120,9 @@ async fn a_profile_that_can_not_be_used_is_signed_out_of() {
     }
 }
 
+// Windows has other folders.
 #[tokio::test(flavor = "multi_thread")]
+#[cfg(unix)]
 async fn all_sign_ins_are_signed_out_of_and_each_failure_is_reported() {
     let mock = start_mock().await;
     let world = World::signed_in(&mock);
