@@ -12,17 +12,18 @@
 use std::{
     cell::Cell,
     future::Future,
-    pin::Pin,
+    pin::{Pin, pin},
     sync::{Mutex, MutexGuard, PoisonError},
     thread,
     time::Duration,
 };
 
+use futures_util::future::{Either, select};
 use tokio::{
     runtime::{Builder, Handle, RuntimeFlavor},
     sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
     task::JoinSet,
-    time::sleep,
+    time::timeout,
 };
 
 use crate::{Error, ErrorKind, Result, clock::Clock};
@@ -135,18 +136,28 @@ pub(crate) fn spawn_on_process(task: Task) -> Result<()> {
 async fn run(mut receiver: UnboundedReceiver<Task>) {
     let mut running = JoinSet::new();
     loop {
-        tokio::select! {
-            Some(task) = receiver.recv() => {
-                running.spawn(task);
-            }
-            Some(_) = running.join_next() => {}
-            () = sleep(IDLE), if running.is_empty() => {
-                let mut sender = tasks();
-                // No task can be sent while the lock is held.
-                if receiver.is_empty() {
-                    *sender = None;
-                    return;
+        if running.is_empty() {
+            match timeout(IDLE, receiver.recv()).await {
+                Ok(Some(task)) => {
+                    running.spawn(task);
                 }
+                Ok(None) => return,
+                Err(_) => {
+                    let mut sender = tasks();
+                    // No task can be sent while the lock is held.
+                    if receiver.is_empty() {
+                        *sender = None;
+                        return;
+                    }
+                }
+            }
+        } else {
+            let received = match select(pin!(receiver.recv()), pin!(running.join_next())).await {
+                Either::Left((task, _)) => task,
+                Either::Right(_) => None,
+            };
+            if let Some(task) = received {
+                running.spawn(task);
             }
         }
     }
@@ -154,6 +165,8 @@ async fn run(mut receiver: UnboundedReceiver<Task>) {
 
 #[cfg(test)]
 mod tests {
+    use tokio::time::sleep;
+
     use super::*;
 
     /// Runs a task and returns the id of its thread.

@@ -39,6 +39,7 @@ pub fn http_client(base_url: &str) -> Result<Client, HttpClientError> {
 ///   loopback hosts, nor for plain `http` to any host. A proxy that is set on the builder is always used.
 /// - `localhost` and names below it resolve to this machine, without DNS (RFC 6761 section 6.3).
 /// - Plain `http` does not require the system's CA certificates.
+/// - Without the feature `http2` of this crate, HTTP/1.1 is used, whatever reqwest could speak.
 ///
 /// `builder` may be called more than once.
 ///
@@ -81,6 +82,10 @@ fn guard(builder: ClientBuilder, base: Option<&Url>) -> ClientBuilder {
         .redirect(reqwest::redirect::Policy::none())
         .retry(reqwest::retry::never())
         .referer(false);
+    // The feature of reqwest may be enabled by another crate. The texts of HTTP/2 errors need this crate's, too.
+    if cfg!(not(feature = "http2")) {
+        builder = builder.http1_only();
+    }
     let Some(base) = base else {
         return builder;
     };

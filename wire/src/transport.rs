@@ -109,6 +109,7 @@ impl SendError {
 
 /// RFC 9113 section 8.7: a refused stream was not processed. Neither is a stream with an id above the last one of a GOAWAY,
 /// but h2's error does not distinguish it from a stream below that id, which may have been processed.
+#[cfg(feature = "http2")]
 fn is_refused_stream(error: &reqwest::Error) -> bool {
     let mut source = std::error::Error::source(error);
     while let Some(cause) = source {
@@ -119,6 +120,12 @@ fn is_refused_stream(error: &reqwest::Error) -> bool {
         }
         source = cause.source();
     }
+    false
+}
+
+/// Every client speaks HTTP/1.1.
+#[cfg(not(feature = "http2"))]
+fn is_refused_stream(_: &reqwest::Error) -> bool {
     false
 }
 

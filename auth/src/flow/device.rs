@@ -4,12 +4,14 @@
 
 use std::{
     fmt,
+    pin::pin,
     sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
 
 use coze_oauth_client::types;
 use coze_wire::{Secret, is_invisible, sanitize_to};
+use futures_util::future::{Either, select};
 use serde_json::Value;
 use url::{Host, Url};
 
@@ -143,10 +145,10 @@ impl DeviceFlow {
 
             // A late response may contain the only copy of a token.
             let timeout = authorization.remaining().max(MIN_RESPONSE_TIMEOUT);
-            let outcome = tokio::select! {
-                biased;
-                outcome = self.poll_once(authorization) => outcome,
-                () = clock.sleep(timeout) => return Err(authorization.expired(last_error)),
+            let poll = pin!(self.poll_once(authorization));
+            let outcome = match select(poll, pin!(clock.sleep(timeout))).await {
+                Either::Left((outcome, _)) => outcome,
+                Either::Right(_) => return Err(authorization.expired(last_error)),
             };
             requests += 1;
             let error = match outcome {

@@ -7,6 +7,7 @@
 //! closes the circuit.
 
 use std::{
+    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -14,6 +15,7 @@ use std::{
     time::Duration,
 };
 
+use futures_util::future::{Either, select};
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, watch},
     time::{Instant, sleep, sleep_until},
@@ -106,17 +108,25 @@ impl CircuitBreaker {
             return Ok(Permit { _held: None });
         };
         let mut failures = limit.failures.subscribe();
-        tokio::select! {
-            biased;
-            () = sleep_until(deadline) => Err(Error::new(
+        let acquired = Arc::clone(&limit.permits).acquire_owned();
+        let refusal = async {
+            let open = failures.wait_for(|failures| failures.open.is_some());
+            open.await.ok().and_then(|failures| failures.refusal())
+        };
+        let no_permit = || {
+            Error::new(
                 ErrorKind::Timeout,
                 "no permit for a request was free before the deadline; consider a higher max_concurrent_requests",
-            )),
-            Ok(permit) = Arc::clone(&limit.permits).acquire_owned() => Ok(Permit { _held: Some(permit) }),
-            Some(refusal) = async {
-                let open = failures.wait_for(|failures| failures.open.is_some());
-                open.await.ok()?.refusal()
-            } => Err(refusal),
+            )
+        };
+        let (acquired, refusal) = (pin!(acquired), pin!(refusal));
+        let first = select(acquired, refusal);
+        match select(pin!(sleep_until(deadline)), first).await {
+            Either::Left(_) => Err(no_permit()),
+            Either::Right((Either::Left((permit, _)), _)) => Ok(Permit { _held: permit.ok() }),
+            Either::Right((Either::Right((refusal, _)), _)) => {
+                Err(refusal.unwrap_or_else(no_permit))
+            }
         }
     }
 
