@@ -1,5 +1,5 @@
 //! Whether a response refuses the access token, for the layers of other HTTP clients. A refused token (HTTP 401, code
-//! 4100) is invalidated and replaced in `recovery.rs`; the codes are in `coze-wire`'s `refusal.rs`.
+//! 4100) is invalidated and replaced in `recovery.rs`; the codes are in `coze-wire`'s `error_codes.rs`.
 
 use std::{
     collections::VecDeque,

@@ -8,10 +8,10 @@
 //! - The object must be complete. Trailing data and broken HTTP framing are ignored.
 //! - If a member is repeated, the last one counts. Members that are not read may hold anything.
 
-use std::{ops::Deref, time::Duration};
+use std::ops::Deref;
 
 use coze_wire::{Bearer, BodyState, Captured, Secret, sanitize, sanitize_log_id};
-use http::header::{CONTENT_TYPE, LOCATION, RETRY_AFTER};
+use http::header::{CONTENT_TYPE, LOCATION};
 use serde::{
     Deserializer as _,
     de::{DeserializeOwned, IgnoredAny, MapAccess, Visitor},
@@ -24,7 +24,7 @@ use crate::{
     clock::Clock,
     error::Meaning,
     expires_in::{Granted, Timing},
-    retry::capped_retry_after,
+    retry::retry_after,
 };
 
 /// The members of a body, possibly truncated.
@@ -275,7 +275,7 @@ impl Answer<'_> {
             error
                 .with_status(self.captured.status())
                 .with_log_id(self.log_id(object.as_ref()))
-                .with_retry_after(self.retry_after())
+                .with_retry_after(retry_after(self.captured, self.timing.ended_wall))
         })
     }
 
@@ -430,19 +430,6 @@ impl Answer<'_> {
         within("detail")
             .or_else(|| within("error"))
             .or_else(|| beside("logid"))
-    }
-
-    /// Parses `Retry-After`: seconds, or a date, compared with the server's clock (RFC 9110 section 10.2.3).
-    fn retry_after(&self) -> Option<Duration> {
-        let value = self.captured.headers().get(RETRY_AFTER)?.to_str().ok()?;
-        let value = value.trim();
-        if let Ok(seconds) = value.parse::<u64>() {
-            return Some(capped_retry_after(Duration::from_secs(seconds)));
-        }
-        let until = httpdate::parse_http_date(value).ok()?;
-        let server_now = self.captured.date().unwrap_or(self.timing.ended_wall);
-        let wait = until.duration_since(server_now).unwrap_or_default();
-        Some(capped_retry_after(wait))
     }
 }
 

@@ -1,12 +1,18 @@
 //! Retry policies of token requests: the delays between the attempts of one request, the backoff of a key after a failed
 //! request, "not before" for the other owners of a stored sign-in, and how long the circuit breaker keeps a permit.
 //!
-//! The caps on `Retry-After` are here: of the parsed header (`capped_retry_after`), of a backoff (`LONGEST_ASKED`), of
+//! `Retry-After` is parsed here, and its caps are here: of the parsed header (`LONGEST_RETRY_AFTER`), of a backoff (`LONGEST_ASKED`), of
 //! "not before" (`LONGEST_NOT_BEFORE`) and of a permit (`LONGEST_OPEN`). API calls have their own policy, in
 //! `api/src/dispatch.rs`.
 
-use std::{fmt, future::Future, time::Duration};
+use std::{
+    fmt,
+    future::Future,
+    time::{Duration, SystemTime},
+};
 
+use coze_wire::Captured;
+use http::header::RETRY_AFTER;
 use tokio::time::{Instant, sleep, timeout_at};
 
 pub(crate) mod circuit_breaker;
@@ -17,9 +23,19 @@ use circuit_breaker::CircuitBreaker;
 /// The cap on a parsed `Retry-After`, against overflow and implausible values; each use has a lower cap.
 const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(24 * 3600);
 
-/// Caps the `Retry-After` of a response.
-pub(crate) fn capped_retry_after(requested: Duration) -> Duration {
-    requested.min(LONGEST_RETRY_AFTER)
+/// The `Retry-After` of a response: seconds, or a date, compared with the server's clock, or else this machine's at the end of
+/// the response (RFC 9110 section 10.2.3).
+pub(crate) fn retry_after(response: &Captured, ended: SystemTime) -> Option<Duration> {
+    let value = response.headers().get(RETRY_AFTER)?.to_str().ok()?.trim();
+    let asked = match value.parse() {
+        Ok(seconds) => Duration::from_secs(seconds),
+        Err(_) => {
+            let until = httpdate::parse_http_date(value).ok()?;
+            let server_now = response.date().unwrap_or(ended);
+            until.duration_since(server_now).unwrap_or_default()
+        }
+    };
+    Some(asked.min(LONGEST_RETRY_AFTER))
 }
 
 /// The longest deadline: a day.

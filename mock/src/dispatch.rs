@@ -14,7 +14,7 @@ use crate::record::{RequestRecord, Tolerance};
 use crate::recording::{Ending, close, finish};
 use crate::request::{Credential, Incoming, credential};
 use crate::routing::{ONE_SLASH, Route, fold_slashes};
-use crate::script::When;
+use crate::scripted_response::When;
 use crate::{api, control, device, pages, token};
 use http::{Method, Response, StatusCode, header};
 

@@ -3,7 +3,9 @@
 use crate::answer::{Answer, ErrorShape, HTML, OAuthErrorCode, error_body};
 use crate::endpoint::Endpoint;
 use crate::limits;
-use crate::script::{EditedResponse, NOT_FINAL, ScriptedResponse, When, final_status, is_final};
+use crate::scripted_response::{
+    EditedResponse, NOT_FINAL, ScriptedResponse, When, final_status, is_final,
+};
 use crate::stream::{ScriptedReply, ScriptedStream};
 use bytes::{BufMut as _, Bytes, BytesMut};
 use http::{HeaderValue, StatusCode, header};

@@ -98,7 +98,7 @@ mod recording;
 mod request;
 mod resources;
 mod routing;
-mod script;
+mod scripted_response;
 mod secret;
 mod server;
 mod service;
@@ -120,7 +120,7 @@ pub use jwt::JwtRecord;
 pub use mock::MockCoze;
 pub use record::{Note, Outcome, RequestRecord, Tolerance, Violation};
 pub use resources::{Bot, User, Workspace};
-pub use script::{
+pub use scripted_response::{
     Edit, EditedResponse, ExpiryForm, Framing, Place, ScriptedBody, ScriptedResponse, When,
 };
 pub use secret::fingerprint;

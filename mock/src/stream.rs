@@ -3,7 +3,7 @@
 use crate::answer::{Answer, JSON, shape_c};
 use crate::body::Part;
 use crate::limits;
-use crate::script::ScriptedBody;
+use crate::scripted_response::ScriptedBody;
 use bytes::{BufMut as _, Bytes, BytesMut};
 use http::StatusCode;
 use serde::{Deserialize, Serialize};

@@ -1,4 +1,4 @@
-//! API error codes that refuse the access token itself.
+//! Error codes of the API that clients act on, and which of them refuse the access token itself.
 
 /// The API's code for "authentication invalid".
 pub const AUTHENTICATION_INVALID: i64 = 4100;
@@ -6,6 +6,9 @@ pub const AUTHENTICATION_INVALID: i64 = 4100;
 pub const NO_PERMISSION: i64 = 4101;
 /// The API's code for "access token invalid": expired or revoked.
 pub const ACCESS_TOKEN_INVALID: i64 = 700_012_006;
+
+/// The API's code for "too many requests".
+pub const RATE_LIMIT: i64 = 4013;
 
 /// Whether an API error refuses the access token, so that a retry with a new token may succeed. Code 4101 usually means a
 /// missing permission; it is about the token only if its message says so (`POST /v3/chat` returns such a message, with

@@ -23,11 +23,11 @@
 mod absent;
 mod answer;
 mod bearer;
+mod error_codes;
 mod exchange;
 mod http_client;
 mod open_enum;
 pub mod operation;
-mod refusal;
 mod request;
 mod sanitize;
 mod secret;
@@ -36,13 +36,15 @@ mod transport;
 pub use absent::{EnvelopeData, null_is_default};
 pub use answer::{Answer, NoAnswer};
 pub use bearer::{Bearer, InvalidBearer};
+pub use error_codes::{
+    ACCESS_TOKEN_INVALID, AUTHENTICATION_INVALID, NO_PERMISSION, RATE_LIMIT, refuses_token,
+};
 pub use exchange::{BODY_LIMIT, BodyState, Captured, Exchange, LOG_ID_HEADER, Outcome};
 pub use http_client::{HttpClientError, http_client, http_client_from, is_loopback};
 pub use operation::{
     Call, CallOptions, Data, Dispatcher, Empty, EventNames, Events, Operation, OperationInfo, Page,
     Paged, Position, Raw, Retry, StreamEvent, Unbuilt, Whole,
 };
-pub use refusal::{ACCESS_TOKEN_INVALID, AUTHENTICATION_INVALID, NO_PERMISSION, refuses_token};
 pub use request::{RequestParts, required};
 pub use reqwest;
 pub use sanitize::{

@@ -65,7 +65,7 @@ pub fn is_invisible(c: char) -> bool {
 /// [`SHOWN_TEXT_LIMIT`] characters, and `****` in place of
 ///
 /// - these secrets, or 12 or more consecutive characters of one, plain or encoded (percent, Base64, hexadecimal, escaped);
-/// - anything that looks like a secret: a JWT, a Coze token (`pat_…`), a key in PEM, `Bearer …`, the user info of a URL, and
+/// - anything that looks like a secret: a JWT, a Coze token (`pat_…`, `czs_…`), a key in PEM, `Bearer …`, the user info of a URL, and
 ///   the value after a name such as `refresh_token`.
 ///
 /// ```
@@ -339,9 +339,9 @@ fn forms(secret: &str) -> Vec<Zeroizing<String>> {
     forms
 }
 
-/// Prefixes of Coze's tokens: <https://www.coze.cn/open/docs/developer_guides/authentication>. `sat_` and `cztei_` are not
-/// documented there, but were observed.
-const TOKEN_PREFIXES: [&str; 4] = ["pat_", "sat_", "czu_", "cztei_"];
+/// Prefixes of Coze's tokens: <https://www.coze.cn/open/docs/developer_guides/authentication>. `sat_`, `czs_` (of a JWT) and
+/// `cztei_` are not documented there, but were observed.
+const TOKEN_PREFIXES: [&str; 5] = ["pat_", "sat_", "czs_", "czu_", "cztei_"];
 
 /// Names that are followed by a secret, in JSON or in a form.
 const SECRET_NAMES: [&str; 11] = [
@@ -497,14 +497,7 @@ impl ForeignError {
 
     fn from_error(error: &(dyn Error + 'static), secrets: &[Secret], depth: usize) -> Self {
         let cause = error.source().filter(|_| depth > 0);
-        let message = match error.downcast_ref::<h2::Error>() {
-            // The debug data may repeat a secret of any request on this connection.
-            Some(error) if error.is_go_away() => {
-                let reason = error.reason().unwrap_or(h2::Reason::NO_ERROR);
-                format!("the server ended the connection (HTTP/2 GOAWAY: {reason})")
-            }
-            _ => sanitize(&error.to_string(), secrets),
-        };
+        let message = go_away(error).unwrap_or_else(|| sanitize(&error.to_string(), secrets));
         Self {
             message,
             cause: cause.map(|cause| Box::new(Self::from_error(cause, secrets, depth - 1))),
@@ -532,6 +525,22 @@ impl ForeignError {
         }
         text
     }
+}
+
+/// The text of an HTTP/2 GOAWAY without its debug data, which may repeat a secret of any request on the connection.
+#[cfg(feature = "http2")]
+fn go_away(error: &(dyn Error + 'static)) -> Option<String> {
+    let error = error.downcast_ref::<h2::Error>()?;
+    let reason = error.reason().unwrap_or(h2::Reason::NO_ERROR);
+    error
+        .is_go_away()
+        .then(|| format!("the server ended the connection (HTTP/2 GOAWAY: {reason})"))
+}
+
+/// Every client speaks HTTP/1.1.
+#[cfg(not(feature = "http2"))]
+fn go_away(_: &(dyn Error + 'static)) -> Option<String> {
+    None
 }
 
 impl fmt::Display for ForeignError {
@@ -630,6 +639,7 @@ mod tests {
     fn text_that_looks_like_a_secret_is_redacted_and_sentences_are_not() {
         for (text, expected) in [
             ("token pat_0123456789abcdef is wrong", "token **** is wrong"),
+            ("token czs_0123456789abcdef is wrong", "token **** is wrong"),
             ("eyJhbGciOiJSUzI1NiJ9.eyJpc3MiOiIx.c2ln", "****"),
             ("got Bearer 0123456789abcdef.", "got Bearer ****"),
             (

@@ -6,7 +6,7 @@
 //! | what | file |
 //! |---|---|
 //! | the expiry margin, and when a refresh starts | `../refresh_window.rs` |
-//! | retries, backoff, the caps of `Retry-After` | `../retry.rs` |
+//! | retries, backoff, `Retry-After` and its caps | `../retry.rs` |
 //! | concurrent callers share one request; a refused token is removed | `single_flight.rs` |
 //! | concurrent requests are limited while the server is down | `../retry/circuit_breaker.rs` |
 //! | the requests of providers and pools | `engine.rs`, `source.rs` |
