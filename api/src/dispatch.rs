@@ -8,7 +8,8 @@ use std::{
 use bytes::Bytes;
 use coze_auth::{ApiCall, Error as AuthError, ErrorCode, ErrorKind, OAuthClient};
 use coze_wire::{
-    Call, CallOptions, Captured, OperationInfo, Retry, SendError, SendErrorKind, sanitize_log_id,
+    Call, CallOptions, Captured, OperationInfo, RATE_LIMIT, Retry, SendError, SendErrorKind,
+    sanitize_log_id,
 };
 use futures_util::{
     StreamExt,
@@ -38,8 +39,6 @@ const LONGEST_SPREAD: Duration = Duration::from_millis(500);
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
 /// A deadline that is never reached: 100 years.
 const NEVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
-/// The API's code for "too many requests".
-const RATE_LIMIT: i64 = 4013;
 
 /// The configuration and state that all calls of a client share.
 pub(crate) struct Dispatch {

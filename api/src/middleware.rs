@@ -15,7 +15,7 @@ use crate::{
 /// a new token.
 ///
 /// Requests to other origins than that of the endpoint's API base are not changed: no token is sent there. A request whose
-/// body can't be cloned (a stream) is not retried. To find an error code, up to 64 KiB of an `application/json` response
+/// body can't be cloned (a stream) is not retried, but the next one gets a new token. To find an error code, up to 64 KiB of an `application/json` response
 /// are buffered before it is returned, unchanged. Other responses are not buffered, so streams are not delayed.
 ///
 /// You configure the HTTP client, and its proxies. A proxy of `HTTP_PROXY` or `ALL_PROXY` can read a token that is sent to
@@ -60,13 +60,18 @@ impl Middleware for TokenMiddleware {
         let sent = next.clone().run(with_token(request, &token), extensions);
         let response = sent.await?;
         // A client that follows redirects may return the response of another origin, which got no token.
-        let Some(again) = again.filter(|_| self.0.is_origin_of(response.url())) else {
+        if !self.0.is_origin_of(response.url()) {
             return Ok(response);
-        };
+        }
         let (refused, response) = check_response(response).await?;
         if !refused {
             return Ok(response);
         }
+        let Some(again) = again else {
+            // The body of the request is a stream, which can't be sent again.
+            self.0.invalidate(&token);
+            return Ok(response);
+        };
         let other = self.0.token_instead_of(&token).await;
         match other.map_err(Error::middleware)? {
             Some(other) => next.run(with_token(again, &other), extensions).await,

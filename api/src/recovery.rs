@@ -33,7 +33,7 @@ impl Bound {
         self.provider.token().await
     }
 
-    #[cfg(feature = "client")]
+    #[cfg(any(feature = "client", feature = "middleware"))]
     pub(crate) fn invalidate(&self, refused: &AccessToken) {
         self.provider.invalidate(refused);
     }

@@ -75,8 +75,13 @@ impl ApiCall {
     ///
     /// # Errors
     ///
-    /// If there is no response.
+    /// [`InvalidInput`](ErrorKind::InvalidInput), before anything is sent, if the URL's scheme, host or port is not that of the
+    /// client's endpoint: the token is sent nowhere else. Else if there is no response.
     pub async fn open(&self, mut request: reqwest::Request) -> Result<reqwest::Response> {
+        if !self.client.is_at_endpoint(request.url()) {
+            let what = "the URL is not at the client's endpoint, and the access token is sent nowhere else";
+            return Err(self.error(ErrorKind::InvalidInput, what));
+        }
         *request.timeout_mut() = Some(NO_TIMEOUT);
         let opened = self.call.exchange.open(self.client.http(), request).await;
         let response = opened.map_err(|error| self.unanswered(error))?;

@@ -11,6 +11,7 @@ use coze_wire::{
     SendErrorKind, Transport, sanitize,
 };
 use http::{HeaderName, HeaderValue, header::USER_AGENT};
+use url::Url;
 
 use crate::{
     AccessToken, Endpoint, Error, ErrorKind, Flow, RefreshToken, Result, Token,
@@ -41,6 +42,8 @@ pub struct OAuthClient(Arc<Shared>);
 
 struct Shared {
     endpoint: Endpoint,
+    /// The API base of the endpoint.
+    api_base: Url,
     http: reqwest::Client,
     /// For requests that redeem something single-use: one connection each, so that a request does not depend on another
     /// runtime.
@@ -221,12 +224,17 @@ impl OAuthClientBuilder {
             }
         };
         let api_base = self.endpoint.api_base();
+        let not_a_url = |error| {
+            Error::new(ErrorKind::InvalidInput, "the API base is not a URL").with_source(error)
+        };
+        let parsed_base = Url::parse(api_base).map_err(not_a_url)?;
         let http = coze_wire::http_client_from(api_base, builder).map_err(no_http_client)?;
         let without_pool = || builder().pool_max_idle_per_host(0);
         let http_without_pool =
             coze_wire::http_client_from(api_base, without_pool).map_err(no_http_client)?;
         Ok(OAuthClient(Arc::new(Shared {
             endpoint: self.endpoint,
+            api_base: parsed_base,
             http,
             http_without_pool,
             transport: self.transport,
@@ -452,6 +460,14 @@ impl OAuthClient {
             flow: None,
             exchange: self.exchange(Some(token.bearer())),
         }
+    }
+
+    /// Whether a URL is at the endpoint: its scheme, host and port are those of the API base.
+    pub(crate) fn is_at_endpoint(&self, url: &Url) -> bool {
+        let base = &self.0.api_base;
+        url.scheme() == base.scheme()
+            && url.host() == base.host()
+            && url.port_or_known_default() == base.port_or_known_default()
     }
 
     pub(crate) fn http(&self) -> &reqwest::Client {

@@ -8,7 +8,7 @@ use std::{borrow::Cow, fmt, str::FromStr, sync::Arc, time::Duration};
 
 use coze_wire::{
     ACCESS_TOKEN_INVALID, AUTHENTICATION_INVALID, ForeignError, HttpClientError, NO_PERMISSION,
-    SendError, SendErrorKind, refuses_token, sanitize, sanitize_sentence,
+    RATE_LIMIT, SendError, SendErrorKind, refuses_token, sanitize, sanitize_sentence,
 };
 use http::StatusCode;
 
@@ -343,8 +343,6 @@ impl Meaning {
     }
 }
 
-/// The API code for "too many requests".
-const RATE_LIMIT: i64 = 4013;
 /// The API code for a bot, or another resource, that does not exist or is not published.
 const NOT_FOUND: i64 = 4200;
 

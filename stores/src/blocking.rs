@@ -27,22 +27,29 @@ impl Threads {
     ) -> impl Future<Output = Result<T>> + Send + 'static {
         let threads = Arc::clone(&self.0);
         async move {
-            let runtime = Handle::try_current().map_err(|error| {
-                StoreError::new(StoreErrorKind::Other, "the store needs tokio's runtime")
-                    .with_source(error)
-            })?;
             // The semaphore is never closed.
             let permit = threads.acquire_owned().await.ok();
-            let done = runtime.spawn_blocking(move || {
+            run_at_once(move || {
                 let _permit = permit;
                 work()
-            });
-            done.await.map_err(|error| {
-                let what = "tokio's runtime was shut down";
-                StoreError::new(StoreErrorKind::Transient, what).with_source(error)
-            })?
+            })
+            .await
         }
     }
+}
+
+/// Runs short blocking work without waiting for a thread of a store: it begins with the first poll, and then completes even if the
+/// future is dropped.
+pub(crate) async fn run_at_once<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    let runtime = Handle::try_current().map_err(|error| {
+        StoreError::new(StoreErrorKind::Other, "the store needs tokio's runtime").with_source(error)
+    })?;
+    runtime.spawn_blocking(work).await.map_err(|error| {
+        let what = "tokio's runtime was shut down";
+        StoreError::new(StoreErrorKind::Transient, what).with_source(error)
+    })?
 }
 
 #[cfg(test)]

@@ -482,6 +482,33 @@ async fn the_middleware_sends_a_stream_once() {
     let request = request.body(reqwest::Body::wrap_stream(body));
     assert_eq!(request.send().await.unwrap().status(), 401);
     assert_eq!(requests(&service.mock).1, 1);
+    let next = client.get(service.me_url()).send().await.unwrap();
+    assert_eq!(next.status(), 200, "the refused token is replaced");
+}
+
+#[tokio::test]
+async fn no_call_sends_the_token_to_another_origin() {
+    let service = Service::start().await;
+    let elsewhere = MockCoze::start().await.unwrap();
+    let client = OAuthClient::builder().endpoint(endpoint(&service.mock));
+    let client = client.http(http).build().unwrap();
+    let token = service.provider.token().await.unwrap();
+    let here = service.me_url();
+    for url in [
+        format!("{}/v1/users/me", elsewhere.url()),
+        here.replace("127.0.0.1", "localhost"),
+        here.replace("http:", "https:"),
+        format!("http://127.0.0.1@{}", &here["http://127.0.0.1".len()..]),
+    ] {
+        let Ok(url) = url.parse() else { continue };
+        let request = reqwest::Request::new(reqwest::Method::GET, url);
+        let refused = client.api_call(&token).open(request).await.unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::InvalidInput, "{refused}");
+        assert!(refused.to_string().contains("nowhere else"), "{refused}");
+    }
+    assert_eq!(requests(&service.mock).1 + elsewhere.requests().len(), 0);
+    let request = reqwest::Request::new(reqwest::Method::GET, here.parse().unwrap());
+    client.api_call(&token).open(request).await.unwrap();
 }
 
 #[tokio::test]

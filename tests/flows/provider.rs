@@ -12,8 +12,8 @@ use coze_auth::{
     TokenProvider,
 };
 use coze_mock::{
-    Endpoint as MockEndpoint, Fault, FaultBody, MockCoze, RetryAfter, Target, Times, TokenFamily,
-    When, defaults,
+    Endpoint as MockEndpoint, ErrorShape, Fault, FaultBody, MockCoze, OAuthErrorCode, RetryAfter,
+    Target, Times, TokenFamily, When, defaults,
 };
 use tokio::time::Instant;
 
@@ -308,6 +308,23 @@ async fn a_clock_correction_is_remembered_until_it_is_wrong() {
         requests.push(stage.token_requests().len() - before);
     }
     assert_eq!(requests, [2, 1, 2, 1], "the clock was corrected in between");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_by_a_server_whose_clock_agrees_costs_one_jwt() {
+    for (ahead, requests) in [(0, 1), (4, 1), (-4, 1), (3600, 2), (-3600, 2)] {
+        let stage = Stage::new();
+        let refusal = Fault::ErrorWithStatus200 {
+            shape: ErrorShape::A,
+            code: OAuthErrorCode::InvalidClient,
+        };
+        let faults = stage.mock.faults();
+        faults.add(refusal, MockEndpoint::Token, Times::Next(2));
+        stage.clock.set_wall_offset_secs(ahead);
+        let refused = stage.jwt().token().await.unwrap_err();
+        assert_eq!(refused.code(), Some(&ErrorCode::InvalidClient), "{refused}");
+        assert_eq!(stage.token_requests().len(), requests, "{ahead}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

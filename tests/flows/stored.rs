@@ -912,6 +912,31 @@ async fn a_sign_out_during_a_refresh_is_permanent() {
     );
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_fresh_sign_in_or_sign_out_takes_effect_in_the_provider_immediately() {
+    let stage = Stage::new();
+    let (store, first) = signed_in(&stage).await;
+    let sign_in = store.sign_in();
+    let provider = CachedProvider::stored(stage.web(), sign_in.clone()).build();
+    let served = || async {
+        provider
+            .token()
+            .await
+            .map(|token| token.expose().to_owned())
+    };
+    assert_eq!(served().await.unwrap(), first.access_token().expose());
+
+    let fresh = stage.web_sign_in().await;
+    sign_in.put(&fresh).await.unwrap();
+    assert!(provider.cached().is_none());
+    assert_eq!(served().await.unwrap(), fresh.access_token().expose());
+
+    sign_in.sign_out().await.unwrap();
+    assert!(provider.cached().is_none());
+    let after = served().await.unwrap_err();
+    assert_eq!(after.kind(), ErrorKind::NotSignedIn, "{after}");
+}
+
 // The sign-in ends
 
 #[tokio::test(start_paused = true)]

@@ -265,7 +265,7 @@ async fn shutdown_waits_for_refreshes_in_flight_and_starts_no_other() {
 }
 
 /// A store in which another owner never releases the locks of some users, and releases the locks of others
-/// late, and which can fail to save.
+/// late, whose quarantine hangs for others, and which can fail to save.
 #[derive(Clone)]
 struct OneStuck {
     store: Arc<MemoryStore>,
@@ -274,6 +274,9 @@ struct OneStuck {
 
 impl Store for OneStuck {
     fn load<'a>(&'a self, key: &'a Key) -> StoreFuture<'a, Option<Stored>> {
+        if key.profile().name().starts_with("hangs") && key.slot().is_some() {
+            return Box::pin(std::future::pending());
+        }
         self.store.load(key)
     }
 
@@ -376,6 +379,44 @@ async fn a_finishing_refresh_does_not_undo_a_sign_out() {
     assert!(user.cached().is_none());
     let after = user.token().await.unwrap_err();
     assert_eq!(after.kind(), ErrorKind::NotSignedIn);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_sign_out_whose_future_is_dropped_leaves_no_token_in_the_pool() {
+    let stage = Stage::new();
+    let store = OneStuck {
+        store: Arc::new(MemoryStore::new()),
+        fails_to_save: Arc::default(),
+    };
+    let pool = UserPool::builder(stage.web(), store).build();
+    let user = pool.user("hangs-1");
+    user.put(&stage.web_sign_in().await).await.unwrap();
+    user.token().await.unwrap();
+    // As when a browser closes the connection of its sign-out.
+    let signed_out = tokio::time::timeout(secs(1), user.sign_out()).await;
+    assert!(signed_out.is_err(), "the quarantine is not deleted yet");
+    let after = user.token().await.unwrap_err();
+    assert_eq!(after.kind(), ErrorKind::NotSignedIn, "{after}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_shutdown_of_a_user_waits_for_its_refresh_and_leaves_the_pool_running() {
+    let stage = Stage::new();
+    let (pool, _) = pool(&stage, 2).await;
+    pass(secs(1000)).await;
+    stage.network.takes(secs(5));
+    let user = pool.user("user-0");
+    let asking = tokio::spawn({
+        let user = user.clone();
+        async move { user.token().await.map(drop) }
+    });
+    pass(secs(1)).await;
+    let began = Instant::now();
+    TokenProvider::shutdown(&user).await.unwrap();
+    assert!(began.elapsed() >= secs(4), "{:?}", began.elapsed());
+    assert!(user.cached().is_some());
+    asking.await.unwrap().unwrap();
+    token(&pool, "user-1").await;
 }
 
 #[tokio::test(start_paused = true)]

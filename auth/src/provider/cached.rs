@@ -5,7 +5,7 @@ use std::{
     future::Future,
     ops::Deref,
     sync::{
-        Arc,
+        Arc, Weak,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -26,7 +26,7 @@ use crate::{
     refresh_window::Lifespan,
     refresh_window::RefreshMode,
     retry::circuit_breaker::CircuitBreaker,
-    sign_in::{SignIn, StoredSource},
+    sign_in::{Server, SignIn, StoredSource},
 };
 
 /// Keeps one flow's token valid for a whole service. Clones are cheap and share the token.
@@ -142,6 +142,10 @@ impl CachedProviderBuilder {
             source: self.source,
             served_before: AtomicU64::new(0),
         });
+        if let Some(stored) = shared.source.stored() {
+            let server = Arc::downgrade(&shared) as Weak<dyn Server>;
+            stored.sign_in().serve_by(server);
+        }
         if let Some(first) = self.first {
             if let Some(stored) = shared.source.stored() {
                 stored.serves(&AccessToken::from(&first));
@@ -288,7 +292,7 @@ impl CachedProvider {
     /// call waits for the save again. [`unsaved_error`](Stats::unsaved_error) is the same error.
     pub async fn shutdown(&self) -> Result<()> {
         self.0.engine.close();
-        self.0.requests.settle().await
+        self.0.requests.shut_down().await
     }
 }
 
@@ -388,6 +392,15 @@ impl Shared {
     fn replaced(&self, slot: &Slot) {
         let reads = slot.copies.reads();
         self.served_before.fetch_add(reads, Ordering::Relaxed);
+    }
+}
+
+impl Server for Shared {
+    fn forget_token(&self) {
+        self.requests.flight.outdate();
+        if let Some(forgotten) = self.slot.swap(None) {
+            self.replaced(&forgotten);
+        }
     }
 }
 

@@ -95,11 +95,18 @@ impl Requests {
     }
 
     /// Starts no more requests, and waits for the one in flight and for its save.
-    pub(super) async fn settle(&self) -> Result<()> {
-        let source = self.source();
-        if let Some(stored) = source.as_ref().and_then(|source| source.stored()) {
+    pub(super) async fn shut_down(&self) -> Result<()> {
+        if let Some(source) = self.source()
+            && let Some(stored) = source.stored()
+        {
             stored.close();
         }
+        self.settle().await
+    }
+
+    /// Waits for the request in flight and for its save.
+    pub(super) async fn settle(&self) -> Result<()> {
+        let source = self.source();
         if let Some(in_flight) = self.flight.in_flight() {
             // Its callers get the result.
             in_flight.outcome().await;

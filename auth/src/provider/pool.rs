@@ -191,7 +191,7 @@ impl<M: Members> Pool<M> {
     pub(super) async fn shutdown(&self) -> Result<()> {
         self.engine.close();
         let active: Vec<_> = self.active().values().cloned().collect();
-        let ends = active.iter().map(|requests| requests.settle());
+        let ends = active.iter().map(|requests| requests.shut_down());
         join_all(ends).await.into_iter().collect()
     }
 
@@ -262,6 +262,16 @@ impl<M: Members> TokenProvider for Member<M> {
 
     fn invalidate(&self, token: &AccessToken) {
         invalidate(self, token);
+    }
+
+    /// Waits for the request in flight and for its save. The pool, and with it this provider, goes on: its own `shutdown` ends it.
+    fn shutdown(&self) -> TokenFuture<'_, ()> {
+        Box::pin(async {
+            match self.active() {
+                Some(requests) => requests.settle().await,
+                None => Ok(()),
+            }
+        })
     }
 }
 

@@ -141,9 +141,8 @@ impl UserProvider {
     ///
     /// As [`SignIn::put`].
     pub async fn put(&self, token: &Token) -> Result<()> {
-        let put = self.sign_in()?.put(token).await;
-        self.forget_token();
-        put
+        let _changed = Changed(self);
+        self.sign_in()?.put(token).await
     }
 
     /// Stores a refresh token without an access token, such as one from another SDK, as [`put`](Self::put) does. The
@@ -153,13 +152,12 @@ impl UserProvider {
     ///
     /// As [`SignIn::put_refresh_token`].
     pub async fn put_refresh_token(&self, refresh_token: &RefreshToken) -> Result<()> {
+        let _changed = Changed(self);
         let app = &self.pool.members.app;
-        let sign_in = self.sign_in()?;
-        let put =
-            sign_in.put_refresh_token(refresh_token, app.client_id(), app.client().endpoint());
-        let put = put.await;
-        self.forget_token();
-        put
+        let (client_id, endpoint) = (app.client_id(), app.client().endpoint());
+        self.sign_in()?
+            .put_refresh_token(refresh_token, client_id, endpoint)
+            .await
     }
 
     /// Signs the user out: deletes the sign-in from the store, and its token from the pool. Coze has no endpoint to
@@ -169,8 +167,17 @@ impl UserProvider {
     ///
     /// As [`SignIn::sign_out`].
     pub async fn sign_out(&self) -> Result<()> {
-        let signed_out = self.sign_in()?.sign_out().await;
-        self.forget_token();
-        signed_out
+        let _changed = Changed(self);
+        self.sign_in()?.sign_out().await
+    }
+}
+
+/// A change of a user's sign-in. When it ends, the pool drops its token: also when the change fails or its future is dropped,
+/// because the store may have been changed then.
+struct Changed<'a>(&'a UserProvider);
+
+impl Drop for Changed<'_> {
+    fn drop(&mut self) {
+        self.0.forget_token();
     }
 }

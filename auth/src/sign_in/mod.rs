@@ -56,7 +56,7 @@ mod unsaved;
 use std::{
     fmt,
     sync::{
-        Arc, Mutex, MutexGuard,
+        Arc, Mutex, MutexGuard, Weak,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -113,6 +113,27 @@ struct Shared {
     unsaved: Mutex<Option<Box<Unsaved>>>,
     /// Serializes the saves of the unsaved successor.
     saving: tokio::sync::Mutex<()>,
+    /// The providers that serve its tokens.
+    servers: Mutex<Vec<Weak<dyn Server>>>,
+}
+
+/// A provider that serves the tokens of a sign-in.
+pub(crate) trait Server: Send + Sync {
+    /// Serves no token that it has so far, because the user has signed in again or out.
+    fn forget_token(&self);
+}
+
+/// A fresh sign-in or a sign-out. When it ends, providers forget their tokens: also when it fails or its future is dropped, because
+/// the store may have been changed then.
+struct Changed<'a>(&'a SignIn);
+
+impl Drop for Changed<'_> {
+    fn drop(&mut self) {
+        let servers = lock(&self.0.0.servers).clone();
+        for server in servers.iter().filter_map(Weak::upgrade) {
+            server.forget_token();
+        }
+    }
 }
 
 impl SignIn {
@@ -132,6 +153,7 @@ impl SignIn {
             puts: AtomicU64::new(0),
             unsaved: Mutex::default(),
             saving: tokio::sync::Mutex::default(),
+            servers: Mutex::default(),
         }))
     }
 
@@ -223,6 +245,13 @@ impl SignIn {
     /// The number of fresh sign-ins that this process has put here. A provider in backoff loads again when it changes.
     fn puts(&self) -> u64 {
         self.0.puts.load(Ordering::Acquire)
+    }
+
+    /// Tells a provider about each change that this handle or a clone makes.
+    pub(crate) fn serve_by(&self, server: Weak<dyn Server>) {
+        let mut servers = lock(&self.0.servers);
+        servers.retain(|server| server.strong_count() > 0);
+        servers.push(server);
     }
 
     fn damaged(&self, error: &Error) -> Error {

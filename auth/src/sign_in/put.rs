@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::time::Instant;
 
 use super::{
-    LONGEST_CHANGE, SignIn, changing,
+    Changed, LONGEST_CHANGE, SignIn, changing,
     record::{Entry, Record, hash},
 };
 use crate::{
@@ -14,8 +14,9 @@ use crate::{
 };
 
 impl SignIn {
-    /// Stores the token of a fresh sign-in, and ends the backoff of providers that wait for one. A record that it
-    /// replaces is moved into quarantine first.
+    /// Stores the token of a fresh sign-in. A record that it replaces is moved into quarantine first. Providers that were built
+    /// with this handle or a clone of it forget the former user's token and end their backoff; those of other processes serve
+    /// it until its refresh.
     ///
     /// If the sign-in is stored already, even refreshed, nothing changes. If the store's response was lost, and the
     /// sign-in has been replaced or signed out since, the retry succeeds without writing it again.
@@ -72,6 +73,7 @@ impl SignIn {
     async fn put_record(&self, fresh: impl Fn() -> Result<Record>) -> Result<()> {
         let until = Instant::now() + LONGEST_CHANGE;
         let was_sent = AtomicBool::new(false);
+        let _changed = Changed(self);
         changing(until, || self.try_put(&fresh, &was_sent, until)).await?;
         self.0.puts.fetch_add(1, Ordering::Release);
         // Move an unsaved successor of the replaced sign-in into quarantine, so that it is not served.

@@ -530,9 +530,16 @@ impl Refresher {
         Ok(token)
     }
 
-    /// Remembers the current refresh token, in case a failover of the store loses it.
+    /// Remembers the current refresh token, in case a failover of the store loses it. An earlier generation, whose refresh
+    /// token has been redeemed, is not remembered instead.
     fn holds(&self, record: Record) {
         let mut state = self.state();
+        let is_earlier = |saved: &SavedLast| {
+            saved.sign_in == record.sign_in && saved.generation > record.generation
+        };
+        if state.saved.as_deref().is_some_and(is_earlier) {
+            return;
+        }
         state.loaded = Some(print(record.refresh_token().expose()));
         state.saved = Some(Box::new(SavedLast {
             refresh_token: record.refresh_token().clone(),

@@ -21,6 +21,8 @@ struct Flaky {
     /// The number of upcoming writes of the record whose responses are lost after the write.
     loses: Arc<AtomicUsize>,
     has_no_quarantine: bool,
+    /// Put by another process immediately before the next change.
+    comes_first: Arc<Mutex<Option<Token>>>,
 }
 
 impl Store for Flaky {
@@ -37,6 +39,11 @@ impl Store for Flaky {
         Box::pin(async move {
             if self.has_no_quarantine && key.slot().is_some() {
                 return Err(StoreError::new(StoreErrorKind::Full, "full").with_source("test"));
+            }
+            let other = self.comes_first.lock().unwrap().take();
+            if let Some(other) = other {
+                let sign_in = SignIn::new(self.store.clone(), "user").unwrap();
+                Box::pin(sign_in.put(&other)).await.unwrap();
             }
             let set = self.store.compare_and_set(key, expected, new).await?;
             let loses = |left: usize| left.checked_sub(1);
@@ -586,6 +593,22 @@ async fn a_sign_out_of_a_missing_or_damaged_record_leaves_a_tombstone() {
     overwrite(&sign_in, b"{").await;
     sign_in.sign_out().await.unwrap();
     assert!(sign_in.requires_sign_in().await.unwrap());
+}
+
+#[tokio::test]
+async fn a_sign_out_that_found_nobody_signed_in_leaves_a_sign_in_that_is_put_meanwhile() {
+    for was_signed_out in [false, true] {
+        let flaky = Flaky::default();
+        let sign_in = flaky.sign_in();
+        if was_signed_out {
+            sign_in.put(&token("a")).await.unwrap();
+            sign_in.sign_out().await.unwrap();
+        }
+        // Stored between the first load and its write, whose response says that it conflicts.
+        *flaky.comes_first.lock().unwrap() = Some(token("b"));
+        sign_in.sign_out().await.unwrap();
+        assert_eq!(stored(&sign_in).await.as_deref(), Some("b"));
+    }
 }
 
 #[tokio::test]

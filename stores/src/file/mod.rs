@@ -40,7 +40,7 @@ use coze_auth::store::{
 
 use self::change::KeyFiles;
 use crate::{
-    blocking::Threads,
+    blocking::{Threads, run_at_once},
     folder::{Dir, Folder, Result, state_folder},
     lock::{Change, Held, Turns},
 };
@@ -215,7 +215,8 @@ impl Store for FileStore {
 
     fn unlock<'a>(&'a self, key: &'a Key, owner: &'a Owner) -> StoreFuture<'a, ()> {
         let (held, key, owner) = (self.held.clone(), key.clone(), owner.clone());
-        Box::pin(self.loads.run(move || {
+        // A lock whose release waits for loads that hang would be held until the process ends.
+        Box::pin(run_at_once(move || {
             held.unlock(&key, &owner);
             Ok(())
         }))

@@ -31,7 +31,7 @@ use tokio::{
 
 use self::service::{Link, Service};
 use crate::{
-    blocking::Threads,
+    blocking::{Threads, run_at_once},
     envelope::{Envelope, Header, hash},
     folder::{Folder, Result, state_folder},
     lock::{Change, Held, Turns},
@@ -263,7 +263,7 @@ impl Store for KeyringStore {
 
     fn unlock<'a>(&'a self, key: &'a Key, owner: &'a Owner) -> StoreFuture<'a, ()> {
         let (held, key, owner) = (self.held.clone(), key.clone(), owner.clone());
-        Box::pin(self.threads.run(move || {
+        Box::pin(run_at_once(move || {
             held.unlock(&key, &owner);
             Ok(())
         }))

@@ -132,7 +132,7 @@ impl JwtFlow {
         // time, which is taken from the refused response. The correction is limited, because a proxy could have set
         // that time.
         let found = refused.wall_correction().unwrap_or(0);
-        if found == known || found.unsigned_abs() > LARGEST_CORRECTION {
+        if found.abs_diff(known) <= TOLERATED_SKEW || found.unsigned_abs() > LARGEST_CORRECTION {
             return Err(refused);
         }
         tracing::debug!(
@@ -237,6 +237,9 @@ impl fmt::Debug for JwtFlow {
             .finish_non_exhaustive()
     }
 }
+
+/// A clock that differs by no more than this, in seconds, is not why a JWT was refused.
+const TOLERATED_SKEW: u64 = 5;
 
 /// The largest correction of the clock that a JWT is signed with, in seconds: a day.
 const LARGEST_CORRECTION: u64 = 24 * 3600;
