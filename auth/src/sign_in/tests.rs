@@ -596,7 +596,7 @@ async fn a_sign_out_of_a_missing_or_damaged_record_leaves_a_tombstone() {
 }
 
 #[tokio::test]
-async fn a_sign_out_that_found_nobody_signed_in_leaves_a_sign_in_that_is_put_meanwhile() {
+async fn a_sign_out_that_found_nobody_signed_in_leaves_a_sign_in_that_is_put_at_the_same_time() {
     for was_signed_out in [false, true] {
         let flaky = Flaky::default();
         let sign_in = flaky.sign_in();
