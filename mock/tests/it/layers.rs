@@ -27,7 +27,7 @@ const LAYERS: [(&str, &[&str]); 9] = [
             "defaults",
             "resources",
             "options",
-            "script",
+            "scripted_response",
             "stream",
             "fault",
             "state",
