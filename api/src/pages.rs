@@ -73,7 +73,8 @@ where
         Step::Error(error) => return Err(error),
     };
     let request = listing.operation.clone().at(position.clone());
-    let page = request.send().await?.map(O::page);
+    let page = request.send().await?;
+    let page = page.map(|page| listing.operation.page(page));
     let hash = hash_of(&page.items);
     if page.items.is_empty() {
         return Ok(None);

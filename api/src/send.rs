@@ -148,7 +148,7 @@ impl<O: Paged> Paged for Configured<O> {
         }
     }
 
-    fn page(page: O::Page) -> Page<O::Item> {
-        O::page(page)
+    fn page(&self, page: O::Page) -> Page<O::Item> {
+        self.operation.page(page)
     }
 }

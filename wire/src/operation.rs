@@ -76,7 +76,7 @@
 //!         self
 //!     }
 //!
-//!     fn page(page: BotPage) -> Page<Bot> {
+//!     fn page(&self, page: BotPage) -> Page<Bot> {
 //!         Page { items: page.items, total: page.total, has_more: None, next: None }
 //!     }
 //! }
@@ -266,8 +266,8 @@ pub trait Paged: Operation + Clone {
     #[must_use]
     fn at(self, position: Position) -> Self;
 
-    /// Converts a response.
-    fn page(page: Self::Page) -> Page<Self::Item>;
+    /// Converts a response to this request.
+    fn page(&self, page: Self::Page) -> Page<Self::Item>;
 }
 
 /// The position of a page in its list.
@@ -276,7 +276,8 @@ pub trait Paged: Operation + Clone {
 pub enum Position {
     /// A page number; the first page is 1.
     Number(i64),
-    /// A cursor from the previous page: a token, or the id of its last item. Empty for the first page.
+    /// A cursor from the previous page: a token, or the id of its last item, or of its first one if the list is read backwards.
+    /// Empty for the first page.
     Token(String),
 }
 
@@ -309,7 +310,8 @@ pub struct Page<T> {
     pub total: Option<u64>,
     /// Whether there is another page, if the response says so.
     pub has_more: Option<bool>,
-    /// The cursor of the next page: a token, or the id of the last item. `None` if pages are numbered.
+    /// The cursor of the next page: a token, or the id of the last item, or of the first one if the list is read backwards.
+    /// `None` if pages are numbered.
     pub next: Option<String>,
 }
 

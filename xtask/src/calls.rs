@@ -650,14 +650,14 @@ fn paged(types: &Types, operation: &Operation<'_>, name: &syn::Ident) -> Result<
     }
     let named = |key: &str| paging[key].as_str();
     let page_field = identifier(named("page").context("paging without `page`")?);
-    let (position, at) = match named("by") {
+    let (mut position, mut at) = match named("by") {
         Some("number") => (
             quote!(::coze_wire::Position::Number(self.#page_field.unwrap_or(1))),
-            quote!(position.number()),
+            quote!(self.#page_field = position.number()),
         ),
         Some("token" | "cursor") => (
             quote!(::coze_wire::Position::Token(self.#page_field.clone().unwrap_or_default())),
-            quote!(position.token()),
+            quote!(self.#page_field = position.token()),
         ),
         other => bail!("paging by {other:?}; it is `number`, `token` or `cursor`"),
     };
@@ -701,7 +701,19 @@ fn paged(types: &Types, operation: &Operation<'_>, name: &syn::Ident) -> Result<
         },
     );
     let has_more = field("has_more")?.map_or_else(|| none.clone(), optional);
-    let next = field("next")?.map_or_else(|| none.clone(), optional);
+    let mut next = field("next")?.map_or_else(|| none.clone(), optional);
+    if let Some(back_field) = named("back").map(identifier) {
+        let previous = optional(field("previous")?.context("`back` without `previous`")?);
+        let goes_back = quote!(self.#page_field.is_none() && self.#back_field.is_some());
+        position = quote! {
+            if #goes_back {
+                return ::coze_wire::Position::Token(self.#back_field.clone().unwrap_or_default());
+            }
+            #position
+        };
+        at = quote!(if #goes_back { self.#back_field = position.token() } else { #at });
+        next = quote!(if #goes_back { #previous } else { #next });
+    }
     let allow = operation.deprecated.then(|| quote!(#[allow(deprecated)]));
     Ok(quote! {
         #allow
@@ -714,11 +726,11 @@ fn paged(types: &Types, operation: &Operation<'_>, name: &syn::Ident) -> Result<
             }
 
             fn at(mut self, position: ::coze_wire::Position) -> Self {
-                self.#page_field = #at;
+                #at;
                 self
             }
 
-            fn page(page: Self::Page) -> ::coze_wire::Page<Self::Item> {
+            fn page(&self, page: Self::Page) -> ::coze_wire::Page<Self::Item> {
                 ::coze_wire::Page {
                     items: #items_value,
                     total: #total,

@@ -297,7 +297,7 @@ impl Paged for ListBots {
         self
     }
 
-    fn page(page: Listed) -> Page<Message> {
+    fn page(&self, page: Listed) -> Page<Message> {
         page.into()
     }
 }
@@ -334,7 +334,7 @@ impl Paged for ListByToken {
         self
     }
 
-    fn page(page: Listed) -> Page<Message> {
+    fn page(&self, page: Listed) -> Page<Message> {
         page.into()
     }
 }

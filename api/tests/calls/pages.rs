@@ -160,6 +160,21 @@ async fn messages_are_listed_by_the_id_of_the_last_one() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn messages_before_a_position_are_listed_backwards() {
+    let more = r#"{"code":0,"data":[{"id":"5"},{"id":"6"}],"first_id":"5","last_id":"6","has_more":true}"#;
+    let last = r#"{"code":0,"data":[{"id":"4"}],"first_id":"4","last_id":"4","has_more":false}"#;
+    let coze = Coze::new([more, last].map(|text| Answer::json(200, text)));
+    let list = coze.api().messages().list().conversation_id("c");
+    let pages = list.before_id("7").by_page();
+    let pages: Vec<_> = pages.try_collect().await.unwrap();
+    assert_eq!(pages.len(), 2);
+    let requests = coze.requests();
+    let bodies = requests.iter().map(|request| request.body.as_str());
+    let expected = [r#"{"before_id":"7"}"#, r#"{"before_id":"5"}"#];
+    assert_eq!(bodies.collect::<Vec<_>>(), expected);
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_answer_without_its_list_is_an_empty_list() {
     for text in [
         r#"{"code":0,"has_more":true,"first_id":"0","last_id":"0"}"#,

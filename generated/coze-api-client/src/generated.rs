@@ -1323,7 +1323,7 @@ is 1024, the API itself.*/
             self.page_num = position.number();
             self
         }
-        fn page(page: Self::Page) -> ::coze_wire::Page<Self::Item> {
+        fn page(&self, page: Self::Page) -> ::coze_wire::Page<Self::Item> {
             ::coze_wire::Page {
                 items: page.items,
                 total: ::std::option::Option::Some(page.total)
@@ -1873,18 +1873,31 @@ is 1024, the API itself.*/
         type Item = types::Message;
         type Page = types::MessagePage;
         fn position(&self) -> ::coze_wire::Position {
+            if self.after_id.is_none() && self.before_id.is_some() {
+                return ::coze_wire::Position::Token(
+                    self.before_id.clone().unwrap_or_default(),
+                );
+            }
             ::coze_wire::Position::Token(self.after_id.clone().unwrap_or_default())
         }
         fn at(mut self, position: ::coze_wire::Position) -> Self {
-            self.after_id = position.token();
+            if self.after_id.is_none() && self.before_id.is_some() {
+                self.before_id = position.token()
+            } else {
+                self.after_id = position.token()
+            };
             self
         }
-        fn page(page: Self::Page) -> ::coze_wire::Page<Self::Item> {
+        fn page(&self, page: Self::Page) -> ::coze_wire::Page<Self::Item> {
             ::coze_wire::Page {
                 items: page.data,
                 total: ::std::option::Option::None,
                 has_more: page.has_more,
-                next: page.last_id,
+                next: if self.after_id.is_none() && self.before_id.is_some() {
+                    page.first_id
+                } else {
+                    page.last_id
+                },
             }
         }
     }
@@ -2262,7 +2275,7 @@ is 1024, the API itself.*/
             self.page_num = position.number();
             self
         }
-        fn page(page: Self::Page) -> ::coze_wire::Page<Self::Item> {
+        fn page(&self, page: Self::Page) -> ::coze_wire::Page<Self::Item> {
             ::coze_wire::Page {
                 items: page.conversations,
                 total: ::std::option::Option::None,
@@ -2756,7 +2769,7 @@ is 1024, the API itself.*/
             self.page_index = position.number();
             self
         }
-        fn page(page: Self::Page) -> ::coze_wire::Page<Self::Item> {
+        fn page(&self, page: Self::Page) -> ::coze_wire::Page<Self::Item> {
             ::coze_wire::Page {
                 items: page.space_bots,
                 total: ::std::option::Option::Some(page.total)
@@ -2906,7 +2919,7 @@ so send it.*/
             self.page_num = position.number();
             self
         }
-        fn page(page: Self::Page) -> ::coze_wire::Page<Self::Item> {
+        fn page(&self, page: Self::Page) -> ::coze_wire::Page<Self::Item> {
             ::coze_wire::Page {
                 items: page.workspaces,
                 total: ::std::option::Option::Some(page.total_count)
