@@ -15,9 +15,9 @@ async fn main() -> anyhow::Result<()> {
     };
 
     let authorization = device.start().await?;
-    println!("open   {}", authorization.verification_url());
+    println!("open   {}", authorization.verification_uri_complete());
     println!("and confirm the code {}\n", authorization.user_code());
-    coze_examples::open_in_browser(authorization.verification_url());
+    coze_examples::open_in_browser(authorization.verification_uri_complete());
 
     let token = device
         .poll_with(&authorization, |step| {

@@ -28,9 +28,9 @@ async fn main() -> anyhow::Result<()> {
 
     // Once, by whichever replica talks to the user.
     let authorization = device.start().await?;
-    println!("open   {}", authorization.verification_url());
+    println!("open   {}", authorization.verification_uri_complete());
     println!("and confirm the code {}\n", authorization.user_code());
-    coze_examples::open_in_browser(authorization.verification_url());
+    coze_examples::open_in_browser(authorization.verification_uri_complete());
     sign_in.put(&device.poll(&authorization).await?).await?;
 
     // As if the API had refused the token at both replicas.

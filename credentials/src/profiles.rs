@@ -60,7 +60,7 @@ const STORES: &[StoreKind] = &[
 /// // Before the user signs in: a store that does not work must not cost a sign-in.
 /// profiles.check("default", &config).await?;
 /// let authorization = device.start().await?;
-/// println!("open {}", authorization.verification_url());
+/// println!("open {}", authorization.verification_uri_complete());
 /// let token = device.poll(&authorization).await?;
 /// profiles.put("default", &config, None, &token).await?;
 /// # Ok(()) }

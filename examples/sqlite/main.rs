@@ -28,9 +28,9 @@ async fn main() -> anyhow::Result<()> {
     let sign_in = SignIn::new(store.clone(), "default")?;
     if sign_in.requires_sign_in().await? {
         let authorization = device.start().await?;
-        println!("open   {}", authorization.verification_url());
+        println!("open   {}", authorization.verification_uri_complete());
         println!("and confirm the code {}\n", authorization.user_code());
-        coze_examples::open_in_browser(authorization.verification_url());
+        coze_examples::open_in_browser(authorization.verification_uri_complete());
         sign_in.put(&device.poll(&authorization).await?).await?;
     }
     for profile in store.list().await?.unwrap_or_default() {

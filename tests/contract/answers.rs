@@ -625,7 +625,7 @@ async fn a_numeric_user_code_is_accepted_and_appears_in_the_link() {
         let authorization = brought.authorization();
         assert_eq!(authorization.user_code(), shown);
         assert_eq!(authorization.verification_uri(), uri);
-        assert_eq!(authorization.verification_url(), link);
+        assert_eq!(authorization.verification_uri_complete(), link);
         assert_eq!(authorization.expires_in(), Duration::from_secs(300));
     }
 }
@@ -714,7 +714,7 @@ async fn a_user_code_is_shown_without_line_breaks_and_invisible_characters() {
             (Ok(brought), Some(shown)) => {
                 let authorization = brought.authorization();
                 assert_eq!(authorization.user_code(), shown);
-                let link = authorization.verification_url();
+                let link = authorization.verification_uri_complete();
                 assert!(
                     !link.contains(char::is_control) && link.is_ascii(),
                     "{link}"

@@ -161,7 +161,8 @@ async fn messages_are_listed_by_the_id_of_the_last_one() {
 
 #[tokio::test(start_paused = true)]
 async fn messages_before_a_position_are_listed_backwards() {
-    let more = r#"{"code":0,"data":[{"id":"5"},{"id":"6"}],"first_id":"5","last_id":"6","has_more":true}"#;
+    let more =
+        r#"{"code":0,"data":[{"id":"5"},{"id":"6"}],"first_id":"5","last_id":"6","has_more":true}"#;
     let last = r#"{"code":0,"data":[{"id":"4"}],"first_id":"4","last_id":"4","has_more":false}"#;
     let coze = Coze::new([more, last].map(|text| Answer::json(200, text)));
     let list = coze.api().messages().list().conversation_id("c");

@@ -40,7 +40,7 @@ use crate::{
 /// let device = DeviceFlow::new(OAuthClient::new(Endpoint::COM)?, "client-id")?;
 ///
 /// let authorization = device.start().await?;
-/// println!("Open {} and confirm {}", authorization.verification_url(), authorization.user_code());
+/// println!("Open {} and confirm {}", authorization.verification_uri_complete(), authorization.user_code());
 /// let token = device.poll(&authorization).await?;
 /// # Ok(()) }
 /// ```
@@ -382,10 +382,10 @@ impl DeviceAuthorization {
         self.verification_uri.as_str()
     }
 
-    /// The verification URI with the user code in its query (`?user_code=…`), for a link or a QR code. A
-    /// `verification_uri_complete` (RFC 8628 section 3.2) in the response is ignored.
+    /// The verification URI with the user code in its query (`?user_code=…`), for a link or a QR code (RFC 8628 section 3.2).
+    /// It is built here: a field of that name in the response is ignored.
     #[must_use]
-    pub fn verification_url(&self) -> String {
+    pub fn verification_uri_complete(&self) -> String {
         let mut url = self.verification_uri.clone();
         url.query_pairs_mut()
             .append_pair("user_code", &self.user_code);

@@ -51,7 +51,10 @@ pub(super) async fn sign_in(
 }
 
 fn show(authorization: &DeviceAuthorization, terminal: &Terminal) {
-    let (url, code) = (authorization.verification_url(), authorization.user_code());
+    let (url, code) = (
+        authorization.verification_uri_complete(),
+        authorization.user_code(),
+    );
     terminal.say(format_args!(
         "Open this address, on any device, and confirm the code:\n\n  {}\n\n{}",
         Printable(&url),
