@@ -226,30 +226,31 @@ fn pages_are_turned_by_number() {
         line(next.clone()),
         "GET /v1/conversations?bot_id=7&page_num=2&page_size=2"
     );
-    fn page<O: Paged>(_: &O, page: O::Page) -> coze_wire::Page<O::Item> {
-        O::page(page)
-    }
     let answer: ConversationPage = read(json!({"has_more": true, "conversations": [{"id": "1"}]}));
-    let turned = page(&next, answer);
+    let turned = next.page(answer);
     assert_eq!((turned.items.len(), turned.has_more), (1, Some(true)));
     assert_eq!((turned.total, turned.next), (None, None));
     let answer: BotPage = read(json!({"total": 21, "items": []}));
-    assert_eq!(page(&coze().bots().list(), answer).total, Some(21));
+    assert_eq!(coze().bots().list().page(answer).total, Some(21));
 }
 
 #[test]
 fn pages_are_turned_by_cursor() {
     let list = coze().messages().list().conversation_id("c").limit(2);
     assert_eq!(list.position(), Position::Token(String::new()));
-    let next = list.at(Position::Token("m2".to_owned()));
+    let next = list.clone().at(Position::Token("m2".to_owned()));
     assert_eq!(body(next), json!({"after_id": "m2", "limit": 2}));
-    let answer: MessagePage =
-        read(json!({"data": [{"id": "m3"}], "last_id": "m3", "has_more": false}));
-    let page = <coze_api_client::builder::ListMessages as Paged>::page(answer);
-    assert_eq!(
-        (page.next.as_deref(), page.has_more),
-        (Some("m3"), Some(false))
-    );
+    let answer =
+        json!({"data": [{"id": "m3"}], "first_id": "m1", "last_id": "m3", "has_more": false});
+    let page = list.page(read::<MessagePage>(answer.clone()));
+    let found = (page.next.as_deref(), page.has_more);
+    assert_eq!(found, (Some("m3"), Some(false)));
+
+    let back = list.before_id("m9");
+    assert_eq!(back.position(), Position::Token("m9".to_owned()));
+    assert_eq!(back.page(read(answer)).next.as_deref(), Some("m1"));
+    let next = back.at(Position::Token("m1".to_owned()));
+    assert_eq!(body(next), json!({"before_id": "m1", "limit": 2}));
 }
 
 #[test]
