@@ -49,7 +49,7 @@
 //!   stacks and in the clients of the stores (Redis's command buffers, the keyring's D-Bus messages).
 //! - Every text from outside is sanitized before it appears in an error, a `Debug` or a log line of this crate: one
 //!   line of limited length, without control, bidirectional or invisible characters and without the secrets of the
-//!   request. An error of another library becomes a [`ForeignError`]. One exception, with the feature `http2`: at level `DEBUG` and below, `h2`
+//!   request. An error of another library becomes a [`ForeignError`]. One exception, with the feature `http2`: at levels `DEBUG` and `TRACE`, `h2`
 //!   logs the debug data of an HTTP/2 GOAWAY frame, in which a server may repeat a secret. If you keep such logs, set
 //!   `h2` and `hyper` to `info`.
 //! - An [`Error`] has the flow, endpoint, HTTP status, [error code](ErrorCode), message and log id, and a hint what to

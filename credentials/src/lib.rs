@@ -21,8 +21,8 @@
 //! 3. the file that `COZE_OAUTH_CONFIG` names, or else `coze_oauth_config.json` in the working folder;
 //! 4. the sign-in of the profile that `COZE_PROFILE` names, or else of the profile `default`, as `coze login` keeps it.
 //!
-//! A place that is there but can't be used is an error that names it; the next one is not tried. That includes a flow that is set
-//! only in part, several complete flows, a file that is not valid, and a sign-in that has ended.
+//! A place that is there but can't be used is an error that names it; the next one is not tried. That includes flows of which none is
+//! complete, several complete flows, a file that is not valid, and a sign-in that has ended.
 //!
 //! An app of the web, PKCE or device flow (2 and 3) needs a user's sign-in. It uses the sign-in of the profile, but only if the profile
 //! is of this app at this endpoint: a file in the working folder can't send the refresh token elsewhere.

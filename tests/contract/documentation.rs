@@ -38,7 +38,7 @@ fn every_limit_is_the_one_in_the_code() {
 #[test]
 fn every_limit_of_retries_and_calls_is_in_the_table() {
     let table = std::fs::read_to_string(root().join("docs/limits.md")).unwrap();
-    let internal = ["COARSE_STEP", "NEVER", "RATE_LIMIT"];
+    let internal = ["COARSE_STEP", "NEVER"];
     for file in [
         "api/src/dispatch.rs",
         "api/src/wait.rs",

@@ -89,13 +89,20 @@ pub(super) struct Limits {
     deadline: Duration,
 }
 
+/// How many tokens a pool keeps, by default.
+const CAPACITY: u64 = 100_000;
+/// How long a pool keeps a token that nobody asks for, by default.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(900);
+/// How many token requests a pool sends at the same time, by default.
+const MAX_CONCURRENT_REQUESTS: usize = 32;
+
 impl<P> PoolBuilder<P> {
     pub(super) fn new(build: impl FnOnce(Limits) -> P + Send + Sync + 'static) -> Self {
         Self {
             limits: Limits {
-                capacity: 100_000,
-                idle_timeout: Duration::from_secs(900),
-                max_concurrent_requests: 32,
+                capacity: CAPACITY,
+                idle_timeout: IDLE_TIMEOUT,
+                max_concurrent_requests: MAX_CONCURRENT_REQUESTS,
                 deadline: DEFAULT_DEADLINE,
             },
             build: Box::new(build),
