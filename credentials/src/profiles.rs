@@ -1,10 +1,11 @@
 //! [`Profiles`]: the files of the profiles, and the stores of their sign-ins.
 
 use std::{
+    collections::{HashMap, hash_map::Entry},
     fs,
     io::{self, Read, Write},
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::SystemTime,
 };
 
@@ -39,7 +40,7 @@ const STORES: &[StoreKind] = &[
     StoreKind::Keyring,
 ];
 
-/// The profiles of one user: for each, a small file with its [`ProfileConfig`], and its sign-in in a store. Clones share the stores.
+/// The profiles of one user: for each, a small file with its [`ProfileConfig`], and its sign-in in a store. Clones share the stores and the sign-ins.
 ///
 /// | | profiles | sign-ins |
 /// |---|---|---|
@@ -75,6 +76,8 @@ pub struct Profiles {
     folder: PathBuf,
     files: FileStore,
     program: String,
+    /// One handle for each sign-in, so that a change reaches the providers in this process.
+    sign_ins: Arc<Mutex<HashMap<(String, StoreKind), SignIn>>>,
 }
 
 impl Profiles {
@@ -102,6 +105,7 @@ impl Profiles {
             folder: folder.join(program).join("profiles"),
             files,
             program: program.to_owned(),
+            sign_ins: Arc::default(),
         })
     }
 
@@ -114,6 +118,7 @@ impl Profiles {
             files: FileStore::new(folder.join("sign-ins")),
             folder: folder.join("profiles"),
             program: program.to_owned(),
+            sign_ins: Arc::default(),
         }
     }
 
@@ -201,14 +206,20 @@ impl Profiles {
         }
     }
 
-    /// The sign-in of a profile. Does not access the store.
+    /// The sign-in of a profile. Does not access the store. Clones of these profiles share it: after [`put`](Self::put) and
+    /// [`sign_out`](Self::sign_out), the providers that were built with it serve the former user's token no longer.
     ///
     /// # Errors
     ///
     /// [`Configuration`](ErrorKind::Configuration) if this program was built without this kind of store.
     pub fn sign_in(&self, name: &str, store: StoreKind) -> Result<SignIn> {
         self.path(name)?;
-        SignIn::new(self.store(store)?, name)
+        let mut sign_ins = self.sign_ins.lock().unwrap_or_else(PoisonError::into_inner);
+        let entry = sign_ins.entry((name.to_owned(), store));
+        Ok(match entry {
+            Entry::Occupied(known) => known.get().clone(),
+            Entry::Vacant(new) => new.insert(SignIn::new(self.store(store)?, name)?).clone(),
+        })
     }
 
     /// Keeps a fresh sign-in: its configuration, the client secret of a web app, and the token. Call it again with the same token if

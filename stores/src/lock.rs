@@ -7,7 +7,7 @@
 //! The holder writes its name into the file. On Windows a locked file can't be read, so the holder's name is unknown there.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, hash_map::Entry},
     fs::{File, TryLockError},
     io::{self, Read, Write},
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
@@ -16,6 +16,7 @@ use std::{
 
 use coze_auth::store::{Key, LockLifetime, Owner, StoreError, TryLock};
 use tokio::{
+    runtime::Handle,
     sync::{Mutex as AsyncMutex, OwnedMutexGuard},
     time::{Instant, sleep, timeout},
 };
@@ -235,12 +236,12 @@ impl Held {
         // If this future was dropped, the result is too, in this order: first the lock, then the turn.
         let (tried, turn) = tried.await?;
         drop(turn);
-        let lock = match tried {
-            Ok(lock) => lock,
+        let mut lock = match tried {
+            Ok(lock) => ReleasedElsewhere(lock),
             Err(by) => return Ok(TryLock::Held { by }),
         };
         prepare.await?;
-        if let Some(lock) = lock {
+        if let Some(lock) = lock.0.take() {
             locked(&self.locks).insert(key.clone(), (owner.id().to_owned(), lock));
         }
         Ok(TryLock::Acquired(LockLifetime::ProcessBound))
@@ -253,9 +254,28 @@ impl Held {
     }
 
     pub(crate) fn unlock(&self, key: &Key, owner: &Owner) {
+        let is_owners = |(id, _): &mut (String, Lock)| id == owner.id();
         let mut locks = locked(&self.locks);
-        if locks.get(key).is_some_and(|(id, _)| id == owner.id()) {
-            locks.remove(key);
+        let held = match locks.entry(key.clone()) {
+            Entry::Occupied(mut held) => is_owners(held.get_mut()).then(|| held.remove()),
+            Entry::Vacant(_) => None,
+        };
+        // Its release may block on a network file system, and others need the map.
+        drop(locks);
+        drop(held);
+    }
+}
+
+/// A lock that, if it is dropped, is released on a blocking thread: a network file system that hangs must not block a thread that
+/// runs futures.
+struct ReleasedElsewhere(Option<Lock>);
+
+impl Drop for ReleasedElsewhere {
+    fn drop(&mut self) {
+        if let Some(lock) = self.0.take()
+            && let Ok(runtime) = Handle::try_current()
+        {
+            runtime.spawn_blocking(move || drop(lock));
         }
     }
 }

@@ -931,10 +931,38 @@ async fn a_fresh_sign_in_or_sign_out_takes_effect_in_the_provider_immediately() 
     assert!(provider.cached().is_none());
     assert_eq!(served().await.unwrap(), fresh.access_token().expose());
 
+    // A repeated put of the same sign-in costs no refresh.
+    stage.network.cut(Interruption::Refused);
+    sign_in.put(&fresh).await.unwrap();
+    assert_eq!(served().await.unwrap(), fresh.access_token().expose());
+
     sign_in.sign_out().await.unwrap();
     assert!(provider.cached().is_none());
     let after = served().await.unwrap_err();
     assert_eq!(after.kind(), ErrorKind::NotSignedIn, "{after}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failing_refresh_of_the_former_sign_in_is_no_error_of_a_fresh_one() {
+    let stage = Stage::new();
+    let (store, _) = signed_in(&stage).await;
+    let sign_in = store.sign_in();
+    let provider = CachedProvider::stored(stage.web(), sign_in.clone()).build();
+    pass(secs(1000)).await;
+    let fresh = stage.web_sign_in().await;
+    stage.network.takes(secs(20));
+    let faults = stage.mock.faults();
+    faults.add(Fault::status(503), Target::refresh(), Times::Next(100));
+    let former = tokio::spawn({
+        let provider = provider.clone();
+        async move { provider.token().await }
+    });
+    pass(secs(1)).await;
+    sign_in.put(&fresh).await.unwrap();
+    let after = provider.token().await.unwrap();
+    assert_eq!(after.expose(), fresh.access_token().expose());
+    let former = former.await.unwrap().unwrap();
+    assert_eq!(former.expose(), fresh.access_token().expose());
 }
 
 // The sign-in ends

@@ -704,7 +704,10 @@ fn paged(types: &Types, operation: &Operation<'_>, name: &syn::Ident) -> Result<
     let mut next = field("next")?.map_or_else(|| none.clone(), optional);
     if let Some(back_field) = named("back").map(identifier) {
         let previous = optional(field("previous")?.context("`back` without `previous`")?);
-        let goes_back = quote!(self.#page_field.is_none() && self.#back_field.is_some());
+        // Coze documents "0" as "no position".
+        let has = |field: &syn::Ident| quote!(self.#field.as_deref().is_some_and(|id| !matches!(id, "" | "0")));
+        let (has_page, has_back) = (has(&page_field), has(&back_field));
+        let goes_back = quote!(!#has_page && #has_back);
         position = quote! {
             if #goes_back {
                 return ::coze_wire::Position::Token(self.#back_field.clone().unwrap_or_default());

@@ -397,7 +397,7 @@ impl Shared {
 
 impl Server for Shared {
     fn forget_token(&self) {
-        self.requests.flight.outdate();
+        self.requests.outdate();
         if let Some(forgotten) = self.slot.swap(None) {
             self.replaced(&forgotten);
         }

@@ -119,6 +119,21 @@ impl Requests {
         stored.sign_in().why_unsaved().map_or(Ok(()), Err)
     }
 
+    /// Ends the backoff and outdates the request in flight, because the sign-in has changed: the caller drops the token.
+    pub(super) fn outdate(&self) {
+        self.flight.outdate();
+        self.serves_none();
+    }
+
+    /// The provider has dropped its token.
+    fn serves_none(&self) {
+        if let Some(source) = self.source()
+            && let Some(stored) = source.stored()
+        {
+            stored.serves_none();
+        }
+    }
+
     /// Whether this state can be dropped.
     pub(super) fn is_idle(&self) -> bool {
         let source = lock(&self.source);
@@ -532,6 +547,7 @@ impl<K: Key> Job<K> {
                 *lock(&engine.last_error) = None;
                 flight.complete(token, |token| {
                     key.remove(token);
+                    self.requests.serves_none();
                 });
                 return;
             }

@@ -240,7 +240,7 @@ impl<M: Members> Member<M> {
     /// Drops its token and ends its backoff, because the sign-in has changed.
     pub(super) fn forget_token(&self) {
         if let Some(requests) = self.active() {
-            requests.flight.outdate();
+            requests.outdate();
         }
         self.pool.tokens.remove_if(&self.name, |_| true);
     }

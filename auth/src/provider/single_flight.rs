@@ -142,7 +142,7 @@ impl SingleFlight {
     }
 
     /// Completes the request in flight with an error. Returns the backoff, if there is one. It ends no later than the token
-    /// that is `still_served`.
+    /// that is `still_served`. If the request is stale, its waiters retry, and there is no backoff.
     pub(super) fn fail(
         &self,
         mut error: Error,
@@ -150,6 +150,9 @@ impl SingleFlight {
     ) -> Option<std::time::Duration> {
         let mut backoff = None;
         self.end(|state| {
+            if std::mem::take(&mut state.is_stale) {
+                return Outcome::Abandoned;
+            }
             backoff = state.backoff.record(&mut error, still_served);
             Outcome::Completed(Err(error))
         });

@@ -15,8 +15,8 @@ use crate::{
 
 impl SignIn {
     /// Stores the token of a fresh sign-in. A record that it replaces is moved into quarantine first. Providers that were built
-    /// with this handle or a clone of it forget the former user's token and end their backoff; those of other processes serve
-    /// it until its refresh.
+    /// with this handle or a clone of it forget the former user's token and end their backoff; those of other handles and
+    /// processes serve it until its refresh.
     ///
     /// If the sign-in is stored already, even refreshed, nothing changes. If the store's response was lost, and the
     /// sign-in has been replaced or signed out since, the retry succeeds without writing it again.

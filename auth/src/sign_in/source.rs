@@ -135,6 +135,11 @@ impl StoredSource {
         self.0.state().given = Some(print(current.expose()));
     }
 
+    /// Tells the source that the provider serves no token: a stored one is served if it is valid.
+    pub(crate) fn serves_none(&self) {
+        self.0.state().given = None;
+    }
+
     /// Records that the API refused a token, and when that would have expired. Refreshes because of refusals are
     /// rate-limited.
     pub(crate) fn note_refused_token(&self, refused: &AccessToken, valid_until: Instant) {

@@ -1873,7 +1873,9 @@ is 1024, the API itself.*/
         type Item = types::Message;
         type Page = types::MessagePage;
         fn position(&self) -> ::coze_wire::Position {
-            if self.after_id.is_none() && self.before_id.is_some() {
+            if !self.after_id.as_deref().is_some_and(|id| !matches!(id, "" | "0"))
+                && self.before_id.as_deref().is_some_and(|id| !matches!(id, "" | "0"))
+            {
                 return ::coze_wire::Position::Token(
                     self.before_id.clone().unwrap_or_default(),
                 );
@@ -1881,7 +1883,9 @@ is 1024, the API itself.*/
             ::coze_wire::Position::Token(self.after_id.clone().unwrap_or_default())
         }
         fn at(mut self, position: ::coze_wire::Position) -> Self {
-            if self.after_id.is_none() && self.before_id.is_some() {
+            if !self.after_id.as_deref().is_some_and(|id| !matches!(id, "" | "0"))
+                && self.before_id.as_deref().is_some_and(|id| !matches!(id, "" | "0"))
+            {
                 self.before_id = position.token()
             } else {
                 self.after_id = position.token()
@@ -1893,7 +1897,15 @@ is 1024, the API itself.*/
                 items: page.data,
                 total: ::std::option::Option::None,
                 has_more: page.has_more,
-                next: if self.after_id.is_none() && self.before_id.is_some() {
+                next: if !self
+                    .after_id
+                    .as_deref()
+                    .is_some_and(|id| !matches!(id, "" | "0"))
+                    && self
+                        .before_id
+                        .as_deref()
+                        .is_some_and(|id| !matches!(id, "" | "0"))
+                {
                     page.first_id
                 } else {
                     page.last_id

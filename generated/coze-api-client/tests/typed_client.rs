@@ -246,11 +246,19 @@ fn pages_are_turned_by_cursor() {
     let found = (page.next.as_deref(), page.has_more);
     assert_eq!(found, (Some("m3"), Some(false)));
 
-    let back = list.before_id("m9");
+    for nowhere in ["0", ""] {
+        let list = list.clone().before_id(nowhere);
+        assert_eq!(list.position(), Position::Token(String::new()));
+        assert_eq!(list.page(read(answer.clone())).next.as_deref(), Some("m3"));
+    }
+    let back = list.before_id("m9").after_id("0");
     assert_eq!(back.position(), Position::Token("m9".to_owned()));
     assert_eq!(back.page(read(answer)).next.as_deref(), Some("m1"));
     let next = back.at(Position::Token("m1".to_owned()));
-    assert_eq!(body(next), json!({"before_id": "m1", "limit": 2}));
+    assert_eq!(
+        body(next),
+        json!({"after_id": "0", "before_id": "m1", "limit": 2})
+    );
 }
 
 #[test]

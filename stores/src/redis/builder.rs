@@ -167,11 +167,14 @@ impl RedisStoreBuilder {
 fn is_loopback(host: &str) -> bool {
     match host.parse::<IpAddr>() {
         Ok(address) => address.is_loopback(),
-        Err(_) => {
-            let host = host.to_ascii_lowercase();
-            host == "localhost" || host.ends_with(".localhost")
-        }
+        Err(_) => is_localhost(host),
     }
+}
+
+/// Whether a name is that of this machine, which no DNS server decides (RFC 6761 section 6.3).
+pub(super) fn is_localhost(host: &str) -> bool {
+    let host = host.to_ascii_lowercase();
+    host == "localhost" || host.ends_with(".localhost")
 }
 
 /// Removes the brackets of an IPv6 address in a URL.

@@ -9,12 +9,14 @@
 use std::{
     collections::HashMap,
     fmt,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
 use redis::{
-    AsyncConnectionConfig, Cmd, FromRedisValue, RedisConnectionInfo, aio::MultiplexedConnection,
+    AsyncConnectionConfig, Cmd, FromRedisValue, RedisConnectionInfo, RedisError,
+    aio::MultiplexedConnection,
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -24,7 +26,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::{failure::Failure, tls::Tls};
+use super::{builder::is_localhost, failure::Failure, tls::Tls};
 
 /// Firewalls and load balancers silently drop idle connections.
 const LONGEST_IDLE: Duration = Duration::from_secs(60);
@@ -130,7 +132,12 @@ impl Connections {
     }
 
     async fn connect(&self) -> Result<(MultiplexedConnection, AbortHandle), Failure> {
-        let tcp = TcpStream::connect((self.host.as_str(), self.port)).await;
+        let tcp = if is_localhost(&self.host) {
+            let here: [IpAddr; 2] = [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
+            TcpStream::connect(&here.map(|ip| SocketAddr::new(ip, self.port))[..]).await
+        } else {
+            TcpStream::connect((self.host.as_str(), self.port)).await
+        };
         let tcp = tcp.map_err(Failure::Unconnected)?;
         tcp.set_nodelay(true).map_err(Failure::Unconnected)?;
         match &self.tls {
@@ -147,11 +154,41 @@ impl Connections {
         stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     ) -> Result<(MultiplexedConnection, AbortHandle), Failure> {
         let config = AsyncConnectionConfig::new().set_response_timeout(None);
-        let (connection, driver) =
-            MultiplexedConnection::new_with_config(&self.login, stream, config)
+        let no_login = RedisConnectionInfo::default().set_skip_set_lib_name();
+        let (mut connection, driver) =
+            MultiplexedConnection::new_with_config(&no_login, stream, config)
                 .await
                 .map_err(|error| Failure::of(&error))?;
-        Ok((connection, tokio::spawn(driver).abort_handle()))
+        let driver = tokio::spawn(driver).abort_handle();
+        // The redis crate's own login calls each error of it a wrong password.
+        self.authenticate(&mut connection).await?;
+        if self.login.db() != 0 {
+            let mut select = redis::cmd("SELECT");
+            let selected = select.arg(self.login.db()).exec_async(&mut connection);
+            selected.await.map_err(|error| Failure::of(&error))?;
+        }
+        Ok((connection, driver))
+    }
+
+    async fn authenticate(&self, connection: &mut MultiplexedConnection) -> Result<(), Failure> {
+        let Some(password) = self.login.password() else {
+            return Ok(());
+        };
+        let mut auth = redis::cmd("AUTH");
+        let mut done = auth
+            .arg(self.login.username())
+            .arg(password)
+            .exec_async(connection)
+            .await;
+        let is_before_6 = |error: &RedisError| {
+            let detail = error.detail().unwrap_or_default();
+            detail.contains("wrong number of arguments")
+        };
+        if self.login.username().is_some() && done.as_ref().is_err_and(is_before_6) {
+            let mut auth = redis::cmd("AUTH");
+            done = auth.arg(password).exec_async(connection).await;
+        }
+        done.map_err(|error| Failure::of_login(&error))
     }
 }
 

@@ -63,6 +63,11 @@ static REFUSALS: &[Refusal] = &[
     ),
     refusal("NOAUTH", NotPermitted, "it requires a password (NOAUTH)"),
     refusal("LOADING", Transient, "it is loading its data (LOADING)"),
+    refusal(
+        "max number of clients",
+        Transient,
+        "too many clients are connected to it",
+    ),
     refusal("BUSY", Busy, "a script keeps it busy (BUSY)"),
     refusal(
         "MASTERDOWN",
@@ -82,7 +87,13 @@ static REFUSALS: &[Refusal] = &[
 ];
 
 /// After these errors, a new connection may lead to another server, which accepts the command.
-const ELSEWHERE: [&str; 4] = ["READONLY", "NOAUTH", "LOADING", "MASTERDOWN"];
+const ELSEWHERE: [&str; 5] = [
+    "READONLY",
+    "NOAUTH",
+    "LOADING",
+    "MASTERDOWN",
+    "max number of clients",
+];
 
 impl Failure {
     fn refused(error: &RedisError) -> Self {
@@ -113,10 +124,17 @@ fn word(code: &str) -> Option<String> {
 impl Failure {
     pub(super) fn of(error: &RedisError) -> Self {
         match error.kind() {
-            redis::ErrorKind::AuthenticationFailed => Self::Unauthenticated,
             redis::ErrorKind::Io => Self::Broken,
             redis::ErrorKind::Server(_) | redis::ErrorKind::Extension => Self::refused(error),
             _ => Self::Unexpected,
+        }
+    }
+
+    /// The same for a login, which Redis refuses in words that differ between its versions.
+    pub(super) fn of_login(error: &RedisError) -> Self {
+        match Self::of(error) {
+            Self::Unknown(_) => Self::Unauthenticated,
+            known => known,
         }
     }
 

@@ -80,6 +80,23 @@ async fn a_user_without_write_permission_changes_nothing() {
 }
 
 #[tokio::test]
+async fn a_login_refused_for_another_reason_than_the_password_says_so() {
+    let Some(server) = RedisServer::start() else {
+        return;
+    };
+    server.tell("ACL SETUSER replica reset on >right ~* +@all");
+    let url = server.url_as("replica", "right");
+    // Not a question to a DNS server.
+    let here = url.replace("127.0.0.1", "redis.localhost");
+    let connected = tolerant(here).build().unwrap();
+    assert!(connected.load(&ann()).await.is_ok());
+    server.tell("CONFIG SET maxclients 1");
+    let other = tolerant(url).build().unwrap();
+    let error = other.load(&ann()).await.unwrap_err();
+    assert_eq!(error.kind(), StoreErrorKind::Transient, "{error}");
+}
+
+#[tokio::test]
 async fn a_wrong_password_is_an_error_that_does_not_show_it() {
     let Some(server) = RedisServer::start() else {
         return;
