@@ -372,7 +372,7 @@ async fn json_on_a_terminal_is_indented_and_controls_nothing() {
         "{shown_json}"
     );
 
-    let user = "{\"code\":0,\"data\":{\"user_id\":\"1\",\"user_name\":\"a\u{9b}31m\u{202e}b\",\"nick_name\":\"\",\"avatar_url\":\"\"}}";
+    let user = "{\"code\":0,\"data\":{\"user_id\":\"1\",\"user_name\":\"a\u{9b}31m\u{202e}b❤\u{fe0f}\",\"nick_name\":\"\",\"avatar_url\":\"\"}}";
     let stream = format!("event:new\ndata:{user}\n\nevent:done\ndata:\n\n");
     for (body, kind, arguments) in [
         (user, "application/json", &["whoami", "--json"][..]),
@@ -387,8 +387,13 @@ async fn json_on_a_terminal_is_indented_and_controls_nothing() {
     }
     // Not for programs.
     let answer = ResponseTemplate::new(200).set_body_raw(user, "application/json");
-    let run = world(&server(answer, any()).await).run(&["whoami", "--json"]);
+    let server = server(answer, any()).await;
+    let run = world(&server).run(&["whoami", "--json"]);
     assert!(run.success().contains("a\u{9b}31m\u{202e}b"), "{run}");
+    // On one line, a name has no control characters. Emoji stay whole.
+    let run = world(&server).run(&["whoami"]);
+    let name = "a\\u{9b}31m\\u{202e}b❤\u{fe0f} (user id 1)";
+    assert!(run.success().starts_with(name), "{run}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
