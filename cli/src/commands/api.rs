@@ -67,8 +67,9 @@ pub(crate) async fn run(options: Api, session: &Session<'_>) -> Result<()> {
         let text = String::from_utf8_lossy(json_of(&response));
         terminal.print_json(json::on_one_line(&text)).await?;
         match pages.next(&page) {
-            Some((field, value)) => request.set(field, value)?,
-            None => return Ok(()),
+            Next::Page(field, value) => request.set(field, value)?,
+            Next::End => return Ok(()),
+            Next::Unknown => return Err(incomplete(&response)),
         }
     }
 }
@@ -82,6 +83,19 @@ fn too_slow(request: &RawRequest, timeout: Duration) -> Failure {
             "Coze may have processed the request: check what it was to change before you send it again, with more time: --timeout"
         }
     })
+}
+
+/// A list has more pages than could be requested.
+fn incomplete(response: &Reply<RawBody>) -> Failure {
+    let what = "the list has more pages, but the response has no new items or no new cursor";
+    invalid(response, what)
+}
+
+fn invalid(response: &Reply<RawBody>, what: impl Into<String>) -> Failure {
+    let error = coze_auth::Error::new(ErrorKind::InvalidAnswer, what);
+    error
+        .with_log_id(response.log_id().map(str::to_owned))
+        .into()
 }
 
 /// Whether a response is JSON by its type or, without a type, by its contents.
@@ -101,13 +115,8 @@ fn json_of(response: &RawBody) -> &[u8] {
 
 /// A response as JSON.
 fn parsed<T: DeserializeOwned>(response: &Reply<RawBody>) -> Result<T> {
-    serde_json::from_slice(json_of(response)).map_err(|error| {
-        let what = format!("the response is not JSON: {error}");
-        let error = coze_auth::Error::new(ErrorKind::InvalidAnswer, what);
-        error
-            .with_log_id(response.log_id().map(str::to_owned))
-            .into()
-    })
+    serde_json::from_slice(json_of(response))
+        .map_err(|error| invalid(response, format!("the response is not JSON: {error}")))
 }
 
 /// Prints a response unchanged, then fails if it was to be JSON and is not. On a terminal, JSON is indented, and what is not text
@@ -379,6 +388,8 @@ struct Pages {
     paging: Paging,
     number: u64,
     items: u64,
+    /// Whether the last page says that there is more.
+    has_more: bool,
     last: Option<Value>,
     /// All that were sent: one that comes again would begin an endless cycle.
     cursors: HashSet<String>,
@@ -390,13 +401,14 @@ impl Pages {
             paging,
             number: 1,
             items: 0,
+            has_more: false,
             last: None,
             cursors: HashSet::new(),
         }
     }
 
-    /// The field that asks for the page after this one; `None` after the last page.
-    fn next(&mut self, response: &Value) -> Option<(&'static str, Value)> {
+    /// What follows this page.
+    fn next(&mut self, response: &Value) -> Next {
         let data = &response["data"];
         let member = |name: &str| {
             let inner = data.get(name);
@@ -407,8 +419,17 @@ impl Pages {
         let is_repeated = self.last.as_ref() == Some(data);
         self.last = Some(data.clone());
         self.items += items_of_page;
-        if items_of_page == 0 || is_repeated || member("has_more") == Some(Value::Bool(false)) {
-            return None;
+        let has_more = member("has_more").and_then(|has_more| has_more.as_bool());
+        let had_more = std::mem::replace(&mut self.has_more, has_more == Some(true));
+        let end = match has_more {
+            Some(false) => return Next::End,
+            Some(true) => Next::Unknown,
+            // The page before has promised more.
+            None if had_more && items_of_page == 0 => Next::Unknown,
+            None => Next::End,
+        };
+        if items_of_page == 0 || is_repeated {
+            return end;
         }
         match self.paging {
             Paging::Number(field) => {
@@ -417,18 +438,32 @@ impl Pages {
                     .and_then(|total| total.as_u64())
                     .filter(|total| *total > 0);
                 if total.is_some_and(|total| self.items >= total) {
-                    return None;
+                    return Next::End;
                 }
                 self.number += 1;
-                Some((field, self.number.into()))
+                Next::Page(field, self.number.into())
             }
             Paging::Cursor(field, next) => {
-                let next = member(next)?;
-                let is_new = self.cursors.insert(cursor(&next)?);
-                is_new.then_some((field, next))
+                let next = member(next);
+                let cursor = next.as_ref().and_then(cursor);
+                match next.filter(|_| cursor.is_some_and(|cursor| self.cursors.insert(cursor))) {
+                    Some(next) => Next::Page(field, next),
+                    None => end,
+                }
             }
         }
     }
+}
+
+/// What follows a page.
+#[derive(Debug, PartialEq)]
+enum Next {
+    /// The page that this field with this value asks for.
+    Page(&'static str, Value),
+    /// Nothing.
+    End,
+    /// More, but the response does not say how to ask for it.
+    Unknown,
 }
 
 /// A value that can be a cursor: a number, or a text that is not empty.
@@ -579,36 +614,59 @@ mod tests {
 
     use super::*;
 
-    fn next(pages: &mut Pages, response: Value) -> Option<(&'static str, Value)> {
-        pages.next(&response)
-    }
-
     #[test]
     fn pages_are_counted_until_the_total() {
         let mut counted = Pages::new(Paging::Number("page_num"));
         let page = |id: u8| json!({"data": {"items": [id, id], "total": 3}});
-        assert_eq!(next(&mut counted, page(1)), Some(("page_num", 2.into())));
-        assert_eq!(next(&mut counted, page(2)), None);
+        assert_eq!(counted.next(&page(1)), Next::Page("page_num", 2.into()));
+        assert_eq!(counted.next(&page(2)), Next::End);
     }
 
     #[test]
     fn a_repeated_page_is_the_last() {
-        let mut counted = Pages::new(Paging::Number("page_num"));
-        let page = || json!({"data": {"items": [1]}});
-        assert_eq!(next(&mut counted, page()), Some(("page_num", 2.into())));
-        assert_eq!(next(&mut counted, page()), None);
+        for (has_more, end) in [
+            (json!(null), Next::End),
+            (json!(false), Next::End),
+            (json!(true), Next::Unknown),
+        ] {
+            let mut counted = Pages::new(Paging::Number("page_num"));
+            let page = |has_more: Value| json!({"data": {"items": [1], "has_more": has_more}});
+            let second = Next::Page("page_num", 2.into());
+            assert_eq!(counted.next(&page(json!(true))), second);
+            counted.last = Some(page(has_more.clone())["data"].clone());
+            assert_eq!(counted.next(&page(has_more)), end);
+        }
+    }
+
+    #[test]
+    fn an_empty_page_is_the_last_unless_there_is_more() {
+        for (first, second, end) in [
+            (json!(null), json!(null), Next::End),
+            (json!(true), json!(false), Next::End),
+            (json!(true), json!(null), Next::Unknown),
+            (json!(true), json!(true), Next::Unknown),
+        ] {
+            for paging in [
+                Paging::Number("page_num"),
+                Paging::Cursor("after_id", "last_id"),
+            ] {
+                let mut pages = Pages::new(paging);
+                let full = json!({"data": [7], "last_id": "7", "has_more": first});
+                assert!(matches!(pages.next(&full), Next::Page(..)));
+                let empty = json!({"data": [], "last_id": "8", "has_more": second});
+                assert_eq!(pages.next(&empty), end, "{first} {second}");
+            }
+        }
     }
 
     #[test]
     fn a_cursor_leads_on_while_there_is_more() {
-        let mut cursor = Pages::new(Paging::Cursor("after_id", "last_id"));
+        let mut pages = Pages::new(Paging::Cursor("after_id", "last_id"));
         let page =
             |id: &str, more: bool| json!({"data": [{"id": id}], "last_id": id, "has_more": more});
-        assert_eq!(
-            next(&mut cursor, page("7", true)),
-            Some(("after_id", "7".into()))
-        );
-        assert_eq!(next(&mut cursor, page("8", false)), None);
+        let second = Next::Page("after_id", "7".into());
+        assert_eq!(pages.next(&page("7", true)), second);
+        assert_eq!(pages.next(&page("8", false)), Next::End);
     }
 
     #[test]
@@ -622,22 +680,27 @@ mod tests {
             (json!({"id": 7}), false),
             (json!(["7"]), false),
         ] {
-            let mut cursor = Pages::new(Paging::Cursor("after_id", "last_id"));
-            let page = json!({"data": [{"id": 7}], "last_id": last_id, "has_more": true});
-            let expected = is_cursor.then(|| ("after_id", last_id.clone()));
-            assert_eq!(next(&mut cursor, page), expected, "{last_id}");
+            for (has_more, end) in [(json!(true), Next::Unknown), (json!(null), Next::End)] {
+                let mut pages = Pages::new(Paging::Cursor("after_id", "last_id"));
+                let page = json!({"data": [{"id": 7}], "last_id": last_id, "has_more": has_more});
+                let expected = match is_cursor {
+                    true => Next::Page("after_id", last_id.clone()),
+                    false => end,
+                };
+                assert_eq!(pages.next(&page), expected, "{last_id}");
+            }
         }
     }
 
     #[test]
     fn a_cycle_of_cursors_ends() {
-        let mut cursor = Pages::new(Paging::Cursor("after_id", "last_id"));
+        let mut pages = Pages::new(Paging::Cursor("after_id", "last_id"));
         let page = |id: Value| json!({"data": [id], "last_id": id, "has_more": true});
         for id in [json!("1"), json!(2), json!("3")] {
-            let expected = Some(("after_id", id.clone()));
-            assert_eq!(next(&mut cursor, page(id)), expected);
+            let expected = Next::Page("after_id", id.clone());
+            assert_eq!(pages.next(&page(id)), expected);
         }
-        assert_eq!(next(&mut cursor, page(json!("2"))), None);
+        assert_eq!(pages.next(&page(json!("2"))), Next::Unknown);
     }
 
     #[test]

@@ -153,6 +153,21 @@ async fn refusals_and_failures_of_the_server_have_their_exit_codes() {
     let gateway = ResponseTemplate::new(502).set_body_raw("<html>Bad Gateway</html>", "text/html");
     let failing = server(gateway, path("/v3/chat/cancel")).await;
     assert_run!(world(&failing).run(&["api", "/v3/chat/cancel"]));
+
+    // Whatever the code of a server's failure is.
+    for (status, code, expected) in [
+        (500, 700_000, 6),
+        (503, 4200, 6),
+        (429, 4000, 6),
+        (200, 4013, 6),
+        (400, 4000, 4),
+    ] {
+        let body = json!({"code": code, "msg": "it failed"});
+        let body = ResponseTemplate::new(status).set_body_json(body);
+        let failing = server(body, path("/v3/chat/cancel")).await;
+        let run = world(&failing).run(&["api", "/v3/chat/cancel"]);
+        assert_eq!(run.code, expected, "{status} {code}: {run}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -436,7 +451,7 @@ async fn a_call_ends_at_its_timeout() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_cycle_of_cursors_ends() {
+async fn a_cycle_of_cursors_ends_as_a_failure_of_the_server() {
     let server = MockServer::start().await;
     for (after_id, last_id) in [(None, "1"), (Some("1"), "2"), (Some("2"), "1")] {
         let page =
@@ -462,5 +477,6 @@ async fn a_cycle_of_cursors_ends() {
         "conversation_id=7",
     ];
     let run = world(&server).run(&arguments);
-    assert_eq!(run.success().lines().count(), 3);
+    assert_eq!((run.code, run.stdout.lines().count()), (6, 3), "{run}");
+    assert!(run.stderr.contains("the list has more pages"), "{run}");
 }
