@@ -6,6 +6,7 @@ use std::{
     collections::HashSet,
     io::{self, Read as _},
     path::{Path, PathBuf},
+    str::FromStr,
     time::Duration,
 };
 
@@ -28,7 +29,7 @@ use serde::{
     Deserializer,
     de::{DeserializeOwned, IgnoredAny},
 };
-use serde_json::{Map, Value};
+use serde_json::Value;
 use tokio::{sync::oneshot, time::timeout};
 
 use self::operations::{OPERATIONS, Paging, find};
@@ -67,7 +68,7 @@ pub(crate) async fn run(options: Api, session: &Session<'_>) -> Result<()> {
         let text = String::from_utf8_lossy(json_of(&response));
         terminal.print_json(json::on_one_line(&text)).await?;
         match pages.next(&page) {
-            Next::Page(field, value) => request.set(field, value)?,
+            Next::Page(field, value) => request.set(field, &value.into())?,
             Next::End => return Ok(()),
             Next::Unknown => return Err(incomplete(&response)),
         }
@@ -229,7 +230,7 @@ struct RawRequest {
     method: Method,
     path: String,
     query: Vec<(String, String)>,
-    body: Option<Value>,
+    body: Option<Json>,
     paging: Option<Paging>,
 }
 
@@ -283,19 +284,19 @@ impl RawRequest {
         let in_query = operation.map_or(&[][..], |operation| operation.query);
         for (key, value) in fields {
             if in_query.contains(&key.as_str()) {
-                request.set_query(&key, value);
+                request.set_query(&key, &value);
             } else {
-                request.set(&key, value)?;
+                request.set(&key, &value)?;
             }
         }
         let stream_field = operation.and_then(|operation| operation.stream_field);
         if let (true, Some(field)) = (options.stream, stream_field) {
-            request.set_body(field, Value::Bool(true))?;
+            request.set_body(field, &Value::Bool(true).into())?;
         }
         Ok(request)
     }
 
-    fn set(&mut self, field: &str, value: Value) -> Result<()> {
+    fn set(&mut self, field: &str, value: &Json) -> Result<()> {
         if self.method == Method::GET {
             self.set_query(field, value);
             return Ok(());
@@ -303,19 +304,19 @@ impl RawRequest {
         self.set_body(field, value)
     }
 
-    fn set_query(&mut self, key: &str, value: Value) {
+    fn set_query(&mut self, key: &str, value: &Json) {
         self.query.retain(|(name, _)| name != key);
-        self.query.push((key.to_owned(), shown(&value)));
+        self.query.push((key.to_owned(), value.shown()));
     }
 
-    fn set_body(&mut self, key: &str, value: Value) -> Result<()> {
-        let body = self.body.get_or_insert_with(|| Value::Object(Map::new()));
-        let Value::Object(body) = body else {
+    fn set_body(&mut self, key: &str, value: &Json) -> Result<()> {
+        let body = self.body.as_ref().map_or("{}", |body| &body.0);
+        let Some(body) = json::with_member(body, key, &value.0) else {
             return Err(Failure::usage(
                 "fields can't be added to an input that is not a JSON object",
             ));
         };
-        body.insert(key.to_owned(), value);
+        self.body = Some(Json(body));
         Ok(())
     }
 
@@ -331,7 +332,7 @@ impl RawRequest {
         headers.insert(ACCEPT, HeaderValue::from_static(accept));
         if let Some(body) = &self.body {
             headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-            *request.body_mut() = Some(body.to_string().into());
+            *request.body_mut() = Some(body.0.clone().into());
         }
         Ok(request)
     }
@@ -353,10 +354,12 @@ impl RawRequest {
     }
 
     /// The value of a field in the query or the body.
-    fn value(&self, field: &str) -> Option<Value> {
+    fn value(&self, field: &str) -> Option<String> {
         let in_query = self.query.iter().find(|(key, _)| key == field);
-        let in_query = in_query.map(|(_, value)| Value::String(value.clone()));
-        in_query.or_else(|| self.body.as_ref()?.get(field).cloned())
+        let in_body = || json::member(&self.body.as_ref()?.0, field);
+        in_query
+            .map(|(_, value)| value.clone())
+            .or_else(|| Some(Json(in_body()?).shown()))
     }
 
     fn pages(&self) -> Result<Pages> {
@@ -369,14 +372,11 @@ impl RawRequest {
         let mut pages = Pages::new(paging);
         match paging {
             Paging::Number(field) => {
-                let given = self.value(field).as_ref().map(shown);
-                let number = given.map_or(Ok(1), |number| number.parse());
+                let number = self.value(field).map_or(Ok(1), |number| number.parse());
                 pages.number = number.map_err(|_| Failure::usage("the page is not a number"))?;
             }
             Paging::Cursor(field, _) => {
-                pages
-                    .cursors
-                    .extend(self.value(field).as_ref().and_then(cursor));
+                pages.cursors.extend(self.value(field));
             }
         }
         Ok(pages)
@@ -470,16 +470,35 @@ enum Next {
 fn cursor(value: &Value) -> Option<String> {
     match value {
         Value::String(text) if text.is_empty() => None,
-        Value::String(_) | Value::Number(_) => Some(shown(value)),
+        Value::String(text) => Some(text.clone()),
+        Value::Number(number) => Some(number.to_string()),
         _ => None,
     }
 }
 
-/// A value as it is in a query or a path.
-fn shown(value: &Value) -> String {
-    match value {
-        Value::String(text) => text.clone(),
-        other => other.to_string(),
+/// JSON as text: no number is changed.
+#[derive(Clone, Debug, PartialEq)]
+struct Json(String);
+
+impl Json {
+    /// A value as it is in a query or a path.
+    fn shown(&self) -> String {
+        serde_json::from_str(&self.0).unwrap_or_else(|_| json::on_one_line(&self.0))
+    }
+}
+
+impl From<Value> for Json {
+    fn from(value: Value) -> Self {
+        Self(value.to_string())
+    }
+}
+
+impl FromStr for Json {
+    type Err = serde_json::Error;
+
+    fn from_str(text: &str) -> serde_json::Result<Self> {
+        let _: IgnoredAny = serde_json::from_str(text)?;
+        Ok(Self(text.to_owned()))
     }
 }
 
@@ -489,11 +508,11 @@ fn items(data: &Value) -> Option<&Vec<Value>> {
     data.as_array().or_else(in_object)
 }
 
-fn fields(options: &Api) -> Result<Vec<(String, Value)>> {
+fn fields(options: &Api) -> Result<Vec<(String, Json)>> {
     let texts = options.fields.iter();
-    let texts = texts.map(|(key, value)| Ok((key.clone(), Value::String(value.clone()))));
+    let texts = texts.map(|(key, value)| Ok((key.clone(), Value::from(value.as_str()).into())));
     let json = options.json_fields.iter().map(|(key, value)| {
-        let value = serde_json::from_str(value).map_err(|error| {
+        let value = value.parse().map_err(|error| {
             Failure::usage(format!("the field {key} is not JSON: {error}"))
                 .with_hint("use -f for a text")
         })?;
@@ -503,7 +522,7 @@ fn fields(options: &Api) -> Result<Vec<(String, Value)>> {
 }
 
 /// The path with its parameters, which are taken from the fields.
-fn filled(path: &str, fields: &mut Vec<(String, Value)>) -> Result<String> {
+fn filled(path: &str, fields: &mut Vec<(String, Json)>) -> Result<String> {
     let segments = path.split('/').map(|segment| {
         let name = segment
             .strip_prefix('{')
@@ -513,7 +532,7 @@ fn filled(path: &str, fields: &mut Vec<(String, Value)>) -> Result<String> {
         };
         let index = fields.iter().position(|(key, _)| key == name);
         let missing = || Failure::usage(format!("the path needs a value: -f {name}=…"));
-        let value = shown(&fields.remove(index.ok_or_else(missing)?).1);
+        let value = fields.remove(index.ok_or_else(missing)?).1.shown();
         if matches!(value.as_str(), "" | "." | "..") {
             let message = format!("{name} is empty, or can't be a part of a path");
             return Err(Failure::usage(message));
@@ -524,7 +543,7 @@ fn filled(path: &str, fields: &mut Vec<(String, Value)>) -> Result<String> {
 }
 
 /// Reads an input in a thread of its own: a read from a terminal or a pipe can't be cancelled.
-async fn read_input(path: &Path) -> Result<Value> {
+async fn read_input(path: &Path) -> Result<Json> {
     let (sender, receiver) = oneshot::channel();
     let file = PathBuf::from(path);
     std::thread::spawn(move || {
@@ -538,7 +557,7 @@ async fn read_input(path: &Path) -> Result<Value> {
     let read = receiver.await.map_err(io::Error::other).flatten();
     let name = path.display();
     let text = read.map_err(|error| Failure::io(format_args!("{name} can't be read"), &error))?;
-    serde_json::from_str(&text)
+    text.parse()
         .map_err(|error| Failure::usage(format!("{name} is not JSON: {error}")))
 }
 
@@ -705,10 +724,11 @@ mod tests {
 
     #[test]
     fn parameters_of_a_path_are_taken_from_the_fields() {
-        let mut fields = vec![("b".to_owned(), "x/y".into()), ("c".to_owned(), 1.into())];
+        let field = |name: &str, value: &str| (name.to_owned(), Json(value.to_owned()));
+        let mut fields = vec![field("b", r#""x\/y""#), field("c", "1")];
         assert_eq!(filled("/v1/{b}/d", &mut fields).unwrap(), "/v1/x%2Fy/d");
-        assert_eq!(fields, [("c".to_owned(), Value::from(1))]);
+        assert_eq!(fields, [field("c", "1")]);
         assert!(filled("/v1/{b}", &mut fields).is_err());
-        assert!(filled("/v1/{b}", &mut vec![("b".to_owned(), "..".into())]).is_err());
+        assert!(filled("/v1/{b}", &mut vec![field("b", r#""..""#)]).is_err());
     }
 }

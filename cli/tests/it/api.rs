@@ -114,6 +114,44 @@ async fn an_input_is_the_body_of_any_operation() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_is_sent_keeps_its_digits() {
+    const INPUT: &str = "{ \"b\": 1.10,\n \"a\": 123456789012345678901234567890, \"b\": [-0] }\n";
+    for (arguments, input, expected) in [
+        (&["--input", "-"][..], INPUT, INPUT),
+        (&["--input", "-"], "[1e400]\n", "[1e400]\n"),
+        (
+            &[
+                "--input",
+                "-",
+                "-f",
+                "a=é\"",
+                "-F",
+                "c={\"z\": 1.0, \"a\": 1e400}",
+            ],
+            INPUT,
+            r#"{"b":1.10,"b":[-0],"a":"é\"","c":{"z": 1.0, "a": 1e400}}"#,
+        ),
+        (
+            &["-F", "id=1e400", "-F", "a=2.50"],
+            "",
+            r#"{"id":1e400,"a":2.50}"#,
+        ),
+    ] {
+        let answer = ResponseTemplate::new(200).set_body_json(json!({"code": 0}));
+        let server = server(answer, any()).await;
+        let arguments = [&["api", "/v9/any"], arguments].concat();
+        let run = world(&server).run_with_input(&arguments, input);
+        run.success();
+        let sent = &server.received_requests().await.unwrap()[0].body;
+        assert_eq!(String::from_utf8_lossy(sent), expected);
+    }
+    let answer = ResponseTemplate::new(200).set_body_json(json!({"code": 0}));
+    let server = server(answer, query_param("id", "1e400")).await;
+    let arguments = ["api", "-X", "GET", "/v9/any", "-F", "id=1e400"];
+    world(&server).run(&arguments).success();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn events_are_printed_as_they_come() {
     let stream = events(&[
         ("conversation.message.delta", r#"{"content":"Hi"}"#),
