@@ -149,7 +149,7 @@ fn exit_of(error: &coze_auth::Error) -> Exit {
     }
 }
 
-/// Whether a refusal may be over later: too many requests, or a failure of the server, whatever its code says.
+/// Whether the cause of a refusal may be temporary: too many requests, or a failure of the server, whatever its code says.
 pub(crate) fn is_temporary(error: &coze_auth::Error) -> bool {
     let of_server = { error.status() }.is_some_and(|status| status.is_server_error());
     of_server || error.is_retryable()
@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_of_an_overloaded_server_may_be_over_later() {
+    fn a_refusal_by_an_overloaded_server_is_a_failure_of_the_server() {
         let failure = |status: u16| {
             let error = coze_auth::Error::new(ErrorKind::Refused, "it failed");
             Failure::from(error.with_status(status.try_into().unwrap()))

@@ -1,6 +1,7 @@
 //! What to do about an error: in English as `coze-auth` says, unless its cause is temporary; for the commonest mistakes also in Chinese.
 
 use coze_auth::{Error, ErrorCode, ErrorKind, Flow};
+use coze_wire::RATE_LIMIT;
 
 use crate::failure::is_temporary;
 
@@ -21,13 +22,13 @@ pub(crate) fn of(error: &Error) -> (&'static str, Option<&'static str>) {
     temporary(error).unwrap_or_else(|| (error.hint(), in_chinese(error)))
 }
 
-/// The hints about a refusal that may be over later: what its code advises does not matter then.
+/// The hints about a refusal whose cause may be temporary, whatever its code is.
 fn temporary(error: &Error) -> Option<(&'static str, Option<&'static str>)> {
     if error.kind() != ErrorKind::Refused || error.needs_sign_in() || !is_temporary(error) {
         return None;
     }
     let is_rate_limit = error.status().is_some_and(|status| status.as_u16() == 429)
-        || matches!(error.code(), Some(ErrorCode::Api(4013)));
+        || matches!(error.code(), Some(ErrorCode::Api(RATE_LIMIT)));
     Some(match is_rate_limit {
         true => (
             "too many requests; wait, then try again",

@@ -4,6 +4,7 @@ use coze_api::{
     EventStream, SendExt,
     types::{ChatError, ChatEvent, Message, MessageType},
 };
+use coze_wire::RATE_LIMIT;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 
 use crate::{
@@ -45,7 +46,7 @@ impl Conversation<'_> {
         }
         let mut input = BufReader::new(tokio::io::stdin());
         let mut line = Vec::new();
-        for number in 1.. {
+        for number in 1_u64.. {
             if is_interactive {
                 terminal.note_part(format_args!("{STRONG}> {STRONG:#}"));
             }
@@ -117,7 +118,7 @@ impl Conversation<'_> {
 
     /// Prints a part of a message, or all of it. Each message begins on a line of its own.
     async fn print_part(&self, message: Message, printed: &mut Printed) -> Result<()> {
-        // As those that have only reasoning.
+        // A delta with a part of the reasoning has no content.
         if message.content.is_empty() {
             return Ok(());
         }
@@ -157,6 +158,10 @@ fn is_same(one: Option<&String>, other: Option<&String>) -> bool {
 
 fn failed(error: Option<ChatError>, events: &EventStream<ChatEvent>) -> Failure {
     let error = error.unwrap_or_default();
+    let exit = match error.code {
+        Some(RATE_LIMIT) => Exit::Server,
+        _ => Exit::Refused,
+    };
     let code = error.code.map(|code| format!(" with code {code}"));
     let why = error.msg.map(|why| format!(": {}", events.sanitized(&why)));
     let message = format!(
@@ -164,5 +169,5 @@ fn failed(error: Option<ChatError>, events: &EventStream<ChatEvent>) -> Failure 
         code.unwrap_or_default(),
         why.unwrap_or_default()
     );
-    Failure::new(Exit::Refused, message)
+    Failure::new(exit, message)
 }

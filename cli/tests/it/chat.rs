@@ -214,10 +214,15 @@ async fn run_of(world_of: impl Fn(&MockServer) -> World, more: &[(&str, &str)]) 
 async fn an_answer_that_breaks_off_ends_its_line() {
     let waits = json!({"id": "1", "conversation_id": "77", "status": "requires_action"});
     let waits = waits.to_string();
+    let too_many = json!({"id": "1", "conversation_id": "77", "status": "failed",
+        "last_error": {"code": 4013, "msg": "too many requests"}});
+    let too_many = too_many.to_string();
     for (more, code) in [
         (&[][..], 5),
         (&[("error", r#"{"code": 5000, "msg": "it failed"}"#)], 4),
+        (&[("error", r#"{"code": 4013, "msg": "too many"}"#)], 6),
         (&[("conversation.chat.requires_action", waits.as_str())], 4),
+        (&[("conversation.chat.failed", too_many.as_str())], 6),
     ] {
         let run = run_of(world, more).await;
         assert_eq!((run.code, run.stdout.as_str()), (code, "Hel\n"), "{run}");
