@@ -2,7 +2,7 @@
 
 use std::{borrow::Cow, fmt, io};
 
-use coze_auth::{ErrorCode, ErrorKind};
+use coze_auth::ErrorKind;
 
 use crate::{hints, session::DEFAULT_PROFILE};
 
@@ -140,16 +140,8 @@ fn exit_of(error: &coze_auth::Error) -> Exit {
     match error.kind() {
         ErrorKind::InvalidInput | ErrorKind::Configuration => Exit::Usage,
         ErrorKind::NotSignedIn | ErrorKind::DeviceCodeExpired => Exit::SignInNeeded,
-        ErrorKind::Refused => {
-            let by_status = error
-                .status()
-                .is_some_and(|status| status.is_server_error());
-            match error.code() {
-                Some(ErrorCode::InternalError) => Exit::Server,
-                None if by_status => Exit::Server,
-                _ => Exit::Refused,
-            }
-        }
+        ErrorKind::Refused if is_temporary(error) => Exit::Server,
+        ErrorKind::Refused => Exit::Refused,
         ErrorKind::StateMismatch | ErrorKind::InvalidCallback => Exit::Refused,
         ErrorKind::Connect | ErrorKind::Timeout | ErrorKind::Interrupted => Exit::Network,
         ErrorKind::InvalidAnswer | ErrorKind::UnusableToken => Exit::Server,
@@ -157,17 +149,23 @@ fn exit_of(error: &coze_auth::Error) -> Exit {
     }
 }
 
+/// Whether the cause of a refusal may be temporary: too many requests, or a failure of the server, whatever its code says.
+pub(crate) fn is_temporary(error: &coze_auth::Error) -> bool {
+    let of_server = { error.status() }.is_some_and(|status| status.is_server_error());
+    of_server || error.is_retryable()
+}
+
 impl From<coze_auth::Error> for Failure {
     fn from(error: coze_auth::Error) -> Self {
-        let in_chinese = hints::in_chinese(&error);
-        Self::of(&error, error.to_string(), error.hint(), in_chinese)
+        let (hint, in_chinese) = hints::of(&error);
+        Self::of(&error, error.to_string(), hint, in_chinese)
     }
 }
 
 impl From<coze_api::Error> for Failure {
     fn from(error: coze_api::Error) -> Self {
-        let in_chinese = hints::of_call_in_chinese(&error);
-        Self::of(&error, error.to_string(), error.hint(), in_chinese)
+        let (hint, in_chinese) = hints::of_call(&error);
+        Self::of(&error, error.to_string(), hint, in_chinese)
     }
 }
 
@@ -202,6 +200,21 @@ mod tests {
             assert_eq!(failure.exit(), exit, "{kind}");
             assert!(failure.hint(false).is_some(), "{kind}");
         }
+    }
+
+    #[test]
+    fn a_refusal_by_an_overloaded_server_is_a_failure_of_the_server() {
+        let failure = |status: u16| {
+            let error = coze_auth::Error::new(ErrorKind::Refused, "it failed");
+            Failure::from(error.with_status(status.try_into().unwrap()))
+        };
+        for status in [408, 429, 500, 503] {
+            let failure = failure(status);
+            assert_eq!(failure.exit(), Exit::Server, "{status}");
+            assert!(failure.hint(false).unwrap().contains("again"), "{status}");
+            assert!(failure.hint(true).unwrap().contains("再试"), "{status}");
+        }
+        assert_eq!(failure(400).exit(), Exit::Refused);
     }
 
     #[test]

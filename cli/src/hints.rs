@@ -1,19 +1,48 @@
-//! What to do about the commonest mistakes, in Chinese. All other hints are those of `coze-auth`, in English.
+//! What to do about an error: in English as `coze-auth` says, unless its cause is temporary; for the commonest mistakes also in Chinese.
 
 use coze_auth::{Error, ErrorCode, ErrorKind, Flow};
+use coze_wire::RATE_LIMIT;
 
-/// The hint in Chinese about a call of the API.
-pub(crate) fn of_call_in_chinese(error: &coze_api::Error) -> Option<&'static str> {
+use crate::failure::is_temporary;
+
+/// The hints in English and in Chinese about a call of the API.
+pub(crate) fn of_call(error: &coze_api::Error) -> (&'static str, Option<&'static str>) {
     if error.is_fate_unknown() {
-        return Some(
-            "扣子可能已处理该请求：请勿直接重试，先用对话 ID 和会话 ID 查询对话，或列出该会话的消息",
-        );
+        let in_chinese = "扣子可能已处理该请求：请勿直接重试，先用对话 ID 和会话 ID 查询对话，或列出该会话的消息";
+        return (error.hint(), Some(in_chinese));
     }
-    in_chinese(error)
+    match temporary(error) {
+        Some(hints) => hints,
+        None => (error.hint(), in_chinese(error)),
+    }
+}
+
+/// The hints in English and in Chinese.
+pub(crate) fn of(error: &Error) -> (&'static str, Option<&'static str>) {
+    temporary(error).unwrap_or_else(|| (error.hint(), in_chinese(error)))
+}
+
+/// The hints about a refusal whose cause may be temporary, whatever its code is.
+fn temporary(error: &Error) -> Option<(&'static str, Option<&'static str>)> {
+    if error.kind() != ErrorKind::Refused || error.needs_sign_in() || !is_temporary(error) {
+        return None;
+    }
+    let is_rate_limit = error.status().is_some_and(|status| status.as_u16() == 429)
+        || matches!(error.code(), Some(ErrorCode::Api(RATE_LIMIT)));
+    Some(match is_rate_limit {
+        true => (
+            "too many requests; wait, then try again",
+            Some("请求过于频繁，请稍后再试"),
+        ),
+        false => (
+            "the server failed: try again later; if it happens again, quote the log id to Coze's support",
+            Some("服务器出错，请稍后再试；如仍出现，请将 log id 提供给扣子技术支持"),
+        ),
+    })
 }
 
 /// The hint in Chinese, for the mistakes that have one.
-pub(crate) fn in_chinese(error: &Error) -> Option<&'static str> {
+fn in_chinese(error: &Error) -> Option<&'static str> {
     // The token of an app is not a user's.
     if error.needs_sign_in() && !matches!(error.flow(), Some(Flow::Jwt | Flow::Token)) {
         return Some("尚未登录或登录已失效，请运行 coze login 登录");
@@ -51,7 +80,6 @@ pub(crate) fn in_chinese(error: &Error) -> Option<&'static str> {
         (_, Some(ErrorCode::Api(4200)), _) => {
             Some("找不到该智能体：请检查 ID，并确认它已发布为 API 服务")
         }
-        (_, Some(ErrorCode::Api(4013)), _) => Some("请求过于频繁，请稍后再试"),
         (ErrorKind::DeviceCodeExpired, ..) | (_, Some(ErrorCode::ExpiredToken), _) => {
             Some("用户码（user_code）已过期，请重新运行 coze login，并在有效期内确认")
         }

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use coze_wire::is_invisible;
+use serde_json::Value;
 
 /// Valid JSON, indented.
 pub(crate) fn indented(json: &str) -> String {
@@ -55,6 +56,48 @@ pub(crate) fn escaped(json: &str) -> String {
         }
     }
     out
+}
+
+/// A member of a valid JSON object: the last one of this name, without blanks.
+pub(crate) fn member(object: &str, name: &str) -> Option<String> {
+    let members = members(object)?;
+    let found = members.iter().rfind(|member| is_named(member, name))?;
+    found.get(string_length(found) + 1..).map(str::to_owned)
+}
+
+/// A valid JSON object with this member in place of those of the same name; `None` if it is not an object. The others keep their
+/// order and their tokens.
+pub(crate) fn with_member(object: &str, name: &str, value: &str) -> Option<String> {
+    let mut members = members(object)?;
+    members.retain(|member| !is_named(member, name));
+    members.push(format!("{}:{value}", Value::from(name)));
+    Some(format!("{{{}}}", members.join(",")))
+}
+
+fn is_named(member: &str, name: &str) -> bool {
+    let key = serde_json::from_str::<String>(&member[..string_length(member)]);
+    key.is_ok_and(|key| key == name)
+}
+
+/// The members of a valid JSON object, each with its name, without blanks.
+fn members(object: &str) -> Option<Vec<String>> {
+    let mut members = Vec::new();
+    let mut member = String::new();
+    let mut depth: usize = 0;
+    for token in Tokens(object) {
+        match (token, depth) {
+            (token, 0) if token != "{" => return None,
+            ("," | "}", 1) if !member.is_empty() => members.push(std::mem::take(&mut member)),
+            ("}", 1) | (_, 0) => {}
+            _ => member.push_str(token),
+        }
+        match token {
+            "{" | "[" => depth += 1,
+            "}" | "]" => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+    Some(members)
 }
 
 const BLANKS: [char; 4] = [' ', '\t', '\n', '\r'];
@@ -118,6 +161,31 @@ mod tests {
         assert_eq!(on_one_line(&indented(json)), compact);
         for scalar in ["1", "\"a\"", "null", "{}", "[]"] {
             assert_eq!(indented(scalar), scalar);
+        }
+    }
+
+    #[test]
+    fn a_member_is_set_without_a_change_of_the_others() {
+        let object = r#" { "b":[1.10, {"x":1e400}],"a\"\u0062" : "," , "a":123456789012345678901234567890,
+            "c": {}, "\u0061":2 , "\ud83d":[]}"#;
+        let expected = r#"{"b":[1.10,{"x":1e400}],"a\"\u0062":",","c":{},"\ud83d":[],"a":-0}"#;
+        assert_eq!(with_member(object, "a", "-0").as_deref(), Some(expected));
+        assert_eq!(
+            with_member("{ }", "a\"", "1").as_deref(),
+            Some(r#"{"a\"":1}"#)
+        );
+        for other in ["[]", "[{\"a\":1}]", "1", "\"{}\"", "null"] {
+            assert_eq!(with_member(other, "a", "1"), None);
+            assert_eq!(member(other, "a"), None);
+        }
+        for (name, value) in [
+            ("a", Some("2")),
+            ("a\"b", Some("\",\"")),
+            ("b", Some("[1.10,{\"x\":1e400}]")),
+            ("c", Some("{}")),
+            ("x", None),
+        ] {
+            assert_eq!(member(object, name).as_deref(), value);
         }
     }
 

@@ -30,8 +30,8 @@ pub(crate) struct Session<'t> {
     pub(crate) profile: Option<String>,
     credentials: OnceCell<DefaultCredentials>,
     saving: RefCell<Option<JoinHandle<Result<()>>>>,
-    /// Whether the user has been warned of a foreign endpoint.
-    is_warned: Cell<bool>,
+    /// Whether the user has been told which file is used.
+    is_told: Cell<bool>,
 }
 
 /// Where a token comes from.
@@ -50,7 +50,7 @@ impl<'t> Session<'t> {
             profile,
             credentials: OnceCell::new(),
             saving: RefCell::default(),
-            is_warned: Cell::default(),
+            is_told: Cell::default(),
         }
     }
 
@@ -107,7 +107,7 @@ impl<'t> Session<'t> {
         if self.profile.is_none()
             && let Some((source, config)) = self.find_configuration(None)?
         {
-            self.warn_of(&source, config.endpoint())?;
+            self.tell_of(&source, config.endpoint())?;
             return Ok(Place::Configuration(source, Box::new(config)));
         }
         Ok(Place::Profile(self.profile_name()?))
@@ -136,28 +136,30 @@ impl<'t> Session<'t> {
             Some(_) => error.into(),
             None => explained(error, None),
         })?;
-        self.warn_of(found.source(), found.client().endpoint())?;
+        self.tell_of(found.source(), found.client().endpoint())?;
         Ok(self.credentials.get_or_init(|| found))
     }
 
-    /// Says where requests go, if a file that nobody has named sends them to another endpoint than Coze's.
-    pub(crate) fn warn_of(&self, source: &Source, endpoint: &Endpoint) -> Result<()> {
+    /// Says which file is used if nobody has named it, also with `--quiet`. Warns if it sends requests to another endpoint than Coze's.
+    pub(crate) fn tell_of(&self, source: &Source, endpoint: &Endpoint) -> Result<()> {
         let Source::File(path) = source else {
             return Ok(());
         };
-        if !is_foreign(endpoint)
-            || self.builder().named_configuration_file()?.is_some()
-            || self.is_warned.replace(true)
-        {
+        if self.builder().named_configuration_file()?.is_some() || self.is_told.replace(true) {
             return Ok(());
         }
-        let (api_base, www_base) = (endpoint.api_base(), endpoint.www_base());
         let path = path.display().to_string();
-        let warning = format!(
-            "warning: {path} in the working folder sends requests to {api_base}, with the pages of {www_base}, which is neither site of Coze; if you trust it, set COZE_OAUTH_CONFIG={}",
-            shell_word(&path)
-        );
-        self.terminal.say(Printable(&warning));
+        let told = if is_foreign(endpoint) {
+            format!(
+                "warning: {path} in the working folder sends requests to {}, with the pages of {}, which is neither site of Coze; if you trust it, set COZE_OAUTH_CONFIG={}",
+                endpoint.api_base(),
+                endpoint.www_base(),
+                shell_word(&path)
+            )
+        } else {
+            format!("Using {path} in the working folder (COZE_OAUTH_CONFIG is not set).")
+        };
+        self.terminal.say(Printable(&told));
         Ok(())
     }
 

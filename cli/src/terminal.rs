@@ -59,13 +59,17 @@ impl Terminal {
 
     /// Prints a result, with a line break.
     pub(crate) async fn print(&self, text: impl Display) -> Result<()> {
-        self.print_part(format_args!("{text}\n")).await
+        let text = format!("{text}\n");
+        in_thread(move || write_all(anstream::stdout().lock(), text.as_bytes())).await
     }
 
-    /// Prints a part of a result at once.
-    pub(crate) async fn print_part(&self, text: impl Display) -> Result<()> {
-        let text = text.to_string();
-        in_thread(move || write_all(anstream::stdout().lock(), text.as_bytes())).await
+    /// Prints a part of a text from a server at once: unchanged, or as [`PrintableLines`] on a terminal.
+    pub(crate) async fn print_text(&self, text: String) -> Result<()> {
+        let text = match output_is_terminal() {
+            true => PrintableLines(&text).to_string(),
+            false => text,
+        };
+        self.print_bytes(text).await
     }
 
     /// Prints JSON, with a line break. On a terminal, the characters that control it or are not seen are escaped.
@@ -162,13 +166,23 @@ fn is_chinese(variable: impl Fn(&str) -> Option<String>) -> bool {
     locale.is_some_and(|locale| locale.starts_with("zh"))
 }
 
-/// A text on one line, without characters that control a terminal, or that are not seen.
+/// Whether a character controls a terminal, or could deceive its user. Other invisible characters belong to ordinary text: soft
+/// hyphens, the joiners of Persian words and emoji, and variation selectors.
+fn is_escaped(c: char) -> bool {
+    is_invisible(c)
+        && !matches!(
+            c,
+            '\u{ad}' | '\u{200c}' | '\u{200d}' | '\u{fe00}'..='\u{fe0f}'
+        )
+}
+
+/// A text on one line, without characters that control a terminal or could deceive its user.
 pub(crate) struct Printable<'a>(pub(crate) &'a str);
 
 impl Display for Printable<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for character in self.0.chars() {
-            if is_invisible(character) {
+            if is_escaped(character) {
                 write!(f, "{}", character.escape_unicode())?;
             } else {
                 write!(f, "{character}")?;
@@ -178,14 +192,16 @@ impl Display for Printable<'_> {
     }
 }
 
-/// The same for a text that may have lines and tabs.
+/// The same for a text, or a part of one, that may have lines and tabs. A carriage return is not shown before a line feed, which
+/// may begin the next part.
 pub(crate) struct PrintableLines<'a>(pub(crate) &'a str);
 
 impl Display for PrintableLines<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for part in self.0.split_inclusive(['\n', '\t']) {
-            let line = part.trim_end_matches(['\n', '\t']);
-            write!(f, "{}{}", Printable(line), &part[line.len()..])?;
+            let (line, end) = part.split_at(part.trim_end_matches(['\n', '\t']).len());
+            let without_return = line.strip_suffix('\r').filter(|_| end != "\t");
+            write!(f, "{}{end}", Printable(without_return.unwrap_or(line)))?;
         }
         Ok(())
     }
@@ -262,11 +278,29 @@ mod tests {
 
     #[test]
     fn control_characters_do_not_reach_the_terminal() {
-        let text = "a\u{1b}[31m\u{202e}b\n\tc\u{9b}\r\n";
-        let on_one_line = r"a\u{1b}[31m\u{202e}b\u{a}\u{9}c\u{9b}\u{d}\u{a}";
+        let text = "a\u{1b}[31m\u{202e}b\n\tc\u{9b}\r\n\r\t";
+        let on_one_line = r"a\u{1b}[31m\u{202e}b\u{a}\u{9}c\u{9b}\u{d}\u{a}\u{d}\u{9}";
         assert_eq!(Printable(text).to_string(), on_one_line);
-        let in_lines = "a\\u{1b}[31m\\u{202e}b\n\tc\\u{9b}\\u{d}\n";
+        let in_lines = "a\\u{1b}[31m\\u{202e}b\n\tc\\u{9b}\n\\u{d}\t";
         assert_eq!(PrintableLines(text).to_string(), in_lines);
+        for deceiving in
+            "\0\u{7f}\u{85}\u{61c}\u{200b}\u{200e}\u{2028}\u{2029}\u{2066}\u{feff}\u{3164}\u{e0041}"
+                .chars()
+        {
+            let shown = PrintableLines(&deceiving.to_string()).to_string();
+            assert_eq!(shown, deceiving.escape_unicode().to_string());
+        }
+    }
+
+    #[test]
+    fn ordinary_text_is_unchanged() {
+        let text =
+            "☀\u{fe0f} ❤\u{fe0f} 👨\u{200d}👩\u{200d}👧 می\u{200c}خواهم Silben\u{ad}trennung 扣子";
+        assert_eq!(Printable(text).to_string(), text);
+        assert_eq!(PrintableLines(text).to_string(), text);
+        // The parts of an answer may end anywhere.
+        let parts = ["a\r", "\nb\r\n"].map(|part| PrintableLines(part).to_string());
+        assert_eq!(parts.concat(), "a\nb\n");
     }
 
     #[test]

@@ -2,15 +2,16 @@
 
 use coze_api::{
     EventStream, SendExt,
-    types::{ChatError, ChatEvent, MessageType},
+    types::{ChatError, ChatEvent, Message, MessageType},
 };
+use coze_wire::RATE_LIMIT;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 
 use crate::{
     args::Chat,
     failure::{Exit, Failure, Result},
     session::{Api, Session},
-    terminal::{PrintableLines, STRONG, input_is_terminal},
+    terminal::{STRONG, input_is_terminal},
 };
 
 pub(crate) async fn run(options: Chat, session: &Session<'_>) -> Result<()> {
@@ -43,18 +44,25 @@ impl Conversation<'_> {
         if is_interactive {
             terminal.note("Ctrl-D ends the conversation.");
         }
-        let mut lines = BufReader::new(tokio::io::stdin()).lines();
-        loop {
+        let mut input = BufReader::new(tokio::io::stdin());
+        let mut line = Vec::new();
+        for number in 1_u64.. {
             if is_interactive {
                 terminal.note_part(format_args!("{STRONG}> {STRONG:#}"));
             }
-            let Some(line) = lines.next_line().await? else {
-                return Ok(());
-            };
-            if !line.trim().is_empty() {
-                self.ask(&line).await?;
+            line.clear();
+            if input.read_until(b'\n', &mut line).await? == 0 {
+                break;
+            }
+            let text = str::from_utf8(&line)
+                .map_err(|_| Failure::usage(format!("line {number} of the input is not UTF-8")))?;
+            let text = text.strip_suffix('\n').unwrap_or(text);
+            let text = text.strip_suffix('\r').unwrap_or(text);
+            if !text.trim().is_empty() {
+                self.ask(text).await?;
             }
         }
+        Ok(())
     }
 
     /// Sends a message, and prints the answer as it comes.
@@ -65,9 +73,9 @@ impl Conversation<'_> {
             call = call.conversation_id(id);
         }
         let mut events = call.send().await?;
-        let mut has_printed = false;
-        let outcome = self.print_answer(&mut events, &mut has_printed).await;
-        if outcome.is_ok() || has_printed {
+        let mut printed = Printed::default();
+        let outcome = self.print_answer(&mut events, &mut printed).await;
+        if outcome.is_ok() || !printed.0.is_empty() {
             self.session.terminal.print("").await?;
         }
         outcome
@@ -77,7 +85,7 @@ impl Conversation<'_> {
     async fn print_answer(
         &mut self,
         events: &mut EventStream<ChatEvent>,
-        has_printed: &mut bool,
+        printed: &mut Printed,
     ) -> Result<()> {
         while let Some(event) = events.try_next().await? {
             match event {
@@ -85,9 +93,14 @@ impl Conversation<'_> {
                     self.id = Some(chat.conversation_id);
                 }
                 ChatEvent::MessageDelta(message) if message.type_ == Some(MessageType::Answer) => {
-                    *has_printed = true;
-                    let text = PrintableLines(&message.content);
-                    self.session.terminal.print_part(text).await?;
+                    self.print_part(message, printed).await?;
+                }
+                // A short answer may come without deltas.
+                ChatEvent::MessageCompleted(message)
+                    if message.type_ == Some(MessageType::Answer)
+                        && !printed.has(message.id.as_ref()) =>
+                {
+                    self.print_part(message, printed).await?;
                 }
                 ChatEvent::ChatFailed(chat) => {
                     return Err(failed(chat.last_error, events));
@@ -102,10 +115,53 @@ impl Conversation<'_> {
         }
         Ok(())
     }
+
+    /// Prints a part of a message, or all of it. Each message begins on a line of its own.
+    async fn print_part(&self, message: Message, printed: &mut Printed) -> Result<()> {
+        // A delta with a part of the reasoning has no content.
+        if message.content.is_empty() {
+            return Ok(());
+        }
+        let mut text = message.content;
+        if !printed.begin(message.id) {
+            text.insert(0, '\n');
+        }
+        self.session.terminal.print_text(text).await
+    }
+}
+
+/// The ids of the messages of which something was printed; the last one is that of the last part. A message without an id is the
+/// same as any other.
+#[derive(Default)]
+struct Printed(Vec<Option<String>>);
+
+impl Printed {
+    fn has(&self, id: Option<&String>) -> bool {
+        self.0.iter().any(|printed| is_same(printed.as_ref(), id))
+    }
+
+    /// Adds the message of the next part. Returns whether that continues the last line: it is the first message, or the same again.
+    fn begin(&mut self, id: Option<String>) -> bool {
+        let last = self.0.last();
+        if last.is_some_and(|last| is_same(last.as_ref(), id.as_ref())) {
+            return true;
+        }
+        let is_first = self.0.is_empty();
+        self.0.push(id);
+        is_first
+    }
+}
+
+fn is_same(one: Option<&String>, other: Option<&String>) -> bool {
+    one.is_none() || other.is_none() || one == other
 }
 
 fn failed(error: Option<ChatError>, events: &EventStream<ChatEvent>) -> Failure {
     let error = error.unwrap_or_default();
+    let exit = match error.code {
+        Some(RATE_LIMIT) => Exit::Server,
+        _ => Exit::Refused,
+    };
     let code = error.code.map(|code| format!(" with code {code}"));
     let why = error.msg.map(|why| format!(": {}", events.sanitized(&why)));
     let message = format!(
@@ -113,5 +169,5 @@ fn failed(error: Option<ChatError>, events: &EventStream<ChatEvent>) -> Failure 
         code.unwrap_or_default(),
         why.unwrap_or_default()
     );
-    Failure::new(Exit::Refused, message)
+    Failure::new(exit, message)
 }

@@ -31,7 +31,7 @@ pub(crate) async fn run(options: Jwt, session: &Session<'_>) -> Result<()> {
 
 fn flow(session: &Session<'_>) -> Result<JwtFlow> {
     let (source, config) = session.builder().configuration(Some(Flow::Jwt))?;
-    session.warn_of(&source, config.endpoint())?;
+    session.tell_of(&source, config.endpoint())?;
     match config.build_with(client())? {
         ConfiguredFlow::Jwt(jwt) => Ok(jwt),
         _ => Err(Failure::usage("the configuration is not that of a JWT app")),

@@ -114,6 +114,44 @@ async fn an_input_is_the_body_of_any_operation() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_is_sent_keeps_its_digits() {
+    const INPUT: &str = "{ \"b\": 1.10,\n \"a\": 123456789012345678901234567890, \"b\": [-0] }\n";
+    for (arguments, input, expected) in [
+        (&["--input", "-"][..], INPUT, INPUT),
+        (&["--input", "-"], "[1e400]\n", "[1e400]\n"),
+        (
+            &[
+                "--input",
+                "-",
+                "-f",
+                "a=é\"",
+                "-F",
+                "c={\"z\": 1.0, \"a\": 1e400}",
+            ],
+            INPUT,
+            r#"{"b":1.10,"b":[-0],"a":"é\"","c":{"z": 1.0, "a": 1e400}}"#,
+        ),
+        (
+            &["-F", "id=1e400", "-F", "a=2.50"],
+            "",
+            r#"{"id":1e400,"a":2.50}"#,
+        ),
+    ] {
+        let answer = ResponseTemplate::new(200).set_body_json(json!({"code": 0}));
+        let server = server(answer, any()).await;
+        let arguments = [&["api", "/v9/any"], arguments].concat();
+        let run = world(&server).run_with_input(&arguments, input);
+        run.success();
+        let sent = &server.received_requests().await.unwrap()[0].body;
+        assert_eq!(String::from_utf8_lossy(sent), expected);
+    }
+    let answer = ResponseTemplate::new(200).set_body_json(json!({"code": 0}));
+    let server = server(answer, query_param("id", "1e400")).await;
+    let arguments = ["api", "-X", "GET", "/v9/any", "-F", "id=1e400"];
+    world(&server).run(&arguments).success();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn events_are_printed_as_they_come() {
     let stream = events(&[
         ("conversation.message.delta", r#"{"content":"Hi"}"#),
@@ -153,6 +191,21 @@ async fn refusals_and_failures_of_the_server_have_their_exit_codes() {
     let gateway = ResponseTemplate::new(502).set_body_raw("<html>Bad Gateway</html>", "text/html");
     let failing = server(gateway, path("/v3/chat/cancel")).await;
     assert_run!(world(&failing).run(&["api", "/v3/chat/cancel"]));
+
+    // Whatever the code of a server's failure is.
+    for (status, code, expected) in [
+        (500, 700_000, 6),
+        (503, 4200, 6),
+        (429, 4000, 6),
+        (200, 4013, 6),
+        (400, 4000, 4),
+    ] {
+        let body = json!({"code": code, "msg": "it failed"});
+        let body = ResponseTemplate::new(status).set_body_json(body);
+        let failing = server(body, path("/v3/chat/cancel")).await;
+        let run = world(&failing).run(&["api", "/v3/chat/cancel"]);
+        assert_eq!(run.code, expected, "{status} {code}: {run}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -372,7 +425,7 @@ async fn json_on_a_terminal_is_indented_and_controls_nothing() {
         "{shown_json}"
     );
 
-    let user = "{\"code\":0,\"data\":{\"user_id\":\"1\",\"user_name\":\"a\u{9b}31m\u{202e}b\",\"nick_name\":\"\",\"avatar_url\":\"\"}}";
+    let user = "{\"code\":0,\"data\":{\"user_id\":\"1\",\"user_name\":\"a\u{9b}31m\u{202e}b❤\u{fe0f}\",\"nick_name\":\"\",\"avatar_url\":\"\"}}";
     let stream = format!("event:new\ndata:{user}\n\nevent:done\ndata:\n\n");
     for (body, kind, arguments) in [
         (user, "application/json", &["whoami", "--json"][..]),
@@ -387,8 +440,13 @@ async fn json_on_a_terminal_is_indented_and_controls_nothing() {
     }
     // Not for programs.
     let answer = ResponseTemplate::new(200).set_body_raw(user, "application/json");
-    let run = world(&server(answer, any()).await).run(&["whoami", "--json"]);
+    let server = server(answer, any()).await;
+    let run = world(&server).run(&["whoami", "--json"]);
     assert!(run.success().contains("a\u{9b}31m\u{202e}b"), "{run}");
+    // On one line, a name has no control characters. Emoji stay whole.
+    let run = world(&server).run(&["whoami"]);
+    let name = "a\\u{9b}31m\\u{202e}b❤\u{fe0f} (user id 1)";
+    assert!(run.success().starts_with(name), "{run}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -431,7 +489,7 @@ async fn a_call_ends_at_its_timeout() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_cycle_of_cursors_ends() {
+async fn a_cycle_of_cursors_ends_as_a_failure_of_the_server() {
     let server = MockServer::start().await;
     for (after_id, last_id) in [(None, "1"), (Some("1"), "2"), (Some("2"), "1")] {
         let page =
@@ -457,5 +515,6 @@ async fn a_cycle_of_cursors_ends() {
         "conversation_id=7",
     ];
     let run = world(&server).run(&arguments);
-    assert_eq!(run.success().lines().count(), 3);
+    assert_eq!((run.code, run.stdout.lines().count()), (6, 3), "{run}");
+    assert!(run.stderr.contains("the list has more pages"), "{run}");
 }

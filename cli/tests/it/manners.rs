@@ -353,7 +353,7 @@ async fn a_text_of_the_server_does_not_forge_a_line() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_file_that_nobody_named_leads_nowhere_else_silently() {
+async fn a_file_that_nobody_named_is_not_used_silently() {
     let mock = MockCoze::start().await.unwrap();
     let foreign = "https://api.coze.example";
     let file = |base: &str| {
@@ -389,9 +389,27 @@ async fn a_file_that_nobody_named_leads_nowhere_else_silently() {
             &format!(r#""coze_www_base":"{pages}""#),
         );
         std::fs::write(&path, file).unwrap();
-        let run = world.run(&["status"]);
-        run.success();
-        assert_eq!(run.stderr, "", "{base}");
+        for arguments in [&["status"][..], &["--quiet", "status"]] {
+            let run = world.run(arguments);
+            run.success();
+            let told = "Using coze_oauth_config.json in the working folder (COZE_OAUTH_CONFIG is not set).\n";
+            assert_eq!(run.stderr, told, "{base}");
+        }
+    }
+    // The file is that of the mock.
+    let token = world.run(&["--quiet", "token"]);
+    assert!(token.success().starts_with("czs_"), "{token}");
+    assert_eq!(token.stdout.lines().count(), 1, "{token}");
+    for arguments in [
+        &["header"][..],
+        &["jwt"],
+        &["whoami"],
+        &["api", "/v1/users/me"],
+    ] {
+        let run = world.run(arguments);
+        let told = run.stderr.matches("Using coze_oauth_config.json").count();
+        assert_eq!(told, 1, "{run}");
+        assert!(!run.stdout.contains("Using"), "{run}");
     }
     std::fs::write(&path, file(foreign)).unwrap();
     let world = world.set("COZE_OAUTH_CONFIG", "coze_oauth_config.json");

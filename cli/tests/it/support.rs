@@ -138,7 +138,7 @@ impl World {
     }
 
     /// The same with this standard input.
-    pub(crate) fn run_with_input(&self, arguments: &[&str], input: &str) -> Run {
+    pub(crate) fn run_with_input(&self, arguments: &[&str], input: impl AsRef<[u8]>) -> Run {
         let mut command = self.command(arguments);
         command
             .stdin(Stdio::piped())
@@ -147,7 +147,7 @@ impl World {
         let mut child = command.spawn().unwrap();
         let mut stdin = child.stdin.take().unwrap();
         // The program may end without having read it.
-        let _ = stdin.write_all(input.as_bytes());
+        let _ = stdin.write_all(input.as_ref());
         drop(stdin);
         Run::of(child.wait_with_output().unwrap())
     }
