@@ -466,6 +466,27 @@ async fn the_secret_of_a_web_app_comes_from_the_store_or_a_variable_and_is_in_no
     machine.mock.assert_clean();
 }
 
+#[tokio::test]
+async fn a_change_of_a_profile_reaches_the_provider_that_was_found_with_it() {
+    let machine = Machine::new().await;
+    let first = machine.log_in("default", Flow::Device).await;
+    let profiles = machine.profiles();
+    let found = machine.builder().profiles(profiles.clone()).find().await;
+    let found = found.unwrap();
+    let served = found.token().await.unwrap();
+    assert_eq!(served.expose(), first.access_token().expose());
+
+    let (config, other) = machine.sign_in(Flow::Device).await;
+    profiles
+        .put("default", &config, None, &other)
+        .await
+        .unwrap();
+    let served = found.token().await.unwrap();
+    assert_eq!(served.expose(), other.access_token().expose());
+    profiles.sign_out("default").await.unwrap();
+    assert!(found.token().await.unwrap_err().needs_sign_in());
+}
+
 #[track_caller]
 fn assert_no_secret_is_left(machine: &Machine) {
     for entry in fs::read_dir(machine.folder.path().join("user/sign-ins")).unwrap() {

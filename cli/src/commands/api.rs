@@ -369,6 +369,18 @@ impl RawRequest {
                 self.path
             )));
         };
+        let has = |field: &str| {
+            let id = self.value(field);
+            id.is_some_and(|id| !matches!(&*id, "" | "0"))
+        };
+        // Messages before a position are listed backwards.
+        let goes_back = has("before_id") && !has("after_id");
+        let paging = match paging {
+            Paging::Cursor("after_id", "last_id") if goes_back => {
+                Paging::Cursor("before_id", "first_id")
+            }
+            other => other,
+        };
         let mut pages = Pages::new(paging);
         match paging {
             Paging::Number(field) => {

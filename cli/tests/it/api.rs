@@ -518,3 +518,21 @@ async fn a_cycle_of_cursors_ends_as_a_failure_of_the_server() {
     assert_eq!((run.code, run.stdout.lines().count()), (6, 3), "{run}");
     assert!(run.stderr.contains("the list has more pages"), "{run}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn messages_before_a_position_are_listed_backwards() {
+    let server = MockServer::start().await;
+    for (before_id, ids, has_more) in [("7", ["5", "6"], true), ("5", ["3", "4"], false)] {
+        let data = ids.map(|id| json!({"id": id}));
+        let page = json!({"code": 0, "data": data, "first_id": ids[0], "last_id": ids[1], "has_more": has_more});
+        Mock::given(body_json(json!({"before_id": before_id})))
+            .respond_with(ResponseTemplate::new(200).set_body_json(page))
+            .expect(1)
+            .mount(&server)
+            .await;
+    }
+    let path = "/v1/conversation/message/list";
+    let fields = ["-f", "conversation_id=c", "-f", "before_id=7"];
+    let run = world(&server).run(&[&["api", path, "--paginate"], &fields[..]].concat());
+    assert_eq!(run.success().lines().count(), 2);
+}
