@@ -3,6 +3,7 @@
 use crate::context::{RequestContext, text};
 use crate::endpoint::Endpoint;
 use crate::envelope::{Contents, Refused};
+use crate::fault::Fault;
 use crate::state::{
     Chat, Conversation, Conversations, Event, Ids, Listing, NewChat, NewConversation, NewMessage,
 };
@@ -177,7 +178,7 @@ fn create_chat(
         bot_id,
         messages,
         meta_data: body.get("meta_data").cloned().unwrap_or_default(),
-        reply: context.reply.take().unwrap_or_default(),
+        reply: context.take_script(Fault::as_reply).unwrap_or_default(),
         is_saved: body.get("auto_save_history") != Some(&Value::Bool(false)),
     };
     let is_saved = new.is_saved;

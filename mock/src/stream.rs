@@ -199,6 +199,11 @@ impl ScriptedStream {
         content + end
     }
 
+    /// Whether the script does not use the real response.
+    pub(crate) fn replaces(&self) -> bool {
+        self.content != Content::Reply
+    }
+
     /// The response of a script that does not use the real one.
     pub(crate) fn answer_instead(&self, log_id: &str) -> Option<Answer> {
         match &self.content {

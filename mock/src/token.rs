@@ -191,6 +191,7 @@ fn exchange_jwt(context: &mut RequestContext<'_>, body: &Value) -> Result<Answer
         .and_then(Value::as_u64)
         .unwrap_or(DEFAULT_JWT_TOKEN_SECONDS);
     let lifetime = context
+        .applied
         .token_lifetime
         .map_or(asked, |fault| fault.as_secs());
     let expires_at = context.now.as_secs().saturating_add(lifetime);
