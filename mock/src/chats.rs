@@ -169,8 +169,7 @@ fn create_chat(
             let is_running = chat.is_running();
             conversation.chats.insert(id, chat);
             if is_running {
-                let message = "the conversation runs another chat";
-                return Err(Refused::bad_request(message));
+                return Err(Refused::conversation_busy());
             }
         }
     }

@@ -222,12 +222,20 @@ async fn a_chat_continues_with_the_clock() {
     let client = Client::new();
     let chat = client.chat(question("Will it rain?")).await;
     let path = format!("/v3/chat?conversation_id={}", chat.0);
-    let second = client.post(&path, PAT, &question("And now?")).await;
-    assert_eq!(
-        (second.status.as_u16(), &second.json["code"]),
-        (400, &json!(4000)),
-        "a conversation runs one chat at a time"
-    );
+    let reply = ScriptedReply::new().text("It stopped.");
+    let faults = client.mock.faults();
+    faults.add(reply, Endpoint::CreateChat, Times::ONCE);
+    let mut streamed = question("And now?");
+    streamed["stream"] = true.into();
+    for second in [question("And now?"), streamed] {
+        let second = client.post(&path, PAT, &second).await;
+        assert_eq!(
+            (second.status.as_u16(), &second.json["code"]),
+            (200, &json!(4016)),
+            "a conversation runs one chat at a time"
+        );
+    }
+    assert_eq!(faults.pending().len(), 1, "no chat has started");
     client.mock.clock().advance(Duration::from_secs(2));
     let messages = client.about_chat("message/list", &chat).await;
     assert_eq!(contents(&messages), ["You said: Will it rain?"]);
