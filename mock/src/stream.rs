@@ -12,7 +12,7 @@ use std::num::NonZeroUsize;
 use std::time::Duration;
 
 /// A script for an event stream: its end, its timing, and its chunks. Planned like a fault, for requests of a stream;
-/// other requests are answered as usual.
+/// other requests are answered as usual. A request that is refused does not use up a script for the bot's reply.
 ///
 /// ```
 /// # fn main() -> Result<(), coze_mock::Error> {
