@@ -345,6 +345,8 @@ impl Meaning {
 
 /// The API code for a bot, or another resource, that does not exist or is not published.
 const NOT_FOUND: i64 = 4200;
+/// The API code for a conversation that already runs a chat.
+const CONVERSATION_BUSY: i64 = 4016;
 
 impl Error {
     /// An error of your own [`TokenProvider`](crate::TokenProvider). Neither the text nor the source may contain a
@@ -704,6 +706,9 @@ fn hint_for_code(code: &ErrorCode, flow: Option<Flow>) -> &'static str {
             "the access token is missing, expired or revoked; get a new one"
         }
         ErrorCode::Api(RATE_LIMIT) => "too many requests; wait, then try again",
+        ErrorCode::Api(CONVERSATION_BUSY) => {
+            "the conversation already runs a chat: wait until it ends, or cancel it"
+        }
         ErrorCode::Api(NOT_FOUND) => {
             "check the id that the message names, and that it is published (a bot: as an API)"
         }
@@ -1140,6 +1145,7 @@ mod tests {
                 "check the access token",
             ),
             (None, Api(4101), "no permission", "grant"),
+            (None, Api(4016), "busy", "wait until it ends"),
         ] {
             let error = refused_with(flow, "api.coze.com", code, message);
             assert!(

@@ -77,6 +77,9 @@ fn in_chinese(error: &Error) -> Option<&'static str> {
         (_, Some(ErrorCode::Api(4101)), _) => {
             Some("令牌没有访问该资源的权限：请检查令牌的权限点和工作空间范围")
         }
+        (_, Some(ErrorCode::Api(4016)), _) => {
+            Some("该会话已有进行中的对话：请等待其结束或取消它，或换一个会话")
+        }
         (_, Some(ErrorCode::Api(4200)), _) => {
             Some("找不到该智能体：请检查 ID，并确认它已发布为 API 服务")
         }

@@ -84,9 +84,6 @@ pub(crate) fn verify(
             "only one of device_id and custom_consumer is recommended",
         );
     }
-    if jwt.header.get("typ").is_none() {
-        findings.note("jwt/header/typ", "the documented header has typ JWT");
-    }
     Ok(Claims {
         jti,
         session_name: jwt.claim("session_name").map(str::to_owned),
@@ -98,6 +95,13 @@ pub(crate) fn verify(
 /// Checks that the claims are present and of the documented types.
 fn check_types(jwt: &Jwt<'_>, findings: &mut Findings) -> Result<(), Refusal> {
     let mut first: Option<String> = None;
+    // RFC 7515 section 4.1.9 leaves it optional, and so do many libraries. Coze's page `oauth_jwt` requires it, and every
+    // official SDK sends it.
+    if jwt.header.get("typ").is_none()
+        && !findings.tolerates(Tolerance::MissingTyp, "jwt/header/typ", "required")
+    {
+        first = Some("jwt: typ: required".to_owned());
+    }
     let mut breach = |place: &str, rule: &str| {
         findings.violation(format!("jwt/{place}"), rule);
         let name = place.rsplit('/').next().unwrap_or(place);

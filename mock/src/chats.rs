@@ -3,6 +3,7 @@
 use crate::context::{RequestContext, text};
 use crate::endpoint::Endpoint;
 use crate::envelope::{Contents, Refused};
+use crate::fault::Fault;
 use crate::state::{
     Chat, Conversation, Conversations, Event, Ids, Listing, NewChat, NewConversation, NewMessage,
 };
@@ -14,6 +15,7 @@ use std::time::Duration;
 /// Executes an operation. The contract has validated its parameters and body, the bot exists, and the token may access
 /// it.
 pub(crate) fn call(context: &mut RequestContext<'_>, body: &Value) -> Result<Contents, Refused> {
+    check_fields(context, body)?;
     let (now, endpoint) = (context.now, context.endpoint);
     let core = context.core;
     let creator_id = core.options.user.user_id.as_str();
@@ -61,7 +63,14 @@ pub(crate) fn call(context: &mut RequestContext<'_>, body: &Value) -> Result<Con
                     Contents::Whole(json!({"message": message.json()}))
                 }
                 Endpoint::DeleteMessage => {
-                    let message = conversation.delete(message_id()?);
+                    let id = message_id()?;
+                    let message = conversation.get(id).ok_or(Refused::Unknown)?;
+                    if !matches!(message.new.kind.as_str(), "question" | "answer") {
+                        let rule = "the id of a question or an answer";
+                        context.findings.violation("query/message_id", rule);
+                        return Err(Refused::bad_request("invalid request: message_id"));
+                    }
+                    let message = conversation.delete(id);
                     Contents::Data(message.ok_or(Refused::Unknown)?.json())
                 }
                 Endpoint::CreateMessageFeedback | Endpoint::DeleteMessageFeedback => {
@@ -103,6 +112,50 @@ pub(crate) fn call(context: &mut RequestContext<'_>, body: &Value) -> Result<Con
         all.trim(id);
     }
     Ok(data)
+}
+
+/// Checks the documented rules that the schema of the body does not express.
+fn check_fields(context: &mut RequestContext<'_>, body: &Value) -> Result<(), Refused> {
+    let broken = match context.endpoint {
+        Endpoint::CreateChat => broken_chat(body),
+        Endpoint::UpdateMessage => broken_change(body),
+        _ => None,
+    };
+    let Some((field, rule)) = broken else {
+        return Ok(());
+    };
+    let place = format!("body/{field}");
+    context.findings.violation(place, rule);
+    Err(Refused::bad_request(format!("invalid request: {field}")))
+}
+
+/// The first field of a chat that breaks a rule, and the rule.
+fn broken_chat(body: &Value) -> Option<(&'static str, &'static str)> {
+    let status = body.get("publish_status").and_then(Value::as_str);
+    let is_draft = status == Some("unpublished_draft");
+    if !is_draft && status.is_some_and(|status| status != "published_online") {
+        let rule = r#"one of ["published_online","unpublished_draft"]"#;
+        return Some(("publish_status", rule));
+    }
+    if is_draft && body.get("bot_version").is_some() {
+        return Some(("bot_version", "not with the draft of the bot"));
+    }
+    let is_saved = body.get("auto_save_history") != Some(&Value::Bool(false));
+    (!is_saved && !streams(body)).then_some(("auto_save_history", "must be true without stream"))
+}
+
+/// The first field of a change of a message that breaks a rule, and the rule.
+fn broken_change(body: &Value) -> Option<(&'static str, &'static str)> {
+    let has_meta_data = body
+        .get("meta_data")
+        .and_then(Value::as_object)
+        .is_some_and(|pairs| !pairs.is_empty());
+    if text(body, "content").is_empty() && !has_meta_data {
+        return Some(("content", "required without meta_data"));
+    }
+    let has_type = body.get("content_type").is_some();
+    (body.get("content").is_some() && !has_type)
+        .then_some(("content_type", "required with content"))
 }
 
 /// Creates a conversation, with this id if one is given.
@@ -168,8 +221,7 @@ fn create_chat(
             let is_running = chat.is_running();
             conversation.chats.insert(id, chat);
             if is_running {
-                let message = "the conversation runs another chat";
-                return Err(Refused::bad_request(message));
+                return Err(Refused::conversation_busy());
             }
         }
     }
@@ -177,7 +229,7 @@ fn create_chat(
         bot_id,
         messages,
         meta_data: body.get("meta_data").cloned().unwrap_or_default(),
-        reply: context.reply.take().unwrap_or_default(),
+        reply: context.take_script(Fault::as_reply).unwrap_or_default(),
         is_saved: body.get("auto_save_history") != Some(&Value::Bool(false)),
     };
     let is_saved = new.is_saved;

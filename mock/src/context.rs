@@ -5,12 +5,12 @@ use crate::app::ClientType;
 use crate::contract::Findings;
 use crate::core::{Core, Registered};
 use crate::endpoint::Endpoint;
+use crate::fault::{Applied, Asked, Fault};
 use crate::jwt::Jwt;
 use crate::limits;
 use crate::record::Tolerance;
 use crate::request::{Credential, Incoming, credential};
 use crate::secret::digest_of;
-use crate::stream::ScriptedReply;
 use bytes::Bytes;
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -25,13 +25,22 @@ pub(crate) struct RequestContext<'a> {
     pub(crate) body: Option<&'a Value>,
     pub(crate) log_id: &'a str,
     pub(crate) now: Duration,
-    pub(crate) token_lifetime: Option<Duration>,
-    /// What the bot answers, if that is scripted.
-    pub(crate) reply: Option<ScriptedReply>,
+    /// What the targets of scripts are compared with.
+    pub(crate) asked: Option<&'a Asked<'a>>,
+    pub(crate) applied: Applied,
     pub(crate) findings: Findings,
 }
 
 impl<'a> RequestContext<'a> {
+    /// Takes the next of these scripts, for a chat or a stream that starts.
+    pub(crate) fn take_script<T: Clone>(
+        &mut self,
+        script: impl Fn(&Fault) -> Option<&T>,
+    ) -> Option<T> {
+        let (faults, applied) = (&self.core.faults, &mut self.applied);
+        faults.take_script(self.asked?, applied, script)
+    }
+
     /// The id in the path of an endpoint whose path has one.
     pub(crate) fn path_id(&self) -> Option<&'a str> {
         self.path_ids.first().map(|(_, id)| id.as_str())

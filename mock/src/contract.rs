@@ -522,6 +522,8 @@ fn rule(kind: &ValidationErrorKind) -> String {
         ValidationErrorKind::MaxLength { limit } => format!("at most {limit} characters"),
         ValidationErrorKind::MinItems { limit } => format!("at least {limit} items"),
         ValidationErrorKind::MaxItems { limit } => format!("at most {limit} items"),
+        ValidationErrorKind::MinProperties { limit } => format!("at least {limit} fields"),
+        ValidationErrorKind::MaxProperties { limit } => format!("at most {limit} fields"),
         ValidationErrorKind::Minimum { limit } => format!("at least {limit}"),
         ValidationErrorKind::Maximum { limit } => format!("at most {limit}"),
         ValidationErrorKind::Pattern { pattern } => format!("must match {pattern}"),

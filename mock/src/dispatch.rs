@@ -60,15 +60,17 @@ pub(crate) async fn respond(
     let grant_type = body
         .as_ref()
         .and_then(|body| body.get("grant_type")?.as_str());
-    let mut applied = match &route {
-        Route::Coze(endpoint, _) if incoming.called != Called::Unclear => {
-            core.faults.take(&Asked {
-                endpoint: *endpoint,
-                grant_type,
-                for_stream: core.contract.asks_for_stream(*endpoint, body.as_ref()),
-            })
-        }
-        _ => Applied::default(),
+    let asked = match &route {
+        Route::Coze(endpoint, _) if incoming.called != Called::Unclear => Some(Asked {
+            endpoint: *endpoint,
+            grant_type,
+            for_stream: core.contract.asks_for_stream(*endpoint, body.as_ref()),
+        }),
+        _ => None,
+    };
+    let mut applied = match &asked {
+        Some(asked) => core.faults.take(asked),
+        None => Applied::default(),
     };
     if !applied.latency.is_zero() {
         tokio::time::sleep(applied.latency).await;
@@ -89,6 +91,7 @@ pub(crate) async fn respond(
             Ending::answer(Answer::api_error(status, 4000, message, &log_id))
         }
         Route::Coze(endpoint, path_ids) if double_slash_passes => {
+            let fault = applied.outcome.take();
             let mut context = RequestContext {
                 core,
                 incoming: &incoming,
@@ -98,11 +101,12 @@ pub(crate) async fn respond(
                 body: body.as_ref(),
                 log_id: &log_id,
                 now: core.now(),
-                token_lifetime: applied.token_lifetime,
-                reply: applied.reply.take(),
+                asked: asked.as_ref(),
+                applied,
                 findings,
             };
-            let ending = context.end(applied.outcome.take());
+            let ending = context.end(fault);
+            applied = context.applied;
             findings = context.findings;
             ending
         }
@@ -127,9 +131,10 @@ pub(crate) async fn respond(
             ))
         }
     };
-    close(core, number, &ending, applied.names, findings);
+    let skew_seconds = applied.skew_seconds;
+    close(core, number, &ending, applied.into_names(), findings);
     match ending {
-        Ending::Answer(answer) => Ok(finish(core, *answer, &log_id, applied.skew_seconds)),
+        Ending::Answer(answer) => Ok(finish(core, *answer, &log_id, skew_seconds)),
         Ending::Reset => Err(ServiceError::connection_reset()),
         Ending::Never => std::future::pending().await,
     }
@@ -194,7 +199,11 @@ impl RequestContext<'_> {
                 let instead = stream.answer_instead(self.log_id);
                 Ending::answer(instead.unwrap_or_else(|| {
                     let mut answer = self.process();
-                    stream.apply(&mut answer);
+                    // Only now is it known whether the request is refused.
+                    let script = answer.is_stream.then(|| self.take_script(Fault::as_stream));
+                    if let Some(script) = script.flatten() {
+                        script.apply(&mut answer);
+                    }
                     answer
                 }))
             }

@@ -9,6 +9,8 @@ const BAD_REQUEST: i64 = 4000;
 const AUTHENTICATION_INVALID: i64 = 4100;
 /// Also for a wrong token.
 const NO_PERMISSION: i64 = 4101;
+/// A conversation runs one chat at a time.
+const CONVERSATION_BUSY: i64 = 4016;
 const BOT_NOT_FOUND: i64 = 4200;
 const ACCESS_TOKEN_INVALID: i64 = 700_012_006;
 
@@ -80,6 +82,13 @@ impl Refused {
     pub(crate) fn bot_not_found() -> Self {
         let message = "the bot does not exist".into();
         Self::With(StatusCode::OK, BOT_NOT_FOUND, message)
+    }
+
+    /// How a chat is refused while its conversation runs another one. The code is documented, the status is that of the
+    /// other refusals of a chat.
+    pub(crate) fn conversation_busy() -> Self {
+        let message = "the conversation runs another chat".into();
+        Self::With(StatusCode::OK, CONVERSATION_BUSY, message)
     }
 
     pub(crate) fn answer(self, log_id: &str) -> Answer {

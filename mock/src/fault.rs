@@ -150,11 +150,24 @@ impl Fault {
     fn is_modifier(&self) -> bool {
         matches!(
             self,
-            Self::Latency { .. }
-                | Self::SkewedDate { .. }
-                | Self::ShortLivedTokens { .. }
-                | Self::Reply(_)
+            Self::Latency { .. } | Self::SkewedDate { .. } | Self::ShortLivedTokens { .. }
         )
+    }
+
+    /// The script for a chat that the request starts.
+    pub(crate) fn as_reply(&self) -> Option<&ScriptedReply> {
+        match self {
+            Self::Reply(reply) => Some(reply),
+            _ => None,
+        }
+    }
+
+    /// The script for the real event stream, which a request that is refused does not get.
+    pub(crate) fn as_stream(&self) -> Option<&ScriptedStream> {
+        match self {
+            Self::Stream(stream) if !stream.replaces() => Some(stream),
+            _ => None,
+        }
     }
 
     /// Whether it can apply to a request at all.
@@ -337,7 +350,9 @@ pub struct PlannedFault {
 }
 
 /// The planned faults. For a matching request, every latency, skewed date and short lifetime applies, of the scripted replies only
-/// the one that was planned first, and so of all others. Each that applies counts down by one.
+/// the one that was planned first, and so of all others. Each that applies counts down by one. A scripted reply applies
+/// when the chat starts, and a script for the bot's stream when the stream starts: a request that is refused counts
+/// down neither.
 #[derive(Default)]
 pub struct Faults {
     plan: Mutex<Plan>,
@@ -418,23 +433,52 @@ impl Faults {
             return applied;
         }
         for planned in &mut plan.faults {
-            let used_up = planned.remaining == Some(0);
-            let is_second = match &planned.fault {
-                Fault::Reply(_) => applied.reply.is_some(),
-                fault => !fault.is_modifier() && applied.outcome.is_some(),
-            };
-            let applies = planned.target.covers(asked) && planned.fault.suits(asked);
-            if used_up || is_second || !applies {
+            let is_second = !planned.fault.is_modifier() && applied.outcome.is_some();
+            if is_second || !planned.applies_to(asked) || planned.fault.as_reply().is_some() {
                 continue;
             }
-            planned.remaining = planned.remaining.map(|left| left - 1);
+            if planned.fault.as_stream().is_some() {
+                applied.outcome = Some(planned.fault.clone());
+                continue;
+            }
+            planned.count_down();
             applied.add(&planned.fault);
         }
-        if applied.unnamed > 0 {
-            applied.names.push(format!("{} more", applied.unnamed));
-        }
-        plan.faults.retain(|planned| planned.remaining != Some(0));
+        plan.drop_used();
         applied
+    }
+
+    /// Takes the first of these scripts, when it applies.
+    pub(crate) fn take_script<T: Clone>(
+        &self,
+        asked: &Asked<'_>,
+        applied: &mut Applied,
+        script: impl Fn(&Fault) -> Option<&T>,
+    ) -> Option<T> {
+        let mut plan = self.lock();
+        let mut faults = plan.faults.iter_mut();
+        let planned = faults.find(|one| one.applies_to(asked) && script(&one.fault).is_some())?;
+        let taken = script(&planned.fault).cloned();
+        planned.count_down();
+        applied.name(&planned.fault);
+        plan.drop_used();
+        taken
+    }
+}
+
+impl Plan {
+    fn drop_used(&mut self) {
+        self.faults.retain(|planned| planned.remaining != Some(0));
+    }
+}
+
+impl PlannedFault {
+    fn applies_to(&self, asked: &Asked<'_>) -> bool {
+        self.remaining != Some(0) && self.target.covers(asked) && self.fault.suits(asked)
+    }
+
+    fn count_down(&mut self) {
+        self.remaining = self.remaining.map(|left| left.saturating_sub(1));
     }
 }
 
@@ -452,15 +496,23 @@ pub(crate) struct Applied {
     pub(crate) latency: Duration,
     pub(crate) skew_seconds: i64,
     pub(crate) token_lifetime: Option<Duration>,
-    pub(crate) reply: Option<ScriptedReply>,
     pub(crate) outcome: Option<Fault>,
-    pub(crate) names: Vec<String>,
+    names: Vec<String>,
     /// Faults beyond the limit: counted, not named.
     unnamed: usize,
 }
 
 impl Applied {
-    fn add(&mut self, fault: &Fault) {
+    /// The names of the faults, for the record of the request.
+    pub(crate) fn into_names(self) -> Vec<String> {
+        let mut names = self.names;
+        if self.unnamed > 0 {
+            names.push(format!("{} more", self.unnamed));
+        }
+        names
+    }
+
+    fn name(&mut self, fault: &Fault) {
         if self.names.len() < limits::FAULTS_OF_A_REQUEST {
             let name = fault.to_string();
             self.names
@@ -468,6 +520,10 @@ impl Applied {
         } else {
             self.unnamed += 1;
         }
+    }
+
+    fn add(&mut self, fault: &Fault) {
+        self.name(fault);
         match fault {
             Fault::Latency { delay } => self.latency = self.latency.saturating_add(*delay),
             Fault::SkewedDate { seconds } => {
@@ -476,7 +532,6 @@ impl Applied {
             Fault::ShortLivedTokens { seconds } => {
                 self.token_lifetime = Some(Duration::from_secs(*seconds))
             }
-            Fault::Reply(reply) => self.reply = Some(reply.clone()),
             outcome => self.outcome = Some(outcome.clone()),
         }
     }

@@ -13,6 +13,7 @@ pub(crate) fn issue_pair(context: &RequestContext<'_>, sign_in: u64) -> Result<A
     let access_token = random_token("czu_")?;
     let refresh_token = random_token("")?;
     let lifetime = context
+        .applied
         .token_lifetime
         .unwrap_or(options.access_token_lifetime);
     let access_expires_at = context.now.as_secs().saturating_add(lifetime.as_secs());

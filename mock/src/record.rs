@@ -270,6 +270,8 @@ pub enum Tolerance {
     MissingState,
     /// `POST` instead of `GET` when a chat is retrieved.
     PostForGet,
+    /// A JWT whose header has no `typ`.
+    MissingTyp,
 }
 
 /// A part of a request that Coze's documentation does not allow.

@@ -73,25 +73,26 @@ pub struct ScriptedResponse {
     when: When,
 }
 
-/// One edit of a JSON response. `at` is a JSON pointer (RFC 6901), such as `/expires_in` or `/data/user_id`; an edit whose parent does
-/// not exist has no effect.
+/// One edit of a JSON response. `at` is a JSON pointer (RFC 6901), such as `/expires_in`, `/data/user_id` or `/data/items/0`. An edit
+/// has no effect if what it changes does not exist: the parent of a new member, an element of a list, a member to remove or
+/// to duplicate.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 #[non_exhaustive]
 pub enum Edit {
-    /// Sets or adds a member.
+    /// Sets or adds a member, or replaces an element of a list. The index `-` adds an element at the end.
     Set {
-        /// The member.
+        /// The member or the element.
         at: String,
         /// Its value.
         value: Value,
     },
-    /// Removes a member.
+    /// Removes a member, or an element of a list; those after it move up.
     Remove {
-        /// The member.
+        /// The member or the element.
         at: String,
     },
-    /// Duplicates a member: once with its real value, once with another.
+    /// Duplicates a member of an object: once with its real value, once with another.
     Repeat {
         /// The member.
         at: String,
@@ -171,7 +172,7 @@ enum Cut {
 type Headers = BTreeMap<String, Option<String>>;
 
 impl Edit {
-    /// Sets or adds a member.
+    /// Sets or adds a member, or replaces an element of a list.
     pub fn set(at: impl Into<String>, value: impl Into<Value>) -> Self {
         Self::Set {
             at: at.into(),
@@ -179,7 +180,7 @@ impl Edit {
         }
     }
 
-    /// Removes a member.
+    /// Removes a member, or an element of a list.
     pub fn remove(at: impl Into<String>) -> Self {
         Self::Remove { at: at.into() }
     }
@@ -216,8 +217,10 @@ impl Edit {
             return;
         };
         let name = name.replace("~1", "/").replace("~0", "~");
-        let Some(members) = answer.pointer_mut(parent).and_then(Value::as_object_mut) else {
-            return;
+        let members = match answer.pointer_mut(parent) {
+            Some(Value::Object(members)) => members,
+            Some(Value::Array(list)) => return self.apply_to_list(list, &name),
+            _ => return,
         };
         match self {
             Self::Set { value, .. } => {
@@ -275,9 +278,27 @@ impl Edit {
             }
         }
     }
+
+    /// Edits a list. An index is as in RFC 6901 and RFC 6902: `-` is the place after the last element.
+    fn apply_to_list(&self, list: &mut Vec<Value>, index: &str) {
+        let at = parse_index(index).filter(|at| *at < list.len());
+        match (self, at) {
+            (Self::Set { value, .. }, None) if index == "-" => list.push(value.clone()),
+            (Self::Set { value, .. }, Some(at)) => list[at] = value.clone(),
+            (Self::Remove { .. }, Some(at)) => drop(list.remove(at)),
+            _ => {}
+        }
+    }
 }
 
 const EXPIRES_IN: &str = "/expires_in";
+
+/// The index of an element, in the form of RFC 6901 section 4: digits without a leading zero.
+fn parse_index(text: &str) -> Option<usize> {
+    let is_canonical =
+        text.bytes().all(|byte| byte.is_ascii_digit()) && (text == "0" || !text.starts_with('0'));
+    is_canonical.then(|| text.parse().ok()).flatten()
+}
 
 /// A duplicated member, which a [`Value`] cannot represent: it is spliced into the text in place of a unique marker.
 struct Splice {

@@ -12,7 +12,7 @@ use std::num::NonZeroUsize;
 use std::time::Duration;
 
 /// A script for an event stream: its end, its timing, and its chunks. Planned like a fault, for requests of a stream;
-/// other requests are answered as usual.
+/// other requests are answered as usual. A request that is refused does not use up a script for the bot's reply.
 ///
 /// ```
 /// # fn main() -> Result<(), coze_mock::Error> {
@@ -197,6 +197,11 @@ impl ScriptedStream {
             StreamEnd::Complete | StreamEnd::Cut(_) | StreamEnd::Reset(_) => 0,
         };
         content + end
+    }
+
+    /// Whether the script does not use the real response.
+    pub(crate) fn replaces(&self) -> bool {
+        self.content != Content::Reply
     }
 
     /// The response of a script that does not use the real one.

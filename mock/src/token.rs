@@ -186,11 +186,18 @@ fn exchange_jwt(context: &mut RequestContext<'_>, body: &Value) -> Result<Answer
         ),
         _ => (None, None),
     };
+    let parts = ["account_permission", "attribute_constraint"];
+    let scope = body.get("scope");
+    if scope.is_some_and(|scope| parts.iter().any(|part| scope.get(part).is_none())) {
+        let advice = "both account_permission and attribute_constraint are documented";
+        context.findings.note("body/scope", advice);
+    }
     let asked = body
         .get("duration_seconds")
         .and_then(Value::as_u64)
         .unwrap_or(DEFAULT_JWT_TOKEN_SECONDS);
     let lifetime = context
+        .applied
         .token_lifetime
         .map_or(asked, |fault| fault.as_secs());
     let expires_at = context.now.as_secs().saturating_add(lifetime);

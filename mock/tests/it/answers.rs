@@ -88,6 +88,56 @@ async fn a_member_is_set_removed_or_written_in_another_form() {
 }
 
 #[tokio::test]
+async fn an_element_of_a_list_is_replaced_added_or_removed() {
+    let client = Client::new();
+    let list = async || {
+        let path = format!("/v1/bots?workspace_id={}", defaults::WORKSPACE_ID);
+        let mut reply = client.get(&path, defaults::PERSONAL_ACCESS_TOKEN).await;
+        assert_eq!(reply.status, 200);
+        reply.json["data"]["items"].take()
+    };
+    let real = list().await;
+    let [first, second] = [real[0].clone(), real[1].clone()];
+    let mut renamed = second.clone();
+    renamed["name"] = json!(7);
+    let unchanged = || json!([first, second]);
+    for (edits, expected) in [
+        (vec![Edit::set("/data/items/0", 7)], json!([7, second])),
+        (
+            vec![Edit::set("/data/items/1/name", 7)],
+            json!([first, renamed]),
+        ),
+        (
+            vec![Edit::set("/data/items/-", 7)],
+            json!([first, second, 7]),
+        ),
+        (vec![Edit::remove("/data/items/0")], json!([second])),
+        (
+            vec![Edit::remove("/data/items/0"), Edit::remove("/data/items/0")],
+            json!([]),
+        ),
+        // Places that do not exist.
+        (vec![Edit::set("/data/items/2", 7)], unchanged()),
+        (vec![Edit::set("/data/items/01", 7)], unchanged()),
+        (vec![Edit::set("/data/items/+1", 7)], unchanged()),
+        (vec![Edit::set("/data/items/", 7)], unchanged()),
+        (vec![Edit::set("/data/items/name", 7)], unchanged()),
+        (vec![Edit::set("/data/items/0/name/x", 7)], unchanged()),
+        (vec![Edit::remove("/data/items/2")], unchanged()),
+        (vec![Edit::remove("/data/items/-")], unchanged()),
+        (
+            vec![Edit::repeat("/data/items/0", 7, Place::Last)],
+            unchanged(),
+        ),
+    ] {
+        let edited = EditedResponse::new(edits.clone());
+        let faults = client.mock.faults();
+        faults.add(edited, Endpoint::Bots, Times::ONCE);
+        assert_eq!(list().await, expected, "{edits:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_member_can_be_duplicated() {
     for (true_one, starts) in [
         (

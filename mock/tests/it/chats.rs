@@ -222,12 +222,20 @@ async fn a_chat_continues_with_the_clock() {
     let client = Client::new();
     let chat = client.chat(question("Will it rain?")).await;
     let path = format!("/v3/chat?conversation_id={}", chat.0);
-    let second = client.post(&path, PAT, &question("And now?")).await;
-    assert_eq!(
-        (second.status.as_u16(), &second.json["code"]),
-        (400, &json!(4000)),
-        "a conversation runs one chat at a time"
-    );
+    let reply = ScriptedReply::new().text("It stopped.");
+    let faults = client.mock.faults();
+    faults.add(reply, Endpoint::CreateChat, Times::ONCE);
+    let mut streamed = question("And now?");
+    streamed["stream"] = true.into();
+    for second in [question("And now?"), streamed] {
+        let second = client.post(&path, PAT, &second).await;
+        assert_eq!(
+            (second.status.as_u16(), &second.json["code"]),
+            (200, &json!(4016)),
+            "a conversation runs one chat at a time"
+        );
+    }
+    assert_eq!(faults.pending().len(), 1, "no chat has started");
     client.mock.clock().advance(Duration::from_secs(2));
     let messages = client.about_chat("message/list", &chat).await;
     assert_eq!(contents(&messages), ["You said: Will it rain?"]);
@@ -363,7 +371,18 @@ async fn a_chat_waits_for_the_outputs_of_tools() {
     let all = client.messages(&chat.0, body).await;
     assert_eq!(all["data"].as_array().map(Vec::len), Some(6));
 
-    // They are deleted with the answer.
+    // They are deleted with the answer, not one by one.
+    let path = format!(
+        "/v1/conversation/message/delete?conversation_id={}&message_id={}",
+        chat.0,
+        messages[0]["id"].as_str().expect("an id")
+    );
+    let refused = client.post(&path, PAT, &json!({})).await;
+    assert_eq!(
+        (refused.status.as_u16(), &refused.json["code"]),
+        (400, &json!(4000))
+    );
+    assert_eq!(client.mock.violations()[0].place, "query/message_id");
     let answer = messages[4]["id"].as_str().expect("an id");
     let path = format!(
         "/v1/conversation/message/delete?conversation_id={}&message_id={answer}",
@@ -380,7 +399,13 @@ async fn a_chat_that_is_not_saved_leaves_nothing_behind() {
     let client = Client::new();
     let mut body = question("Hi");
     body["auto_save_history"] = false.into();
-    let chat = client.chat(body).await;
+    body["stream"] = true.into();
+    let reply = client.post("/v3/chat", PAT, &body).await;
+    let text = String::from_utf8_lossy(&reply.body).into_owned();
+    let data = text.lines().find_map(|line| line.strip_prefix("data:"));
+    let started: Value = serde_json::from_str(data.expect("an event")).expect("JSON");
+    let id = |name: &str| started[name].as_str().expect("an id").to_owned();
+    let chat = (id("conversation_id"), id("id"));
     let path = format!(
         "/v3/chat/retrieve?conversation_id={}&chat_id={}",
         chat.0, chat.1
@@ -448,11 +473,42 @@ async fn messages_are_created_read_changed_and_deleted() {
     assert_eq!(changed["content"], "I live in Bergen.");
     assert_eq!(changed["meta_data"], json!({"order": "17"}));
     assert_eq!(changed["updated_at"], START + 5);
+    let change = json!({"meta_data": {"order": "18"}});
+    let changed = client.ok(Method::POST, &path("modify"), change).await["message"].take();
+    assert_eq!(changed["content"], "I live in Bergen.");
     let deleted = client.ok(Method::POST, &path("delete"), Value::Null).await;
     assert_eq!(deleted["data"], changed);
     let gone = client.get(&path("retrieve"), PAT).await;
     assert_eq!(gone.json["code"], 4101);
     client.mock.assert_clean();
+}
+
+#[tokio::test]
+async fn a_change_of_a_message_needs_contents_with_their_type_or_meta_data() {
+    let ids = "conversation_id=7381473525342978089&message_id=7382159494123470860";
+    let path = format!("/v1/conversation/message/modify?{ids}");
+    for (body, place) in [
+        (json!({}), "body/content"),
+        (json!({"content_type": "text"}), "body/content"),
+        (
+            json!({"content": "", "content_type": "text"}),
+            "body/content",
+        ),
+        (json!({"meta_data": {}}), "body/content"),
+        (json!({"content": "Hi"}), "body/content_type"),
+        (
+            json!({"content": "Hi", "meta_data": {"order": "17"}}),
+            "body/content_type",
+        ),
+    ] {
+        let client = Client::new();
+        let reply = client.post(&path, PAT, &body).await;
+        let status = reply.status.as_u16();
+        assert_eq!((status, &reply.json["code"]), (400, &json!(4000)), "{body}");
+        let violations = client.mock.violations();
+        assert_eq!(violations.len(), 1, "{body}");
+        assert_eq!(violations[0].place, place, "{body}");
+    }
 }
 
 #[tokio::test]
@@ -612,6 +668,8 @@ async fn a_wrong_request_is_refused_and_recorded() {
         body[name] = value;
         body
     };
+    let mut draft_of_a_version = with("publish_status", json!("unpublished_draft"));
+    draft_of_a_version["bot_version"] = "1795266000000".into();
     for (body, place, rule) in [
         (
             json!({"bot_id": defaults::BOT_ID}),
@@ -643,6 +701,21 @@ async fn a_wrong_request_is_refused_and_recorded() {
             with("additional_messages", json!([])),
             "body/additional_messages",
             "at least one in a new conversation",
+        ),
+        (
+            with("publish_status", json!("nonsense")),
+            "body/publish_status",
+            r#"one of ["published_online","unpublished_draft"]"#,
+        ),
+        (
+            draft_of_a_version,
+            "body/bot_version",
+            "not with the draft of the bot",
+        ),
+        (
+            with("auto_save_history", json!(false)),
+            "body/auto_save_history",
+            "must be true without stream",
         ),
     ] {
         let client = Client::new();

@@ -175,6 +175,7 @@ async fn every_tolerance_is_accepted_in_lenient_mode_only() {
             Tolerance::ShortVerifier,
             Tolerance::MissingState,
             Tolerance::PostForGet,
+            Tolerance::MissingTyp,
         ] {
             let client = Client::of(MockCoze::builder().lenient(lenient));
             let reply = tolerated_request(&client, tolerance).await;
@@ -223,6 +224,11 @@ async fn tolerated_request(client: &Client, tolerance: Tolerance) -> Reply {
         Tolerance::AudienceWithPort => {
             let mut parts = JwtParts::good("1");
             parts.claims["aud"] = json!("api.coze.test:8080");
+            client.post(TOKEN, &parts.signed(), &jwt_body()).await
+        }
+        Tolerance::MissingTyp => {
+            let mut parts = JwtParts::good("1");
+            parts.header = json!({"alg": "RS256", "kid": defaults::JWT_PUBLIC_KEY_ID});
             client.post(TOKEN, &parts.signed(), &jwt_body()).await
         }
         Tolerance::DoubleSlash => {
@@ -344,6 +350,7 @@ async fn the_scope_is_validated() {
         json!("x"),
         json!({"account_permission": {"permission_list": "x"}}),
         json!({"unknown": {}}),
+        json!({}),
     ] {
         let client = Client::new();
         let body = json!({"grant_type": JWT_GRANT, "scope": scope});
@@ -352,6 +359,13 @@ async fn the_scope_is_validated() {
             .await;
         assert_eq!(reply.refusal(), "400 invalid_request", "{scope}");
     }
+    let client = Client::new();
+    let scope = json!({"account_permission": {"permission_list": ["Connector.botChat"]}});
+    let body = json!({"grant_type": JWT_GRANT, "scope": scope});
+    let jwt = JwtParts::good("1").signed();
+    assert_eq!(client.post(TOKEN, &jwt, &body).await.status, 200);
+    client.mock.assert_clean();
+    assert_eq!(client.mock.notes()[0].place, "body/scope");
 }
 
 #[tokio::test]

@@ -451,6 +451,45 @@ async fn scripts_apply_to_one_request_after_another() {
 }
 
 #[tokio::test]
+async fn a_request_that_starts_no_chat_uses_up_no_script() {
+    let mut without_user = streamed("Hi");
+    without_user["user_id"] = Value::Null;
+    for (times, uses) in [(Times::ONCE, 1), (Times::Next(2), 2)] {
+        for (what, token, body, status) in [
+            ("a bad token", "wrong", streamed("Hi"), 200),
+            ("an invalid body", PAT, without_user.clone(), 400),
+            ("a fault", PAT, streamed("Hi"), 503),
+        ] {
+            let client = Client::new();
+            let faults = client.mock.faults();
+            if status == 503 {
+                faults.add(Fault::status(503), Endpoint::CreateChat, Times::ONCE);
+            }
+            let reply = ScriptedReply::new().text("It will rain.");
+            faults.add(reply, Endpoint::CreateChat, times);
+            let cut = ScriptedStream::reply().cut_after(3);
+            faults.add(cut, Endpoint::CreateChat, times);
+            let refused = client.post("/v3/chat", token, &body).await;
+            assert_eq!(refused.status, status, "{what}");
+            assert_ne!(refused.json["code"], 0, "{what}");
+            let names = client.mock.requests().remove(0).faults;
+            assert!(names.iter().all(|name| name == "status 503"), "{names:?}");
+            for _ in 0..uses {
+                let reply = client.post("/v3/chat", PAT, &streamed("Hi")).await;
+                let text = String::from_utf8_lossy(&reply.body).into_owned();
+                assert!(text.contains(r#""content":"It ""#), "{what}: {text}");
+                assert_eq!(self::names(&text).len(), 3, "{what}: {text}");
+                let names = client.mock.requests().pop().expect("a record").faults;
+                assert_eq!(names, ["scripted reply", "scripted stream"], "{what}");
+            }
+            assert!(faults.pending().is_empty(), "{what}");
+            let reply = client.post("/v3/chat", PAT, &streamed("Hi")).await;
+            assert!(reply.body.ends_with(DONE.as_bytes()), "{what}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn scripts_are_planned_over_http() {
     let client = Client::of(MockCoze::builder().control_endpoints(true));
     let plan = async |fault: Value| {
