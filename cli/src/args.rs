@@ -18,7 +18,7 @@ Exit codes:
   3    sign-in needed
   4    refused by Coze or by the user
   5    network
-  6    a failure of the server, too many requests, an incomplete list, or a response not of Coze
+  6    a failure of the server, too many requests, an incomplete list, or an invalid response
   129  ended by SIGHUP
   130  interrupted by Ctrl-C
   141  standard output was closed

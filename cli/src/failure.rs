@@ -2,7 +2,7 @@
 
 use std::{borrow::Cow, fmt, io};
 
-use coze_auth::ErrorKind;
+use coze_auth::{ErrorCode, ErrorKind};
 
 use crate::{hints, session::DEFAULT_PROFILE};
 
@@ -152,7 +152,10 @@ fn exit_of(error: &coze_auth::Error) -> Exit {
 /// Whether the cause of a refusal may be temporary: too many requests, or a failure of the server, whatever its code says.
 pub(crate) fn is_temporary(error: &coze_auth::Error) -> bool {
     let of_server = { error.status() }.is_some_and(|status| status.is_server_error());
-    of_server || error.is_retryable()
+    // A code of OAuth is final, whatever the status of a gateway.
+    let is_of_oauth = { error.code() }
+        .is_some_and(|code| !matches!(code, ErrorCode::Api(_) | ErrorCode::Other(_)));
+    (of_server && !is_of_oauth) || error.is_retryable()
 }
 
 impl From<coze_auth::Error> for Failure {

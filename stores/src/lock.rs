@@ -222,7 +222,8 @@ impl Held {
         prepare: impl Future<Output = Result<()>>,
     ) -> Result<TryLock> {
         // If the owner's earlier call was dropped, its lock may still be held for a moment: wait for that.
-        let turn = self.turns.turn(&name).lock_owned().await;
+        let queue = self.turns.turn(&name);
+        let turn = Arc::clone(&queue).lock_owned().await;
         let (held, folder, wanted) = (self.clone(), folder.clone(), (key.clone(), owner.clone()));
         let tried = threads.run(move || {
             let (key, owner) = wanted;
@@ -237,12 +238,16 @@ impl Held {
         let (tried, turn) = tried.await?;
         drop(turn);
         let mut lock = match tried {
-            Ok(lock) => ReleasedElsewhere(lock),
+            Ok(lock) => ReleasedElsewhere { lock, queue },
             Err(by) => return Ok(TryLock::Held { by }),
         };
         prepare.await?;
-        if let Some(lock) = lock.0.take() {
-            locked(&self.locks).insert(key.clone(), (owner.id().to_owned(), lock));
+        if let Some(new) = lock.lock.take() {
+            let mut locks = locked(&self.locks);
+            let former = locks.insert(key.clone(), (owner.id().to_owned(), new));
+            drop(locks);
+            // One whose file was deleted.
+            lock.lock = former.map(|(_, lock)| lock);
         }
         Ok(TryLock::Acquired(LockLifetime::ProcessBound))
     }
@@ -267,15 +272,23 @@ impl Held {
 }
 
 /// A lock that, if it is dropped, is released on a blocking thread: a network file system that hangs must not block a thread that
-/// runs futures.
-struct ReleasedElsewhere(Option<Lock>);
+/// runs futures. Meanwhile it keeps its turn in the queue, so that the owner's next call waits for the release.
+struct ReleasedElsewhere {
+    lock: Option<Lock>,
+    queue: Arc<AsyncMutex<Progress>>,
+}
 
 impl Drop for ReleasedElsewhere {
     fn drop(&mut self) {
-        if let Some(lock) = self.0.take()
-            && let Ok(runtime) = Handle::try_current()
-        {
-            runtime.spawn_blocking(move || drop(lock));
+        let Some(lock) = self.lock.take() else { return };
+        let turn = Arc::clone(&self.queue).try_lock_owned();
+        let release = move || {
+            drop(lock);
+            drop(turn);
+        };
+        match Handle::try_current() {
+            Ok(runtime) => drop(runtime.spawn_blocking(release)),
+            Err(_) => release(),
         }
     }
 }

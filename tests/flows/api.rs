@@ -498,10 +498,9 @@ async fn no_call_sends_the_token_to_another_origin() {
         format!("{}/v1/users/me", elsewhere.url()),
         here.replace("127.0.0.1", "localhost"),
         here.replace("http:", "https:"),
-        format!("http://127.0.0.1@{}", &here["http://127.0.0.1".len()..]),
+        here.replace("127.0.0.1", "127.0.0.1@localhost"),
     ] {
-        let Ok(url) = url.parse() else { continue };
-        let request = reqwest::Request::new(reqwest::Method::GET, url);
+        let request = reqwest::Request::new(reqwest::Method::GET, url.parse().unwrap());
         let refused = client.api_call(&token).open(request).await.unwrap_err();
         assert_eq!(refused.kind(), ErrorKind::InvalidInput, "{refused}");
         assert!(refused.to_string().contains("nowhere else"), "{refused}");

@@ -936,6 +936,12 @@ async fn a_fresh_sign_in_or_sign_out_takes_effect_in_the_provider_immediately() 
     sign_in.put(&fresh).await.unwrap();
     assert_eq!(served().await.unwrap(), fresh.access_token().expose());
 
+    // Nothing can have changed if the store can't even be read.
+    store.with(|rig| rig.down = true);
+    sign_in.put(&first).await.unwrap_err();
+    assert_eq!(served().await.unwrap(), fresh.access_token().expose());
+    store.with(|rig| rig.down = false);
+
     sign_in.sign_out().await.unwrap();
     assert!(provider.cached().is_none());
     let after = served().await.unwrap_err();

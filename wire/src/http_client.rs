@@ -225,6 +225,22 @@ mod tests {
         }
     }
 
+    #[cfg(not(feature = "http2"))]
+    #[tokio::test]
+    async fn without_the_feature_a_request_is_http_1_whatever_the_builder_says() {
+        use tokio::io::AsyncReadExt as _;
+
+        let server = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/x", server.local_addr().unwrap());
+        let http = http_client_from(&url, || Client::builder().http2_prior_knowledge()).unwrap();
+        let asking = tokio::spawn(async move { http.get(url).send().await.map(drop) });
+        let mut first = [0; 14];
+        let (mut connection, _) = server.accept().await.unwrap();
+        connection.read_exact(&mut first).await.unwrap();
+        assert_eq!(&first, b"GET /x HTTP/1.");
+        asking.abort();
+    }
+
     #[test]
     fn an_invalid_builder_is_not_reported_as_missing_certificates() {
         let error = http_client_from("http://127.0.0.1:1", || Client::builder().user_agent("\n"));

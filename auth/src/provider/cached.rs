@@ -397,10 +397,11 @@ impl Shared {
 
 impl Server for Shared {
     fn forget_token(&self) {
-        self.requests.outdate();
-        if let Some(forgotten) = self.slot.swap(None) {
-            self.replaced(&forgotten);
-        }
+        self.requests.forget(|| {
+            if let Some(forgotten) = self.slot.swap(None) {
+                self.replaced(&forgotten);
+            }
+        });
     }
 }
 

@@ -119,13 +119,13 @@ impl Requests {
         stored.sign_in().why_unsaved().map_or(Ok(()), Err)
     }
 
-    /// Ends the backoff and outdates the request in flight, because the sign-in has changed: the caller drops the token.
-    pub(super) fn outdate(&self) {
+    /// Ends the backoff, outdates the request in flight and drops the token, because the sign-in has changed.
+    pub(super) fn forget(&self, drop_token: impl FnOnce()) {
         self.flight.outdate();
+        drop_token();
         self.serves_none();
     }
 
-    /// The provider has dropped its token.
     fn serves_none(&self) {
         if let Some(source) = self.source()
             && let Some(stored) = source.stored()

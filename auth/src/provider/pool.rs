@@ -239,10 +239,13 @@ impl<M: Members> Member<M> {
 
     /// Drops its token and ends its backoff, because the sign-in has changed.
     pub(super) fn forget_token(&self) {
-        if let Some(requests) = self.active() {
-            requests.outdate();
+        let drop_token = || {
+            self.pool.tokens.remove_if(&self.name, |_| true);
+        };
+        match self.active() {
+            Some(requests) => requests.forget(drop_token),
+            None => drop_token(),
         }
-        self.pool.tokens.remove_if(&self.name, |_| true);
     }
 }
 

@@ -57,7 +57,7 @@ use std::{
     fmt,
     sync::{
         Arc, Mutex, MutexGuard, Weak,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -124,12 +124,32 @@ pub(crate) trait Server: Send + Sync {
 }
 
 /// A fresh sign-in or a sign-out. When it ends, providers forget their tokens: also when it fails or its future is dropped, because
-/// the store may have been changed then.
-struct Changed<'a>(&'a SignIn);
+/// the store may have been changed then. They don't if nothing was written.
+struct Changed<'a> {
+    sign_in: &'a SignIn,
+    may_be_written: AtomicBool,
+}
+
+impl<'a> Changed<'a> {
+    fn of(sign_in: &'a SignIn) -> Self {
+        Self {
+            sign_in,
+            may_be_written: AtomicBool::new(false),
+        }
+    }
+
+    /// Called before the record is written.
+    fn writes(&self) {
+        self.may_be_written.store(true, Ordering::Relaxed);
+    }
+}
 
 impl Drop for Changed<'_> {
     fn drop(&mut self) {
-        let servers = lock(&self.0.0.servers).clone();
+        if !*self.may_be_written.get_mut() {
+            return;
+        }
+        let servers = lock(&self.sign_in.0.servers).clone();
         for server in servers.iter().filter_map(Weak::upgrade) {
             server.forget_token();
         }

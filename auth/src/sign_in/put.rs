@@ -73,8 +73,10 @@ impl SignIn {
     async fn put_record(&self, fresh: impl Fn() -> Result<Record>) -> Result<()> {
         let until = Instant::now() + LONGEST_CHANGE;
         let was_sent = AtomicBool::new(false);
-        let _changed = Changed(self);
-        changing(until, || self.try_put(&fresh, &was_sent, until)).await?;
+        let changed = Changed::of(self);
+        changing(until, || self.try_put(&fresh, &was_sent, &changed, until)).await?;
+        // Another handle may have written it.
+        changed.writes();
         self.0.puts.fetch_add(1, Ordering::Release);
         // Move an unsaved successor of the replaced sign-in into quarantine, so that it is not served.
         let _ = self.save_unsaved(None, until).await;
@@ -85,6 +87,7 @@ impl SignIn {
         &self,
         fresh: &impl Fn() -> Result<Record>,
         was_sent: &AtomicBool,
+        changed: &Changed<'_>,
         until: Instant,
     ) -> Result<Option<()>, StoreError> {
         let mut fresh = fresh().map_err(|error| {
@@ -116,6 +119,7 @@ impl SignIn {
         let expected = now.as_ref().map(|(_, stored)| &stored.version);
         let write = fresh.write(0)?;
         was_sent.store(!is_named, Ordering::Relaxed);
+        changed.writes();
         if self.write(expected, &write, until).await?.is_none() {
             return Ok(None);
         }

@@ -26,7 +26,8 @@ impl SignIn {
     /// write.
     pub async fn sign_out(&self) -> Result<()> {
         let until = Instant::now() + LONGEST_CHANGE;
-        let _changed = Changed(self);
+        let changed = Changed::of(self);
+        changed.writes();
         let (ends, has_written) = (OnceLock::new(), AtomicBool::new(false));
         changing(until, || self.try_sign_out(&ends, &has_written, until)).await?;
         // Discard an unsaved successor of the ended sign-in, so that it is not served.

@@ -506,7 +506,12 @@ async fn a_retried_put_that_was_superseded_writes_nothing() {
     sign_in.put(&token("g")).await.unwrap();
     sign_in.put(&token("h")).await.unwrap();
     let late = sign_in
-        .try_put(&|| Record::fresh(&token("f")), &was_sent, soon())
+        .try_put(
+            &|| Record::fresh(&token("f")),
+            &was_sent,
+            &Changed::of(&sign_in),
+            soon(),
+        )
         .await;
     assert_eq!(late.unwrap(), Some(()));
     assert_eq!(stored(&sign_in).await.as_deref(), Some("h"));
@@ -517,7 +522,12 @@ async fn a_retried_put_that_was_superseded_writes_nothing() {
     sign_in.put(&token("j")).await.unwrap();
     sign_in.sign_out().await.unwrap();
     let late = sign_in
-        .try_put(&|| Record::fresh(&token("j")), &was_sent, soon())
+        .try_put(
+            &|| Record::fresh(&token("j")),
+            &was_sent,
+            &Changed::of(&sign_in),
+            soon(),
+        )
         .await;
     assert_eq!(late.unwrap(), Some(()));
     assert_eq!(stored(&sign_in).await, None, "the user has signed out");

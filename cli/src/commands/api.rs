@@ -356,7 +356,10 @@ impl RawRequest {
     /// The value of a field in the query or the body.
     fn value(&self, field: &str) -> Option<String> {
         let in_query = self.query.iter().find(|(key, _)| key == field);
-        let in_body = || json::member(&self.body.as_ref()?.0, field);
+        let in_body = || {
+            let value = json::member(&self.body.as_ref()?.0, field);
+            value.filter(|value| value != "null")
+        };
         in_query
             .map(|(_, value)| value.clone())
             .or_else(|| Some(Json(in_body()?).shown()))
@@ -400,8 +403,6 @@ struct Pages {
     paging: Paging,
     number: u64,
     items: u64,
-    /// Whether the last page says that there is more.
-    has_more: bool,
     last: Option<Value>,
     /// All that were sent: one that comes again would begin an endless cycle.
     cursors: HashSet<String>,
@@ -413,7 +414,6 @@ impl Pages {
             paging,
             number: 1,
             items: 0,
-            has_more: false,
             last: None,
             cursors: HashSet::new(),
         }
@@ -432,15 +432,15 @@ impl Pages {
         self.last = Some(data.clone());
         self.items += items_of_page;
         let has_more = member("has_more").and_then(|has_more| has_more.as_bool());
-        let had_more = std::mem::replace(&mut self.has_more, has_more == Some(true));
-        let end = match has_more {
-            Some(false) => return Next::End,
-            Some(true) => Next::Unknown,
-            // The page before has promised more.
-            None if had_more && items_of_page == 0 => Next::Unknown,
-            None => Next::End,
+        // As the typed client has it: an empty page is the last, whatever it says.
+        if items_of_page == 0 || has_more == Some(false) {
+            return Next::End;
+        }
+        let end = match (self.paging, has_more) {
+            (Paging::Cursor(..), Some(true)) => Next::Unknown,
+            _ => Next::End,
         };
-        if items_of_page == 0 || is_repeated {
+        if is_repeated {
             return end;
         }
         match self.paging {
@@ -655,38 +655,31 @@ mod tests {
 
     #[test]
     fn a_repeated_page_is_the_last() {
-        for (has_more, end) in [
-            (json!(null), Next::End),
-            (json!(false), Next::End),
-            (json!(true), Next::Unknown),
+        let by_cursor = Paging::Cursor("after_id", "last_id");
+        for (paging, has_more, end) in [
+            (Paging::Number("page_num"), json!(null), Next::End),
+            (Paging::Number("page_num"), json!(true), Next::End),
+            (by_cursor, json!(null), Next::End),
+            (by_cursor, json!(true), Next::Unknown),
         ] {
-            let mut counted = Pages::new(Paging::Number("page_num"));
-            let page = |has_more: Value| json!({"data": {"items": [1], "has_more": has_more}});
-            let second = Next::Page("page_num", 2.into());
-            assert_eq!(counted.next(&page(json!(true))), second);
-            counted.last = Some(page(has_more.clone())["data"].clone());
-            assert_eq!(counted.next(&page(has_more)), end);
+            let mut pages = Pages::new(paging);
+            let page = |last_id: u8| json!({"data": [1], "last_id": last_id, "has_more": has_more});
+            assert!(matches!(pages.next(&page(1)), Next::Page(..)));
+            assert_eq!(pages.next(&page(2)), end, "{has_more}");
         }
     }
 
     #[test]
-    fn an_empty_page_is_the_last_unless_there_is_more() {
-        for (first, second, end) in [
-            (json!(null), json!(null), Next::End),
-            (json!(true), json!(false), Next::End),
-            (json!(true), json!(null), Next::Unknown),
-            (json!(true), json!(true), Next::Unknown),
+    fn an_empty_page_is_the_last() {
+        for page in [
+            json!({"has_more": true, "last_id": "0"}),
+            json!({"data": [], "last_id": "8", "has_more": true}),
         ] {
-            for paging in [
-                Paging::Number("page_num"),
-                Paging::Cursor("after_id", "last_id"),
-            ] {
-                let mut pages = Pages::new(paging);
-                let full = json!({"data": [7], "last_id": "7", "has_more": first});
-                assert!(matches!(pages.next(&full), Next::Page(..)));
-                let empty = json!({"data": [], "last_id": "8", "has_more": second});
-                assert_eq!(pages.next(&empty), end, "{first} {second}");
-            }
+            let mut pages = Pages::new(Paging::Cursor("after_id", "last_id"));
+            assert_eq!(pages.next(&page), Next::End, "{page}");
+            let full = json!({"data": [7], "last_id": "7", "has_more": true});
+            assert!(matches!(pages.next(&full), Next::Page(..)));
+            assert_eq!(pages.next(&page), Next::End, "{page}");
         }
     }
 

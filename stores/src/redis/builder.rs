@@ -224,8 +224,7 @@ impl Server {
             host: host.clone(),
             port: *port,
             is_tls,
-            // The user may lack permission for `CLIENT SETINFO`.
-            login: connection.redis_settings().clone().set_skip_set_lib_name(),
+            login: connection.redis_settings().clone(),
         })
     }
 }

@@ -154,12 +154,13 @@ impl Connections {
         stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     ) -> Result<(MultiplexedConnection, AbortHandle), Failure> {
         let config = AsyncConnectionConfig::new().set_response_timeout(None);
+        // The user may lack permission for `CLIENT SETINFO`.
         let no_login = RedisConnectionInfo::default().set_skip_set_lib_name();
         let (mut connection, driver) =
             MultiplexedConnection::new_with_config(&no_login, stream, config)
                 .await
                 .map_err(|error| Failure::of(&error))?;
-        let driver = tokio::spawn(driver).abort_handle();
+        let mut driver = AbortedOnDrop(Some(tokio::spawn(driver).abort_handle()));
         // The redis crate's own login calls each error of it a wrong password.
         self.authenticate(&mut connection).await?;
         if self.login.db() != 0 {
@@ -167,6 +168,7 @@ impl Connections {
             let selected = select.arg(self.login.db()).exec_async(&mut connection);
             selected.await.map_err(|error| Failure::of(&error))?;
         }
+        let driver = driver.0.take().ok_or(Failure::NoRuntime)?;
         Ok((connection, driver))
     }
 
@@ -189,6 +191,17 @@ impl Connections {
             done = auth.arg(password).exec_async(connection).await;
         }
         done.map_err(|error| Failure::of_login(&error))
+    }
+}
+
+/// Ends the driver of a connection whose login failed or was given up.
+struct AbortedOnDrop(Option<AbortHandle>);
+
+impl Drop for AbortedOnDrop {
+    fn drop(&mut self) {
+        if let Some(driver) = &self.0 {
+            driver.abort();
+        }
     }
 }
 

@@ -167,6 +167,10 @@ mod tests {
                     let paging = match field("by") {
                         None => String::new(),
                         Some("cursor") => {
+                            // `--paginate` knows these.
+                            let back = (field("back"), field("previous"));
+                            let known = (Some("before_id"), Some("first_id"));
+                            assert!(back == known || back == (None, None), "{path}");
                             format!(" {} {}", field("page").unwrap(), field("next").unwrap())
                         }
                         Some(_) => format!(" {}", field("page").unwrap()),
