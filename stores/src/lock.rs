@@ -272,7 +272,7 @@ impl Held {
 }
 
 /// A lock that, if it is dropped, is released on a blocking thread: a network file system that hangs must not block a thread that
-/// runs futures. Meanwhile it keeps its turn in the queue, so that the owner's next call waits for the release.
+/// runs futures. Until then it keeps its turn in the queue, so that the owner's next call waits for the release.
 struct ReleasedElsewhere {
     lock: Option<Lock>,
     queue: Arc<AsyncMutex<Progress>>,
