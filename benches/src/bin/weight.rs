@@ -70,7 +70,7 @@ fn measure(report: &mut Report, root: &Path, folder: &Path, quick: bool) -> Resu
         "",
         Goal::AtMost(105.0),
         "default features, the toolkit's own crates included",
-        "progenitor's client, which the generated code needs, brings 3; tokio's macros 1",
+        "progenitor's client, which the generated code needs, brings 3",
     );
     let api = format!("coze-api = {{ path = {:?} }}", root.join("api"));
     let api = Package::write(folder, "api", &api, root)?;
