@@ -76,7 +76,7 @@ impl ApiCall {
     /// # Errors
     ///
     /// [`InvalidInput`](ErrorKind::InvalidInput), before anything is sent, if the URL's scheme, host or port is not that of the
-    /// client's endpoint: the token is sent nowhere else. Else if there is no response.
+    /// client's endpoint: the token is sent nowhere else. The errors of the transport, if there is no response.
     pub async fn open(&self, mut request: reqwest::Request) -> Result<reqwest::Response> {
         if !self.client.is_at_endpoint(request.url()) {
             let what = "the URL is not at the client's endpoint, and the access token is sent nowhere else";
